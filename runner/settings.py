@@ -1,0 +1,470 @@
+"""The schema of conf/: one frozen dataclass a config group, checked for meaning as it is built.
+
+Hydra checks names and types against these classes; `__post_init__` checks what a type can't say. After
+`from_config` nobody sees a DictConfig: a `Run` is plain data, and the same `Run` is what a record keeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ConfigError, UserError, literal, nearest
+
+SCHEMA_NAME = "schema"
+
+# Without x64 PRNGKey takes no more than 32 bits.
+MAX_SEED = 2**32 - 1
+
+DEVICE_PATTERN = re.compile(r"(cpu|gpu|tpu|auto)(:\d+)?")
+
+
+class InputKind(enum.Enum):
+    """What x holds."""
+
+    normal = "normal"
+    ones = "ones"
+    zeros = "zeros"
+    arange = "arange"
+    tokens = "tokens"
+    file = "file"
+
+
+class TimingMode(enum.Enum):
+    """How much care a time is taken with (off: no steady state is measured)."""
+
+    quick = "quick"
+    careful = "careful"
+    off = "off"
+
+
+class ChecksMode(enum.Enum):
+    """What a check that says no does: refuse the run, only say so, or not be made."""
+
+    strict = "strict"
+    report = "report"
+    off = "off"
+
+
+class EagerCheck(enum.Enum):
+    """On which runs of a sweep the jitted path is compared with the eager one, bit for bit."""
+
+    layer = "layer"
+    program = "program"
+    never = "never"
+
+
+class CheckpointWriter(enum.Enum):
+    """What writes the Linen variables."""
+
+    orbax = "orbax"
+    none = "none"
+
+
+class TrackingMode(enum.Enum):
+    """Where the W&B run goes."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+# What a failed run does to the rest of its sweep. (Functional, since `continue` is no name in Python.)
+OnFailure = enum.Enum("OnFailure", {"continue": "continue", "stop": "stop"})
+
+
+class Retry(enum.Enum):
+    """Which runs of an earlier attempt are done again: failed ones, also stale ones (other software), or none."""
+
+    failed = "failed"
+    all = "all"
+    none = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSettings:
+    """Which NNX layer.
+
+    Attributes:
+      name: What the layer is called in tables, W&B and folder names; by default the last part of `target`.
+      target: Dotted path (`pkg.mod.Class` or `pkg.mod:Class`) of an `nnx.Module` subclass or of a factory that takes
+        `rngs` and returns a module.
+      kwargs: Keyword arguments of the constructor.
+      call: Keyword arguments of every call, e.g. `deterministic: false`.
+    """
+
+    name: str | None = None
+    target: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ConfigError("layer.target", self.target, "no layer is named", "layer.target=my_pkg.MyLayer")
+        if "rngs" in self.kwargs:
+            raise ConfigError("layer.kwargs.rngs", self.kwargs["rngs"], "the bridge makes rngs from the seed", "seed=0")
+
+    @property
+    def label(self) -> str:
+        """The layer's name, safe in a folder's name."""
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.name or re.split(r"[.:]", str(self.target))[-1])[:40] or "layer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSettings:
+    """What x holds; its shape is `input_shape`.
+
+    Attributes:
+      kind: The distribution or source of the values.
+      seed: Seed of the values (normal, tokens); independent of the layer's seed.
+      dtype: NumPy or ml_dtypes name of the element type.
+      high: Exclusive upper end of the integers of `tokens`.
+      path: The `.npy` file of `file`; its shape replaces nothing: it must equal `input_shape`.
+    """
+
+    kind: InputKind = InputKind.normal
+    seed: int = 0
+    dtype: str = "float32"
+    high: int | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError("input.seed", self.seed, "a seed is a whole number from 0", "input.seed=0")
+        if self.kind is InputKind.tokens and (self.high is None or self.high < 1):
+            raise ConfigError(
+                "input.high", self.high, "tokens need the size of the vocabulary, at least 1", "input.high=32"
+            )
+        if self.kind is InputKind.file and not self.path:
+            raise ConfigError("input.path", self.path, "input=file needs the path of an .npy file", "input.path=x.npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingSettings:
+    """How a time is taken.
+
+    Attributes:
+      mode: quick, careful, or off.
+      warmup: Calls made and not counted, at least 1.
+      min_warmup_s: Seconds of warm-up at least.
+      rounds: Samples taken.
+      min_sample_s: A sample calls in a loop until it lasts so long; 0 means one call a sample.
+      pipeline: Calls in flight for the throughput sample.
+    """
+
+    mode: TimingMode = TimingMode.quick
+    warmup: int = 2
+    min_warmup_s: float = 0.0
+    rounds: int = 10
+    min_sample_s: float = 0.0
+    pipeline: int = 10
+
+    def __post_init__(self) -> None:
+        if self.mode is TimingMode.off:
+            return
+        for key, least in (("warmup", 1), ("rounds", 2), ("pipeline", 1)):
+            got = getattr(self, key)
+            if got < least:
+                reason = "one sample has no spread" if key == "rounds" else f"at least {least} is needed"
+                raise ConfigError(f"timing.{key}", got, reason, f"timing.{key}={max(least, 10)}")
+        for key in ("min_warmup_s", "min_sample_s"):
+            got = getattr(self, key)
+            if not (math.isfinite(got) and got >= 0):
+                raise ConfigError(f"timing.{key}", got, "seconds can't be negative", f"timing.{key}=0.1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksSettings:
+    """Which claims are tested about a run, and what a no does.
+
+    Attributes:
+      mode: strict, report, or off.
+      eager: Which runs compare the jitted init and apply with the eager ones: the first of each layer, the first of
+        each program, or none. Eager init compiles every operation by itself and costs more than the program.
+    """
+
+    mode: ChecksMode = ChecksMode.strict
+    eager: EagerCheck = EagerCheck.layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """What writes the Linen variables."""
+
+    writer: CheckpointWriter = CheckpointWriter.orbax
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where the W&B runs go.
+
+    Attributes:
+      mode: offline (files in the sweep's folder), online, or disabled.
+      project: W&B project.
+      entity: W&B user or team; null means the account's default.
+      tags: Tags of every run, beside the layer's name and the device.
+      notes: Free text of every run.
+      table_max_elements: An output with at most so many elements is also logged as a table.
+    """
+
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "bridge-runner"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    table_max_elements: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One config: everything that one run needs, as plain data.
+
+    Attributes:
+      seed: The Linen init key is `jax.random.PRNGKey(seed)`.
+      input_shape: Shape of x; its last axis is the layer's in_features.
+      features: The layer's out_features; null for a layer that has none.
+      device: cpu, gpu, tpu or auto, or with an index: `cpu:1`.
+      num_cpu_devices: How many devices the host CPU is split into.
+      compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache.
+      output_root: Where sweeps leave their folders.
+      sweep: Name of the sweep's folder; null names it after the layer and the plan.
+      on_failure: continue, or stop at the first failed run.
+      max_failures: The sweep stops at so many failed runs; null means never.
+      retry: Which runs of an earlier attempt are done again.
+    """
+
+    seed: int = 0
+    input_shape: list[int] = field(default_factory=lambda: [4])
+    features: int | None = 8
+    device: str = "cpu"
+    num_cpu_devices: int = 1
+    compilation_cache: str = "off"
+    output_root: str = "outputs"
+    sweep: str | None = None
+    on_failure: OnFailure = OnFailure["continue"]
+    max_failures: int | None = None
+    retry: Retry = Retry.failed
+    layer: LayerSettings = field(default_factory=lambda: LayerSettings(target="flax.nnx.Linear"))
+    input: InputSettings = field(default_factory=InputSettings)
+    timing: TimingSettings = field(default_factory=TimingSettings)
+    checks: ChecksSettings = field(default_factory=ChecksSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError("seed", self.seed, f"a seed is a whole number from 0 to {MAX_SEED}", "seed=0")
+        if not self.input_shape:
+            raise ConfigError("input_shape", self.input_shape, "x needs at least one axis", "'input_shape=[4]'")
+        if any(size < 1 for size in self.input_shape):
+            raise ConfigError(
+                "input_shape", self.input_shape, "every axis needs at least one element", "'input_shape=[4]'"
+            )
+        if self.features is not None and self.features < 1:
+            raise ConfigError("features", self.features, "a layer gives at least one feature", "features=8")
+        if not DEVICE_PATTERN.fullmatch(self.device):
+            raise ConfigError(
+                "device", self.device, "a device is cpu, gpu, tpu or auto, or with an index cpu:1", "device=cpu"
+            )
+        if self.num_cpu_devices < 1:
+            raise ConfigError("num_cpu_devices", self.num_cpu_devices, "at least one is needed", "num_cpu_devices=1")
+        if self.max_failures is not None and self.max_failures < 1:
+            raise ConfigError(
+                "max_failures", self.max_failures, "at least one failure makes a sweep stop", "max_failures=1"
+            )
+        if self.sweep is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", self.sweep):
+            # Orbax reads other characters in a path as wildcards and then can't restore what it saved.
+            reason = "a folder's name is up to 100 letters, digits, '.', '_' or '-'"
+            raise ConfigError("sweep", self.sweep, reason, "sweep=my_sweep")
+
+
+def config_dir() -> Path:
+    """The folder of conf/: inside the package in an installed wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def layer_names() -> list[str]:
+    """Names of the layers that come along."""
+    return sorted(path.stem for path in (config_dir() / "layer").glob("*.yaml"))
+
+
+def to_data(run: Run) -> dict[str, Any]:
+    """`run` as JSON data: enums by value, the same keys as the config."""
+    return json.loads(json.dumps(dataclasses.asdict(run), default=lambda value: value.value))
+
+
+def from_data(data: Mapping[str, Any]) -> Run:
+    """The `Run` that `to_data` wrote.
+
+    Raises:
+      ConfigError: An unknown key, or a value without meaning.
+    """
+    groups = {item.name: item.default_factory for item in dataclasses.fields(Run)}
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in groups:
+            close = nearest(key, groups)
+            raise ConfigError(key, value, "no such key", f"{close}={literal(value)}" if close else None)
+        values[key] = _group(key, value) if isinstance(value, Mapping) else _typed("", key, value)
+    return Run(**values)
+
+
+def from_config(config: Any) -> Run:
+    """The `Run` of a composed config.
+
+    Raises:
+      ConfigError: A value without meaning, or an interpolation that can't be resolved.
+      UserError: OmegaConf refuses the config.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    _require_features(config)
+    try:
+        data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    assert isinstance(data, dict)
+    data.pop("hydra", None)
+    return from_data({str(key): value for key, value in data.items()})
+
+
+def register() -> None:
+    """Puts the schema and the resolvers where Hydra finds them. May be called again."""
+    from hydra.core.config_store import ConfigStore
+
+    register_resolvers()
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=_writable_schema(), provider="bridge-runner")
+
+
+def register_resolvers() -> None:
+    """`${axis:${input_shape},-1}`: one axis of a shape, counted from the end if negative."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("axis", _axis, replace=True)
+
+
+def canonical_digest(data: Any) -> str:
+    """SHA-256 of `data` as canonical JSON: sorted keys, no spaces, stable across machines."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def varied_keys(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Dotted config keys whose value is not the same in all of `runs`, in config order."""
+    flat = [flatten(run) for run in runs]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    return [key for key in keys if len({literal(one.get(key)) for one in flat}) > 1]
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`data` with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@functools.cache
+def _group_types() -> dict[str, type]:
+    return {
+        "layer": LayerSettings,
+        "input": InputSettings,
+        "timing": TimingSettings,
+        "checks": ChecksSettings,
+        "checkpoint": CheckpointSettings,
+        "tracking": TrackingSettings,
+    }
+
+
+@functools.cache
+def _enum_fields() -> dict[tuple[str, str], type[enum.Enum]]:
+    return {
+        ("", "on_failure"): OnFailure,
+        ("", "retry"): Retry,
+        ("input", "kind"): InputKind,
+        ("timing", "mode"): TimingMode,
+        ("checks", "mode"): ChecksMode,
+        ("checks", "eager"): EagerCheck,
+        ("checkpoint", "writer"): CheckpointWriter,
+        ("tracking", "mode"): TrackingMode,
+    }
+
+
+def _group(key: str, value: Mapping[str, Any]) -> Any:
+    group = _group_types()[key]
+    known = [item.name for item in dataclasses.fields(group)]
+    values = {}
+    for name, item in value.items():
+        if name not in known:
+            close = nearest(name, known)
+            suggestion = f"{key}.{close}={literal(item)}" if close else None
+            raise ConfigError(f"{key}.{name}", item, "no such key", suggestion)
+        values[name] = _typed(key, name, item)
+    return group(**values)
+
+
+def _typed(group: str, name: str, value: Any) -> Any:
+    kind = _enum_fields().get((group, name))
+    if kind is None:
+        return value
+    # Hydra gives an enum's name, a record its value.
+    by_name = kind.__members__.get(str(value))
+    return by_name if by_name is not None else kind(value)
+
+
+def _axis(shape: Sequence[int], index: int) -> int | None:
+    # Out of range gives null, not an error: the shape itself is judged later, with a better sentence.
+    return shape[index] if -len(shape) <= index < len(shape) else None
+
+
+def _require_features(config: Any) -> None:
+    from omegaconf import OmegaConf
+
+    if OmegaConf.select(config, "features") is not None:
+        return
+    raw = OmegaConf.to_container(config.layer.kwargs, resolve=False)
+    assert isinstance(raw, dict)
+    flat = flatten({str(key): value for key, value in raw.items()})
+    users = [key for key, value in flat.items() if isinstance(value, str) and "${features}" in value]
+    if users:
+        name = config.layer.get("name") or config.layer.get("target")
+        raise ConfigError("features", None, f"layer {name} takes it as {users[0]}", "features=8")
+
+
+def _writable_schema() -> Any:
+    """`Run` as a config node.
+
+    Hydra refuses a frozen dataclass, since OmegaConf marks its node read-only: the mark is cleared, on copies whose
+    `__post_init__` does not judge half-composed values.
+    """
+    from omegaconf import DictConfig, OmegaConf
+
+    def clear(node: Any) -> None:
+        OmegaConf.set_readonly(node, None)
+        for key in node:
+            child = node._get_node(key)
+            if isinstance(child, DictConfig):
+                clear(child)
+
+    node = OmegaConf.structured(Run)
+    clear(node)
+    for key in ("kwargs", "call"):
+        # Hydra locks the config against new keys; the constructor's own are not ours to know, so no plus is needed.
+        OmegaConf.set_struct(node.layer[key], False)
+    return node
