@@ -1,0 +1,354 @@
+"""What a run leaves: the record, both ways to JSON, versioned.
+
+A record is plain data and the only thing that tables, reports and W&B are made from. Units are in the names: `_s` are
+seconds, `_bytes` bytes; counts start with `num_`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.errors import StorageError
+
+SCHEMA_VERSION = 1
+
+
+class Status(enum.Enum):
+    """How a run ended."""
+
+    done = "done"
+    failed = "failed"
+
+
+class FailureKind(enum.Enum):
+    """What made a run fail."""
+
+    config = "config"
+    out_of_memory = "out of memory"
+    compile = "compile"
+    non_finite = "non-finite output"
+    check = "check"
+    checkpoint = "checkpoint"
+    interrupted = "interrupted"
+    other = "other"
+
+
+class Verdict(enum.Enum):
+    """What a check says."""
+
+    yes = "yes"
+    no = "no"
+    skipped = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Raw times of one quantity.
+
+    Attributes:
+      durations_s: Seconds a call, one entry a sample, outliers included.
+      num_calls: Calls inside one sample (the inner loop).
+      num_discarded: Samples thrown out because something was compiled during them.
+    """
+
+    durations_s: list[float]
+    num_calls: int = 1
+    num_discarded: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Samples as numbers; see `runner.stats.summarize`.
+
+    Attributes:
+      median_low_s: Lower end of the 99 % nonparametric interval of the median; None where there are too few samples.
+      median_high_s: Its upper end.
+      flags: Why the number is to be read with care, e.g. `short` or `spread`.
+    """
+
+    num_samples: int
+    median_s: float
+    min_s: float
+    max_s: float
+    mean_s: float
+    std_s: float
+    quartile1_s: float
+    quartile3_s: float
+    mad_s: float
+    median_low_s: float | None
+    median_high_s: float | None
+    num_outliers: int
+    flags: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Samples and what they sum up to."""
+
+    samples: Samples
+    summary: Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases:
+    """Seconds from a function to its first result, each phase by itself.
+
+    Attributes:
+      trace_s: `jit(f).trace(…)`.
+      lower_s: `.lower()`.
+      compile_s: `.compile()`, with the label of the persistent compilation cache beside it.
+      cache: off, cold (compiled and put in) or warm (taken out).
+      first_call_s: The first call of this run; None where it was not reached.
+    """
+
+    trace_s: float
+    lower_s: float
+    compile_s: float
+    cache: str
+    first_call_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Times of one run. The steady ones are None with `timing=off`.
+
+    Attributes:
+      construct_s: Importing and wrapping the class.
+      init: Phases of `model.init`.
+      apply: Phases of `model.apply`.
+      compiled_here: False where another run of the sweep compiled the program: trace, lower and compile are then its.
+      init_latency: One blocking call of init.
+      apply_dispatch: Until the call returns, before the device is done.
+      apply_latency: One blocking call of apply: the headline.
+      apply_throughput: Seconds a call with many in flight and one block at the end.
+      checkpoint_s: Saving the variables.
+      tracker_s: Making the W&B run.
+      load_average: One-minute load average when the samples were taken.
+      contended: True if work of this program ran beside the samples.
+    """
+
+    construct_s: float
+    init: Phases
+    apply: Phases
+    compiled_here: bool
+    init_latency: Measurement | None = None
+    apply_dispatch: Measurement | None = None
+    apply_latency: Measurement | None = None
+    apply_throughput: Measurement | None = None
+    checkpoint_s: float | None = None
+    tracker_s: float | None = None
+    load_average: float | None = None
+    contended: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """One array of the variables.
+
+    Attributes:
+      path: Collection first, e.g. `["params", "kernel"]`; integer keys stay integers.
+      shape: Shape of the unboxed array.
+      dtype: Its element type.
+      num_bytes: Its size.
+      digest: SHA-256 over dtype, shape and bytes.
+      box: Class name of the metadata box that it came in (`NNXMeta`, `Partitioned`), or None.
+      names: Axis names in the box, if it has any.
+    """
+
+    path: list[str | int]
+    shape: list[int]
+    dtype: str
+    num_bytes: int
+    digest: str
+    box: str | None = None
+    names: list[Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The path as one string: `params/kernel`."""
+        return "/".join(str(part) for part in self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySummary:
+    """One array of the output: what it is and how its values lie (over finite values; None where there are none)."""
+
+    path: str
+    shape: list[int]
+    dtype: str
+    digest: str
+    num_elements: int
+    num_non_finite: int
+    norm: float | None
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A claim tested about a run.
+
+    Attributes:
+      name: The claim, e.g. `finite`.
+      verdict: yes, no or skipped.
+      detail: One sentence: what was seen, or why it was skipped.
+      evidence: The numbers behind it.
+    """
+
+    name: str
+    verdict: Verdict
+    detail: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a run failed."""
+
+    kind: FailureKind
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """Where the variables are and what they are worth.
+
+    Attributes:
+      path: Folder, relative to the run's folder.
+      digest: SHA-256 over all leaves; see `runner.trees.tree_digest`.
+      num_bytes: Size of all files of the folder.
+      writer: What wrote it.
+    """
+
+    path: str
+    digest: str
+    num_bytes: int
+    writer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run, start to end.
+
+    Attributes:
+      run_id: Names the run in its sweep: settings that change its result, and how it is timed.
+      result_id: Settings that change the result.
+      timing_id: `result_id`, timing settings, machine and software.
+      program_id: What is compiled: all that changes the result but the seeds.
+      num: Position in the sweep.
+      overrides: As typed, task overrides only.
+      settings: The whole config, resolved.
+      streams: rng streams that the layer needs, `params` first.
+      mutable: Collections that apply updates.
+      init_mode: `jit`: init ran compiled.
+      variables: Leaves that the checkpoint holds, in order.
+      updated: Leaves of the mutable collections after apply.
+      output: Arrays of the output.
+      fingerprint: Machine and software, see `runner.environment`.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    result_id: str
+    timing_id: str
+    program_id: str
+    sweep: str
+    num: int
+    status: Status
+    started_at: str
+    wall_s: float
+    overrides: list[str]
+    settings: dict[str, Any]
+    layer: str
+    device: str
+    platform: str
+    streams: list[str] = field(default_factory=list)
+    mutable: list[str] = field(default_factory=list)
+    init_mode: str = "jit"
+    variables: list[Leaf] = field(default_factory=list)
+    updated: list[Leaf] = field(default_factory=list)
+    output: list[ArraySummary] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    timing: Timing | None = None
+    checkpoint: CheckpointInfo | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    error: Failure | None = None
+
+    @property
+    def num_params(self) -> int:
+        """Elements of all leaves of `params`."""
+        total = 0
+        for leaf in self.variables:
+            if leaf.path[0] == "params":
+                size = 1
+                for axis in leaf.shape:
+                    size *= axis
+                total += size
+        return total
+
+    @property
+    def variables_bytes(self) -> int:
+        """Bytes of all leaves."""
+        return sum(leaf.num_bytes for leaf in self.variables)
+
+    @property
+    def output_norm(self) -> float | None:
+        """Euclidean norm over all arrays of the output; None where one has no finite value."""
+        norms = [array.norm for array in self.output]
+        if not norms or any(norm is None for norm in norms):
+            return None
+        return float(sum(norm * norm for norm in norms if norm is not None) ** 0.5)
+
+
+def to_json(record: Record) -> bytes:
+    """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, as Python's json reads them."""
+    return json.dumps(dataclasses.asdict(record), indent=1, default=lambda item: item.value).encode() + b"\n"
+
+
+def to_data(record: Record) -> dict[str, Any]:
+    """`record` as JSON data: dicts, lists, strings, numbers."""
+    data = json.loads(to_json(record))
+    assert isinstance(data, dict)
+    return data
+
+
+def from_json(text: bytes | str, where: str = "record") -> Record:
+    """The record that `to_json` wrote.
+
+    Raises:
+      StorageError: The text is no record, or one of a version that this program can't read.
+    """
+    import pydantic
+    import pydantic_core
+
+    try:
+        data = pydantic_core.from_json(text)
+    except ValueError as error:
+        raise StorageError(
+            f"{where} is damaged: {error}", "run the same sweep again: what is damaged is done anew"
+        ) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise StorageError(f"{where} has record version {version}, this program reads {SCHEMA_VERSION}")
+    try:
+        return _adapter().validate_python(data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StorageError(f"{where} is no record: {place}: {first['msg']}") from error
+
+
+@functools.cache
+def _adapter() -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(Record)
