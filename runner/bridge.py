@@ -1,0 +1,442 @@
+"""NNX class to Linen module: what the bridge is given, what it needs, and where its random numbers come from.
+
+This file and `hosts` are the only ones that know `flax.linen` and `flax.nnx.bridge`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from flax.core import FrozenDict
+from flax.nnx import bridge
+
+from runner.errors import ConfigError, LayerError, literal, nearest
+from runner.settings import LayerSettings
+
+PARAMS = "params"
+
+# A layer that asks for more streams than this asks for a new one each time it is tried.
+MAX_STREAMS = 16
+
+ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
+
+
+def nnx_inside_linen(seed: float, x: jax.Array, features: float) -> jax.Array:
+    """The output of an NNX layer run inside Linen: the worked example, eager, as the flax guides write it.
+
+    Args:
+      seed: Whole number from 0; the init key is `jax.random.PRNGKey(int(seed))`.
+      x: Input, shape [in_features].
+      features: Whole number from 1.
+
+    Returns:
+      Output, shape [features].
+
+    Raises:
+      ConfigError: A seed or features that is no whole number or too small, or an x without an axis.
+    """
+    num_features = _whole("features", features, least=1)
+    root = _whole("seed", seed, least=0)
+    x = jnp.asarray(x)
+    if x.ndim < 1:
+        raise ConfigError("input_shape", list(x.shape), "x needs at least one axis", "'input_shape=[4]'")
+
+    class Layer(nnx.Module):
+        def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
+            self.linear = nnx.Linear(in_features=in_features, out_features=out_features, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.linear(x)
+
+    model = bridge.to_linen(Layer, in_features=x.shape[-1], out_features=num_features)
+    variables = model.init(jax.random.PRNGKey(root), x)
+    output = model.apply(variables, x)
+    assert isinstance(output, jax.Array)
+    return output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bridged:
+    """An NNX layer as a Linen module, and how it is called.
+
+    Attributes:
+      model: The wrapped layer.
+      construct: Builds the native module from `rngs`.
+      call: Keyword arguments of every call.
+    """
+
+    model: nn.Module
+    construct: Callable[[nnx.Rngs], nnx.Module]
+    call: Mapping[str, Any]
+
+    def init(self, key: jax.Array, streams: Sequence[str], x: jax.Array) -> Any:
+        """The Linen variables; see `init_keys` for the keys of the streams."""
+        return self.model.init(init_keys(key, streams), x, **self.call)
+
+    def apply(self, variables: Any, keys: Mapping[str, jax.Array], mutable: Sequence[str], x: jax.Array) -> Any:
+        """The output and the updated collections (empty where `mutable` is)."""
+        if not mutable:
+            return self.model.apply(variables, x, rngs=dict(keys), **self.call), {}
+        return self.model.apply(variables, x, rngs=dict(keys), mutable=list(mutable), **self.call)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a layer wants beside its input, found out by tracing it.
+
+    Attributes:
+      streams: rng streams, `params` first.
+      mutable: Collections that apply changes or makes.
+      variables: Shapes and dtypes of the variables, as `jax.eval_shape` gives them.
+      output: Shapes and dtypes of the output.
+    """
+
+    streams: tuple[str, ...]
+    mutable: tuple[str, ...]
+    variables: Any
+    output: Any
+
+
+def wrap(layer: LayerSettings) -> Bridged:
+    """`layer` as a Linen module.
+
+    Raises:
+      LayerError: The target can't be imported, is no NNX module or factory, or refuses its arguments.
+      ConfigError: A keyword argument that can't be turned into what it names.
+    """
+    target = resolve_target(str(layer.target))
+    parameters = _parameters(target)
+    _require_arguments(layer, parameters)
+    kwargs = {key: _resolve_value(key, value, parameters.get(key)) for key, value in layer.kwargs.items()}
+    skip_rng = not _takes(parameters, "rngs")
+    # `ToLinen` itself, not `to_linen`: that keeps `name` and three more keywords from the layer.
+    model = bridge.ToLinen(target, kwargs=FrozenDict(kwargs), skip_rng=skip_rng)
+
+    def construct(rngs: nnx.Rngs) -> nnx.Module:
+        return target(**dict(model.kwargs)) if skip_rng else target(**dict(model.kwargs), rngs=rngs)
+
+    return Bridged(model=model, construct=construct, call={key: _hashable(value) for key, value in layer.call.items()})
+
+
+def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
+    """The streams and mutable collections of `layer`, found by tracing; nothing is computed.
+
+    Args:
+      layer: The wrapped layer.
+      x: Input, or its shape and dtype.
+      label: What the layer is called in an error.
+
+    Raises:
+      LayerError: The layer refuses its arguments or the input.
+    """
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    streams: tuple[str, ...] = (PARAMS,)
+    while True:
+        try:
+            variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
+            break
+        except Exception as error:  # whatever the layer's own code raises
+            missing = _missing_stream(error)
+            if missing is None or missing in streams or len(streams) >= MAX_STREAMS:
+                raise _refusal(layer, x, label, error) from error
+            streams = (*streams, missing)
+    try:
+        output, mutable = _trace_apply(layer, variables, streams, x)
+    except Exception as error:
+        raise _refusal(layer, x, label, error) from error
+    return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
+
+
+def root_key(seed: int) -> jax.Array:
+    """The Linen init key of a run: `jax.random.PRNGKey(seed)`."""
+    return jax.random.PRNGKey(seed)
+
+
+def init_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
+    """Keys given to init: the root key for `params`, one folded from it by name for every other stream."""
+    return {stream: key if stream == PARAMS else _named_key(key, f"init/{stream}") for stream in streams}
+
+
+def apply_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
+    """Keys given to apply: other ones than init's, and none for `params`."""
+    return {stream: _named_key(key, f"apply/{stream}") for stream in streams if stream != PARAMS}
+
+
+def resolve_target(path: str) -> Callable[..., nnx.Module]:
+    """The class or factory at a dotted path (`pkg.mod.Class` or `pkg.mod:Class`), checked before it is called.
+
+    Raises:
+      LayerError: Nothing importable is there, or it is neither an `nnx.Module` subclass nor a function taking `rngs`.
+    """
+    found = _import(path)
+    if isinstance(found, type):
+        if issubclass(found, nn.Module):
+            raise LayerError(f"layer.target={path}: a flax.linen module already is Linen and needs no bridge")
+        if not issubclass(found, nnx.Module):
+            raise LayerError(
+                f"layer.target={path}: the class {found.__name__} is no flax.nnx.Module", "layer.target=flax.nnx.Linear"
+            )
+        return found
+    # By name: what takes any keyword (`json.dumps`) is not thereby a factory.
+    if not callable(found) or "rngs" not in _parameters(found):
+        raise LayerError(
+            f"layer.target={path}: a {type(found).__name__} is neither an nnx.Module nor a factory that takes rngs",
+            "def make_layer(*, rngs): return MyLayer(…, rngs=rngs)",
+        )
+    return found
+
+
+@functools.cache
+def source_digest(path: str) -> str | None:
+    """SHA-256 of the source file of a layer that is not flax's; None for flax's, whose version says it all."""
+    module = inspect.getmodule(_import(path))
+    if module is None or module.__name__.split(".")[0] == "flax":
+        return None
+    try:
+        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+@functools.cache
+def resolve_initializer(text: str) -> Callable[..., jax.Array]:
+    """The initialiser named by `text`: `zeros`, `lecun_normal`, `normal(stddev=0.02)`.
+
+    Cached, so that equal configs share one function: a new one each time would retrace.
+    """
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
+    known = {name: value for name, value in vars(nnx.initializers).items() if callable(value) and name[0].islower()}
+    if match is None or not ({match[1], f"{match[1]}_init"} & known.keys()):
+        raise ValueError(nearest(text, known) or "lecun_normal")
+    factory = known.get(match[1]) or known[f"{match[1]}_init"]
+    if f"{match[1]}_init" in known:
+        factory = known[f"{match[1]}_init"]
+    arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
+    return factory(**arguments)
+
+
+def _argument(part: str) -> tuple[str, float]:
+    name, _, value = part.partition("=")
+    return name.strip(), float(value)
+
+
+def _named_key(key: jax.Array, name: str) -> jax.Array:
+    return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
+
+
+def _whole(key: str, value: float, *, least: int) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(key, value, "a whole number is needed", f"{key}={least}") from None
+    if number != number or number in (float("inf"), float("-inf")) or number != int(number):
+        raise ConfigError(
+            key,
+            value,
+            "a whole number is needed",
+            f"{key}={least if number != number else round(min(abs(number), 1e9))}",
+        )
+    if number < least:
+        raise ConfigError(key, value, f"at least {least} is needed", f"{key}={least}")
+    return int(value)
+
+
+def _import(path: str) -> Any:
+    if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
+        raise LayerError(f"layer.target={path}: a dotted path is wanted", "layer.target=my_pkg.MyLayer")
+    module_path, _, names = path.partition(":")
+    parts = module_path.split(".") if not names else [module_path, *names.split(".")]
+    first = len(parts) - 1 if not names else 1
+    for cut in range(first, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            found = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise LayerError(f"layer.target={path}: importing {module_name} failed: {error}") from error
+        except Exception as error:
+            raise LayerError(
+                f"layer.target={path}: importing {module_name} failed: {type(error).__name__}: {error}"
+            ) from error
+        return _attribute(path, found, parts[cut:])
+    suggestion = "run from the folder that holds the module, or install its package"
+    raise LayerError(f"layer.target={path}: there is no module {parts[0]}", suggestion)
+
+
+def _attribute(path: str, found: Any, names: Sequence[str]) -> Any:
+    for name in names:
+        if not hasattr(found, name):
+            close = nearest(name, dir(found))
+            where = getattr(found, "__name__", str(found))
+            raise LayerError(
+                f"layer.target={path}: {where} has no {name}", f"layer.target={where}.{close}" if close else None
+            )
+        found = getattr(found, name)
+    return found
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    # A module class answers for its metaclass, which takes anything: its constructor is what counts.
+    function = vars(target).get("__init__", getattr(target, "__init__")) if isinstance(target, type) else target  # noqa: B009
+    try:
+        parameters = list(inspect.signature(function).parameters.items())
+    except (TypeError, ValueError):
+        return {}
+    return dict(parameters[1:] if isinstance(target, type) else parameters)
+
+
+def _takes(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
+    if name in parameters:
+        return parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
+    return any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
+
+
+def _require_arguments(layer: LayerSettings, parameters: Mapping[str, inspect.Parameter]) -> None:
+    open_kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = {key: item for key, item in parameters.items() if item.kind not in open_kinds and key != "rngs"}
+    missing = [key for key, item in named.items() if item.default is item.empty and key not in layer.kwargs]
+    if missing:
+        suggestion = " ".join(_suggest_argument(key) for key in missing)
+        raise LayerError(f"layer.target={layer.target}: its constructor also needs {', '.join(missing)}", suggestion)
+    for key, value in layer.kwargs.items():
+        if not _takes(parameters, key):
+            close = nearest(key, named)
+            raise ConfigError(
+                f"layer.kwargs.{key}",
+                value,
+                f"the constructor of {layer.target} takes {', '.join(named) or 'no arguments'}",
+                f"layer.kwargs.{close}={literal(value)}" if close else f"~layer.kwargs.{key}",
+            )
+
+
+def _suggest_argument(key: str) -> str:
+    if key in ("in_features", "num_features", "din", "d_in", "dim_in"):
+        return f"'layer.kwargs.{key}=${{axis:${{input_shape}},-1}}'"
+    if key in ("out_features", "features", "dout", "d_out", "dim_out"):
+        return f"'layer.kwargs.{key}=${{features}}'"
+    return f"layer.kwargs.{key}=…"
+
+
+def _resolve_value(key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
+    """A YAML value as the constructor wants it: strings to dtypes, initialisers and activations; lists to tuples."""
+    if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
+        return _hashable(value)
+    path = f"layer.kwargs.{key}"
+    if key.endswith("dtype"):
+        try:
+            return jnp.dtype(value)
+        except TypeError:
+            raise ConfigError(path, value, "no such dtype", f"{path}=bfloat16") from None
+    if key.endswith("_init") or key in ("initializer", "init"):
+        return _dotted(path, value) if "." in value.split("(")[0] else _initializer(path, value)
+    if ACTIVATION_KEYS.fullmatch(key):
+        return _dotted(path, value) if "." in value else _activation(path, value)
+    return value
+
+
+def _initializer(path: str, text: str) -> Any:
+    try:
+        return resolve_initializer(text)
+    except ValueError as error:
+        raise ConfigError(path, text, "no such initialiser in flax.nnx.initializers", f"{path}={error}") from None
+    except TypeError as error:
+        raise ConfigError(path, text, str(error), f"{path}='normal(stddev=0.02)'") from None
+
+
+def _activation(path: str, name: str) -> Any:
+    known = {key: value for key, value in vars(jax.nn).items() if callable(value) and not key.startswith("_")}
+    known |= {"tanh": jnp.tanh, "identity": _identity}
+    if name not in known:
+        close = nearest(name, known) or "relu"
+        raise ConfigError(path, name, "no such activation in jax.nn", f"{path}={close}")
+    return known[name]
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _dotted(path: str, value: str) -> Any:
+    try:
+        return _import(value)
+    except LayerError as error:
+        raise ConfigError(
+            path, value, error.what.partition(": ")[2], f"{path}=relu" if "fn" in path else None
+        ) from None
+
+
+def _hashable(value: Any) -> Any:
+    # The wrapped module is a static argument of jit: a list in it would make it unhashable.
+    if isinstance(value, (list, tuple)):
+        return tuple(_hashable(item) for item in value)
+    if isinstance(value, dict):
+        return FrozenDict({key: _hashable(item) for key, item in value.items()})
+    return value
+
+
+def _missing_stream(error: Exception) -> str | None:
+    match = re.search(r"No RngStream named '?(\w+)'?", str(error)) or re.search(
+        r"needs? (?:the )?PRNG for \"(\w+)\"", str(error)
+    )
+    if match is None:
+        match = re.search(r"No RNG named '?(\w+)'?|RngStream '(\w+)'", str(error))
+    return next((group for group in match.groups() if group), None) if match else None
+
+
+def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any) -> tuple[Any, tuple[str, ...]]:
+    """Shapes of the output, and the collections whose values leave apply as other ones than they came in."""
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+
+    def run(variables: Any, k: jax.Array, v: jax.Array) -> Any:
+        return layer.model.apply(variables, v, rngs=apply_keys(k, streams), mutable=True, **layer.call)
+
+    closed, (output, updates) = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
+    given = {id(var) for var in closed.jaxpr.invars}
+    num_output = len(jax.tree.leaves(output))
+    update_vars = closed.jaxpr.outvars[num_output:]
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
+    changed = {str(path[0].key) for path, var in zip(paths, update_vars, strict=True) if id(var) not in given}
+    return output, tuple(sorted(changed))
+
+
+def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError:
+    """The layer's own error as a sentence with the shapes and what to change."""
+    reason = " ".join(str(error).split()) or "no reason given"
+    reason = reason if len(reason) <= 300 else f"{reason[:297]}…"
+    what = f"layer {label} can't take x of shape {list(x.shape)} {x.dtype}: {type(error).__name__}: {reason}"
+    return LayerError(what.rstrip("."), _mend(layer, list(x.shape), reason))
+
+
+def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
+    """What to type when a layer refuses x: the likeliest of the constructor, the element type, and the shape."""
+    if _fails_to_construct(layer):
+        return "other values for layer.kwargs"
+    if "integer" in reason.lower():
+        return "input=tokens input.high=32"
+    if "argument was provided" in reason or "missing" in reason:
+        return "+layer.call.NAME=VALUE for a call argument, +layer.kwargs.NAME=VALUE for a constructor's"
+    for key in ("in_features", "num_features"):
+        wanted = layer.model.kwargs.get(key)
+        if isinstance(wanted, int) and wanted != shape[-1]:
+            return f"'input_shape={literal([*shape[:-1], wanted])}'"
+    return f"'input_shape={literal([2, *shape])}' or another shape or input"
+
+
+def _fails_to_construct(layer: Bridged) -> bool:
+    try:
+        nnx.eval_shape(lambda: layer.construct(nnx.Rngs(0)))
+    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
+        return True
+    return False

@@ -1,0 +1,101 @@
+"""Claims tested about a run. Each function returns its verdict with the evidence; what a no does is the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runner import trees
+from runner.records import ArraySummary, Check, Verdict
+
+# Claims whose no makes the numbers of a run wrong: with `checks=strict` the run fails.
+STRICT = frozenset({"finite", "as_traced"})
+
+
+def finite(output: Sequence[ArraySummary]) -> Check:
+    """Every element of the output is a number."""
+    bad = {array.path or "output": array.num_non_finite for array in output if array.num_non_finite}
+    total = sum(array.num_elements for array in output)
+    detail = (
+        f"{sum(bad.values())} of {total} elements are NaN or infinite" if bad else f"all {total} elements are finite"
+    )
+    return _check("finite", not bad, detail, {"non_finite": bad})
+
+
+def as_traced(output: Any, expected: Any) -> Check:
+    """The output has the shapes and element types that tracing promised."""
+    got = {_name(path): _kind(leaf) for path, leaf in trees.flatten(output)}
+    wanted = {_name(path): _kind(leaf) for path, leaf in trees.flatten(expected)}
+    wrong = {
+        path: {"got": got.get(path), "wanted": wanted.get(path)}
+        for path in got | wanted
+        if got.get(path) != wanted.get(path)
+    }
+    detail = "; ".join(f"{path}: got {item['got']}, wanted {item['wanted']}" for path, item in wrong.items())
+    return _check("as_traced", not wrong, detail or ", ".join(f"{path} {kind}" for path, kind in got.items()), wrong)
+
+
+def repeatable(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> Check:
+    """The same call gives the same bits again: only then does a time belong to one result."""
+    differing = differences(first, second)
+    detail = f"differs in {_largest(differing)}" if differing else "the same bits again"
+    return _check("repeatable", not differing, detail, differing)
+
+
+def eager(
+    variables: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
+    output: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
+) -> Check:
+    """Compiled and eager calls give the same bits.
+
+    Args:
+      variables: Leaves of compiled and of eager init.
+      output: Arrays of compiled and of eager apply, on the same (compiled) variables.
+    """
+    init, apply = differences(*variables), differences(*output)
+    parts = [f"{name} differs in {_largest(found)}" for name, found in (("init", init), ("apply", apply)) if found]
+    detail = "; ".join(parts) if parts else "init and apply give the same bits compiled and eager"
+    return _check("eager", not parts, detail, {"init": init, "apply": apply})
+
+
+def skipped(name: str, why: str) -> Check:
+    """A claim that was not tested, and why."""
+    return Check(name=name, verdict=Verdict.skipped, detail=why)
+
+
+def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What differs between two sets of named arrays: by how many ulp, or what is not in both."""
+    found: dict[str, Any] = {}
+    for path in sorted(first.keys() | second.keys()):
+        one, two = first.get(path), second.get(path)
+        if one is None or two is None:
+            found[path] = "only in the first" if two is None else "only in the second"
+        elif (one.shape, one.dtype) != (two.shape, two.dtype):
+            found[path] = f"{_kind(one)} against {_kind(two)}"
+        elif trees.array_digest(one) != trees.array_digest(two):
+            found[path] = {"ulp": trees.ulp_distance(one, two), "num_elements": int(np.sum(one != two))}
+    return found
+
+
+def _check(name: str, good: bool, detail: str, evidence: dict[str, Any]) -> Check:
+    return Check(
+        name=name, verdict=Verdict.yes if good else Verdict.no, detail=detail, evidence=evidence if not good else {}
+    )
+
+
+def _largest(found: Mapping[str, Any]) -> str:
+    parts = [
+        f"{path or 'output'} by {item['ulp']} ulp" if isinstance(item, dict) else f"{path or 'output'} ({item})"
+        for path, item in found.items()
+    ]
+    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+
+
+def _kind(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+
+def _name(path: trees.Path) -> str:
+    return "/".join(str(part) for part in path) or "output"

@@ -1,0 +1,80 @@
+"""The device that a config names, and what JAX is told before it starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+from runner.errors import ConfigError, DeviceError
+
+# Without this the first GPU program takes three quarters of the card, whoever else is on it.
+PREALLOCATION = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+PLATFORMS = ("tpu", "gpu", "cpu")
+
+
+def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
+    """Sets what is process-wide: preallocation, number of CPU devices, compilation cache. Called at the edge only.
+
+    Raises:
+      ConfigError: JAX already runs in this process with another number of CPU devices.
+    """
+    for name, value in PREALLOCATION.items():
+        os.environ.setdefault(name, value)
+    if jax.config.values["jax_num_cpu_devices"] not in (num_cpu_devices, -1) or num_cpu_devices != 1:
+        try:
+            jax.config.update("jax_num_cpu_devices", num_cpu_devices)
+        except RuntimeError as error:
+            reason = "JAX already runs with another number; it can't change within one process"
+            raise ConfigError("num_cpu_devices", num_cpu_devices, reason, "one sweep for each number") from error
+    if compilation_cache != "off":
+        folder = cache_folder(compilation_cache)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        # The default threshold of 1 s leaves the cache empty for small layers.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cache_folder(compilation_cache: str) -> Path:
+    """Where the persistent compilation cache lies: a folder that is named, or one in the user's cache folder."""
+    if compilation_cache != "on":
+        return Path(compilation_cache).expanduser().absolute()
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "bridge-runner" / "jax"
+
+
+def find_device(spec: str) -> jax.Device:
+    """The JAX device that `spec` names: `cpu`, `gpu:1`, `auto` (the best that is there).
+
+    Raises:
+      DeviceError: It is not there; the message lists what is.
+    """
+    platform, _, index = spec.partition(":")
+    candidates = _best_platform() if platform == "auto" else _platform_devices(platform)
+    number = int(index or 0)
+    if number < len(candidates):
+        return candidates[number]
+    present = [name for name in PLATFORMS if _platform_devices(name)]
+    there = ", ".join(f"{name}:{i}" for name in present for i in range(len(_platform_devices(name))))
+    if platform == "cpu":
+        raise DeviceError(f"device={spec}: not here; here are {there}", f"num_cpu_devices={number + 1} device={spec}")
+    raise DeviceError(f"device={spec}: not here; here are {there}", "device=cpu")
+
+
+def device_name(device: jax.Device) -> str:
+    """`platform:index`, as a config names it."""
+    platform = "gpu" if device.platform in ("cuda", "rocm") else device.platform
+    return f"{platform}:{device.id}"
+
+
+def _best_platform() -> list[jax.Device]:
+    return next((found for name in PLATFORMS if (found := _platform_devices(name))), [])
+
+
+def _platform_devices(platform: str) -> list[jax.Device]:
+    try:
+        return list(jax.local_devices(backend=platform))
+    except RuntimeError:
+        return []

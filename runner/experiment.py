@@ -1,0 +1,246 @@
+"""One run, start to end. Read this file first.
+
+A `Run` (settings) becomes a wrapped layer, variables, an output, checks, samples and a `Record`. Nothing here touches a
+file or the network: what is written is written by the caller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from runner import bridge, checks, devices, environment, inputs, timing, trees
+from runner.errors import UserError
+from runner.program import Identity, Program, timing_id
+from runner.records import Check, Failure, FailureKind, Measurement, Record, Status, Timing, Verdict
+from runner.settings import ChecksMode, Run, to_data
+
+MAX_TRACEBACK_LINES = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run with its place in a sweep.
+
+    Attributes:
+      run: What is run.
+      identity: Its names.
+      num: Its position.
+      sweep: Name of the sweep.
+      overrides: What was typed for it.
+      compare_eager: Whether the jitted path is compared with the eager one here.
+    """
+
+    run: Run
+    identity: Identity
+    num: int = 0
+    sweep: str = ""
+    overrides: tuple[str, ...] = ()
+    compare_eager: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run leaves in memory.
+
+    Attributes:
+      record: The record, still without checkpoint and tracker.
+      variables: The Linen variables with NumPy leaves, metadata boxes removed; None where init failed.
+      output: Arrays of the output by path.
+    """
+
+    record: Record
+    variables: Any
+    output: Mapping[str, np.ndarray]
+
+
+@dataclass
+class _Story:
+    """How far a run has come; a failure keeps what was reached."""
+
+    variables: Any = None
+    updated: Any = None
+    output: Mapping[str, np.ndarray] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    init_first_s: float | None = None
+    apply_first_s: float | None = None
+    steady: dict[str, Measurement] = field(default_factory=dict)
+    load_average: float | None = None
+    failure: Failure | None = None
+
+
+class CheckFailed(Exception):
+    """A strict check said no."""
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        super().__init__(f"{check.name}: {check.detail}")
+
+
+def execute(
+    job: Job, program: Program, *, compiled_here: bool = True, clock: timing.Clock = time.perf_counter_ns
+) -> Result:
+    """The record, variables and output of one run.
+
+    Whatever the layer raises ends this run only: the record then says `failed`, with the traceback.
+
+    Args:
+      job: What is run.
+      program: Its compiled program.
+      compiled_here: Whether this run is the one that the program was compiled for.
+      clock: Nanoseconds from any fixed origin.
+    """
+    started_at = now()
+    story = _Story()
+
+    def tell() -> None:
+        try:
+            with jax.default_device(program.draft.device):
+                _tell(story, job, program, clock)
+        except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
+            story.failure = describe_failure(error)
+
+    _, wall_s = timing.seconds(tell, clock=clock)
+    record = _record(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
+    return Result(record=record, variables=trees.to_host(story.variables), output=story.output)
+
+
+def failed(job: Job, error: Exception) -> Result:
+    """The result of a run that could not be compiled."""
+    story = _Story(failure=describe_failure(error, compiling=True))
+    record = _record(job, None, story, started_at=now(), wall_s=0.0, compiled_here=True)
+    return Result(record=record, variables=None, output={})
+
+
+def describe_failure(error: BaseException, *, compiling: bool = False) -> Failure:
+    """`error` with its class and traceback."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    if len(lines) > MAX_TRACEBACK_LINES:
+        lines = [*lines[:10], "…", *lines[-(MAX_TRACEBACK_LINES - 11) :]]
+    message = " ".join(str(error).split())
+    kind = _failure_kind(error, compiling=compiling)
+    return Failure(kind=kind, type=type(error).__name__, message=message[:2000], traceback="\n".join(lines))
+
+
+def now() -> str:
+    """The time, as records spell it: ISO 8601, UTC, milliseconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> None:
+    """Init, apply, check, time. The order matters: an output is checked before its time is taken."""
+    run, device = job.run, program.draft.device
+    x = jax.device_put(inputs.make_input(run.input, run.input_shape), device)
+    key = jax.block_until_ready(jax.device_put(bridge.root_key(run.seed), device))
+
+    story.variables, story.init_first_s = timing.first_call(lambda: program.init(key, x), clock=clock)
+    (output, story.updated), story.apply_first_s = timing.first_call(
+        lambda: program.apply(story.variables, key, x), clock=clock
+    )
+    story.output = trees.named_arrays(output)
+    if run.checks.mode is not ChecksMode.off:
+        for check in _checks(job, program, story, output, (key, x)):
+            story.checks.append(check)
+            if run.checks.mode is ChecksMode.strict and check.verdict is Verdict.no and check.name in checks.STRICT:
+                raise CheckFailed(check)
+
+    story.load_average = environment.load_average()
+    story.steady = timing.measure_program(
+        lambda: program.init(key, x),
+        lambda: program.apply(story.variables, key, x),
+        run.timing,
+        num_cores=environment.num_cores(),
+        load_average=story.load_average,
+        clock=clock,
+    )
+
+
+def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: tuple[Any, Any]) -> Any:
+    """The checks of a run, one after the other, so that the first no of a strict one ends it."""
+    key, x = arguments
+    yield checks.as_traced(output, program.draft.needs.output)
+    yield checks.finite([trees.summarize_array(path, array) for path, array in story.output.items()])
+    again, _ = program.apply(story.variables, key, x)
+    yield checks.repeatable(story.output, trees.named_arrays(again))
+    if job.compare_eager:
+        yield _compare_eager(program, story, key, x)
+    else:
+        yield checks.skipped("eager", "compared on another run of this sweep: the setting is checks.eager")
+
+
+def _compare_eager(program: Program, story: _Story, key: jax.Array, x: jax.Array) -> Check:
+    layer, needs = program.draft.layer, program.draft.needs
+    variables = layer.init(key, needs.streams, x)
+    output, _ = layer.apply(story.variables, bridge.apply_keys(key, needs.streams), needs.mutable, x)
+    both = trees.named_arrays(trees.unbox(story.variables)), trees.named_arrays(trees.unbox(variables))
+    return checks.eager(both, (story.output, trees.named_arrays(output)))
+
+
+def _record(
+    job: Job, program: Program | None, story: _Story, *, started_at: str, wall_s: float, compiled_here: bool
+) -> Record:
+    run, names = job.run, job.identity
+    fingerprint = environment.fingerprint()
+    needs = program.draft.needs if program else None
+    return Record(
+        run_id=names.run_id,
+        result_id=names.result_id,
+        timing_id=timing_id(names.run_id, fingerprint["machine_id"], fingerprint["software_id"]),
+        program_id=names.program_id,
+        sweep=job.sweep,
+        num=job.num,
+        status=Status.failed if story.failure else Status.done,
+        started_at=started_at,
+        wall_s=wall_s,
+        overrides=list(job.overrides),
+        settings=to_data(run),
+        layer=run.layer.label,
+        device=devices.device_name(names.device),
+        platform=names.device.platform,
+        streams=list(needs.streams) if needs else [],
+        mutable=list(needs.mutable) if needs else [],
+        variables=trees.leaves(story.variables) if story.variables is not None else [],
+        updated=trees.leaves(story.updated) if story.updated else [],
+        output=[trees.summarize_array(path, array) for path, array in story.output.items()],
+        checks=story.checks,
+        timing=_timing(program, story, compiled_here=compiled_here) if program else None,
+        fingerprint=fingerprint,
+        error=story.failure,
+    )
+
+
+def _timing(program: Program, story: _Story, *, compiled_here: bool) -> Timing:
+    steady: dict[str, Any] = dict(story.steady)
+    return Timing(
+        construct_s=program.draft.construct_s,
+        init=_with_first_call(program.init_phases, story.init_first_s),
+        apply=_with_first_call(program.apply_phases, story.apply_first_s),
+        compiled_here=compiled_here,
+        load_average=story.load_average,
+        **steady,
+    )
+
+
+def _with_first_call(phases: Any, first_call_s: float | None) -> Any:
+
+    return dataclasses.replace(phases, first_call_s=first_call_s)
+
+
+def _failure_kind(error: BaseException, *, compiling: bool) -> FailureKind:
+    if isinstance(error, CheckFailed):
+        return FailureKind.non_finite if error.check.name == "finite" else FailureKind.check
+    if isinstance(error, UserError):
+        return FailureKind.config
+    if isinstance(error, KeyboardInterrupt):
+        return FailureKind.interrupted
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return FailureKind.out_of_memory
+    return FailureKind.compile if compiling else FailureKind.other

@@ -1,0 +1,139 @@
+"""A program: the compiled init and apply of one layer on one input shape and device, shared by all seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from runner import bridge, devices, inputs, timing
+from runner.bridge import Bridged, Needs
+from runner.records import Phases
+from runner.settings import InputKind, Run, canonical_digest, to_data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A program that was traced and not yet compiled: enough to know that a config can run.
+
+    Attributes:
+      program_id: Names what is compiled.
+      construct_s: Seconds to import and wrap the class.
+    """
+
+    program_id: str
+    layer: Bridged
+    needs: Needs
+    x: jax.ShapeDtypeStruct
+    device: jax.Device
+    construct_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A compiled program.
+
+    Attributes:
+      init: Compiled `(key, x) -> variables`.
+      apply: Compiled `(variables, key, x) -> (output, updated collections)`.
+      init_phases: What compiling init cost.
+      apply_phases: What compiling apply cost.
+    """
+
+    draft: Draft
+    init: Any
+    apply: Any
+    init_phases: Phases
+    apply_phases: Phases
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of the variables and the output of one run."""
+        leaves = jax.tree.leaves((self.draft.needs.variables, self.draft.needs.output))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Names of a run, each a SHA-256 of settings.
+
+    Attributes:
+      run_id: The run in its sweep: its result, how it is timed, and on which device.
+      result_id: All that can change the result, the layer's source and the bytes of an input file among it.
+      program_id: What is compiled: the result's settings without the seeds.
+      device: The device that the config names.
+    """
+
+    run_id: str
+    result_id: str
+    program_id: str
+    device: jax.Device
+
+
+def identify(run: Run) -> Identity:
+    """The names of `run`.
+
+    Raises:
+      LayerError: The layer can't be imported.
+      DeviceError: The device is not there.
+      ConfigError: The input's file can't be read.
+    """
+    data = to_data(run)
+    device = devices.find_device(run.device)
+    program = {
+        "layer": {key: data["layer"][key] for key in ("target", "kwargs", "call")},
+        "source": bridge.source_digest(str(run.layer.target)),
+        "dtype": run.input.dtype,
+        "input_shape": run.input_shape,
+        "platform": device.platform,
+    }
+    program_id = canonical_digest(program)
+    values = {"kind": data["input"]["kind"], "content": inputs.content_digest(run.input)}
+    values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
+    values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
+    result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed})
+    timed = {"result": result_id, "timing": data["timing"], "device": devices.device_name(device)}
+    run_id = canonical_digest(timed)
+    return Identity(run_id=run_id, result_id=result_id, program_id=program_id, device=device)
+
+
+def timing_id(run_id: str, machine_id: str, software_id: str) -> str:
+    """Names runs whose times may be compared: one result, timing settings, machine and software."""
+    return canonical_digest({"run": run_id, "machine": machine_id, "software": software_id})
+
+
+def draft(run: Run, identity: Identity) -> Draft:
+    """The traced program of `run`.
+
+    Raises:
+      LayerError: The layer can't be built, or can't take the input.
+      ConfigError: A value that the layer or the input can't have.
+    """
+    x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
+    layer, construct_s = timing.seconds(lambda: bridge.wrap(run.layer))
+    needs = bridge.find_needs(layer, x, run.layer.label)
+    return Draft(
+        program_id=identity.program_id, layer=layer, needs=needs, x=x, device=identity.device, construct_s=construct_s
+    )
+
+
+def compile_program(drafted: Draft, *, cache: str) -> Program:
+    """`drafted`, compiled; may be called in any thread."""
+    streams, mutable, layer = drafted.needs.streams, drafted.needs.mutable, drafted.layer
+
+    def init(key: jax.Array, x: jax.Array) -> Any:
+        return layer.init(key, streams, x)
+
+    def apply(variables: Any, key: jax.Array, x: jax.Array) -> Any:
+        return layer.apply(variables, bridge.apply_keys(key, streams), mutable, x)
+
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    with jax.default_device(drafted.device):
+        init_compiled, init_phases = timing.compile_phases(init, (key, drafted.x), cache=cache)
+        arguments = (drafted.needs.variables, key, drafted.x)
+        apply_compiled, apply_phases = timing.compile_phases(apply, arguments, cache=cache)
+    return Program(
+        draft=drafted, init=init_compiled, apply=apply_compiled, init_phases=init_phases, apply_phases=apply_phases
+    )

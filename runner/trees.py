@@ -1,0 +1,150 @@
+"""A tree of variables as a list of named leaves, and digests of them.
+
+Digests are of values (element type, shape, bytes in C order, little-endian), so they are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax.core import meta
+
+from runner.records import ArraySummary, Leaf
+
+Path = tuple[str | int, ...]
+
+
+def array_digest(array: np.ndarray) -> str:
+    """SHA-256 over the element type, the shape and the bytes of `array`."""
+    array = np.asarray(array)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    head = f"{array.dtype.name}{list(array.shape)}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def tree_digest(leaves: Iterable[Leaf]) -> str:
+    """SHA-256 over the paths and digests of `leaves`, whatever their order."""
+    lines = sorted(f"{leaf.name}={leaf.digest}" for leaf in leaves)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def flatten(tree: Any) -> list[tuple[Path, Any]]:
+    """Paths and leaves of `tree`, metadata boxes (`nn.Partitioned`, `NNXMeta`) kept as leaves."""
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, meta.AxisMetadata))
+    return [(tuple(_key(part) for part in path), leaf) for path, leaf in pairs]
+
+
+def unbox(tree: Any) -> Any:
+    """`tree` with every metadata box replaced by its array."""
+    return meta.unbox(tree)
+
+
+def to_host(tree: Any) -> Any:
+    """`tree` unboxed, with NumPy leaves; the arrays are copied from the device together."""
+    return jax.tree.map(_as_numpy, jax.device_get(unbox(tree)))
+
+
+def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
+    """The leaves of a Linen variable dict with their digests, in order."""
+    found = []
+    for path, boxed in flatten(variables):
+        array = _as_numpy(jax.device_get(boxed.unbox() if isinstance(boxed, meta.AxisMetadata) else boxed))
+        found.append(
+            Leaf(
+                path=list(path),
+                shape=list(array.shape),
+                dtype=array.dtype.name,
+                num_bytes=array.nbytes,
+                digest=array_digest(array),
+                box=type(boxed).__name__ if isinstance(boxed, meta.AxisMetadata) else None,
+                names=_axis_names(boxed),
+            )
+        )
+    return found
+
+
+def named_arrays(output: Any) -> dict[str, np.ndarray]:
+    """The arrays of an output by path; a single array has the path ''."""
+    return {"/".join(map(str, path)): _as_numpy(jax.device_get(leaf)) for path, leaf in flatten(output)}
+
+
+def summarize_array(path: str, array: np.ndarray) -> ArraySummary:
+    """What `array` is and how its values lie; statistics are in float64 over its finite values."""
+    values = as_float64(array).ravel()
+    finite = values[np.isfinite(values)]
+    some = finite.size > 0
+    return ArraySummary(
+        path=path,
+        shape=list(array.shape),
+        dtype=array.dtype.name,
+        digest=array_digest(array),
+        num_elements=array.size,
+        num_non_finite=int(values.size - finite.size),
+        norm=float(np.linalg.norm(finite)) if some else None,
+        mean=float(finite.mean()) if some else None,
+        std=float(finite.std()) if some else None,
+        min=float(finite.min()) if some else None,
+        max=float(finite.max()) if some else None,
+    )
+
+
+def as_float64(array: np.ndarray) -> np.ndarray:
+    """`array` in float64; complex numbers by magnitude."""
+    return np.abs(array).astype(np.float64) if np.iscomplexobj(array) else array.astype(np.float64)
+
+
+def ulp_distance(first: np.ndarray, second: np.ndarray) -> int:
+    """The largest number of representable values between two arrays of one shape and element type.
+
+    0 means equal bits, except that 0.0 and -0.0 count as equal and NaN equals NaN. Integers and booleans are compared
+    by difference. Method: bit patterns mapped to a monotone integer line
+    (https://randomascii.wordpress.com/2012/02/25/comparing-floating-point-numbers-2012-edition/).
+    """
+    if first.size == 0:
+        return 0
+    if not np.issubdtype(first.dtype, np.floating) and first.dtype.kind != "V" and first.dtype.name not in _EXTENDED:
+        if first.dtype.kind == "c":
+            return max(ulp_distance(first.real, second.real), ulp_distance(first.imag, second.imag))
+        return int(np.max(np.abs(first.astype(object) - second.astype(object))))
+    one, two = _ordered(first), _ordered(second)
+    both_nan = np.isnan(as_float64(first)) & np.isnan(as_float64(second))
+    distance = np.where(both_nan, 0, np.abs(one - two))
+    return int(distance.max())
+
+
+_EXTENDED = {name for name in dir(ml_dtypes) if name.startswith(("bfloat", "float"))}
+
+
+def _ordered(array: np.ndarray) -> np.ndarray:
+    """Bit patterns as Python integers on a monotone line through zero."""
+    bits = array.dtype.itemsize * 8
+    raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").astype(object)
+    sign = 1 << (bits - 1)
+    return np.where(raw >= sign, -(raw - sign), raw)
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(leaf))
+    return np.asarray(leaf)
+
+
+def _axis_names(boxed: Any) -> list[Any] | None:
+    names = getattr(boxed, "names", None)
+    if names is None and isinstance(getattr(boxed, "metadata", None), dict):
+        names = boxed.metadata.get("out_sharding") or boxed.metadata.get("sharding_names")
+    return None if names is None else [name if isinstance(name, (str, int)) else str(name) for name in names]
+
+
+def _key(part: Any) -> str | int:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(part, attribute):
+            value = getattr(part, attribute)
+            return value if isinstance(value, (str, int)) else str(value)
+    return str(part)
