@@ -1,0 +1,96 @@
+"""Linen variables to a plain Orbax checkpoint and back. The only file that knows Orbax.
+
+Written with the stable API, NumPy leaves and no OCDBT: such a folder restores with every Orbax reader, on every device,
+and takes the least time (a jax leaf remembers its device and does not restore where that is absent).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner import trees
+
+
+class CheckpointError(Exception):
+    """Variables that Orbax can't keep apart, or a folder that it can't read."""
+
+
+def save(variables: Mapping[str, Any], path: Path) -> None:
+    """Saves a variable dict with NumPy leaves (boxes removed) into the new folder `path`; on the disk on return.
+
+    Raises:
+      CheckpointError: A tree that Orbax would not give back, or an error of its own.
+    """
+    _require_keepable(variables)
+    path = path.absolute()
+    try:
+        _checkpointer().save(path, variables)
+    except Exception as error:  # Orbax raises half a dozen unrelated types
+        _remove_temporary(path)
+        raise CheckpointError(f"saving {path.name}: {type(error).__name__}: {error}") from error
+    _sync(path)
+
+
+def restore(path: Path) -> Any:
+    """The variable dict in the checkpoint at `path`, with NumPy leaves; integer keys come back as strings.
+
+    Raises:
+      CheckpointError: Nothing that Orbax can read is there.
+    """
+    try:
+        return _checkpointer().restore(path.absolute())
+    except Exception as error:  # a damaged checkpoint raises ValueError, KeyError, JSONDecodeError and others
+        raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    global _CHECKPOINTER
+    if _CHECKPOINTER is None:
+        _CHECKPOINTER = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
+    return _CHECKPOINTER
+
+
+_CHECKPOINTER: Any = None
+
+
+def _require_keepable(variables: Mapping[str, Any]) -> None:
+    seen: dict[str, trees.Path] = {}
+    leaves = trees.flatten(variables)
+    if not leaves:
+        raise CheckpointError("the layer has no variables: there is nothing to save")
+    for path, leaf in leaves:
+        name = ".".join(str(part) for part in path)
+        if name in seen:
+            # Orbax joins keys by dots and would give both back as the same array.
+            raise CheckpointError(f"the paths {seen[name]} and {path} are one to Orbax ({name})")
+        seen[name] = path
+        if np.size(leaf) == 0:
+            raise CheckpointError(
+                f"{'/'.join(map(str, path))} has shape {list(np.shape(leaf))}: Orbax saves no empty array"
+            )
+
+
+def _remove_temporary(path: Path) -> None:
+    import shutil
+
+    for rest in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    # Orbax survives a kill but not a power cut: its metadata and its rename are not flushed.
+    for folder, _, files in os.walk(path):
+        for name in [folder, *(os.path.join(folder, file) for file in files)]:
+            descriptor = os.open(name, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

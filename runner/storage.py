@@ -1,0 +1,318 @@
+"""Paths and atomic files. One class spells every path of a sweep's folder.
+
+What is on disk is what happened: files are written beside and renamed, the record of a run last, and only a flushed
+line of the journal means that the run is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner import records
+from runner.errors import StorageError, nearest
+from runner.records import Record
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run leaves its files."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """The record, written last."""
+        return self.path / "record.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The Linen variables, a plain Orbax checkpoint."""
+        return self.path / "checkpoint"
+
+    @property
+    def hydra(self) -> Path:
+        """The files that Hydra leaves beside a job."""
+        return self.path / ".hydra"
+
+    def output(self, *, single: bool) -> Path:
+        """The output: one array, or an archive of several."""
+        return self.path / ("output.npy" if single else "output.npz")
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where a sweep leaves its files."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep."""
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        """Every run's id and settings, written before run 0."""
+        return self.path / "sweep.json"
+
+    @property
+    def journal(self) -> Path:
+        """One line an event: the truth after a crash."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """One row a run, for pandas, polars and DuckDB."""
+        return self.path / "results.parquet"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works in this folder."""
+        return self.path / ".lock"
+
+    def run(self, num: int, run_id: str) -> RunFolder:
+        """The folder of one run: `runs/<num>-<id>`."""
+        return RunFolder(self.path / "runs" / f"{num}-{run_id[:8]}")
+
+
+def require_writable(folder: Path) -> None:
+    """Judges, without writing anything, whether `folder` can be made and written to.
+
+    Raises:
+      StorageError: It can't.
+    """
+    existing = folder
+    while not existing.exists():
+        if existing.parent == existing:
+            break
+        existing = existing.parent
+    if not existing.is_dir():
+        raise StorageError(f"output folder {folder}: {existing} is a file, not a folder", "output_root=outputs")
+    if not os.access(existing, os.W_OK | os.X_OK) or _is_read_only(existing):
+        raise StorageError(f"output folder {folder}: {existing} is not writable", "output_root=~/outputs")
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Puts `content` at `path`: all of it or nothing, and on the disk when this returns."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_record(folder: RunFolder, record: Record) -> None:
+    """Writes the record of a run."""
+    write_atomic(folder.record, records.to_json(record))
+
+
+def read_record(folder: RunFolder) -> Record:
+    """The record of a run.
+
+    Raises:
+      StorageError: There is none, or it is damaged or of another version.
+    """
+    try:
+        text = folder.record.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{folder.record}: {error.strerror or error}") from error
+    return records.from_json(text, str(folder.record))
+
+
+def read_records(folders: Iterable[RunFolder]) -> list[Record]:
+    """The records that are there, in order."""
+    return [read_record(folder) for folder in folders if folder.record.exists()]
+
+
+def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
+    """Writes the output: `output.npy`, or `output.npz` with one entry a path. Types that NumPy has no name for
+    (bfloat16, float8) are kept as unsigned integers of their bits; the record has the type."""
+    arrays = {path: _plain_bits(array) for path, array in output.items()}
+    single = list(arrays) == [""]
+    buffer = io.BytesIO()
+    if single:
+        np.save(buffer, arrays[""], allow_pickle=False)
+    else:
+        np.savez(buffer, allow_pickle=False, **{path or "output": array for path, array in arrays.items()})
+    write_atomic(folder.output(single=single), buffer.getvalue())
+
+
+def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
+    """The arrays that `write_output` wrote, with the types of the record.
+
+    Raises:
+      StorageError: A file is missing or damaged.
+    """
+    single = [array.path for array in record.output] == [""]
+    path = folder.output(single=single)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"": loaded} if single else {array.path: loaded[array.path or "output"] for array in record.output}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise StorageError(f"{path}: {error}") from error
+    return {array.path: _typed_bits(arrays[array.path], array.dtype) for array in record.output}
+
+
+class Journal:
+    """One line an event, on the disk before the next thing happens."""
+
+    def __init__(self, path: Path) -> None:
+        _drop_torn_tail(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open for the life of the sweep
+
+    def append(self, event: str, **values: Any) -> None:
+        """Adds a line and waits until the disk has it."""
+        self._file.write(json.dumps({"event": event, **values}, separators=(",", ":")).encode() + b"\n")
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The events of a journal; a torn last line is left out.
+
+    Raises:
+      StorageError: A line in the middle is damaged.
+    """
+    if not path.exists():
+        return []
+    events = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise StorageError(
+                f"{path} line {number} is damaged", f"sed -i {number}d {path}, then the same sweep again"
+            ) from error
+        events.append(event)
+    return events
+
+
+def write_plan(folder: SweepFolder, plan: Mapping[str, Any]) -> None:
+    """Writes what the sweep is going to do."""
+    write_atomic(folder.plan, json.dumps({"plan_version": PLAN_VERSION, **plan}, indent=1).encode() + b"\n")
+
+
+def read_plan(folder: SweepFolder) -> dict[str, Any]:
+    """What the sweep was going to do.
+
+    Raises:
+      StorageError: The folder is no sweep, or one of another version.
+    """
+    try:
+        plan = json.loads(folder.plan.read_bytes())
+    except OSError as error:
+        raise StorageError(
+            f"{folder.path} is no sweep: it has no {folder.plan.name}", _suggest_sweep(folder.path)
+        ) from error
+    except ValueError as error:
+        raise StorageError(f"{folder.plan} is damaged: {error}") from error
+    if not isinstance(plan, dict) or plan.get("plan_version") != PLAN_VERSION:
+        found = plan.get("plan_version") if isinstance(plan, dict) else None
+        raise StorageError(f"{folder.plan} has version {found}, this program reads {PLAN_VERSION}")
+    return plan
+
+
+def make_run_folder(folder: RunFolder) -> None:
+    """Makes an empty folder for a run. What an interrupted run left there goes; a finished run is never touched.
+
+    Raises:
+      StorageError: A finished run is there.
+    """
+    if folder.record.exists():
+        raise StorageError(f"{folder.path} holds a finished run and is not overwritten")
+    if folder.path.exists():
+        shutil.rmtree(folder.path)
+    folder.path.mkdir(parents=True)
+
+
+def archive_run(folder: RunFolder) -> None:
+    """Moves a failed or stale run aside (`<folder>.old-<n>`), so that it can be done again and nothing is lost."""
+    if not folder.path.exists():
+        return
+    number = 1
+    while (aside := folder.path.with_name(f"{folder.path.name}.old-{number}")).exists():
+        number += 1
+    os.rename(folder.path, aside)
+
+
+@contextlib.contextmanager
+def locked(folder: SweepFolder) -> Iterator[None]:
+    """Holds the folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+      StorageError: Another process works there.
+    """
+    import fcntl
+
+    with open(folder.lock, "a+b") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(
+                f"{folder.path}: another process works on this sweep", "wait for it, or sweep=another_name"
+            ) from error
+        yield
+
+
+def folder_bytes(path: Path) -> int:
+    """Size of all files below `path`."""
+    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+
+
+def _suggest_sweep(path: Path) -> str | None:
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    sweeps = [name for name in siblings if (path.parent / name / "sweep.json").exists()]
+    close = nearest(path.name, sweeps)
+    return str(path.parent / close) if close else None
+
+
+def _is_read_only(path: Path) -> bool:
+    # root passes every access check; a read-only file system still refuses.
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def _drop_torn_tail(path: Path) -> None:
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+
+
+def _plain_bits(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
+
+
+def _typed_bits(array: np.ndarray, dtype: str) -> np.ndarray:
+    import ml_dtypes
+
+    if array.dtype.name == dtype:
+        return array
+    return array.view(np.dtype(getattr(ml_dtypes, dtype, dtype)))
