@@ -1,0 +1,224 @@
+"""What a Hydra command line runs: overrides in, files and a table out, and an exit code.
+
+The sweeper hands over all its configs together; another program's sweeper or launcher calls the task function with one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import ConfigError, UserError, literal, one_or_many
+
+if TYPE_CHECKING:
+    from runner.records import Record
+    from runner.sweep import Config, Outcome, Plan
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+# Set once for the process, so all configs of a sweep agree on them.
+PROCESS_WIDE = ("num_cpu_devices", "compilation_cache", "output_root", "sweep", "on_failure", "max_failures", "retry")
+
+
+class RunFailed(Exception):
+    """A run failed; tells another program's sweeper."""
+
+
+class Application:
+    """The task function of `hydra.main`, and what became of it.
+
+    Attributes:
+      exit_code: 0, 1 where a run failed, 130 where the sweep was interrupted.
+      error: The user's mistake that a single run ended with; raised through Hydra it would print a traceback.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self.error: UserError | None = None
+
+    def __call__(self, config: Any) -> float | None:
+        """Runs one composed config.
+
+        Returns:
+          Median apply time in seconds, for sweepers that look for the best; None where nothing was timed.
+
+        Raises:
+          RunFailed: The run failed, and another program's sweeper or launcher wants to know.
+        """
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra = HydraConfig.get()
+        alone = hydra.mode is RunMode.RUN
+        try:
+            records = self.sweep([_composed(config)], functools.partial(_job_folder, hydra, config))
+        except UserError as error:
+            if not alone:
+                raise
+            self.error = error
+            return None
+        if self.exit_code and not alone:
+            raise RunFailed(records[0].error.message if records and records[0].error else "no record was written")
+        timing = records[0].timing if records else None
+        return timing.apply_latency.summary.median_s if timing and timing.apply_latency else None
+
+    def sweep(
+        self,
+        configs: Sequence[Config],
+        place: Callable[[str], Path],
+        refused: Sequence[tuple[str, UserError]] = (),
+    ) -> Sequence[Record]:
+        """Runs what is missing of `configs` and shows the results.
+
+        Args:
+          configs: At least one.
+          place: The sweep's folder, given the name that the plan suggests.
+          refused: Where and why other configs of the sweep have no meaning.
+
+        Returns:
+          The records of all runs, also of those done before.
+
+        Raises:
+          UserError: A config that can't run, or a folder that can't be used; nothing was written.
+        """
+        if not configs:
+            raise one_or_many(refused, len(refused))
+        prepare_process(configs)
+        from runner import environment, storage, sweep, tracking
+        from runner.terminal import Terminal
+
+        plan = sweep.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused)
+        with Terminal() as terminal, interrupts(terminal.warned) as stop:
+            make_tracking = functools.partial(
+                tracking.make_tracking,
+                configs[0].run.tracking,
+                plan.folder.path,
+                plan.folder.name,
+                terminal.warned,
+                num_processes=environment.num_cores(),
+            )
+            outcome = sweep.execute(plan, tracking=make_tracking, reporter=terminal, stop=stop)
+            records = storage.read_records([task.folder for task in plan.tasks])
+            terminal.results(records)
+            for line in _summary(plan, outcome, records):
+                terminal.line(line)
+        self.exit_code = _exit_code(outcome, records)
+        return records
+
+
+def prepare_process(configs: Sequence[Config]) -> None:
+    """Sets what is process-wide: JAX's devices and cache, and that libraries log errors only.
+
+    Raises:
+      ConfigError: Configs that disagree on it, or JAX that already runs otherwise.
+    """
+    first = configs[0].run
+    for key in PROCESS_WIDE:
+        values = list(dict.fromkeys(literal(getattr(config.run, key)) for config in configs))
+        if len(values) > 1:
+            raise ConfigError(key, ",".join(values), "one value holds for a whole sweep", f"{key}={values[0]}")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    from runner import devices
+
+    devices.prepare_process(first.num_cpu_devices, first.compilation_cache)
+
+
+@contextlib.contextmanager
+def interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM once: the answer turns True. Ctrl-C again: KeyboardInterrupt.
+
+    Args:
+      say: Takes one line.
+    """
+    asked: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        asked.append(number)
+        if len(asked) > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        say("stopping after the current run; Ctrl-C again stops now. The same command goes on later.")
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: another program's launcher decides
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _composed(config: Any) -> Config:
+    """One config that Hydra has composed, with the files that it would leave beside the job."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from runner import settings, sweeping
+    from runner.sweep import Config
+
+    hydra = OmegaConf.create({"hydra": HydraConfig.get()})
+    overrides = [str(item) for item in hydra.hydra.overrides.task]
+    run = settings.from_config(config)
+    return Config(
+        run=run,
+        overrides=tuple(overrides),
+        hydra_files=lambda num: sweeping.hydra_files(config, hydra, overrides),
+    )
+
+
+def _job_folder(hydra: Any, config: Any, name: str) -> Path:
+    """Where a single run goes: a folder of its own, by the time, or the one that `sweep` or `hydra.run.dir` names."""
+    from hydra.types import RunMode
+
+    output_dir = Path(hydra.runtime.output_dir)
+    if hydra.mode is not RunMode.RUN or output_dir != Path(os.getcwd()):
+        return output_dir
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    return Path(config.output_root).expanduser() / (config.sweep or f"{stamp}_{name.rpartition('-')[0]}")
+
+
+def _summary(plan: Plan, outcome: Outcome, records: Sequence[Record]) -> list[str]:
+    """How a sweep ended, where its files are, and what to type next."""
+    from runner.records import Status
+
+    folder = _shown(plan.folder.path)
+    num_done = sum(record.status is Status.done for record in records)
+    num_failed = len(records) - num_done
+    lines = [f"{num_done} of {len(plan.tasks)} runs done" + (f", {num_failed} failed" if num_failed else "")]
+    if outcome.interrupted or outcome.stopped:
+        lines[0] += f"; stopped by {outcome.stopped or 'you'}"
+        lines.append("  go on       the same command again")
+    if any(task.state.value == "stale" for task in plan.tasks):
+        lines.append("  stale       done by other software; do them again with retry=all")
+    lines.append(f"  records     {folder}/runs/*/record.json")
+    if any(record.checkpoint for record in records):
+        lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
+    if (plan.folder.path / "wandb").is_dir():
+        lines.append(f"  look        wandb leet {folder}/wandb")
+        lines.append(f"  send        wandb sync {folder}/wandb/offline-run-*")
+    return lines
+
+
+def _shown(path: Path) -> str:
+    """`path` as short as it can be typed here."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _exit_code(outcome: Outcome, records: Sequence[Record]) -> int:
+    from runner.records import Status
+
+    if outcome.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED if any(record.status is Status.failed for record in records) else 0

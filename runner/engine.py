@@ -1,0 +1,113 @@
+"""What our Hydra plugins do: the sweeper's arguments to configs, and jobs of any sweeper to runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
+
+from runner import settings, sweeping
+from runner.application import Application, RunFailed
+from runner.errors import UserError, one_or_many
+from runner.records import Record, Status
+from runner.sweep import Config
+
+OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"
+
+
+def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str]) -> Any:
+    """Runs the sweep of `arguments`, through our engine or through another launcher.
+
+    Raises:
+      UserError: A config that can't run; nothing was written.
+    """
+    application = _own(task_function)
+    job_overrides = sweeping.expand(arguments, context.config_loader)
+    configs, refused = compose(context, config, job_overrides)
+    if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
+        return application.sweep(configs, lambda name: _sweep_folder(config, name), refused)
+    if refused:
+        raise one_or_many(refused, len(job_overrides))
+    return [_foreign_launcher(context, task_function, config).launch([list(one) for one in job_overrides], 0)]
+
+
+def launch(
+    context: Any, task_function: Any, config: Any, job_overrides: Sequence[Sequence[str]], first_num: int
+) -> list[JobReturn]:
+    """Runs jobs that another sweeper chose, as one batch in a folder of its own.
+
+    Raises:
+      UserError: A config that can't run; nothing was written.
+    """
+    application = _own(task_function)
+    configs, refused = compose(context, config, [tuple(one) for one in job_overrides])
+    folder = Path(config.hydra.sweep.dir) / f"batch-{first_num}"
+    records = application.sweep(configs, lambda _: folder, refused)
+    by_id = {record.run_id: record for record in records}
+    return [_job_return(one, by_id) for one in configs]
+
+
+def compose(
+    context: Any, config: Any, job_overrides: Sequence[Sequence[str]]
+) -> tuple[list[Config], list[tuple[str, UserError]]]:
+    """The configs of a sweep, and where and why others have no meaning."""
+    hydra_overrides = OmegaConf.to_container(config.hydra.overrides.hydra)
+    assert isinstance(hydra_overrides, list)
+    name = config.hydra.job.config_name
+    composer = sweeping.Composer(context.config_loader, name, [str(item) for item in hydra_overrides])
+    common = set(job_overrides[0]).intersection(*job_overrides) if len(job_overrides) > 1 else set()
+    configs: list[Config] = []
+    refused: list[tuple[str, UserError]] = []
+    for num, overrides in enumerate(job_overrides):
+        where = " ".join(text for text in overrides if text not in common) or "the defaults"
+        try:
+            configs.append(composer.config(overrides, num, where))
+        except UserError as error:
+            refused.append((where, error))
+        except Exception as error:
+            if not sweeping.is_hydra_error(error):
+                raise
+            refused.append((where, sweeping.explain(error)))
+    return configs, refused
+
+
+def _own(task_function: Any) -> Application:
+    if not isinstance(task_function, Application):
+        raise UserError(
+            "hydra/sweeper=bridge_runner and hydra/launcher=bridge_runner run bridge-runner's configs only",
+            "hydra/sweeper=basic hydra/launcher=basic",
+        )
+    return task_function
+
+
+def _sweep_folder(config: Any, name: str) -> Path:
+    """The folder that was named, or one named after the plan: the same command comes back to the same folder."""
+    if any(str(item).startswith("hydra.sweep.dir=") for item in config.hydra.overrides.hydra):
+        return Path(str(config.hydra.sweep.dir))
+    return Path(str(config.output_root)).expanduser() / (config.sweep or name)
+
+
+def _foreign_launcher(context: Any, task_function: Any, config: Any) -> Launcher:
+    from hydra.core.plugins import Plugins
+
+    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
+
+
+def _job_return(config: Config, by_id: dict[str, Record]) -> JobReturn:
+    from runner import program
+
+    record = by_id.get(program.identify(config.run).run_id)
+    result = JobReturn(overrides=list(config.overrides), cfg=OmegaConf.create(settings.to_data(config.run)))
+    if record is None or record.status is Status.failed:
+        result.status = JobStatus.FAILED
+        result.return_value = RunFailed(record.error.message if record and record.error else "not run")
+    else:
+        result.status = JobStatus.COMPLETED
+        latency = record.timing.apply_latency if record.timing else None
+        result.return_value = latency.summary.median_s if latency else None
+    return result

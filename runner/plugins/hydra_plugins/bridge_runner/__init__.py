@@ -1,0 +1,1 @@
+"""bridge-runner's sweeper and launcher, where Hydra looks for plugins."""

@@ -1,0 +1,512 @@
+"""Many runs: each once, done ones skipped, ordered by program, failures kept apart, all of it resumable.
+
+A sweep goes in waves. The programs of a wave are compiled on all cores; then, with nothing of ours running beside them,
+its runs are executed and timed; then their checkpoints, records and W&B runs are written while the next wave compiles.
+A run counts as done when its line in the journal is on the disk, not before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from runner import checkpoint, environment, experiment, inputs, storage, table, timing, trees
+from runner import program as programs
+from runner.errors import StorageError, UserError, one_or_many
+from runner.experiment import Job, Result
+from runner.program import Draft, Identity, Program
+from runner.records import CheckpointInfo, Record, Status
+from runner.settings import CheckpointWriter, ChecksMode, EagerCheck, OnFailure, Retry, Run, canonical_digest, to_data
+from runner.storage import Journal, RunFolder, SweepFolder
+
+ProgramKey = tuple[str, str]
+
+# Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
+BURST_RUNS = 32
+BURST_BYTES = 256 * 2**20
+
+# Programs compiled ahead, a core. Two keep every core busy while the last of the wave compiles.
+PROGRAMS_AHEAD = 4
+
+
+class State(enum.Enum):
+    """What is known of a run before the sweep goes on."""
+
+    new = "new"
+    done = "done"
+    failed = "failed"
+    interrupted = "interrupted"
+    stale = "stale"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One composed config.
+
+    Attributes:
+      run: What to run.
+      overrides: What was typed for it.
+      where: What tells it from the other configs of the sweep, for an error.
+      hydra_files: Name and text of the files that Hydra leaves beside a job; called when the run is written.
+    """
+
+    run: Run
+    overrides: tuple[str, ...] = ()
+    where: str = ""
+    hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A distinct run of the sweep."""
+
+    job: Job
+    config: Config
+    folder: RunFolder
+    state: State
+
+    @property
+    def program_key(self) -> ProgramKey:
+        """Names the compiled program that the run needs."""
+        return self.job.identity.program_id, self.job.run.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a sweep is going to do.
+
+    Attributes:
+      folder: Where.
+      tasks: Every distinct run, in the order of the configs.
+      drafts: The traced program of every task, by its key.
+      num_configs: Configs asked for; more than tasks where two are equal.
+    """
+
+    folder: SweepFolder
+    tasks: Sequence[Task]
+    drafts: Mapping[ProgramKey, Draft]
+    num_configs: int
+
+    def pending(self) -> list[Task]:
+        """Tasks to run, ordered by program."""
+        retry = self.tasks[0].job.run.retry
+        wanted = {State.new, State.interrupted}
+        wanted |= {State.failed} if retry is not Retry.none else set()
+        wanted |= {State.stale} if retry is Retry.all else set()
+        order = {key: index for index, key in enumerate(self.drafts)}
+        chosen = [task for task in self.tasks if task.state in wanted]
+        return sorted(chosen, key=lambda task: (order[task.program_key], task.job.num))
+
+    def counts(self) -> dict[str, int]:
+        """How many tasks are in each state; states without any are left out."""
+        return {state.value: n for state in State if (n := sum(task.state is state for task in self.tasks))}
+
+
+class Reporter(Protocol):
+    """What a sweep tells of itself as it goes."""
+
+    def started(self, plan: Plan, num_pending: int) -> None:
+        """The sweep begins."""
+
+    def finished(self, record: Record, folder: RunFolder) -> None:
+        """A run is done or has failed, and is on the disk."""
+
+    def warned(self, text: str) -> None:
+        """Something went on without what was asked."""
+
+
+class Tracking(Protocol):
+    """Where records go beside the disk; see `runner.tracking`."""
+
+    def submit(self, record: Record, output: Mapping[str, Any], run_dir: Path) -> None:
+        """Sends one run; may return before it is there."""
+
+    def wait(self) -> Iterable[tuple[str, float]]:
+        """Waits until all is there; gives the run id and seconds of each run since the last call."""
+
+    def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends the run of the whole sweep."""
+
+    def close(self) -> None:
+        """Ends, after what was sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a sweep ended.
+
+    Attributes:
+      records: Records of the runs executed now, as they were written.
+      num_failed: How many of them failed.
+      interrupted: True if it was asked to stop.
+      stopped: The failure policy that ended it early, if one did.
+    """
+
+    records: Sequence[Record]
+    num_failed: int
+    interrupted: bool
+    stopped: str | None
+
+
+def make_plan(
+    configs: Sequence[Config],
+    place: Callable[[str], SweepFolder],
+    refused: Sequence[tuple[str, UserError]] = (),
+) -> Plan:
+    """What is to be done for `configs`: validated, equal ones once, with what is already there. Writes nothing.
+
+    Args:
+      configs: At least one.
+      place: The sweep's folder, given the name that the plan suggests.
+      refused: Where and why other configs of the sweep have no meaning; said together with what is found here.
+
+    Raises:
+      UserError: Configs that can't run (all mistakes together), or a folder that can't be used.
+    """
+    identities, drafts = _validate(configs, refused)
+    distinct: dict[str, int] = {}
+    for index, identity in enumerate(identities):
+        distinct.setdefault(identity.run_id, index)
+    folder = place(_suggest_name(configs, list(distinct)))
+    storage.require_writable(folder.path)
+    states = _known_states(folder, list(distinct))
+    compared: set[str] = set()
+    tasks = []
+    for num, (run_id, index) in enumerate(distinct.items()):
+        config, identity = configs[index], identities[index]
+        eager = _compares_eager(config.run, identity, compared)
+        job = Job(
+            run=config.run,
+            identity=identity,
+            num=num,
+            sweep=folder.name,
+            overrides=config.overrides,
+            compare_eager=eager,
+        )
+        run_folder = folder.run(num, run_id)
+        state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
+        tasks.append(Task(job=job, config=config, folder=run_folder, state=state))
+    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs))
+
+
+def execute(
+    plan: Plan,
+    *,
+    tracking: Callable[..., Tracking],
+    reporter: Reporter,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Runs what is missing of `plan` and writes it.
+
+    Args:
+      plan: What to do.
+      tracking: Makes the tracker, given `num_runs`, the number of runs to come.
+      reporter: Told of everything as it happens.
+      stop: Asked before every run; True ends the sweep after what is executed has been written.
+
+    Raises:
+      StorageError: Another process works in the folder, or the disk is full.
+    """
+    pending = plan.pending()
+    plan.folder.path.mkdir(parents=True, exist_ok=True)
+    with storage.locked(plan.folder):
+        if not plan.folder.plan.exists():
+            storage.write_plan(plan.folder, _plan_data(plan))
+        journal = Journal(plan.folder.journal)
+        engine = _Engine(
+            plan=plan, journal=journal, reporter=reporter, stop=stop, tracking=tracking(num_runs=len(pending))
+        )
+        try:
+            journal.append("start", at=experiment.now(), num_pending=len(pending))
+            reporter.started(plan, len(pending))
+            engine.go(pending)
+            if len(plan.tasks) > 1:
+                records = storage.read_records([task.folder for task in plan.tasks])
+                engine.tracking.log_sweep(plan.folder.name, [table.results_row(record) for record in records])
+            journal.append("end", at=experiment.now(), num_failed=engine.num_failed, interrupted=engine.interrupted)
+        finally:
+            engine.tracking.close()
+            journal.close()
+    return Outcome(
+        records=list(engine.records.values()),
+        num_failed=engine.num_failed,
+        interrupted=engine.interrupted,
+        stopped=engine.stopped,
+    )
+
+
+@dataclass
+class _Engine:
+    """A sweep under way."""
+
+    plan: Plan
+    journal: Journal
+    reporter: Reporter
+    stop: Callable[[], bool]
+    tracking: Tracking
+    records: dict[str, Record] = field(default_factory=dict)
+    folders: dict[str, RunFolder] = field(default_factory=dict)
+    compiled_for: set[ProgramKey] = field(default_factory=set)
+    num_failed: int = 0
+    interrupted: bool = False
+    stopped: str | None = None
+
+    def go(self, pending: Sequence[Task]) -> None:
+        """Wave after wave, until all is done or the sweep is told to end."""
+        cores = environment.num_cores()
+        waves = _waves(pending, cores * PROGRAMS_AHEAD)
+        with ThreadPoolExecutor(max_workers=cores, thread_name_prefix="compile") as pool:
+            try:
+                wave = next(waves, [])
+                futures = self._compile(pool, wave)
+                while wave and not self._ending():
+                    compiled = {key: _outcome(future) for key, future in futures.items()}
+                    *earlier, last = list(_bursts(wave, compiled))
+                    for burst in earlier:
+                        self._write(self._execute(burst, compiled))
+                    results = self._execute(last, compiled)
+                    # From here on nothing is timed: the next wave compiles while this one is written.
+                    wave = [] if self._ending() else next(waves, [])
+                    futures = self._compile(pool, wave)
+                    self._write(results)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                self._settle()
+
+    def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
+        return {
+            key: pool.submit(programs.compile_program, self.plan.drafts[key], cache=run.compilation_cache)
+            for key, run in {task.program_key: task.job.run for task in wave}.items()
+        }
+
+    def _execute(
+        self, burst: Sequence[Task], compiled: Mapping[ProgramKey, Program | Exception]
+    ) -> list[tuple[Task, Result]]:
+        """Executes and times; nothing else of ours runs meanwhile."""
+        self._settle()
+        results = []
+        for task in burst:
+            if self._ending():
+                break
+            program = compiled[task.program_key]
+            if isinstance(program, Exception):
+                results.append((task, experiment.failed(task.job, program)))
+                continue
+            first = task.program_key not in self.compiled_for
+            self.compiled_for.add(task.program_key)
+            results.append((task, experiment.execute(task.job, program, compiled_here=first)))
+        return results
+
+    def _write(self, results: Iterable[tuple[Task, Result]]) -> None:
+        for task, result in results:
+            record = _commit(task, result)
+            self.journal.append(
+                record.status.value,
+                num=record.num,
+                run_id=record.run_id,
+                folder=task.folder.path.name,
+                software_id=record.fingerprint["software_id"],
+            )
+            self.records[record.run_id] = record
+            self.folders[record.run_id] = task.folder
+            self.num_failed += record.status is Status.failed
+            self.tracking.submit(record, result.output, task.folder.path)
+            self.reporter.finished(record, task.folder)
+            self._judge(task.job.run)
+
+    def _settle(self) -> None:
+        """Waits for the tracker, and adds what it cost to the records."""
+        for run_id, tracker_s in self.tracking.wait():
+            record = self.records[run_id]
+            if record.timing is not None:
+                record = dataclasses.replace(record, timing=dataclasses.replace(record.timing, tracker_s=tracker_s))
+                storage.write_record(self.folders[run_id], record)
+                self.records[run_id] = record
+
+    def _judge(self, run: Run) -> None:
+        if self.num_failed and run.on_failure is OnFailure.stop:
+            self.stopped = "on_failure=stop"
+        elif run.max_failures is not None and self.num_failed >= run.max_failures:
+            self.stopped = f"max_failures={run.max_failures}"
+
+    def _ending(self) -> bool:
+        self.interrupted = self.interrupted or self.stop()
+        return self.interrupted or self.stopped is not None
+
+
+def _commit(task: Task, result: Result) -> Record:
+    """Writes one run, the record last, and gives the record as written."""
+    folder, record, run = task.folder, result.record, task.job.run
+    try:
+        if task.state in (State.failed, State.stale):
+            storage.archive_run(folder)
+        storage.make_run_folder(folder)
+        for name, text in task.config.hydra_files(task.job.num).items():
+            folder.hydra.mkdir(exist_ok=True)
+            (folder.hydra / name).write_text(text, encoding="utf-8")
+        if result.output:
+            storage.write_output(folder, result.output)
+        if record.status is Status.done and run.checkpoint.writer is not CheckpointWriter.none and record.variables:
+            record = _save(folder, record, result)
+        storage.write_record(folder, record)
+    except OSError as error:
+        what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
+        raise StorageError(
+            what, "make room or choose another output_root; the same command goes on from here"
+        ) from error
+    return record
+
+
+def _save(folder: RunFolder, record: Record, result: Result) -> Record:
+    try:
+        _, save_s = timing.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint))
+    except checkpoint.CheckpointError as error:
+        failure = experiment.describe_failure(error)
+        return dataclasses.replace(record, status=Status.failed, error=failure)
+    info = CheckpointInfo(
+        path=folder.checkpoint.name,
+        digest=trees.tree_digest(record.variables),
+        num_bytes=storage.folder_bytes(folder.checkpoint),
+        writer=CheckpointWriter.orbax.value,
+    )
+    assert record.timing is not None
+    return dataclasses.replace(record, checkpoint=info, timing=dataclasses.replace(record.timing, checkpoint_s=save_s))
+
+
+def _validate(
+    configs: Sequence[Config], errors_before: Sequence[tuple[str, UserError]]
+) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
+    """Identity of every config and draft of every program; nothing is computed or written."""
+    identities: list[Identity] = []
+    drafts: dict[ProgramKey, Draft] = {}
+    errors = list(errors_before)
+    refused: dict[ProgramKey, UserError] = {}
+    for config in configs:
+        try:
+            identity = programs.identify(config.run)
+            inputs.require(config.run.input, config.run.input_shape)
+        except UserError as error:
+            errors.append((config.where, error))
+            continue
+        identities.append(identity)
+        key = identity.program_id, config.run.device
+        if key not in drafts and key not in refused:
+            try:
+                drafts[key] = programs.draft(config.run, identity)
+            except UserError as error:
+                refused[key] = error
+        if key in refused:
+            errors.append((config.where, refused[key]))
+    if errors:
+        raise one_or_many(errors, len(configs) + len(errors_before))
+    return identities, drafts
+
+
+def _suggest_name(configs: Sequence[Config], run_ids: Sequence[str]) -> str:
+    labels = list(dict.fromkeys(config.run.layer.label for config in configs))
+    name = "-".join(labels) if len(labels) <= 3 else f"{len(labels)}-layers"
+    return f"{name}-{canonical_digest(sorted(run_ids))[:8]}"
+
+
+def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> dict[str, State]:
+    """States of the runs that the folder knows of.
+
+    Raises:
+      StorageError: The folder holds another plan.
+    """
+    if not folder.plan.exists():
+        return {}
+    known = [run["run_id"] for run in storage.read_plan(folder)["runs"]]
+    if set(known) != set(run_ids):
+        common = len(set(known) & set(run_ids))
+        others = f"{len(known)} runs, {common} of them among these {len(run_ids)}"
+        raise StorageError(f"{folder.path} holds another plan: {others}", "sweep=another_name")
+    states: dict[str, State] = {}
+    software_id = environment.fingerprint()["software_id"]
+    nums = {run_id: num for num, run_id in enumerate(run_ids)}
+    for event in storage.read_journal(folder.journal):
+        run_id = event.get("run_id")
+        if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
+            stale = event["event"] == Status.done.value and event["software_id"] != software_id
+            states[run_id] = State.stale if stale else State(event["event"])
+    return {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
+
+
+def _confirmed(folder: RunFolder, state: State) -> State:
+    """`state`, unless the run's record is missing or damaged: then the run counts as interrupted."""
+    try:
+        storage.read_record(folder)
+    except StorageError:
+        folder.record.unlink(missing_ok=True)
+        return State.interrupted
+    return state
+
+
+def _plan_data(plan: Plan) -> dict[str, Any]:
+    return {
+        "sweep": plan.folder.name,
+        "written_at": experiment.now(),
+        "num_configs": plan.num_configs,
+        "environment": environment.fingerprint(),
+        "runs": [
+            {
+                "num": task.job.num,
+                "run_id": task.job.identity.run_id,
+                "result_id": task.job.identity.result_id,
+                "program_id": task.job.identity.program_id,
+                "folder": f"runs/{task.folder.path.name}",
+                "overrides": list(task.job.overrides),
+                "settings": to_data(task.job.run),
+            }
+            for task in plan.tasks
+        ],
+    }
+
+
+def _compares_eager(run: Run, identity: Identity, compared: set[str]) -> bool:
+    """Whether this run compares compiled with eager; remembers it in `compared`."""
+    if run.checks.mode is ChecksMode.off or run.checks.eager is EagerCheck.never:
+        return False
+    subject = identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)
+    first = subject not in compared
+    compared.add(subject)
+    return first
+
+
+def _waves(tasks: Sequence[Task], num_programs: int) -> Iterator[list[Task]]:
+    """`tasks`, already ordered by program, in groups of at most `num_programs` programs."""
+    by_program = [list(group) for _, group in itertools.groupby(tasks, key=lambda task: task.program_key)]
+    for start in range(0, len(by_program), num_programs):
+        yield [task for group in by_program[start : start + num_programs] for task in group]
+
+
+def _bursts(wave: Sequence[Task], compiled: Mapping[ProgramKey, Program | Exception]) -> Iterator[list[Task]]:
+    """`wave` cut so that what is executed and not yet written stays small."""
+    burst: list[Task] = []
+    held_bytes = 0
+    for task in wave:
+        program = compiled[task.program_key]
+        num_bytes = 0 if isinstance(program, Exception) else program.result_bytes
+        if burst and (len(burst) >= BURST_RUNS or held_bytes + num_bytes > BURST_BYTES):
+            yield burst
+            burst, held_bytes = [], 0
+        burst.append(task)
+        held_bytes += num_bytes
+    if burst:
+        yield burst
+
+
+def _outcome(future: Future[Program]) -> Program | Exception:
+    """What was compiled, or why not: the layer's own code may raise anything."""
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, Exception):
+        return error
+    raise error

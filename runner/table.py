@@ -1,0 +1,165 @@
+"""Records as tables for the terminal. Pure: records in, text out; no JAX."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from runner.errors import literal
+from runner.records import Record, Status
+from runner.settings import flatten, varied_keys
+
+# A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
+MAX_ROWS = 40
+
+# Shown wherever they vary, in this order.
+AXES = ("layer", "seed", "input_shape", "features", "device")
+
+GAP = 2
+
+FLAGGED = "~"
+FLAG_MEANING = {
+    "spread": "with a deviation of 10 % or more",
+    "iqr": "with quartiles over 10 % apart",
+    "short": "under 1 ms a sample (timing=careful loops)",
+    "loaded": "on a busy machine",
+    "contended": "beside other work of this program",
+}
+
+STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}
+
+# What differs between runs by name only, or is about the sweep.
+NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
+
+
+def runs_table(records: Sequence[Record], *, width: int, max_rows: int = MAX_ROWS) -> Table:
+    """One row a run: id, what varied, output norm, apply time with its flag, checkpoint size, status.
+
+    Args:
+      records: The runs.
+      width: Characters a line; axes that don't fit are left out, and `notes` says so.
+      max_rows: Rows at most.
+    """
+    columns = _columns(records, width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for heading, cells in columns.items():
+        text = heading in ("run", "status")
+        table.add_column(
+            Text(heading), no_wrap=True, justify="left" if text else "right", min_width=_width(heading, cells)
+        )
+    for row in list(zip(*columns.values(), strict=True))[:max_rows]:
+        table.add_row(*(Text(cell, style=STATUS_STYLE.get(cell, "")) for cell in row))
+    return table
+
+
+def notes(records: Sequence[Record], *, width: int) -> list[str]:
+    """What is to be said below the table: why times are marked, and which axes did not fit."""
+    lines = []
+    flags = Counter(flag for record in records for flag in _flags(record))
+    if flags:
+        reasons = ", ".join(f"{number} {FLAG_MEANING.get(flag, flag)}" for flag, number in flags.items())
+        lines.append(f"{FLAGGED} read with care: {reasons}")
+    shown = _columns(records, width)
+    more = [key for key in shown_keys(records) if key not in shown]
+    if more:
+        lines.append(f"also varied: {', '.join(more)}")
+    return lines
+
+
+def shown_keys(records: Sequence[Record]) -> list[str]:
+    """The config keys that tell the runs apart, axes first; not those that only follow another one."""
+    rows = [{**flatten(record.settings), "layer": record.layer} for record in records]
+    varied = [key for key in varied_keys(rows) if key not in NOT_SHOWN]
+    kept: list[str] = []
+    for key in sorted(varied, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
+        if key in AXES or not any(_follows(key, other, rows) for other in kept):
+            kept.append(key)
+    return kept
+
+
+def results_row(record: Record) -> dict[str, Any]:
+    """`record` as one flat row of W&B's sweep table: ids, axes, numbers."""
+    apply = record.timing.apply_latency if record.timing else None
+    settings = record.settings
+    return {
+        "num": record.num,
+        "run_id": record.run_id,
+        "status": record.status.value,
+        "layer": record.layer,
+        "seed": settings.get("seed"),
+        "input_shape": literal(settings.get("input_shape")),
+        "features": settings.get("features"),
+        "device": record.device,
+        "output_norm": record.output_norm,
+        "apply_latency_median_s": apply.summary.median_s if apply else None,
+        "apply_latency_flags": " ".join(apply.summary.flags) if apply else None,
+        "num_params": record.num_params,
+        "checkpoint_bytes": record.checkpoint.num_bytes if record.checkpoint else None,
+        "error": f"{record.error.kind.value}: {record.error.message}" if record.error else None,
+    }
+
+
+def duration(seconds: float | None) -> str:
+    """`seconds` with three digits and its unit: `12.3 µs`."""
+    if seconds is None:
+        return "–"
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def size(num_bytes: int | None) -> str:
+    """`num_bytes` with its unit: `1.2 kB`."""
+    if num_bytes is None:
+        return "–"
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def _columns(records: Sequence[Record], width: int) -> dict[str, list[str]]:
+    """The columns that fit, by heading."""
+    rows = [{**flatten(record.settings), "layer": record.layer} for record in records]
+    latencies = [record.timing.apply_latency if record.timing else None for record in records]
+    fixed = {
+        "output norm": ["–" if record.output_norm is None else f"{record.output_norm:.6g}" for record in records],
+        "apply": [
+            (FLAGGED if _flags(record) else "") + duration(latency.summary.median_s if latency else None)
+            for record, latency in zip(records, latencies, strict=True)
+        ],
+        "saved": [size(record.checkpoint.num_bytes if record.checkpoint else None) for record in records],
+        "status": [record.status.value for record in records],
+    }
+    columns = {"run": [f"{record.num}-{record.run_id[:8]}" for record in records]}
+    left = width - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
+    for key in shown_keys(records):
+        cells = [literal(row.get(key)) for row in rows]
+        left -= _width(key, cells) + GAP
+        if left < 0:
+            break
+        columns[key] = cells
+    return columns | fixed
+
+
+def _width(heading: str, cells: Sequence[str]) -> int:
+    return max(len(text) for text in (heading, *cells))
+
+
+def _flags(record: Record) -> list[str]:
+    latency = record.timing.apply_latency if record.timing else None
+    return latency.summary.flags if latency else []
+
+
+def _follows(key: str, other: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the value of `key` is told by that of `other`."""
+    pairs = {(literal(row.get(other)), literal(row.get(key))) for row in rows}
+    return len(pairs) == len({first for first, _ in pairs})

@@ -1,0 +1,111 @@
+"""What a sweep says on the terminal while it runs and at its end; the same in a pipe, without control characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from runner import table
+from runner.records import Record, Status
+
+MAX_REASON_CHARACTERS = 200
+
+
+class Terminal:
+    """Progress and results on the terminal.
+
+    Args:
+      console: Where results go: standard output.
+      errors: Where progress, warnings and failures go: standard error, so that a pipe gets results only.
+    """
+
+    def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=False)
+        self.errors = errors or Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._num_failed = 0
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_progress()
+
+    def started(self, plan: Any, num_pending: int) -> None:
+        """The head of a sweep and the progress bar."""
+        self.line(head(plan, num_pending))
+        if self.errors.is_terminal and num_pending > 1:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[failed]}"),
+                TimeRemainingColumn(),
+                console=self.errors,
+                transient=True,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("runs", total=num_pending, failed="")
+
+    def finished(self, record: Record, folder: Any) -> None:
+        """One run more; a failure is said at once."""
+        if record.status is Status.failed and record.error is not None:
+            self._num_failed += 1
+            reason = f"{record.error.kind.value}: {record.error.message or record.error.type}"
+            self.warned(f"run {record.num} failed: {shorten(reason)}  ({folder.record})")
+        if self._progress is not None and self._task is not None:
+            failed = f"{self._num_failed} failed" if self._num_failed else ""
+            self._progress.update(self._task, advance=1, failed=failed)
+
+    def warned(self, text: str) -> None:
+        """One line on standard error."""
+        # Text, not markup: a layer may be called [red].
+        self.errors.print(Text(text), soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """One line on standard output."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def results(self, records: Sequence[Record]) -> None:
+        """The table of runs."""
+        self._end_progress()
+        if not records:
+            return
+        width = self.console.width
+        self.console.print(table.runs_table(records, width=width))
+        for note in table.notes(records, width=width):
+            self.line(note)
+        if len(records) > table.MAX_ROWS:
+            self.line(f"… and {len(records) - table.MAX_ROWS} more")
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def head(plan: Any, num_pending: int) -> str:
+    """What a sweep is about to do, in one line."""
+    num_runs, num_programs = len(plan.tasks), len(plan.drafts)
+    parts = [f"{num_runs} run{'s' * (num_runs != 1)}", f"{num_programs} program{'s' * (num_programs != 1)}"]
+    if plan.num_configs > num_runs:
+        parts.append(f"{plan.num_configs - num_runs} equal configs left out")
+    counts = plan.counts()
+    if set(counts) != {"new"}:
+        parts.append(", ".join(f"{number} {state}" for state, number in counts.items()))
+        parts.append(f"{num_pending} to do")
+    return f"{plan.folder.name}: {' · '.join(parts)}"
+
+
+def shorten(text: str) -> str:
+    """`text` on one line of bearable length."""
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_REASON_CHARACTERS else f"{text[: MAX_REASON_CHARACTERS - 1]}…"
