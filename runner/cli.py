@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words == ["--version"]:
+            print(f"bridge-runner {importlib.metadata.version('bridge-runner')}")
+            return 0
         return hydra_command(words)
     except UserError as error:
         return fail(str(error), error.exit_code)

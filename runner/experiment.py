@@ -82,7 +82,7 @@ class CheckFailed(Exception):
 
     def __init__(self, check: Check) -> None:
         self.check = check
-        super().__init__(f"{check.name}: {check.detail}")
+        super().__init__(check.detail)
 
 
 def execute(
@@ -125,9 +125,15 @@ def describe_failure(error: BaseException, *, compiling: bool = False) -> Failur
     lines = "".join(traceback.format_exception(error)).splitlines()
     if len(lines) > MAX_TRACEBACK_LINES:
         lines = [*lines[:10], "…", *lines[-(MAX_TRACEBACK_LINES - 11) :]]
-    message = " ".join(str(error).split())
+    message = " ".join(_last_words(error).split())
     kind = _failure_kind(error, compiling=compiling)
     return Failure(kind=kind, type=type(error).__name__, message=message[:2000], traceback="\n".join(lines))
+
+
+def _last_words(error: BaseException) -> str:
+    """The error's message; of one that holds a traceback (a callback on the host raised), its last line."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
 
 
 def now() -> str:

@@ -24,6 +24,8 @@ from runner.records import Record
 
 PLAN_VERSION = 1
 
+SUGGESTED_ROOT = "output_root=~/outputs"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -99,9 +101,21 @@ def require_writable(folder: Path) -> None:
             break
         existing = existing.parent
     if not existing.is_dir():
-        raise StorageError(f"output folder {folder}: {existing} is a file, not a folder", "output_root=outputs")
+        raise StorageError(f"output folder {folder}: {existing} is a file, not a folder", SUGGESTED_ROOT)
     if not os.access(existing, os.W_OK | os.X_OK) or _is_read_only(existing):
-        raise StorageError(f"output folder {folder}: {existing} is not writable", "output_root=~/outputs")
+        raise StorageError(f"output folder {folder}: {existing} is not writable", SUGGESTED_ROOT)
+
+
+def make_sweep_folder(folder: SweepFolder) -> None:
+    """Makes the folder of a sweep, if it is not there yet.
+
+    Raises:
+      StorageError: It can't be made.
+    """
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"output folder {folder.path}: {error.strerror or error}", SUGGESTED_ROOT) from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -214,7 +214,7 @@ def execute(
       StorageError: Another process works in the folder, or the disk is full.
     """
     pending = plan.pending()
-    plan.folder.path.mkdir(parents=True, exist_ok=True)
+    storage.make_sweep_folder(plan.folder)
     with storage.locked(plan.folder):
         if not plan.folder.plan.exists():
             storage.write_plan(plan.folder, _plan_data(plan))

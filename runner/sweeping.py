@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +23,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner import settings
 from runner.errors import ConfigError, UserError, literal, nearest
-from runner.sweep import Config
+
+if TYPE_CHECKING:
+    from runner.sweep import Config
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Composer:
           UserError: A value without meaning.
           HydraException: An override that can't be applied.
         """
+        from runner.sweep import Config  # brings JAX, which `--help` and `--cfg` do without
+
         typed = tuple(overrides)
         run = settings.from_config(self.task_config(typed, num))
         return Config(run=run, overrides=typed, where=where, hydra_files=functools.partial(self._hydra_files, typed))
