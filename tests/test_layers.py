@@ -1,0 +1,97 @@
+"""The rows of the design: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "runner"
+
+# From the top. A file imports from rows below its own, and from files of its own row listed before it.
+ROWS = (
+    ("__main__",),
+    ("cli",),
+    ("engine", "application"),
+    ("sweeping",),
+    ("sweep", "experiment"),
+    ("terminal", "table"),
+    ("tracking", "checkpoint", "storage", "environment"),
+    ("checks", "trees"),
+    ("program", "bridge", "layers", "inputs", "devices", "timing", "stats"),
+    ("records",),
+    ("settings",),
+    ("errors",),
+    ("__init__",),
+)
+
+# Outside packages that are a room's own business.
+OWNERS = {
+    "wandb": {"tracking"},
+    "orbax": {"checkpoint"},
+    "flax.linen": {"bridge"},
+    "flax.nnx.bridge": {"bridge"},
+    "hydra": {"settings", "sweeping", "application", "engine", "cli"},
+    "omegaconf": {"settings", "sweeping", "application", "engine", "cli"},
+    "rich": {"table", "terminal"},
+}
+
+
+def imports(source: str) -> Iterator[str]:
+    """Dotted names that `source` imports, wherever in the file; not those for the type checker alone."""
+    tree = ast.parse(source)
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rank(name: str) -> int:
+    order = [file for row in ROWS for file in row]
+    return order.index(name)
+
+
+def wrong_imports(name: str, source: str) -> list[str]:
+    wrong = []
+    for dotted in imports(source):
+        if dotted.startswith("runner."):
+            imported = dotted.split(".")[1]
+            if rank(imported) <= rank(name) and imported != name:
+                wrong.append(f"{name} imports {imported}, which is not below it")
+        for package, owners in OWNERS.items():
+            if (dotted + ".").startswith(package + ".") and name not in owners:
+                wrong.append(f"{name} imports {package}, which belongs to {', '.join(sorted(owners))}")
+    return wrong
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_a_file_imports_only_from_rows_below_its_own(path):
+    assert wrong_imports(path.stem, path.read_text()) == []
+
+
+def test_every_file_has_a_row():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {file for row in ROWS for file in row}
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "reason"),
+    [
+        ("timing", "from runner import sweep", "timing imports sweep, which is not below it"),
+        ("records", "from runner.storage import write_record", "records imports storage, which is not below it"),
+        ("checks", "def f():\n    import wandb", "checks imports wandb, which belongs to tracking"),
+        ("timing", "from flax import linen", "timing imports flax.linen, which belongs to bridge"),
+    ],
+)
+def test_an_import_upwards_is_found(name, source, reason):
+    assert wrong_imports(name, source) == [reason]
