@@ -252,16 +252,21 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
 
 
 def make_run_folder(folder: RunFolder) -> None:
-    """Makes an empty folder for a run. What an interrupted run left there goes; a finished run is never touched.
+    """Makes an empty folder for a run.
 
     Raises:
-      StorageError: A finished run is there.
+      StorageError: One is there: no run is ever written over another.
     """
-    if folder.record.exists():
-        raise StorageError(f"{folder.path} holds a finished run and is not overwritten")
+    try:
+        folder.path.mkdir(parents=True)
+    except FileExistsError:
+        raise StorageError(f"{folder.path} is there already and is not overwritten") from None
+
+
+def remove_unfinished(folder: RunFolder) -> None:
+    """Removes what a run left that was interrupted before the journal had it."""
     if folder.path.exists():
         shutil.rmtree(folder.path)
-    folder.path.mkdir(parents=True)
 
 
 def archive_run(folder: RunFolder) -> None:

@@ -38,11 +38,11 @@ PROGRAMS_AHEAD = 4
 class State(enum.Enum):
     """What is known of a run before the sweep goes on."""
 
-    new = "new"
     done = "done"
     failed = "failed"
     interrupted = "interrupted"
     stale = "stale"
+    new = "new"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,11 +296,13 @@ class _Engine:
                 break
             program = compiled[task.program_key]
             if isinstance(program, Exception):
-                results.append((task, experiment.failed(task.job, program)))
-                continue
-            first = task.program_key not in self.compiled_for
-            self.compiled_for.add(task.program_key)
-            results.append((task, experiment.execute(task.job, program, compiled_here=first)))
+                result = experiment.failed(task.job, program)
+            else:
+                first = task.program_key not in self.compiled_for
+                self.compiled_for.add(task.program_key)
+                result = experiment.execute(task.job, program, compiled_here=first)
+            results.append((task, result))
+            self._judge(task.job.run, result.record)
         return results
 
     def _write(self, results: Iterable[tuple[Task, Result]]) -> None:
@@ -315,10 +317,10 @@ class _Engine:
             )
             self.records[record.run_id] = record
             self.folders[record.run_id] = task.folder
-            self.num_failed += record.status is Status.failed
+            if record.status is not result.record.status:
+                self._judge(task.job.run, record)  # it could not be saved
             self.tracking.submit(record, result.output, task.folder.path)
             self.reporter.finished(record, task.folder)
-            self._judge(task.job.run)
 
     def _settle(self) -> None:
         """Waits for the tracker, and adds what it cost to the records."""
@@ -329,7 +331,9 @@ class _Engine:
                 storage.write_record(self.folders[run_id], record)
                 self.records[run_id] = record
 
-    def _judge(self, run: Run) -> None:
+    def _judge(self, run: Run, record: Record) -> None:
+        """Counts a failed run; the policy may end the sweep."""
+        self.num_failed += record.status is Status.failed
         if self.num_failed and run.on_failure is OnFailure.stop:
             self.stopped = "on_failure=stop"
         elif run.max_failures is not None and self.num_failed >= run.max_failures:
@@ -346,6 +350,8 @@ def _commit(task: Task, result: Result) -> Record:
     try:
         if task.state in (State.failed, State.stale):
             storage.archive_run(folder)
+        elif task.state is State.interrupted:
+            storage.remove_unfinished(folder)
         storage.make_run_folder(folder)
         for name, text in task.config.hydra_files(task.job.num).items():
             folder.hydra.mkdir(exist_ok=True)

@@ -1,0 +1,95 @@
+"""README is true: its commands run, in order, in one folder, and its two lines are what CI calls."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+LAYERS = """
+from flax import nnx
+
+
+class Gated(nnx.Module):
+    def __init__(self, hidden, *, activation=nnx.sigmoid, kernel_init=nnx.initializers.ones, param_dtype=None, rngs):
+        dtype = {"param_dtype": param_dtype} if param_dtype else {}
+        self.linear = nnx.Linear(4, hidden, kernel_init=kernel_init, rngs=rngs, **dtype)
+        self.activation = activation
+
+    def __call__(self, x):
+        y = self.linear(x)
+        return y * self.activation(y)
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+INSTALL, TEST, *OTHERS = [line for block in blocks("bash") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder: a layer, a config folder, and the first command's sweep."""
+    path = tmp_path_factory.mktemp("user")
+    (path / "my_layers.py").write_text(LAYERS)
+    (path / "my_conf" / "layer").mkdir(parents=True)
+    (path / "my_conf" / "layer" / "gated.yaml").write_text(blocks("yaml")[0])
+    shell(INSTALL.rpartition("&& .venv/bin/")[2], path)
+    return path
+
+
+def shell(command: str, folder: Path) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", [INSTALL, TEST])
+def test_ci_calls_readmes_two_lines(command):
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_a_command_of_the_readme_runs(command, folder):
+    assert shell(command, folder) != ""
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+def test_a_python_example_of_the_readme_runs(code, folder):
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120, capture_output=True)
+
+
+def test_the_first_commands_sweep_leaves_what_the_readme_says(folder):
+    (sweep,) = (
+        path for path in (folder / "outputs").iterdir() if (path / "sweep.json").exists() and "linear" in path.name
+    )
+    runs = list((sweep / "runs").iterdir())
+    assert len(runs) == 12
+    assert all((run / name).exists() for run in runs for name in ("record.json", "output.npy", "checkpoint", ".hydra"))
+    assert len(list((sweep / "wandb").glob("offline-run-*"))) == 13
+
+
+def test_the_table_of_the_readme_has_the_values_of_a_real_sweep(folder):
+    (sweep,) = (folder / "outputs").glob("linear-*")
+    assert f"{sweep.name}: 12 runs · 4 programs" in README
+    names = {path.name for path in (sweep / "runs").iterdir()}
+    assert set(re.findall(r"^(\d+-[0-9a-f]{8}) ", README, flags=re.MULTILINE)) <= names
+
+
+def test_the_layers_that_the_readme_names_are_the_ones_that_come_along():
+    (named,) = re.findall(r"Layers that come along: (.*?)\.", README, flags=re.DOTALL)
+    files = {path.stem for path in (ROOT / "conf" / "layer").glob("*.yaml")} - {"custom"}
+    assert set(re.split(r",\s+", named)) == files

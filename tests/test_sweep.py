@@ -1,0 +1,273 @@
+"""Sweeps end to end, through the command: what they leave, what they skip, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import yaml
+
+from runner import cli, storage, trees
+from runner.records import FailureKind, Status
+from runner.storage import RunFolder, SweepFolder
+
+LEAN = ("tracking=disabled", "timing=off", "checks=off")
+
+LAYERS = '''
+import os
+import jax
+from flax import nnx
+
+
+class Fails(nnx.Module):
+    """Fails while it runs where `when` says so."""
+
+    def __init__(self, when: str, *, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.when = when
+
+    def __call__(self, x):
+        def look(y):
+            if os.path.exists(self.when):
+                raise RuntimeError("the cable is out")
+            return y
+
+        y = self.linear(x)
+        return jax.pure_callback(look, jax.ShapeDtypeStruct(y.shape, y.dtype), y)
+
+
+class Divides(nnx.Module):
+    def __init__(self, by: float, *, rngs: nnx.Rngs) -> None:
+        self.by = by
+
+    def __call__(self, x):
+        return x / self.by
+'''
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_layers.py").write_text(LAYERS)
+    sys.modules.pop("my_layers", None)
+    return tmp_path
+
+
+def sweep(*words: str) -> int:
+    return cli.main(["-m", *words])
+
+
+def only_sweep(here: Path) -> SweepFolder:
+    (folder,) = (here / "outputs").iterdir()
+    return SweepFolder(folder)
+
+
+def all_records(folder: SweepFolder):
+    found = [storage.read_record(RunFolder(path)) for path in (folder.path / "runs").iterdir()]
+    return sorted(found, key=lambda record: record.num)
+
+
+def bits(record):
+    return [leaf.digest for leaf in record.variables], [array.digest for array in record.output]
+
+
+def test_every_run_leaves_a_record_an_output_a_checkpoint_and_the_hydra_files(here):
+    assert sweep("seed=0,1,2", "input_shape=[4],[16]", "features=8,32", "tracking=disabled") == 0
+    folder = only_sweep(here)
+    records = all_records(folder)
+    assert [record.num for record in records] == list(range(12))
+    for record in records:
+        run = folder.run(record.num, record.run_id)
+        restored = ocp.PyTreeCheckpointer().restore(run.checkpoint)
+        assert trees.tree_digest(trees.leaves(restored)) == record.checkpoint.digest
+        assert trees.array_digest(np.load(run.path / "output.npy")) == record.output[0].digest
+        assert yaml.safe_load((run.hydra / "config.yaml").read_text())["seed"] == record.settings["seed"]
+        assert yaml.safe_load((run.hydra / "overrides.yaml").read_text()) == list(record.overrides)
+
+
+def test_a_run_of_a_sweep_has_the_bits_of_the_same_run_alone(here):
+    sweep("seed=3,4", "features=5,8", *LEAN)
+    swept = all_records(only_sweep(here))
+    for record in swept:
+        assert cli.main([*record.overrides, "output_root=alone", f"sweep=run{record.num}"]) == 0
+        (alone,) = all_records(SweepFolder(here / "alone" / f"run{record.num}"))
+        assert (alone.result_id, bits(alone)) == (record.result_id, bits(record))
+
+
+def test_a_program_is_compiled_once_for_all_seeds(here):
+    sweep("seed=0,1,2", "features=8,9", *LEAN)
+    here_first = [record.timing.compiled_here for record in all_records(only_sweep(here))]
+    assert here_first == [True, True, False, False, False, False]
+
+
+def test_the_same_sweep_again_does_nothing_twice(here, capsys):
+    sweep("seed=0,1,2", *LEAN)
+    before = {path: path.stat().st_mtime_ns for path in only_sweep(here).path.rglob("record.json")}
+    assert sweep("seed=0,1,2", *LEAN) == 0
+    assert "3 runs · 1 program · 3 done · 0 to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in only_sweep(here).path.rglob("record.json")} == before
+
+
+def test_equal_configs_run_once(here, capsys):
+    assert sweep("layer=layer_norm", "features=8,16", "seed=0,0", *LEAN) == 0
+    assert "1 run · 1 program · 3 equal configs left out" in capsys.readouterr().out
+    assert len(all_records(only_sweep(here))) == 1
+
+
+def test_a_failing_run_does_not_stop_the_others_and_is_done_again(here, capsys):
+    words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", "seed=0,1", *LEAN]
+    (here / "broken").touch()
+    assert sweep(*words) == 1
+    captured = capsys.readouterr()
+    assert "2 of 4 runs done, 2 failed" in captured.out
+    assert "run 0 failed: other: RuntimeError: the cable is out  (" in captured.err
+    (here / "broken").unlink()
+    assert sweep(*words) == 0
+    assert "4 runs · 2 programs · 2 done, 2 failed · 2 to do" in capsys.readouterr().out
+
+
+def test_a_failed_run_has_its_kind_and_traceback_in_the_record(here):
+    (here / "broken").touch()
+    code = sweep("layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN)
+    failed, done = all_records(only_sweep(here))
+    assert code == 1
+    assert (failed.status, done.status) == (Status.failed, Status.done)
+    assert failed.error.kind is FailureKind.other
+    assert "my_layers.py" in failed.error.traceback
+    assert failed.error.traceback.endswith("in look\nRuntimeError: the cable is out")
+    assert failed.checkpoint is None
+
+
+def test_an_output_that_is_no_number_fails_where_checks_are_strict(here, capsys):
+    words = ["layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "tracking=disabled"]
+    assert sweep(*words) == 1
+    assert "run 0 failed: non-finite output: 4 of 4 elements are NaN or infinite  (" in capsys.readouterr().err
+    assert sweep(*words, "checks=report") == 0
+
+
+@pytest.mark.parametrize("policy", ["on_failure=stop", "max_failures=1"])
+def test_a_sweep_can_end_at_a_failure_and_goes_on_later(policy, here, capsys):
+    (here / "broken").touch()
+    words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN]
+    assert sweep(*words, policy) == 1
+    assert f"0 of 2 runs done, 1 failed; stopped by {policy}" in capsys.readouterr().out
+    (here / "broken").unlink()
+    assert sweep(*words, policy) == 0
+
+
+def test_retry_none_leaves_failed_runs_alone(here, capsys):
+    (here / "broken").touch()
+    words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken", "seed=0,1", *LEAN]
+    assert sweep(*words) == 1
+    (here / "broken").unlink()
+    assert sweep(*words, "retry=none") == 1
+    assert "2 failed · 0 to do" in capsys.readouterr().out
+
+
+def test_a_failed_run_that_is_done_again_is_kept_aside(here):
+    (here / "broken").touch()
+    words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,x", *LEAN]
+    sweep(*words)
+    (here / "broken").unlink()
+    sweep(*words)
+    names = sorted(path.name for path in (only_sweep(here).path / "runs").iterdir())
+    assert [name.endswith(".old-1") for name in names] == [False, True, False]
+
+
+def test_a_record_that_is_cut_in_half_is_done_again(here, capsys):
+    sweep("seed=0,1", *LEAN)
+    record = min(only_sweep(here).path.rglob("record.json"))
+    whole = json.loads(record.read_text())
+    record.write_text(record.read_text()[:300])
+    assert sweep("seed=0,1", *LEAN) == 0
+    assert "1 done, 1 interrupted · 1 to do" in capsys.readouterr().out
+    assert json.loads(record.read_text())["variables"] == whole["variables"]
+
+
+def test_a_torn_last_line_of_the_journal_costs_one_run_at_most(here, capsys):
+    sweep("seed=0,1", *LEAN)
+    journal = only_sweep(here).journal
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:2]) + lines[2][:20])
+    assert sweep("seed=0,1", *LEAN) == 0
+    assert "1 done, 1 interrupted · 1 to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("plugins", [["hydra/sweeper=basic"], ["hydra/launcher=basic"]])
+def test_other_sweepers_and_launchers_run_the_same_configs(plugins, here):
+    assert sweep("seed=0,1", *LEAN, *plugins, "hydra.sweep.dir=there") == 0
+    found = [storage.read_record(RunFolder(path.parent)) for path in (here / "there").rglob("record.json")]
+    assert sweep("seed=0,1", *LEAN) == 0
+    ours = all_records(only_sweep(here))
+    assert sorted(map(bits, found)) == sorted(map(bits, ours))
+
+
+def test_a_failed_run_tells_another_sweeper(here):
+    (here / "broken").touch()
+    words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken", *LEAN]
+    with pytest.raises(Exception, match="the cable is out"):
+        sweep(*words, "hydra/sweeper=basic")
+
+
+def test_a_sweep_over_devices_keeps_the_bits(here):
+    code = "import sys; from runner import cli; sys.exit(cli.main(sys.argv[1:]))"
+    words = ["-m", "device=cpu:0,cpu:1", "num_cpu_devices=2", *LEAN]
+    subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=120, capture_output=True)
+    first, second = all_records(only_sweep(here))
+    assert [first.device, second.device] == ["cpu:0", "cpu:1"]
+    assert bits(first) == bits(second)
+
+
+def test_a_pipe_gets_no_control_characters(here):
+    command = [sys.executable, "-m", "runner", "-m", "seed=range(0,8)", "tracking=disabled", "timing=off"]
+    done = subprocess.run(command, check=True, timeout=120, capture_output=True)
+    assert done.stderr == b""
+    assert b"\x1b" not in done.stdout
+    assert b"\r" not in done.stdout
+    assert done.stdout.decode().count("done") == 9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_has_written_what_it_executed_and_goes_on_later(number, here):
+    words = ["-m", "seed=range(0,300)", "tracking=disabled", "timing=off", "sweep=long"]
+    command = [sys.executable, "-m", "runner", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+    journal = here / "outputs" / "long" / "journal.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count("done") < 5):
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    num_done = journal.read_text().count('"done"')
+    assert f"{num_done} of 300 runs done; stopped by you" in out.decode()
+    assert b"stopping after the current run; Ctrl-C again stops now" in err
+    assert 5 <= num_done < 300
+    again = subprocess.run(command, check=True, timeout=120, capture_output=True)
+    assert f"{num_done} done, {300 - num_done} new · {300 - num_done} to do" in again.stdout.decode()
+    assert len(all_records(SweepFolder(journal.parent))) == 300
+
+
+def test_two_processes_do_not_work_on_one_sweep(here):
+    words = ["-m", "seed=range(0,200)", "tracking=disabled", "timing=off", "sweep=shared"]
+    first = subprocess.Popen([sys.executable, "-m", "runner", *words], stdout=subprocess.DEVNULL)
+    lock = here / "outputs" / "shared" / "journal.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not lock.exists():
+        time.sleep(0.02)
+    second = subprocess.run([sys.executable, "-m", "runner", *words], timeout=60, capture_output=True)
+    assert first.wait(timeout=60) == 0
+    assert second.returncode == 2
+    assert second.stderr.decode() == (
+        "error: outputs/shared: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
+    )
+    assert len(all_records(SweepFolder(lock.parent))) == 200
