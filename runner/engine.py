@@ -58,7 +58,7 @@ def compose(
     hydra_overrides = OmegaConf.to_container(config.hydra.overrides.hydra)
     assert isinstance(hydra_overrides, list)
     name = config.hydra.job.config_name
-    composer = sweeping.Composer(context.config_loader, name, [str(item) for item in hydra_overrides])
+    composer = sweeping.Composer(context.config_loader, name, [str(item) for item in hydra_overrides], config)
     common = set(job_overrides[0]).intersection(*job_overrides) if len(job_overrides) > 1 else set()
     configs: list[Config] = []
     refused: list[tuple[str, UserError]] = []
