@@ -25,7 +25,17 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 # Set once for the process, so all configs of a sweep agree on them.
-PROCESS_WIDE = ("num_cpu_devices", "compilation_cache", "output_root", "sweep", "on_failure", "max_failures", "retry")
+PROCESS_WIDE = (
+    "num_cpu_devices",
+    "compilation_cache",
+    "output_root",
+    "sweep",
+    "on_failure",
+    "max_failures",
+    "retry",
+    "zip",
+    "exclude",
+)
 
 
 class RunFailed(Exception):
@@ -35,12 +45,18 @@ class RunFailed(Exception):
 class Application:
     """The task function of `hydra.main`, and what became of it.
 
+    Args:
+      words: The command line, kept in the plan for `resume`.
+      plan_only: Whether a sweep is only planned: nothing is run or written.
+
     Attributes:
       exit_code: 0, 1 where a run failed, 130 where the sweep was interrupted.
       error: The user's mistake that a single run ended with; raised through Hydra it would print a traceback.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, words: Sequence[str] = (), *, plan_only: bool = False) -> None:
+        self._origin = {"command": list(words), "cwd": str(Path.cwd())}
+        self._plan_only = plan_only
         self.exit_code = 0
         self.error: UserError | None = None
 
@@ -93,9 +109,15 @@ class Application:
             raise one_or_many(refused, len(refused))
         prepare_process(configs)
         from runner import environment, storage, sweep, tracking
-        from runner.terminal import Terminal
+        from runner.records import row_of
+        from runner.terminal import Terminal, describe_plan
 
-        plan = sweep.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused)
+        plan = sweep.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused, origin=self._origin)
+        if self._plan_only:
+            with Terminal() as terminal:
+                for line in describe_plan(plan):
+                    terminal.line(line)
+            return []
         with Terminal() as terminal, interrupts(terminal.warned) as stop:
             make_tracking = functools.partial(
                 tracking.make_tracking,
@@ -107,7 +129,7 @@ class Application:
             )
             outcome = sweep.execute(plan, tracking=make_tracking, reporter=terminal, stop=stop)
             records = storage.read_records([task.folder for task in plan.tasks])
-            terminal.results(records)
+            terminal.results([row_of(record) for record in records])
             for line in _summary(plan, outcome, records):
                 terminal.line(line)
         self.exit_code = _exit_code(outcome, records)

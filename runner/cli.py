@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner import settings
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words == ["--version"]:
             print(f"bridge-runner {importlib.metadata.version('bridge-runner')}")
             return 0
+        if words and words[0] in VERBS:
+            return VERBS[words[0]](words[1:])
         return hydra_command(words)
     except UserError as error:
         return fail(str(error), error.exit_code)
@@ -44,8 +46,12 @@ def entry() -> None:
     sys.exit(main())
 
 
-def hydra_command(words: Sequence[str]) -> int:
+def hydra_command(words: Sequence[str], *, plan_only: bool = False) -> int:
     """A Hydra command line: one run, or with `-m` a sweep.
+
+    Args:
+      words: What Hydra gets.
+      plan_only: Whether a sweep is only planned.
 
     Raises:
       UserError: Hydra refuses what was typed, or a config can't run.
@@ -60,7 +66,7 @@ def hydra_command(words: Sequence[str]) -> int:
     # Hydra would print its own errors and exit with 1; this way they come here, and bugs keep their traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv = [sys.argv[0], *words]
-    application = Application()
+    application = Application(words, plan_only=plan_only)
     decorate = hydra.main(version_base="1.3", config_path=str(settings.config_dir()), config_name="config")
     try:
         decorate(application)()
@@ -73,6 +79,93 @@ def hydra_command(words: Sequence[str]) -> int:
     if application.error is not None:
         raise application.error
     return application.exit_code
+
+
+def plan(words: Sequence[str]) -> int:
+    """What a sweep would do; runs and writes nothing."""
+    return hydra_command(["-m", *(word for word in words if word not in MULTIRUN)], plan_only=True)
+
+
+def resume(words: Sequence[str]) -> int:
+    """Runs what is missing or failed of a sweep, by the command that is kept in its plan.
+
+    Raises:
+      UserError: The folder is no sweep, or what is typed beside it contradicts its plan.
+    """
+    from runner import storage
+
+    folder, *more = _arguments("resume", words, at_least=1)
+    sweep = storage.SweepFolder(Path(folder))
+    origin = storage.read_plan(sweep)["origin"]
+    command = list(origin["command"])
+    if origin["cwd"] not in sys.path:
+        sys.path.append(origin["cwd"])
+    key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
+    return hydra_command([*command, *more, f"{key}='{sweep.path.absolute()}'"])
+
+
+def ls(words: Sequence[str]) -> int:
+    """The sweeps of a folder, or the runs of a sweep.
+
+    Raises:
+      UserError: There is no such sweep.
+    """
+    from runner import listing
+
+    arguments = [word for word in words if word != "--json"]
+    _arguments("ls", arguments, at_most=1)
+    return listing.ls(Path(arguments[0]) if arguments else None, as_json="--json" in words)
+
+
+def show(words: Sequence[str]) -> int:
+    """One run.
+
+    Raises:
+      UserError: There is no such run.
+    """
+    from runner import listing
+
+    arguments = _arguments("show", [word for word in words if word != "--json"], at_least=1, at_most=1)
+    return listing.show(Path(arguments[0]), as_json="--json" in words)
+
+
+def rerun(words: Sequence[str]) -> int:
+    """Does a saved run again from its record alone; 4 if the bits are others.
+
+    Raises:
+      UserError: There is no such run, or its layer can't be built here.
+    """
+    _make_importable()
+    from runner import replay
+
+    (path,) = _arguments("rerun", words, at_least=1, at_most=1)
+    return replay.rerun(Path(path))
+
+
+MULTIRUN = {"-m", "--multirun"}
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "plan": plan,
+    "resume": resume,
+    "ls": ls,
+    "show": show,
+    "rerun": rerun,
+}
+
+USAGE = {
+    "resume": "bridge-runner resume outputs/SWEEP [retry=all]",
+    "ls": "bridge-runner ls [outputs/SWEEP] [--json]",
+    "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
+    "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
+}
+
+
+def _arguments(verb: str, words: Sequence[str], *, at_least: int = 0, at_most: int = 99) -> list[str]:
+    flags = [word for word in words if word.startswith("-")]
+    if flags or not at_least <= len(words) <= at_most:
+        got = " ".join(words) or "nothing"
+        raise UserError(f"{verb}: got {got}", USAGE[verb])
+    return list(words)
 
 
 def fail(text: str, code: int) -> int:

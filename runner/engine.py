@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from runner import settings, sweeping
+from runner import grammar, settings, sweeping
 from runner.application import Application, RunFailed
 from runner.errors import UserError, one_or_many
 from runner.records import Record, Status
@@ -26,13 +26,18 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
       UserError: A config that can't run; nothing was written.
     """
     application = _own(task_function)
-    job_overrides = sweeping.expand(arguments, context.config_loader)
+    zipped = OmegaConf.to_container(config.zip)
+    assert isinstance(zipped, list)
+    job_overrides = sweeping.expand(arguments, context.config_loader, zipped)
     configs, refused = compose(context, config, job_overrides)
+    kept = grammar.leave_out([_excludable(one) for one in configs], [str(text) for text in config.exclude])
+    configs = [configs[index] for index in kept]
     if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
         return application.sweep(configs, lambda name: _sweep_folder(config, name), refused)
     if refused:
         raise one_or_many(refused, len(job_overrides))
-    return [_foreign_launcher(context, task_function, config).launch([list(one) for one in job_overrides], 0)]
+    launcher = _foreign_launcher(context, task_function, config)
+    return [launcher.launch([list(one.overrides) for one in configs], 0)]
 
 
 def launch(
@@ -73,6 +78,11 @@ def compose(
                 raise
             refused.append((where, sweeping.explain(error)))
     return configs, refused
+
+
+def _excludable(config: Config) -> dict[str, Any]:
+    """What a condition can name: every key of the config, and `layer` for the layer's name."""
+    return settings.flatten(settings.to_data(config.run)) | {"layer": config.run.layer.label}
 
 
 def _own(task_function: Any) -> Application:

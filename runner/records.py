@@ -309,6 +309,55 @@ class Record:
         return float(sum(norm * norm for norm in norms if norm is not None) ** 0.5)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A run in one line of a table: what the journal keeps, so that a list of runs needs no record.
+
+    Attributes:
+      settings: The whole config; not in the journal, which has it once in the plan.
+      apply_s: Median of one blocking call of apply; `apply_flags` are to be shown with it.
+      error: Kind and message of the failure.
+    """
+
+    num: int
+    run_id: str
+    status: str
+    layer: str
+    device: str
+    output_norm: float | None = None
+    apply_s: float | None = None
+    apply_flags: list[str] = field(default_factory=list)
+    num_params: int = 0
+    checkpoint_bytes: int | None = None
+    error: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What the run is called: its folder's name."""
+        return f"{self.num}-{self.run_id[:8]}"
+
+
+def row_of(record: Record) -> Row:
+    """`record` in one line."""
+    latency = record.timing.apply_latency if record.timing else None
+    error = record.error
+    return Row(
+        num=record.num,
+        run_id=record.run_id,
+        status=record.status.value,
+        layer=record.layer,
+        device=record.device,
+        output_norm=record.output_norm,
+        apply_s=latency.summary.median_s if latency else None,
+        apply_flags=latency.summary.flags if latency else [],
+        num_params=record.num_params,
+        checkpoint_bytes=record.checkpoint.num_bytes if record.checkpoint else None,
+        error=f"{error.kind.value}: {error.message or error.type}" if error else None,
+        settings=record.settings,
+    )
+
+
 def to_json(record: Record) -> bytes:
     """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, as Python's json reads them."""
     return json.dumps(dataclasses.asdict(record), indent=1, default=lambda item: item.value).encode() + b"\n"

@@ -240,6 +240,8 @@ class Run:
       on_failure: continue, or stop at the first failed run.
       max_failures: The sweep stops at so many failed runs; null means never.
       retry: Which runs of an earlier attempt are done again.
+      zip: Keys whose values go together in a sweep, `[[seed,features]]`; several lists for several groups.
+      exclude: Conditions over keys, `["features>16 and seed==0"]`; configs that meet one are left out of a sweep.
     """
 
     seed: int = 0
@@ -253,6 +255,8 @@ class Run:
     on_failure: OnFailure = OnFailure["continue"]
     max_failures: int | None = None
     retry: Retry = Retry.failed
+    zip: list[Any] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
     layer: LayerSettings = field(default_factory=lambda: LayerSettings(target="flax.nnx.Linear"))
     input: InputSettings = field(default_factory=InputSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)

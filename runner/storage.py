@@ -7,6 +7,7 @@ line of the journal means that the run is done.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import numpy as np
 
 from runner import records
 from runner.errors import StorageError, nearest
-from runner.records import Record
+from runner.records import Record, Row
 
 PLAN_VERSION = 1
 
@@ -150,6 +151,20 @@ def read_record(folder: RunFolder) -> Record:
     return records.from_json(text, str(folder.record))
 
 
+def read_json(path: Path) -> Any:
+    """The JSON data of a file.
+
+    Raises:
+      StorageError: It can't be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged: {error}") from error
+
+
 def read_records(folders: Iterable[RunFolder]) -> list[Record]:
     """The records that are there, in order."""
     return [read_record(folder) for folder in folders if folder.record.exists()]
@@ -195,6 +210,12 @@ class Journal:
         """Adds a line and waits until the disk has it."""
         self._file.write(json.dumps({"event": event, **values}, separators=(",", ":")).encode() + b"\n")
         os.fsync(self._file.fileno())
+
+    def append_run(self, row: Row, *, software_id: str) -> None:
+        """Adds the line that makes a run count; its event is the run's status."""
+        values = dataclasses.asdict(row)
+        del values["settings"]
+        self.append(values.pop("status"), **values, software_id=software_id)
 
     def close(self) -> None:
         """Closes the file."""
@@ -249,6 +270,57 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
         found = plan.get("plan_version") if isinstance(plan, dict) else None
         raise StorageError(f"{folder.plan} has version {found}, this program reads {PLAN_VERSION}")
     return plan
+
+
+def read_rows(folder: SweepFolder) -> list[Row]:
+    """One line for every run of a sweep, from the plan and the journal alone; a run not in the journal is `missing`.
+
+    Raises:
+      StorageError: The folder is no sweep, or its journal is damaged.
+    """
+    rows = {
+        run["run_id"]: Row(
+            num=run["num"],
+            run_id=run["run_id"],
+            status="missing",
+            layer=run["layer"],
+            device=run["settings"]["device"],
+            settings=run["settings"],
+        )
+        for run in read_plan(folder)["runs"]
+    }
+    known = {item.name for item in dataclasses.fields(Row)}
+    for event in read_journal(folder.journal):
+        if event.get("run_id") in rows:
+            values = {key: value for key, value in event.items() if key in known}
+            rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], status=event["event"], **values)
+    return list(rows.values())
+
+
+def find_sweeps(root: Path) -> list[SweepFolder]:
+    """The sweeps in a folder, oldest plan first."""
+    plans = sorted(root.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    return [SweepFolder(path.parent) for path in plans]
+
+
+def find_run(path: Path) -> RunFolder:
+    """The run at `path`: its folder, its record, or a sweep's folder and the first letters of the run's name.
+
+    Raises:
+      StorageError: None is there, or more than one.
+    """
+    folder = path.parent if path.name == "record.json" else path
+    if (folder / "record.json").exists():
+        return RunFolder(folder)
+    found = sorted(folder.parent.glob(f"runs/{folder.name}*/record.json")) or sorted(folder.glob("runs/*/record.json"))
+    exact = [record for record in found if record.parent.name.split("-")[0] == folder.name]
+    found = exact or found
+    if len(found) == 1:
+        return RunFolder(found[0].parent)
+    if found:
+        suggestion = f"bridge-runner show {found[0].parent}"
+        raise StorageError(f"{path}: {len(found)} runs are there, one is wanted", suggestion)
+    raise StorageError(f"{path} is no run: it has no record.json", "bridge-runner ls SWEEP")
 
 
 def make_run_folder(folder: RunFolder) -> None:

@@ -21,7 +21,7 @@ from runner import program as programs
 from runner.errors import StorageError, UserError, one_or_many
 from runner.experiment import Job, Result
 from runner.program import Draft, Identity, Program
-from runner.records import CheckpointInfo, Record, Status
+from runner.records import CheckpointInfo, Record, Status, row_of
 from runner.settings import CheckpointWriter, ChecksMode, EagerCheck, OnFailure, Retry, Run, canonical_digest, to_data
 from runner.storage import Journal, RunFolder, SweepFolder
 
@@ -86,12 +86,14 @@ class Plan:
       tasks: Every distinct run, in the order of the configs.
       drafts: The traced program of every task, by its key.
       num_configs: Configs asked for; more than tasks where two are equal.
+      origin: The command that made the sweep, for `resume`.
     """
 
     folder: SweepFolder
     tasks: Sequence[Task]
     drafts: Mapping[ProgramKey, Draft]
     num_configs: int
+    origin: Mapping[str, Any]
 
     def pending(self) -> list[Task]:
         """Tasks to run, ordered by program."""
@@ -158,6 +160,8 @@ def make_plan(
     configs: Sequence[Config],
     place: Callable[[str], SweepFolder],
     refused: Sequence[tuple[str, UserError]] = (),
+    *,
+    origin: Mapping[str, Any] | None = None,
 ) -> Plan:
     """What is to be done for `configs`: validated, equal ones once, with what is already there. Writes nothing.
 
@@ -165,6 +169,7 @@ def make_plan(
       configs: At least one.
       place: The sweep's folder, given the name that the plan suggests.
       refused: Where and why other configs of the sweep have no meaning; said together with what is found here.
+      origin: The command that made the sweep.
 
     Raises:
       UserError: Configs that can't run (all mistakes together), or a folder that can't be used.
@@ -192,7 +197,7 @@ def make_plan(
         run_folder = folder.run(num, run_id)
         state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
         tasks.append(Task(job=job, config=config, folder=run_folder, state=state))
-    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs))
+    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {})
 
 
 def execute(
@@ -308,13 +313,7 @@ class _Engine:
     def _write(self, results: Iterable[tuple[Task, Result]]) -> None:
         for task, result in results:
             record = _commit(task, result)
-            self.journal.append(
-                record.status.value,
-                num=record.num,
-                run_id=record.run_id,
-                folder=task.folder.path.name,
-                software_id=record.fingerprint["software_id"],
-            )
+            self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
             self.records[record.run_id] = record
             self.folders[record.run_id] = task.folder
             if record.status is not result.record.status:
@@ -458,6 +457,7 @@ def _plan_data(plan: Plan) -> dict[str, Any]:
     return {
         "sweep": plan.folder.name,
         "written_at": experiment.now(),
+        "origin": dict(plan.origin),
         "num_configs": plan.num_configs,
         "environment": environment.fingerprint(),
         "runs": [
@@ -467,6 +467,7 @@ def _plan_data(plan: Plan) -> dict[str, Any]:
                 "result_id": task.job.identity.result_id,
                 "program_id": task.job.identity.program_id,
                 "folder": f"runs/{task.folder.path.name}",
+                "layer": task.job.run.layer.label,
                 "overrides": list(task.job.overrides),
                 "settings": to_data(task.job.run),
             }

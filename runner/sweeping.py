@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner import settings
+from runner import grammar, settings
 from runner.errors import ConfigError, UserError, literal, nearest
 from runner.settings import Run
 
@@ -256,11 +255,16 @@ def _enter(whole: DictConfig, num: int) -> None:
     HydraConfig.instance().cfg = whole  # type: ignore[assignment]
 
 
-def expand(arguments: Sequence[str], config_loader: Any) -> list[tuple[str, ...]]:
+def expand(arguments: Sequence[str], config_loader: Any, zipped: Sequence[Any] = ()) -> list[tuple[str, ...]]:
     """The override lists of a sweep: the product of all values, the last axis fastest, as Hydra's own sweeper.
 
+    Args:
+      arguments: What was typed.
+      config_loader: Hydra's, for this program.
+      zipped: Groups of keys whose values go together.
+
     Raises:
-      UserError: A kind of sweep that has no list of values (`interval`).
+      UserError: A kind of sweep that has no list of values (`interval`), or a zip that can't be.
       HydraException: Text that is no override.
     """
     overrides = OverridesParser.create(config_loader=config_loader).parse_overrides(list(arguments))
@@ -275,7 +279,7 @@ def expand(arguments: Sequence[str], config_loader: Any) -> list[tuple[str, ...]
             raise UserError(f"{override.input_line}: an interval has no list of values", f"{key}=range(0,10)")
         if not axes[key]:
             raise ConfigError(key, override.get_value_string(), "the sweep over it has no values", f"{key}=range(0,3)")
-    return list(itertools.product(*axes.values()))
+    return grammar.combine(axes, zipped)
 
 
 def _apply(overrides: Sequence[Override], config: DictConfig) -> None:

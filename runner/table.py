@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.errors import literal
-from runner.records import Record, Status
+from runner.records import Record, Row, Status, row_of
 from runner.settings import flatten, varied_keys
 
 # A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
@@ -37,70 +37,81 @@ STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}
 NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
 
 
-def runs_table(records: Sequence[Record], *, width: int, max_rows: int = MAX_ROWS) -> Table:
+def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> Table:
     """One row a run: id, what varied, output norm, apply time with its flag, checkpoint size, status.
 
     Args:
-      records: The runs.
+      rows: The runs.
       width: Characters a line; axes that don't fit are left out, and `notes` says so.
       max_rows: Rows at most.
     """
-    columns = _columns(records, width)
+    columns = _columns(rows, width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading, cells in columns.items():
         text = heading in ("run", "status")
         table.add_column(
             Text(heading), no_wrap=True, justify="left" if text else "right", min_width=_width(heading, cells)
         )
-    for row in list(zip(*columns.values(), strict=True))[:max_rows]:
-        table.add_row(*(Text(cell, style=STATUS_STYLE.get(cell, "")) for cell in row))
+    for line in list(zip(*columns.values(), strict=True))[:max_rows]:
+        table.add_row(*(Text(cell, style=STATUS_STYLE.get(cell, "")) for cell in line))
     return table
 
 
-def notes(records: Sequence[Record], *, width: int) -> list[str]:
+def plain_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Mappings of one kind as a table: text to the left, numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for heading, value in lines[0].items():
+        table.add_column(heading, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(str(value)) for value in line.values()))
+    return table
+
+
+def notes(rows: Sequence[Row], *, width: int) -> list[str]:
     """What is to be said below the table: why times are marked, and which axes did not fit."""
     lines = []
-    flags = Counter(flag for record in records for flag in _flags(record))
+    flags = Counter(flag for row in rows for flag in row.apply_flags)
     if flags:
         reasons = ", ".join(f"{number} {FLAG_MEANING.get(flag, flag)}" for flag, number in flags.items())
         lines.append(f"{FLAGGED} read with care: {reasons}")
-    shown = _columns(records, width)
-    more = [key for key in shown_keys(records) if key not in shown]
+    shown = _columns(rows, width)
+    more = [key for key in shown_keys(rows) if key not in shown]
     if more:
         lines.append(f"also varied: {', '.join(more)}")
     return lines
 
 
-def shown_keys(records: Sequence[Record]) -> list[str]:
+def shown_keys(rows: Sequence[Row]) -> list[str]:
     """The config keys that tell the runs apart, axes first; not those that only follow another one."""
-    rows = [{**flatten(record.settings), "layer": record.layer} for record in records]
-    varied = [key for key in varied_keys(rows) if key not in NOT_SHOWN]
+    values = [_values(row) for row in rows]
+    varied = [key for key in varied_keys(values) if key not in NOT_SHOWN]
     kept: list[str] = []
     for key in sorted(varied, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
-        if key in AXES or not any(_follows(key, other, rows) for other in kept):
+        if key in AXES or not any(_follows(key, other, values) for other in kept):
             kept.append(key)
     return kept
 
 
 def results_row(record: Record) -> dict[str, Any]:
-    """`record` as one flat row of W&B's sweep table: ids, axes, numbers."""
-    apply = record.timing.apply_latency if record.timing else None
+    """`record` as one flat row of the results table: ids, axes, numbers; seconds end in `_s`, sizes in `_bytes`."""
+    row = row_of(record)
     settings = record.settings
     return {
-        "num": record.num,
-        "run_id": record.run_id,
-        "status": record.status.value,
-        "layer": record.layer,
+        "num": row.num,
+        "run_id": row.run_id,
+        "result_id": record.result_id,
+        "status": row.status,
+        "layer": row.layer,
         "seed": settings.get("seed"),
         "input_shape": literal(settings.get("input_shape")),
         "features": settings.get("features"),
-        "device": record.device,
-        "output_norm": record.output_norm,
-        "apply_latency_median_s": apply.summary.median_s if apply else None,
-        "apply_latency_flags": " ".join(apply.summary.flags) if apply else None,
-        "num_params": record.num_params,
-        "checkpoint_bytes": record.checkpoint.num_bytes if record.checkpoint else None,
-        "error": f"{record.error.kind.value}: {record.error.message}" if record.error else None,
+        "device": row.device,
+        "output_norm": row.output_norm,
+        "apply_latency_median_s": row.apply_s,
+        "apply_latency_flags": " ".join(row.apply_flags),
+        "num_params": row.num_params,
+        "checkpoint_bytes": row.checkpoint_bytes,
+        "error": row.error,
     }
 
 
@@ -126,23 +137,19 @@ def size(num_bytes: int | None) -> str:
     return f"{value:.3g} TB"
 
 
-def _columns(records: Sequence[Record], width: int) -> dict[str, list[str]]:
+def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
     """The columns that fit, by heading."""
-    rows = [{**flatten(record.settings), "layer": record.layer} for record in records]
-    latencies = [record.timing.apply_latency if record.timing else None for record in records]
     fixed = {
-        "output norm": ["–" if record.output_norm is None else f"{record.output_norm:.6g}" for record in records],
-        "apply": [
-            (FLAGGED if _flags(record) else "") + duration(latency.summary.median_s if latency else None)
-            for record, latency in zip(records, latencies, strict=True)
-        ],
-        "saved": [size(record.checkpoint.num_bytes if record.checkpoint else None) for record in records],
-        "status": [record.status.value for record in records],
+        "output norm": ["–" if row.output_norm is None else f"{row.output_norm:.6g}" for row in rows],
+        "apply": [(FLAGGED if row.apply_flags else "") + duration(row.apply_s) for row in rows],
+        "saved": [size(row.checkpoint_bytes) for row in rows],
+        "status": [row.status for row in rows],
     }
-    columns = {"run": [f"{record.num}-{record.run_id[:8]}" for record in records]}
-    left = width - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
-    for key in shown_keys(records):
-        cells = [literal(row.get(key)) for row in rows]
+    columns = {"run": [row.label for row in rows]}
+    left = width + GAP - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
+    values = [_values(row) for row in rows]
+    for key in shown_keys(rows):
+        cells = [literal(item.get(key)) for item in values]
         left -= _width(key, cells) + GAP
         if left < 0:
             break
@@ -150,13 +157,12 @@ def _columns(records: Sequence[Record], width: int) -> dict[str, list[str]]:
     return columns | fixed
 
 
+def _values(row: Row) -> dict[str, Any]:
+    return {**flatten(row.settings), "layer": row.layer}
+
+
 def _width(heading: str, cells: Sequence[str]) -> int:
     return max(len(text) for text in (heading, *cells))
-
-
-def _flags(record: Record) -> list[str]:
-    latency = record.timing.apply_latency if record.timing else None
-    return latency.summary.flags if latency else []
 
 
 def _follows(key: str, other: str, rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -11,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from runner import table
-from runner.records import Record, Status
+from runner.records import Record, Row, Status
 
 MAX_REASON_CHARACTERS = 200
+MAX_PROGRAMS = 20
 
 
 class Terminal:
@@ -74,17 +76,17 @@ class Terminal:
         """One line on standard output."""
         self.console.print(Text(text), soft_wrap=True)
 
-    def results(self, records: Sequence[Record]) -> None:
+    def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> None:
         """The table of runs."""
         self._end_progress()
-        if not records:
+        if not rows:
             return
         width = self.console.width
-        self.console.print(table.runs_table(records, width=width))
-        for note in table.notes(records, width=width):
+        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows))
+        if len(rows) > max_rows:
+            self.line(f"… and {len(rows) - max_rows} more: bridge-runner ls SWEEP")
+        for note in table.notes(rows, width=width):
             self.line(note)
-        if len(records) > table.MAX_ROWS:
-            self.line(f"… and {len(records) - table.MAX_ROWS} more")
 
     def _end_progress(self) -> None:
         if self._progress is not None:
@@ -103,6 +105,23 @@ def head(plan: Any, num_pending: int) -> str:
         parts.append(", ".join(f"{number} {state}" for state, number in counts.items()))
         parts.append(f"{num_pending} to do")
     return f"{plan.folder.name}: {' · '.join(parts)}"
+
+
+def describe_plan(plan: Any) -> list[str]:
+    """What a sweep would do: its head, its programs, and how many runs each still has."""
+    pending = plan.pending()
+    lines = [head(plan, len(pending)), f"  folder      {plan.folder.path}"]
+    todo = Counter(task.program_key for task in pending)
+    runs = Counter(task.program_key for task in plan.tasks)
+    jobs = {task.program_key: task.job for task in reversed(plan.tasks)}
+    for key in list(runs)[:MAX_PROGRAMS]:
+        job = jobs[key]
+        typed = " ".join(text for text in job.overrides if not text.startswith("seed="))
+        what = f"{job.run.layer.label} on x {plan.drafts[key].x.dtype}{job.run.input_shape}, {job.run.device}"
+        lines.append(f"  program     {runs[key]} runs, {todo[key]} to do: {what}  {typed}".rstrip())
+    if len(runs) > MAX_PROGRAMS:
+        lines.append(f"  … and {len(runs) - MAX_PROGRAMS} more programs")
+    return lines
 
 
 def shorten(text: str) -> str:

@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 ROWS = (
     ("__main__",),
     ("cli",),
-    ("engine", "application"),
-    ("sweeping",),
+    ("replay", "engine", "application"),
+    ("listing",),
+    ("sweeping", "grammar"),
     ("sweep", "experiment"),
     ("terminal", "table"),
     ("tracking", "checkpoint", "storage", "environment"),

@@ -1,0 +1,149 @@
+"""What a sweep is over, beside the product: values that go together, and configs that are left out."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from runner.errors import ConfigError, nearest
+
+EXAMPLE_ZIP = "zip=[[seed,features]]"
+EXAMPLE_EXCLUDE = "\"exclude=['features>16 and seed==0']\""
+
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda one, many: one in many,
+    ast.NotIn: lambda one, many: one not in many,
+}
+
+WORDS = {"true": True, "false": False, "null": None}
+
+
+def combine(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[tuple[str, ...]]:
+    """One override of every axis, in all combinations: the product, but zipped axes advance together.
+
+    Args:
+      axes: Overrides of each key, in order; the last varies fastest.
+      zipped: Lists of keys; a group varies where its first key stands.
+
+    Raises:
+      ConfigError: A zip of fewer than two keys, of a key that is not swept over, or of different lengths.
+    """
+    groups = _groups(axes, zipped)
+    leaders = {group[0]: group for group in groups}
+    followers = {key for group in groups for key in group[1:]}
+    columns, order = [], []
+    for key in axes:
+        if key not in followers:
+            group = leaders.get(key, [key])
+            columns.append(list(zip(*(axes[name] for name in group), strict=True)))
+            order += group
+    rows = [dict(zip(order, itertools.chain(*parts), strict=True)) for parts in itertools.product(*columns)]
+    return [tuple(row[key] for key in axes) for row in rows]
+
+
+def leave_out(values: Sequence[Mapping[str, Any]], conditions: Sequence[str]) -> list[int]:
+    """Positions of the configs that no condition leaves out.
+
+    Args:
+      values: Configs by dotted keys.
+      conditions: Comparisons of keys with numbers, lists and words, joined by `and`, `or`, `not`; a word that is no
+        key is text. They are parsed, never run as Python.
+
+    Raises:
+      ConfigError: A text that is no condition, one that matches no config, or conditions that leave nothing.
+    """
+    kept = list(range(len(values)))
+    for text in conditions:
+        tree = _parse(text)
+        matching = {index for index, one in enumerate(values) if _meets(tree, one, text)}
+        if not matching:
+            raise _error(text, "no config of this sweep matches it")
+        kept = [index for index in kept if index not in matching]
+    if not kept and values:
+        raise _error(", ".join(conditions), f"it leaves none of {len(values)} configs")
+    return kept
+
+
+def _groups(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[list[str]]:
+    """The groups of a zip, each in the order of the axes."""
+    nested = [zipped] if zipped and all(isinstance(item, str) for item in zipped) else zipped
+    groups = [[str(key) for key in group] if isinstance(group, (list, tuple)) else [str(group)] for group in nested]
+    keys = [key for group in groups for key in group]
+    for key in keys:
+        if key not in axes:
+            close = nearest(key, axes)
+            raise ConfigError("zip", groups, f"the sweep is not over {key}", f"{close or key}=1,2 {EXAMPLE_ZIP}")
+        if keys.count(key) > 1:
+            raise ConfigError("zip", groups, f"{key} stands in it twice", EXAMPLE_ZIP)
+    for group in groups:
+        if len(group) < 2:
+            raise ConfigError("zip", groups, "at least two keys go together", EXAMPLE_ZIP)
+        if len({len(axes[key]) for key in group}) > 1:
+            counts = ", ".join(f"{key} has {len(axes[key])}" for key in group)
+            raise ConfigError("zip", groups, f"its keys have different numbers of values: {counts}", EXAMPLE_ZIP)
+        group.sort(key=list(axes).index)
+    return groups
+
+
+def _parse(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise _error(text, "it is no condition") from None
+
+
+def _meets(node: ast.expr, values: Mapping[str, Any], text: str) -> bool:
+    if isinstance(node, ast.BoolOp):
+        parts = [_meets(part, values, text) for part in node.values]
+        return all(parts) if isinstance(node.op, ast.And) else any(parts)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return not _meets(node.operand, values, text)
+    if not isinstance(node, ast.Compare):
+        raise _error(text, "a comparison of a key is wanted")
+    sides = [node.left, *node.comparators]
+    names = [name for side in sides if (name := _dotted(side))]
+    if not any(name in values for name in names):
+        close = nearest(names[0], values) if names else None
+        hint = f"; did you mean {close}" if close else ""
+        raise _error(text, f"there is no key {names[0]}{hint}" if names else "it names no key")
+    found = [_value(side, values, text) for side in sides]
+    try:
+        pairs = zip(found, node.ops, found[1:], strict=False)
+        return all(COMPARISONS[type(kind)](one, other) for one, kind, other in pairs)
+    except (TypeError, KeyError):
+        raise _error(text, "its sides can't be compared") from None
+
+
+def _value(node: ast.expr, values: Mapping[str, Any], text: str) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand, values, text)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(part, values, text) for part in node.elts]
+    name = _dotted(node)
+    if name is None:
+        raise _error(text, "only keys, numbers, lists and words can be compared")
+    return values.get(name, WORDS.get(name, name))
+
+
+def _dotted(node: ast.expr) -> str | None:
+    """`layer.name` for the expression that reads so; None for another one."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (head := _dotted(node.value)):
+        return f"{head}.{node.attr}"
+    return None
+
+
+def _error(text: str, reason: str) -> ConfigError:
+    return ConfigError("exclude", text, reason, EXAMPLE_EXCLUDE)

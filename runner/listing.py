@@ -1,0 +1,140 @@
+"""What is there: sweeps, runs, one run. From plans, journals and records alone, without JAX, in well under a second."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner import storage, table
+from runner.errors import StorageError, literal
+from runner.settings import flatten
+from runner.storage import SweepFolder
+from runner.terminal import Terminal
+
+DEFAULT_ROOT = Path("outputs")
+
+# Longer values make a page of `show` unreadable; `--json` has them whole.
+MAX_VALUE_CHARACTERS = 100
+
+
+def ls(path: Path | None, *, as_json: bool) -> int:
+    """Prints the runs of the sweep at `path`, or the sweeps in it (by default in outputs/).
+
+    Raises:
+      StorageError: There is no sweep.
+    """
+    folder = SweepFolder(path) if path is not None else None
+    terminal = Terminal()
+    if folder is not None and folder.plan.exists():
+        rows = storage.read_rows(folder)
+        if as_json:
+            print(json.dumps([dataclasses.asdict(row) for row in rows]))
+            return 0
+        counts = Counter(row.status for row in rows)
+        terminal.line(f"{folder.name}: {', '.join(f'{number} {status}' for status, number in counts.items())}")
+        terminal.results(rows, max_rows=len(rows))
+        return 0
+    root = path or DEFAULT_ROOT
+    sweeps = storage.find_sweeps(root)
+    if not sweeps:
+        raise StorageError(f"{root} holds no sweep", "bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER")
+    lines = [_sweep_line(sweep) for sweep in sweeps]
+    if as_json:
+        print(json.dumps(lines))
+    else:
+        terminal.console.print(table.plain_table(lines))
+    return 0
+
+
+def show(path: Path, *, as_json: bool) -> int:
+    """Prints one run: settings, output, times, checks, variables, files.
+
+    Raises:
+      StorageError: There is no run.
+    """
+    folder = storage.find_run(path)
+    text = folder.record.read_text()
+    if as_json:
+        print(text, end="")
+        return 0
+    record = storage.read_json(folder.record)
+    terminal = Terminal()
+    for line in describe(record, folder.path):
+        terminal.line(line)
+    return 0
+
+
+def describe(record: Mapping[str, Any], path: Path) -> list[str]:
+    """A record (as JSON data) in lines for the terminal."""
+    lines = [f"{record['num']}-{record['run_id'][:8]} of {record['sweep']}: {record['status']}", f"  {path}"]
+    lines += ["", "settings"]
+    for key, value in flatten(record["settings"]).items():
+        lines.append(f"  {key}={_short(literal(value))}")
+    lines += ["", f"layer {record['layer']} on {record['device']}"]
+    lines.append(f"  streams {', '.join(record['streams']) or '–'}; mutable {', '.join(record['mutable']) or '–'}")
+    lines += ["", "variables"]
+    for leaf in record["variables"]:
+        name = "/".join(str(part) for part in leaf["path"])
+        kind = f"{leaf['dtype']}{leaf['shape']}"
+        lines.append(f"  {name:<40} {kind:<20} {table.size(leaf['num_bytes']):>9}  {leaf['digest'][:12]}")
+    lines += ["", "output"]
+    for array in record["output"]:
+        numbers = " ".join(f"{key} {array[key]:.6g}" for key in ("norm", "mean", "std") if array[key] is not None)
+        lines.append(f"  {array['path'] or 'y'} {array['dtype']}{array['shape']} {numbers}  {array['digest'][:12]}")
+    if record["timing"]:
+        lines += ["", "times", *_times(record["timing"])]
+    lines += ["", "checks"]
+    for check in record["checks"]:
+        lines.append(f"  {check['verdict']:<8}{check['name']}: {_short(check['detail'])}")
+    if record["error"]:
+        error = record["error"]
+        lines += ["", f"failed: {error['kind']}: {error['type']}: {error['message']}", error["traceback"]]
+    lines += ["", f"again: bridge-runner rerun {path}"]
+    return lines
+
+
+def _times(timing: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name in ("init", "apply"):
+        phases = timing[name]
+        parts = [f"{key[:-2]} {table.duration(phases[key])}" for key in phases if key.endswith("_s")]
+        shared = "" if timing["compiled_here"] else ", compiled for another run"
+        lines.append(f"  {name:<17} {', '.join(parts)} (cache {phases['cache']}{shared})")
+    for name in ("apply_latency", "apply_dispatch", "apply_throughput", "init_latency"):
+        if timing[name]:
+            summary = timing[name]["summary"]
+            interval = ""
+            if summary["median_low_s"] is not None:
+                low, high = table.duration(summary["median_low_s"]), table.duration(summary["median_high_s"])
+                interval = f", 99 % of {low} to {high}"
+            flags = f"  {table.FLAGGED} {', '.join(summary['flags'])}" if summary["flags"] else ""
+            median = table.duration(summary["median_s"])
+            lines.append(f"  {name:<17} {median}{interval}, n {summary['num_samples']}{flags}")
+    for name in ("checkpoint_s", "tracker_s"):
+        lines.append(f"  {name:<17} {table.duration(timing[name])}")
+    return lines
+
+
+def _sweep_line(sweep: SweepFolder) -> dict[str, Any]:
+    plan = storage.read_plan(sweep)
+    last: dict[str, str] = {}
+    for event in storage.read_journal(sweep.journal):
+        if "run_id" in event:
+            last[event["run_id"]] = event["event"]
+    counts = Counter(last.values())
+    return {
+        "sweep": str(sweep.path),
+        "runs": len(plan["runs"]),
+        "done": counts["done"],
+        "failed": counts["failed"],
+        "missing": len(plan["runs"]) - len(last),
+        "written": plan["written_at"][:16].replace("T", " "),
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 1]}…"

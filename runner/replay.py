@@ -1,0 +1,65 @@
+"""A saved run once more, from its record alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner import application, checks, experiment, settings, storage
+from runner import program as programs
+from runner.experiment import Job
+from runner.records import Record
+from runner.sweep import Config
+from runner.terminal import Terminal
+
+EXIT_DIFFERENT = 4
+
+
+def rerun(path: Path) -> int:
+    """Does the run at `path` again and says whether the bits are the same; nothing is written.
+
+    Returns:
+      0 for the same bits, 4 for others.
+
+    Raises:
+      UserError: There is no such run, or its layer can't be built or run here.
+    """
+    folder = storage.find_run(path)
+    saved = storage.read_record(folder)
+    run = settings.from_data(saved.settings)
+    application.prepare_process([Config(run=run)])
+    identity = programs.identify(run)
+    program = programs.compile_program(programs.draft(run, identity), cache=run.compilation_cache)
+    job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
+    result = experiment.execute(job, program)
+    terminal = Terminal()
+    different = _differences(saved, result.record)
+    if result.output and saved.output and not different:
+        kept = storage.read_output(folder, saved)
+        different = [f"output {name or 'y'}: {what}" for name, what in checks.differences(kept, result.output).items()]
+    for line in different:
+        terminal.line(f"  {line}")
+    if identity.result_id != saved.result_id:
+        terminal.warned("the layer's source or the input file is another one than when the run was saved")
+    verdict = "other bits" if different else "the same bits"
+    num = len(saved.variables) + len(saved.output)
+    terminal.line(f"{folder.path.name}: {verdict} ({num} arrays compared)")
+    return EXIT_DIFFERENT if different else 0
+
+
+def _differences(saved: Record, again: Record) -> list[str]:
+    """What two records of one run do not agree on: status, variables, output."""
+    if saved.status is not again.status:
+        error = f": {again.error.message}" if again.error else ""
+        return [f"status: {saved.status.value} when saved, {again.status.value} now{error}"]
+    lines = []
+    kept = {leaf.name: leaf.digest for leaf in saved.variables}
+    made = {leaf.name: leaf.digest for leaf in again.variables}
+    for name in sorted(kept.keys() | made.keys()):
+        if kept.get(name) != made.get(name):
+            both = name in kept and name in made
+            lines.append(f"variable {name}: {'other bits' if both else 'in one of them only'}")
+    outputs = {array.path: array.digest for array in saved.output}
+    for array in again.output:
+        if outputs.get(array.path) != array.digest:
+            lines.append(f"output {array.path or 'y'}: other bits")
+    return lines
