@@ -224,6 +224,8 @@ def _summary(plan: Plan, outcome: Outcome, records: Sequence[Record]) -> list[st
     if any(task.state.value == "stale" for task in plan.tasks):
         lines.append("  stale       done by other software; do them again with retry=all")
     lines.append(f"  records     {folder}/runs/*/record.json")
+    if plan.folder.results.exists():
+        lines.append(f"  results     {folder}/{plan.folder.results.name}")
     if any(record.checkpoint for record in records):
         lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
     if (plan.folder.path / "wandb").is_dir():

@@ -129,6 +129,18 @@ def show(words: Sequence[str]) -> int:
     return listing.show(Path(arguments[0]), as_json="--json" in words)
 
 
+def results(words: Sequence[str]) -> int:
+    """Writes `results.parquet` of a sweep from the records that are there.
+
+    Raises:
+      UserError: There is no such sweep, or a record is damaged.
+    """
+    from runner import listing
+
+    (path,) = _arguments("results", words, at_least=1, at_most=1)
+    return listing.results(Path(path))
+
+
 def rerun(words: Sequence[str]) -> int:
     """Does a saved run again from its record alone; 4 if the bits are others.
 
@@ -150,6 +162,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "ls": ls,
     "show": show,
     "rerun": rerun,
+    "results": results,
 }
 
 USAGE = {
@@ -157,6 +170,7 @@ USAGE = {
     "ls": "bridge-runner ls [outputs/SWEEP] [--json]",
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
+    "results": "bridge-runner results outputs/SWEEP",
 }
 
 

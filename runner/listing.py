@@ -68,6 +68,22 @@ def show(path: Path, *, as_json: bool) -> int:
     return 0
 
 
+def results(path: Path) -> int:
+    """Writes `results.parquet` of the sweep at `path` from the records that are there.
+
+    Raises:
+      StorageError: There is no sweep, or a record is damaged.
+    """
+    from runner import results as table_of_results
+
+    folder = SweepFolder(path)
+    runs = [folder.run(row.num, row.run_id) for row in storage.read_rows(folder) if row.status != "missing"]
+    records = storage.read_records(runs)
+    storage.write_atomic(folder.results, table_of_results.to_parquet(records))
+    Terminal().line(f"{folder.results}: {len(records)} runs")
+    return 0
+
+
 def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     """A record (as JSON data) in lines for the terminal."""
     lines = [f"{record['num']}-{record['run_id'][:8]} of {record['sweep']}: {record['status']}", f"  {path}"]

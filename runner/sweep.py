@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner import checkpoint, environment, experiment, inputs, storage, table, timing, trees
+from runner import checkpoint, environment, experiment, inputs, results, storage, timing, trees
 from runner import program as programs
 from runner.errors import StorageError, UserError, one_or_many
 from runner.experiment import Job, Result
@@ -233,7 +233,8 @@ def execute(
             engine.go(pending)
             if len(plan.tasks) > 1:
                 records = storage.read_records([task.folder for task in plan.tasks])
-                engine.tracking.log_sweep(plan.folder.name, [table.results_row(record) for record in records])
+                storage.write_atomic(plan.folder.results, results.to_parquet(records))
+                engine.tracking.log_sweep(plan.folder.name, [results.results_row(record) for record in records])
             journal.append("end", at=experiment.now(), num_failed=engine.num_failed, interrupted=engine.interrupted)
         finally:
             engine.tracking.close()

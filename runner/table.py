@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.errors import literal
-from runner.records import Record, Row, Status, row_of
+from runner.records import Row, Status
 from runner.settings import flatten, varied_keys
 
 # A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
@@ -90,29 +90,6 @@ def shown_keys(rows: Sequence[Row]) -> list[str]:
         if key in AXES or not any(_follows(key, other, values) for other in kept):
             kept.append(key)
     return kept
-
-
-def results_row(record: Record) -> dict[str, Any]:
-    """`record` as one flat row of the results table: ids, axes, numbers; seconds end in `_s`, sizes in `_bytes`."""
-    row = row_of(record)
-    settings = record.settings
-    return {
-        "num": row.num,
-        "run_id": row.run_id,
-        "result_id": record.result_id,
-        "status": row.status,
-        "layer": row.layer,
-        "seed": settings.get("seed"),
-        "input_shape": literal(settings.get("input_shape")),
-        "features": settings.get("features"),
-        "device": row.device,
-        "output_norm": row.output_norm,
-        "apply_latency_median_s": row.apply_s,
-        "apply_latency_flags": " ".join(row.apply_flags),
-        "num_params": row.num_params,
-        "checkpoint_bytes": row.checkpoint_bytes,
-        "error": row.error,
-    }
 
 
 def duration(seconds: float | None) -> str:

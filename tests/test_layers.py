@@ -18,7 +18,7 @@ ROWS = (
     ("listing",),
     ("sweeping", "grammar"),
     ("sweep", "experiment"),
-    ("terminal", "table"),
+    ("terminal", "table", "results"),
     ("tracking", "checkpoint", "storage", "environment"),
     ("checks", "trees"),
     ("program", "bridge", "layers", "inputs", "devices", "timing", "stats"),
@@ -37,6 +37,7 @@ OWNERS = {
     "hydra": {"settings", "sweeping", "application", "engine", "cli"},
     "omegaconf": {"settings", "sweeping", "application", "engine", "cli"},
     "rich": {"table", "terminal"},
+    "pyarrow": {"results"},
 }
 
 
