@@ -230,6 +230,7 @@ def _summary(plan: Plan, outcome: Outcome, records: Sequence[Record]) -> list[st
         lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
     if (plan.folder.path / "wandb").is_dir():
         lines.append(f"  look        wandb leet {folder}/wandb")
+    if any((plan.folder.path / "wandb").glob("offline-run-*")):
         lines.append(f"  send        wandb sync {folder}/wandb/offline-run-*")
     return lines
 

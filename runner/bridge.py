@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from flax.core import FrozenDict
 from flax.nnx import bridge
 
 from runner.errors import ConfigError, LayerError, literal, nearest
-from runner.settings import LayerSettings
+from runner.settings import MAX_SEED, LayerSettings
 
 PARAMS = "params"
 
@@ -47,10 +48,12 @@ def nnx_inside_linen(seed: float, x: jax.Array, features: float) -> jax.Array:
       ConfigError: A seed or features that is no whole number or too small, or an x without an axis.
     """
     num_features = _whole("features", features, least=1)
-    root = _whole("seed", seed, least=0)
+    root = _whole("seed", seed, least=0, most=MAX_SEED)
     x = jnp.asarray(x)
     if x.ndim < 1:
         raise ConfigError("input_shape", list(x.shape), "x needs at least one axis", "'input_shape=[4]'")
+    if x.size == 0:
+        raise ConfigError("input_shape", list(x.shape), "every axis needs at least one element", "'input_shape=[4]'")
 
     class Layer(nnx.Module):
         def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
@@ -222,7 +225,10 @@ def resolve_initializer(text: str) -> Callable[..., jax.Array]:
     factory = known.get(match[1]) or known[f"{match[1]}_init"]
     if f"{match[1]}_init" in known:
         factory = known[f"{match[1]}_init"]
-    arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
+    try:
+        arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
+    except ValueError:
+        raise TypeError(f"the arguments of {match[1]} are name=number, not ({match[2]})") from None
     return factory(**arguments)
 
 
@@ -235,20 +241,20 @@ def _named_key(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
 
 
-def _whole(key: str, value: float, *, least: int) -> int:
+def _whole(key: str, value: float, *, least: int, most: int = MAX_SEED) -> int:
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(key, value, "a whole number is needed", f"{key}={least}") from None
-    if number != number or number in (float("inf"), float("-inf")) or number != int(number):
-        raise ConfigError(
-            key,
-            value,
-            "a whole number is needed",
-            f"{key}={least if number != number else round(min(abs(number), 1e9))}",
-        )
+    if not math.isfinite(number) or number != int(number):
+        whole = round(min(abs(number), 1e9)) if number == number else least
+        raise ConfigError(key, value, "a whole number is needed", f"{key}={max(whole, least)}")
     if number < least:
         raise ConfigError(key, value, f"at least {least} is needed", f"{key}={least}")
+    if number > most:
+        raise ConfigError(key, value, f"at most {most} is possible", f"{key}={least}")
     return int(value)
 
 
@@ -276,13 +282,12 @@ def _import(path: str) -> Any:
 
 
 def _attribute(path: str, found: Any, names: Sequence[str]) -> Any:
-    for name in names:
+    for index, name in enumerate(names):
         if not hasattr(found, name):
             close = nearest(name, dir(found))
             where = getattr(found, "__name__", str(found))
-            raise LayerError(
-                f"layer.target={path}: {where} has no {name}", f"layer.target={where}.{close}" if close else None
-            )
+            suggestion = ".".join(["layer.target=" + where, close, *names[index + 1 :]]) if close else None
+            raise LayerError(f"layer.target={path}: {where} has no {name}", suggestion)
         found = getattr(found, name)
     return found
 
@@ -369,12 +374,14 @@ def _identity(x: jax.Array) -> jax.Array:
 
 
 def _dotted(path: str, value: str) -> Any:
+    suggestion = f"{path}=lecun_normal" if "init" in path else f"{path}=relu"
     try:
-        return _import(value)
+        found = _import(value)
     except LayerError as error:
-        raise ConfigError(
-            path, value, error.what.partition(": ")[2], f"{path}=relu" if "fn" in path else None
-        ) from None
+        raise ConfigError(path, value, error.what.partition(": ")[2], suggestion) from None
+    if not callable(found):
+        raise ConfigError(path, value, f"a {type(found).__name__} can't be called", suggestion)
+    return found
 
 
 def _hashable(value: Any) -> Any:
@@ -427,6 +434,8 @@ def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
         return "input=tokens input.high=32"
     if "argument was provided" in reason or "missing" in reason:
         return "+layer.call.NAME=VALUE for a call argument, +layer.kwargs.NAME=VALUE for a constructor's"
+    if match := re.search(r"__call__\(\) got an unexpected keyword argument '(\w+)'", reason):
+        return f"the same without layer.call.{match[1]}"
     for key in ("in_features", "num_features"):
         wanted = layer.model.kwargs.get(key)
         if isinstance(wanted, int) and wanted != shape[-1]:

@@ -43,9 +43,12 @@ def restore(path: Path) -> Any:
       CheckpointError: Nothing that Orbax can read is there.
     """
     try:
-        return _checkpointer().restore(path.absolute())
+        variables = _checkpointer().restore(path.absolute())
     except Exception as error:  # a damaged checkpoint raises ValueError, KeyError, JSONDecodeError and others
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
+    if not variables:
+        raise CheckpointError(f"restoring {path}: the folder holds no checkpoint")  # Orbax reads {} in it
+    return variables
 
 
 def _checkpointer() -> Any:

@@ -65,7 +65,9 @@ def hydra_command(words: Sequence[str], *, plan_only: bool = False) -> int:
     settings.register()
     # Hydra would print its own errors and exit with 1; this way they come here, and bugs keep their traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv = [sys.argv[0], *words]
+    # argparse takes no flag between overrides: `seed=0,1 -m` would be refused.
+    first = [word for word in words if word in MULTIRUN]
+    sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
     application = Application(words, plan_only=plan_only)
     decorate = hydra.main(version_base="1.3", config_path=str(settings.config_dir()), config_name="config")
     try:

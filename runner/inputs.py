@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,13 +47,19 @@ def input_dtype(settings: InputSettings) -> np.dtype:
         dtype = np.dtype(jnp.dtype(settings.dtype))
     except TypeError:
         raise ConfigError("input.dtype", settings.dtype, "no such dtype", "input.dtype=float32") from None
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_):
+        raise ConfigError("input.dtype", settings.dtype, "JAX has no such element type", "input.dtype=float32")
+    narrowed = jax.dtypes.canonicalize_dtype(dtype)
+    if narrowed != dtype:
         reason = "JAX would narrow it to 32 bits; set the environment variable JAX_ENABLE_X64=1"
-        raise ConfigError("input.dtype", settings.dtype, reason, f"input.dtype={dtype.name.replace('64', '32')}")
+        raise ConfigError("input.dtype", settings.dtype, reason, f"input.dtype={narrowed.name}")
     if settings.kind is InputKind.normal and not jnp.issubdtype(dtype, jnp.inexact):
         raise ConfigError("input.dtype", settings.dtype, "normal values need a floating type", "input.dtype=float32")
     if settings.kind is InputKind.tokens and not jnp.issubdtype(dtype, jnp.integer):
         raise ConfigError("input.dtype", settings.dtype, "tokens are integers", "input.dtype=int32")
+    if settings.kind is InputKind.tokens and (settings.high or 1) - 1 > jnp.iinfo(dtype).max:
+        reason = f"it holds no token up to {(settings.high or 1) - 1}"
+        raise ConfigError("input.dtype", settings.dtype, reason, "input.dtype=int32")
     return dtype
 
 
@@ -95,11 +102,19 @@ def _unreadable(settings: InputSettings, error: Exception) -> ConfigError:
 
 def _load(settings: InputSettings, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     try:
-        array = np.load(_path(settings), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open(_path(settings), "rb") as file:  # np.load leaves its own open where it raises, and an archive too
+            array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise _unreadable(settings, error) from error
     if not isinstance(array, np.ndarray):
         raise ConfigError("input.path", settings.path, "an archive of arrays, not one array", "input.path=x.npy")
+    if array.dtype.kind not in "biufc" or (array.dtype.kind == "c" and dtype.kind != "c"):
+        raise ConfigError(
+            "input.path",
+            settings.path,
+            f"an array of {array.dtype} can't become {dtype.name}",
+            f"numpy.save('x.npy', x.astype('float32')), then input.path=x.npy input.dtype={dtype.name}",
+        )
     if list(array.shape) != list(shape):
         found = "[" + ",".join(str(axis) for axis in array.shape) + "]"
         raise ConfigError(

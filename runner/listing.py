@@ -139,7 +139,7 @@ def _sweep_line(sweep: SweepFolder) -> dict[str, Any]:
     plan = storage.read_plan(sweep)
     last: dict[str, str] = {}
     for event in storage.read_journal(sweep.journal):
-        if "run_id" in event:
+        if event["event"] in storage.STATUSES:
             last[event["run_id"]] = event["event"]
     counts = Counter(last.values())
     return {

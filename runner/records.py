@@ -360,7 +360,9 @@ def row_of(record: Record) -> Row:
 
 def to_json(record: Record) -> bytes:
     """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, as Python's json reads them."""
-    return json.dumps(dataclasses.asdict(record), indent=1, default=lambda item: item.value).encode() + b"\n"
+    text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, default=lambda item: item.value)
+    # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be read again.
+    return text.encode(errors="replace") + b"\n"
 
 
 def to_data(record: Record) -> dict[str, Any]:

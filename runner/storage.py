@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,12 @@ import numpy as np
 
 from runner import records
 from runner.errors import StorageError, nearest
-from runner.records import Record, Row
+from runner.records import Record, Row, Status
 
 PLAN_VERSION = 1
+
+# Events of the journal that say how a run ended.
+STATUSES = frozenset(status.value for status in Status)
 
 SUGGESTED_ROOT = "output_root=~/outputs"
 
@@ -179,7 +183,11 @@ def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
     if single:
         np.save(buffer, arrays[""], allow_pickle=False)
     else:
-        np.savez(buffer, allow_pickle=False, **{path or "output": array for path, array in arrays.items()})
+        # As np.savez, which takes names as keywords and so can't have an array called `file`.
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for path, array in arrays.items():
+                with archive.open(_entry(path), "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
     write_atomic(folder.output(single=single), buffer.getvalue())
 
 
@@ -192,9 +200,10 @@ def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
     single = [array.path for array in record.output] == [""]
     path = folder.output(single=single)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"": loaded} if single else {array.path: loaded[array.path or "output"] for array in record.output}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        with open(path, "rb") as file:  # np.load leaves its own open where it raises, and an archive too
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {"": loaded} if single else {array.path: loaded[_entry(array.path)] for array in record.output}
+    except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
         raise StorageError(f"{path}: {error}") from error
     return {array.path: _typed_bits(arrays[array.path], array.dtype) for array in record.output}
 
@@ -291,7 +300,7 @@ def read_rows(folder: SweepFolder) -> list[Row]:
     }
     known = {item.name for item in dataclasses.fields(Row)}
     for event in read_journal(folder.journal):
-        if event.get("run_id") in rows:
+        if event.get("run_id") in rows and event["event"] in STATUSES:
             values = {key: value for key, value in event.items() if key in known}
             rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], status=event["event"], **values)
     return list(rows.values())
@@ -395,6 +404,10 @@ def _drop_torn_tail(path: Path) -> None:
     if whole != len(content):
         with open(path, "r+b") as file:
             file.truncate(whole)
+
+
+def _entry(path: str) -> str:
+    return f"{path or 'output'}.npy"
 
 
 def _plain_bits(array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,17 @@ from runner.errors import StorageError, UserError, one_or_many
 from runner.experiment import Job, Result
 from runner.program import Draft, Identity, Program
 from runner.records import CheckpointInfo, Record, Status, row_of
-from runner.settings import CheckpointWriter, ChecksMode, EagerCheck, OnFailure, Retry, Run, canonical_digest, to_data
+from runner.settings import (
+    CheckpointWriter,
+    ChecksMode,
+    EagerCheck,
+    OnFailure,
+    Retry,
+    Run,
+    TrackingMode,
+    canonical_digest,
+    to_data,
+)
 from runner.storage import Journal, RunFolder, SweepFolder
 
 ProgramKey = tuple[str, str]
@@ -64,12 +74,13 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A distinct run of the sweep."""
+    """A distinct run of the sweep; `tracked` says whether an earlier attempt has made its W&B run."""
 
     job: Job
     config: Config
     folder: RunFolder
     state: State
+    tracked: bool = False
 
     @property
     def program_key(self) -> ProgramKey:
@@ -180,7 +191,7 @@ def make_plan(
         distinct.setdefault(identity.run_id, index)
     folder = place(_suggest_name(configs, list(distinct)))
     storage.require_writable(folder.path)
-    states = _known_states(folder, list(distinct))
+    states, tracked = _known_states(folder, list(distinct))
     compared: set[str] = set()
     tasks = []
     for num, (run_id, index) in enumerate(distinct.items()):
@@ -196,7 +207,7 @@ def make_plan(
         )
         run_folder = folder.run(num, run_id)
         state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
-        tasks.append(Task(job=job, config=config, folder=run_folder, state=state))
+        tasks.append(Task(job=job, config=config, folder=run_folder, state=state, tracked=run_id in tracked))
     return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {})
 
 
@@ -230,6 +241,7 @@ def execute(
         try:
             journal.append("start", at=experiment.now(), num_pending=len(pending))
             reporter.started(plan, len(pending))
+            engine.catch_up()
             engine.go(pending)
             if len(plan.tasks) > 1:
                 records = storage.read_records([task.folder for task in plan.tasks])
@@ -257,6 +269,7 @@ class _Engine:
     stop: Callable[[], bool]
     tracking: Tracking
     records: dict[str, Record] = field(default_factory=dict)
+    records_before: dict[str, Record] = field(default_factory=dict)
     folders: dict[str, RunFolder] = field(default_factory=dict)
     compiled_for: set[ProgramKey] = field(default_factory=set)
     num_failed: int = 0
@@ -284,6 +297,18 @@ class _Engine:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
                 self._settle()
+
+    def catch_up(self) -> None:
+        """Tracks runs that an earlier attempt finished and was stopped before it had tracked them."""
+        if self.plan.tasks[0].job.run.tracking.mode is TrackingMode.disabled:
+            return
+        for task in self.plan.tasks:
+            if task.state in (State.done, State.failed) and not task.tracked:
+                record = storage.read_record(task.folder)
+                output = storage.read_output(task.folder, record) if record.output else {}
+                self.records_before[record.run_id] = record
+                self.folders[record.run_id] = task.folder
+                self.tracking.submit(record, output, task.folder.path)
 
     def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
         return {
@@ -325,11 +350,13 @@ class _Engine:
     def _settle(self) -> None:
         """Waits for the tracker, and adds what it cost to the records."""
         for run_id, tracker_s in self.tracking.wait():
-            record = self.records[run_id]
+            records = self.records if run_id in self.records else self.records_before
+            record = records[run_id]
             if record.timing is not None:
                 record = dataclasses.replace(record, timing=dataclasses.replace(record.timing, tracker_s=tracker_s))
                 storage.write_record(self.folders[run_id], record)
-                self.records[run_id] = record
+                records[run_id] = record
+            self.journal.append("tracked", run_id=run_id)
 
     def _judge(self, run: Run, record: Record) -> None:
         """Counts a failed run; the policy may end the sweep."""
@@ -420,20 +447,21 @@ def _suggest_name(configs: Sequence[Config], run_ids: Sequence[str]) -> str:
     return f"{name}-{canonical_digest(sorted(run_ids))[:8]}"
 
 
-def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> dict[str, State]:
-    """States of the runs that the folder knows of.
+def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
+    """States of the runs that the folder knows of, and which of them are tracked.
 
     Raises:
       StorageError: The folder holds another plan.
     """
     if not folder.plan.exists():
-        return {}
+        return {}, set()
     known = [run["run_id"] for run in storage.read_plan(folder)["runs"]]
     if set(known) != set(run_ids):
         common = len(set(known) & set(run_ids))
         others = f"{len(known)} runs, {common} of them among these {len(run_ids)}"
         raise StorageError(f"{folder.path} holds another plan: {others}", "sweep=another_name")
     states: dict[str, State] = {}
+    tracked: set[str] = set()
     software_id = environment.fingerprint()["software_id"]
     nums = {run_id: num for num, run_id in enumerate(run_ids)}
     for event in storage.read_journal(folder.journal):
@@ -441,7 +469,11 @@ def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> dict[str, Stat
         if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
             stale = event["event"] == Status.done.value and event["software_id"] != software_id
             states[run_id] = State.stale if stale else State(event["event"])
-    return {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
+            tracked.discard(run_id)
+        elif event["event"] == "tracked":
+            tracked.add(str(run_id))
+    confirmed = {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
+    return confirmed, tracked
 
 
 def _confirmed(folder: RunFolder, state: State) -> State:

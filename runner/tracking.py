@@ -14,10 +14,12 @@ import functools
 import hashlib
 import math
 import multiprocessing
+import multiprocessing.util
 import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -342,11 +344,22 @@ def _start_worker(settings: TrackingSettings, folder: Path, sweep: str) -> None:
     # Ctrl-C reaches every process of the terminal; what ends the sweep is the parent's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A worker must not outlive a parent that was killed: it would wait for runs for ever, deaf to SIGTERM.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # A parent that has used wandb hands its service on; sharing it would make the workers wait for one another.
     os.environ.pop("WANDB_SERVICE", None)
     sentences: list[str] = []
     _WORKER["sentences"] = sentences
     _WORKER["tracker"] = WandbTracker(settings, folder, sweep, sentences.append)
+    # At the worker's end its service still writes: wait for it.
+    multiprocessing.util.Finalize(None, _WORKER["tracker"].close, exitpriority=10)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _warm_worker() -> tuple[float | None, list[str]]:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 from flax.core import meta
 
@@ -108,7 +107,7 @@ def ulp_distance(first: np.ndarray, second: np.ndarray) -> int:
     """
     if first.size == 0:
         return 0
-    if not np.issubdtype(first.dtype, np.floating) and first.dtype.kind != "V" and first.dtype.name not in _EXTENDED:
+    if not jax.numpy.issubdtype(first.dtype, np.floating):
         if first.dtype.kind == "c":
             return max(ulp_distance(first.real, second.real), ulp_distance(first.imag, second.imag))
         return int(np.max(np.abs(first.astype(object) - second.astype(object))))
@@ -116,9 +115,6 @@ def ulp_distance(first: np.ndarray, second: np.ndarray) -> int:
     both_nan = np.isnan(as_float64(first)) & np.isnan(as_float64(second))
     distance = np.where(both_nan, 0, np.abs(one - two))
     return int(distance.max())
-
-
-_EXTENDED = {name for name in dir(ml_dtypes) if name.startswith(("bfloat", "float"))}
 
 
 def _ordered(array: np.ndarray) -> np.ndarray:
@@ -139,7 +135,7 @@ def _axis_names(boxed: Any) -> list[Any] | None:
     names = getattr(boxed, "names", None)
     if names is None and isinstance(getattr(boxed, "metadata", None), dict):
         names = boxed.metadata.get("out_sharding") or boxed.metadata.get("sharding_names")
-    return None if names is None else [name if isinstance(name, (str, int)) else str(name) for name in names]
+    return None if names is None else [one if one is None or isinstance(one, (str, int)) else str(one) for one in names]
 
 
 def _key(part: Any) -> str | int:

@@ -8,8 +8,8 @@ import pytest
 from runner import cli
 
 LAYERS = (
-    "batch_norm, conv, custom, dropout, embed, gru, layer_norm, linear, lora, lstm, mlp, multi_head_attention, rms_norm, "
-    "rnn, sequential, transformer_block"
+    "batch_norm, conv, custom, dropout, embed, gru, layer_norm, linear, lora, lstm, mlp, multi_head_attention, "
+    "rms_norm, rnn, sequential, transformer_block"
 )
 
 MISTAKES = [
@@ -62,7 +62,8 @@ MISTAKES = [
     ("timing.min_sample_s=-1", "timing.min_sample_s=-1.0: seconds can't be negative.\n  Try: timing.min_sample_s=0.1"),
     (
         "tracking.mode=foo",
-        "tracking.mode=foo: Invalid value 'foo', expected one of [offline, online, disabled].\n  Try: tracking.mode=offline",
+        "tracking.mode=foo: Invalid value 'foo', expected one of [offline, online, disabled].\n"
+        "  Try: tracking.mode=offline",
     ),
     ("max_failures=0", "max_failures=0: at least one failure makes a sweep stop.\n  Try: max_failures=1"),
     ("sweep=../x", "sweep=../x: a folder's name is up to 100 letters, digits, '.', '_' or '-'.\n  Try: sweep=my_sweep"),
@@ -84,8 +85,8 @@ MISTAKES = [
     ),
     (
         "layer.kwargs.in_features=5",
-        "layer linear can't take x of shape [4] float32: TypeError: dot_general requires contracting dimensions to have "
-        "the same shape, got (4,) and (5,).\n  Try: 'input_shape=[5]'",
+        "layer linear can't take x of shape [4] float32: TypeError: dot_general requires contracting dimensions to "
+        "have the same shape, got (4,) and (5,).\n  Try: 'input_shape=[5]'",
     ),
     (
         "seed=1,2",

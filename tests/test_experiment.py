@@ -1,0 +1,354 @@
+"""One run from settings to record: every layer that comes along, end to end, and every way a run can end."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+from flax.core.scope import LazyRng
+
+from runner import bridge, checkpoint, experiment, inputs, records, settings, trees
+from runner.errors import LayerError
+from runner.experiment import Job
+from runner.program import compile_program, draft, identify
+from runner.records import FailureKind, Status, Verdict
+
+HERE = __name__
+LAYERS = [name for name in settings.layer_names() if name != "custom"]
+QUICK = ("timing=off", "checks.eager=never")
+ALL_INFINITE = ("input=ones", "features=2", "layer.kwargs.kernel_init='constant(value=inf)'")
+
+
+class Raising(nnx.Module):
+    """Raises on the host while it runs, where x is positive."""
+
+    def __init__(self, *, rngs):
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        return jax.pure_callback(self.judge, jax.ShapeDtypeStruct(x.shape, x.dtype), x * self.scale[...])
+
+    @staticmethod
+    def judge(x):
+        if (x > 0).all():
+            raise RuntimeError("the sensor is unplugged")
+        return x
+
+
+class NotAgain(nnx.Module):
+    """Another output each time it is called."""
+
+    num_calls = 0
+
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return jax.pure_callback(self.count, jax.ShapeDtypeStruct((1,), jnp.float32), x)
+
+    @classmethod
+    def count(cls, x):
+        cls.num_calls += 1
+        return np.full(1, cls.num_calls, np.float32)
+
+
+class TwoOutputs(nnx.Module):
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return {"twice": x * 2, "parts": (x.sum(), x > 0)}
+
+
+def prepare(run, *, compare_eager=False, **place):
+    identity = identify(run)
+    program = compile_program(draft(run, identity), cache="off")
+    return Job(run=run, identity=identity, compare_eager=compare_eager, **place), program
+
+
+@pytest.fixture
+def execute(make_run):
+    """The result of one run of these overrides."""
+
+    def run_it(*overrides, compare_eager=False):
+        job, program = prepare(make_run(*QUICK, *overrides), compare_eager=compare_eager)
+        return experiment.execute(job, program)
+
+    return run_it
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def layer_run(request, make_run):
+    """A layer of conf/, executed as it comes, once for all tests: its job, program and result."""
+    job, program = prepare(make_run(*QUICK, f"layer={request.param}"))
+    return job, program, experiment.execute(job, program)
+
+
+def verdicts(record):
+    return {check.name: check.verdict for check in record.checks}
+
+
+def check_named(record, name):
+    return next(check for check in record.checks if check.name == name)
+
+
+def bits(tree):
+    return {path: (leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes()) for path, leaf in by_text(tree).items()}
+
+
+def by_text(tree):
+    return {"/".join(map(str, path)): leaf for path, leaf in trees.flatten(tree)}
+
+
+# Every layer that comes along.
+
+
+def test_a_layer_of_conf_runs_and_its_record_says_so(layer_run):
+    job, program, result = layer_run
+    record = result.record
+    assert (record.status, record.error) == (Status.done, None)
+    assert verdicts(record) == {
+        "as_traced": Verdict.yes,
+        "finite": Verdict.yes,
+        "repeatable": Verdict.yes,
+        "eager": Verdict.skipped,
+    }
+    assert record.settings == settings.to_data(job.run)
+    assert {leaf.name: leaf.digest for leaf in record.variables} == {
+        path: trees.array_digest(leaf) for path, leaf in by_text(result.variables).items()
+    }
+    assert sum(array.nbytes for array in result.output.values()) + record.variables_bytes == program.result_bytes
+
+
+def test_the_record_of_a_layer_of_conf_comes_back_from_json(layer_run):
+    _, _, result = layer_run
+    assert records.from_json(records.to_json(result.record)) == result.record
+    assert settings.from_data(result.record.settings) == layer_run[0].run
+
+
+@pytest.mark.parametrize("reader", [ocp.StandardCheckpointer, ocp.PyTreeCheckpointer])
+def test_plain_orbax_gives_a_layer_of_conf_back_bit_for_bit(layer_run, reader, tmp_path):
+    _, _, result = layer_run
+    if not result.record.variables:
+        with pytest.raises(checkpoint.CheckpointError, match="^the layer has no variables: there is nothing to save$"):
+            checkpoint.save(result.variables, tmp_path / "c")
+        return
+    checkpoint.save(result.variables, tmp_path / "c")
+    with reader() as plain:
+        assert bits(plain.restore(tmp_path / "c")) == bits(result.variables)
+
+
+def test_the_native_module_on_restored_variables_gives_the_output_bit_for_bit(layer_run, tmp_path):
+    job, program, result = layer_run
+    layer, streams = program.draft.layer, result.record.streams
+    keys = bridge.apply_keys(bridge.root_key(job.run.seed), streams)
+    # Other weights are drawn, then replaced; the masks come from the stream that the bridge derives at its root.
+    native = layer.construct(nnx.Rngs(7, **{name: LazyRng.create(key, 1).as_jax_rng() for name, key in keys.items()}))
+    if result.record.variables:
+        checkpoint.save(result.variables, tmp_path / "c")
+        restored = nnx.restore_int_paths(ocp.PyTreeCheckpointer().restore(tmp_path / "c"))
+        nnx.update(native, nnx.merge_state(*restored.values()))
+    x = jnp.asarray(inputs.make_input(job.run.input, job.run.input_shape))
+    assert bits(nnx.jit(lambda module, x: module(x))(native, x)) == bits(result.output[""])
+
+
+# The result.
+
+
+def test_one_program_gives_each_seed_its_own_result_and_each_time_the_same(make_run):
+    job, program = prepare(make_run(*QUICK, "seed=3"))
+    other = make_run(*QUICK, "seed=4")
+    results = [experiment.execute(Job(run=run, identity=identify(run)), program) for run in (job.run, job.run, other)]
+    first, again, third = [(bits(result.variables), bits(dict(result.output))) for result in results]
+    assert first == again
+    assert first[0] != third[0]
+    assert first[1] != third[1]
+    assert [result.record.result_id for result in results].count(job.identity.result_id) == 2
+
+
+def test_the_linear_layer_is_the_worked_example(execute):
+    result = execute("seed=5", "features=3", "input=ones")
+    expected = bridge.nnx_inside_linen(5, jnp.ones(4), 3)
+    np.testing.assert_allclose(result.output[""], expected, rtol=1e-6)
+    assert result.variables["params"]["kernel"].shape == (4, 3)
+
+
+def test_variables_are_plain_arrays_on_the_host(execute):
+    result = execute("layer=batch_norm")
+    assert {type(leaf) for leaf in jax.tree.leaves(result.variables)} == {np.ndarray}
+    assert [leaf.name for leaf in result.record.updated] == ["batch_stats/mean", "batch_stats/var"]
+    before = {leaf.name: leaf.digest for leaf in result.record.variables}
+    assert all(leaf.digest != before[leaf.name] for leaf in result.record.updated)
+
+
+def test_an_output_of_several_arrays_is_kept_by_path(execute):
+    result = execute("layer=custom", f"layer.target={HERE}.TwoOutputs", "input=arange")
+    assert {path: array.tolist() for path, array in result.output.items()} == {
+        "parts/0": 6.0,
+        "parts/1": [False, True, True, True],
+        "twice": [0, 2, 4, 6],
+    }
+    assert [array.path for array in result.record.output] == ["parts/0", "parts/1", "twice"]
+
+
+def test_the_place_in_the_sweep_is_in_the_record(make_run):
+    job, program = prepare(make_run(*QUICK), num=7, sweep="mine", overrides=("seed=1",))
+    record = experiment.execute(job, program, compiled_here=False).record
+    assert (record.num, record.sweep, record.overrides) == (7, "mine", ["seed=1"])
+    assert (record.run_id, record.program_id) == (job.identity.run_id, job.identity.program_id)
+    assert record.timing is not None
+    assert not record.timing.compiled_here
+
+
+def test_times_are_taken_with_the_clock_that_is_given(make_run):
+    job, program = prepare(make_run("timing.rounds=2", "timing.warmup=1", "timing.pipeline=3", "checks.eager=never"))
+    ticks = iter(range(0, 10**12, 10**6))
+    timing = experiment.execute(job, program, clock=lambda: next(ticks)).record.timing
+    assert timing is not None
+    assert timing.init.first_call_s == timing.apply.first_call_s == 0.001
+    assert timing.apply_latency is not None
+    assert timing.apply_latency.samples.durations_s == [0.001, 0.001]
+    assert timing.apply_throughput is not None
+    assert timing.apply_throughput.samples.durations_s == pytest.approx([0.001 / 3] * 2)
+
+
+def test_a_run_that_was_not_timed_has_its_phases_all_the_same(execute):
+    timing = execute().record.timing
+    assert timing is not None
+    assert (timing.apply_latency, timing.init_latency) == (None, None)
+    assert timing.apply.first_call_s is not None
+    assert timing.apply.compile_s > 0
+
+
+# Checks.
+
+
+def test_the_eager_check_says_yes_for_linear(execute):
+    check = check_named(execute(compare_eager=True).record, "eager")
+    assert (check.verdict, check.evidence) == (Verdict.yes, {})
+    assert check.detail == "init and apply give the same bits compiled and eager"
+
+
+def test_the_eager_check_says_where_and_by_how_much_and_does_not_fail_the_run(execute):
+    record = execute("layer=embed", compare_eager=True).record
+    check = check_named(record, "eager")
+    assert (record.status, check.verdict) == (Status.done, Verdict.no)
+    assert check.detail == "init differs in params/embedding by 1 ulp"
+    assert check.evidence["init"]["params/embedding"]["ulp"] == 1
+    assert check.evidence["apply"] == {}
+
+
+def test_a_check_that_was_not_made_says_why(execute):
+    check = check_named(execute().record, "eager")
+    assert check.detail == "compared on another run of this sweep: the setting is checks.eager"
+
+
+def test_an_output_that_is_not_finite_fails_a_strict_run(execute):
+    result = execute(*ALL_INFINITE, "checks=strict")
+    error = result.record.error
+    assert result.record.status is Status.failed
+    assert error is not None
+    assert (error.kind, error.kind.value, error.type) == (FailureKind.non_finite, "non-finite output", "CheckFailed")
+    assert error.message == "2 of 2 elements are NaN or infinite"
+    assert check_named(result.record, "finite").evidence == {"non_finite": {"output": 2}}
+    assert np.isinf(result.output[""]).all()
+    assert result.variables["params"]["kernel"].shape == (4, 2)
+
+
+def test_an_output_that_is_not_finite_is_only_said_in_a_report(execute):
+    record = execute(*ALL_INFINITE, "checks=report").record
+    assert (record.status, record.error) == (Status.done, None)
+    assert verdicts(record)["finite"] is Verdict.no
+    assert record.output[0].num_non_finite == 2
+
+
+def test_with_checks_off_none_is_made(execute):
+    record = execute(*ALL_INFINITE, "checks=off").record
+    assert (record.status, record.checks) == (Status.done, [])
+
+
+def test_a_call_that_gives_other_bits_the_second_time_is_said(execute):
+    record = execute("layer=custom", f"layer.target={HERE}.NotAgain").record
+    check = check_named(record, "repeatable")
+    assert (record.status, check.verdict) == (Status.done, Verdict.no)
+    assert check.detail.startswith("differs in output by ")
+
+
+# Failures.
+
+
+def test_a_layer_that_raises_while_it_runs_ends_its_run_only(execute):
+    result = execute("layer=custom", f"layer.target={HERE}.Raising", "input=ones")
+    record, error = result.record, result.record.error
+    assert record.status is Status.failed
+    assert error is not None
+    assert error.kind is FailureKind.other
+    assert error.message == "RuntimeError: the sensor is unplugged"
+    assert "in judge" in error.traceback
+    assert (result.variables, result.output, record.checks) == ({"params": {"scale": 1.0}}, {}, [])  # what was reached
+    assert records.from_json(records.to_json(record)) == record
+
+
+def test_a_run_that_failed_does_not_spoil_its_program(make_run):
+    run = make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=zeros")
+    job, program = prepare(run)
+    ones = make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones")
+    assert experiment.execute(job, program).record.status is Status.done
+    failed = experiment.execute(Job(run=ones, identity=identify(ones)), program)
+    assert failed.record.status is Status.failed
+    assert experiment.execute(job, program).record.status is Status.done
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("no lowering"), FailureKind.compile),
+        (MemoryError("too big"), FailureKind.out_of_memory),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), FailureKind.out_of_memory),
+        (LayerError("the layer is gone"), FailureKind.config),
+    ],
+)
+def test_a_run_that_can_not_be_compiled_has_a_record_that_says_why(make_run, error, kind):
+    run = make_run()
+    result = experiment.failed(Job(run=run, identity=identify(run), num=4), error)
+    record = result.record
+    assert record.error is not None
+    assert (record.status, record.error.kind, record.error.type) == (Status.failed, kind, type(error).__name__)
+    assert record.error.message == str(error)
+    assert (record.num, record.timing, record.streams, result.variables, result.output) == (4, None, [], None, {})
+    assert records.from_json(records.to_json(record)) == record
+
+
+@pytest.mark.parametrize(
+    ("error", "compiling", "kind"),
+    [
+        (ValueError("x"), False, FailureKind.other),
+        (ValueError("x"), True, FailureKind.compile),
+        (KeyboardInterrupt(), False, FailureKind.interrupted),
+    ],
+)
+def test_a_failure_is_sorted_by_what_raised_it(error, compiling, kind):
+    assert experiment.describe_failure(error, compiling=compiling).kind is kind
+
+
+def test_a_long_traceback_keeps_its_two_ends():
+    def deep(depth):
+        return deep(depth - 1) if depth % 2 else even(depth - 1)
+
+    def even(depth):
+        if depth < 0:
+            raise ValueError("the bottom\nof it")
+        return deep(depth - 1)
+
+    with pytest.raises(ValueError, match="the bottom") as caught:
+        deep(100)
+    failure = experiment.describe_failure(caught.value)
+    lines = failure.traceback.splitlines()
+    assert failure.message == "the bottom of it"
+    assert len(lines) <= experiment.MAX_TRACEBACK_LINES
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "…" in lines
+    assert lines[-2:] == ["ValueError: the bottom", "of it"]
