@@ -6,7 +6,9 @@ and takes the least time (a jax leaf remembers its device and does not restore w
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,26 +16,39 @@ from typing import Any
 import numpy as np
 
 from runner import trees
+from runner.clone import CloneWriter
 
 
 class CheckpointError(Exception):
     """Variables that Orbax can't keep apart, or a folder that it can't read."""
 
 
-def save(variables: Mapping[str, Any], path: Path) -> None:
+def save(variables: Mapping[str, Any], path: Path, writer: CloneWriter | None = None) -> None:
     """Saves a variable dict with NumPy leaves (boxes removed) into the new folder `path`; on the disk on return.
+
+    Args:
+      variables: Collections of nested dicts.
+      path: A folder that is not there yet.
+      writer: Writes by template where it can; None writes with Orbax.
 
     Raises:
       CheckpointError: A tree that Orbax would not give back, or an error of its own.
     """
-    _require_keepable(variables)
+    leaves = _require_keepable(variables)
     path = path.absolute()
-    try:
+
+    def by_orbax() -> None:
         _checkpointer().save(path, variables)
+        _sync(path)
+
+    try:
+        if writer is None:
+            by_orbax()
+        else:
+            writer.save(leaves, path, by_orbax)
     except Exception as error:  # Orbax raises half a dozen unrelated types
         _remove_temporary(path)
         raise CheckpointError(f"saving {path.name}: {type(error).__name__}: {error}") from error
-    _sync(path)
 
 
 def restore(path: Path) -> Any:
@@ -51,19 +66,31 @@ def restore(path: Path) -> Any:
     return variables
 
 
+def is_disk_full(error: CheckpointError) -> bool:
+    """Whether a save failed for want of room: then it is not the run that is at fault."""
+    cause = error.__cause__
+    return (isinstance(cause, OSError) and cause.errno == errno.ENOSPC) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def warm() -> None:
+    """Imports Orbax, which takes most of a second, where that disturbs nobody."""
+    _checkpointer()
+
+
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
-    global _CHECKPOINTER
-    if _CHECKPOINTER is None:
-        _CHECKPOINTER = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
-    return _CHECKPOINTER
+    # One for every thread: each has an event loop of its own.
+    if not hasattr(_OWN, "checkpointer"):
+        _OWN.checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False))
+    return _OWN.checkpointer
 
 
-_CHECKPOINTER: Any = None
+_OWN = threading.local()
 
 
-def _require_keepable(variables: Mapping[str, Any]) -> None:
+def _require_keepable(variables: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+    """The dotted paths and arrays of `variables`, if Orbax keeps them apart."""
     seen: dict[str, trees.Path] = {}
     leaves = trees.flatten(variables)
     if not leaves:
@@ -78,6 +105,7 @@ def _require_keepable(variables: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 f"{'/'.join(map(str, path))} has shape {list(np.shape(leaf))}: Orbax saves no empty array"
             )
+    return [(".".join(str(part) for part in path), np.asarray(leaf)) for path, leaf in leaves]
 
 
 def _remove_temporary(path: Path) -> None:

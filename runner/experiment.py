@@ -115,19 +115,28 @@ def execute(
 
 def failed(job: Job, error: Exception) -> Result:
     """The result of a run that could not be compiled."""
-    story = _Story(failure=describe_failure(error, compiling=True))
+    story = _Story(failure=describe_failure(error, kind=FailureKind.compile))
     record = _record(job, None, story, started_at=now(), wall_s=0.0, compiled_here=True)
     return Result(record=record, variables=None, output={})
 
 
-def describe_failure(error: BaseException, *, compiling: bool = False) -> Failure:
-    """`error` with its class and traceback."""
+def describe_failure(error: BaseException, *, kind: FailureKind | None = None) -> Failure:
+    """`error` with its kind (found out where None) and traceback."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     if len(lines) > MAX_TRACEBACK_LINES:
         lines = [*lines[:10], "…", *lines[-(MAX_TRACEBACK_LINES - 11) :]]
     message = " ".join(_last_words(error).split())
-    kind = _failure_kind(error, compiling=compiling)
-    return Failure(kind=kind, type=type(error).__name__, message=message[:2000], traceback="\n".join(lines))
+    return Failure(
+        kind=_certain_kind(error) or kind or FailureKind.other,
+        type=type(error).__name__,
+        message=_writable(message[:2000]),
+        traceback=_writable("\n".join(lines)),
+    )
+
+
+def _writable(text: str) -> str:
+    # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be written.
+    return text.encode(errors="replace").decode()
 
 
 def _last_words(error: BaseException) -> str:
@@ -240,7 +249,7 @@ def _with_first_call(phases: Any, first_call_s: float | None) -> Any:
     return dataclasses.replace(phases, first_call_s=first_call_s)
 
 
-def _failure_kind(error: BaseException, *, compiling: bool) -> FailureKind:
+def _certain_kind(error: BaseException) -> FailureKind | None:
     if isinstance(error, CheckFailed):
         return FailureKind.non_finite if error.check.name == "finite" else FailureKind.check
     if isinstance(error, UserError):
@@ -249,4 +258,4 @@ def _failure_kind(error: BaseException, *, compiling: bool) -> FailureKind:
         return FailureKind.interrupted
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return FailureKind.out_of_memory
-    return FailureKind.compile if compiling else FailureKind.other
+    return None

@@ -6,7 +6,6 @@ seconds, `_bytes` bytes; counts start with `num_`.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import functools
 import json
@@ -360,9 +359,9 @@ def row_of(record: Record) -> Row:
 
 def to_json(record: Record) -> bytes:
     """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, as Python's json reads them."""
-    text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, default=lambda item: item.value)
-    # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be read again.
-    return text.encode(errors="replace") + b"\n"
+    import pydantic_core
+
+    return pydantic_core.to_json(record, indent=1, inf_nan_mode="constants") + b"\n"
 
 
 def to_data(record: Record) -> dict[str, Any]:

@@ -64,9 +64,10 @@ class EagerCheck(enum.Enum):
 
 
 class CheckpointWriter(enum.Enum):
-    """What writes the Linen variables."""
+    """What writes the Linen variables: Orbax, our clones of Orbax's files, or nothing."""
 
     orbax = "orbax"
+    fast = "fast"
     none = "none"
 
 

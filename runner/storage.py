@@ -215,10 +215,11 @@ class Journal:
         _drop_torn_tail(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open for the life of the sweep
 
-    def append(self, event: str, **values: Any) -> None:
-        """Adds a line and waits until the disk has it."""
+    def append(self, event: str, *, sync: bool = True, **values: Any) -> None:
+        """Adds a line; with `sync` waits until the disk has it."""
         self._file.write(json.dumps({"event": event, **values}, separators=(",", ":")).encode() + b"\n")
-        os.fsync(self._file.fileno())
+        if sync:
+            os.fsync(self._file.fileno())
 
     def append_run(self, row: Row, *, software_id: str) -> None:
         """Adds the line that makes a run count; its event is the run's status."""

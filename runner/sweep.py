@@ -7,9 +7,12 @@ A run counts as done when its line in the journal is on the disk, not before.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
+import errno
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,10 +21,11 @@ from typing import Any, Protocol
 
 from runner import checkpoint, environment, experiment, inputs, results, storage, timing, trees
 from runner import program as programs
+from runner.clone import CloneWriter
 from runner.errors import StorageError, UserError, one_or_many
 from runner.experiment import Job, Result
 from runner.program import Draft, Identity, Program
-from runner.records import CheckpointInfo, Record, Status, row_of
+from runner.records import CheckpointInfo, FailureKind, Record, Status, row_of
 from runner.settings import (
     CheckpointWriter,
     ChecksMode,
@@ -40,6 +44,9 @@ ProgramKey = tuple[str, str]
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
 BURST_RUNS = 32
 BURST_BYTES = 256 * 2**20
+
+# Threads that write runs: most of a run's files is waiting for the disk.
+WRITERS = 4
 
 # Programs compiled ahead, a core. Two keep every core busy while the last of the wave compiles.
 PROGRAMS_AHEAD = 4
@@ -272,6 +279,8 @@ class _Engine:
     records_before: dict[str, Record] = field(default_factory=dict)
     folders: dict[str, RunFolder] = field(default_factory=dict)
     compiled_for: set[ProgramKey] = field(default_factory=set)
+    clones: CloneWriter = field(default_factory=CloneWriter)
+    writers: ThreadPoolExecutor = field(init=False)
     num_failed: int = 0
     interrupted: bool = False
     stopped: str | None = None
@@ -280,8 +289,10 @@ class _Engine:
         """Wave after wave, until all is done or the sweep is told to end."""
         cores = environment.num_cores()
         waves = _waves(pending, cores * PROGRAMS_AHEAD)
-        with ThreadPoolExecutor(max_workers=cores, thread_name_prefix="compile") as pool:
+        with ThreadPoolExecutor(cores) as pool, ThreadPoolExecutor(WRITERS) as self.writers:
             try:
+                if any(task.job.run.checkpoint.writer is not CheckpointWriter.none for task in pending):
+                    self.writers.submit(checkpoint.warm)
                 wave = next(waves, [])
                 futures = self._compile(pool, wave)
                 while wave and not self._ending():
@@ -337,8 +348,14 @@ class _Engine:
         return results
 
     def _write(self, results: Iterable[tuple[Task, Result]]) -> None:
-        for task, result in results:
-            record = _commit(task, result)
+        written = [(task, result, self.writers.submit(_commit, task, result, self.clones)) for task, result in results]
+        errors = []
+        for task, result, future in written:
+            try:
+                record = future.result()
+            except StorageError as error:  # what else could be written counts all the same
+                errors.append(error)
+                continue
             self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
             self.records[record.run_id] = record
             self.folders[record.run_id] = task.folder
@@ -346,17 +363,24 @@ class _Engine:
                 self._judge(task.job.run, record)  # it could not be saved
             self.tracking.submit(record, result.output, task.folder.path)
             self.reporter.finished(record, task.folder)
+        if errors:
+            raise errors[0]
 
     def _settle(self) -> None:
         """Waits for the tracker, and adds what it cost to the records."""
-        for run_id, tracker_s in self.tracking.wait():
-            records = self.records if run_id in self.records else self.records_before
-            record = records[run_id]
-            if record.timing is not None:
-                record = dataclasses.replace(record, timing=dataclasses.replace(record.timing, tracker_s=tracker_s))
-                storage.write_record(self.folders[run_id], record)
-                records[run_id] = record
-            self.journal.append("tracked", run_id=run_id)
+        # A run that is tracked twice replaces itself: these lines need not be on the disk before we go on.
+        for record in self.writers.map(self._add_cost, self.tracking.wait()):
+            self.journal.append("tracked", sync=False, run_id=record.run_id)
+
+    def _add_cost(self, cost: tuple[str, float]) -> Record:
+        run_id, tracker_s = cost
+        records = self.records if run_id in self.records else self.records_before
+        record = records[run_id]
+        if record.timing is not None:
+            record = dataclasses.replace(record, timing=dataclasses.replace(record.timing, tracker_s=tracker_s))
+            storage.write_record(self.folders[run_id], record)
+            records[run_id] = record
+        return record
 
     def _judge(self, run: Run, record: Record) -> None:
         """Counts a failed run; the policy may end the sweep."""
@@ -371,7 +395,7 @@ class _Engine:
         return self.interrupted or self.stopped is not None
 
 
-def _commit(task: Task, result: Result) -> Record:
+def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
     """Writes one run, the record last, and gives the record as written."""
     folder, record, run = task.folder, result.record, task.job.run
     try:
@@ -386,9 +410,12 @@ def _commit(task: Task, result: Result) -> Record:
         if result.output:
             storage.write_output(folder, result.output)
         if record.status is Status.done and run.checkpoint.writer is not CheckpointWriter.none and record.variables:
-            record = _save(folder, record, result)
+            record = _save(folder, record, result, clones)
         storage.write_record(folder, record)
     except OSError as error:
+        # What is half there would only take room.
+        with contextlib.suppress(OSError):
+            storage.remove_unfinished(folder)
         what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
         raise StorageError(
             what, "make room or choose another output_root; the same command goes on from here"
@@ -396,17 +423,21 @@ def _commit(task: Task, result: Result) -> Record:
     return record
 
 
-def _save(folder: RunFolder, record: Record, result: Result) -> Record:
+def _save(folder: RunFolder, record: Record, result: Result, clones: CloneWriter) -> Record:
+    kind = CheckpointWriter(record.settings["checkpoint"]["writer"])
+    writer = clones if kind is CheckpointWriter.fast else None
     try:
-        _, save_s = timing.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint))
+        _, save_s = timing.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint, writer))
     except checkpoint.CheckpointError as error:
-        failure = experiment.describe_failure(error)
+        if checkpoint.is_disk_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        failure = experiment.describe_failure(error, kind=FailureKind.checkpoint)
         return dataclasses.replace(record, status=Status.failed, error=failure)
     info = CheckpointInfo(
         path=folder.checkpoint.name,
         digest=trees.tree_digest(record.variables),
         num_bytes=storage.folder_bytes(folder.checkpoint),
-        writer=CheckpointWriter.orbax.value,
+        writer=kind.value,
     )
     assert record.timing is not None
     return dataclasses.replace(record, checkpoint=info, timing=dataclasses.replace(record.timing, checkpoint_s=save_s))

@@ -38,7 +38,6 @@ LEAN |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements":
 LEAN |= {"x_transaction_log_flush_interval": 0.5, "init_timeout": 5.0, "finish_timeout": 10.0}
 
 PROBE_TIMEOUT_S = 3.0
-MAX_HISTORY_ROWS = 1000
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_TAG_CHARACTERS = 64
 MAX_ID_CHARACTERS = 64
@@ -126,13 +125,7 @@ class WandbTracker:
 
         def fill(wandb: Any, run: Any) -> None:
             run.summary.update(summary_of(record))
-            run.define_metric("sample", hidden=True)
-            run.define_metric("timing/apply_latency_s", step_metric="sample", summary="none")
-            latency = record.timing.apply_latency if record.timing else None
-            for sample, duration in enumerate(latency.samples.durations_s[:MAX_HISTORY_ROWS] if latency else ()):
-                run.log({"sample": sample, "timing/apply_latency_s": duration})
-            if media := _media(wandb, output, self.settings.table_max_elements):
-                run.log(media)
+            run.log(history_of(record) | _media(wandb, record, output, self.settings.table_max_elements))
             if record.checkpoint and (path := run_dir / record.checkpoint.path).exists():
                 metadata = dataclasses.asdict(record.checkpoint)
                 artifact = wandb.Artifact(f"checkpoint-{run.id}", type="checkpoint", metadata=metadata)
@@ -425,6 +418,17 @@ def summary_of(record: Record) -> dict[str, Any]:
     return {key: _cell(value) for key, value in values.items() if value is not None}
 
 
+def history_of(record: Record) -> dict[str, Any]:
+    """The numbers of `record` that a chart is drawn of: one row a run, with the seed as an axis."""
+    latency = record.timing.apply_latency if record.timing else None
+    values = {
+        "seed": record.settings.get("seed"),
+        "output/norm": record.output_norm,
+        "timing/apply_latency/median_s": latency.summary.median_s if latency else None,
+    }
+    return {key: _cell(value) for key, value in values.items() if value is not None}
+
+
 def wandb_id(sweep: str, name: str) -> str:
     """An id that W&B takes (letters, digits, '-' and '_', at most 64), another one for other arguments."""
     whole = f"{sweep}-{name}"
@@ -448,8 +452,12 @@ def histogram_of(array: np.ndarray, num_bins: int = 64) -> tuple[np.ndarray, np.
             return np.array([values.size]), np.array([values.min(), values.max()])
 
 
-def _media(wandb: Any, output: Mapping[str, np.ndarray], table_max_elements: int) -> dict[str, Any]:
+def _media(wandb: Any, record: Record, output: Mapping[str, np.ndarray], table_max_elements: int) -> dict[str, Any]:
     media = {}
+    latency = record.timing.apply_latency if record.timing else None
+    if latency and (histogram := histogram_of(np.array(latency.samples.durations_s))):
+        # One row a run: a row a sample takes W&B ten times as long and draws the same picture.
+        media["timing/apply_latency/samples_s"] = wandb.Histogram(np_histogram=histogram)
     for path, array in output.items():
         if histogram := histogram_of(array):
             media[f"{_prefix(path, len(output))}/histogram"] = wandb.Histogram(np_histogram=histogram)

@@ -25,3 +25,12 @@ def make_run() -> Callable[..., Run]:
             return settings.from_config(hydra.compose("config", list(overrides)))
 
     return make
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crash-rounds", type=int, default=20, help="how often a sweep is killed until it is done")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "crash_round" in metafunc.fixturenames:
+        metafunc.parametrize("crash_round", range(metafunc.config.getoption("--crash-rounds")))

@@ -19,7 +19,7 @@ ROWS = (
     ("sweeping", "grammar"),
     ("sweep", "experiment"),
     ("terminal", "table", "results"),
-    ("tracking", "checkpoint", "storage", "environment"),
+    ("tracking", "checkpoint", "clone", "storage", "environment"),
     ("checks", "trees"),
     ("program", "bridge", "layers", "inputs", "devices", "timing", "stats"),
     ("records",),
