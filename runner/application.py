@@ -190,7 +190,9 @@ def _composed(config: Any) -> Config:
     from runner.sweep import Config
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
-    overrides = [str(item) for item in hydra.hydra.overrides.task]
+    typed = OmegaConf.to_container(hydra.hydra.overrides.task)
+    assert isinstance(typed, list)
+    overrides = [str(item) for item in typed]
     run = settings.from_config(config)
     return Config(
         run=run,

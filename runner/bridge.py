@@ -328,7 +328,7 @@ def _require_arguments(layer: LayerSettings, parameters: Mapping[str, inspect.Pa
 
 def _suggest_argument(key: str) -> str:
     if key in ("in_features", "num_features", "din", "d_in", "dim_in"):
-        return f"'layer.kwargs.{key}=${{axis:${{input_shape}},-1}}'"
+        return f"'layer.kwargs.{key}=\"${{axis:${{input_shape}},-1}}\"'"
     if key in ("out_features", "features", "dout", "d_out", "dim_out"):
         return f"'layer.kwargs.{key}=${{features}}'"
     return f"layer.kwargs.{key}=…"

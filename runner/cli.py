@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def resume(words: Sequence[str]) -> int:
     if origin["cwd"] not in sys.path:
         sys.path.append(origin["cwd"])
     key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
-    return hydra_command([*command, *more, f"{key}='{sweep.path.absolute()}'"])
+    return hydra_command([*command, *more, f"{key}={_quoted(str(sweep.path.absolute()))}"])
 
 
 def ls(words: Sequence[str]) -> int:
@@ -196,3 +197,9 @@ def _make_importable() -> None:
     for folder in (os.getcwd(), str(plugins) if plugins.is_dir() else None):
         if folder is not None and folder not in sys.path:
             sys.path.append(folder)
+
+
+def _quoted(text: str) -> str:
+    """`text` as a quoted value of Hydra's grammar."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
+    return f"'{escaped}'"

@@ -24,6 +24,7 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.NotIn: lambda one, many: one not in many,
 }
 
+ABSENT = object()
 WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -62,9 +63,11 @@ def leave_out(values: Sequence[Mapping[str, Any]], conditions: Sequence[str]) ->
       ConfigError: A text that is no condition, one that matches no config, or conditions that leave nothing.
     """
     kept = list(range(len(values)))
+    # A key that only some configs have is known to all of them: to compare it where it is absent is not met.
+    absent = {key: ABSENT for one in values for key in one}
     for text in conditions:
         tree = _parse(text)
-        matching = {index for index, one in enumerate(values) if _meets(tree, one, text)}
+        matching = {index for index, one in enumerate(values) if _meets(tree, absent | dict(one), text)}
         if not matching:
             raise _error(text, "no config of this sweep matches it")
         kept = [index for index in kept if index not in matching]
@@ -97,7 +100,7 @@ def _groups(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[li
 def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise _error(text, "it is no condition") from None
 
 
@@ -116,6 +119,8 @@ def _meets(node: ast.expr, values: Mapping[str, Any], text: str) -> bool:
         hint = f"; did you mean {close}" if close else ""
         raise _error(text, f"there is no key {names[0]}{hint}" if names else "it names no key")
     found = [_value(side, values, text) for side in sides]
+    if any(one is ABSENT for one in found):
+        return False
     try:
         pairs = zip(found, node.ops, found[1:], strict=False)
         return all(COMPARISONS[type(kind)](one, other) for one, kind, other in pairs)
@@ -127,7 +132,10 @@ def _value(node: ast.expr, values: Mapping[str, Any], text: str) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand, values, text)
+        value = _value(node.operand, values, text)
+        if isinstance(value, (int, float)):
+            return -value
+        raise _error(text, "only keys, numbers, lists and words can be compared")
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_value(part, values, text) for part in node.elts]
     name = _dotted(node)

@@ -59,7 +59,9 @@ def _differences(saved: Record, again: Record) -> list[str]:
             both = name in kept and name in made
             lines.append(f"variable {name}: {'other bits' if both else 'in one of them only'}")
     outputs = {array.path: array.digest for array in saved.output}
-    for array in again.output:
-        if outputs.get(array.path) != array.digest:
-            lines.append(f"output {array.path or 'y'}: other bits")
+    made = {array.path: array.digest for array in again.output}
+    for path in sorted(outputs.keys() | made.keys()):
+        if outputs.get(path) != made.get(path):
+            both = path in outputs and path in made
+            lines.append(f"output {path or 'y'}: {'other bits' if both else 'in one of them only'}")
     return lines

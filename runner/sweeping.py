@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -52,11 +52,19 @@ class _Base:
 
 @dataclass(frozen=True)
 class _Family:
-    """Configs that are equal but for the seed: one of them, and what is needed to derive another."""
+    """Configs that are equal but for the seed: one of them; `run` is None where something refers to the seed."""
 
-    run: Run
+    run: Run | None
     container: dict[str, Any]
-    derivable: bool
+
+
+@dataclass(frozen=True)
+class _Typed:
+    """What was typed for one job, as Hydra keeps it."""
+
+    task: list[str]
+    dirname: str
+    num: int
 
 
 class Composer:
@@ -82,7 +90,9 @@ class Composer:
         self._master = master
         self._bases: dict[tuple[str, ...], _Base] = {}
         self._parse = functools.cache(OverridesParser.create(config_loader=config_loader).parse_override)
-        self._is_group = functools.cache(config_loader.repository.group_exists)
+        # With the folders of a typed `hydra.searchpath`, which the loader's own repository does not have.
+        _, repository = config_loader._parse_overrides_and_create_caching_repo(config_name, list(hydra_overrides))
+        self._is_group = functools.cache(repository.group_exists)
         self._family = functools.lru_cache(MAX_FAMILIES)(self._make_family)
         self._hydra_template = functools.lru_cache(MAX_FAMILIES)(self._make_hydra_template)
 
@@ -94,7 +104,7 @@ class Composer:
         """
         structural, rest = self._split(overrides)
         base = self._base(structural)
-        _enter(base.whole, num)
+        _enter(base.whole, self._typed(overrides, num, base.whole))
         task = copy.deepcopy(base.task)
         _apply(rest, task)
         return task
@@ -116,31 +126,32 @@ class Composer:
         """The run of one job, and its config as plain data with interpolations."""
         seeds = [match[1] for text in overrides if (match := SEED.fullmatch(text))]
         others = tuple(text for text in overrides if not SEED.fullmatch(text))
-        if len(seeds) == 1 and not any(text.startswith(("~", "+seed", "++seed")) for text in others):
+        if len(seeds) == 1 and not any(text.startswith(("~", "+seed", "++seed", "seed=")) for text in others):
             family = self._family(others)
-            if family.derivable:
+            if family.run is not None:
                 seed = int(seeds[0])
                 return dataclasses.replace(family.run, seed=seed), family.container | {"seed": seed}
         task = self.task_config(overrides, num)
         return settings.from_config(task), _plain(task)
 
     def _make_family(self, overrides: tuple[str, ...]) -> _Family:
-        task = self.task_config(overrides)
+        task = self.task_config((*overrides, "seed=0"))
         container = _plain(task)
         interpolations = [text for text in _texts(container) if "${" in text]
         derivable = "seed" in container and not any(_may_see_seed(text) for text in interpolations)
-        return _Family(run=settings.from_config(task), container=container, derivable=derivable)
+        # Not derivable, it need not have a meaning of its own with this seed.
+        return _Family(run=settings.from_config(task) if derivable else None, container=container)
 
     def _hydra_files(self, overrides: tuple[str, ...], num: int) -> Mapping[str, str]:
         _, container = self._derive(overrides, num)
         structural, _ = self._split(overrides)
         hydra = self._hydra_template(structural)
-        for mark, value in _job_values(overrides, num).items():
-            hydra = hydra.replace(mark, value)
+        typed = self._typed(overrides, num, self._base(structural).hydra)
+        values = _job_values(typed)
         return {
             "config.yaml": yaml.dump(container, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True),
-            "hydra.yaml": hydra,
-            "overrides.yaml": yaml.dump(list(overrides), Dumper=_ConfigDumper, allow_unicode=True),
+            "hydra.yaml": re.sub("|".join(map(re.escape, values)), lambda match: values[match[0]], hydra),
+            "overrides.yaml": yaml.dump(typed.task, Dumper=_ConfigDumper, allow_unicode=True),
         }
 
     def _make_hydra_template(self, structural: tuple[str, ...]) -> str:
@@ -153,6 +164,14 @@ class Composer:
             hydra.hydra.job.id = MARK_ID
         return OmegaConf.to_yaml(hydra)
 
+    def _typed(self, overrides: Sequence[str], num: int, hydra: Any) -> _Typed:
+        task = [one for one in map(self._parse, overrides) if not one.is_hydra_override()]
+        how = hydra.hydra.job.config.override_dirname
+        dirname = get_overrides_dirname(
+            task, exclude_keys=list(how.exclude_keys), item_sep=how.item_sep, kv_sep=how.kv_sep
+        )
+        return _Typed(task=[str(one.input_line) for one in task], dirname=dirname, num=num)
+
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
         """Overrides that need composing, and the parsed rest: values that are put into a composed config."""
         parsed = [(text, self._parse(text)) for text in overrides]
@@ -161,7 +180,10 @@ class Composer:
 
     def _is_structural(self, override: Override) -> bool:
         key = override.key_or_group
-        return key == "hydra" or key.startswith("hydra.") or self._is_group(key)
+        if key == "hydra" or key.startswith("hydra."):
+            return True
+        # A dict given to a group is a value, not a choice.
+        return self._is_group(key) and not isinstance(override.value(), dict)
 
     def _base(self, structural: tuple[str, ...]) -> _Base:
         if structural not in self._bases:
@@ -197,16 +219,20 @@ def hydra_files(task: DictConfig, hydra: DictConfig, overrides: Sequence[str]) -
     }
 
 
-def _job_values(overrides: Sequence[str], num: int) -> dict[str, str]:
-    """What stands in `hydra.yaml` where jobs differ."""
-    quoted = {text: json.dumps(text, ensure_ascii=False) for text in (*overrides, ",".join(overrides), str(num))}
-    items = "\n    - ".join(quoted[text] for text in overrides)
+def _job_values(typed: _Typed) -> dict[str, str]:
+    """What stands in `hydra.yaml` where jobs differ, by its mark."""
+    items = "\n    - ".join(_scalar(text) for text in typed.task)
     return {
-        f"- '{MARK_TASK}'": f"- {items}" if overrides else "[]",
-        f"'{MARK_DIRNAME}'": quoted[",".join(overrides)],
-        f"'{MARK_ID}'": quoted[str(num)],
-        str(MARK_NUM): str(num),
+        f"\n    - '{MARK_TASK}'": f"\n    - {items}" if typed.task else " []",
+        f"'{MARK_DIRNAME}'": _scalar(typed.dirname),
+        f"'{MARK_ID}'": _scalar(str(typed.num)),
+        f"num: {MARK_NUM}": f"num: {typed.num}",
     }
+
+
+def _scalar(text: str) -> str:
+    dumped = yaml.dump(text, Dumper=_ConfigDumper, default_style='"', width=10**9, allow_unicode=True)
+    return str(dumped).rstrip("\n")
 
 
 class _ConfigDumper(yaml.CSafeDumper):  # type: ignore[misc]
@@ -215,7 +241,7 @@ class _ConfigDumper(yaml.CSafeDumper):  # type: ignore[misc]
 
 def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
     # OmegaConf reads `1e3` as a number where YAML 1.1 does not: such a text needs quotes.
-    quoted = re.fullmatch(r"[-+]?(\d[\d_]*)?\.?\d*([eE][-+]?\d+)?", text) is not None
+    quoted = re.fullmatch(r"[-+]?(\d[\d_]*)?\.?[\d_]*([eE][-+]?\d+)?", text) is not None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
 
 
@@ -243,15 +269,19 @@ def _texts(node: Any) -> Iterator[str]:
 def _may_see_seed(text: str) -> bool:
     """Whether an interpolation may give something else for another seed."""
     resolvers = re.findall(r"\$\{\s*([\w.]+)\s*:", text)
-    return "seed" in text or any(resolver not in PURE_RESOLVERS for resolver in resolvers)
+    # `${${name}}` refers to what another value says.
+    nested = re.search(r"\$\{[^}:]*\$\{", text) is not None
+    return "seed" in text or nested or any(resolver not in PURE_RESOLVERS for resolver in resolvers)
 
 
-def _enter(whole: DictConfig, num: int) -> None:
+def _enter(whole: DictConfig, typed: _Typed) -> None:
     """Makes `${hydra:…}` answer for this job."""
-    job: Any = whole.hydra.job
-    with read_write(job), open_dict(job):
-        job.num = num
-        job.id = str(num)
+    hydra: Any = whole.hydra
+    with read_write(hydra), open_dict(hydra):
+        hydra.job.num = typed.num
+        hydra.job.id = str(typed.num)
+        hydra.job.override_dirname = typed.dirname
+        hydra.overrides.task = typed.task
     HydraConfig.instance().cfg = whole  # type: ignore[assignment]
 
 
@@ -284,8 +314,6 @@ def expand(arguments: Sequence[str], config_loader: Any, zipped: Sequence[Any] =
 
 def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
     # Hydra's own function, under an internal name: a test compares the result with Hydra's over a wide grid.
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 

@@ -96,22 +96,24 @@ def duration(seconds: float | None) -> str:
     """`seconds` with three digits and its unit: `12.3 µs`."""
     if seconds is None:
         return "–"
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
+    return _with_unit(seconds * 1e9, ("ns", "µs", "ms", "s"))
 
 
 def size(num_bytes: int | None) -> str:
     """`num_bytes` with its unit: `1.2 kB`."""
     if num_bytes is None:
         return "–"
-    value = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
+    return _with_unit(float(num_bytes), ("B", "kB", "MB", "GB", "TB"))
+
+
+def _with_unit(value: float, units: Sequence[str]) -> str:
+    """`value` with three digits, in the first unit in which it is below 1000 as it is shown."""
+    for unit in units[:-1]:
+        shown = float(f"{value:.3g}")
+        if shown < 1000:
+            return f"{shown:g} {unit}"
         value /= 1000
-    return f"{value:.3g} TB"
+    return f"{value:.3g} {units[-1]}" if value < 999.5 else f"{value:.0f} {units[-1]}"
 
 
 def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:

@@ -251,13 +251,13 @@ def test_a_keyword_that_the_bridge_would_keep_reaches_the_layer():
             "flax.nnx.Linear",
             {},
             "layer.target=flax.nnx.Linear: its constructor also needs in_features, out_features.\n  Try: "
-            "'layer.kwargs.in_features=${axis:${input_shape},-1}' 'layer.kwargs.out_features=${features}'",
+            "'layer.kwargs.in_features=\"${axis:${input_shape},-1}\"' 'layer.kwargs.out_features=${features}'",
         ),
         (
             "flax.nnx.LayerNorm",
             {},
             "layer.target=flax.nnx.LayerNorm: its constructor also needs num_features.\n"
-            "  Try: 'layer.kwargs.num_features=${axis:${input_shape},-1}'",
+            "  Try: 'layer.kwargs.num_features=\"${axis:${input_shape},-1}\"'",
         ),
         (
             "flax.nnx.Embed",

@@ -34,7 +34,7 @@ MISTAKES = [
     (
         "layer=custom layer.target=flax.nnx.Linear",
         "layer.target=flax.nnx.Linear: its constructor also needs in_features, out_features.\n"
-        "  Try: 'layer.kwargs.in_features=${axis:${input_shape},-1}' 'layer.kwargs.out_features=${features}'",
+        "  Try: 'layer.kwargs.in_features=\"${axis:${input_shape},-1}\"' 'layer.kwargs.out_features=${features}'",
     ),
     ("layer=custom", "layer.target=null: no layer is named.\n  Try: layer.target=my_pkg.MyLayer"),
     (
