@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import ConfigError, UserError, literal, one_or_many
 
 if TYPE_CHECKING:
-    from runner.records import Record
+    from runner.records import Row
     from runner.sweep import Config, Outcome, Plan
 
 EXIT_FAILED = 1
@@ -75,23 +75,22 @@ class Application:
         hydra = HydraConfig.get()
         alone = hydra.mode is RunMode.RUN
         try:
-            records = self.sweep([_composed(config)], functools.partial(_job_folder, hydra, config))
+            (row,) = self.sweep([_composed(config)], functools.partial(_job_folder, hydra, config))
         except UserError as error:
             if not alone:
                 raise
             self.error = error
             return None
         if self.exit_code and not alone:
-            raise RunFailed(records[0].error.message if records and records[0].error else "no record was written")
-        timing = records[0].timing if records else None
-        return timing.apply_latency.summary.median_s if timing and timing.apply_latency else None
+            raise RunFailed(row.error or f"the run is {row.status}")
+        return row.apply_s
 
     def sweep(
         self,
         configs: Sequence[Config],
         place: Callable[[str], Path],
         refused: Sequence[tuple[str, UserError]] = (),
-    ) -> Sequence[Record]:
+    ) -> Sequence[Row]:
         """Runs what is missing of `configs` and shows the results.
 
         Args:
@@ -100,7 +99,7 @@ class Application:
           refused: Where and why other configs of the sweep have no meaning.
 
         Returns:
-          The records of all runs, also of those done before.
+          A row for every run, also for those done before.
 
         Raises:
           UserError: A config that can't run, or a folder that can't be used; nothing was written.
@@ -109,7 +108,6 @@ class Application:
             raise one_or_many(refused, len(refused))
         prepare_process(configs)
         from runner import environment, storage, sweep, tracking
-        from runner.records import row_of
         from runner.terminal import Terminal, describe_plan
 
         plan = sweep.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused, origin=self._origin)
@@ -128,12 +126,12 @@ class Application:
                 num_processes=environment.num_cores(),
             )
             outcome = sweep.execute(plan, tracking=make_tracking, reporter=terminal, stop=stop)
-            records = storage.read_records([task.folder for task in plan.tasks])
-            terminal.results([row_of(record) for record in records])
-            for line in _summary(plan, outcome, records):
+            rows = storage.read_rows(plan.folder)
+            terminal.results([row for row in rows if row.status in storage.STATUSES])
+            for line in _summary(plan, outcome, rows):
                 terminal.line(line)
-        self.exit_code = _exit_code(outcome, records)
-        return records
+        self.exit_code = _exit_code(outcome, rows)
+        return rows
 
 
 def prepare_process(configs: Sequence[Config]) -> None:
@@ -212,13 +210,13 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
     return Path(config.output_root).expanduser() / (config.sweep or f"{stamp}_{name.rpartition('-')[0]}")
 
 
-def _summary(plan: Plan, outcome: Outcome, records: Sequence[Record]) -> list[str]:
+def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
     """How a sweep ended, where its files are, and what to type next."""
     from runner.records import Status
 
     folder = _shown(plan.folder.path)
-    num_done = sum(record.status is Status.done for record in records)
-    num_failed = len(records) - num_done
+    num_done = sum(row.status == Status.done.value for row in rows)
+    num_failed = sum(row.status == Status.failed.value for row in rows)
     lines = [f"{num_done} of {len(plan.tasks)} runs done" + (f", {num_failed} failed" if num_failed else "")]
     if outcome.interrupted or outcome.stopped:
         lines[0] += f"; stopped by {outcome.stopped or 'you'}"
@@ -228,7 +226,7 @@ def _summary(plan: Plan, outcome: Outcome, records: Sequence[Record]) -> list[st
     lines.append(f"  records     {folder}/runs/*/record.json")
     if plan.folder.results.exists():
         lines.append(f"  results     {folder}/{plan.folder.results.name}")
-    if any(record.checkpoint for record in records):
+    if any(row.checkpoint_bytes for row in rows):
         lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
     if (plan.folder.path / "wandb").is_dir():
         lines.append(f"  look        wandb leet {folder}/wandb")
@@ -245,9 +243,9 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-def _exit_code(outcome: Outcome, records: Sequence[Record]) -> int:
+def _exit_code(outcome: Outcome, rows: Sequence[Row]) -> int:
     from runner.records import Status
 
     if outcome.interrupted:
         return EXIT_INTERRUPTED
-    return EXIT_FAILED if any(record.status is Status.failed for record in records) else 0
+    return EXIT_FAILED if any(row.status == Status.failed.value for row in rows) else 0

@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words == ["--version"]:
             print(f"bridge-runner {importlib.metadata.version('bridge-runner')}")
             return 0
+        if words in (["--help"], ["-h"]):
+            print(help_text(), end="")
+            return 0
         if words and words[0] in VERBS:
             return VERBS[words[0]](words[1:])
         return hydra_command(words)
@@ -82,6 +85,42 @@ def hydra_command(words: Sequence[str], *, plan_only: bool = False) -> int:
     if application.error is not None:
         raise application.error
     return application.exit_code
+
+
+def help_text() -> str:
+    """What can be typed, from the files of conf/ and without composing them: Hydra takes half a second."""
+    conf = settings.config_dir()
+    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in sorted(conf.iterdir())}
+    lines = [f"  {name:<11} {', '.join(choices)}" for name, choices in groups.items() if choices]
+    keys = (conf / "config.yaml").read_text().partition("# The four axes")[2].partition("\nhydra:")[0]
+    return HELP.format(groups="\n".join(lines), keys=f"# The four axes{keys}".strip())
+
+
+HELP = """\
+Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
+
+  bridge-runner layer=mlp seed=1 features=16                                  one run
+  bridge-runner -m seed=0,1,2 'input_shape=[4],[16]' features=8,32            a sweep: every combination
+  bridge-runner -m seed=0,1 features=8,16 'zip=[[seed,features]]'             values that go together
+  bridge-runner layer=custom layer.target=my_pkg.MyLayer layer.kwargs.hidden=64   your layer
+  bridge-runner -m +experiment=width                                          a named experiment
+
+  bridge-runner plan KEY=…        what a sweep would do; runs nothing
+  bridge-runner resume SWEEP      what is missing or failed
+  bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json)
+  bridge-runner show RUN          one run (--json)
+  bridge-runner rerun RUN         a saved run again: the same bits?
+  bridge-runner results SWEEP     results.parquet from the records
+
+Groups, each a folder of choices (group=choice; experiment and debug with a plus):
+{groups}
+
+Keys, each with its value when nothing is typed (--cfg job shows a group's keys too):
+
+{keys}
+
+Hydra's own flags (--cfg, --config-dir, --shell-completion, …): bridge-runner --hydra-help
+"""
 
 
 def plan(words: Sequence[str]) -> int:

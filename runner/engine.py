@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from runner import grammar, settings, sweeping
 from runner.application import Application, RunFailed
 from runner.errors import UserError, one_or_many
-from runner.records import Record, Status
+from runner.records import Row, Status
 from runner.sweep import Config
 
 OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"
@@ -51,9 +51,8 @@ def launch(
     application = _own(task_function)
     configs, refused = compose(context, config, [tuple(one) for one in job_overrides])
     folder = Path(config.hydra.sweep.dir) / f"batch-{first_num}"
-    records = application.sweep(configs, lambda _: folder, refused)
-    by_id = {record.run_id: record for record in records}
-    return [_job_return(one, by_id) for one in configs]
+    rows = {row.run_id: row for row in application.sweep(configs, lambda _: folder, refused)}
+    return [_job_return(one, rows) for one in configs]
 
 
 def compose(
@@ -108,16 +107,15 @@ def _foreign_launcher(context: Any, task_function: Any, config: Any) -> Launcher
     return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
 
 
-def _job_return(config: Config, by_id: dict[str, Record]) -> JobReturn:
+def _job_return(config: Config, rows: Mapping[str, Row]) -> JobReturn:
     from runner import program
 
-    record = by_id.get(program.identify(config.run).run_id)
+    row = rows[program.identify(config.run).run_id]
     result = JobReturn(overrides=list(config.overrides), cfg=OmegaConf.create(settings.to_data(config.run)))
-    if record is None or record.status is Status.failed:
-        result.status = JobStatus.FAILED
-        result.return_value = RunFailed(record.error.message if record and record.error else "not run")
-    else:
+    if row.status == Status.done.value:
         result.status = JobStatus.COMPLETED
-        latency = record.timing.apply_latency if record.timing else None
-        result.return_value = latency.summary.median_s if latency else None
+        result.return_value = row.apply_s
+    else:
+        result.status = JobStatus.FAILED
+        result.return_value = RunFailed(row.error or f"the run is {row.status}")
     return result

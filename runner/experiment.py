@@ -129,14 +129,9 @@ def describe_failure(error: BaseException, *, kind: FailureKind | None = None) -
     return Failure(
         kind=_certain_kind(error) or kind or FailureKind.other,
         type=type(error).__name__,
-        message=_writable(message[:2000]),
-        traceback=_writable("\n".join(lines)),
+        message=message[:2000],
+        traceback="\n".join(lines),
     )
-
-
-def _writable(text: str) -> str:
-    # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be written.
-    return text.encode(errors="replace").decode()
 
 
 def _last_words(error: BaseException) -> str:

@@ -78,9 +78,9 @@ def results(path: Path) -> int:
 
     folder = SweepFolder(path)
     runs = [folder.run(row.num, row.run_id) for row in storage.read_rows(folder) if row.status != "missing"]
-    records = storage.read_records(runs)
-    storage.write_atomic(folder.results, table_of_results.to_parquet(records))
-    Terminal().line(f"{folder.results}: {len(records)} runs")
+    rows = table_of_results.results_rows(storage.read_records(runs))
+    storage.write_atomic(folder.results, table_of_results.to_parquet(rows))
+    Terminal().line(f"{folder.results}: {len(rows)} runs")
     return 0
 
 

@@ -6,6 +6,7 @@ seconds, `_bytes` bytes; counts start with `num_`.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import json
@@ -361,7 +362,12 @@ def to_json(record: Record) -> bytes:
     """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, as Python's json reads them."""
     import pydantic_core
 
-    return pydantic_core.to_json(record, indent=1, inf_nan_mode="constants") + b"\n"
+    try:
+        return pydantic_core.to_json(record, indent=1, inf_nan_mode="constants") + b"\n"
+    except pydantic_core.PydanticSerializationError:
+        # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be read again.
+        text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, default=lambda item: item.value)
+        return text.encode(errors="replace") + b"\n"
 
 
 def to_data(record: Record) -> dict[str, Any]:

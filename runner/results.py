@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,8 +111,13 @@ def results_row(record: Record) -> dict[str, Any]:
     return {name: column.value(record) for name, column in COLUMNS.items()}
 
 
-def to_parquet(records: Sequence[Record]) -> bytes:
-    """`records` as a Parquet file; the meaning of each column is in its field's metadata."""
+def results_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """`records` as flat rows."""
+    return [results_row(record) for record in records]
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of `results_row` as a Parquet file; the meaning of each column is in its field's metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -121,5 +126,5 @@ def to_parquet(records: Sequence[Record]) -> bytes:
         [pa.field(name, types[column.type], metadata={"meaning": column.meaning}) for name, column in COLUMNS.items()]
     )
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([results_row(record) for record in records], schema=schema), sink)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink)
     return sink.getvalue()

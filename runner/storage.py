@@ -169,9 +169,9 @@ def read_json(path: Path) -> Any:
         raise StorageError(f"{path} is damaged: {error}") from error
 
 
-def read_records(folders: Iterable[RunFolder]) -> list[Record]:
-    """The records that are there, in order."""
-    return [read_record(folder) for folder in folders if folder.record.exists()]
+def read_records(folders: Iterable[RunFolder]) -> Iterator[Record]:
+    """The records that are there, one after the other: 10,000 at once take a gigabyte."""
+    return (read_record(folder) for folder in folders if folder.record.exists())
 
 
 def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:

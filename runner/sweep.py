@@ -162,13 +162,11 @@ class Outcome:
     """How a sweep ended.
 
     Attributes:
-      records: Records of the runs executed now, as they were written.
       num_failed: How many of them failed.
       interrupted: True if it was asked to stop.
       stopped: The failure policy that ended it early, if one did.
     """
 
-    records: Sequence[Record]
     num_failed: int
     interrupted: bool
     stopped: str | None
@@ -251,15 +249,14 @@ def execute(
             engine.catch_up()
             engine.go(pending)
             if len(plan.tasks) > 1:
-                records = storage.read_records([task.folder for task in plan.tasks])
-                storage.write_atomic(plan.folder.results, results.to_parquet(records))
-                engine.tracking.log_sweep(plan.folder.name, [results.results_row(record) for record in records])
+                lines = results.results_rows(storage.read_records(task.folder for task in plan.tasks))
+                storage.write_atomic(plan.folder.results, results.to_parquet(lines))
+                engine.tracking.log_sweep(plan.folder.name, lines)
             journal.append("end", at=experiment.now(), num_failed=engine.num_failed, interrupted=engine.interrupted)
         finally:
             engine.tracking.close()
             journal.close()
     return Outcome(
-        records=list(engine.records.values()),
         num_failed=engine.num_failed,
         interrupted=engine.interrupted,
         stopped=engine.stopped,
@@ -275,12 +272,11 @@ class _Engine:
     reporter: Reporter
     stop: Callable[[], bool]
     tracking: Tracking
-    records: dict[str, Record] = field(default_factory=dict)
-    records_before: dict[str, Record] = field(default_factory=dict)
-    folders: dict[str, RunFolder] = field(default_factory=dict)
+    untracked: dict[str, tuple[Record, RunFolder]] = field(default_factory=dict)
     compiled_for: set[ProgramKey] = field(default_factory=set)
     clones: CloneWriter = field(default_factory=CloneWriter)
     writers: ThreadPoolExecutor = field(init=False)
+    warming: Future[None] | None = None
     num_failed: int = 0
     interrupted: bool = False
     stopped: str | None = None
@@ -292,7 +288,8 @@ class _Engine:
         with ThreadPoolExecutor(cores) as pool, ThreadPoolExecutor(WRITERS) as self.writers:
             try:
                 if any(task.job.run.checkpoint.writer is not CheckpointWriter.none for task in pending):
-                    self.writers.submit(checkpoint.warm)
+                    # While the first programs compile; `_settle` waits for it.
+                    self.warming = self.writers.submit(checkpoint.warm)
                 wave = next(waves, [])
                 futures = self._compile(pool, wave)
                 while wave and not self._ending():
@@ -317,8 +314,7 @@ class _Engine:
             if task.state in (State.done, State.failed) and not task.tracked:
                 record = storage.read_record(task.folder)
                 output = storage.read_output(task.folder, record) if record.output else {}
-                self.records_before[record.run_id] = record
-                self.folders[record.run_id] = task.folder
+                self.untracked[record.run_id] = record, task.folder
                 self.tracking.submit(record, output, task.folder.path)
 
     def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
@@ -357,8 +353,7 @@ class _Engine:
                 errors.append(error)
                 continue
             self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
-            self.records[record.run_id] = record
-            self.folders[record.run_id] = task.folder
+            self.untracked[record.run_id] = record, task.folder
             if record.status is not result.record.status:
                 self._judge(task.job.run, record)  # it could not be saved
             self.tracking.submit(record, result.output, task.folder.path)
@@ -367,20 +362,22 @@ class _Engine:
             raise errors[0]
 
     def _settle(self) -> None:
-        """Waits for the tracker, and adds what it cost to the records."""
+        """Waits until nothing of ours runs, and adds what tracking cost to the records."""
+        if self.warming is not None:
+            self.warming.result()
         # A run that is tracked twice replaces itself: these lines need not be on the disk before we go on.
-        for record in self.writers.map(self._add_cost, self.tracking.wait()):
-            self.journal.append("tracked", sync=False, run_id=record.run_id)
+        for run_id in self.writers.map(self._add_cost, self.tracking.wait()):
+            self.journal.append("tracked", sync=False, run_id=run_id)
+        # A long sweep must not keep what it has written.
+        self.untracked.clear()
 
-    def _add_cost(self, cost: tuple[str, float]) -> Record:
+    def _add_cost(self, cost: tuple[str, float]) -> str:
         run_id, tracker_s = cost
-        records = self.records if run_id in self.records else self.records_before
-        record = records[run_id]
+        record, folder = self.untracked[run_id]
         if record.timing is not None:
-            record = dataclasses.replace(record, timing=dataclasses.replace(record.timing, tracker_s=tracker_s))
-            storage.write_record(self.folders[run_id], record)
-            records[run_id] = record
-        return record
+            timed = dataclasses.replace(record.timing, tracker_s=tracker_s)
+            storage.write_record(folder, dataclasses.replace(record, timing=timed))
+        return run_id
 
     def _judge(self, run: Run, record: Record) -> None:
         """Counts a failed run; the policy may end the sweep."""

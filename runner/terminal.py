@@ -82,7 +82,7 @@ class Terminal:
         if not rows:
             return
         width = self.console.width
-        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows))
+        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows), soft_wrap=True)
         if len(rows) > max_rows:
             self.line(f"… and {len(rows) - max_rows} more: bridge-runner ls SWEEP")
         for note in table.notes(rows, width=width):

@@ -323,15 +323,17 @@ def test_a_run_that_can_not_be_compiled_has_a_record_that_says_why(make_run, err
 
 
 @pytest.mark.parametrize(
-    ("error", "compiling", "kind"),
+    ("error", "during", "kind"),
     [
-        (ValueError("x"), False, FailureKind.other),
-        (ValueError("x"), True, FailureKind.compile),
-        (KeyboardInterrupt(), False, FailureKind.interrupted),
+        (ValueError("x"), None, FailureKind.other),
+        (ValueError("x"), FailureKind.compile, FailureKind.compile),
+        (KeyboardInterrupt(), None, FailureKind.interrupted),
+        (MemoryError(), FailureKind.compile, FailureKind.out_of_memory),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), None, FailureKind.out_of_memory),
     ],
 )
-def test_a_failure_is_sorted_by_what_raised_it(error, compiling, kind):
-    assert experiment.describe_failure(error, compiling=compiling).kind is kind
+def test_a_failure_is_sorted_by_what_raised_it(error, during, kind):
+    assert experiment.describe_failure(error, kind=during).kind is kind
 
 
 def test_a_long_traceback_keeps_its_two_ends():

@@ -152,8 +152,9 @@ def test_the_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     assert sorted(run["tags"]) == ["cpu", "done", "linear", "mine"]
     assert run["config"] == {**make_record().settings, "overrides": "seed=7 layer=linear"}
     assert tracking.summary_of(make_record()).items() <= run["summary"].items()
-    rows = [row["timing/apply_latency_s"] for row in run["history"] if "sample" in row]
-    assert rows == [1e-6, 2e-6, 4e-6]
+    (row,) = run["history"]
+    assert (row["seed"], row["output/norm"], row["timing/apply_latency/median_s"]) == (7, 2.0, 2e-6)
+    assert sum(row["timing/apply_latency/samples_s/values"]) == 3
     assert sum(run["summary"]["output/histogram/values"]) == 2
     assert table(tmp_path, "output/table")["data"] == [["", "[0]", 0], ["", "[1]", 1]]
     assert warnings == []

@@ -39,6 +39,7 @@ class Case:
 
     num_seeds: int
     num_programs: int
+    ours: tuple[str, ...] = ()  # words that our side gets beside the sweep, e.g. checkpoint=fast
 
     @property
     def num_runs(self) -> int:
@@ -91,7 +92,16 @@ def command(side: str, case: Case, *, tracking: str, folder: Path) -> list[str]:
     sweep = ["-m", *case.overrides, f"tracking={tracking}"]
     if side == "plain":
         return [sys.executable, str(PLAIN), *sweep, f"hydra.sweep.dir={folder}"]
-    return [sys.executable, "-m", "runner", *sweep, "timing=quick", "checks=strict", f"output_root={folder}"]
+    return [
+        sys.executable,
+        "-m",
+        "runner",
+        *sweep,
+        "timing=quick",
+        "checks=strict",
+        *case.ours,
+        f"output_root={folder}",
+    ]
 
 
 def environment(tracking: str) -> dict[str, str]:
@@ -160,7 +170,8 @@ def measure(case: Case, *, tracking: str, rounds: int) -> list[Round]:
     """Returns `rounds` turns of both sides; in each, one run and the whole sweep are timed next to each other."""
     result = []
     for _ in range(rounds):
-        start_s = {side: time_sweep(side, ONE_RUN, tracking=tracking) for side in SIDES}
+        one_run = dataclasses.replace(ONE_RUN, ours=case.ours)
+        start_s = {side: time_sweep(side, one_run, tracking=tracking) for side in SIDES}
         whole_s = {side: time_sweep(side, case, tracking=tracking) for side in SIDES}
         result.append(Round(start_s=start_s, whole_s=whole_s))
     return result
@@ -239,6 +250,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", choices=tuple(CASES), default="full")
     parser.add_argument("--tracking", choices=("offline", "disabled"), default="offline")
     parser.add_argument("--rounds", type=int, default=2, help="turns of both sides a case (default 2)")
+    parser.add_argument("--ours", nargs="*", default=[], help="words for our side only, e.g. checkpoint=fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample here too")
     parsed = parser.parse_args(words)
     parsed.cases = parsed.cases.split(",")
@@ -257,7 +269,7 @@ def main() -> int:
         for side in SIDES:  # not counted: fills the disk cache with the packages of both sides
             time_sweep(side, ONE_RUN, tracking=options.tracking)
         for name in options.cases:
-            case = CASES[options.scale][name]
+            case = dataclasses.replace(CASES[options.scale][name], ours=tuple(options.ours))
             print(f"{case.work}, {options.rounds} rounds …", file=sys.stderr)
             results.append((case, measure(case, tracking=options.tracking, rounds=options.rounds)))
     except SweepFailed as error:

@@ -1,0 +1,146 @@
+"""What a sweep costs beside its work: planning, a finished sweep again, lists, memory, and W&B alone.
+
+    python tests/benchmarks/limits.py [--rounds 3]
+
+Each figure stands beside its peer, taken in turn with it in one run, and their ratio is what counts: these machines are
+noisy. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RUNNER = (sys.executable, "-m", "runner")
+LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=none")
+SETTINGS = {"silent": True, "quiet": True, "console": "off", "disable_git": True, "save_code": False, "symlink": False}
+SETTINGS |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
+
+
+def seconds(*command: str, folder: Path) -> float:
+    """Seconds of one process, which must end well."""
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
+    return time.perf_counter() - start
+
+
+def compose_s(num: int = 20) -> float:
+    """Seconds that Hydra takes to compose one config of ours, twice, as its own sweeper and launcher do."""
+    import hydra
+
+    from runner import settings
+
+    settings.register()
+    with hydra.initialize_config_dir(str(settings.config_dir()), version_base="1.3"):
+        hydra.compose("config", ["seed=0"], return_hydra_config=True)
+        start = time.perf_counter()
+        for seed in range(num):
+            for _ in range(2):
+                hydra.compose("config", [f"seed={seed}", "features=9"], return_hydra_config=True)
+        return (time.perf_counter() - start) / num
+
+
+def plan_s(folder: Path) -> float:
+    """Seconds a config of planning 10,000 configs of 10 programs, the process's start included."""
+    words = ("plan", "seed=range(0,1000)", "features=range(8,18)")
+    return seconds(*RUNNER, *words, folder=folder) / 10_000
+
+
+def again_s(folder: Path) -> float:
+    """Seconds of a finished sweep of 1,000 runs once more."""
+    words = ("-m", "seed=range(0,1000)", "sweep=finished", *LEAN)
+    if not (folder / "outputs" / "finished").exists():
+        seconds(*RUNNER, *words, folder=folder)
+    return seconds(*RUNNER, *words, folder=folder)
+
+
+def peak_kib(num_seeds: int, folder: Path) -> int:
+    """Peak resident memory of a sweep of so many runs, in KiB."""
+    words = ("-m", f"seed=range(0,{num_seeds})", f"sweep=memory{num_seeds}", "tracking=disabled", "checkpoint=fast")
+    code = "import resource,subprocess,sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *RUNNER, *words],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return int(done.stdout)
+
+
+def _log_bare(folder: str, num: int) -> None:
+    import wandb
+
+    for seed in range(num):
+        settings = wandb.Settings(**SETTINGS)
+        run = wandb.init(mode="offline", dir=folder, reinit="create_new", config={"seed": seed}, settings=settings)
+        run.log({"norm": 1.0})
+        run.finish()
+
+
+def bare_wandb_s(folder: Path, num: int = 200) -> float:
+    """Seconds of `num` bare W&B runs (init, log, finish, lean settings) over all cores, without the workers' start."""
+    cores = len(os.sched_getaffinity(0))
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        pool.starmap(_log_bare, [(str(folder), 1)] * cores, chunksize=1)
+        start = time.perf_counter()
+        pool.starmap(_log_bare, [(str(folder), num // cores)] * cores, chunksize=1)
+        return time.perf_counter() - start
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description="What a sweep costs beside its work.")
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    os.environ |= {"JAX_PLATFORMS": "cpu", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        again_s(folder)
+
+        def taken(ours: Callable[[], float], peer: Callable[[], float]) -> str:
+            pairs = [(ours(), peer()) for _ in range(rounds)]
+            one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
+            ratio = statistics.median(first / second for first, second in pairs)
+            return f"{one:.4g} | {two:.4g} | {ratio:.3g}"
+
+        def import_jax() -> float:
+            return seconds(sys.executable, "-c", "import jax", folder=folder)
+
+        sweep = str(folder / "outputs" / "finished")
+        run = next((folder / "outputs" / "finished" / "runs").iterdir())
+        print("| ours | peer | ours | peer | ratio |\n|---|---|---|---|---|")
+        print("| s a config: plan of 10,000 | s to compose one twice |", taken(lambda: plan_s(folder), compose_s), "|")
+        print("| s: a finished sweep of 1,000 again | s: import jax |", taken(lambda: again_s(folder), import_jax), "|")
+        for words in (("ls",), ("ls", sweep), ("show", str(run)), ("--help",)):
+            label = f"| s: {words[0]} {'SWEEP' if words[1:] == (sweep,) else ''} | s: import jax |"
+            print(label, taken(lambda words=words: seconds(*RUNNER, *words, folder=folder), import_jax), "|")
+        print("| KiB: peak of 2,000 runs | KiB: of 200 |", end=" ")
+        large, small = peak_kib(2000, folder), peak_kib(200, folder)
+        print(f"{large} | {small} | {large / small:.3g} |")
+        with contextlib.redirect_stdout(io.StringIO()):
+            bare = [bare_wandb_s(folder) for _ in range(rounds)]
+        words = ("-m", "seed=range(0,200)", "checkpoint=fast")
+        whole = seconds(*RUNNER, *words, folder=folder) - seconds(*RUNNER, "seed=0", "checkpoint=fast", folder=folder)
+        print(
+            f"| s: 200 runs, without start | s: 200 bare W&B runs | {whole:.4g} | {statistics.median(bare):.4g} |",
+            end="",
+        )
+        print(f" {whole / statistics.median(bare):.3g} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
