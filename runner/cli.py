@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import sys
@@ -27,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words == ["--version"]:
+            import importlib.metadata
+
             print(f"bridge-runner {importlib.metadata.version('bridge-runner')}")
             return 0
         if words in (["--help"], ["-h"]):

@@ -64,20 +64,22 @@ def again_s(folder: Path) -> float:
     return seconds(*RUNNER, *words, folder=folder)
 
 
-def peak_kib(num_seeds: int, folder: Path) -> int:
-    """Peak resident memory of a sweep of so many runs, in KiB."""
-    words = ("-m", f"seed=range(0,{num_seeds})", f"sweep=memory{num_seeds}", "tracking=disabled", "checkpoint=fast")
-    code = "import resource,subprocess,sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
-    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *RUNNER, *words],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    return int(done.stdout)
+def resident_kib(folder: Path) -> tuple[int, int]:
+    """Resident memory of one sweep of 2,000 runs after 200 and after 2,000 of them, in KiB."""
+    words = ("-m", "seed=range(0,2000)", "sweep=memory", "tracking=disabled", "checkpoint=fast")
+    process = subprocess.Popen([*RUNNER, *words], cwd=folder, stdout=subprocess.DEVNULL)
+    journal = folder / "outputs" / "memory" / "journal.jsonl"
+    after_200, last = 0, 0
+    while process.poll() is None:
+        num_done = journal.read_bytes().count(b'"event":"done"') if journal.exists() else 0
+        status = Path(f"/proc/{process.pid}/status")
+        with contextlib.suppress(OSError, IndexError):
+            last = int(status.read_text().partition("VmRSS:")[2].split()[0])
+            after_200 = after_200 or (last if num_done >= 200 else 0)
+        time.sleep(0.05)
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, words)
+    return after_200, last
 
 
 def _log_bare(folder: str, num: int) -> None:
@@ -127,9 +129,8 @@ def main() -> int:
         for words in (("ls",), ("ls", sweep), ("show", str(run)), ("--help",)):
             label = f"| s: {words[0]} {'SWEEP' if words[1:] == (sweep,) else ''} | s: import jax |"
             print(label, taken(lambda words=words: seconds(*RUNNER, *words, folder=folder), import_jax), "|")
-        print("| KiB: peak of 2,000 runs | KiB: of 200 |", end=" ")
-        large, small = peak_kib(2000, folder), peak_kib(200, folder)
-        print(f"{large} | {small} | {large / small:.3g} |")
+        early, late = resident_kib(folder)
+        print(f"| KiB: resident after 2,000 runs | KiB: after 200 | {late} | {early} | {late / early:.3g} |")
         with contextlib.redirect_stdout(io.StringIO()):
             bare = [bare_wandb_s(folder) for _ in range(rounds)]
         words = ("-m", "seed=range(0,200)", "checkpoint=fast")
