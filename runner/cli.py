@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner import settings
-from runner.errors import UserError
+from runner.errors import UserError, nearest
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if words and words[0] in VERBS:
             return VERBS[words[0]](words[1:])
+        if words and re.fullmatch(r"[a-z]+", words[0]):
+            close = nearest(words[0], [*VERBS, *settings.layer_names()])
+            known = f"{words[0]}: no such command; there are {', '.join(VERBS)}, or KEY=VALUE for a run"
+            raise UserError(known, f"bridge-runner {close if close in VERBS else f'layer={close}'}" if close else None)
         return hydra_command(words)
     except UserError as error:
         return fail(str(error), error.exit_code)
@@ -108,7 +112,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
 
   bridge-runner plan KEY=…        what a sweep would do; runs nothing
   bridge-runner resume SWEEP      what is missing or failed
-  bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json)
+  bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it
   bridge-runner show RUN          one run (--json)
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner results SWEEP     results.parquet from the records
@@ -155,9 +159,11 @@ def ls(words: Sequence[str]) -> int:
     """
     from runner import listing
 
-    arguments = [word for word in words if word != "--json"]
-    _arguments("ls", arguments, at_most=1)
-    return listing.ls(Path(arguments[0]) if arguments else None, as_json="--json" in words)
+    arguments = [word for word in words if word not in ("--json", "--watch")]
+    watch = "--watch" in words
+    _arguments("ls", arguments, at_least=int(watch), at_most=1)
+    path = Path(arguments[0]) if arguments else None
+    return listing.ls(path, as_json="--json" in words, watch=watch)
 
 
 def show(words: Sequence[str]) -> int:
@@ -210,7 +216,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 USAGE = {
     "resume": "bridge-runner resume outputs/SWEEP [retry=all]",
-    "ls": "bridge-runner ls [outputs/SWEEP] [--json]",
+    "ls": "bridge-runner ls [outputs/SWEEP] [--json] [--watch]",
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
     "results": "bridge-runner results outputs/SWEEP",

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner import storage, table
 from runner.errors import StorageError, literal
+from runner.records import Row
 from runner.settings import flatten
 from runner.storage import SweepFolder
 from runner.terminal import Terminal
+
+# Between two looks at a journal.
+WATCH_S = 0.5
 
 DEFAULT_ROOT = Path("outputs")
 
@@ -21,8 +26,13 @@ DEFAULT_ROOT = Path("outputs")
 MAX_VALUE_CHARACTERS = 100
 
 
-def ls(path: Path | None, *, as_json: bool) -> int:
+def ls(path: Path | None, *, as_json: bool, watch: bool = False) -> int:
     """Prints the runs of the sweep at `path`, or the sweeps in it (by default in outputs/).
+
+    Args:
+      path: A sweep, or a folder of sweeps.
+      as_json: Whether to print JSON instead of a table.
+      watch: Whether to follow a sweep until it ends.
 
     Raises:
       StorageError: There is no sweep.
@@ -30,12 +40,13 @@ def ls(path: Path | None, *, as_json: bool) -> int:
     folder = SweepFolder(path) if path is not None else None
     terminal = Terminal()
     if folder is not None and folder.plan.exists():
+        if watch:
+            _watch(folder, terminal)
         rows = storage.read_rows(folder)
         if as_json:
             print(json.dumps([dataclasses.asdict(row) for row in rows]))
             return 0
-        counts = Counter(row.status for row in rows)
-        terminal.line(f"{folder.name}: {', '.join(f'{number} {status}' for status, number in counts.items())}")
+        terminal.line(f"{folder.name}: {_counts(rows)}")
         terminal.results(rows, max_rows=len(rows))
         return 0
     root = path or DEFAULT_ROOT
@@ -66,6 +77,30 @@ def show(path: Path, *, as_json: bool) -> int:
     for line in describe(record, folder.path):
         terminal.line(line)
     return 0
+
+
+def _watch(folder: SweepFolder, terminal: Terminal) -> None:
+    """Shows the last runs of a sweep as they come, until its journal says that it ended."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=terminal.console, transient=True, auto_refresh=False) as live:
+        while True:
+            rows = storage.read_rows(folder)
+            there = [row for row in rows if row.status in storage.STATUSES]
+            height = max(terminal.console.height - 6, 3)
+            head = Text(f"{folder.name}: {_counts(rows)}")
+            tail = table.runs_table(there[-height:], width=terminal.console.width) if there else Text("no run yet")
+            live.update(Group(head, tail), refresh=True)
+            events = storage.read_journal(folder.journal)
+            if events and events[-1]["event"] == "end":
+                return
+            time.sleep(WATCH_S)
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    return ", ".join(f"{number} {status}" for status, number in Counter(row.status for row in rows).items())
 
 
 def results(path: Path) -> int:

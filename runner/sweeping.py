@@ -19,7 +19,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_d
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -336,6 +336,9 @@ def explain(error: BaseException) -> UserError:
     if match := re.search(r"Error merging override (.+)", text):
         reason = cause.splitlines()[0].rstrip(".") if cause else "it does not fit"
         return UserError(f"{match[1]}: {reason}", _default_of(match[1].partition("=")[0]))
+    if isinstance(error, OverrideParseException):
+        what = " ".join(text.splitlines()[0].split())
+        return UserError(f"{error.override}: {what}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
     lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
     return UserError("\n".join(lines[:5]).rstrip("."))
 

@@ -94,6 +94,21 @@ MISTAKES = [
         "2. To use it as string, quote the value: key=\\'value1,value2\\'\n"
         "3. To sweep over it, add --multirun to your command line.",
     ),
+    (
+        "pln seed=1",
+        "pln: no such command; there are plan, resume, ls, show, rerun, results, or KEY=VALUE for a run.\n"
+        "  Try: bridge-runner plan",
+    ),
+    (
+        "linear",
+        "linear: no such command; there are plan, resume, ls, show, rerun, results, or KEY=VALUE for a run.\n"
+        "  Try: bridge-runner layer=linear",
+    ),
+    (
+        "exclude=[seed==1]",
+        "exclude=[seed==1]: no viable alternative at input '[seed='.\n"
+        "  Try: \"KEY='VALUE'\" around a value with blanks, brackets or signs",
+    ),
     ("-m seed=1,2 sweep=a,b", "sweep=a,b: one value holds for a whole sweep.\n  Try: sweep=a"),
     ("-m seed=range(0,0)", "seed=range(0,0): the sweep over it has no values.\n  Try: seed=range(0,3)"),
     ("-m seed=interval(0,1)", "seed=interval(0,1): an interval has no list of values.\n  Try: seed=range(0,10)"),

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -205,8 +206,8 @@ def test_show_cuts_long_values(here, capsys):
 
 MISTAKES = [
     ("ls nowhere", "nowhere holds no sweep.\n  Try: bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER"),
-    ("ls a b", "ls: got a b.\n  Try: bridge-runner ls [outputs/SWEEP] [--json]"),
-    ("ls --all", "ls: got --all.\n  Try: bridge-runner ls [outputs/SWEEP] [--json]"),
+    ("ls a b", "ls: got a b.\n  Try: bridge-runner ls [outputs/SWEEP] [--json] [--watch]"),
+    ("ls --all", "ls: got --all.\n  Try: bridge-runner ls [outputs/SWEEP] [--json] [--watch]"),
     ("show", "show: got nothing.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
     ("show --json", "show: got nothing.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
     ("show a b", "show: got a b.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
@@ -418,3 +419,16 @@ def test_every_sweep_that_is_listed_can_be_read(here):
     sweeps = storage.find_sweeps(Path("outputs"))
     assert [sweep.name for sweep in sweeps] == ["fine", "mixed"]
     assert [len(storage.read_rows(sweep)) for sweep in sweeps] == [4, 2]
+
+
+def test_a_sweep_can_be_followed_from_another_terminal(tmp_path):
+    command = [sys.executable, "-m", "runner"]
+    words = ["-m", "seed=range(0,60)", "sweep=followed", "tracking=disabled", "timing=off"]
+    sweep = subprocess.Popen([*command, *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "outputs" / "followed" / "journal.jsonl").exists():
+        time.sleep(0.02)
+    watch = [*command, "ls", "outputs/followed", "--watch"]
+    done = subprocess.run(watch, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
+    assert sweep.wait(timeout=60) == 0
+    assert "followed: 60 done" in done.stdout

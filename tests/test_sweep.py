@@ -271,3 +271,45 @@ def test_two_processes_do_not_work_on_one_sweep(here):
         "error: outputs/shared: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
     )
     assert len(all_records(SweepFolder(lock.parent))) == 200
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_sweep_goes_on_later(here):
+    words = ["-m", "seed=range(0,300)", "tracking=disabled", "timing=careful", "checks=off", "sweep=long"]
+    command = [sys.executable, "-m", "runner", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    journal = here / "outputs" / "long" / "journal.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not journal.exists():
+        time.sleep(0.02)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.decode().endswith("Ctrl-C again stops now. The same command goes on later.\nerror: interrupted\n")
+    assert cli.main(["plan", *words[1:]]) == 0
+
+
+def test_the_persistent_compilation_cache_is_one_word_away(here):
+    command = [sys.executable, "-m", "runner", "-m", "seed=0,1", "compilation_cache=cache", *LEAN]
+    for sweep_name in ("first", "second"):
+        subprocess.run([*command, f"sweep={sweep_name}"], check=True, timeout=120, capture_output=True)
+    folders = [SweepFolder(here / "outputs" / name) for name in ("first", "second")]
+    timings = [[record.timing for record in all_records(folder)] for folder in folders]
+    labels = [{(one.init.cache, one.apply.cache) for one in some} for some in timings]
+    assert labels == [{("cold", "cold")}, {("warm", "warm")}]
+
+
+def test_a_zip_and_an_exclude_shape_the_sweep(here):
+    assert sweep("seed=0,1,2", "features=4,5,6", "zip=[[seed,features]]", "exclude=['seed==1']", *LEAN) == 0
+    found = [(record.settings["seed"], record.settings["features"]) for record in all_records(only_sweep(here))]
+    assert found == [(0, 4), (2, 6)]
+
+
+def test_runs_that_were_done_without_tracking_are_tracked_by_the_next_attempt(here):
+    sweep("seed=0,1", "timing=off", "tracking=disabled")
+    assert not (only_sweep(here).path / "wandb").exists()
+    assert sweep("seed=0,1", "timing=off") == 0
+    assert len(list((only_sweep(here).path / "wandb").glob("offline-run-*"))) == 3
+    assert all(record.timing.tracker_s > 0 for record in all_records(only_sweep(here)))
