@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import ConfigError, UserError, literal, one_or_many
 
 if TYPE_CHECKING:
+    from runner.planning import Config, Plan
     from runner.records import Row
-    from runner.sweep import Config, Outcome, Plan
+    from runner.sweep import Outcome
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -107,10 +108,10 @@ class Application:
         if not configs:
             raise one_or_many(refused, len(refused))
         prepare_process(configs)
-        from runner import environment, storage, sweep, tracking
+        from runner import environment, planning, storage, sweep, tracking
         from runner.terminal import Terminal, describe_plan
 
-        plan = sweep.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused, origin=self._origin)
+        plan = planning.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused, origin=self._origin)
         if self._plan_only:
             with Terminal() as terminal:
                 for line in describe_plan(plan):
@@ -185,7 +186,7 @@ def _composed(config: Any) -> Config:
     from omegaconf import OmegaConf
 
     from runner import settings, sweeping
-    from runner.sweep import Config
+    from runner.planning import Config
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     typed = OmegaConf.to_container(hydra.hydra.overrides.task)

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from runner import grammar, settings, sweeping
 from runner.application import Application, RunFailed
 from runner.errors import UserError, one_or_many
+from runner.planning import Config
 from runner.records import Row, Status
-from runner.sweep import Config
 
 OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from runner import application, checks, experiment, settings, storage
 from runner import program as programs
 from runner.experiment import Job
+from runner.planning import Config
 from runner.records import Record
-from runner.sweep import Config
 from runner.terminal import Terminal
 
 EXIT_DIFFERENT = 4

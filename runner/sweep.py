@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import errno
 import itertools
 import os
@@ -19,27 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner import checkpoint, environment, experiment, inputs, results, storage, timing, trees
+from runner import checkpoint, environment, experiment, planning, results, storage, timing, trees
 from runner import program as programs
 from runner.clone import CloneWriter
-from runner.errors import StorageError, UserError, one_or_many
-from runner.experiment import Job, Result
-from runner.program import Draft, Identity, Program
+from runner.errors import StorageError
+from runner.experiment import Result
+from runner.planning import Plan, ProgramKey, State, Task
+from runner.program import Program
 from runner.records import CheckpointInfo, FailureKind, Record, Status, row_of
-from runner.settings import (
-    CheckpointWriter,
-    ChecksMode,
-    EagerCheck,
-    OnFailure,
-    Retry,
-    Run,
-    TrackingMode,
-    canonical_digest,
-    to_data,
-)
-from runner.storage import Journal, RunFolder, SweepFolder
-
-ProgramKey = tuple[str, str]
+from runner.settings import CheckpointWriter, OnFailure, Run, TrackingMode
+from runner.storage import Journal, RunFolder
 
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
 BURST_RUNS = 32
@@ -48,84 +36,13 @@ BURST_BYTES = 256 * 2**20
 # Threads that write runs: most of a run's files is waiting for the disk.
 WRITERS = 4
 
+MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
+
 # Programs compiled ahead, a core. Two keep every core busy while the last of the wave compiles.
 PROGRAMS_AHEAD = 4
 
 
-class State(enum.Enum):
-    """What is known of a run before the sweep goes on."""
-
-    done = "done"
-    failed = "failed"
-    interrupted = "interrupted"
-    stale = "stale"
-    new = "new"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """One composed config.
-
-    Attributes:
-      run: What to run.
-      overrides: What was typed for it.
-      where: What tells it from the other configs of the sweep, for an error.
-      hydra_files: Name and text of the files that Hydra leaves beside a job; called when the run is written.
-    """
-
-    run: Run
-    overrides: tuple[str, ...] = ()
-    where: str = ""
-    hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A distinct run of the sweep; `tracked` says whether an earlier attempt has made its W&B run."""
-
-    job: Job
-    config: Config
-    folder: RunFolder
-    state: State
-    tracked: bool = False
-
-    @property
-    def program_key(self) -> ProgramKey:
-        """Names the compiled program that the run needs."""
-        return self.job.identity.program_id, self.job.run.device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a sweep is going to do.
-
-    Attributes:
-      folder: Where.
-      tasks: Every distinct run, in the order of the configs.
-      drafts: The traced program of every task, by its key.
-      num_configs: Configs asked for; more than tasks where two are equal.
-      origin: The command that made the sweep, for `resume`.
-    """
-
-    folder: SweepFolder
-    tasks: Sequence[Task]
-    drafts: Mapping[ProgramKey, Draft]
-    num_configs: int
-    origin: Mapping[str, Any]
-
-    def pending(self) -> list[Task]:
-        """Tasks to run, ordered by program."""
-        retry = self.tasks[0].job.run.retry
-        wanted = {State.new, State.interrupted}
-        wanted |= {State.failed} if retry is not Retry.none else set()
-        wanted |= {State.stale} if retry is Retry.all else set()
-        order = {key: index for index, key in enumerate(self.drafts)}
-        chosen = [task for task in self.tasks if task.state in wanted]
-        return sorted(chosen, key=lambda task: (order[task.program_key], task.job.num))
-
-    def counts(self) -> dict[str, int]:
-        """How many tasks are in each state; states without any are left out."""
-        return {state.value: n for state in State if (n := sum(task.state is state for task in self.tasks))}
+FINISHED = frozenset({State.done, State.stale, State.failed})
 
 
 class Reporter(Protocol):
@@ -172,50 +89,6 @@ class Outcome:
     stopped: str | None
 
 
-def make_plan(
-    configs: Sequence[Config],
-    place: Callable[[str], SweepFolder],
-    refused: Sequence[tuple[str, UserError]] = (),
-    *,
-    origin: Mapping[str, Any] | None = None,
-) -> Plan:
-    """What is to be done for `configs`: validated, equal ones once, with what is already there. Writes nothing.
-
-    Args:
-      configs: At least one.
-      place: The sweep's folder, given the name that the plan suggests.
-      refused: Where and why other configs of the sweep have no meaning; said together with what is found here.
-      origin: The command that made the sweep.
-
-    Raises:
-      UserError: Configs that can't run (all mistakes together), or a folder that can't be used.
-    """
-    identities, drafts = _validate(configs, refused)
-    distinct: dict[str, int] = {}
-    for index, identity in enumerate(identities):
-        distinct.setdefault(identity.run_id, index)
-    folder = place(_suggest_name(configs, list(distinct)))
-    storage.require_writable(folder.path)
-    states, tracked = _known_states(folder, list(distinct))
-    compared: set[str] = set()
-    tasks = []
-    for num, (run_id, index) in enumerate(distinct.items()):
-        config, identity = configs[index], identities[index]
-        eager = _compares_eager(config.run, identity, compared)
-        job = Job(
-            run=config.run,
-            identity=identity,
-            num=num,
-            sweep=folder.name,
-            overrides=config.overrides,
-            compare_eager=eager,
-        )
-        run_folder = folder.run(num, run_id)
-        state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
-        tasks.append(Task(job=job, config=config, folder=run_folder, state=state, tracked=run_id in tracked))
-    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {})
-
-
 def execute(
     plan: Plan,
     *,
@@ -234,33 +107,34 @@ def execute(
     Raises:
       StorageError: Another process works in the folder, or the disk is full.
     """
-    pending = plan.pending()
     storage.make_sweep_folder(plan.folder)
-    with storage.locked(plan.folder):
-        if not plan.folder.plan.exists():
-            storage.write_plan(plan.folder, _plan_data(plan))
-        journal = Journal(plan.folder.journal)
-        engine = _Engine(
-            plan=plan, journal=journal, reporter=reporter, stop=stop, tracking=tracking(num_runs=len(pending))
-        )
-        try:
+    try:
+        with storage.locked(plan.folder):
+            return _execute_locked(plan, tracking, reporter, stop)
+    except OSError as error:
+        raise StorageError(f"writing to {plan.folder.path}: {error.strerror or error}", MAKE_ROOM) from error
+
+
+def _execute_locked(
+    plan: Plan, tracking: Callable[..., Tracking], reporter: Reporter, stop: Callable[[], bool]
+) -> Outcome:
+    pending = plan.pending()
+    if not plan.folder.plan.exists():
+        storage.write_plan(plan.folder, planning.plan_data(plan))
+    with contextlib.closing(Journal(plan.folder.journal)) as journal:
+        tracker = tracking(num_runs=len(pending))
+        engine = _Engine(plan=plan, journal=journal, reporter=reporter, stop=stop, tracking=tracker)
+        with contextlib.closing(tracker):
             journal.append("start", at=experiment.now(), num_pending=len(pending))
             reporter.started(plan, len(pending))
-            engine.catch_up()
+            num_tracked = engine.catch_up(pending)
             engine.go(pending)
-            if len(plan.tasks) > 1:
+            if len(plan.tasks) > 1 and (pending or num_tracked):
                 lines = results.results_rows(storage.read_records(task.folder for task in plan.tasks))
                 storage.write_atomic(plan.folder.results, results.to_parquet(lines))
-                engine.tracking.log_sweep(plan.folder.name, lines)
+                tracker.log_sweep(plan.folder.name, lines)
             journal.append("end", at=experiment.now(), num_failed=engine.num_failed, interrupted=engine.interrupted)
-        finally:
-            engine.tracking.close()
-            journal.close()
-    return Outcome(
-        num_failed=engine.num_failed,
-        interrupted=engine.interrupted,
-        stopped=engine.stopped,
-    )
+    return Outcome(num_failed=engine.num_failed, interrupted=engine.interrupted, stopped=engine.stopped)
 
 
 @dataclass
@@ -306,16 +180,19 @@ class _Engine:
                 pool.shutdown(wait=True, cancel_futures=True)
                 self._settle()
 
-    def catch_up(self) -> None:
-        """Tracks runs that an earlier attempt finished and was stopped before it had tracked them."""
+    def catch_up(self, pending: Sequence[Task]) -> int:
+        """Tracks runs that an earlier attempt finished and was stopped before it had tracked them; how many."""
         if self.plan.tasks[0].job.run.tracking.mode is TrackingMode.disabled:
-            return
-        for task in self.plan.tasks:
-            if task.state in (State.done, State.failed) and not task.tracked:
-                record = storage.read_record(task.folder)
-                output = storage.read_output(task.folder, record) if record.output else {}
-                self.untracked[record.run_id] = record, task.folder
-                self.tracking.submit(record, output, task.folder.path)
+            return 0
+        again = {task.job.num for task in pending}
+        finished = [task for task in self.plan.tasks if task.state in FINISHED and task.job.num not in again]
+        missing = [task for task in finished if not task.tracked]
+        for task in missing:
+            record = storage.read_record(task.folder)
+            output = storage.read_output(task.folder, record) if record.output else {}
+            self.untracked[record.run_id] = record, task.folder
+            self.tracking.submit(record, output, task.folder.path)
+        return len(missing)
 
     def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
         return {
@@ -414,9 +291,7 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
         with contextlib.suppress(OSError):
             storage.remove_unfinished(folder)
         what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
-        raise StorageError(
-            what, "make room or choose another output_root; the same command goes on from here"
-        ) from error
+        raise StorageError(what, MAKE_ROOM) from error
     return record
 
 
@@ -438,113 +313,6 @@ def _save(folder: RunFolder, record: Record, result: Result, clones: CloneWriter
     )
     assert record.timing is not None
     return dataclasses.replace(record, checkpoint=info, timing=dataclasses.replace(record.timing, checkpoint_s=save_s))
-
-
-def _validate(
-    configs: Sequence[Config], errors_before: Sequence[tuple[str, UserError]]
-) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
-    """Identity of every config and draft of every program; nothing is computed or written."""
-    identities: list[Identity] = []
-    drafts: dict[ProgramKey, Draft] = {}
-    errors = list(errors_before)
-    refused: dict[ProgramKey, UserError] = {}
-    for config in configs:
-        try:
-            identity = programs.identify(config.run)
-            inputs.require(config.run.input, config.run.input_shape)
-        except UserError as error:
-            errors.append((config.where, error))
-            continue
-        identities.append(identity)
-        key = identity.program_id, config.run.device
-        if key not in drafts and key not in refused:
-            try:
-                drafts[key] = programs.draft(config.run, identity)
-            except UserError as error:
-                refused[key] = error
-        if key in refused:
-            errors.append((config.where, refused[key]))
-    if errors:
-        raise one_or_many(errors, len(configs) + len(errors_before))
-    return identities, drafts
-
-
-def _suggest_name(configs: Sequence[Config], run_ids: Sequence[str]) -> str:
-    labels = list(dict.fromkeys(config.run.layer.label for config in configs))
-    name = "-".join(labels) if len(labels) <= 3 else f"{len(labels)}-layers"
-    return f"{name}-{canonical_digest(sorted(run_ids))[:8]}"
-
-
-def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
-    """States of the runs that the folder knows of, and which of them are tracked.
-
-    Raises:
-      StorageError: The folder holds another plan.
-    """
-    if not folder.plan.exists():
-        return {}, set()
-    known = [run["run_id"] for run in storage.read_plan(folder)["runs"]]
-    if set(known) != set(run_ids):
-        common = len(set(known) & set(run_ids))
-        others = f"{len(known)} runs, {common} of them among these {len(run_ids)}"
-        raise StorageError(f"{folder.path} holds another plan: {others}", "sweep=another_name")
-    states: dict[str, State] = {}
-    tracked: set[str] = set()
-    software_id = environment.fingerprint()["software_id"]
-    nums = {run_id: num for num, run_id in enumerate(run_ids)}
-    for event in storage.read_journal(folder.journal):
-        run_id = event.get("run_id")
-        if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
-            stale = event["event"] == Status.done.value and event["software_id"] != software_id
-            states[run_id] = State.stale if stale else State(event["event"])
-            tracked.discard(run_id)
-        elif event["event"] == "tracked":
-            tracked.add(str(run_id))
-    confirmed = {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
-    return confirmed, tracked
-
-
-def _confirmed(folder: RunFolder, state: State) -> State:
-    """`state`, unless the run's record is missing or damaged: then the run counts as interrupted."""
-    try:
-        storage.read_record(folder)
-    except StorageError:
-        folder.record.unlink(missing_ok=True)
-        return State.interrupted
-    return state
-
-
-def _plan_data(plan: Plan) -> dict[str, Any]:
-    return {
-        "sweep": plan.folder.name,
-        "written_at": experiment.now(),
-        "origin": dict(plan.origin),
-        "num_configs": plan.num_configs,
-        "environment": environment.fingerprint(),
-        "runs": [
-            {
-                "num": task.job.num,
-                "run_id": task.job.identity.run_id,
-                "result_id": task.job.identity.result_id,
-                "program_id": task.job.identity.program_id,
-                "folder": f"runs/{task.folder.path.name}",
-                "layer": task.job.run.layer.label,
-                "overrides": list(task.job.overrides),
-                "settings": to_data(task.job.run),
-            }
-            for task in plan.tasks
-        ],
-    }
-
-
-def _compares_eager(run: Run, identity: Identity, compared: set[str]) -> bool:
-    """Whether this run compares compiled with eager; remembers it in `compared`."""
-    if run.checks.mode is ChecksMode.off or run.checks.eager is EagerCheck.never:
-        return False
-    subject = identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)
-    first = subject not in compared
-    compared.add(subject)
-    return first
 
 
 def _waves(tasks: Sequence[Task], num_programs: int) -> Iterator[list[Task]]:

@@ -28,7 +28,7 @@ from runner.errors import ConfigError, UserError, literal, nearest
 from runner.settings import Run
 
 if TYPE_CHECKING:
-    from runner.sweep import Config
+    from runner.planning import Config
 
 
 # A sweep is long in its seeds: configs that differ in the seed alone are derived from one, if nothing refers to it.
@@ -116,7 +116,7 @@ class Composer:
           UserError: A value without meaning.
           HydraException: An override that can't be applied.
         """
-        from runner.sweep import Config  # brings JAX, which `--help` and `--cfg` do without
+        from runner.planning import Config  # brings JAX, which `--help` and `--cfg` do without
 
         typed = tuple(overrides)
         run, _ = self._derive(typed, num)

@@ -17,7 +17,7 @@ ROWS = (
     ("replay", "engine", "application"),
     ("listing",),
     ("sweeping", "grammar"),
-    ("sweep", "experiment"),
+    ("sweep", "planning", "experiment"),
     ("terminal", "table", "results"),
     ("tracking", "checkpoint", "clone", "storage", "environment"),
     ("checks", "trees"),
@@ -36,7 +36,7 @@ OWNERS = {
     "flax.nnx.bridge": {"bridge"},
     "hydra": {"settings", "sweeping", "application", "engine", "cli"},
     "omegaconf": {"settings", "sweeping", "application", "engine", "cli"},
-    "rich": {"table", "terminal"},
+    "rich": {"table", "terminal", "listing"},
     "pyarrow": {"results"},
 }
 

@@ -1,0 +1,246 @@
+"""What a sweep is going to do: configs validated, each once, with what is already there. Nothing here writes."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner import environment, inputs, storage
+from runner import program as programs
+from runner.errors import StorageError, UserError, one_or_many
+from runner.experiment import Job, now
+from runner.program import Draft, Identity
+from runner.records import Status
+from runner.settings import ChecksMode, EagerCheck, Retry, Run, canonical_digest, to_data
+from runner.storage import RunFolder, SweepFolder
+
+ProgramKey = tuple[str, str]
+
+
+class State(enum.Enum):
+    """What is known of a run before the sweep goes on."""
+
+    done = "done"
+    failed = "failed"
+    interrupted = "interrupted"
+    stale = "stale"
+    new = "new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One composed config.
+
+    Attributes:
+      run: What to run.
+      overrides: What was typed for it.
+      where: What tells it from the other configs of the sweep, for an error.
+      hydra_files: Name and text of the files that Hydra leaves beside a job; called when the run is written.
+    """
+
+    run: Run
+    overrides: tuple[str, ...] = ()
+    where: str = ""
+    hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A distinct run of the sweep; `tracked` says whether an earlier attempt has made its W&B run."""
+
+    job: Job
+    config: Config
+    folder: RunFolder
+    state: State
+    tracked: bool = False
+
+    @property
+    def program_key(self) -> ProgramKey:
+        """Names the compiled program that the run needs."""
+        return self.job.identity.program_id, self.job.run.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a sweep is going to do.
+
+    Attributes:
+      folder: Where.
+      tasks: Every distinct run, in the order of the configs.
+      drafts: The traced program of every task, by its key.
+      num_configs: Configs asked for; more than tasks where two are equal.
+      origin: The command that made the sweep, for `resume`.
+    """
+
+    folder: SweepFolder
+    tasks: Sequence[Task]
+    drafts: Mapping[ProgramKey, Draft]
+    num_configs: int
+    origin: Mapping[str, Any]
+
+    def pending(self) -> list[Task]:
+        """Tasks to run, ordered by program."""
+        retry = self.tasks[0].job.run.retry
+        wanted = {State.new, State.interrupted}
+        wanted |= {State.failed} if retry is not Retry.none else set()
+        wanted |= {State.stale} if retry is Retry.all else set()
+        order = {key: index for index, key in enumerate(self.drafts)}
+        chosen = [task for task in self.tasks if task.state in wanted]
+        return sorted(chosen, key=lambda task: (order[task.program_key], task.job.num))
+
+    def counts(self) -> dict[str, int]:
+        """How many tasks are in each state; states without any are left out."""
+        return {state.value: n for state in State if (n := sum(task.state is state for task in self.tasks))}
+
+
+def make_plan(
+    configs: Sequence[Config],
+    place: Callable[[str], SweepFolder],
+    refused: Sequence[tuple[str, UserError]] = (),
+    *,
+    origin: Mapping[str, Any] | None = None,
+) -> Plan:
+    """What is to be done for `configs`: validated, equal ones once, with what is already there. Writes nothing.
+
+    Args:
+      configs: At least one.
+      place: The sweep's folder, given the name that the plan suggests.
+      refused: Where and why other configs of the sweep have no meaning; said together with what is found here.
+      origin: The command that made the sweep.
+
+    Raises:
+      UserError: Configs that can't run (all mistakes together), or a folder that can't be used.
+    """
+    identities, drafts = _validate(configs, refused)
+    distinct: dict[str, int] = {}
+    for index, identity in enumerate(identities):
+        distinct.setdefault(identity.run_id, index)
+    folder = place(_suggest_name(configs, list(distinct)))
+    storage.require_writable(folder.path)
+    states, tracked = _known_states(folder, list(distinct))
+    compared: set[str] = set()
+    tasks = []
+    for num, (run_id, index) in enumerate(distinct.items()):
+        config, identity = configs[index], identities[index]
+        eager = _compares_eager(config.run, identity, compared)
+        job = Job(
+            run=config.run,
+            identity=identity,
+            num=num,
+            sweep=folder.name,
+            overrides=config.overrides,
+            compare_eager=eager,
+        )
+        run_folder = folder.run(num, run_id)
+        state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
+        tasks.append(Task(job=job, config=config, folder=run_folder, state=state, tracked=run_id in tracked))
+    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {})
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """`plan` as JSON data, as it is kept in the sweep's folder."""
+    return {
+        "sweep": plan.folder.name,
+        "written_at": now(),
+        "origin": dict(plan.origin),
+        "num_configs": plan.num_configs,
+        "environment": environment.fingerprint(),
+        "runs": [
+            {
+                "num": task.job.num,
+                "run_id": task.job.identity.run_id,
+                "result_id": task.job.identity.result_id,
+                "program_id": task.job.identity.program_id,
+                "folder": f"runs/{task.folder.path.name}",
+                "layer": task.job.run.layer.label,
+                "overrides": list(task.job.overrides),
+                "settings": to_data(task.job.run),
+            }
+            for task in plan.tasks
+        ],
+    }
+
+
+def _compares_eager(run: Run, identity: Identity, compared: set[str]) -> bool:
+    """Whether this run compares compiled with eager; remembers it in `compared`."""
+    if run.checks.mode is ChecksMode.off or run.checks.eager is EagerCheck.never:
+        return False
+    subject = identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)
+    first = subject not in compared
+    compared.add(subject)
+    return first
+
+
+def _validate(
+    configs: Sequence[Config], errors_before: Sequence[tuple[str, UserError]]
+) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
+    """Identity of every config and draft of every program; nothing is computed or written."""
+    identities: list[Identity] = []
+    drafts: dict[ProgramKey, Draft] = {}
+    errors = list(errors_before)
+    refused: dict[ProgramKey, UserError] = {}
+    for config in configs:
+        try:
+            identity = programs.identify(config.run)
+            inputs.require(config.run.input, config.run.input_shape)
+        except UserError as error:
+            errors.append((config.where, error))
+            continue
+        identities.append(identity)
+        key = identity.program_id, config.run.device
+        if key not in drafts and key not in refused:
+            try:
+                drafts[key] = programs.draft(config.run, identity)
+            except UserError as error:
+                refused[key] = error
+        if key in refused:
+            errors.append((config.where, refused[key]))
+    if errors:
+        raise one_or_many(errors, len(configs) + len(errors_before))
+    return identities, drafts
+
+
+def _suggest_name(configs: Sequence[Config], run_ids: Sequence[str]) -> str:
+    labels = list(dict.fromkeys(config.run.layer.label for config in configs))
+    name = "-".join(labels) if len(labels) <= 3 else f"{len(labels)}-layers"
+    return f"{name}-{canonical_digest(sorted(run_ids))[:8]}"
+
+
+def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
+    """States of the runs that the folder knows of, and which of them are tracked.
+
+    Raises:
+      StorageError: The folder holds another plan.
+    """
+    if not folder.plan.exists():
+        return {}, set()
+    known = [run["run_id"] for run in storage.read_plan(folder)["runs"]]
+    if set(known) != set(run_ids):
+        common = len(set(known) & set(run_ids))
+        others = f"{len(known)} runs, {common} of them among these {len(run_ids)}"
+        raise StorageError(f"{folder.path} holds another plan: {others}", "sweep=another_name")
+    states: dict[str, State] = {}
+    tracked: set[str] = set()
+    software_id = environment.fingerprint()["software_id"]
+    nums = {run_id: num for num, run_id in enumerate(run_ids)}
+    for event in storage.read_journal(folder.journal):
+        run_id = event.get("run_id")
+        if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
+            stale = event["event"] == Status.done.value and event["software_id"] != software_id
+            states[run_id] = State.stale if stale else State(event["event"])
+            tracked.discard(run_id)
+        elif event["event"] == "tracked":
+            tracked.add(str(run_id))
+    confirmed = {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
+    return confirmed, tracked
+
+
+def _confirmed(folder: RunFolder, state: State) -> State:
+    """`state`, unless the run's record is missing or damaged: then the run counts as interrupted."""
+    try:
+        storage.read_record(folder)
+    except StorageError:
+        return State.interrupted
+    return state
