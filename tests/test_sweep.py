@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from runner import cli, storage, trees
+from runner.bridge import nnx_inside_linen
 from runner.records import FailureKind, Status
 from runner.storage import RunFolder, SweepFolder
 
@@ -101,6 +102,15 @@ def test_a_run_of_a_sweep_has_the_bits_of_the_same_run_alone(here):
         assert cli.main([*record.overrides, "output_root=alone", f"sweep=run{record.num}"]) == 0
         (alone,) = all_records(SweepFolder(here / "alone" / f"run{record.num}"))
         assert (alone.result_id, bits(alone)) == (record.result_id, bits(record))
+
+
+def test_layer_linear_has_the_bits_of_the_worked_example(here):
+    sweep("seed=0,7,123", "input_shape=[1],[5],[64]", "features=1,3,65", *LEAN)
+    for record in all_records(only_sweep(here)):
+        settings = record.settings
+        x = np.random.default_rng(0).standard_normal(settings["input_shape"]).astype(np.float32)
+        expected = nnx_inside_linen(settings["seed"], x, settings["features"])
+        assert record.output[0].digest == trees.array_digest(np.asarray(expected))
 
 
 def test_a_program_is_compiled_once_for_all_seeds(here):

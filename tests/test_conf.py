@@ -1,0 +1,59 @@
+"""The files of conf/: every choice composes, says what it is for, and every experiment keeps its promise's form."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner import cli, settings
+
+CONF = settings.config_dir()
+CHOICES = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name not in ("experiment", "debug")]
+# What a choice needs beside itself to have a meaning.
+NEEDS = {"custom": ["layer.target=flax.nnx.PReLU"], "file": ["input.path=x.npy"], "tokens": ["input.high=8"]}
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_choice_composes(path, make_run):
+    make_run(f"{path.parent.name}={path.stem}", *NEEDS.get(path.stem, []))
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_file_opens_with_what_it_is_for(path):
+    lines = [line for line in path.read_text().splitlines() if line not in ("#", "# @package _global_")]
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_opens_with_question_command_expectation_and_cost(path):
+    text = path.read_text()
+    assert re.search(r"^# [A-Z].*\?$", text, flags=re.MULTILINE)
+    assert f"#   bridge-runner -m +experiment={path.stem}\n" in text
+    assert re.search(r"^# Expect: .+", text, flags=re.MULTILINE)
+    assert re.search(r"^# Cost:   .+ \(measured \d{4}-\d{2}-\d{2}, .+\)\.$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", f"+experiment={path.stem}"]) == 0
+    assert re.search(r"\d+ runs · \d+ programs?", capsys.readouterr().out)
+
+
+def test_the_shell_completes_choices():
+    command = str(Path(sys.executable).parent / "bridge-runner")
+    line = "bridge-runner layer=l"
+    done = subprocess.run(
+        [command, "-sc", "query=bash"],
+        env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert sorted(done.stdout.split()) == ["layer=layer_norm", "layer=linear", "layer=lora", "layer=lstm"]
