@@ -153,7 +153,8 @@ def _times(timing: Mapping[str, Any]) -> list[str]:
     for name in ("init", "apply"):
         phases = timing[name]
         parts = [f"{key[:-2]} {table.duration(phases[key])}" for key in phases if key.endswith("_s")]
-        shared = "" if timing["compiled_here"] else ", compiled for another run"
+        shared = ", contended" if phases["contended"] else ""
+        shared += "" if timing["compiled_here"] else ", compiled for another run"
         lines.append(f"  {name:<17} {', '.join(parts)} (cache {phases['cache']}{shared})")
     for name in ("apply_latency", "apply_dispatch", "apply_throughput", "init_latency"):
         if timing[name]:

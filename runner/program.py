@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +120,14 @@ def draft(run: Run, identity: Identity) -> Draft:
     )
 
 
-def compile_program(drafted: Draft, *, cache: str) -> Program:
-    """`drafted`, compiled; may be called in any thread."""
+def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> Program:
+    """`drafted`, compiled; may be called in any thread.
+
+    Args:
+      drafted: What to compile.
+      cache: The setting `compilation_cache`.
+      contended: Whether other work of this program runs beside; said in the phases.
+    """
     streams, mutable, layer = drafted.needs.streams, drafted.needs.mutable, drafted.layer
 
     def init(key: jax.Array, x: jax.Array) -> Any:
@@ -135,5 +142,9 @@ def compile_program(drafted: Draft, *, cache: str) -> Program:
         arguments = (drafted.needs.variables, key, drafted.x)
         apply_compiled, apply_phases = timing.compile_phases(apply, arguments, cache=cache)
     return Program(
-        draft=drafted, init=init_compiled, apply=apply_compiled, init_phases=init_phases, apply_phases=apply_phases
+        draft=drafted,
+        init=init_compiled,
+        apply=apply_compiled,
+        init_phases=dataclasses.replace(init_phases, contended=contended),
+        apply_phases=dataclasses.replace(apply_phases, contended=contended),
     )

@@ -103,6 +103,7 @@ class Phases:
       lower_s: `.lower()`.
       compile_s: `.compile()`, with the label of the persistent compilation cache beside it.
       cache: off, cold (compiled and put in) or warm (taken out).
+      contended: True if trace, lower and compile shared the machine with other work of this program.
       first_call_s: The first call of this run; None where it was not reached.
     """
 
@@ -110,6 +111,7 @@ class Phases:
     lower_s: float
     compile_s: float
     cache: str
+    contended: bool = False
     first_call_s: float | None = None
 
 

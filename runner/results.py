@@ -82,6 +82,11 @@ COLUMNS: Mapping[str, Column] = {
     "apply_compile_s": Column("double", "compiling apply", _phase("apply", "compile_s")),
     "apply_first_call_s": Column("double", "first call of apply in this run", _phase("apply", "first_call_s")),
     "cache": Column("string", "compilation cache: off, cold or warm", _phase("apply", "cache")),
+    "compile_contended": Column(
+        "bool",
+        "true where trace, lower and compile shared the machine with other work of the sweep",
+        _phase("apply", "contended"),
+    ),
     "compiled_here": Column(
         "bool",
         "false where the program was compiled for another run",

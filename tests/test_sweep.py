@@ -119,6 +119,14 @@ def test_a_program_is_compiled_once_for_all_seeds(here):
     assert here_first == [True, True, False, False, False, False]
 
 
+def test_a_compile_time_that_shared_the_machine_says_so(here):
+    sweep("features=8,9", *LEAN)
+    assert cli.main(["output_root=alone", "sweep=one", *LEAN]) == 0
+    (alone,) = all_records(SweepFolder(here / "alone" / "one"))
+    assert not alone.timing.init.contended
+    assert all(record.timing.init.contended for record in all_records(only_sweep(here)))
+
+
 def test_the_same_sweep_again_does_nothing_twice(here, capsys):
     sweep("seed=0,1,2", *LEAN)
     before = {path: path.stat().st_mtime_ns for path in only_sweep(here).path.rglob("record.json")}
