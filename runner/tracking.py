@@ -37,6 +37,9 @@ LEAN = {"silent": True, "quiet": True, "console": "off", "disable_git": True, "s
 LEAN |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
 LEAN |= {"x_transaction_log_flush_interval": 0.5, "init_timeout": 5.0, "finish_timeout": 10.0}
 
+# What the run of the sweep has all the same, once: the installed packages and the machine.
+ONCE_A_SWEEP = frozenset({"x_disable_meta", "x_save_requirements"})
+
 PROBE_TIMEOUT_S = 3.0
 MAX_MESSAGE_CHARACTERS = 2000
 MAX_TAG_CHARACTERS = 64
@@ -135,6 +138,7 @@ class WandbTracker:
 
         made = self._make_run(
             fill,
+            LEAN,
             exit_code=0 if record.status is Status.done else 1,
             id=wandb_id(self._sweep, record.run_id[:12]),
             name=f"{record.num}-{record.layer}-s{record.settings.get('seed')}",
@@ -159,7 +163,9 @@ class WandbTracker:
             data = [[_cell(row.get(column)) for column in columns] for row in rows]
             run.log({"runs": wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
 
-        self._make_run(fill, id=wandb_id(self._sweep, "sweep"), name=name, job_type="sweep", tags=["sweep"])
+        settings = {key: value for key, value in LEAN.items() if key not in ONCE_A_SWEEP}
+        run_id = wandb_id(self._sweep, "sweep")
+        self._make_run(fill, settings, id=run_id, name=name, job_type="sweep", tags=["sweep"])
 
     def close(self) -> None:
         """Ends W&B's service of this process."""
@@ -169,7 +175,9 @@ class WandbTracker:
 
             wandb.teardown()
 
-    def _make_run(self, fill: Callable[[Any, Any], None], *, exit_code: int = 0, **init: Any) -> bool:
+    def _make_run(
+        self, fill: Callable[[Any, Any], None], settings: Mapping[str, Any], *, exit_code: int = 0, **init: Any
+    ) -> bool:
         try:
             # Where it can't be written, wandb would silently take the system's temporary folder.
             self._wandb_dir.mkdir(parents=True, exist_ok=True)
@@ -178,7 +186,8 @@ class WandbTracker:
 
                 if stale := self._folders.pop(init["id"], None):
                     shutil.rmtree(stale)
-                run = self._open(wandb, init)
+                known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
+                run = self._open(wandb, init | {"settings": wandb.Settings(**known)})
                 self._folders[init["id"]] = Path(run.settings.sync_dir)
                 try:
                     fill(wandb, run)
@@ -196,7 +205,6 @@ class WandbTracker:
         tags = dict.fromkeys(tag[:MAX_TAG_CHARACTERS] for tag in [*settings.tags, *init["tags"]] if tag)
         init |= {"tags": list(tags), "group": self._sweep, "dir": str(self._wandb_dir.parent), "reinit": "create_new"}
         init |= {"project": settings.project, "entity": settings.entity, "notes": settings.notes}
-        init["settings"] = wandb.Settings(**{k: v for k, v in LEAN.items() if k in wandb.Settings.model_fields})
         try:
             return wandb.init(mode=settings.mode.value, **init)
         except Exception as error:

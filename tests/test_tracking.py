@@ -374,3 +374,12 @@ def test_disabled_tracks_nothing(make, tmp_path):
     assert tracker.log(make_record(), {}, tmp_path) is None
     tracker.log_sweep("demo", [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_packages_and_machine_are_listed_once_a_sweep(make, tmp_path):
+    tracker = make()
+    tracker.log(make_record(), {}, tmp_path)
+    tracker.log_sweep("demo", [{"num": 3, "status": "done"}])
+    offline_runs(tmp_path)
+    found = [path.parent.parent.name for path in (tmp_path / "wandb").glob("offline-run-*/files/requirements.txt")]
+    assert [name.endswith("demo-sweep") for name in found] == [True]
