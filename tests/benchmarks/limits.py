@@ -65,7 +65,7 @@ def again_s(folder: Path) -> float:
 
 
 def resident_kib(folder: Path) -> tuple[int, int]:
-    """Resident memory of one sweep of 2,000 runs after 200 and after 2,000 of them, in KiB."""
+    """Resident memory of one sweep of 2,000 runs after 200 and before the last of them, in KiB."""
     words = ("-m", "seed=range(0,2000)", "sweep=memory", "tracking=disabled", "checkpoint=fast")
     process = subprocess.Popen([*RUNNER, *words], cwd=folder, stdout=subprocess.DEVNULL)
     journal = folder / "outputs" / "memory" / "journal.jsonl"
@@ -74,8 +74,10 @@ def resident_kib(folder: Path) -> tuple[int, int]:
         num_done = journal.read_bytes().count(b'"event":"done"') if journal.exists() else 0
         status = Path(f"/proc/{process.pid}/status")
         with contextlib.suppress(OSError, IndexError):
-            last = int(status.read_text().partition("VmRSS:")[2].split()[0])
-            after_200 = after_200 or (last if num_done >= 200 else 0)
+            now = int(status.read_text().partition("VmRSS:")[2].split()[0])
+            after_200 = after_200 or (now if num_done >= 200 else 0)
+            # Afterwards the results table is written, once a sweep, with pyarrow.
+            last = now if num_done < 2000 else last
         time.sleep(0.05)
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, words)
