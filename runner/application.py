@@ -108,7 +108,7 @@ class Application:
         if not configs:
             raise one_or_many(refused, len(refused))
         prepare_process(configs)
-        from runner import environment, planning, storage, sweep, tracking
+        from runner import environment, planning, storage, sweep, tracking_pool
         from runner.terminal import Terminal, describe_plan
 
         plan = planning.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused, origin=self._origin)
@@ -119,7 +119,7 @@ class Application:
             return []
         with Terminal() as terminal, interrupts(terminal.warned) as stop:
             make_tracking = functools.partial(
-                tracking.make_tracking,
+                tracking_pool.make_tracking,
                 configs[0].run.tracking,
                 plan.folder.path,
                 plan.folder.name,

@@ -1,0 +1,173 @@
+"""Where a sweep's runs go to be tracked: this process, or processes of their own beside it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner import tracking
+from runner.records import Record
+from runner.settings import TrackingMode, TrackingSettings
+
+# A worker starts in about a second; fewer runs are sent sooner from this process.
+MIN_POOLED_RUNS = 6
+
+
+class InlineTracking:
+    """Sends each run as it comes, in this process: for a single run, where a pool of processes costs more to start."""
+
+    def __init__(self, tracker: tracking.Tracker) -> None:
+        self._tracker = tracker
+        self._costs: list[tuple[str, float]] = []
+
+    def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
+        """Sends one run."""
+        cost_s = self._tracker.log(record, output, run_dir)
+        if cost_s is not None:
+            self._costs.append((record.run_id, cost_s))
+
+    def wait(self) -> list[tuple[str, float]]:
+        """Run id and seconds of each run since the last call."""
+        costs, self._costs = self._costs, []
+        return costs
+
+    def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends the run of the sweep."""
+        self._tracker.log_sweep(name, rows)
+
+    def close(self) -> None:
+        """Ends the tracker."""
+        self._tracker.close()
+
+
+class PooledTracking:
+    """Sends runs from processes of their own: a W&B run is 12-25 ms of Python that holds the lock.
+
+    Args:
+      settings: Settled settings.
+      folder: The sweep's folder.
+      sweep: Its name.
+      warn: Takes one sentence, once for the whole sweep.
+      num_processes: Workers; they start at once, so that they are there when the first run is.
+    """
+
+    def __init__(
+        self, settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None], *, num_processes: int
+    ) -> None:
+        # spawn, not fork: JAX already has threads.
+        self._pool = concurrent.futures.ProcessPoolExecutor(
+            num_processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(settings, folder, sweep),
+        )
+        self._warn = warn
+        self._warned = False
+        self._make_local = lambda: tracking.WandbTracker(settings, folder, sweep, self._say)
+        self._sent: list[tuple[str, concurrent.futures.Future[tuple[float | None, list[str]]]]] = []
+        for _ in range(num_processes):
+            self._sent.append(("", self._pool.submit(_warm_worker)))
+
+    def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
+        """Queues one run."""
+        self._sent.append((record.run_id, self._pool.submit(_log_in_worker, record, dict(output), run_dir)))
+
+    def wait(self) -> list[tuple[str, float]]:
+        """Waits for all that was queued; run id and seconds of each."""
+        sent, self._sent = self._sent, []
+        costs = []
+        for run_id, future in sent:
+            try:
+                cost_s, sentences = future.result()
+            except concurrent.futures.process.BrokenProcessPool as error:
+                cost_s, sentences = None, [f"a tracking process died: {error}"]
+            for sentence in sentences:
+                self._say(sentence)
+            if run_id and cost_s is not None:
+                costs.append((run_id, cost_s))
+        return costs
+
+    def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends the run of the sweep from a worker."""
+        with contextlib.suppress(concurrent.futures.process.BrokenProcessPool):
+            self._pool.submit(_log_sweep_in_worker, name, list(rows)).result()
+
+    def close(self) -> None:
+        """Ends the workers, after what was queued."""
+        self._pool.shutdown(wait=True)
+
+    def _say(self, sentence: str) -> None:
+        if not self._warned:
+            self._warn(sentence)
+        self._warned = True
+
+
+def make_tracking(
+    settings: TrackingSettings,
+    folder: Path,
+    sweep: str,
+    warn: Callable[[str], None],
+    *,
+    num_runs: int,
+    num_processes: int,
+) -> InlineTracking | PooledTracking:
+    """Where `num_runs` runs go: processes of their own where that pays."""
+    if settings.mode is TrackingMode.disabled or num_runs < MIN_POOLED_RUNS:
+        return InlineTracking(tracking.make_tracker(settings, folder, sweep, warn))
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    with tracking.environment_of(folder / "wandb"):
+        settled = tracking.settle(settings, warn)
+    return PooledTracking(settled, folder, sweep, warn, num_processes=num_processes)
+
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start_worker(settings: TrackingSettings, folder: Path, sweep: str) -> None:
+    # Ctrl-C reaches every process of the terminal; what ends the sweep is the parent's to decide.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A worker must not outlive a parent that was killed: it would wait for runs for ever, deaf to SIGTERM.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # A parent that has used wandb hands its service on; sharing it would make the workers wait for one another.
+    os.environ.pop("WANDB_SERVICE", None)
+    sentences: list[str] = []
+    _WORKER["sentences"] = sentences
+    _WORKER["tracker"] = tracking.WandbTracker(settings, folder, sweep, sentences.append)
+    # At the worker's end its service still writes: wait for it.
+    multiprocessing.util.Finalize(None, _WORKER["tracker"].close, exitpriority=10)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _warm_worker() -> tuple[float | None, list[str]]:
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True, quiet=True))
+    return None, []
+
+
+def _log_in_worker(record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> tuple[float | None, list[str]]:
+    cost_s = _WORKER["tracker"].log(record, output, run_dir)
+    sentences, _WORKER["sentences"][:] = list(_WORKER["sentences"]), []
+    return cost_s, sentences
+
+
+def _log_sweep_in_worker(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    _WORKER["tracker"].log_sweep(name, rows)
