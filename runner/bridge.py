@@ -5,9 +5,7 @@ This file and `hosts` are the only ones that know `flax.linen` and `flax.nnx.bri
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib
 import inspect
 import math
 import re
@@ -22,6 +20,7 @@ from flax import nnx
 from flax.core import FrozenDict
 from flax.nnx import bridge
 
+from runner import targets
 from runner.errors import ConfigError, LayerError, literal, nearest
 from runner.settings import MAX_SEED, LayerSettings
 
@@ -29,8 +28,6 @@ PARAMS = "params"
 
 # A layer that asks for more streams than this asks for a new one each time it is tried.
 MAX_STREAMS = 16
-
-ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
 
 
 def nnx_inside_linen(seed: float, x: jax.Array, features: float) -> jax.Array:
@@ -121,7 +118,7 @@ def wrap(layer: LayerSettings) -> Bridged:
     target = resolve_target(str(layer.target))
     parameters = _parameters(target)
     _require_arguments(layer, parameters)
-    kwargs = {key: _resolve_value(key, value, parameters.get(key)) for key, value in layer.kwargs.items()}
+    kwargs = {key: targets.resolve_value(key, value, parameters.get(key)) for key, value in layer.kwargs.items()}
     skip_rng = not _takes(parameters, "rngs")
     # `ToLinen` itself, not `to_linen`: that keeps `name` and three more keywords from the layer.
     model = bridge.ToLinen(target, kwargs=FrozenDict(kwargs), skip_rng=skip_rng)
@@ -129,7 +126,8 @@ def wrap(layer: LayerSettings) -> Bridged:
     def construct(rngs: nnx.Rngs) -> nnx.Module:
         return target(**dict(model.kwargs)) if skip_rng else target(**dict(model.kwargs), rngs=rngs)
 
-    return Bridged(model=model, construct=construct, call={key: _hashable(value) for key, value in layer.call.items()})
+    call = {key: targets.hashable(value) for key, value in layer.call.items()}
+    return Bridged(model=model, construct=construct, call=call)
 
 
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
@@ -182,7 +180,7 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
     Raises:
       LayerError: Nothing importable is there, or it is neither an `nnx.Module` subclass nor a function taking `rngs`.
     """
-    found = _import(path)
+    found = targets.import_path(path)
     if isinstance(found, type):
         if issubclass(found, nn.Module):
             raise LayerError(f"layer.target={path}: a flax.linen module already is Linen and needs no bridge")
@@ -198,43 +196,6 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
             "def make_layer(*, rngs): return MyLayer(…, rngs=rngs)",
         )
     return found
-
-
-@functools.cache
-def source_digest(path: str) -> str | None:
-    """SHA-256 of the source file of a layer that is not flax's; None for flax's, whose version says it all."""
-    module = inspect.getmodule(_import(path))
-    if module is None or module.__name__.split(".")[0] == "flax":
-        return None
-    try:
-        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
-    except (OSError, TypeError):
-        return None
-
-
-@functools.cache
-def resolve_initializer(text: str) -> Callable[..., jax.Array]:
-    """The initialiser named by `text`: `zeros`, `lecun_normal`, `normal(stddev=0.02)`.
-
-    Cached, so that equal configs share one function: a new one each time would retrace.
-    """
-    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
-    known = {name: value for name, value in vars(nnx.initializers).items() if callable(value) and name[0].islower()}
-    if match is None or not ({match[1], f"{match[1]}_init"} & known.keys()):
-        raise ValueError(nearest(text, known) or "lecun_normal")
-    factory = known.get(match[1]) or known[f"{match[1]}_init"]
-    if f"{match[1]}_init" in known:
-        factory = known[f"{match[1]}_init"]
-    try:
-        arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
-    except ValueError:
-        raise TypeError(f"the arguments of {match[1]} are name=number, not ({match[2]})") from None
-    return factory(**arguments)
-
-
-def _argument(part: str) -> tuple[str, float]:
-    name, _, value = part.partition("=")
-    return name.strip(), float(value)
 
 
 def _named_key(key: jax.Array, name: str) -> jax.Array:
@@ -256,40 +217,6 @@ def _whole(key: str, value: float, *, least: int, most: int = MAX_SEED) -> int:
     if number > most:
         raise ConfigError(key, value, f"at most {most} is possible", f"{key}={least}")
     return int(value)
-
-
-def _import(path: str) -> Any:
-    if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
-        raise LayerError(f"layer.target={path}: a dotted path is wanted", "layer.target=my_pkg.MyLayer")
-    module_path, _, names = path.partition(":")
-    parts = module_path.split(".") if not names else [module_path, *names.split(".")]
-    first = len(parts) - 1 if not names else 1
-    for cut in range(first, 0, -1):
-        module_name = ".".join(parts[:cut])
-        try:
-            found = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-                continue
-            raise LayerError(f"layer.target={path}: importing {module_name} failed: {error}") from error
-        except Exception as error:
-            raise LayerError(
-                f"layer.target={path}: importing {module_name} failed: {type(error).__name__}: {error}"
-            ) from error
-        return _attribute(path, found, parts[cut:])
-    suggestion = "run from the folder that holds the module, or install its package"
-    raise LayerError(f"layer.target={path}: there is no module {parts[0]}", suggestion)
-
-
-def _attribute(path: str, found: Any, names: Sequence[str]) -> Any:
-    for index, name in enumerate(names):
-        if not hasattr(found, name):
-            close = nearest(name, dir(found))
-            where = getattr(found, "__name__", str(found))
-            suggestion = ".".join(["layer.target=" + where, close, *names[index + 1 :]]) if close else None
-            raise LayerError(f"layer.target={path}: {where} has no {name}", suggestion)
-        found = getattr(found, name)
-    return found
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -332,65 +259,6 @@ def _suggest_argument(key: str) -> str:
     if key in ("out_features", "features", "dout", "d_out", "dim_out"):
         return f"'layer.kwargs.{key}=${{features}}'"
     return f"layer.kwargs.{key}=…"
-
-
-def _resolve_value(key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
-    """A YAML value as the constructor wants it: strings to dtypes, initialisers and activations; lists to tuples."""
-    if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
-        return _hashable(value)
-    path = f"layer.kwargs.{key}"
-    if key.endswith("dtype"):
-        try:
-            return jnp.dtype(value)
-        except TypeError:
-            raise ConfigError(path, value, "no such dtype", f"{path}=bfloat16") from None
-    if key.endswith("_init") or key in ("initializer", "init"):
-        return _dotted(path, value) if "." in value.split("(")[0] else _initializer(path, value)
-    if ACTIVATION_KEYS.fullmatch(key):
-        return _dotted(path, value) if "." in value else _activation(path, value)
-    return value
-
-
-def _initializer(path: str, text: str) -> Any:
-    try:
-        return resolve_initializer(text)
-    except ValueError as error:
-        raise ConfigError(path, text, "no such initialiser in flax.nnx.initializers", f"{path}={error}") from None
-    except TypeError as error:
-        raise ConfigError(path, text, str(error), f"{path}='normal(stddev=0.02)'") from None
-
-
-def _activation(path: str, name: str) -> Any:
-    known = {key: value for key, value in vars(jax.nn).items() if callable(value) and not key.startswith("_")}
-    known |= {"tanh": jnp.tanh, "identity": _identity}
-    if name not in known:
-        close = nearest(name, known) or "relu"
-        raise ConfigError(path, name, "no such activation in jax.nn", f"{path}={close}")
-    return known[name]
-
-
-def _identity(x: jax.Array) -> jax.Array:
-    return x
-
-
-def _dotted(path: str, value: str) -> Any:
-    suggestion = f"{path}=lecun_normal" if "init" in path else f"{path}=relu"
-    try:
-        found = _import(value)
-    except LayerError as error:
-        raise ConfigError(path, value, error.what.partition(": ")[2], suggestion) from None
-    if not callable(found):
-        raise ConfigError(path, value, f"a {type(found).__name__} can't be called", suggestion)
-    return found
-
-
-def _hashable(value: Any) -> Any:
-    # The wrapped module is a static argument of jit: a list in it would make it unhashable.
-    if isinstance(value, (list, tuple)):
-        return tuple(_hashable(item) for item in value)
-    if isinstance(value, dict):
-        return FrozenDict({key: _hashable(item) for key, item in value.items()})
-    return value
 
 
 def _missing_stream(error: Exception) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from runner import bridge, devices, inputs, timing
+from runner import bridge, devices, inputs, targets, timing
 from runner.bridge import Bridged, Needs
 from runner.records import Phases
 from runner.settings import InputKind, Run, canonical_digest, to_data
@@ -85,7 +85,7 @@ def identify(run: Run) -> Identity:
     device = devices.find_device(run.device)
     program = {
         "layer": {key: data["layer"][key] for key in ("target", "kwargs", "call")},
-        "source": bridge.source_digest(str(run.layer.target)),
+        "source": targets.source_digest(str(run.layer.target)),
         "dtype": run.input.dtype,
         "input_shape": run.input_shape,
         "platform": device.platform,

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from flax.nnx import bridge as flax_bridge
 
-from runner import bridge
+from runner import bridge, targets
 from runner.errors import ConfigError, LayerError, UserError
 from runner.settings import LayerSettings
 
@@ -446,7 +446,7 @@ def test_an_activation_that_can_not_be_called_is_refused():
 def test_a_suggested_initialiser_is_one(text):
     message = refused(lambda: bridge.wrap(settings_of("flax.nnx.Linear", **LINEAR, kernel_init=text)), ConfigError)
     suggestion = message.partition("Try: layer.kwargs.kernel_init=")[2].strip("'")
-    assert callable(bridge.resolve_initializer(suggestion))
+    assert callable(targets.resolve_initializer(suggestion))
 
 
 def test_lists_and_dicts_become_hashable():
@@ -590,6 +590,6 @@ def test_a_layer_that_asks_for_ever_more_streams_is_refused():
 
 
 def test_the_source_of_a_layer_is_told_by_its_digest_and_flax_by_its_version():
-    assert bridge.source_digest("flax.nnx.Linear") is None
-    assert bridge.source_digest(f"{HERE}.Counter") == bridge.source_digest(f"{HERE}.TakesText")
-    assert bridge.source_digest("runner.layers.MLP") not in (None, bridge.source_digest(f"{HERE}.Counter"))
+    assert targets.source_digest("flax.nnx.Linear") is None
+    assert targets.source_digest(f"{HERE}.Counter") == targets.source_digest(f"{HERE}.TakesText")
+    assert targets.source_digest("runner.layers.MLP") not in (None, targets.source_digest(f"{HERE}.Counter"))

@@ -21,7 +21,7 @@ ROWS = (
     ("terminal", "table", "results"),
     ("tracking_pool", "tracking", "checkpoint", "clone", "storage", "environment"),
     ("checks", "trees"),
-    ("program", "bridge", "layers", "inputs", "devices", "timing", "stats"),
+    ("program", "bridge", "targets", "layers", "inputs", "devices", "timing", "stats"),
     ("records",),
     ("settings",),
     ("errors",),

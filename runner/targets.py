@@ -1,0 +1,156 @@
+"""What a config names: dotted paths, dtypes, initialisers and activations, as the Python objects they stand for."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.core import FrozenDict
+
+from runner.errors import ConfigError, LayerError, nearest
+
+ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
+
+
+@functools.cache
+def source_digest(path: str) -> str | None:
+    """SHA-256 of the source file of a layer that is not flax's; None for flax's, whose version says it all."""
+    module = inspect.getmodule(import_path(path))
+    if module is None or module.__name__.split(".")[0] == "flax":
+        return None
+    try:
+        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+@functools.cache
+def resolve_initializer(text: str) -> Callable[..., jax.Array]:
+    """The initialiser named by `text`: `zeros`, `lecun_normal`, `normal(stddev=0.02)`.
+
+    Cached, so that equal configs share one function: a new one each time would retrace.
+    """
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
+    known = {name: value for name, value in vars(nnx.initializers).items() if callable(value) and name[0].islower()}
+    if match is None or not ({match[1], f"{match[1]}_init"} & known.keys()):
+        raise ValueError(nearest(text, known) or "lecun_normal")
+    factory = known.get(match[1]) or known[f"{match[1]}_init"]
+    if f"{match[1]}_init" in known:
+        factory = known[f"{match[1]}_init"]
+    try:
+        arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
+    except ValueError:
+        raise TypeError(f"the arguments of {match[1]} are name=number, not ({match[2]})") from None
+    return factory(**arguments)
+
+
+def _argument(part: str) -> tuple[str, float]:
+    name, _, value = part.partition("=")
+    return name.strip(), float(value)
+
+
+def import_path(path: str) -> Any:
+    """What is at a dotted path, `pkg.mod.Class` or `pkg.mod:Class`.
+
+    Raises:
+      LayerError: Nothing importable is there.
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
+        raise LayerError(f"layer.target={path}: a dotted path is wanted", "layer.target=my_pkg.MyLayer")
+    module_path, _, names = path.partition(":")
+    parts = module_path.split(".") if not names else [module_path, *names.split(".")]
+    first = len(parts) - 1 if not names else 1
+    for cut in range(first, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            found = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise LayerError(f"layer.target={path}: importing {module_name} failed: {error}") from error
+        except Exception as error:
+            raise LayerError(
+                f"layer.target={path}: importing {module_name} failed: {type(error).__name__}: {error}"
+            ) from error
+        return _attribute(path, found, parts[cut:])
+    suggestion = "run from the folder that holds the module, or install its package"
+    raise LayerError(f"layer.target={path}: there is no module {parts[0]}", suggestion)
+
+
+def _attribute(path: str, found: Any, names: Sequence[str]) -> Any:
+    for index, name in enumerate(names):
+        if not hasattr(found, name):
+            close = nearest(name, dir(found))
+            where = getattr(found, "__name__", str(found))
+            suggestion = ".".join(["layer.target=" + where, close, *names[index + 1 :]]) if close else None
+            raise LayerError(f"layer.target={path}: {where} has no {name}", suggestion)
+        found = getattr(found, name)
+    return found
+
+
+def resolve_value(key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
+    """A YAML value as the constructor wants it: strings to dtypes, initialisers and activations; lists to tuples."""
+    if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
+        return hashable(value)
+    path = f"layer.kwargs.{key}"
+    if key.endswith("dtype"):
+        try:
+            return jnp.dtype(value)
+        except TypeError:
+            raise ConfigError(path, value, "no such dtype", f"{path}=bfloat16") from None
+    if key.endswith("_init") or key in ("initializer", "init"):
+        return _dotted(path, value) if "." in value.split("(")[0] else _initializer(path, value)
+    if ACTIVATION_KEYS.fullmatch(key):
+        return _dotted(path, value) if "." in value else _activation(path, value)
+    return value
+
+
+def _initializer(path: str, text: str) -> Any:
+    try:
+        return resolve_initializer(text)
+    except ValueError as error:
+        raise ConfigError(path, text, "no such initialiser in flax.nnx.initializers", f"{path}={error}") from None
+    except TypeError as error:
+        raise ConfigError(path, text, str(error), f"{path}='normal(stddev=0.02)'") from None
+
+
+def _activation(path: str, name: str) -> Any:
+    known = {key: value for key, value in vars(jax.nn).items() if callable(value) and not key.startswith("_")}
+    known |= {"tanh": jnp.tanh, "identity": _identity}
+    if name not in known:
+        close = nearest(name, known) or "relu"
+        raise ConfigError(path, name, "no such activation in jax.nn", f"{path}={close}")
+    return known[name]
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _dotted(path: str, value: str) -> Any:
+    suggestion = f"{path}=lecun_normal" if "init" in path else f"{path}=relu"
+    try:
+        found = import_path(value)
+    except LayerError as error:
+        raise ConfigError(path, value, error.what.partition(": ")[2], suggestion) from None
+    if not callable(found):
+        raise ConfigError(path, value, f"a {type(found).__name__} can't be called", suggestion)
+    return found
+
+
+def hashable(value: Any) -> Any:
+    """`value` with lists as tuples and dicts frozen."""
+    # The wrapped module is a static argument of jit: a list in it would make it unhashable.
+    if isinstance(value, (list, tuple)):
+        return tuple(hashable(item) for item in value)
+    if isinstance(value, dict):
+        return FrozenDict({key: hashable(item) for key, item in value.items()})
+    return value
