@@ -262,12 +262,9 @@ def _suggest_argument(key: str) -> str:
 
 
 def _missing_stream(error: Exception) -> str | None:
-    match = re.search(r"No RngStream named '?(\w+)'?", str(error)) or re.search(
-        r"needs? (?:the )?PRNG for \"(\w+)\"", str(error)
-    )
-    if match is None:
-        match = re.search(r"No RNG named '?(\w+)'?|RngStream '(\w+)'", str(error))
-    return next((group for group in match.groups() if group), None) if match else None
+    # NNX's words, and Linen's for a Linen module inside the layer.
+    match = re.search(r"No RngStream named '(\w+)'|needs PRNG for \"(\w+)\"", str(error))
+    return (match[1] or match[2]) if match else None
 
 
 def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any) -> tuple[Any, tuple[str, ...]]:

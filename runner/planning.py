@@ -220,7 +220,7 @@ def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str
     if set(known) != set(run_ids):
         common = len(set(known) & set(run_ids))
         others = f"{len(known)} runs, {common} of them among these {len(run_ids)}"
-        raise StorageError(f"{folder.path} holds another plan: {others}", "sweep=another_name")
+        raise StorageError(f"{folder.path} holds another plan: {others}", "-m with sweep=another_name")
     states: dict[str, State] = {}
     tracked: set[str] = set()
     software_id = environment.fingerprint()["software_id"]

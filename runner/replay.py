@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from runner import application, checks, experiment, settings, storage
@@ -51,17 +52,21 @@ def _differences(saved: Record, again: Record) -> list[str]:
     if saved.status is not again.status:
         error = f": {again.error.message}" if again.error else ""
         return [f"status: {saved.status.value} when saved, {again.status.value} now{error}"]
-    lines = []
-    kept = {leaf.name: leaf.digest for leaf in saved.variables}
-    made = {leaf.name: leaf.digest for leaf in again.variables}
-    for name in sorted(kept.keys() | made.keys()):
-        if kept.get(name) != made.get(name):
-            both = name in kept and name in made
-            lines.append(f"variable {name}: {'other bits' if both else 'in one of them only'}")
-    outputs = {array.path: array.digest for array in saved.output}
-    made = {array.path: array.digest for array in again.output}
-    for path in sorted(outputs.keys() | made.keys()):
-        if outputs.get(path) != made.get(path):
-            both = path in outputs and path in made
-            lines.append(f"output {path or 'y'}: {'other bits' if both else 'in one of them only'}")
-    return lines
+    variables = _differing(
+        "variable",
+        {leaf.name: leaf.digest for leaf in saved.variables},
+        {leaf.name: leaf.digest for leaf in again.variables},
+    )
+    outputs = _differing(
+        "output",
+        {array.path or "y": array.digest for array in saved.output},
+        {array.path or "y": array.digest for array in again.output},
+    )
+    return [*variables, *outputs]
+
+
+def _differing(kind: str, kept: Mapping[str, str], made: Mapping[str, str]) -> list[str]:
+    """Names whose digests are not the same in both."""
+    names = [name for name in sorted(kept.keys() | made.keys()) if kept.get(name) != made.get(name)]
+    both = kept.keys() & made.keys()
+    return [f"{kind} {name}: {'other bits' if name in both else 'in one of them only'}" for name in names]

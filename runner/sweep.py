@@ -39,7 +39,7 @@ WRITERS = 2
 
 MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
 
-# Programs compiled ahead, a core. Two keep every core busy while the last of the wave compiles.
+# Programs of a wave, a core: enough that the cores seldom wait for its last one, few enough to hold in memory.
 PROGRAMS_AHEAD = 4
 
 

@@ -42,9 +42,8 @@ def resolve_initializer(text: str) -> Callable[..., jax.Array]:
     known = {name: value for name, value in vars(nnx.initializers).items() if callable(value) and name[0].islower()}
     if match is None or not ({match[1], f"{match[1]}_init"} & known.keys()):
         raise ValueError(nearest(text, known) or "lecun_normal")
-    factory = known.get(match[1]) or known[f"{match[1]}_init"]
-    if f"{match[1]}_init" in known:
-        factory = known[f"{match[1]}_init"]
+    # `zeros` is an initialiser, `zeros_init` makes one, as `normal` does.
+    factory = known.get(f"{match[1]}_init") or known[match[1]]
     try:
         arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
     except ValueError:

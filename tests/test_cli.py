@@ -184,7 +184,7 @@ def test_another_plan_is_not_mixed_into_a_sweeps_folder(here, capsys):
     code, _, err = run(capsys, "-m", "seed=1,2", "sweep=mine", *quiet)
     assert code == 2
     assert err == (
-        "error: outputs/mine holds another plan: 2 runs, 1 of them among these 2.\n  Try: sweep=another_name\n"
+        "error: outputs/mine holds another plan: 2 runs, 1 of them among these 2.\n  Try: -m with sweep=another_name\n"
     )
 
 

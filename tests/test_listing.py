@@ -12,32 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from failing_layers import LAYERS
 
 from runner import cli, storage
 from runner.storage import SweepFolder
 
 QUIET = ("tracking=disabled", "timing=quick", "timing.rounds=2")
-
-LAYERS = """
-import os
-import jax
-from flax import nnx
-
-
-class Fails(nnx.Module):
-    def __init__(self, when: str, *, rngs: nnx.Rngs) -> None:
-        self.linear = nnx.Linear(4, 4, rngs=rngs)
-        self.when = when
-
-    def __call__(self, x):
-        def look(y):
-            if os.path.exists(self.when):
-                raise RuntimeError("the cable is out")
-            return y
-
-        y = self.linear(x)
-        return jax.pure_callback(look, jax.ShapeDtypeStruct(y.shape, y.dtype), y)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +215,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
 def test_a_mistake_exits_with_2_says_what_to_type_and_changes_nothing(typed, said, here, capsys):
     before = all_files()
-    values = {"here": here, "first": run_folder("fine", 0).name, "other": "\n  Try: sweep=another_name"}
+    values = {"here": here, "first": run_folder("fine", 0).name, "other": "\n  Try: -m with sweep=another_name"}
     assert run(capsys, *typed.split()) == (2, "", f"error: {said.format(**values)}\n")
     assert all_files() == before
 

@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import yaml
+from failing_layers import LAYERS
 
 from runner import cli, storage, trees
 from runner.bridge import nnx_inside_linen
@@ -21,37 +22,6 @@ from runner.records import FailureKind, Status
 from runner.storage import RunFolder, SweepFolder
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
-
-LAYERS = '''
-import os
-import jax
-from flax import nnx
-
-
-class Fails(nnx.Module):
-    """Fails while it runs where `when` says so."""
-
-    def __init__(self, when: str, *, rngs: nnx.Rngs) -> None:
-        self.linear = nnx.Linear(4, 4, rngs=rngs)
-        self.when = when
-
-    def __call__(self, x):
-        def look(y):
-            if os.path.exists(self.when):
-                raise RuntimeError("the cable is out")
-            return y
-
-        y = self.linear(x)
-        return jax.pure_callback(look, jax.ShapeDtypeStruct(y.shape, y.dtype), y)
-
-
-class Divides(nnx.Module):
-    def __init__(self, by: float, *, rngs: nnx.Rngs) -> None:
-        self.by = by
-
-    def __call__(self, x):
-        return x / self.by
-'''
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""Layers that fail on demand, as the text of a user's module."""
+
+LAYERS = '''
+import os
+import jax
+from flax import nnx
+
+
+class Fails(nnx.Module):
+    """Fails while it runs where `when` says so."""
+
+    def __init__(self, when: str, *, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.when = when
+
+    def __call__(self, x):
+        def look(y):
+            if os.path.exists(self.when):
+                raise RuntimeError("the cable is out")
+            return y
+
+        y = self.linear(x)
+        return jax.pure_callback(look, jax.ShapeDtypeStruct(y.shape, y.dtype), y)
+
+
+class Divides(nnx.Module):
+    def __init__(self, by: float, *, rngs: nnx.Rngs) -> None:
+        self.by = by
+
+    def __call__(self, x):
+        return x / self.by
+'''
