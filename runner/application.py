@@ -48,16 +48,18 @@ class Application:
 
     Args:
       words: The command line, kept in the plan for `resume`.
-      plan_only: Whether a sweep is only planned: nothing is run or written.
+      task: `run`; or `plan` or `check`, which write nothing.
+      as_json: Whether `check` answers in JSON.
 
     Attributes:
       exit_code: 0, 1 where a run failed, 130 where the sweep was interrupted.
       error: The user's mistake that a single run ended with; raised through Hydra it would print a traceback.
     """
 
-    def __init__(self, words: Sequence[str] = (), *, plan_only: bool = False) -> None:
+    def __init__(self, words: Sequence[str] = (), *, task: str = "run", as_json: bool = False) -> None:
         self._origin = {"command": list(words), "cwd": str(Path.cwd())}
-        self._plan_only = plan_only
+        self._task = task
+        self._as_json = as_json
         self.exit_code = 0
         self.error: UserError | None = None
 
@@ -76,12 +78,15 @@ class Application:
         hydra = HydraConfig.get()
         alone = hydra.mode is RunMode.RUN
         try:
-            (row,) = self.sweep([_composed(config)], functools.partial(_job_folder, hydra, config))
+            rows = self.sweep([_composed(config)], functools.partial(_job_folder, hydra, config))
         except UserError as error:
             if not alone:
                 raise
             self.error = error
             return None
+        if self._task != "run":
+            return None
+        (row,) = rows
         if self.exit_code and not alone:
             raise RunFailed(row.error or f"the run is {row.status}")
         return row.apply_s
@@ -108,11 +113,14 @@ class Application:
         if not configs:
             raise one_or_many(refused, len(refused))
         prepare_process(configs)
-        from runner import environment, planning, storage, sweep, tracking_pool
+        from runner import environment, judgement, planning, storage, sweep, tracking_pool
         from runner.terminal import Terminal, describe_plan
 
+        if self._task == "check":
+            self.exit_code = judgement.check(configs, refused, as_json=self._as_json)
+            return []
         plan = planning.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused, origin=self._origin)
-        if self._plan_only:
+        if self._task == "plan":
             with Terminal() as terminal:
                 for line in describe_plan(plan):
                     terminal.line(line)

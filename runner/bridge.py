@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -68,17 +68,17 @@ def nnx_inside_linen(seed: float, x: jax.Array, features: float) -> jax.Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Bridged:
-    """An NNX layer as a Linen module, and how it is called.
+    """A Linen module and how it is called: a wrapped NNX layer, or a host with one in it.
 
     Attributes:
-      model: The wrapped layer.
-      construct: Builds the native module from `rngs`.
+      model: The wrapped layer, or the host.
       call: Keyword arguments of every call.
+      construct: Builds the native module of a wrapped layer from `rngs`; None for a host.
     """
 
     model: nn.Module
-    construct: Callable[[nnx.Rngs], nnx.Module]
-    call: Mapping[str, Any]
+    call: Mapping[str, Any] = field(default_factory=dict)
+    construct: Callable[[nnx.Rngs], nnx.Module] | None = None
 
     def init(self, key: jax.Array, streams: Sequence[str], x: jax.Array) -> Any:
         """The Linen variables; see `init_keys` for the keys of the streams."""
@@ -302,15 +302,18 @@ def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
     if match := re.search(r"__call__\(\) got an unexpected keyword argument '(\w+)'", reason):
         return f"the same without layer.call.{match[1]}"
     for key in ("in_features", "num_features"):
-        wanted = layer.model.kwargs.get(key)
+        wanted = getattr(layer.model, "kwargs", {}).get(key)
         if isinstance(wanted, int) and wanted != shape[-1]:
             return f"'input_shape={literal([*shape[:-1], wanted])}'"
     return f"'input_shape={literal([2, *shape])}' or another shape or input"
 
 
 def _fails_to_construct(layer: Bridged) -> bool:
+    construct = layer.construct
+    if construct is None:
+        return False
     try:
-        nnx.eval_shape(lambda: layer.construct(nnx.Rngs(0)))
+        nnx.eval_shape(lambda: construct(nnx.Rngs(0)))
     except Exception:  # noqa: BLE001 - whatever the layer's own code raises
         return True
     return False

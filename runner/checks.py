@@ -1,4 +1,7 @@
-"""Claims tested about a run. Each function returns its verdict with the evidence; what a no does is the caller's."""
+"""What is tested about a run's own numbers, and how a verdict is said; claims about its program are in `claims`.
+
+Each function returns its verdict with the evidence; what a no does is the caller's.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import numpy as np
 from runner import trees
 from runner.records import ArraySummary, Check, Verdict
 
-# Claims whose no makes the numbers of a run wrong: with `checks=strict` the run fails.
-STRICT = frozenset({"finite", "as_traced"})
+# Tests whose no makes the numbers of a run wrong: with `checks=strict` the run fails.
+STRICT = frozenset({"finite", "as_traced", "complete", "nothing_invented", "streams", "mutable"})
 
 
 def finite(output: Sequence[ArraySummary]) -> Check:
@@ -58,6 +61,21 @@ def eager(
     parts = [f"{name} differs in {_largest(found)}" for name, found in (("init", init), ("apply", apply)) if found]
     detail = "; ".join(parts) if parts else "init and apply give the same bits compiled and eager"
     return _check("eager", not parts, detail, {"init": init, "apply": apply})
+
+
+def yes(name: str, detail: str, **evidence: Any) -> Check:
+    """The claim holds."""
+    return Check(name=name, verdict=Verdict.yes, detail=detail, evidence=evidence)
+
+
+def no(name: str, detail: str, mend: str | None = None, **evidence: Any) -> Check:
+    """The claim does not hold; `mend` is what to type or write."""
+    return Check(name=name, verdict=Verdict.no, detail=detail, evidence=evidence, mend=mend)
+
+
+def caution(name: str, detail: str, mend: str | None = None, **evidence: Any) -> Check:
+    """The claim holds within limits that the detail names."""
+    return Check(name=name, verdict=Verdict.caution, detail=detail, evidence=evidence, mend=mend)
 
 
 def skipped(name: str, why: str) -> Check:

@@ -55,12 +55,13 @@ def entry() -> None:
     sys.exit(main())
 
 
-def hydra_command(words: Sequence[str], *, plan_only: bool = False) -> int:
+def hydra_command(words: Sequence[str], *, task: str = "run", as_json: bool = False) -> int:
     """A Hydra command line: one run, or with `-m` a sweep.
 
     Args:
       words: What Hydra gets.
-      plan_only: Whether a sweep is only planned.
+      task: `run`; or `plan` or `check`, which write nothing.
+      as_json: Whether `check` answers in JSON.
 
     Raises:
       UserError: Hydra refuses what was typed, or a config can't run.
@@ -77,7 +78,7 @@ def hydra_command(words: Sequence[str], *, plan_only: bool = False) -> int:
     # argparse takes no flag between overrides: `seed=0,1 -m` would be refused.
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
-    application = Application(words, plan_only=plan_only)
+    application = Application(words, task=task, as_json=as_json)
     decorate = hydra.main(version_base="1.3", config_path=str(settings.config_dir()), config_name="config")
     try:
         decorate(application)()
@@ -110,6 +111,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner layer=custom layer.target=my_pkg.MyLayer layer.kwargs.hidden=64   your layer
   bridge-runner -m +experiment=width                                          a named experiment
 
+  bridge-runner check KEY=…       is this layer safe inside Linen? every claim, and what mends a no (--json)
   bridge-runner plan KEY=…        what a sweep would do; runs nothing
   bridge-runner resume SWEEP      what is missing or failed
   bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it
@@ -130,7 +132,12 @@ Hydra's own flags (--cfg, --config-dir, --shell-completion, …): bridge-runner 
 
 def plan(words: Sequence[str]) -> int:
     """What a sweep would do; runs and writes nothing."""
-    return hydra_command(["-m", *(word for word in words if word not in MULTIRUN)], plan_only=True)
+    return hydra_command(["-m", *(word for word in words if word not in MULTIRUN)], task="plan")
+
+
+def check(words: Sequence[str]) -> int:
+    """Is this layer safe inside Linen? Every claim about one config, or with `-m` about each program of a sweep."""
+    return hydra_command([word for word in words if word != "--json"], task="check", as_json="--json" in words)
 
 
 def resume(words: Sequence[str]) -> int:
@@ -207,6 +214,7 @@ MULTIRUN = {"-m", "--multirun"}
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan,
+    "check": check,
     "resume": resume,
     "ls": ls,
     "show": show,

@@ -10,18 +10,19 @@ import dataclasses
 import datetime
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
-from runner import bridge, checks, devices, environment, inputs, timing, trees
+from runner import bridge, checks, claims, devices, environment, inputs, timing, trees
 from runner.errors import UserError
-from runner.program import Identity, Program, timing_id
+from runner.program import Draft, Identity, Program, compile_program, timing_id
 from runner.records import Check, Failure, FailureKind, Measurement, Record, Status, Timing, Verdict
-from runner.settings import ChecksMode, Run, to_data
+from runner.settings import ChecksDepth, ChecksMode, Run, to_data
+from runner.subject import Subject
 
 MAX_TRACEBACK_LINES = 60
 
@@ -78,11 +79,69 @@ class _Story:
 
 
 class CheckFailed(Exception):
-    """A strict check said no."""
+    """A strict check said no.
 
-    def __init__(self, check: Check) -> None:
+    Args:
+      check: The one that did.
+      asked: All that had been asked till then.
+    """
+
+    def __init__(self, check: Check, asked: Sequence[Check] = ()) -> None:
         self.check = check
-        super().__init__(check.detail)
+        self.asked = list(asked)
+        # Of an output that is not finite the failure's kind already says it.
+        super().__init__(check.detail if check.name == "finite" else f"{check.name}: {check.detail}")
+
+
+def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
+    """The compiled program of `run`, with what the claims say of it; may be called in any thread.
+
+    Args:
+      draft: The traced program.
+      run: A run of it: its settings of checks and input count, not its seed.
+      contended: Whether other work of this program runs beside.
+
+    Raises:
+      CheckFailed: A strict claim said no.
+    """
+    # Variables from elsewhere may be such that nothing compiles with them: then the claim says it better.
+    before = _judge(draft, run) if draft.given is not None else []
+    program = compile_program(draft, cache=run.compilation_cache, contended=contended)
+    return dataclasses.replace(program, checks=tuple(before or _judge(draft, run)))
+
+
+def _judge(draft: Draft, run: Run) -> list[Check]:
+    if run.checks.mode is ChecksMode.off:
+        return []
+    with jax.default_device(draft.device):
+        asked = claims.judge(subject(draft, run), full=run.checks.depth is ChecksDepth.full)
+    if run.checks.mode is ChecksMode.strict:
+        for check in asked:
+            _refuse(check, asked, run)
+    return asked
+
+
+def _refuse(check: Check, asked: Sequence[Check], run: Run) -> None:
+    strict = checks.STRICT | ({"trained"} if run.train.steps else set())
+    if check.verdict is Verdict.no and check.name in strict:
+        raise CheckFailed(check, asked)
+
+
+def subject(draft: Draft, run: Run) -> Subject:
+    """What the claims of a program are tested on: seed 0, so that the verdicts are those of all its runs."""
+    return Subject(
+        label=run.layer.label,
+        model=draft.model,
+        layer=draft.layer,
+        needs=draft.needs,
+        x=jax.device_put(inputs.make_input(run.input, run.input_shape), draft.device),
+        given=draft.given,
+        rngs=draft.rngs,
+        mutable=draft.mutable,
+        trained=tuple(run.train.collections),
+        trains=run.train.steps > 0,
+        key=jax.device_put(bridge.root_key(0), draft.device),
+    )
 
 
 def execute(
@@ -114,8 +173,9 @@ def execute(
 
 
 def failed(job: Job, error: Exception) -> Result:
-    """The result of a run that could not be compiled."""
+    """The result of a run that could not be compiled, or whose program a strict claim refused."""
     story = _Story(failure=describe_failure(error, kind=FailureKind.compile))
+    story.checks = error.asked if isinstance(error, CheckFailed) else []
     record = _record(job, None, story, started_at=now(), wall_s=0.0, compiled_here=True)
     return Result(record=record, variables=None, output={})
 
@@ -152,15 +212,18 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
     key = jax.block_until_ready(jax.device_put(bridge.root_key(run.seed), device))
 
     story.variables, story.init_first_s = timing.first_call(lambda: program.init(key, x), clock=clock)
+    if program.draft.given is not None:
+        story.variables = jax.block_until_ready(jax.device_put(program.draft.given, device))
     (output, story.updated), story.apply_first_s = timing.first_call(
         lambda: program.apply(story.variables, key, x), clock=clock
     )
     story.output = trees.named_arrays(output)
+    story.checks.extend(program.checks)
     if run.checks.mode is not ChecksMode.off:
         for check in _checks(job, program, story, output, (key, x)):
             story.checks.append(check)
-            if run.checks.mode is ChecksMode.strict and check.verdict is Verdict.no and check.name in checks.STRICT:
-                raise CheckFailed(check)
+            if run.checks.mode is ChecksMode.strict:
+                _refuse(check, story.checks, run)
 
     story.load_average = environment.load_average()
     story.steady = timing.measure_program(
@@ -187,9 +250,9 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
 
 
 def _compare_eager(program: Program, story: _Story, key: jax.Array, x: jax.Array) -> Check:
-    layer, needs = program.draft.layer, program.draft.needs
-    variables = layer.init(key, needs.streams, x)
-    output, _ = layer.apply(story.variables, bridge.apply_keys(key, needs.streams), needs.mutable, x)
+    draft = program.draft
+    variables = draft.model.init(key, draft.needs.streams, x) if draft.given is None else story.variables
+    output, _ = draft.model.apply(story.variables, bridge.apply_keys(key, draft.rngs), draft.mutable, x)
     both = trees.named_arrays(trees.unbox(story.variables)), trees.named_arrays(trees.unbox(variables))
     return checks.eager(both, (story.output, trees.named_arrays(output)))
 
@@ -216,7 +279,7 @@ def _record(
         device=devices.device_name(names.device),
         platform=names.device.platform,
         streams=list(needs.streams) if needs else [],
-        mutable=list(needs.mutable) if needs else [],
+        mutable=list(program.draft.mutable) if program else [],
         variables=trees.leaves(story.variables) if story.variables is not None else [],
         updated=trees.leaves(story.updated) if story.updated else [],
         output=[trees.summarize_array(path, array) for path, array in story.output.items()],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from runner import environment, inputs, storage
+from runner import checkpoint, environment, inputs, storage, trees
 from runner import program as programs
-from runner.errors import StorageError, UserError, one_or_many
+from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.experiment import Job, now
 from runner.program import Draft, Identity
 from runner.records import Status
@@ -113,7 +115,7 @@ def make_plan(
     Raises:
       UserError: Configs that can't run (all mistakes together), or a folder that can't be used.
     """
-    identities, drafts = _validate(configs, refused)
+    identities, drafts = validate(configs, refused)
     distinct: dict[str, int] = {}
     for index, identity in enumerate(identities):
         distinct.setdefault(identity.run_id, index)
@@ -137,6 +139,32 @@ def make_plan(
         state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
         tasks.append(Task(job=job, config=config, folder=run_folder, state=state, tracked=run_id in tracked))
     return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {})
+
+
+@dataclass(frozen=True)
+class Given:
+    """Variables that a run starts from instead of init's."""
+
+    tree: Any
+    digest: str
+
+
+def given_variables(path: str | None) -> Given | None:
+    """The variables in the Orbax checkpoint, or in the run, at `path`; None for None.
+
+    Raises:
+      ConfigError: There is no checkpoint.
+    """
+    if path is None:
+        return None
+    folder = Path(path).expanduser()
+    run = RunFolder(folder)
+    try:
+        tree = checkpoint.restore(run.checkpoint if run.record.exists() else folder)
+    except checkpoint.CheckpointError as error:
+        reason = "no Orbax checkpoint is there" if folder.is_dir() else "there is no such folder"
+        raise ConfigError("variables", path, reason, "variables=outputs/SWEEP/runs/RUN") from error
+    return Given(tree, trees.tree_digest(trees.leaves(tree)))
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
@@ -173,17 +201,23 @@ def _compares_eager(run: Run, identity: Identity, compared: set[str]) -> bool:
     return first
 
 
-def _validate(
-    configs: Sequence[Config], errors_before: Sequence[tuple[str, UserError]]
+def validate(
+    configs: Sequence[Config], errors_before: Sequence[tuple[str, UserError]] = ()
 ) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
-    """Identity of every config and draft of every program; nothing is computed or written."""
+    """Identity of every config and draft of every program; nothing is computed or written.
+
+    Raises:
+      UserError: Configs that can't run, all mistakes together.
+    """
     identities: list[Identity] = []
     drafts: dict[ProgramKey, Draft] = {}
     errors = list(errors_before)
     refused: dict[ProgramKey, UserError] = {}
+    read = functools.cache(given_variables)
     for config in configs:
         try:
-            identity = programs.identify(config.run)
+            given = read(config.run.variables)
+            identity = programs.identify(config.run, given.digest if given else None)
             inputs.require(config.run.input, config.run.input_shape)
         except UserError as error:
             errors.append((config.where, error))
@@ -192,7 +226,7 @@ def _validate(
         key = identity.program_id, config.run.device
         if key not in drafts and key not in refused:
             try:
-                drafts[key] = programs.draft(config.run, identity)
+                drafts[key] = programs.draft(config.run, identity, given.tree if given else None)
             except UserError as error:
                 refused[key] = error
         if key in refused:

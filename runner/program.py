@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from runner import bridge, devices, inputs, targets, timing
+from runner import bridge, devices, inputs, targets, timing, trees
 from runner.bridge import Bridged, Needs
-from runner.records import Phases
+from runner.records import Check, Phases
 from runner.settings import InputKind, Run, canonical_digest, to_data
 
 
@@ -21,15 +21,30 @@ class Draft:
 
     Attributes:
       program_id: Names what is compiled.
+      model: What is run: the wrapped layer, or a host with it.
+      layer: The wrapped layer alone.
+      needs: What `model` wants.
+      rngs: Streams that apply is given.
+      mutable: Collections that apply may change.
+      given: Variables to start from, NumPy leaves; None starts from init's.
       construct_s: Seconds to import and wrap the class.
     """
 
     program_id: str
+    model: Bridged
     layer: Bridged
     needs: Needs
+    rngs: tuple[str, ...]
+    mutable: tuple[str, ...]
+    given: Any
     x: jax.ShapeDtypeStruct
     device: jax.Device
     construct_s: float
+
+    @property
+    def variables(self) -> Any:
+        """Shapes and dtypes of the variables that apply gets."""
+        return self.needs.variables if self.given is None else trees.shapes(self.given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +56,7 @@ class Program:
       apply: Compiled `(variables, key, x) -> (output, updated collections)`.
       init_phases: What compiling init cost.
       apply_phases: What compiling apply cost.
+      checks: What the claims about the program say, the same for all its runs.
     """
 
     draft: Draft
@@ -48,11 +64,12 @@ class Program:
     apply: Any
     init_phases: Phases
     apply_phases: Phases
+    checks: tuple[Check, ...] = ()
 
     @property
     def result_bytes(self) -> int:
         """Bytes of the variables and the output of one run."""
-        leaves = jax.tree.leaves((self.draft.needs.variables, self.draft.needs.output))
+        leaves = jax.tree.leaves((self.draft.variables, self.draft.needs.output))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
@@ -73,8 +90,12 @@ class Identity:
     device: jax.Device
 
 
-def identify(run: Run) -> Identity:
+def identify(run: Run, variables_digest: str | None = None) -> Identity:
     """The names of `run`.
+
+    Args:
+      run: What is run.
+      variables_digest: Digest of the variables that it starts from, where those are not init's.
 
     Raises:
       LayerError: The layer can't be imported.
@@ -90,6 +111,8 @@ def identify(run: Run) -> Identity:
         "input_shape": run.input_shape,
         "platform": device.platform,
     }
+    program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
+    program |= {"variables": variables_digest} if variables_digest else {}
     program_id = canonical_digest(program)
     values = {"kind": data["input"]["kind"], "content": inputs.content_digest(run.input)}
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
@@ -105,8 +128,13 @@ def timing_id(run_id: str, machine_id: str, software_id: str) -> str:
     return canonical_digest({"run": run_id, "machine": machine_id, "software": software_id})
 
 
-def draft(run: Run, identity: Identity) -> Draft:
+def draft(run: Run, identity: Identity, given: Any = None) -> Draft:
     """The traced program of `run`.
+
+    Args:
+      run: What is run.
+      identity: Its names.
+      given: Variables that it starts from; None for init's.
 
     Raises:
       LayerError: The layer can't be built, or can't take the input.
@@ -115,8 +143,19 @@ def draft(run: Run, identity: Identity) -> Draft:
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
     layer, construct_s = timing.seconds(lambda: bridge.wrap(run.layer))
     needs = bridge.find_needs(layer, x, run.layer.label)
+    if given is not None:
+        given = trees.with_keys_of(given, needs.variables)
     return Draft(
-        program_id=identity.program_id, layer=layer, needs=needs, x=x, device=identity.device, construct_s=construct_s
+        program_id=identity.program_id,
+        model=layer,
+        layer=layer,
+        needs=needs,
+        rngs=needs.streams if run.layer.rngs is None else tuple(run.layer.rngs),
+        mutable=needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable),
+        given=given,
+        x=x,
+        device=identity.device,
+        construct_s=construct_s,
     )
 
 
@@ -128,18 +167,18 @@ def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> P
       cache: The setting `compilation_cache`.
       contended: Whether other work of this program runs beside; said in the phases.
     """
-    streams, mutable, layer = drafted.needs.streams, drafted.needs.mutable, drafted.layer
+    model = drafted.model
 
     def init(key: jax.Array, x: jax.Array) -> Any:
-        return layer.init(key, streams, x)
+        return model.init(key, drafted.needs.streams, x)
 
     def apply(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        return layer.apply(variables, bridge.apply_keys(key, streams), mutable, x)
+        return model.apply(variables, bridge.apply_keys(key, drafted.rngs), drafted.mutable, x)
 
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     with jax.default_device(drafted.device):
         init_compiled, init_phases = timing.compile_phases(init, (key, drafted.x), cache=cache)
-        arguments = (drafted.needs.variables, key, drafted.x)
+        arguments = (drafted.variables, key, drafted.x)
         apply_compiled, apply_phases = timing.compile_phases(apply, arguments, cache=cache)
     return Program(
         draft=drafted,

@@ -39,10 +39,11 @@ class FailureKind(enum.Enum):
 
 
 class Verdict(enum.Enum):
-    """What a check says."""
+    """What a check says: it holds, it doesn't, it holds within limits that are named, or it was not tested."""
 
     yes = "yes"
     no = "no"
+    caution = "caution"
     skipped = "skipped"
 
 
@@ -199,15 +200,17 @@ class Check:
 
     Attributes:
       name: The claim, e.g. `finite`.
-      verdict: yes, no or skipped.
+      verdict: yes, no, caution or skipped.
       detail: One sentence: what was seen, or why it was skipped.
       evidence: The numbers behind it.
+      mend: What to type or write to make a no a yes, one line or several; None where there is nothing to mend.
     """
 
     name: str
     verdict: Verdict
     detail: str
     evidence: dict[str, Any] = field(default_factory=dict)
+    mend: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

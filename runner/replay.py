@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner import application, checks, experiment, settings, storage
+from runner import application, checks, experiment, planning, settings, storage
 from runner import program as programs
 from runner.experiment import Job
 from runner.planning import Config
@@ -28,8 +28,9 @@ def rerun(path: Path) -> int:
     saved = storage.read_record(folder)
     run = settings.from_data(saved.settings)
     application.prepare_process([Config(run=run)])
-    identity = programs.identify(run)
-    program = programs.compile_program(programs.draft(run, identity), cache=run.compilation_cache)
+    given = planning.given_variables(run.variables)
+    identity = programs.identify(run, given.digest if given else None)
+    program = experiment.prepare(programs.draft(run, identity, given.tree if given else None), run)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
     result = experiment.execute(job, program)
     terminal = Terminal()

@@ -55,6 +55,13 @@ class ChecksMode(enum.Enum):
     off = "off"
 
 
+class ChecksDepth(enum.Enum):
+    """How far the claims about a program are tested: by tracing alone, or all of them with everything that runs."""
+
+    traced = "traced"
+    full = "full"
+
+
 class EagerCheck(enum.Enum):
     """On which runs of a sweep the jitted path is compared with the eager one, bit for bit."""
 
@@ -101,12 +108,16 @@ class LayerSettings:
         `rngs` and returns a module.
       kwargs: Keyword arguments of the constructor.
       call: Keyword arguments of every call, e.g. `deterministic: false`.
+      rngs: Names of the rng streams that apply is given; null: all that it needs.
+      mutable: Collections that apply may change; null: all that it changes.
     """
 
     name: str | None = None
     target: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    rngs: list[str] | None = None
+    mutable: list[str] | None = None
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -189,12 +200,67 @@ class ChecksSettings:
 
     Attributes:
       mode: strict, report, or off.
+      depth: traced tests claims 1 to 5 by tracing, once a program; full tests all of them, which compiles and runs.
       eager: Which runs compare the jitted init and apply with the eager ones: the first of each layer, the first of
         each program, or none. Eager init compiles every operation by itself and costs more than the program.
     """
 
     mode: ChecksMode = ChecksMode.strict
+    depth: ChecksDepth = ChecksDepth.traced
     eager: EagerCheck = EagerCheck.layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSettings:
+    """Which Linen module is around the layer.
+
+    Attributes:
+      name: What the host is called in tables.
+      target: Dotted path of a `flax.linen.Module` class with a field `layer`: a function from `name=` to the wrapped
+        layer, to be called where the host wants one. Null: no host, the wrapped layer is the model.
+      kwargs: The host's other fields.
+      layer_name: The name that the layer gets in the host; null leaves it to Linen, which counts (`ToLinen_0`).
+    """
+
+    name: str | None = None
+    target: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    layer_name: str | None = "layer"
+
+    def __post_init__(self) -> None:
+        if "layer" in self.kwargs:
+            raise ConfigError("host.kwargs.layer", self.kwargs["layer"], "the runner puts the layer there", "layer=mlp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """A few steps of training after init.
+
+    Attributes:
+      steps: Optimiser steps; 0 trains nothing.
+      optimizer: Name of a function of optax: adam, sgd, adamw, …
+      learning_rate: Its step size.
+      collections: Collections given to the optimiser.
+      teacher_seed: Seed of the weights whose output is to be learnt.
+    """
+
+    steps: int = 0
+    optimizer: str = "adam"
+    learning_rate: float = 0.01
+    collections: list[str] = field(default_factory=lambda: ["params"])
+    teacher_seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError("train.steps", self.steps, "steps are a whole number from 0", "train.steps=10")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ConfigError(
+                "train.learning_rate", self.learning_rate, "a positive number", "train.learning_rate=0.01"
+            )
+        if not 0 <= self.teacher_seed <= MAX_SEED:
+            raise ConfigError("train.teacher_seed", self.teacher_seed, "a whole number from 0", "train.teacher_seed=1")
+        if not self.collections:
+            raise ConfigError("train.collections", [], "the optimiser needs one", "'train.collections=[params]'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +300,7 @@ class Run:
       input_shape: Shape of x; its last axis is the layer's in_features.
       features: The layer's out_features; null for a layer that has none.
       device: cpu, gpu, tpu or auto, or with an index: `cpu:1`.
+      variables: Folder of an Orbax checkpoint, or of a run, that the run starts from instead of init's variables.
       num_cpu_devices: How many devices the host CPU is split into.
       compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache.
       output_root: Where sweeps leave their folders.
@@ -249,6 +316,7 @@ class Run:
     input_shape: list[int] = field(default_factory=lambda: [4])
     features: int | None = 8
     device: str = "cpu"
+    variables: str | None = None
     num_cpu_devices: int = 1
     compilation_cache: str = "off"
     output_root: str = "outputs"
@@ -259,8 +327,10 @@ class Run:
     zip: list[Any] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
     layer: LayerSettings = field(default_factory=lambda: LayerSettings(target="flax.nnx.Linear"))
+    host: HostSettings = field(default_factory=HostSettings)
     input: InputSettings = field(default_factory=InputSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
     checks: ChecksSettings = field(default_factory=ChecksSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -389,6 +459,8 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _group_types() -> dict[str, type]:
     return {
         "layer": LayerSettings,
+        "host": HostSettings,
+        "train": TrainSettings,
         "input": InputSettings,
         "timing": TimingSettings,
         "checks": ChecksSettings,
@@ -405,6 +477,7 @@ def _enum_fields() -> dict[tuple[str, str], type[enum.Enum]]:
         ("input", "kind"): InputKind,
         ("timing", "mode"): TimingMode,
         ("checks", "mode"): ChecksMode,
+        ("checks", "depth"): ChecksDepth,
         ("checks", "eager"): EagerCheck,
         ("checkpoint", "writer"): CheckpointWriter,
         ("tracking", "mode"): TrackingMode,
@@ -469,7 +542,7 @@ def _writable_schema() -> Any:
 
     node = OmegaConf.structured(Run)
     clear(node)
-    for key in ("kwargs", "call"):
-        # Hydra locks the config against new keys; the constructor's own are not ours to know, so no plus is needed.
-        OmegaConf.set_struct(node.layer[key], False)
+    # Hydra locks the config against new keys; a constructor's own are not ours to know, so no plus is needed.
+    for open_node in (node.layer.kwargs, node.layer.call, node.host.kwargs):
+        OmegaConf.set_struct(open_node, False)
     return node

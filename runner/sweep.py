@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner import checkpoint, environment, experiment, planning, results, storage, timing, trees
-from runner import program as programs
 from runner.clone import CloneWriter
 from runner.errors import StorageError
 from runner.experiment import Result
@@ -202,12 +201,7 @@ class _Engine:
 
     def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
         return {
-            key: pool.submit(
-                programs.compile_program,
-                self.plan.drafts[key],
-                cache=run.compilation_cache,
-                contended=self.contended,
-            )
+            key: pool.submit(experiment.prepare, self.plan.drafts[key], run, contended=self.contended)
             for key, run in {task.program_key: task.job.run for task in wave}.items()
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.errors import literal
-from runner.records import Row, Status
+from runner.records import Record, Row, Status
 from runner.settings import flatten, varied_keys
 
 # A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
@@ -85,6 +86,33 @@ def notes(rows: Sequence[Row], *, width: int) -> list[str]:
     if more:
         lines.append(f"also varied: {', '.join(more)}")
     return lines
+
+
+def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
+    """A line a check with its verdict, then for each no and caution what mends it.
+
+    Args:
+      head: What was judged.
+      record: Its record.
+      width: Characters a line.
+    """
+    name_width = max((len(check.name) for check in record.checks), default=0)
+    lines = [head]
+    for check in record.checks:
+        left = f"  {check.name:<{name_width}}  {check.verdict.value:<7}  "
+        body = textwrap.wrap(check.detail, max(20, width - len(left))) or [""]
+        lines += [left + body[0], *(" " * len(left) + text for text in body[1:])]
+    for check in record.checks:
+        if check.mend:
+            lines += [
+                "",
+                f"  {check.name}: {check.verdict.value}",
+                *(f"    {text}" for text in check.mend.splitlines()),
+            ]
+    if record.error is not None:
+        lines += ["", f"  the run failed: {record.error.kind.value}: {record.error.message}"]
+    counts = Counter(check.verdict.value for check in record.checks)
+    return [*lines, "", "  " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items())]
 
 
 def shown_keys(rows: Sequence[Row]) -> list[str]:

@@ -44,6 +44,24 @@ def unbox(tree: Any) -> Any:
     return meta.unbox(tree)
 
 
+def shapes(tree: Any) -> Any:
+    """`tree` with a `jax.ShapeDtypeStruct` for every array; metadata boxes stay."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
+
+
+def with_keys_of(tree: Any, expected: Any) -> Any:
+    """`tree` with the keys of `expected` where both spell the same: Orbax gives integer keys back as strings."""
+    spelled = {"/".join(map(str, path)): path for path, _ in flatten(expected)}
+    found: dict[Any, Any] = {}
+    for path, leaf in flatten(tree):
+        *parents, last = spelled.get("/".join(map(str, path)), path)
+        node = found
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return found
+
+
 def to_host(tree: Any) -> Any:
     """`tree` unboxed, with NumPy leaves; the arrays are copied from the device together."""
     return jax.tree.map(_as_numpy, jax.device_get(unbox(tree)))

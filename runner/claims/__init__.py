@@ -1,0 +1,44 @@
+"""The claims: is this layer safe inside Linen? One file a claim, each with a `judge(subject, *, full)`.
+
+Claims 1 to 5 are answered by tracing alone, which costs a fraction of compiling, so every program of a sweep is asked
+them; with `full` they also run what they are about, and the other five are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runner import checks
+from runner.records import Check
+from runner.subject import Subject
+
+Judge = Callable[..., Check]
+
+TRACED: Mapping[str, Judge] = {}
+
+FULL: Mapping[str, Judge] = {}
+
+
+def judge(subject: Subject, *, full: bool) -> list[Check]:
+    """What the claims say of `subject`, in order; a claim that can't be tested is skipped and says why.
+
+    Args:
+      subject: What is judged.
+      full: Whether everything is compiled and run for it, or only what tracing shows.
+    """
+    claims = {**TRACED, **FULL} if full else TRACED
+    return [_asked(name, claim, subject, full) for name, claim in claims.items()]
+
+
+def _asked(name: str, claim: Judge, subject: Subject, full: bool) -> Check:
+    try:
+        return claim(subject, full=full)
+    except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+        return checks.skipped(name, f"could not be tested: {words(error)}")
+
+
+def words(error: Any) -> str:
+    """The error's type and message on one line of bearable length."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:299]}…"

@@ -1,0 +1,112 @@
+"""What claims are tested on: a Linen module as a pipeline calls it, with all that it is given."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from runner import bridge, trees
+from runner.bridge import Bridged, Needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A Linen module as a pipeline calls it.
+
+    Attributes:
+      label: What it is called in a sentence.
+      model: What the pipeline calls: a wrapped layer, or a host with one in it.
+      layer: The wrapped layer alone, if it is known.
+      needs: What `model` wants, found by tracing.
+      x: The input, on the device.
+      given: Variables that apply gets; None where they are init's own. Arrays or `jax.ShapeDtypeStruct`.
+      rngs: Streams that apply gets (`params` is never passed on).
+      mutable: Collections that apply may change.
+      trained: Collections that the optimiser gets.
+      trains: Whether the pipeline trains at all.
+      key: The root key, `jax.random.PRNGKey(0)` by default.
+    """
+
+    label: str
+    model: Bridged
+    layer: Bridged | None = None
+    needs: Needs
+    x: jax.Array
+    given: Any = None
+    rngs: tuple[str, ...]
+    mutable: tuple[str, ...]
+    trained: tuple[str, ...] = (bridge.PARAMS,)
+    trains: bool = False
+    key: jax.Array = field(default_factory=lambda: bridge.root_key(0))
+
+    @functools.cached_property
+    def variables(self) -> Any:
+        """The variables that apply gets, as arrays: those given, or what a jitted init makes."""
+        return self.init_variables if self.given is None else self.given
+
+    @functools.cached_property
+    def init_variables(self) -> Any:
+        """What a jitted init makes."""
+        return jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))(self.key, self.x)
+
+    @functools.cached_property
+    def shapes(self) -> Any:
+        """Shapes and dtypes of the variables that apply gets; nothing is computed."""
+        return self.needs.variables if self.given is None else trees.shapes(self.given)
+
+    @functools.cached_property
+    def applied(self) -> Any:
+        """The jaxpr of apply as the pipeline calls it: `(variables, key, x) -> (output, updated collections)`."""
+        key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
+        return jax.make_jaxpr(self.apply)(self.shapes, key, trees.shapes(self.x))
+
+    def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
+        """The output and the updated collections, as the pipeline gets them."""
+        return self.model.apply(variables, bridge.apply_keys(key, self.rngs), self.mutable, x)
+
+
+def subject_of(
+    model: Any,
+    x: Any,
+    *,
+    variables: Any = None,
+    rngs: Sequence[str] | None = None,
+    mutable: Sequence[str] | None = None,
+    call: Mapping[str, Any] | None = None,
+    trained: Sequence[str] = (bridge.PARAMS,),
+    label: str | None = None,
+) -> Subject:
+    """Any Linen module as a subject.
+
+    Args:
+      model: A `flax.linen.Module` that is called with `x`.
+      x: Input.
+      variables: Variables given to apply; None for init's own.
+      rngs: Streams given to apply; None for all that it needs.
+      mutable: Collections that apply may change; None for all that it changes.
+      call: Keyword arguments of every call.
+      trained: Collections that the optimiser gets.
+      label: What it is called; by default its class's name.
+
+    Raises:
+      LayerError: The module refuses its arguments or the input.
+    """
+    bridged = Bridged(model=model, call=dict(call or {}))
+    name = label or type(model).__name__
+    x = jax.numpy.asarray(x)
+    needs = bridge.find_needs(bridged, x, name)
+    return Subject(
+        label=name,
+        model=bridged,
+        layer=None,
+        needs=needs,
+        x=x,
+        given=variables,
+        rngs=needs.streams if rngs is None else tuple(rngs),
+        mutable=needs.mutable if mutable is None else tuple(mutable),
+        trained=tuple(trained),
+    )

@@ -1,0 +1,1 @@
+"""The Linen layer that an NNX layer stands for, where there is one."""
