@@ -96,12 +96,12 @@ MISTAKES = [
     ),
     (
         "pln seed=1",
-        "pln: no such command; there are plan, resume, ls, show, rerun, results, or KEY=VALUE for a run.\n"
+        "pln: no such command; there are VERBS, or KEY=VALUE for a run.\n"
         "  Try: bridge-runner plan",
     ),
     (
         "linear",
-        "linear: no such command; there are plan, resume, ls, show, rerun, results, or KEY=VALUE for a run.\n"
+        "linear: no such command; there are VERBS, or KEY=VALUE for a run.\n"
         "  Try: bridge-runner layer=linear",
     ),
     (
@@ -131,7 +131,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
 def test_a_mistake_exits_with_2_says_what_to_type_and_writes_nothing(typed, said, here, capsys):
     code, out, err = run(capsys, *typed.split())
-    assert (code, out, err) == (2, "", f"error: {said}\n")
+    assert (code, out, err) == (2, "", f"error: {said.replace('VERBS', ', '.join(cli.VERBS))}\n")
     assert err.count("\n") <= 6
     assert list(here.iterdir()) == []
 
