@@ -9,13 +9,19 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import StorageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+# The last line of a record: the SHA-256 of all that stands before it. A bit that flips in a record is thereby seen.
+SEAL = re.compile(rb',\n "digest": "([0-9a-f]{64})"\n}\s*$')
+REDO = "run the same sweep again: what is damaged is done anew"
 
 
 class Status(enum.Enum):
@@ -258,6 +264,8 @@ class Record:
       variables: Leaves that the checkpoint holds, in order.
       updated: Leaves of the mutable collections after apply.
       output: Arrays of the output.
+      files: Every file of the run's folder but this one, by relative path: `sha256:…`, or of a large one its size only,
+        since the digests of the leaves cover it.
       fingerprint: Machine and software, see `runner.environment`.
     """
 
@@ -285,6 +293,7 @@ class Record:
     checks: list[Check] = field(default_factory=list)
     timing: Timing | None = None
     checkpoint: CheckpointInfo | None = None
+    files: dict[str, str] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
     error: Failure | None = None
 
@@ -368,17 +377,24 @@ def to_json(record: Record) -> bytes:
     import pydantic_core
 
     try:
-        return pydantic_core.to_json(record, indent=1, inf_nan_mode="constants") + b"\n"
+        return seal(pydantic_core.to_json(record, indent=1, inf_nan_mode="constants"))
     except pydantic_core.PydanticSerializationError:
         # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be read again.
         text = json.dumps(dataclasses.asdict(record), indent=1, ensure_ascii=False, default=lambda item: item.value)
-        return text.encode(errors="replace") + b"\n"
+        return seal(text.encode(errors="replace"))
+
+
+def seal(text: bytes) -> bytes:
+    """JSON of an object, indented by one, with its SHA-256 as the last key."""
+    digest = hashlib.sha256(text).hexdigest()
+    return text.removesuffix(b"\n}") + f',\n "digest": "{digest}"\n}}\n'.encode()
 
 
 def to_data(record: Record) -> dict[str, Any]:
     """`record` as JSON data: dicts, lists, strings, numbers."""
     data = json.loads(to_json(record))
     assert isinstance(data, dict)
+    del data["digest"]
     return data
 
 
@@ -394,12 +410,15 @@ def from_json(text: bytes | str, where: str = "record") -> Record:
     try:
         data = pydantic_core.from_json(text)
     except ValueError as error:
-        raise StorageError(
-            f"{where} is damaged: {error}", "run the same sweep again: what is damaged is done anew"
-        ) from error
+        raise StorageError(f"{where} is damaged: {error}", REDO) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise StorageError(f"{where} has record version {version}, this program reads {SCHEMA_VERSION}")
+    data.pop("digest", None)
+    text = text.encode() if isinstance(text, str) else text
+    sealed = SEAL.search(text)
+    if sealed is None or hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() != sealed[1].decode():
+        raise StorageError(f"{where} is damaged: it is not what was written, by its digest", REDO)
     try:
         return _adapter().validate_python(data)
     except pydantic.ValidationError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -31,6 +32,9 @@ PLAN_VERSION = 1
 
 # Events of the journal that say how a run ended.
 STATUSES = frozenset(status.value for status in Status)
+
+# The leaves have digests of their own: hashing a large file of a checkpoint again would cost as much as saving it.
+HASHED_BYTES = 2**20
 
 SUGGESTED_ROOT = "output_root=~/outputs"
 
@@ -385,6 +389,20 @@ def locked(folder: SweepFolder) -> Iterator[None]:
                 f"{folder.path}: another process works on this sweep", "wait for it, or sweep=another_name"
             ) from error
         yield
+
+
+def file_digests(folder: RunFolder) -> dict[str, str]:
+    """What every file of a run's folder but its record holds: `sha256:…`, or of a large one its size (`123 bytes`)."""
+    files = sorted(path for path in folder.path.rglob("*") if path.is_file() and path != folder.record)
+    return {path.relative_to(folder.path).as_posix(): file_digest(path) for path in files}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, or its size where that is over `HASHED_BYTES`."""
+    num_bytes = path.stat().st_size
+    if num_bytes > HASHED_BYTES:
+        return f"{num_bytes} bytes"
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def folder_bytes(path: Path) -> int:

@@ -290,6 +290,7 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
             storage.write_output(folder, result.output)
         if record.status is Status.done and run.checkpoint.writer is not CheckpointWriter.none and record.variables:
             record = _save(folder, record, result, clones)
+        record = dataclasses.replace(record, files=storage.file_digests(folder))
         storage.write_record(folder, record)
     except OSError as error:
         # What is half there would only take room.

@@ -96,13 +96,11 @@ MISTAKES = [
     ),
     (
         "pln seed=1",
-        "pln: no such command; there are VERBS, or KEY=VALUE for a run.\n"
-        "  Try: bridge-runner plan",
+        "pln: no such command; there are VERBS, or KEY=VALUE for a run.\n  Try: bridge-runner plan",
     ),
     (
         "linear",
-        "linear: no such command; there are VERBS, or KEY=VALUE for a run.\n"
-        "  Try: bridge-runner layer=linear",
+        "linear: no such command; there are VERBS, or KEY=VALUE for a run.\n  Try: bridge-runner layer=linear",
     ),
     (
         "exclude=[seed==1]",

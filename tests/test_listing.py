@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from failing_layers import LAYERS
 
-from runner import cli, storage
+from runner import cli, records, storage
 from runner.storage import SweepFolder
 
 QUIET = ("tracking=disabled", "timing=quick", "timing.rounds=2")
@@ -60,8 +60,9 @@ def run_folder(sweep: str, num: int) -> Path:
 
 def edit_record(folder: Path, change) -> None:
     record = json.loads((folder / "record.json").read_text())
+    del record["digest"]
     change(record)
-    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "record.json").write_bytes(records.seal(json.dumps(record, indent=1).encode()))
 
 
 def forget(sweep: str, num: int) -> None:

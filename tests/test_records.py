@@ -97,7 +97,7 @@ def damaged(text, where="runs/0-abc/record.json"):
 
 
 def with_value(key, value):
-    return json.dumps({**records.to_data(RECORD), key: value})
+    return records.seal(json.dumps({**records.to_data(RECORD), key: value}, indent=1).encode())
 
 
 def test_a_record_comes_back_as_it_was():
@@ -123,8 +123,9 @@ def test_every_float_comes_back(value):
 
 def test_the_json_is_what_python_reads():
     data = json.loads(records.to_json(RECORD))
+    assert len(data.pop("digest")) == 64
     assert data == records.to_data(RECORD)
-    assert (data["schema_version"], data["status"], data["error"]["kind"]) == (1, "failed", "non-finite output")
+    assert (data["schema_version"], data["status"], data["error"]["kind"]) == (2, "failed", "non-finite output")
     assert (data["checks"][0]["verdict"], data["overrides"][1]) == ("no", "layer=β")
 
 
@@ -157,12 +158,26 @@ def test_a_record_cut_anywhere_is_damaged():
         assert damaged(text[:length]).startswith("runs/0-abc/record.json is damaged: ")
 
 
+def test_a_bit_that_flips_anywhere_is_noticed():
+    text = bytearray(records.to_json(RECORD))
+    for index in range(0, len(text) - 2, 53):
+        text[index] ^= 1 << index % 7
+        damaged(bytes(text))
+        text[index] ^= 1 << index % 7
+    assert records.from_json(bytes(text)) == RECORD
+
+
+def test_a_record_that_was_edited_is_damaged():
+    text = records.to_json(RECORD).replace(b'"num": 3', b'"num": 4')
+    assert damaged(text) == f"runs/0-abc/record.json is damaged: it is not what was written, by its digest.{MEND}"
+
+
 @pytest.mark.parametrize(
     ("text", "version"),
-    [("[]", None), ("null", None), ("7", None), ("{}", None), (with_value("schema_version", 2), 2)],
+    [("[]", None), ("null", None), ("7", None), ("{}", None), (with_value("schema_version", 3), 3)],
 )
 def test_another_version_is_named(text, version):
-    assert damaged(text) == f"runs/0-abc/record.json has record version {version}, this program reads 1."
+    assert damaged(text) == f"runs/0-abc/record.json has record version {version}, this program reads 2."
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,15 @@ def test_two_processes_do_not_work_on_one_sweep(here):
 
 
 def test_a_second_ctrl_c_stops_at_once_and_the_sweep_goes_on_later(here):
-    words = ["-m", "seed=range(0,300)", "tracking=disabled", "timing=careful", "checks=off", "sweep=long"]
+    words = [
+        "-m",
+        "seed=range(0,300)",
+        "tracking=disabled",
+        "timing=careful",
+        "timing.rounds=500",
+        "checks=off",
+        "sweep=long",
+    ]
     command = [sys.executable, "-m", "runner", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     journal = here / "outputs" / "long" / "journal.jsonl"
