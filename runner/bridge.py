@@ -174,6 +174,53 @@ def apply_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
     return {stream: _named_key(key, f"apply/{stream}") for stream in streams if stream != PARAMS}
 
 
+def native_stream(key: jax.Array, path: Sequence[str] = ()) -> jax.Array:
+    """The rng stream that the bridge gives a wrapped layer whose stream has `key`.
+
+    `fold_in(key, n)`, n being the first four bytes of the SHA-1 of the parts of the layer's path in its host and 0x01,
+    as `flax.core.scope` folds paths.
+    """
+    digest = hashlib.sha1("".join(path).encode() + b"\x01", usedforsecurity=False).digest()
+    return jax.random.fold_in(key, jnp.uint32(int.from_bytes(digest[:4], "big")))
+
+
+def native(layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array]) -> nnx.Module:
+    """The native module of a wrapped layer with `variables` in it.
+
+    Args:
+      layer: The wrapped layer.
+      variables: A Linen variable dict, whole or in part; what it lacks stays as the constructor made it.
+      keys: Keys of the streams other than `params`, as they are given to apply: the module then draws what apply drew.
+
+    Raises:
+      LayerError: A leaf that the module does not have, or of another shape or element type.
+    """
+    if layer.construct is None:
+        raise LayerError("a layer inside a host has no native module of its own", 'reload(run, as_="linen")')
+    streams = {name: native_stream(key) for name, key in keys.items()}
+    module = layer.construct(nnx.Rngs(params=0, **streams))
+    merged = (
+        nnx.merge_state(*(nnx.State(collection) for collection in variables.values())) if variables else nnx.State({})
+    )
+    state = nnx.state(module, nnx.Not(nnx.RngState))
+    kinds = {_spell(path): _kind(leaf) for path, leaf in nnx.to_flat_state(state)}
+    for path, leaf in nnx.to_flat_state(merged):
+        name = _spell(path)
+        if kinds.get(name) != _kind(leaf):
+            raise LayerError(f"the native module has {name} {kinds.get(name, 'nowhere')}, the variables {_kind(leaf)}")
+    nnx.update(module, merged)
+    return module
+
+
+def _spell(path: Sequence[Any]) -> str:
+    return "/".join(str(part) for part in path)
+
+
+def _kind(leaf: Any) -> str:
+    value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+    return f"{value.dtype}{list(value.shape)}"
+
+
 def resolve_target(path: str) -> Callable[..., nnx.Module]:
     """The class or factory at a dotted path (`pkg.mod.Class` or `pkg.mod:Class`), checked before it is called.
 

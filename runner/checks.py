@@ -43,7 +43,7 @@ def as_traced(output: Any, expected: Any) -> Check:
 def repeatable(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> Check:
     """The same call gives the same bits again: only then does a time belong to one result."""
     differing = differences(first, second)
-    detail = f"differs in {_largest(differing)}" if differing else "the same bits again"
+    detail = f"differs in {largest(differing)}" if differing else "the same bits again"
     return _check("repeatable", not differing, detail, differing)
 
 
@@ -58,7 +58,7 @@ def eager(
       output: Arrays of compiled and of eager apply, on the same (compiled) variables.
     """
     init, apply = differences(*variables), differences(*output)
-    parts = [f"{name} differs in {_largest(found)}" for name, found in (("init", init), ("apply", apply)) if found]
+    parts = [f"{name} differs in {largest(found)}" for name, found in (("init", init), ("apply", apply)) if found]
     detail = "; ".join(parts) if parts else "init and apply give the same bits compiled and eager"
     return _check("eager", not parts, detail, {"init": init, "apply": apply})
 
@@ -103,7 +103,8 @@ def _check(name: str, good: bool, detail: str, evidence: dict[str, Any]) -> Chec
     )
 
 
-def _largest(found: Mapping[str, Any]) -> str:
+def largest(found: Mapping[str, Any]) -> str:
+    """The first few of `differences`, in words."""
     parts = [
         f"{path or 'output'} by {item['ulp']} ulp" if isinstance(item, dict) else f"{path or 'output'} ({item})"
         for path, item in found.items()

@@ -121,6 +121,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it
   bridge-runner show RUN          one run (--json)
   bridge-runner rerun RUN         a saved run again: the same bits?
+  bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were?
   bridge-runner results SWEEP     results.parquet from the records
 
 Groups, each a folder of choices (group=choice; experiment and debug with a plus):
@@ -214,6 +215,20 @@ def rerun(words: Sequence[str]) -> int:
     return replay.rerun(Path(path))
 
 
+def verify(words: Sequence[str]) -> int:
+    """Whether a run, or every run of a sweep, is what it was; 4 if not.
+
+    Raises:
+      UserError: There is no such run, or it imports what is not trusted.
+    """
+    _make_importable()
+    from runner import verification
+
+    flags = ("--trust", "--no-code")
+    (path,) = _arguments("verify", [word for word in words if word not in flags], at_least=1, at_most=1)
+    return verification.verify(Path(path), trust="--trust" in words, code="--no-code" not in words)
+
+
 MULTIRUN = {"-m", "--multirun"}
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -223,6 +238,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "ls": ls,
     "show": show,
     "rerun": rerun,
+    "verify": verify,
     "results": results,
 }
 
@@ -231,6 +247,7 @@ USAGE = {
     "ls": "bridge-runner ls [outputs/SWEEP] [--json] [--watch]",
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
+    "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code]",
     "results": "bridge-runner results outputs/SWEEP",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,19 +168,15 @@ def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> P
       cache: The setting `compilation_cache`.
       contended: Whether other work of this program runs beside; said in the phases.
     """
-    model = drafted.model
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
     def init(key: jax.Array, x: jax.Array) -> Any:
-        return model.init(key, drafted.needs.streams, x)
+        return drafted.model.init(key, drafted.needs.streams, x)
 
-    def apply(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        return model.apply(variables, bridge.apply_keys(key, drafted.rngs), drafted.mutable, x)
-
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     with jax.default_device(drafted.device):
         init_compiled, init_phases = timing.compile_phases(init, (key, drafted.x), cache=cache)
         arguments = (drafted.variables, key, drafted.x)
-        apply_compiled, apply_phases = timing.compile_phases(apply, arguments, cache=cache)
+        apply_compiled, apply_phases = timing.compile_phases(_apply(drafted), arguments, cache=cache)
     return Program(
         draft=drafted,
         init=init_compiled,
@@ -187,3 +184,18 @@ def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> P
         init_phases=dataclasses.replace(init_phases, contended=contended),
         apply_phases=dataclasses.replace(apply_phases, contended=contended),
     )
+
+
+def compile_apply(drafted: Draft) -> Any:
+    """Apply alone, compiled as in `compile_program`: `(variables, key, x) -> (output, updated collections)`."""
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    with jax.default_device(drafted.device):
+        compiled, _ = timing.compile_phases(_apply(drafted), (drafted.variables, key, drafted.x), cache="off")
+    return compiled
+
+
+def _apply(drafted: Draft) -> Callable[..., Any]:
+    def apply(variables: Any, key: jax.Array, x: jax.Array) -> Any:
+        return drafted.model.apply(variables, bridge.apply_keys(key, drafted.rngs), drafted.mutable, x)
+
+    return apply

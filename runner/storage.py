@@ -60,6 +60,11 @@ class RunFolder:
         """The files that Hydra leaves beside a job."""
         return self.path / ".hydra"
 
+    @property
+    def input(self) -> Path:
+        """A copy of the file that x came from, where it came from one."""
+        return self.path / "input.npy"
+
     def output(self, *, single: bool) -> Path:
         """The output: one array, or an archive of several."""
         return self.path / ("output.npy" if single else "output.npz")
@@ -389,6 +394,18 @@ def locked(folder: SweepFolder) -> Iterator[None]:
                 f"{folder.path}: another process works on this sweep", "wait for it, or sweep=another_name"
             ) from error
         yield
+
+
+def inside(folder: RunFolder, relative: str) -> Path:
+    """The path that a record names, which lies in the run's folder.
+
+    Raises:
+      StorageError: It leads out of it.
+    """
+    path = folder.path / relative
+    if not path.resolve().is_relative_to(folder.path.resolve()):
+        raise StorageError(f"{folder.record}: the path {relative} leads out of the run's folder")
+    return path
 
 
 def file_digests(folder: RunFolder) -> dict[str, str]:

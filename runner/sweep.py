@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from runner.experiment import Result
 from runner.planning import Plan, ProgramKey, State, Task
 from runner.program import Program
 from runner.records import CheckpointInfo, FailureKind, Record, Status, row_of
-from runner.settings import CheckpointWriter, OnFailure, Run, TrackingMode
+from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TrackingMode
 from runner.storage import Journal, RunFolder
 
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
@@ -288,6 +289,8 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
             (folder.hydra / name).write_text(text, encoding="utf-8")
         if result.output:
             storage.write_output(folder, result.output)
+        if run.input.kind is InputKind.file:
+            shutil.copyfile(str(run.input.path), folder.input)
         if record.status is Status.done and run.checkpoint.writer is not CheckpointWriter.none and record.variables:
             record = _save(folder, record, result, clones)
         record = dataclasses.replace(record, files=storage.file_digests(folder))

@@ -16,6 +16,10 @@ from flax import nnx
 from flax.core import FrozenDict
 
 from runner.errors import ConfigError, LayerError, nearest
+from runner.settings import Run, flatten
+
+# Packages whose code a record from a stranger may name.
+TRUSTED = ("runner", "flax", "jax", "jaxlib")
 
 ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
 
@@ -82,6 +86,33 @@ def import_path(path: str) -> Any:
         return _attribute(path, found, parts[cut:])
     suggestion = "run from the folder that holds the module, or install its package"
     raise LayerError(f"layer.target={path}: there is no module {parts[0]}", suggestion)
+
+
+def foreign_paths(run: Run) -> list[str]:
+    """Dotted paths in a config that name code which is neither ours nor flax's or jax's."""
+    named = [str(run.layer.target), *([run.host.target] if run.host.target else [])]
+    for kwargs in (run.layer.kwargs, run.layer.call, run.host.kwargs):
+        named += [
+            value for key, value in flatten(kwargs).items() if isinstance(value, str) and _is_imported(key, value)
+        ]
+    return [path for path in dict.fromkeys(named) if not _is_trusted(path)]
+
+
+def _is_imported(key: str, value: str) -> bool:
+    name = key.rpartition(".")[2]
+    resolved = name.endswith("_init") or name in ("initializer", "init") or ACTIVATION_KEYS.fullmatch(name)
+    return bool(resolved) and "." in value.split("(")[0]
+
+
+def _is_trusted(path: str) -> bool:
+    if re.split(r"[.:]", path)[0] not in TRUSTED:
+        return False
+    try:
+        found = import_path(path)
+    except LayerError:
+        return True  # nothing is there to run; building the layer says so
+    # `jax.….os.system` begins with jax, and is not of jax.
+    return str(getattr(found, "__module__", "")).split(".")[0] in TRUSTED
 
 
 def _attribute(path: str, found: Any, names: Sequence[str]) -> Any:

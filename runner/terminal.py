@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -71,6 +72,17 @@ class Terminal:
         """One line on standard error."""
         # Text, not markup: a layer may be called [red].
         self.errors.print(Text(text), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar on standard error while something is done `total` times; the answer is to be called after each."""
+        if not self.errors.is_terminal or total < 2:
+            yield lambda: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.errors, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
 
     def line(self, text: str) -> None:
         """One line on standard output."""

@@ -6,7 +6,7 @@ Digests are of values (element type, shape, bytes in C order, little-endian), so
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -52,9 +52,18 @@ def shapes(tree: Any) -> Any:
 def with_keys_of(tree: Any, expected: Any) -> Any:
     """`tree` with the keys of `expected` where both spell the same: Orbax gives integer keys back as strings."""
     spelled = {"/".join(map(str, path)): path for path, _ in flatten(expected)}
+    return nest((spelled.get("/".join(map(str, path)), path), leaf) for path, leaf in flatten(tree))
+
+
+def select(tree: Any, wanted: Callable[[Path], bool]) -> Any:
+    """The leaves of `tree` whose path is wanted, in nested dicts."""
+    return nest((path, leaf) for path, leaf in flatten(tree) if wanted(path))
+
+
+def nest(pairs: Iterable[tuple[Path, Any]]) -> Any:
+    """Nested dicts from paths and leaves: the opposite of `flatten`."""
     found: dict[Any, Any] = {}
-    for path, leaf in flatten(tree):
-        *parents, last = spelled.get("/".join(map(str, path)), path)
+    for (*parents, last), leaf in pairs:
         node = found
         for key in parents:
             node = node.setdefault(key, {})

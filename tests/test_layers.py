@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 ROWS = (
     ("__main__",),
     ("cli",),
-    ("replay", "engine", "application", "judgement"),
+    ("replay", "verification", "engine", "application", "judgement"),
     ("listing",),
     ("sweeping", "grammar"),
-    ("sweep", "planning", "experiment"),
+    ("sweep", "planning", "experiment", "reloading"),
     ("terminal", "table", "results"),
     ("tracking_pool", "tracking", "checkpoint", "clone", "storage", "environment"),
     ("claims", "subject", "checks"),

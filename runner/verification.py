@@ -1,0 +1,226 @@
+"""`bridge-runner verify`: is a run still what it was? From its folder alone: no network, no other run, no sweep.
+
+Three questions, each more than the one before: are the files those that were written; are the leaves and the output
+those of the record; does the layer, built anew, give the recorded output on the restored variables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner import application, bridge, checks, environment, reloading, settings, storage, trees
+from runner import program as programs
+from runner.errors import StorageError, UserError
+from runner.planning import Config
+from runner.program import Draft
+from runner.records import Record, Status
+from runner.settings import Run
+from runner.storage import RunFolder, SweepFolder
+from runner.terminal import Terminal
+
+EXIT_DIFFERENT = 4
+
+# On another platform, or with other software, bits may differ: a relative error of so many units of the element type.
+TOLERANCE_EPS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What became of one run.
+
+    Attributes:
+      folder: Its folder.
+      wrong: What is not as it was, one sentence each; empty for a run that verifies.
+      detail: What was compared, and how exactly it agrees.
+    """
+
+    folder: RunFolder
+    wrong: list[str] = field(default_factory=list)
+    detail: str = ""
+
+
+def verify(path: Path, *, trust: bool = False, code: bool = True) -> int:
+    """Prints whether the run, or every run of the sweep, at `path` is what it was.
+
+    Args:
+      path: A run's or a sweep's folder.
+      trust: Whether modules that are neither ours nor flax's may be imported.
+      code: Whether the layer is built and applied; without, nothing that the record names is imported.
+
+    Returns:
+      0 where all is as it was, 4 where not.
+
+    Raises:
+      UserError: Neither a run nor a sweep, or a run that imports what is not trusted.
+    """
+    terminal = Terminal()
+    folders, lost = _runs(path)
+    if code:
+        application.prepare_process([Config(run=Run())])
+    verifier = Verifier(trust=trust, code=code)
+    num_wrong = 0
+    with terminal.progress("verified", len(folders)) as advance:
+        for folder in folders:
+            finding = verifier.verify(folder)
+            num_wrong += bool(finding.wrong)
+            for text in finding.wrong:
+                terminal.line(f"{folder.path.name}: {text}")
+            if not finding.wrong and len(folders) == 1:
+                terminal.line(f"{folder.path.name}: {finding.detail}")
+            advance()
+    for name in lost:
+        terminal.line(f"{name}: the folder is missing")
+    num_good = len(folders) - num_wrong
+    terminal.line(f"{num_good} of {len(folders) + len(lost)} runs verified")
+    return EXIT_DIFFERENT if num_wrong or lost else 0
+
+
+class Verifier:
+    """Verifies runs one after the other; the runs of one program share its compiled apply.
+
+    Args:
+      trust: Whether modules that are neither ours nor flax's may be imported.
+      code: Whether the layer is built and applied.
+    """
+
+    def __init__(self, *, trust: bool = False, code: bool = True) -> None:
+        self._trust = trust
+        self._code = code
+        self._compiled: dict[str, tuple[Draft, Any]] = {}
+
+    def verify(self, folder: RunFolder) -> Finding:
+        """What became of the run in `folder`.
+
+        Raises:
+          UserError: It imports what is not trusted.
+        """
+        try:
+            record = storage.read_record(folder)
+        except StorageError as error:
+            return Finding(folder=folder, wrong=[error.what])
+        wrong = [*_misplaced(folder, record), *_changed_files(folder, record)]
+        output, parts = _output(folder, record)
+        wrong += parts
+        variables: Any = None
+        if record.checkpoint is not None or not record.variables:
+            try:
+                variables = reloading.read_variables(folder, record)
+            except StorageError as error:
+                wrong.append(error.what)
+        detail = f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
+        if wrong or record.status is Status.failed or not self._code or variables is None:
+            return Finding(folder=folder, wrong=wrong, detail=detail)
+        config = settings.from_data(record.settings)
+        reloading.require_trust(config, trust=self._trust)
+        try:
+            draft, apply = self._program(folder, record, config)
+            how, parts = _compare_applied(folder, record, (draft, apply), variables, output)
+        except UserError as error:
+            return Finding(folder=folder, wrong=[error.what], detail=detail)
+        return Finding(folder=folder, wrong=parts, detail=f"{detail}; {how}")
+
+    def _program(self, folder: RunFolder, record: Record, config: Run) -> tuple[Draft, Any]:
+        # The device is not part of the program's name.
+        key = f"{record.program_id} {config.device}"
+        if key not in self._compiled:
+            draft = reloading.rebuild(folder, config)
+            self._compiled[key] = draft, programs.compile_apply(draft)
+        return self._compiled[key]
+
+
+def _runs(path: Path) -> tuple[list[RunFolder], list[str]]:
+    """The run at `path`, or those of a sweep and the names of those that are gone."""
+    sweep = SweepFolder(path)
+    if not sweep.plan.exists():
+        return [storage.find_run(path)], []
+    rows = [row for row in storage.read_rows(sweep) if row.status in storage.STATUSES]
+    if not rows:
+        raise StorageError(f"{path}: no run of this sweep is done", f"bridge-runner resume {path}")
+    folders = [sweep.run(row.num, row.run_id) for row in rows]
+    return [one for one in folders if one.path.is_dir()], [one.path.name for one in folders if not one.path.is_dir()]
+
+
+def _misplaced(folder: RunFolder, record: Record) -> list[str]:
+    """Whether the record is another run's: folders are named after their run."""
+    name = folder.path.absolute().name
+    own = f"{record.num}-{record.run_id[:8]}"
+    return [f"record.json is that of run {own}"] if re.fullmatch(r"\d+-[0-9a-f]{8}", name) and name != own else []
+
+
+def _changed_files(folder: RunFolder, record: Record) -> list[str]:
+    found = storage.file_digests(folder)
+    wrong = [f"{name} is missing" for name in sorted(record.files.keys() - found.keys())]
+    wrong += [f"{name} was not written by this run" for name in sorted(found.keys() - record.files.keys())]
+    both = sorted(record.files.keys() & found.keys())
+    return wrong + [f"{name} is not what was written" for name in both if record.files[name] != found[name]]
+
+
+def _output(folder: RunFolder, record: Record) -> tuple[Mapping[str, np.ndarray], list[str]]:
+    if not record.output:
+        return {}, []
+    try:
+        output = storage.read_output(folder, record)
+    except StorageError as error:
+        return {}, [error.what]
+    wrong = [one.path or "y" for one in record.output if trees.array_digest(output[one.path]) != one.digest]
+    return output, [f"output {name} has other bits than the record says" for name in wrong]
+
+
+def _compare_applied(
+    folder: RunFolder, record: Record, program: tuple[Draft, Any], variables: Any, kept: Mapping[str, np.ndarray]
+) -> tuple[str, list[str]]:
+    """How the output of the restored variables agrees with the recorded one, and where it does not."""
+    draft, apply = program
+    config = settings.from_data(record.settings)
+    x = jax.device_put(reloading.make_input(folder, config), draft.device)
+    key = jax.device_put(bridge.root_key(config.seed), draft.device)
+    given = jax.device_put(trees.with_keys_of(variables, draft.needs.variables), draft.device)
+    output, _ = apply(given, key, x)
+    made = trees.named_arrays(output)
+    differing = checks.differences(kept, made)
+    if not differing:
+        return "applied again, the output is the same bit for bit", []
+    elsewhere = _elsewhere(record, draft)
+    if elsewhere and _close(kept, made):
+        ulps = max(item["ulp"] for item in differing.values())
+        return f"applied on {elsewhere}, the output is within {ulps} ulp, and within the tolerance", []
+    where = "" if not elsewhere else f" on {elsewhere}"
+    source = "; the layer's source is another one than when the run was saved" if _other_source(record, draft) else ""
+    return "", [f"applied again{where}, the output differs in {checks.largest(differing)}{source}"]
+
+
+def _elsewhere(record: Record, draft: Draft) -> str | None:
+    """What is other than when the run was saved, where bits may therefore differ."""
+    if record.platform != draft.device.platform:
+        return f"{draft.device.platform} instead of {record.platform}"
+    now = environment.fingerprint()
+    if record.fingerprint.get("software_id") != now["software_id"]:
+        return "other software than it was saved with"
+    return "another machine" if record.fingerprint.get("machine_id") != now["machine_id"] else None
+
+
+def _close(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> bool:
+    if kept.keys() != made.keys():
+        return False
+    return all(_within(kept[name], made[name]) for name in kept)
+
+
+def _within(one: np.ndarray, two: np.ndarray) -> bool:
+    if (one.shape, one.dtype) != (two.shape, two.dtype) or not jnp.issubdtype(one.dtype, jnp.inexact):
+        return False
+    first, second = trees.as_float64(one), trees.as_float64(two)
+    eps = float(jnp.finfo(one.dtype).eps)
+    scale = float(np.max(np.abs(first[np.isfinite(first)]), initial=0.0))
+    return bool(np.allclose(first, second, rtol=TOLERANCE_EPS * eps, atol=TOLERANCE_EPS * eps * scale, equal_nan=True))
+
+
+def _other_source(record: Record, draft: Draft) -> bool:
+    return record.settings.get("variables") is None and record.program_id != draft.program_id

@@ -1,0 +1,314 @@
+"""`verify`: what was changed behind our back is found and named; what was not is the same bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import runner
+from runner import cli, records, storage
+from runner.errors import UserError
+from runner.storage import RunFolder
+
+LEAN = ("tracking=disabled", "timing=off")
+NUM_FAULTS = 200
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """A sweep of three layers, two seeds each."""
+    folder = tmp_path_factory.mktemp("verified")
+    words = ["-m", "layer=mlp,sequential,dropout", "seed=0,1", f"output_root={folder}", "sweep=good", *LEAN]
+    assert cli.main(words) == 0
+    return folder / "good"
+
+
+def run_folder(sweep: Path, num: int) -> Path:
+    (path,) = (sweep / "runs").glob(f"{num}-*")
+    return path
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def edit(folder: Path, change: Callable[[dict], None]) -> None:
+    """Changes a record as somebody would who knows how it is sealed."""
+    path = folder / "record.json"
+    data = json.loads(path.read_text())
+    del data["digest"]
+    change(data)
+    path.write_bytes(records.seal(json.dumps(data, indent=1).encode()))
+
+
+def test_every_run_of_a_sweep_verifies(sweep, capsys):
+    assert run(capsys, "verify", sweep) == (0, "6 of 6 runs verified\n", "")
+
+
+def test_a_run_says_what_was_compared(sweep, capsys):
+    folder = run_folder(sweep, 0)
+    num_files = sum(path.is_file() for path in folder.rglob("*"))
+    said = f"{folder.name}: {num_files} files and 4 leaves as they were written; applied again, the output is the same"
+    assert run(capsys, "verify", folder) == (0, f"{said} bit for bit\n1 of 1 runs verified\n", "")
+
+
+def test_a_run_verifies_from_its_folder_alone_and_with_other_devices(sweep, tmp_path):
+    copy = shutil.copytree(run_folder(sweep, 2), tmp_path / "copy")
+    command = [sys.executable, "-m", "runner", "verify", str(copy)]
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PATH": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (0, "1 of 1 runs verified"), done.stderr
+
+
+def flip(path: Path, generator: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+
+
+def truncate(path: Path, generator: random.Random) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: generator.randrange(len(content))])
+
+
+def delete(path: Path, generator: random.Random) -> None:
+    path.unlink()
+
+
+def test_every_one_of_200_seeded_faults_is_found_and_none_ends_in_a_traceback(sweep, tmp_path, capsys):
+    generator = random.Random(0)
+    missed = []
+    for index in range(NUM_FAULTS):
+        folder = shutil.copytree(run_folder(sweep, generator.randrange(4)), tmp_path / f"fault-{index}")
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+        fault = generator.choice([flip, flip, truncate, delete, swap])
+        victim = generator.choice([path for path in files if ".hydra" not in path.parts])
+        if fault is swap:
+            victim = swap(folder, sweep, generator)
+        else:
+            fault(victim, generator)
+        code, out, err = run(capsys, "verify", folder, "--no-code")
+        if (code, err) not in (
+            (4, ""),
+            (2, f"error: {folder} is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP\n"),
+        ):
+            missed.append((fault.__name__, victim, code, out, err))
+        shutil.rmtree(folder)
+    assert missed == []
+
+
+def swap(folder: Path, sweep: Path, generator: random.Random) -> Path:
+    """Puts a file of another run, with other content, in the place of this one's."""
+    others = [path for num in range(4) for path in run_folder(sweep, num).rglob("*") if path.is_file()]
+    pairs = [
+        (path, other)
+        for path in sorted(folder.rglob("*"))
+        for other in sorted(others)
+        if path.is_file()
+        and path.name == other.name
+        and path.read_bytes() != other.read_bytes()
+        # Sealed records are whole; which run they are of is told by the folder's name, which a copy has not.
+        and path.name != "record.json"
+    ]
+    path, other = generator.choice(pairs)
+    shutil.copyfile(other, path)
+    return path
+
+
+def test_records_swapped_between_two_runs_are_named(sweep, tmp_path, capsys):
+    copy = shutil.copytree(sweep, tmp_path / "swapped")
+    one, two = run_folder(copy, 0), run_folder(copy, 1)
+    shutil.copyfile(run_folder(sweep, 1) / "record.json", one / "record.json")
+    code, out, _ = run(capsys, "verify", copy, "--no-code")
+    assert code == 4
+    assert f"{one.name}: record.json is that of run {two.name}\n" in out
+    assert f"{one.name}: output.npy is not what was written\n" in out
+    assert out.endswith("5 of 6 runs verified\n")
+
+
+def test_a_flipped_bit_that_orbax_does_not_notice_is_named_with_its_leaf(sweep, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "flipped"))
+    victim = folder.checkpoint / "params.linear_0.kernel" / "0.0"
+    flip(victim, random.Random(1))
+    # Somebody has even made the files' digests fit.
+    edit(folder.path, lambda data: data["files"].update(storage.file_digests(folder)))
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert code == 4
+    assert f"{folder.checkpoint} is not what the run saved: params/linear_0/kernel has other bits\n" in out
+
+
+def test_an_output_that_the_layer_does_not_give_is_found(sweep, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "faked"))
+    record = storage.read_record(folder)
+    output = np.load(folder.path / "output.npy")
+    output[0] = np.nextafter(output[0], np.float32(np.inf))
+    np.save(folder.path / "output.npy", output)
+
+    def change(data):
+        from runner import trees
+
+        data["output"][0]["digest"] = trees.array_digest(output)
+        data["files"].update(storage.file_digests(folder))
+
+    edit(folder.path, change)
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert (code, record.num) == (4, 0)
+    assert out.startswith("faked: applied again, the output differs in output by 1 ulp\n")
+
+
+def test_files_that_are_gone_or_foreign_are_named(sweep, tmp_path, capsys):
+    copy = shutil.copytree(sweep, tmp_path / "gone")
+    one, two, three = (run_folder(copy, num) for num in range(3))
+    shutil.rmtree(one / "checkpoint")
+    (two / "checkpoint" / "more").write_text("?")
+    shutil.rmtree(three)
+    code, out, _ = run(capsys, "verify", copy, "--no-code")
+    assert code == 4
+    assert f"{one.name}: checkpoint/_METADATA is missing\n" in out
+    assert f"{two.name}: checkpoint/more was not written by this run\n" in out
+    assert out.endswith(f"{three.name}: the folder is missing\n3 of 6 runs verified\n")
+
+
+def test_a_path_in_a_record_does_not_lead_out_of_the_folder(sweep, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "out"))
+    edit(folder.path, lambda data: data["checkpoint"].update(path="../good/checkpoint"))
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert (code, out.splitlines()[0]) == (
+        4,
+        f"out: {folder.record}: the path ../good/checkpoint leads out of the run's folder",
+    )
+
+
+STRANGER = """
+import pathlib
+from flax import nnx
+
+pathlib.Path("ran").touch()
+
+
+class Layer(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(rngs.params.normal((4,)))
+
+    def __call__(self, x):
+        return x * self.kernel
+"""
+
+
+def test_a_strangers_layer_is_imported_only_when_it_is_trusted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "strangers_layer.py").write_text(STRANGER)
+    assert cli.main(["layer=custom", "layer.target=strangers_layer.Layer", "sweep=s", *LEAN]) == 0
+    for name in [name for name in sys.modules if name == "strangers_layer"]:
+        del sys.modules[name]
+    (tmp_path / "ran").unlink()
+    capsys.readouterr()
+    (path,) = Path("outputs/s/runs").iterdir()
+    refusal = (
+        "error: rebuilding this run imports strangers_layer.Layer, which runs its code.\n  Try: the same with --trust\n"
+    )
+    assert run(capsys, "verify", path) == (2, "", refusal)
+    assert run(capsys, "verify", path, "--no-code")[0] == 0
+    with pytest.raises(UserError, match="imports strangers_layer.Layer"):
+        runner.reload(path)
+    assert not (tmp_path / "ran").exists()
+    assert run(capsys, "verify", path, "--trust")[0] == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_code_of_others_is_found_behind_a_trusted_name():
+    from runner import settings, targets
+
+    layer = settings.LayerSettings(target="flax.nnx.Linear", kwargs={"kernel_init": "jax._src.config.os.system"})
+    assert targets.foreign_paths(settings.Run(layer=layer)) == ["jax._src.config.os.system"]
+    layer = settings.LayerSettings(target="flax.nnx.Linear", kwargs={"bias_init": "jax.nn.initializers.ones"})
+    assert targets.foreign_paths(settings.Run(layer=layer)) == []
+
+
+def test_a_saved_input_file_is_verified_without_the_original(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.arange(4, dtype=np.float32))
+    assert cli.main(["input=file", "input.path=x.npy", "sweep=s", *LEAN]) == 0
+    (tmp_path / "x.npy").unlink()
+    (path,) = Path("outputs/s/runs").iterdir()
+    capsys.readouterr()
+    code, out, _ = run(capsys, "verify", path)
+    assert (code, "the output is the same bit for bit" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("verify", "verify: got nothing.\n  Try: bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code]"),
+        ("verify nowhere", "nowhere is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
+    ],
+)
+def test_what_is_no_run_exits_with_2(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, *words.split()) == (2, "", f"error: {said}\n")
+
+
+@pytest.mark.parametrize("num", range(6))
+def test_a_reloaded_linen_module_and_its_native_one_give_the_recorded_output(sweep, num):
+    path = run_folder(sweep, num)
+    saved = np.load(path / "output.npy")
+    linen = runner.reload(path)
+    from runner import bridge, reloading
+
+    x = reloading.make_input(RunFolder(path), linen.settings)
+    rngs = bridge.apply_keys(bridge.root_key(linen.settings.seed), linen.record.streams)
+    assert (jax.jit(linen.module.apply)(linen.variables, x, rngs=rngs) == saved).all()
+    native = runner.reload(path, as_="nnx")
+    from flax import nnx
+
+    assert (nnx.jit(lambda module, x: module(x))(native.module, x) == saved).all()
+
+
+def test_a_reload_places_casts_and_chooses(sweep):
+    path = run_folder(sweep, 0)
+    found = runner.reload(path, device="cpu", dtype="bfloat16", only=["params/linear_0"]).variables
+    assert list(found["params"]) == ["linear_0"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"bfloat16"}
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = runner.reload(path, sharding=sharding).variables
+    assert {leaf.sharding for leaf in jax.tree.leaves(placed)} == {sharding}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"as_": "torch"}, "as_=torch: a run reloads as linen or nnx.\n  Try: as_=nnx"),
+        ({"dtype": "float33"}, "dtype=float33: no such dtype.\n  Try: dtype=bfloat16"),
+        (
+            {"only": ["kernel"]},
+            "only=kernel: the run has params/linear_0/bias, params/linear_0/kernel, params/linear_1/bias, "
+            "params/linear_1/kernel.\n  Try: only=['params/linear_0/bias']",
+        ),
+        ({"device": "tpu"}, None),
+    ],
+)
+def test_a_reload_that_can_not_be_done_says_why(sweep, options, said):
+    with pytest.raises(UserError) as caught:
+        runner.reload(run_folder(sweep, 0), **options)
+    assert said is None or str(caught.value) == said
+
+
+def test_a_reload_refuses_a_damaged_leaf(sweep, tmp_path):
+    folder = shutil.copytree(run_folder(sweep, 0), tmp_path / "bad")
+    flip(folder / "checkpoint" / "params.linear_0.kernel" / "0.0", random.Random(1))
+    with pytest.raises(UserError, match="params/linear_0/kernel has other bits"):
+        runner.reload(folder)
