@@ -5,7 +5,6 @@ This file and `hosts` are the only ones that know `flax.linen` and `flax.nnx.bri
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 import re
@@ -20,7 +19,7 @@ from flax import nnx
 from flax.core import FrozenDict
 from flax.nnx import bridge
 
-from runner import targets
+from runner import seeds, targets
 from runner.errors import ConfigError, LayerError, literal, nearest
 from runner.settings import MAX_SEED, LayerSettings
 
@@ -166,22 +165,17 @@ def root_key(seed: int) -> jax.Array:
 
 def init_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
     """Keys given to init: the root key for `params`, one folded from it by name for every other stream."""
-    return {stream: key if stream == PARAMS else _named_key(key, f"init/{stream}") for stream in streams}
+    return {stream: key if stream == PARAMS else _named_key(key, "init", stream) for stream in streams}
 
 
 def apply_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
     """Keys given to apply: other ones than init's, and none for `params`."""
-    return {stream: _named_key(key, f"apply/{stream}") for stream in streams if stream != PARAMS}
+    return {stream: _named_key(key, "apply", stream) for stream in streams if stream != PARAMS}
 
 
 def native_stream(key: jax.Array, path: Sequence[str] = ()) -> jax.Array:
-    """The rng stream that the bridge gives a wrapped layer whose stream has `key`.
-
-    `fold_in(key, n)`, n being the first four bytes of the SHA-1 of the parts of the layer's path in its host and 0x01,
-    as `flax.core.scope` folds paths.
-    """
-    digest = hashlib.sha1("".join(path).encode() + b"\x01", usedforsecurity=False).digest()
-    return jax.random.fold_in(key, jnp.uint32(int.from_bytes(digest[:4], "big")))
+    """The rng stream that the bridge gives a layer at `path` in its host, whose stream has `key`."""
+    return jax.random.fold_in(key, jnp.uint32(seeds.stream_number(path)))
 
 
 def native(layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array]) -> nnx.Module:
@@ -245,8 +239,8 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
     return found
 
 
-def _named_key(key: jax.Array, name: str) -> jax.Array:
-    return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
+def _named_key(key: jax.Array, when: str, stream: str) -> jax.Array:
+    return jax.random.fold_in(key, seeds.key_number(when, stream))
 
 
 def _whole(key: str, value: float, *, least: int, most: int = MAX_SEED) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import storage, table
+from runner import seeds, storage, table
 from runner.errors import StorageError, literal
 from runner.records import Row
 from runner.settings import flatten
@@ -127,11 +127,8 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
         lines.append(f"  {key}={_short(literal(value))}")
     lines += ["", f"layer {record['layer']} on {record['device']}"]
     lines.append(f"  streams {', '.join(record['streams']) or '–'}; mutable {', '.join(record['mutable']) or '–'}")
-    lines += ["", "variables"]
-    for leaf in record["variables"]:
-        name = "/".join(str(part) for part in leaf["path"])
-        kind = f"{leaf['dtype']}{leaf['shape']}"
-        lines.append(f"  {name:<40} {kind:<20} {table.size(leaf['num_bytes']):>9}  {leaf['digest'][:12]}")
+    lines += ["", "variables", *_variables(record)]
+    lines += ["", "seed (the same values natively)", *(f"  {line}" for line in seeds.story(record))]
     lines += ["", "output"]
     for array in record["output"]:
         numbers = " ".join(f"{key} {array[key]:.6g}" for key in ("norm", "mean", "std") if array[key] is not None)
@@ -146,6 +143,28 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
         lines += ["", f"failed: {error['kind']}: {error['type']}: {error['message']}", error["traceback"]]
     lines += ["", f"again: bridge-runner rerun {path}"]
     return lines
+
+
+def _variables(record: Mapping[str, Any]) -> list[str]:
+    """A line a leaf: its path in Linen and in the native module, shape, bytes, digest, and axis names if it has any."""
+    layer = seeds.layer_path(record)
+    rows = [("Linen path", "NNX path", "array", "bytes", "digest", "spec")]
+    for leaf in record["variables"]:
+        spec = f"{literal(leaf['names'])} {leaf['box']}" if leaf["box"] else ""
+        rows.append(
+            (
+                "/".join(str(part) for part in leaf["path"]),
+                seeds.nnx_path(leaf["path"], layer),
+                f"{leaf['dtype']}{literal(leaf['shape'])}",
+                str(leaf["num_bytes"]),
+                leaf["digest"][:12],
+                spec,
+            )
+        )
+    if len(rows) == 1:
+        return ["  none"]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _times(timing: Mapping[str, Any]) -> list[str]:

@@ -151,7 +151,7 @@ def test_show_finds_a_run_by_folder_record_number_or_first_letters(name, here, c
     assert out.startswith(f"{folder.name} of fine: done\n  {folder}\n")
     assert "\n  seed=1\n" in out
     assert "\n  layer.kwargs.out_features=4\n" in out
-    assert "\n  params/kernel                            float32[4, 4]             64 B  " in out
+    assert re.search(r"\n  params/kernel  kernel    float32\[4,4\]  64     [0-9a-f]{12}\n", out)
     assert re.search(r"\n  apply_latency     [\d.]+ .?s, n 2  ~ ", out)
     assert "\n  yes     eager: init and apply give the same bits compiled and eager\n" in out or "skipped eager" in out
     assert out.endswith(f"\nagain: bridge-runner rerun {folder}\n")

@@ -1,0 +1,90 @@
+"""Where a run's random numbers come from, in words and code: from its record alone, without JAX."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runner.errors import literal
+
+PARAMS = "params"
+
+
+def stream_number(path: Sequence[str] = ()) -> int:
+    """What the bridge folds into a stream's key for a layer at `path` in its host.
+
+    The first four bytes of the SHA-1 of the path's parts and 0x01, as `flax.core.scope` folds paths.
+    """
+    digest = hashlib.sha1("".join(path).encode() + b"\x01", usedforsecurity=False).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def key_number(when: str, stream: str) -> int:
+    """What is folded into the root key for a stream other than `params`; `when` is `init` or `apply`."""
+    return int.from_bytes(hashlib.sha256(f"{when}/{stream}".encode()).digest()[:4], "big")
+
+
+def story(record: Mapping[str, Any]) -> list[str]:
+    """The seed's story of a run, in lines.
+
+    Args:
+      record: The record as JSON data.
+    """
+    settings = record["settings"]
+    path = layer_path(record)
+    root = f"jax.random.PRNGKey({settings['seed']})"
+    others = [stream for stream in record["streams"] if stream != PARAMS]
+    lines = [f"key = {root}"]
+    lines += [
+        f"{stream} = {_folded('key', key_number('apply', stream))}  # init: {_hex('init', stream)}" for stream in others
+    ]
+    where = f"at {'/'.join(path)} in its host" if path else "at the root"
+    lines.append(f"# the layer {where} draws from each stream's key folded with {stream_number(path):#010x}:")
+    rngs = [f"{PARAMS}={_folded('key', stream_number(path))}"]
+    rngs += [f"{stream}={_folded(stream, stream_number(path))}" for stream in others]
+    layer = settings["layer"]
+    kwargs = [f"{key}={_python(value)}" for key, value in layer["kwargs"].items()]
+    kwargs.append(f"rngs=nnx.Rngs({', '.join(rngs)})")
+    target = str(layer["target"]).replace(":", ".")
+    lines.append(f"layer = {target}({', '.join(kwargs)})")
+    return lines
+
+
+def layer_path(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the layer is in its host, read off the paths of its variables; empty without a host."""
+    host = record["settings"].get("host") or {}
+    if not host.get("target"):
+        return ()
+    for leaf in record["variables"]:
+        parts = [str(part) for part in leaf["path"][1:]]
+        for index, part in enumerate(parts):
+            if part == host["layer_name"] or (host["layer_name"] is None and part.startswith("ToLinen_")):
+                return tuple(parts[: index + 1])
+    return ()
+
+
+def nnx_path(path: Sequence[str | int], layer: Sequence[str] = ()) -> str:
+    """The attribute of the native module that a leaf is: `layers[0].kernel`; `–` for one that is not the layer's.
+
+    Args:
+      path: Of the leaf, its collection first.
+      layer: Where the layer is in its host.
+    """
+    inside = list(path[1:])
+    if [str(part) for part in inside[: len(layer)]] != list(layer):
+        return "–"
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside[len(layer) :])
+    return text.removeprefix(".")
+
+
+def _folded(key: str, number: int) -> str:
+    return f"jax.random.fold_in({key}, {number:#010x})"
+
+
+def _hex(when: str, stream: str) -> str:
+    return f"{key_number(when, stream):#010x}"
+
+
+def _python(value: Any) -> str:
+    return repr(value) if isinstance(value, (str, float, int, bool, type(None))) else literal(value)
