@@ -32,6 +32,7 @@ ROWS = (
         "devices",
         "timing",
         "stats",
+        "differences",
         "trees",
         "seeds",
     ),
