@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,6 +156,32 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
     except Exception as error:
         raise _refusal(layer, x, label, error) from error
     return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
+
+
+def module_order(layer: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, ...]]:
+    """Paths of the modules inside a model, in the order in which init makes their variables."""
+    orders: list[dict[tuple[str, ...], None]] = []
+
+    def run(key: jax.Array, x: Any) -> Any:
+        variables = layer.init(key, streams, x)
+        # Here the dicts are as they grew; as the result of a trace they come back sorted.
+        orders.append(dict.fromkeys(path for tree in variables.values() for path in _module_paths(tree)))
+        return variables
+
+    jax.eval_shape(run, jax.ShapeDtypeStruct((2,), jnp.uint32), x)
+    return list(orders[0])
+
+
+def _module_paths(tree: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, node in tree.items():
+        if isinstance(node, Mapping):
+            yield (*above, str(key))
+            yield from _module_paths(node, (*above, str(key)))
+
+
+def is_linen(found: Any) -> bool:
+    """Whether `found` is a class of `flax.linen` modules."""
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def root_key(seed: int) -> jax.Array:

@@ -18,6 +18,10 @@ import numpy as np
 from runner import trees
 from runner.clone import CloneWriter
 
+# What a saved train state has beside params, and what collections are called.
+STATE_KEYS = frozenset({"opt_state", "step", "tx"})
+COLLECTIONS = frozenset({"batch_stats", "cache", "LoRAParam", "intermediates"})
+
 
 class CheckpointError(Exception):
     """Variables that Orbax can't keep apart, or a folder that it can't read."""
@@ -57,13 +61,51 @@ def restore(path: Path) -> Any:
     Raises:
       CheckpointError: Nothing that Orbax can read is there.
     """
+    folder = path.absolute()
+    # Orbax's manager puts the tree of a step one folder deeper.
+    folder = folder / "default" if (folder / "default" / "_METADATA").exists() else folder
     try:
-        variables = _checkpointer().restore(path.absolute())
+        variables = _restore(folder)
     except Exception as error:  # a damaged checkpoint raises ValueError, KeyError, JSONDecodeError and others
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
     if not variables:
         raise CheckpointError(f"restoring {path}: the folder holds no checkpoint")  # Orbax reads {} in it
     return variables
+
+
+def as_variables(tree: Any) -> Any:
+    """The variable dict in what somebody saved: itself, bare params, or a train state with params in it.
+
+    Metadata boxes, which come back as `{"value": array}`, are unwrapped.
+    """
+    tree = _unboxed(tree)
+    if not isinstance(tree, dict):
+        return tree
+    if "params" not in tree:
+        known = all(isinstance(value, dict) for value in tree.values()) and tree.keys() & COLLECTIONS
+        return tree if known else {"params": tree}
+    inner = tree["params"]
+    if isinstance(inner, dict) and set(inner) == {"params"}:
+        return inner  # TrainState(params=variables)
+    return {key: value for key, value in tree.items() if isinstance(value, dict) and key not in STATE_KEYS}
+
+
+def _unboxed(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return _unboxed(tree["value"]) if set(tree) == {"value"} else {key: _unboxed(tree[key]) for key in tree}
+    return tree
+
+
+def _restore(path: Path) -> Any:
+    if not (path / "_sharding").exists():
+        return _checkpointer().restore(path)
+    # A jax leaf remembers devices that may not be here: ask for NumPy arrays, which takes another look at the tree.
+    import jax
+    import orbax.checkpoint as ocp
+
+    metadata = _checkpointer().metadata(path).item_metadata.tree
+    wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
+    return _checkpointer().restore(path, restore_args=wanted)
 
 
 def is_disk_full(error: CheckpointError) -> bool:

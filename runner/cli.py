@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from runner import settings
 from runner.errors import UserError, nearest
@@ -122,6 +124,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner show RUN          one run (--json)
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were?
+  bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
   bridge-runner results SWEEP     results.parquet from the records
 
 Groups, each a folder of choices (group=choice; experiment and debug with a plus):
@@ -229,6 +232,38 @@ def verify(words: Sequence[str]) -> int:
     return verification.verify(Path(path), trust="--trust" in words, code="--no-code" not in words)
 
 
+def diff(words: Sequence[str]) -> int:
+    """How the variables of two models or checkpoints differ, which names put it right, and the proof; 1 if they do.
+
+    Raises:
+      UserError: A side that is nothing that can be compared.
+    """
+    import ast
+
+    _make_importable()
+    parser = _Parser("diff")
+    parser.add_argument("sides", nargs=2)
+    parser.add_argument("--input", type=ast.literal_eval)
+    parser.add_argument("--input-dtype", default="float32")
+    parser.add_argument("--call", action="append", default=[])
+    parser.add_argument("--apply", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    typed = parser.parse_args(list(words))
+    from runner import migration
+
+    pairs = [text.partition("=") for text in typed.call]
+    try:
+        call = {key: ast.literal_eval(value) for key, _, value in pairs}
+        shape = None if typed.input is None else tuple(int(axis) for axis in typed.input)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise UserError("diff: --input takes a shape and --call NAME=LITERAL", USAGE["diff"]) from error
+    options = migration.Options(
+        input_shape=shape, input_dtype=typed.input_dtype, call=call, apply=typed.apply, as_json=typed.json
+    )
+    old, new = typed.sides
+    return migration.diff(old, new, options)
+
+
 MULTIRUN = {"-m", "--multirun"}
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -239,6 +274,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "show": show,
     "rerun": rerun,
     "verify": verify,
+    "diff": diff,
     "results": results,
 }
 
@@ -248,8 +284,25 @@ USAGE = {
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
     "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code]",
+    "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]",
     "results": "bridge-runner results outputs/SWEEP",
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that answers as every verb does.
+
+    Args:
+      verb: The verb.
+    """
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(prog=verb, add_help=False)
+        self._verb = verb
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what was wrong, with the verb's usage."""
+        raise UserError(f"{self._verb}: {message}", USAGE[self._verb])
 
 
 def _arguments(verb: str, words: Sequence[str], *, at_least: int = 0, at_most: int = 99) -> list[str]:

@@ -160,7 +160,7 @@ def given_variables(path: str | None) -> Given | None:
     folder = Path(path).expanduser()
     run = RunFolder(folder)
     try:
-        tree = checkpoint.restore(run.checkpoint if run.record.exists() else folder)
+        tree = checkpoint.as_variables(checkpoint.restore(run.checkpoint if run.record.exists() else folder))
     except checkpoint.CheckpointError as error:
         reason = "no Orbax checkpoint is there" if folder.is_dir() else "there is no such folder"
         raise ConfigError("variables", path, reason, "variables=outputs/SWEEP/runs/RUN") from error

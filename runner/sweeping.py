@@ -210,6 +210,26 @@ class Composer:
 MARK_TASK, MARK_DIRNAME, MARK_NUM, MARK_ID = "@task@", "@dirname@", 918273645, "@id@"
 
 
+def compose(overrides: Sequence[str]) -> Run:
+    """The config of one run, as the command line would compose it.
+
+    Raises:
+      UserError: Hydra refuses an override, or the config has no meaning.
+    """
+    import hydra
+
+    settings.register()
+    try:
+        with hydra.initialize_config_dir(str(settings.config_dir()), version_base="1.3"):
+            return settings.from_config(hydra.compose("config", list(overrides)))
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_hydra_error(error):
+            raise
+        raise explain(error) from error
+
+
 def hydra_files(task: DictConfig, hydra: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
     """The three files that Hydra leaves beside a job, by name."""
     return {

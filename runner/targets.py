@@ -60,14 +60,18 @@ def _argument(part: str) -> tuple[str, float]:
     return name.strip(), float(value)
 
 
-def import_path(path: str) -> Any:
+def import_path(path: str, *, what: str = "layer.target") -> Any:
     """What is at a dotted path, `pkg.mod.Class` or `pkg.mod:Class`.
+
+    Args:
+      path: The dotted path.
+      what: The config key that it is the value of.
 
     Raises:
       LayerError: Nothing importable is there.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
-        raise LayerError(f"layer.target={path}: a dotted path is wanted", "layer.target=my_pkg.MyLayer")
+        raise LayerError(f"{what}={path}: a dotted path is wanted", f"{what}=my_pkg.MyLayer")
     module_path, _, names = path.partition(":")
     parts = module_path.split(".") if not names else [module_path, *names.split(".")]
     first = len(parts) - 1 if not names else 1
@@ -78,14 +82,14 @@ def import_path(path: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
-            raise LayerError(f"layer.target={path}: importing {module_name} failed: {error}") from error
+            raise LayerError(f"{what}={path}: importing {module_name} failed: {error}") from error
         except Exception as error:
             raise LayerError(
-                f"layer.target={path}: importing {module_name} failed: {type(error).__name__}: {error}"
+                f"{what}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
             ) from error
-        return _attribute(path, found, parts[cut:])
+        return _attribute((what, path), found, parts[cut:])
     suggestion = "run from the folder that holds the module, or install its package"
-    raise LayerError(f"layer.target={path}: there is no module {parts[0]}", suggestion)
+    raise LayerError(f"{what}={path}: there is no module {parts[0]}", suggestion)
 
 
 def foreign_paths(run: Run) -> list[str]:
@@ -115,13 +119,14 @@ def _is_trusted(path: str) -> bool:
     return str(getattr(found, "__module__", "")).split(".")[0] in TRUSTED
 
 
-def _attribute(path: str, found: Any, names: Sequence[str]) -> Any:
+def _attribute(asked: tuple[str, str], found: Any, names: Sequence[str]) -> Any:
+    what, path = asked
     for index, name in enumerate(names):
         if not hasattr(found, name):
             close = nearest(name, dir(found))
             where = getattr(found, "__name__", str(found))
-            suggestion = ".".join(["layer.target=" + where, close, *names[index + 1 :]]) if close else None
-            raise LayerError(f"layer.target={path}: {where} has no {name}", suggestion)
+            suggestion = ".".join([f"{what}={where}", close, *names[index + 1 :]]) if close else None
+            raise LayerError(f"{what}={path}: {where} has no {name}", suggestion)
         found = getattr(found, name)
     return found
 

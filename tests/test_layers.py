@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 ROWS = (
     ("__main__",),
     ("cli",),
-    ("replay", "verification", "engine", "application", "judgement"),
+    ("replay", "verification", "migration", "engine", "application", "judgement"),
     ("listing",),
     ("sweeping", "grammar"),
     ("sweep", "planning", "experiment", "reloading"),
