@@ -83,6 +83,12 @@ def skipped(name: str, why: str) -> Check:
     return Check(name=name, verdict=Verdict.skipped, detail=why)
 
 
+def words(error: Any) -> str:
+    """The error's type and message on one line of bearable length."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
 def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What differs between two sets of named arrays: by how many ulp, or what is not in both."""
     found: dict[str, Any] = {}

@@ -58,11 +58,20 @@ class Subject:
         """Shapes and dtypes of the variables that apply gets; nothing is computed."""
         return self.needs.variables if self.given is None else trees.shapes(self.given)
 
-    @functools.cached_property
+    @property
     def applied(self) -> Any:
         """The jaxpr of apply as the pipeline calls it: `(variables, key, x) -> (output, updated collections)`."""
+        return self._traced[0]
+
+    @property
+    def returned(self) -> Any:
+        """Shapes and dtypes of what apply returns: the output and the updated collections."""
+        return self._traced[1]
+
+    @functools.cached_property
+    def _traced(self) -> tuple[Any, Any]:
         key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
-        return jax.make_jaxpr(self.apply)(self.shapes, key, trees.shapes(self.x))
+        return jax.make_jaxpr(self.apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
 
     def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
         """The output and the updated collections, as the pipeline gets them."""

@@ -7,7 +7,6 @@ them; with `full` they also run what they are about, and the other five are aske
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from runner import checks
 from runner.records import Check
@@ -35,10 +34,4 @@ def _asked(name: str, claim: Judge, subject: Subject, full: bool) -> Check:
     try:
         return claim(subject, full=full)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-        return checks.skipped(name, f"could not be tested: {words(error)}")
-
-
-def words(error: Any) -> str:
-    """The error's type and message on one line of bearable length."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 300 else f"{text[:299]}…"
+        return checks.skipped(name, f"could not be tested: {checks.words(error)}")
