@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from runner import checks
+from runner.claims import mutable
 from runner.records import Check
 from runner.subject import Subject
 
 Judge = Callable[..., Check]
 
-TRACED: Mapping[str, Judge] = {}
+TRACED: Mapping[str, Judge] = {
+    "mutable": mutable.judge,
+}
 
 FULL: Mapping[str, Judge] = {}
 

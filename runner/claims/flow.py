@@ -1,0 +1,30 @@
+"""What flows where: which inputs of a traced function its outputs depend on, and what a collection holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+from jax.interpreters import partial_eval
+
+
+def read(jaxpr: Any, outputs: Sequence[bool]) -> list[bool]:
+    """Whether each input of a closed jaxpr is read for the outputs that are chosen, one truth value an output."""
+    return list(partial_eval.dce_jaxpr(jaxpr.jaxpr, list(outputs))[1])
+
+
+def variable_type(collection: str) -> type | None:
+    """The type that the bridge names `collection` after.
+
+    An `nnx.Variable`, or another class for attributes that are raw arrays; None where no NNX layer has such a one.
+    """
+    try:
+        return nnx.variable_type_from_name(collection)
+    except ValueError:
+        return None
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first three of `names`, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
