@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from runner import checks
-from runner.claims import mutable
+from runner.claims import mutable, trained
 from runner.records import Check
 from runner.subject import Subject
 
@@ -17,6 +17,7 @@ Judge = Callable[..., Check]
 
 TRACED: Mapping[str, Judge] = {
     "mutable": mutable.judge,
+    "trained": trained.judge,
 }
 
 FULL: Mapping[str, Judge] = {}
