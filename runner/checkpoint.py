@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from runner import trees
@@ -100,12 +101,36 @@ def _restore(path: Path) -> Any:
     if not (path / "_sharding").exists():
         return _checkpointer().restore(path)
     # A jax leaf remembers devices that may not be here: ask for NumPy arrays, which takes another look at the tree.
-    import jax
     import orbax.checkpoint as ocp
 
     metadata = _checkpointer().metadata(path).item_metadata.tree
     wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata)
     return _checkpointer().restore(path, restore_args=wanted)
+
+
+def restore_like(path: Path, target: Any) -> Any:
+    """The variable dict in the checkpoint at `path` with the keys of `target`: integers and tuples stay what they were.
+
+    Args:
+      path: The checkpoint's folder.
+      target: Arrays or `jax.ShapeDtypeStruct` in the tree that was saved, without boxes.
+
+    Raises:
+      CheckpointError: Another tree, shape or dtype is there than in `target`, or nothing that Orbax can read.
+    """
+    import orbax.checkpoint as ocp
+
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    try:
+        variables = _checkpointer().restore(path.absolute(), item=target, restore_args=as_numpy)
+    except Exception as error:
+        raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
+    for (key, got), (_, wanted) in zip(trees.flatten(variables), trees.flatten(target), strict=True):
+        # Orbax takes any shape and dtype for the one that it was told.
+        if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+            name = "/".join(map(str, key))
+            raise CheckpointError(f"restoring {path}: {name} is {_kind(got)}, and the target is {_kind(wanted)}")
+    return variables
 
 
 def is_disk_full(error: CheckpointError) -> bool:
@@ -148,6 +173,10 @@ def _require_keepable(variables: Mapping[str, Any]) -> list[tuple[str, np.ndarra
                 f"{'/'.join(map(str, path))} has shape {list(np.shape(leaf))}: Orbax saves no empty array"
             )
     return [(".".join(str(part) for part in path), np.asarray(leaf)) for path, leaf in leaves]
+
+
+def _kind(leaf: Any) -> str:
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
 def _remove_temporary(path: Path) -> None:

@@ -85,7 +85,7 @@ def skipped(name: str, why: str) -> Check:
 
 def words(error: Any) -> str:
     """The error's type and message on one line of bearable length."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 

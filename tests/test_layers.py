@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 
 # From the top. A file imports from rows below its own, and from files of its own row listed before it.
 ROWS = (
+    ("__init__",),
     ("__main__",),
     ("cli",),
     ("replay", "verification", "migration", "engine", "application", "judgement"),
@@ -19,8 +20,8 @@ ROWS = (
     ("sweeping", "grammar"),
     ("sweep", "planning", "experiment", "reloading"),
     ("terminal", "table", "results"),
-    ("tracking_pool", "tracking", "checkpoint", "clone", "storage", "environment"),
     ("claims", "subject", "checks"),
+    ("tracking_pool", "tracking", "checkpoint", "clone", "storage", "environment"),
     (
         "program",
         "hosts",
@@ -39,7 +40,6 @@ ROWS = (
     ("records",),
     ("settings",),
     ("errors",),
-    ("__init__",),
 )
 
 # Outside packages that are a room's own business.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from runner import checks
-from runner.claims import mutable, trained
+from runner.claims import checkpoint, mutable, trained
 from runner.records import Check
 from runner.subject import Subject
 
@@ -20,7 +20,9 @@ TRACED: Mapping[str, Judge] = {
     "trained": trained.judge,
 }
 
-FULL: Mapping[str, Judge] = {}
+FULL: Mapping[str, Judge] = {
+    "checkpoint": checkpoint.judge,
+}
 
 
 def judge(subject: Subject, *, full: bool) -> list[Check]:
