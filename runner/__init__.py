@@ -1,18 +1,27 @@
 """bridge-runner: the experiment runner for one NNX layer inside a Linen pipeline.
 
-`python -m runner` is the command line. From Python: `runner.reload` gives a saved run, ready to apply;
-`runner.bridge.nnx_inside_linen` is the worked example, `runner.experiment.execute` one run.
+`python -m runner` is the command line. From Python: `runner.check` judges a Linen module by every claim, `runner.reload`
+gives a saved run, ready to apply; `runner.bridge.nnx_inside_linen` is the worked example, `runner.experiment.execute`
+one run.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Where the names of the package are; imported when they are used, since `ls` and `show` do without JAX.
-NAMES = {"reload": "runner.reloading"}
+if TYPE_CHECKING:
+    from runner.claims import judge_model as check
+    from runner.reloading import reload
 
+    __all__ = ["check", "reload"]
+else:
 
-def __getattr__(name: str) -> Any:
-    if name not in NAMES:
-        raise AttributeError(f"module runner has no attribute {name}")
-    import importlib
+    def __getattr__(name: str) -> Any:
+        # JAX takes a second to import: only who asks for one of these pays it.
+        if name == "check":
+            from runner.claims import judge_model
 
-    return getattr(importlib.import_module(NAMES[name]), name)
+            return judge_model
+        if name == "reload":
+            from runner.reloading import reload
+
+            return reload
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -141,6 +141,7 @@ def subject(draft: Draft, run: Run) -> Subject:
         trained=tuple(run.train.collections),
         trains=run.train.steps > 0,
         key=jax.device_put(bridge.root_key(0), draft.device),
+        again=lambda: bridge.wrap(run.layer),
     )
 
 

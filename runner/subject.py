@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class Subject:
       trained: Collections that the optimiser gets.
       trains: Whether the pipeline trains at all.
       key: The root key, `jax.random.PRNGKey(0)` by default.
+      again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
     """
 
     label: str
@@ -42,6 +44,7 @@ class Subject:
     trained: tuple[str, ...] = (bridge.PARAMS,)
     trains: bool = False
     key: jax.Array = field(default_factory=lambda: bridge.root_key(0))
+    again: Callable[[], Bridged] | None = None
 
     @functools.cached_property
     def variables(self) -> Any:
@@ -88,6 +91,7 @@ def subject_of(
     call: Mapping[str, Any] | None = None,
     trained: Sequence[str] = (bridge.PARAMS,),
     label: str | None = None,
+    again: Callable[[], Any] | None = None,
 ) -> Subject:
     """Any Linen module as a subject.
 
@@ -100,6 +104,7 @@ def subject_of(
       call: Keyword arguments of every call.
       trained: Collections that the optimiser gets.
       label: What it is called; by default its class's name.
+      again: Builds the module a second time, as a script does that makes it for every call.
 
     Raises:
       LayerError: The module refuses its arguments or the input.
@@ -118,4 +123,5 @@ def subject_of(
         rngs=needs.streams if rngs is None else tuple(rngs),
         mutable=needs.mutable if mutable is None else tuple(mutable),
         trained=tuple(trained),
+        again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),
     )

@@ -7,11 +7,14 @@ them; with `full` they also run what they are about, and the other five are aske
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from runner import checks
-from runner.claims import checkpoint, mutable, trained
+from runner.claims import checkpoint, mutable, trained, traps
+from runner.claims.refused import why_it_fails
+from runner.errors import LayerError
 from runner.records import Check
-from runner.subject import Subject
+from runner.subject import Subject, subject_of
 
 Judge = Callable[..., Check]
 
@@ -22,6 +25,7 @@ TRACED: Mapping[str, Judge] = {
 
 FULL: Mapping[str, Judge] = {
     "checkpoint": checkpoint.judge,
+    "traps": traps.judge,
 }
 
 
@@ -34,6 +38,27 @@ def judge(subject: Subject, *, full: bool) -> list[Check]:
     """
     claims = {**TRACED, **FULL} if full else TRACED
     return [_asked(name, claim, subject, full) for name, claim in claims.items()]
+
+
+def judge_model(model: Any, x: Any, **options: Any) -> list[Check]:
+    """What every claim says of a Linen module, for the tests of who writes it: `runner.check(model, x)`.
+
+    Args:
+      model: A `flax.linen.Module` that is called with `x`: a wrapped layer, or a host with one in it.
+      x: Input.
+      **options: Those of `runner.subject.subject_of`: variables, rngs, mutable, call, trained, label, again.
+
+    Raises:
+      LayerError: The module refuses its arguments or the input, for no cause that a claim knows.
+    """
+    try:
+        subject = subject_of(model, x, **options)
+    except LayerError as error:
+        cause = why_it_fails(error, model if hasattr(model, "nnx_class") else None)
+        if cause is None:
+            raise
+        return [cause]
+    return judge(subject, full=True)
 
 
 def _asked(name: str, claim: Judge, subject: Subject, full: bool) -> Check:

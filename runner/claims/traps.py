@@ -1,0 +1,252 @@
+"""Claim 10, traps: what works today and surprises tomorrow, in how the module is built, hashed, switched and fed.
+
+And why a module could not even be initialised, where a known trap is the cause.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from runner import bridge, checks, trees
+from runner.bridge import Bridged
+from runner.claims import native, written
+from runner.records import Check, Verdict
+from runner.subject import Subject
+
+NAME = "traps"
+
+# What `nnx.Module.train` and `eval` set, and the arguments by which layers let it be set from outside.
+SWITCHES = ("deterministic", "use_running_average")
+SWITCHING_ARGUMENTS = (*SWITCHES, "train", "training", "is_training", "inference")
+
+KEPT_BY_TO_LINEN = ("name", "metadata_fn", "skip_rng", "abstract_init")
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """Asks for each trap; the worst verdict is the claim's. Nothing is compiled or computed."""
+    layer = subject.layer or subject.model
+    found = [_static(subject, layer), _mode(layer), _kept(layer), _axes(subject)]
+    verdicts = [check.verdict for check in found]
+    evidence = {key: value for check in found for key, value in check.evidence.items()}
+    evidence |= {"captured": _captured(subject)}
+    sprung = [check for check in found if check.verdict is not Verdict.yes]
+    if not sprung:
+        return checks.yes(NAME, "no trap: " + ", ".join(check.detail for check in found if check.detail), **evidence)
+    say = checks.no if Verdict.no in verdicts else checks.caution
+    mend = "\n".join(check.mend for check in sprung if check.mend)
+    return say(NAME, "; ".join(check.detail for check in sprung), mend or None, **evidence)
+
+
+def _static(subject: Subject, layer: Bridged) -> Check:
+    """Whether the model can be a static argument of jit, and an equal one hits its cache."""
+    traced = []
+
+    def call(model: Any, x: Any) -> Any:
+        traced.append(model)
+        return x
+
+    # The cache asks only for the model's hash and equality: what is called inside makes no difference.
+    jitted, x = jax.jit(call, static_argnums=0), jax.ShapeDtypeStruct((), np.float32)
+    for model in (subject.model.model, layer.model):
+        try:
+            jitted.eval_shape(model, x)
+        except ValueError:
+            return _unhashable(model)
+    if subject.again is None:
+        return _suspects(layer.model)
+    traced.clear()
+    other = subject.again().model
+    jitted.eval_shape(other, x)
+    if not traced:
+        return checks.yes(NAME, "equal settings are traced once", retraced=False)
+    return _retraced(layer.model, other)
+
+
+def _unhashable(model: Any) -> Check:
+    values = {key: value for key, value in _settings(model).items() if not _is_hashable(value)}
+    names = ", ".join(f"{key} ({type(value).__name__})" for key, value in values.items()) or "a field"
+    detail = f"{names} can't be hashed: as a static argument of jit the model raises ValueError"
+    mend = "\n".join(f"{key}={written.hashable(value)}" for key, value in values.items())
+    return checks.no(NAME, detail, mend or None, unhashable=list(values))
+
+
+def _retraced(first: Any, second: Any) -> Check:
+    others = _settings(second)
+    differing = [key for key, value in _settings(first).items() if others.get(key) != value]
+    detail = (
+        f"a second model of the same settings is traced again: {', '.join(differing) or 'it'} is made anew for each"
+    )
+    return checks.no(NAME, detail, _made_once(differing), retraced=True, differing=differing)
+
+
+def _suspects(model: Any) -> Check:
+    made = [key for key, value in _settings(model).items() if hasattr(model, "nnx_class") and _is_made_in_place(value)]
+    if not made:
+        return checks.yes(NAME, "hashable")
+    detail = f"{', '.join(made)} was made by a call: made anew for each model, it lets jit trace each anew"
+    return checks.caution(NAME, detail, _made_once(made), made_in_place=made)
+
+
+def _made_once(names: Sequence[str]) -> str:
+    what = ", ".join(names) or "its arguments"
+    return f"make_model = functools.cache(make_model)  # or make {what} once, at module level"
+
+
+def _mode(layer: Bridged) -> Check:
+    """Whether an argument of the call or the constructor reaches what `.train()` and `.eval()` set."""
+    construct = native.constructor(layer.model)
+    if construct is None:
+        return checks.yes(NAME, "")
+    module = nnx.eval_shape(lambda: construct({}))
+    switches = _switches(module)
+    inside = {"modules_inside": sum(1 for _ in nnx.iter_modules(module)) - 1}
+    reached = _reached_by_call(type(module), switches) | _reached_by_constructor(layer.model, construct, switches)
+    left = {path: value for path, value in switches.items() if path not in reached}
+    if not left:
+        return checks.yes(NAME, "train and eval within reach" if switches else "", **inside)
+    names = [".".join(map(str, path)) for path in left]
+    detail = f"no argument of the call or the constructor reaches {', '.join(names)}, and .eval() changes nothing"
+    kinds = ", ".join(f"{name}=evaluate" for name in SWITCHES if any(path[-1] == name for path in left))
+    mend = (
+        "def make_layer(*, evaluate, rngs):\n"
+        f"    layer = {written.call_of(layer.model)}\n"
+        f"    layer.set_attributes({kinds})\n"
+        "    return layer\n"
+        "train, test = (ToLinen(make_layer, kwargs=FrozenDict(evaluate=mode)) for mode in (False, True))"
+    )
+    return checks.caution(NAME, detail, mend, unreached=names, **inside)
+
+
+def _switches(module: nnx.Module) -> dict[tuple[Any, ...], Any]:
+    """The mode's attributes by path, but of what drops nothing."""
+    return {
+        (*path, name): getattr(inner, name)
+        for path, inner in nnx.iter_modules(module)
+        for name in SWITCHES
+        if hasattr(inner, name) and getattr(inner, "rate", getattr(inner, "dropout_rate", 1.0)) != 0
+    }
+
+
+def _reached_by_call(kind: type, switches: Mapping[tuple[Any, ...], Any]) -> set[tuple[Any, ...]]:
+    taken = _parameters(getattr(kind, "__call__", kind)).keys() & set(SWITCHING_ARGUMENTS)  # noqa: B004
+    others = taken - set(SWITCHES)
+    return {path for path in switches if others or path[-1] in taken}
+
+
+def _reached_by_constructor(
+    model: Any, construct: Callable[[Mapping[str, Any]], nnx.Module], switches: Mapping[tuple[Any, ...], Any]
+) -> set[tuple[Any, ...]]:
+    reached: set[tuple[Any, ...]] = set()
+    for name in _parameters(_constructor(model)).keys() & set(SWITCHING_ARGUMENTS):
+        try:
+            on, off = (
+                _switches(nnx.eval_shape(functools.partial(construct, {name: value}))) for value in (True, False)
+            )
+        except Exception:  # noqa: BLE001 - it was given by position, or takes no boolean: then it is there to be set
+            return set(switches)
+        reached |= {path for path in switches if on.get(path) != off.get(path)}
+    return reached
+
+
+def _kept(layer: Bridged) -> Check:
+    """Whether the constructor takes an argument that `to_linen` keeps for itself."""
+    model = layer.model
+    kept = [name for name in _parameters(_constructor(model)) if name in KEPT_BY_TO_LINEN]
+    if not kept:
+        return checks.yes(NAME, "")
+    given = [name for name in kept if name in model.kwargs]
+    here = f"ToLinen's kwargs give it {', '.join(given)} here" if given else "it got none here"
+    detail = f"its constructor takes {', '.join(kept)}, which to_linen keeps for itself: {here}"
+    values = {name: _kept_value(model, name) for name in kept} | dict(model.kwargs)
+    arguments = ", ".join(f"{key}={written.value(value)}" for key, value in values.items())
+    args = f"args={written.value(tuple(model.args))}, " if model.args else ""
+    mend = f"ToLinen({written.value(model.nnx_class)}, {args}kwargs=FrozenDict({arguments}))"
+    return checks.caution(NAME, detail, mend, kept_by_to_linen=kept, given=given)
+
+
+def _kept_value(model: Any, name: str) -> Any:
+    # What to_linen took for itself lies in the wrapper's own field.
+    taken = model.name if name == "name" else None
+    return taken if taken is not None else _parameters(_constructor(model))[name].default
+
+
+def _axes(subject: Subject) -> Check:
+    """Whether x may have one axis less or one more."""
+    shape = tuple(subject.x.shape)
+    if not shape:
+        return checks.yes(NAME, "")
+    # A single axis is the features': without it there is no x.
+    fewer = _refusal(subject, shape[1:]) if len(shape) > 1 else "not tried"
+    more = _refusal(subject, (2, *shape))
+    evidence = {"axes": {"fewer": fewer or "works", "more": more or "works"}}
+    if not (fewer and more):
+        return checks.yes(NAME, "other numbers of axes taken", **evidence)
+    if len(shape) == 1:
+        detail = f"it takes no batch axis: x of shape {[2, *shape]} raises {more}"
+        mend = "y = jax.vmap(lambda one: model.apply(variables, one))(x)"
+    else:
+        detail = f"it needs a batch axis: x of {len(shape)} axes works, x[0] raises {fewer}"
+        mend = "y = model.apply(variables, one[None])[0]"
+    return checks.caution(NAME, detail, mend, **evidence)
+
+
+def _refusal(subject: Subject, shape: tuple[int, ...]) -> str | None:
+    x = jax.ShapeDtypeStruct(shape, subject.x.dtype)
+    try:
+        jax.eval_shape(subject.apply, subject.shapes, subject.key, x)
+    except Exception as error:  # noqa: BLE001 - whatever the layer says to another shape
+        return checks.words(error)
+    return None
+
+
+def _captured(subject: Subject) -> list[str]:
+    """What `capture_intermediates` sees: calls of Linen modules, never those of the NNX modules inside a wrapper."""
+
+    def run(variables: Any, key: Any, x: Any) -> Any:
+        keys = bridge.apply_keys(key, subject.rngs)
+        mutable = ["intermediates", *subject.mutable]
+        return subject.model.model.apply(
+            variables, x, rngs=keys, mutable=mutable, capture_intermediates=True, **subject.model.call
+        )[1]
+
+    updated = jax.eval_shape(run, subject.shapes, subject.key, subject.x)
+    return ["/".join(map(str, path)) for path, _ in trees.flatten(updated.get("intermediates", {}))]
+
+
+def _constructor(model: Any) -> Any:
+    return written.constructor(model.nnx_class) if hasattr(model, "nnx_class") else None
+
+
+def _parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return written.parameters(function) if function is not None else {}
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    """What a wrapped layer was built with; the fields of another Linen module."""
+    if hasattr(model, "nnx_class"):
+        return {f"args[{index}]": value for index, value in enumerate(model.args)} | dict(model.kwargs)
+    return {key: getattr(model, key) for key in model.__dataclass_fields__ if key not in ("parent", "name")}
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_made_in_place(value: Any) -> bool:
+    """Whether `value` is a function by identity that no module holds by name: a lambda, a closure, a partial."""
+    if isinstance(value, functools.partial):
+        return True
+    if not inspect.isfunction(value) or "<" not in value.__qualname__:
+        return False
+    return all(value is not other for other in value.__globals__.values())
