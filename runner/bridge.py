@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict
@@ -239,6 +241,24 @@ def _spell(path: Sequence[Any]) -> str:
 def _kind(leaf: Any) -> str:
     value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
     return f"{value.dtype}{list(value.shape)}"
+
+
+def native_streams(keys: Mapping[str, jax.Array], path: Sequence[str] = ()) -> dict[str, jax.Array]:
+    """What a wrapped layer really draws from: one stream for every key that Linen was given.
+
+    `model.init(keys, x)` builds the layer with `nnx.Rngs(**native_streams(keys))`, so the same class built with these
+    has the same variables, bit for bit. Each is the key with four bytes of a SHA-1 folded in: over the names of the
+    modules on the way, and over 1, since the wrapper is the first in its scope to ask for a stream.
+
+    Args:
+      keys: Key of each stream, as given to Linen's init or apply.
+      path: Names from the outermost Linen module down to the wrapped layer; empty where it is the outermost.
+    """
+    parts = [name.encode() for name in path] + [b"\x01"]
+    separator = b"\x00" if flax.config.flax_fix_rng_separator else b""
+    digest = hashlib.sha1(b"".join(separator + part for part in parts)).digest()
+    folded = np.uint32(int.from_bytes(digest[:4], "big"))
+    return {stream: jax.random.fold_in(key, folded) for stream, key in keys.items()}
 
 
 def resolve_target(path: str) -> Callable[..., nnx.Module]:
