@@ -102,6 +102,23 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """How many times as long one quantity takes as another, from samples taken side by side.
+
+    Attributes:
+      median: Of the ratios, one a round.
+      low: Lower end of the 99 % nonparametric interval of the median; None where there are too few rounds.
+      high: Its upper end.
+      flags: Flags of either quantity: why the ratio is to be read with care.
+    """
+
+    median: float
+    low: float | None
+    high: float | None
+    flags: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phases:
     """Seconds from a function to its first result, each phase by itself.
 

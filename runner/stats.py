@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from runner.records import Samples, Summary
+from runner.records import Ratio, Samples, Summary
 
 Array = npt.NDArray[np.float64]
 
@@ -73,6 +73,25 @@ def summarize(
         num_outliers=_num_outliers(durations, quartile1, quartile3),
         flags=[name for name, raised in flags.items() if raised],
     )
+
+
+def pairwise_ratio(numerator: Samples, denominator: Samples) -> Ratio:
+    """How many times as long the first takes as the second, round by round, so that drift hits both alike.
+
+    Args:
+      numerator: Samples of interleaved rounds.
+      denominator: Samples of the same rounds.
+
+    Raises:
+      ValueError: They are not of the same rounds.
+    """
+    if len(numerator.durations_s) != len(denominator.durations_s):
+        counts = f"{len(numerator.durations_s)} against {len(denominator.durations_s)}"
+        raise ValueError(f"samples of different rounds: {counts}")
+    ratios = np.sort(np.asarray(numerator.durations_s) / np.asarray(denominator.durations_s))
+    low, high = _median_interval(ratios)
+    flags = [*summarize(numerator).flags, *summarize(denominator).flags]
+    return Ratio(median=float(np.median(ratios)), low=low, high=high, flags=list(dict.fromkeys(flags)))
 
 
 def _median_interval(ordered: Array) -> tuple[float | None, float | None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -79,6 +80,48 @@ def measure_pipelined(
     return Samples(durations_s=durations, num_calls=depth)
 
 
+def measure_interleaved(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    warmup: int,
+    rounds: int,
+    min_sample_s: float = 0.0,
+    clock: Clock = time.perf_counter_ns,
+) -> dict[str, Samples]:
+    """Times calls that are to be compared: every round takes a sample of each, so that drift hits all alike.
+
+    Each round starts with another call than the one before. All loop equally often inside a sample: as often as the
+    shortest needs. A round in which something was compiled is taken again as a whole, so that samples stay pairs.
+
+    Args:
+      calls: By name; each takes nothing and returns a pytree of arrays.
+      warmup: Calls of each that are made and not counted, at least 1.
+      rounds: Samples of each.
+      min_sample_s: A sample lasts at least so long; 0 makes one call a sample.
+      clock: Nanoseconds from any fixed origin; tests pass a fake one.
+
+    Returns:
+      Durations in seconds a call by name, shape [rounds], entries of one index from one round.
+    """
+    for call in calls.values():
+        _warm_up(call, warmup, 0.0, clock)
+    num_calls = max(_calibrate(call, min_sample_s, clock) for call in calls.values()) if min_sample_s else 1
+    taken: list[dict[str, float]] = []
+    num_discarded = 0
+    while len(taken) < rounds:
+        compiled_before = _compile_count()
+        order = _rotated(list(calls), len(taken))
+        durations = {name: _sample(calls[name], num_calls, block=True, clock=clock) for name in order}
+        if _compile_count() != compiled_before and num_discarded < MAX_RETAKES:
+            num_discarded += 1
+            continue
+        taken.append(durations)
+    return {
+        name: Samples(durations_s=[one[name] for one in taken], num_calls=num_calls, num_discarded=num_discarded)
+        for name in calls
+    }
+
+
 def measure_program(
     init: Callable[[], Any],
     apply: Callable[[], Any],
@@ -149,6 +192,39 @@ def compile_phases(
     return compiled, Phases(trace_s=trace_s, lower_s=lower_s, compile_s=compile_s, cache=label)
 
 
+def compile_interleaved(
+    functions: Mapping[str, Callable[..., Any]],
+    arguments: Mapping[str, tuple[Any, ...]],
+    *,
+    rounds: int,
+    cache: str,
+    clock: Clock = time.perf_counter_ns,
+) -> tuple[dict[str, Any], dict[str, list[Phases]]]:
+    """Functions that are to be compared, compiled, and what each phase cost them in every round.
+
+    What several trace in common (JAX keeps its own inner functions traced) costs only the first of them: each is
+    traced and lowered once before anything is counted.
+
+    Args:
+      functions: By name, as given to `jax.jit`.
+      arguments: Of each, by name.
+      rounds: How often each is compiled and counted.
+      cache: off, or on: then the phases say cold or warm.
+      clock: Nanoseconds from any fixed origin.
+    """
+    compiled: dict[str, Any] = {}
+    phases: dict[str, list[Phases]] = {name: [] for name in functions}
+    # A new function each time: JAX remembers what it has traced.
+    for name, function in functions.items():
+        jax.jit(functools.partial(function)).trace(*arguments[name]).lower()
+    for index in range(rounds):
+        for name in _rotated(list(functions), index):
+            again = functools.partial(functions[name])
+            compiled[name], cost = compile_phases(again, arguments[name], cache=cache, clock=clock)
+            phases[name].append(cost)
+    return compiled, phases
+
+
 def listen() -> None:
     """Counts compilations from now on; may be called again."""
     if not _EVENTS.listening:
@@ -198,6 +274,11 @@ def _warm_up(call: Callable[[], Any], warmup: int, min_warmup_s: float, clock: C
     while calls < warmup or (clock() - start) / 1e9 < min_warmup_s:
         jax.block_until_ready(call())
         calls += 1
+
+
+def _rotated(names: list[str], index: int) -> list[str]:
+    first = index % len(names)
+    return names[first:] + names[:first]
 
 
 def _calibrate(call: Callable[[], Any], min_sample_s: float, clock: Clock) -> int:

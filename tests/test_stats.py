@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from runner.records import Samples, Summary
-from runner.stats import summarize
+from runner.stats import pairwise_ratio, summarize
 
 
 def summary_of(durations_s: list[float], num_calls: int = 1, **kwargs: Any) -> Summary:
@@ -100,3 +100,20 @@ def test_a_flag_is_up_where_its_rule_holds_and_only_there(
     durations_s: list[float], kwargs: dict[str, Any], flags: list[str]
 ) -> None:
     assert summary_of(durations_s, **kwargs).flags == flags
+
+
+def test_a_ratio_is_taken_round_by_round_so_that_drift_leaves_it_alone() -> None:
+    drift = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+    ratio = pairwise_ratio(Samples(durations_s=[3 * one for one in drift]), Samples(durations_s=drift))
+    assert (ratio.median, ratio.low, ratio.high) == (3.0, 3.0, 3.0)
+    assert ratio.flags == ["spread", "iqr"]
+
+
+def test_a_ratio_of_few_rounds_has_no_interval() -> None:
+    ratio = pairwise_ratio(Samples(durations_s=[2.0, 2.0, 2.0]), Samples(durations_s=[1.0, 1.0, 4.0]))
+    assert (ratio.median, ratio.low, ratio.high) == (2.0, None, None)
+
+
+def test_samples_of_different_rounds_have_no_ratio() -> None:
+    with pytest.raises(ValueError, match="samples of different rounds: 1 against 2"):
+        pairwise_ratio(Samples(durations_s=[1.0]), Samples(durations_s=[1.0, 2.0]))

@@ -170,6 +170,76 @@ def test_pipelined_calls_share_one_wait():
     assert (samples.num_calls, len(started)) == (4, 12)
 
 
+def test_interleaved_calls_take_turns_and_each_round_starts_with_another():
+    clock = Clock()
+    order = []
+
+    def call(name, nanoseconds):
+        return lambda: (order.append(name), clock.sleep(nanoseconds))[1]
+
+    calls = {"one": call("one", MS), "two": call("two", 2 * MS), "three": call("three", 3 * MS)}
+    samples = timing.measure_interleaved(calls, warmup=1, rounds=4, clock=clock)
+    assert order[3:] == "one two three two three one three one two one two three".split()
+    assert {name: taken.durations_s for name, taken in samples.items()} == {
+        "one": [0.001] * 4,
+        "two": [0.002] * 4,
+        "three": [0.003] * 4,
+    }
+
+
+def test_interleaved_calls_loop_as_often_as_the_shortest_needs():
+    clock = Clock()
+    calls = {"short": Call(clock, MS), "long": Call(clock, 8 * MS)}
+    samples = timing.measure_interleaved(calls, warmup=1, rounds=2, min_sample_s=0.008, clock=clock)
+    assert [(taken.num_calls, taken.durations_s) for taken in samples.values()] == [
+        (8, [0.001] * 2),
+        (8, [0.008] * 2),
+    ]
+
+
+def test_a_round_in_which_something_was_compiled_is_taken_again_as_a_whole():
+    clock = Clock()
+    first, second = Call(clock, MS, MS, 2 * MS), Call(clock, MS, 500 * MS, 3 * MS)
+
+    def once_compiling():
+        second()
+        if second.num == 2:
+            compile_something_new(5)
+
+    calls = {"first": first, "second": once_compiling}
+    samples = timing.measure_interleaved(calls, warmup=1, rounds=2, clock=clock)
+    assert {name: taken.durations_s for name, taken in samples.items()} == {
+        "first": [0.002] * 2,
+        "second": [0.003] * 2,
+    }
+    assert {taken.num_discarded for taken in samples.values()} == {1}
+
+
+def test_interleaved_programs_are_traced_anew_and_once_more_than_counted():
+    traced = []
+
+    def one(x):
+        traced.append("one")
+        return x + 1
+
+    def two(x):
+        traced.append("two")
+        return x + 2
+
+    ticks = iter(range(0, 1000 * MS, MS))
+    x = jnp.ones(3)
+    functions, arguments = {"one": one, "two": two}, {"one": (x,), "two": (x,)}
+    compiled, phases = timing.compile_interleaved(
+        functions, arguments, rounds=2, cache="off", clock=lambda: next(ticks)
+    )
+    assert traced == ["one", "two", "one", "two", "two", "one"]
+    assert [compiled["one"](x).tolist(), compiled["two"](x).tolist()] == [[2, 2, 2], [3, 3, 3]]
+    assert {name: [one.compile_s for one in costs] for name, costs in phases.items()} == {
+        "one": [0.001] * 2,
+        "two": [0.001] * 2,
+    }
+
+
 def test_a_program_has_four_times_by_the_names_of_the_record():
     clock = Clock()
     settings = TimingSettings(warmup=1, rounds=3, pipeline=2)
