@@ -1,8 +1,8 @@
 """bridge-runner: the experiment runner for one NNX layer inside a Linen pipeline.
 
-`python -m runner` is the command line. From Python: `runner.check` judges a Linen module by every claim, `runner.reload`
-gives a saved run, ready to apply; `runner.bridge.nnx_inside_linen` is the worked example, `runner.experiment.execute`
-one run.
+`python -m runner` is the command line. From Python: `runner.check` judges a Linen module by every claim, and
+`runner.reload` gives a saved run, ready to apply; `runner.bridge.nnx_inside_linen` is the worked example,
+`runner.experiment.execute` one run.
 """
 
 from typing import TYPE_CHECKING, Any

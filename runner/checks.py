@@ -110,7 +110,7 @@ def _check(name: str, good: bool, detail: str, evidence: dict[str, Any]) -> Chec
 
 
 def largest(found: Mapping[str, Any]) -> str:
-    """The first few of `differences`, in words."""
+    """The first three of `differences` in words, and how many more."""
     parts = [
         f"{path or 'output'} by {item['ulp']} ulp" if isinstance(item, dict) else f"{path or 'output'} ({item})"
         for path, item in found.items()

@@ -179,7 +179,7 @@ def test_interleaved_calls_take_turns_and_each_round_starts_with_another():
 
     calls = {"one": call("one", MS), "two": call("two", 2 * MS), "three": call("three", 3 * MS)}
     samples = timing.measure_interleaved(calls, warmup=1, rounds=4, clock=clock)
-    assert order[3:] == "one two three two three one three one two one two three".split()
+    assert order[3:] == ["one", "two", "three", "two", "three", "one", "three", "one", "two", "one", "two", "three"]
     assert {name: taken.durations_s for name, taken in samples.items()} == {
         "one": [0.001] * 4,
         "two": [0.002] * 4,

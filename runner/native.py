@@ -1,0 +1,101 @@
+"""The NNX module that a wrapped layer is, built and called without Linen; its state spelled as Linen variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from runner import bridge, trees
+from runner.bridge import Bridged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Native:
+    """A native module, split.
+
+    Attributes:
+      apply: `(variables, rng_state, x) -> (output, updated collections)`, as `Bridged.apply` gives them.
+      rng_state: Leaves of the module's own streams, from the keys that it was built with.
+    """
+
+    apply: Callable[[Any, Any, jax.Array], Any]
+    rng_state: Any
+
+
+def variables(layer: Bridged, keys: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """The variables of the native module by collection and path, as Linen's init would name them, unboxed.
+
+    Args:
+      layer: A wrapped layer.
+      keys: Keys given to init.
+    """
+    return _collections(_build(layer, bridge.native_streams(keys)))
+
+
+def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str]) -> Native:
+    """The native module with the streams that a wrapped one gets from `keys`, ready for variables.
+
+    Args:
+      layer: A wrapped layer.
+      keys: Keys given to apply.
+      mutable: Collections that are returned updated.
+    """
+    graph: dict[str, Any] = {}
+
+    # Leaves, not Variables: those may only change at the trace level that made them, and a gradient is another.
+    def build(keys: Mapping[str, jax.Array]) -> Any:
+        # In apply the bridge adds the stream `default` where it was not given.
+        module = _build(layer, {"default": jax.random.key(0), **bridge.native_streams(keys)})
+        graph["def"], rng_state, state = nnx.split(module, nnx.RngState, ...)  # type: ignore[misc]
+        graph["leaves"] = [
+            (path, _collection(leaf), jax.tree.structure(leaf)) for path, leaf in nnx.to_flat_state(state)
+        ]
+        leaves, graph["rng"] = jax.tree.flatten(rng_state)
+        return leaves
+
+    rng_state = jax.jit(build)(dict(keys))
+
+    def apply(variables: Any, rng_state: Any, x: jax.Array) -> Any:
+        given = trees.unbox(variables)
+        state = nnx.from_flat_state(
+            [
+                (path, structure.unflatten(jax.tree.leaves(_at(given[collection], path))))
+                for path, collection, structure in graph["leaves"]
+            ]
+        )
+        module = nnx.merge(graph["def"], graph["rng"].unflatten(rng_state), state)
+        output = module(x, **layer.call)
+        updated = _collections(module) if mutable else {}
+        return output, {name: updated[name] for name in updated if name in mutable}
+
+    return Native(apply=apply, rng_state=rng_state)
+
+
+def _build(layer: Bridged, streams: Mapping[str, jax.Array]) -> Any:
+    assert layer.construct is not None
+    return layer.construct(nnx.Rngs(**streams))
+
+
+def _collections(module: Any) -> dict[str, Any]:
+    found: dict[Any, Any] = {}
+    for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))):
+        node = found
+        *parents, last = (_collection(leaf), *path)
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+    return found
+
+
+def _collection(leaf: Any) -> str:
+    return nnx.variable_name_from_type(type(leaf), allow_register=True)
+
+
+def _at(tree: Any, path: Sequence[Any]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
