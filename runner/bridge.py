@@ -201,48 +201,6 @@ def apply_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
     return {stream: _named_key(key, "apply", stream) for stream in streams if stream != PARAMS}
 
 
-def native_stream(key: jax.Array, path: Sequence[str] = ()) -> jax.Array:
-    """The rng stream that the bridge gives a layer at `path` in its host, whose stream has `key`."""
-    return jax.random.fold_in(key, jnp.uint32(seeds.stream_number(path)))
-
-
-def native(layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array]) -> nnx.Module:
-    """The native module of a wrapped layer with `variables` in it.
-
-    Args:
-      layer: The wrapped layer.
-      variables: A Linen variable dict, whole or in part; what it lacks stays as the constructor made it.
-      keys: Keys of the streams other than `params`, as they are given to apply: the module then draws what apply drew.
-
-    Raises:
-      LayerError: A leaf that the module does not have, or of another shape or element type.
-    """
-    if layer.construct is None:
-        raise LayerError("a layer inside a host has no native module of its own", 'reload(run, as_="linen")')
-    streams = {name: native_stream(key) for name, key in keys.items()}
-    module = layer.construct(nnx.Rngs(params=0, **streams))
-    merged = (
-        nnx.merge_state(*(nnx.State(collection) for collection in variables.values())) if variables else nnx.State({})
-    )
-    state = nnx.state(module, nnx.Not(nnx.RngState))
-    kinds = {_spell(path): _kind(leaf) for path, leaf in nnx.to_flat_state(state)}
-    for path, leaf in nnx.to_flat_state(merged):
-        name = _spell(path)
-        if kinds.get(name) != _kind(leaf):
-            raise LayerError(f"the native module has {name} {kinds.get(name, 'nowhere')}, the variables {_kind(leaf)}")
-    nnx.update(module, merged)
-    return module
-
-
-def _spell(path: Sequence[Any]) -> str:
-    return "/".join(str(part) for part in path)
-
-
-def _kind(leaf: Any) -> str:
-    value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
-    return f"{value.dtype}{list(value.shape)}"
-
-
 def native_streams(keys: Mapping[str, jax.Array], path: Sequence[str] = ()) -> dict[str, jax.Array]:
     """What a wrapped layer really draws from: one stream for every key that Linen was given.
 
@@ -254,10 +212,7 @@ def native_streams(keys: Mapping[str, jax.Array], path: Sequence[str] = ()) -> d
       keys: Key of each stream, as given to Linen's init or apply.
       path: Names from the outermost Linen module down to the wrapped layer; empty where it is the outermost.
     """
-    parts = [name.encode() for name in path] + [b"\x01"]
-    separator = b"\x00" if flax.config.flax_fix_rng_separator else b""
-    digest = hashlib.sha1(b"".join(separator + part for part in parts)).digest()
-    folded = np.uint32(int.from_bytes(digest[:4], "big"))
+    folded = np.uint32(seeds.stream_number(path, separated=flax.config.flax_fix_rng_separator))
     return {stream: jax.random.fold_in(key, folded) for stream, key in keys.items()}
 
 

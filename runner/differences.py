@@ -126,7 +126,7 @@ def module_names(renames: Mapping[str, str]) -> dict[str, str]:
 
 def rename(tree: Any, renames: Mapping[str, str]) -> Any:
     """`tree` with every leaf at its new path."""
-    return trees.nest((_path(renames.get(_spell(path), ""), path), leaf) for path, leaf in trees.flatten(tree))
+    return trees.nest((_path(renames.get(trees.spell(path), ""), path), leaf) for path, leaf in trees.flatten(tree))
 
 
 def kind(leaf: Any) -> str:
@@ -140,11 +140,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    return {_spell(path): leaf for path, leaf in trees.flatten(tree)}
-
-
-def _spell(path: Iterable[Any]) -> str:
-    return "/".join(str(part) for part in path)
+    return {trees.spell(path): leaf for path, leaf in trees.flatten(tree)}
 
 
 def _path(new: str, old: Path) -> Path:

@@ -294,7 +294,7 @@ def _proof(old: Side, new: Side, renames: Mapping[str, str], found: Sequence[Dif
         assert old.model is not None
         before = _applied(old.model, old.needs, old.variables, x)
     wanted = {item.old for item in found if item.kind != EXTRA}
-    kept = trees.select(old.variables, lambda path: "/".join(map(str, path)) in wanted)
+    kept = trees.select(old.variables, lambda path: trees.spell(path) in wanted)
     renamed = trees.with_keys_of(differences.rename(kept, renames), new.needs.variables)
     differing = checks.differences(before, _applied(new.model, new.needs, renamed, x))
     size = f"x {differences.kind(jnp.asarray(x))}"
@@ -323,6 +323,6 @@ def _write_renamed(old: Side, renames: Mapping[str, str], found: Sequence[Differ
     if place.exists():
         raise StorageError(f"{place} is there already", f"rm -r {place}")
     wanted = {item.old for item in found if item.new is not None}
-    kept = trees.select(trees.to_host(old.variables), lambda path: "/".join(map(str, path)) in wanted)
+    kept = trees.select(trees.to_host(old.variables), lambda path: trees.spell(path) in wanted)
     checkpoint.save(differences.rename(kept, renames), place)
     return place

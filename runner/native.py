@@ -11,6 +11,7 @@ from flax import nnx
 
 from runner import bridge, trees
 from runner.bridge import Bridged
+from runner.errors import LayerError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,36 @@ def variables(layer: Bridged, keys: Mapping[str, jax.Array]) -> dict[str, Any]:
       keys: Keys given to init.
     """
     return _collections(_build(layer, bridge.native_streams(keys)))
+
+
+def with_variables(layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array]) -> nnx.Module:
+    """The native module of a wrapped layer with `variables` in it.
+
+    Args:
+      layer: The wrapped layer.
+      variables: A Linen variable dict, whole or in part; what it lacks stays as the constructor made it.
+      keys: Keys given to apply: the module's first call then draws what apply drew.
+
+    Raises:
+      LayerError: A leaf that the module does not have, or of another shape or element type; or a host.
+    """
+    if layer.construct is None:
+        raise LayerError("a host has no native module", 'reload(run, as_="linen")')
+    module = _build(layer, {"params": jax.random.key(0), **bridge.native_streams(keys)})
+    state = nnx.merge_state(nnx.State({}), *(nnx.State(collection) for collection in variables.values()))
+    own = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState)))
+    kinds = {trees.spell(path): _kind(leaf) for path, leaf in own}
+    for path, leaf in nnx.to_flat_state(state):
+        name = trees.spell(path)
+        if kinds.get(name) != _kind(leaf):
+            raise LayerError(f"the native module has {name} {kinds.get(name, 'nowhere')}, the variables {_kind(leaf)}")
+    nnx.update(module, state)
+    return module
+
+
+def _kind(leaf: Any) -> str:
+    value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+    return f"{value.dtype}{list(value.shape)}"
 
 
 def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str]) -> Native:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from runner import bridge, checkpoint, devices, inputs, settings, storage, targets, trees
+from runner import bridge, checkpoint, devices, inputs, native, settings, storage, targets, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.program import Draft
@@ -79,7 +79,9 @@ def reload(
     placed = _placed(_chosen(variables, only), device, dtype, sharding)
     if as_ == "linen":
         return Reloaded(module=draft.model.model, variables=placed, settings=config, record=record)
-    module = bridge.native(draft.layer, placed, bridge.apply_keys(bridge.root_key(config.seed), draft.needs.streams))
+    module = native.with_variables(
+        draft.layer, placed, bridge.apply_keys(bridge.root_key(config.seed), draft.needs.streams)
+    )
     return Reloaded(module=module, variables=placed, settings=config, record=record)
 
 
@@ -156,7 +158,7 @@ def make_input(folder: RunFolder, run: Run) -> Any:
 def _chosen(variables: Any, only: Sequence[str] | None) -> Any:
     if only is None:
         return variables
-    names = {"/".join(map(str, path)): path for path, _ in trees.flatten(variables)}
+    names = {trees.spell(path): path for path, _ in trees.flatten(variables)}
     chosen: dict[Any, Any] = {}
     for wanted in only:
         prefix = wanted.strip("/")
@@ -164,7 +166,7 @@ def _chosen(variables: Any, only: Sequence[str] | None) -> Any:
         if not found:
             raise ConfigError("only", wanted, f"the run has {', '.join(names)}", f"only=['{next(iter(names))}']")
         chosen |= dict.fromkeys(found)
-    return trees.select(variables, lambda path: "/".join(map(str, path)) in chosen)
+    return trees.select(variables, lambda path: trees.spell(path) in chosen)
 
 
 def _placed(variables: Any, device: str | None, dtype: str | None, sharding: Any) -> Any:

@@ -11,12 +11,19 @@ from runner.errors import literal
 PARAMS = "params"
 
 
-def stream_number(path: Sequence[str] = ()) -> int:
+def stream_number(path: Sequence[str] = (), *, separated: bool = False) -> int:
     """What the bridge folds into a stream's key for a layer at `path` in its host.
 
-    The first four bytes of the SHA-1 of the path's parts and 0x01, as `flax.core.scope` folds paths.
+    The first four bytes of the SHA-1 of the path's parts and 1, since the wrapper is the first in its scope to ask for
+    a stream; as `flax.core.scope` folds paths.
+
+    Args:
+      path: Names from the outermost Linen module down to the layer.
+      separated: Flax's flag `flax_fix_rng_separator`: each part has a zero byte before it.
     """
-    digest = hashlib.sha1("".join(path).encode() + b"\x01", usedforsecurity=False).digest()
+    separator = b"\x00" if separated else b""
+    parts = [*(name.encode() for name in path), b"\x01"]
+    digest = hashlib.sha1(b"".join(separator + part for part in parts), usedforsecurity=False).digest()
     return int.from_bytes(digest[:4], "big")
 
 

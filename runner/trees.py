@@ -39,6 +39,11 @@ def flatten(tree: Any) -> list[tuple[Path, Any]]:
     return [(tuple(_key(part) for part in path), leaf) for path, leaf in pairs]
 
 
+def spell(path: Iterable[Any]) -> str:
+    """A path as one string: `params/layers/0/kernel`."""
+    return "/".join(str(part) for part in path)
+
+
 def unbox(tree: Any) -> Any:
     """`tree` with every metadata box replaced by its array."""
     return meta.unbox(tree)
@@ -51,8 +56,8 @@ def shapes(tree: Any) -> Any:
 
 def with_keys_of(tree: Any, expected: Any) -> Any:
     """`tree` with the keys of `expected` where both spell the same: Orbax gives integer keys back as strings."""
-    spelled = {"/".join(map(str, path)): path for path, _ in flatten(expected)}
-    return nest((spelled.get("/".join(map(str, path)), path), leaf) for path, leaf in flatten(tree))
+    spelled = {spell(path): path for path, _ in flatten(expected)}
+    return nest((spelled.get(spell(path), path), leaf) for path, leaf in flatten(tree))
 
 
 def select(tree: Any, wanted: Callable[[Path], bool]) -> Any:
@@ -97,7 +102,7 @@ def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
 
 def named_arrays(output: Any) -> dict[str, np.ndarray]:
     """The arrays of an output by path; a single array has the path ''."""
-    return {"/".join(map(str, path)): _as_numpy(jax.device_get(leaf)) for path, leaf in flatten(output)}
+    return {spell(path): _as_numpy(jax.device_get(leaf)) for path, leaf in flatten(output)}
 
 
 def summarize_array(path: str, array: np.ndarray) -> ArraySummary:

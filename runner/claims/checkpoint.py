@@ -19,7 +19,7 @@ from flax import nnx
 
 from runner import checkpoint, checks, trees
 from runner.checkpoint import CheckpointError
-from runner.claims import native
+from runner.claims import unwrapped
 from runner.records import Check
 from runner.subject import Subject
 
@@ -77,7 +77,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
 
 def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
     """The no for arrays that are no `nnx.Variable`: their collection is named after the class that JAX gives them."""
-    if subject.model is (subject.layer or subject.model) and not native.holds_raw_arrays(subject.model.model):
+    if subject.model is (subject.layer or subject.model) and not unwrapped.holds_raw_arrays(subject.model.model):
         return None
     eager = trees.to_host(subject.model.init(subject.key, subject.needs.streams, subject.x))
     traced = trees.unbox(subject.needs.variables)

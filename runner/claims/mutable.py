@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 from flax import nnx
-from flax.core.scope import LazyRng
 
 from runner import bridge, checks, trees
 from runner.claims import flow
@@ -139,8 +138,7 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
     def native(variables: Any, key: jax.Array, x: jax.Array) -> Any:
         # A stream that is not given is drawn from key 0, as the bridge does.
         keys = bridge.apply_keys(key, subject.rngs)
-        streams: dict[str, Any] = {name: LazyRng.create(one, 1).as_jax_rng() for name, one in keys.items()}
-        module = construct(nnx.Rngs({"default": 0, **streams}))
+        module = construct(nnx.Rngs({"default": 0, **bridge.native_streams(keys)}))
         nnx.update(module, nnx.merge_state(*trees.unbox(variables).values()))
         module(x, **subject.model.call)
         return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))

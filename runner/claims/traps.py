@@ -16,7 +16,7 @@ from flax import nnx
 
 from runner import bridge, checks, trees
 from runner.bridge import Bridged
-from runner.claims import native, written
+from runner.claims import unwrapped, written
 from runner.records import Check, Verdict
 from runner.subject import Subject
 
@@ -101,7 +101,7 @@ def _made_once(names: Sequence[str]) -> str:
 
 def _mode(layer: Bridged) -> Check:
     """Whether an argument of the call or the constructor reaches what `.train()` and `.eval()` set."""
-    construct = native.constructor(layer.model)
+    construct = unwrapped.constructor(layer.model)
     if construct is None:
         return checks.yes(NAME, "")
     module = nnx.eval_shape(lambda: construct({}))
