@@ -1,6 +1,6 @@
 """NNX class to Linen module: what the bridge is given, what it needs, and where its random numbers come from.
 
-This file and `hosts` are the only ones that know `flax.linen` and `flax.nnx.bridge`.
+This file and `hosts` are the only ones that know `flax.nnx.bridge`; `lifts` and `twins` know `flax.linen` too.
 """
 
 from __future__ import annotations

@@ -23,7 +23,20 @@ ROWS = (
     ("claims", "subject", "checks"),
     ("tracking_pool", "tracking", "checkpoint", "clone", "storage", "environment"),
     (
-        *("program", "hosts", "twins", "native", "bridge", "targets", "layers", "inputs", "devices", "timing", "stats"),
+        *(
+            "program",
+            "hosts",
+            "twins",
+            "lifts",
+            "native",
+            "bridge",
+            "targets",
+            "layers",
+            "inputs",
+            "devices",
+            "timing",
+            "stats",
+        ),
         *("hlo", "differences", "trees", "seeds"),
     ),
     ("records",),
@@ -35,7 +48,7 @@ ROWS = (
 OWNERS = {
     "wandb": {"tracking", "tracking_pool"},
     "orbax": {"checkpoint"},
-    "flax.linen": {"bridge", "hosts", "twins"},
+    "flax.linen": {"bridge", "hosts", "lifts", "twins"},
     "flax.nnx.bridge": {"bridge", "hosts"},
     "hydra": {"settings", "sweeping", "application", "engine", "cli"},
     "omegaconf": {"settings", "sweeping", "application", "engine", "cli"},
@@ -103,7 +116,7 @@ def test_every_file_has_a_row():
         ("timing", "from runner import sweep", "timing imports sweep, which is not below it"),
         ("records", "from runner.storage import write_record", "records imports storage, which is not below it"),
         ("checks", "def f():\n    import wandb", "checks imports wandb, which belongs to tracking, tracking_pool"),
-        ("timing", "from flax import linen", "timing imports flax.linen, which belongs to bridge, hosts, twins"),
+        ("timing", "from flax import linen", "timing imports flax.linen, which belongs to bridge, hosts, lifts, twins"),
     ],
 )
 def test_an_import_upwards_is_found(name, source, reason):
