@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner import checks
-from runner.claims import checkpoint, mutable, parity, trained, traps
+from runner.claims import checkpoint, lifts, mutable, parity, trained, traps
 from runner.claims.refused import why_it_fails
 from runner.errors import LayerError
 from runner.records import Check
@@ -25,6 +25,7 @@ TRACED: Mapping[str, Judge] = {
 
 FULL: Mapping[str, Judge] = {
     "parity": parity.judge,
+    "lifts": lifts.judge,
     "checkpoint": checkpoint.judge,
     "traps": traps.judge,
 }
