@@ -76,6 +76,15 @@ def nest(pairs: Iterable[tuple[Path, Any]]) -> Any:
     return found
 
 
+def axis_names(boxed: Any) -> tuple[Any, ...] | None:
+    """Names of the axes in a metadata box (`nn.Partitioned`, `NNXMeta`), as a partition spec takes them, or None."""
+    names = getattr(boxed, "names", None)
+    if names is None and isinstance(getattr(boxed, "metadata", None), dict):
+        names = boxed.metadata.get("out_sharding") or boxed.metadata.get("sharding_names")
+    names = getattr(names, "spec", names)  # of a NamedSharding
+    return None if names is None else tuple(names)
+
+
 def to_host(tree: Any) -> Any:
     """`tree` unboxed, with NumPy leaves; the arrays are copied from the device together."""
     return jax.tree.map(_as_numpy, jax.device_get(unbox(tree)))
@@ -164,9 +173,7 @@ def _as_numpy(leaf: Any) -> np.ndarray:
 
 
 def _axis_names(boxed: Any) -> list[Any] | None:
-    names = getattr(boxed, "names", None)
-    if names is None and isinstance(getattr(boxed, "metadata", None), dict):
-        names = boxed.metadata.get("out_sharding") or boxed.metadata.get("sharding_names")
+    names = axis_names(boxed)
     return None if names is None else [one if one is None or isinstance(one, (str, int)) else str(one) for one in names]
 
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner import checks
-from runner.claims import checkpoint, lifts, mutable, parity, trained, traps
-from runner.claims.refused import why_it_fails
+from runner.claims import checkpoint, lifts, mutable, parity, refused, sharding, trained, traps
 from runner.errors import LayerError
 from runner.records import Check
 from runner.subject import Subject, subject_of
@@ -27,6 +26,7 @@ FULL: Mapping[str, Judge] = {
     "parity": parity.judge,
     "lifts": lifts.judge,
     "checkpoint": checkpoint.judge,
+    "sharding": sharding.judge,
     "traps": traps.judge,
 }
 
@@ -56,7 +56,8 @@ def judge_model(model: Any, x: Any, **options: Any) -> list[Check]:
     try:
         subject = subject_of(model, x, **options)
     except LayerError as error:
-        cause = why_it_fails(error, model if hasattr(model, "nnx_class") else None)
+        known = model if hasattr(model, "nnx_class") else None
+        cause = refused.why_it_fails(error, known) or sharding.why_it_fails(error)
         if cause is None:
             raise
         return [cause]
