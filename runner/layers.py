@@ -1,8 +1,8 @@
 """Layers that flax has only as parts, ready to be a `layer.target`.
 
-Each takes `rngs` and gives a module that is called with one array. What takes module instances in flax (`nnx.RNN`,
-`nnx.Sequential`) is a factory here: the bridge builds a layer anew at every call, and an instance that was made outside
-can't be used under jit.
+Each takes `rngs` and gives a module that is called with one array. What takes module instances in flax
+(`nnx.Sequential`, `nnx.SpectralNorm`) is a factory here: the bridge builds a layer anew at every call, and an instance
+that was made outside can't be used under jit. More of them are in `recurrent`, `transformed` and `stateful`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import jax
 from flax import nnx
 
 Activation = Callable[[jax.Array], jax.Array]
-
-RNN_CELLS: dict[str, Callable[..., Any]] = {"lstm": nnx.LSTMCell, "gru": nnx.GRUCell, "simple": nnx.SimpleCell}
 
 
 class MLP(nnx.Module):
@@ -137,19 +135,91 @@ def sequential(
     return nnx.Sequential(first, activation, nnx.Linear(hidden, out_features, rngs=rngs, **linear_kwargs))
 
 
-def rnn(cell: str, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **cell_kwargs: Any) -> nnx.RNN:
-    """An `nnx.RNN` over a sequence, from a zero carry: [..., length, in_features] to [..., length, hidden_features].
+class Listed(nnx.Module):
+    """Linear layers in an `nnx.List`, one after the other: [..., in_features] to [..., out_features].
+
+    Its params have integer keys: `layers/0/kernel`, `layers/1/kernel`.
 
     Args:
-      cell: lstm, gru, or simple.
       in_features: Last axis of x.
-      hidden_features: Width of the hidden state, which is the output.
-      rngs: Streams `params` and `carry`.
-      **cell_kwargs: For the cell: dtype, param_dtype, kernel_init, recurrent_kernel_init, activation_fn, …
-
-    Raises:
-      ValueError: An unknown cell.
+      hidden: Width between the two linear layers.
+      out_features: Last axis of the output.
+      activation: Between the two.
+      rngs: Stream `params`.
     """
-    if cell not in RNN_CELLS:
-        raise ValueError(f"cell={cell}: no such cell, there are {', '.join(RNN_CELLS)}")
-    return nnx.RNN(RNN_CELLS[cell](in_features, hidden_features, rngs=rngs, **cell_kwargs), rngs=rngs)
+
+    def __init__(
+        self, in_features: int, hidden: int, out_features: int, *, activation: Activation = nnx.relu, rngs: nnx.Rngs
+    ) -> None:
+        self.activation = activation
+        first = nnx.Linear(in_features, hidden, rngs=rngs)
+        self.layers = nnx.List([first, nnx.Linear(hidden, out_features, rngs=rngs)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., in_features]. Returns [..., out_features]."""
+        first, last = self.layers
+        return last(self.activation(first(x)))
+
+
+class Keyed(nnx.Module):
+    """Two linear layers side by side in an `nnx.Dict`, one a gate: [..., in_features] to [..., out_features].
+
+    Its params have string keys: `layers/gate/kernel`, `layers/value/kernel`.
+
+    Args:
+      in_features: Last axis of x.
+      out_features: Last axis of the output.
+      activation: Of the gate.
+      rngs: Stream `params`.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, activation: Activation = nnx.sigmoid, rngs: nnx.Rngs
+    ) -> None:
+        self.activation = activation
+        names = ("gate", "value")
+        self.layers = nnx.Dict({name: nnx.Linear(in_features, out_features, rngs=rngs) for name in names})
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., in_features]. Returns [..., out_features]."""
+        return self.activation(self.layers["gate"](x)) * self.layers["value"](x)
+
+
+def spectral_norm(in_features: int, out_features: int, *, rngs: nnx.Rngs, **norm_kwargs: Any) -> nnx.SpectralNorm:
+    """An `nnx.SpectralNorm` around an `nnx.Linear`: [..., in_features] to [..., out_features].
+
+    Args:
+      in_features: Last axis of x.
+      out_features: Last axis of the output.
+      rngs: Stream `params`.
+      **norm_kwargs: For `nnx.SpectralNorm`: n_steps, epsilon, update_stats, …
+    """
+    return nnx.SpectralNorm(nnx.Linear(in_features, out_features, rngs=rngs), rngs=rngs, **norm_kwargs)
+
+
+def weight_norm(in_features: int, out_features: int, *, rngs: nnx.Rngs, **norm_kwargs: Any) -> nnx.WeightNorm:
+    """An `nnx.WeightNorm` around an `nnx.Linear`: [..., in_features] to [..., out_features].
+
+    Its scales are raw arrays, not Variables: they come in a collection that is called after their type.
+
+    Args:
+      in_features: Last axis of x.
+      out_features: Last axis of the output.
+      rngs: Stream `params`.
+      **norm_kwargs: For `nnx.WeightNorm`: use_scale, feature_axes, scale_init, …
+    """
+    return nnx.WeightNorm(nnx.Linear(in_features, out_features, rngs=rngs), rngs=rngs, **norm_kwargs)
+
+
+def lora_with_base(in_features: int, lora_rank: int, out_features: int, *, rngs: nnx.Rngs, **kwargs: Any) -> nnx.LoRA:
+    """An `nnx.LoRA` around an `nnx.Linear`: [..., in_features] to [..., out_features].
+
+    Args:
+      in_features: Last axis of x.
+      lora_rank: Width between the two adapter matrices.
+      out_features: Last axis of the output.
+      rngs: Stream `params`.
+      **kwargs: For `nnx.LoRA`: dtype, param_dtype, a_initializer, b_initializer, …
+    """
+    base = nnx.Linear(in_features, out_features, rngs=rngs)
+    return nnx.LoRA(in_features, lora_rank, out_features, base_module=base, rngs=rngs, **kwargs)

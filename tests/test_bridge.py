@@ -472,7 +472,7 @@ def test_a_parameter_annotated_str_is_left_alone():
     [
         ("flax.nnx.Linear", LINEAR, ("params",), ()),
         ("flax.nnx.Dropout", {"rate": 0.5, "deterministic": False}, ("params", "dropout"), ()),
-        ("runner.layers.rnn", {"cell": "gru", "in_features": 4, "hidden_features": 2}, ("params", "carry"), ()),
+        ("runner.recurrent.rnn", {"cell": "gru", "in_features": 4, "hidden_features": 2}, ("params", "carry"), ()),
         ("flax.nnx.BatchNorm", {"num_features": 4}, ("params",), ("batch_stats",)),
         ("flax.nnx.BatchNorm", {"num_features": 4, "use_running_average": True}, ("params",), ()),
         ("flax.nnx.MultiHeadAttention", {"num_heads": 2, "in_features": 4, "decode": False}, ("params",), ()),
