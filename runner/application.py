@@ -235,6 +235,8 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
     lines.append(f"  records     {folder}/runs/*/record.json")
     if plan.folder.results.exists():
         lines.append(f"  results     {folder}/{plan.folder.results.name}")
+    if plan.folder.checks.exists():
+        lines.append(f"  claims      {folder}/{plan.folder.checks.name}")
     if any(row.checkpoint_bytes for row in rows):
         lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
     if (plan.folder.path / "wandb").is_dir():

@@ -125,7 +125,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were?
   bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
-  bridge-runner results SWEEP     results.parquet from the records
+  bridge-runner results SWEEP     results.parquet and checks.md from the records
 
 Groups, each a folder of choices (group=choice; experiment and debug with a plus):
 {groups}
@@ -194,7 +194,7 @@ def show(words: Sequence[str]) -> int:
 
 
 def results(words: Sequence[str]) -> int:
-    """Writes `results.parquet` of a sweep from the records that are there.
+    """Writes `results.parquet` and `checks.md` of a sweep from the records that are there.
 
     Raises:
       UserError: There is no such sweep, or a record is damaged.

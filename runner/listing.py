@@ -104,18 +104,19 @@ def _counts(rows: Sequence[Row]) -> str:
 
 
 def results(path: Path) -> int:
-    """Writes `results.parquet` of the sweep at `path` from the records that are there.
+    """Writes `results.parquet` (and `checks.md`, where claims were asked) of the sweep at `path` from its records.
 
     Raises:
       StorageError: There is no sweep, or a record is damaged.
     """
-    from runner import results as table_of_results
+    from runner import summary
 
     folder = SweepFolder(path)
     runs = [folder.run(row.num, row.run_id) for row in storage.read_rows(folder) if row.status != "missing"]
-    rows = table_of_results.results_rows(storage.read_records(runs))
-    storage.write_atomic(folder.results, table_of_results.to_parquet(rows))
+    rows = summary.write(folder, runs)
     Terminal().line(f"{folder.results}: {len(rows)} runs")
+    if folder.checks.exists():
+        Terminal().line(f"{folder.checks}")
     return 0
 
 

@@ -97,6 +97,11 @@ class SweepFolder:
         return self.path / "results.parquet"
 
     @property
+    def checks(self) -> Path:
+        """The claims as a table, where they were asked."""
+        return self.path / "checks.md"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works in this folder."""
         return self.path / ".lock"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner import checkpoint, environment, experiment, planning, results, storage, timing, trees
+from runner import checkpoint, environment, experiment, planning, storage, summary, timing, trees
 from runner.clone import CloneWriter
 from runner.errors import StorageError
 from runner.experiment import Result
@@ -131,8 +131,7 @@ def _execute_locked(
             num_tracked = engine.catch_up(pending)
             engine.go(pending)
             if len(plan.tasks) > 1 and (pending or num_tracked):
-                lines = results.results_rows(storage.read_records(task.folder for task in plan.tasks))
-                storage.write_atomic(plan.folder.results, results.to_parquet(lines))
+                lines = summary.write(plan.folder, (task.folder for task in plan.tasks))
                 tracker.log_sweep(plan.folder.name, lines)
             journal.append("end", at=experiment.now(), num_failed=engine.num_failed, interrupted=engine.interrupted)
     return Outcome(num_failed=engine.num_failed, interrupted=engine.interrupted, stopped=engine.stopped)

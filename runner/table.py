@@ -117,13 +117,18 @@ def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
 
 def shown_keys(rows: Sequence[Row]) -> list[str]:
     """The config keys that tell the runs apart, axes first; not those that only follow another one."""
-    values = [_values(row) for row in rows]
+    values = [values_of(row) for row in rows]
     varied = [key for key in varied_keys(values) if key not in NOT_SHOWN]
     kept: list[str] = []
     for key in sorted(varied, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
         if key in AXES or not any(_follows(key, other, values) for other in kept):
             kept.append(key)
     return kept
+
+
+def values_of(row: Row) -> dict[str, Any]:
+    """The config of a run by dotted key, with the layer's name as `layer`."""
+    return {**flatten(row.settings), "layer": row.layer}
 
 
 def duration(seconds: float | None) -> str:
@@ -160,7 +165,7 @@ def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
     }
     columns = {"run": [row.label for row in rows]}
     left = width + GAP - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
-    values = [_values(row) for row in rows]
+    values = [values_of(row) for row in rows]
     for key in shown_keys(rows):
         cells = [literal(item.get(key)) for item in values]
         left -= _width(key, cells) + GAP
@@ -168,10 +173,6 @@ def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
             break
         columns[key] = cells
     return columns | fixed
-
-
-def _values(row: Row) -> dict[str, Any]:
-    return {**flatten(row.settings), "layer": row.layer}
 
 
 def _width(heading: str, cells: Sequence[str]) -> int:

@@ -8,8 +8,11 @@ import pytest
 from runner import cli
 
 LAYERS = (
-    "batch_norm, conv, custom, dropout, embed, gru, layer_norm, linear, lora, lstm, mlp, multi_head_attention, "
-    "rms_norm, rnn, sequential, transformer_block"
+    "batch_norm, bidirectional, conv, conv_transpose, custom, custom_variable, dict, dropout, einsum, embed, "
+    "group_norm, gru, gru_cell, inner_jit, inner_remat, inner_scan, inner_vmap, instance_norm, layer_norm, linear, "
+    "linear_general, linear_with_metadata, list, lora, lora_with_base, lstm, lstm_cell, mlp, multi_head_attention, "
+    "noise, optimized_lstm_cell, prelu, rms_norm, rnn, sequential, simple_cell, sow, spectral_norm, tied_weights, "
+    "transformer_block, weight_norm"
 )
 
 MISTAKES = [
@@ -110,7 +113,10 @@ MISTAKES = [
     ("-m seed=1,2 sweep=a,b", "sweep=a,b: one value holds for a whole sweep.\n  Try: sweep=a"),
     ("-m seed=range(0,0)", "seed=range(0,0): the sweep over it has no values.\n  Try: seed=range(0,3)"),
     ("-m seed=interval(0,1)", "seed=interval(0,1): an interval has no list of values.\n  Try: seed=range(0,10)"),
-    ("+experiment=widt", "experiment=widt: no such choice; there are layers, seeds, width.\n  Try: experiment=width"),
+    (
+        "+experiment=widt",
+        "experiment=widt: no such choice; there are layers, matrix, seeds, width.\n  Try: experiment=width",
+    ),
 ]
 
 

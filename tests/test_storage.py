@@ -93,11 +93,12 @@ def recorded(output):
 def test_every_path_of_a_sweep_is_spelled_here(tmp_path):
     sweep = SweepFolder(tmp_path / "mine")
     run = sweep.run(12, "0123456789abcdef")
-    paths = [sweep.plan, sweep.journal, sweep.results, sweep.lock, run.record, run.checkpoint, run.hydra]
+    paths = [sweep.plan, sweep.journal, sweep.results, sweep.checks, sweep.lock, run.record, run.checkpoint, run.hydra]
     assert [str(path.relative_to(sweep.path)) for path in paths] == [
         "sweep.json",
         "journal.jsonl",
         "results.parquet",
+        "checks.md",
         ".lock",
         "runs/12-01234567/record.json",
         "runs/12-01234567/checkpoint",

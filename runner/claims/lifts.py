@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner import checks, claims, lifts, trees
+from runner import checks, lifts, trees
 from runner.claims import rounding
 from runner.claims.pairs import NUM, REMAT, SURE, TWICE, Call, Lift, init_and_apply, lifts_of, plain_call, two_inputs
 from runner.records import Check
@@ -111,7 +111,7 @@ def _run(pairs: Mapping[str, tuple[Call, Call]], arguments: Any) -> dict[str, An
         return {name: [trees.named_arrays(trees.unbox(one)) for one in pair] for name, pair in got.items()}
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         if len(pairs) == 1:
-            return dict.fromkeys(pairs, f"fails: {claims.words(error)}")
+            return dict.fromkeys(pairs, f"fails: {checks.words(error)}")
     return {name: _run({name: pair}, arguments)[name] for name, pair in pairs.items()}
 
 
@@ -140,7 +140,7 @@ def _untraceable(lift: Lift, subject: Subject) -> str:
         made = jax.eval_shape(lambda key, x: host.init(key, subject.needs.streams, x), arguments[1], x)
         opened = jax.eval_shape(trees.unbox, made)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-        return f"fails: {claims.words(error)}"
+        return f"fails: {checks.words(error)}"
     got = _tree({collection: tree.get(lifts.NAME, {}) for collection, tree in opened.items()}, ())
     wanted = _tree(arguments[0], lift.stacked)
     changed = sorted(path for path in got | wanted if got.get(path) != wanted.get(path))

@@ -18,7 +18,7 @@ import numpy as np
 from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from runner import bridge, checks, claims, lifts, trees
+from runner import bridge, checks, lifts, trees
 from runner.bridge import Bridged
 from runner.claims import rounding
 from runner.records import Check
@@ -145,7 +145,7 @@ def _judge_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
         try:
             got = _boxes(_init_shapes(host, subject, given), inside=lifts.NAME)
         except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-            findings.limits.append((f"{lift} fails: {claims.words(error)}", None))
+            findings.limits.append((f"{lift} fails: {checks.words(error)}", None))
             continue
         findings.evidence[lift] = {path: _texts(trees.axis_names(box)) for path, box in got.items()}
         for path, box in boxes.items():
@@ -165,7 +165,7 @@ def _judge_specs(subject: Subject, findings: _Findings) -> None:
     try:
         meta.get_partition_spec(_init_shapes(subject.model, subject, trees.shapes(subject.x)))
     except Exception as error:  # noqa: BLE001 - whatever the box raises
-        text = f"nn.get_partition_spec of jax.eval_shape(init) fails under jax.set_mesh: {claims.words(error)}"
+        text = f"nn.get_partition_spec of jax.eval_shape(init) fails under jax.set_mesh: {checks.words(error)}"
         findings.limits.append((text, KEEP_AXES))
 
 
@@ -201,7 +201,7 @@ def _run(subject: Subject, mesh: Mesh) -> str:
             output = jax.jit(apply)(variables, key, x)
             got = trees.to_host((variables, output))
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-        return f"fails: {claims.words(error)}"
+        return f"fails: {checks.words(error)}"
     return rounding.difference(trees.named_arrays(got), trees.named_arrays(trees.to_host((wanted, expected))))
 
 
