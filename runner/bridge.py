@@ -22,7 +22,7 @@ from flax.core import FrozenDict
 from flax.nnx import bridge
 
 from runner import seeds, targets
-from runner.errors import ConfigError, LayerError, literal, nearest
+from runner.errors import ConfigError, LayerError, UserError, literal, nearest
 from runner.settings import MAX_SEED, LayerSettings
 
 PARAMS = "params"
@@ -148,6 +148,8 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
         try:
             variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
             break
+        except UserError:
+            raise
         except Exception as error:  # whatever the layer's own code raises
             missing = _missing_stream(error)
             if missing is None or missing in streams or len(streams) >= MAX_STREAMS:

@@ -277,6 +277,7 @@ def _record(
         overrides=list(job.overrides),
         settings=to_data(run),
         layer=run.layer.label,
+        host=run.host.label,
         device=devices.device_name(names.device),
         platform=names.device.platform,
         streams=list(needs.streams) if needs else [],

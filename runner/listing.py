@@ -126,7 +126,8 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     lines += ["", "settings"]
     for key, value in flatten(record["settings"]).items():
         lines.append(f"  {key}={_short(literal(value))}")
-    lines += ["", f"layer {record['layer']} on {record['device']}"]
+    in_host = f" in host {record['host']}" if record.get("host") else ""
+    lines += ["", f"layer {record['layer']}{in_host} on {record['device']}"]
     lines.append(f"  streams {', '.join(record['streams']) or '–'}; mutable {', '.join(record['mutable']) or '–'}")
     lines += ["", "variables", *_variables(record)]
     lines += ["", "seed (the same values natively)", *(f"  {line}" for line in seeds.story(record))]

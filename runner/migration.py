@@ -186,7 +186,7 @@ def host_of(text: str) -> Any:
         name = ast.unparse(node.func)
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{text} is no host with literal arguments", suggestion) from error
-    found = targets.import_path(f"{module}:{name}", what="host")
+    found = targets.import_path(f"{module}:{name}", key="host")
     if not bridge.is_linen(found):
         raise UserError(f"{text}: {name} is no flax.linen.Module", suggestion)
     try:

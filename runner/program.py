@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from runner import bridge, devices, inputs, targets, timing, trees
+from runner import bridge, devices, hosts, inputs, targets, timing, trees
 from runner.bridge import Bridged, Needs
 from runner.records import Check, Phases
 from runner.settings import InputKind, Run, canonical_digest, to_data
@@ -99,7 +99,7 @@ def identify(run: Run, variables_digest: str | None = None) -> Identity:
       variables_digest: Digest of the variables that it starts from, where those are not init's.
 
     Raises:
-      LayerError: The layer can't be imported.
+      LayerError: The layer or the host can't be imported.
       DeviceError: The device is not there.
       ConfigError: The input's file can't be read.
     """
@@ -113,6 +113,9 @@ def identify(run: Run, variables_digest: str | None = None) -> Identity:
         "platform": device.platform,
     }
     program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
+    if run.host.target:
+        host = {key: data["host"][key] for key in ("target", "kwargs", "layer_name")}
+        program |= {"host": host | {"source": targets.source_digest(run.host.target, "host.target")}}
     program |= {"variables": variables_digest} if variables_digest else {}
     program_id = canonical_digest(program)
     values = {"kind": data["input"]["kind"], "content": inputs.content_digest(run.input)}
@@ -138,17 +141,19 @@ def draft(run: Run, identity: Identity, given: Any = None) -> Draft:
       given: Variables that it starts from; None for init's.
 
     Raises:
-      LayerError: The layer can't be built, or can't take the input.
-      ConfigError: A value that the layer or the input can't have.
+      LayerError: The layer or its host can't be built, or can't take the input.
+      ConfigError: A value that the layer, the host or the input can't have.
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
     layer, construct_s = timing.seconds(lambda: bridge.wrap(run.layer))
-    needs = bridge.find_needs(layer, x, run.layer.label)
+    model = hosts.put_around(layer, run.host)
+    label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
+    needs = bridge.find_needs(model, x, label)
     if given is not None:
         given = trees.with_keys_of(given, needs.variables)
     return Draft(
         program_id=identity.program_id,
-        model=layer,
+        model=model,
         layer=layer,
         needs=needs,
         rngs=needs.streams if run.layer.rngs is None else tuple(run.layer.rngs),

@@ -275,7 +275,8 @@ class Record:
       num: Position in the sweep.
       overrides: As typed, task overrides only.
       settings: The whole config, resolved.
-      streams: rng streams that the layer needs, `params` first.
+      host: Name of the Linen module around the layer; None where there is none.
+      streams: rng streams that the model needs, `params` first.
       mutable: Collections that apply updates.
       init_mode: `jit`: init ran compiled.
       variables: Leaves that the checkpoint holds, in order.
@@ -299,6 +300,7 @@ class Record:
     overrides: list[str]
     settings: dict[str, Any]
     layer: str
+    host: str | None = None
     device: str
     platform: str
     streams: list[str] = field(default_factory=list)

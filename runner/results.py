@@ -46,6 +46,9 @@ COLUMNS: Mapping[str, Column] = {
     "status": Column("string", "done or failed", lambda record: record.status.value),
     "error": Column("string", "kind and message of a failure", lambda record: row_of(record).error),
     "layer": Column("string", "name of the layer", lambda record: record.layer),
+    "host": Column(
+        "string", "name of the Linen module around it; empty where there is none", lambda record: record.host
+    ),
     "seed": Column("int64", "seed of the Linen init key", lambda record: record.settings.get("seed")),
     "input_shape": Column("string", "shape of x", lambda record: literal(record.settings.get("input_shape"))),
     "features": Column("int64", "out_features", lambda record: record.settings.get("features")),

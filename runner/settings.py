@@ -216,8 +216,8 @@ class HostSettings:
 
     Attributes:
       name: What the host is called in tables.
-      target: Dotted path of a `flax.linen.Module` class with a field `layer`: a function from `name=` to the wrapped
-        layer, to be called where the host wants one. Null: no host, the wrapped layer is the model.
+      target: Dotted path of a `flax.linen.Module` class with a field `layer`: `self.layer()` gives the wrapped layer
+        where the host wants it. Null: no host, the wrapped layer is the model.
       kwargs: The host's other fields.
       layer_name: The name that the layer gets in the host; null leaves it to Linen, which counts (`ToLinen_0`).
     """
@@ -230,6 +230,11 @@ class HostSettings:
     def __post_init__(self) -> None:
         if "layer" in self.kwargs:
             raise ConfigError("host.kwargs.layer", self.kwargs["layer"], "the runner puts the layer there", "layer=mlp")
+
+    @property
+    def label(self) -> str | None:
+        """What the host is called: its name, or the last part of `target`; None where there is none."""
+        return (self.name or re.split(r"[.:]", self.target)[-1]) if self.target else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,9 @@ ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
 
 
 @functools.cache
-def source_digest(path: str) -> str | None:
-    """SHA-256 of the source file of a layer that is not flax's; None for flax's, whose version says it all."""
-    module = inspect.getmodule(import_path(path))
+def source_digest(path: str, key: str = "layer.target") -> str | None:
+    """SHA-256 of the source file of a layer or host that is not flax's; None for flax's, whose version says it all."""
+    module = inspect.getmodule(import_path(path, key=key))
     if module is None or module.__name__.split(".")[0] == "flax":
         return None
     try:
@@ -60,18 +60,18 @@ def _argument(part: str) -> tuple[str, float]:
     return name.strip(), float(value)
 
 
-def import_path(path: str, *, what: str = "layer.target") -> Any:
+def import_path(path: str, *, key: str = "layer.target") -> Any:
     """What is at a dotted path, `pkg.mod.Class` or `pkg.mod:Class`.
 
     Args:
       path: The dotted path.
-      what: The config key that it is the value of.
+      key: The config key that names it, for errors.
 
     Raises:
       LayerError: Nothing importable is there.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
-        raise LayerError(f"{what}={path}: a dotted path is wanted", f"{what}=my_pkg.MyLayer")
+        raise LayerError(f"{key}={path}: a dotted path is wanted", f"{key}=my_pkg.MyLayer")
     module_path, _, names = path.partition(":")
     parts = module_path.split(".") if not names else [module_path, *names.split(".")]
     first = len(parts) - 1 if not names else 1
@@ -82,14 +82,14 @@ def import_path(path: str, *, what: str = "layer.target") -> Any:
         except ModuleNotFoundError as error:
             if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
-            raise LayerError(f"{what}={path}: importing {module_name} failed: {error}") from error
+            raise LayerError(f"{key}={path}: importing {module_name} failed: {error}") from error
         except Exception as error:
             raise LayerError(
-                f"{what}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
+                f"{key}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
             ) from error
-        return _attribute((what, path), found, parts[cut:])
+        return _attribute(f"{key}={path}", found, parts[cut:])
     suggestion = "run from the folder that holds the module, or install its package"
-    raise LayerError(f"{what}={path}: there is no module {parts[0]}", suggestion)
+    raise LayerError(f"{key}={path}: there is no module {parts[0]}", suggestion)
 
 
 def foreign_paths(run: Run) -> list[str]:
@@ -119,23 +119,24 @@ def _is_trusted(path: str) -> bool:
     return str(getattr(found, "__module__", "")).split(".")[0] in TRUSTED
 
 
-def _attribute(asked: tuple[str, str], found: Any, names: Sequence[str]) -> Any:
-    what, path = asked
+def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:
     for index, name in enumerate(names):
         if not hasattr(found, name):
             close = nearest(name, dir(found))
             where = getattr(found, "__name__", str(found))
-            suggestion = ".".join([f"{what}={where}", close, *names[index + 1 :]]) if close else None
-            raise LayerError(f"{what}={path}: {where} has no {name}", suggestion)
+            suggestion = (
+                ".".join([setting.partition("=")[0] + "=" + where, close, *names[index + 1 :]]) if close else None
+            )
+            raise LayerError(f"{setting}: {where} has no {name}", suggestion)
         found = getattr(found, name)
     return found
 
 
-def resolve_value(key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
+def resolve_value(key: str, value: Any, parameter: inspect.Parameter | None, *, prefix: str = "layer.kwargs") -> Any:
     """A YAML value as the constructor wants it: strings to dtypes, initialisers and activations; lists to tuples."""
     if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
         return hashable(value)
-    path = f"layer.kwargs.{key}"
+    path = f"{prefix}.{key}"
     if key.endswith("dtype"):
         try:
             return jnp.dtype(value)

@@ -135,7 +135,7 @@ class WandbTracker:
             id=wandb_id(self._sweep, record.run_id[:12]),
             name=f"{record.num}-{record.layer}-s{record.settings.get('seed')}",
             job_type=record.layer,
-            tags=[record.layer, record.platform, record.status.value],
+            tags=[record.layer, record.platform, record.status.value, *([record.host] if record.host else [])],
             config={**record.settings, "overrides": " ".join(record.overrides)},
         )
         return (self._clock() - started) / 1e9 if made else None

@@ -47,7 +47,7 @@ def test_every_experiment_composes(path, tmp_path, monkeypatch, capsys):
 
 def test_the_shell_completes_choices():
     command = str(Path(sys.executable).parent / "bridge-runner")
-    line = "bridge-runner layer=l"
+    line = "bridge-runner host=s"
     done = subprocess.run(
         [command, "-sc", "query=bash"],
         env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"},
@@ -56,4 +56,4 @@ def test_the_shell_completes_choices():
         text=True,
         timeout=60,
     )
-    assert sorted(done.stdout.split()) == [f"layer={name}" for name in settings.layer_names() if name.startswith("l")]
+    assert done.stdout.split() == ["host=scanned"]
