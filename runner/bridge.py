@@ -193,6 +193,11 @@ def root_key(seed: int) -> jax.Array:
     return jax.random.PRNGKey(seed)
 
 
+def teacher_key(seed: int) -> jax.Array:
+    """The root key of a teacher's weights: another one than that of any run."""
+    return _named_key(root_key(seed), "train", "teacher")
+
+
 def init_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
     """Keys given to init: the root key for `params`, one folded from it by name for every other stream."""
     return {stream: key if stream == PARAMS else _named_key(key, "init", stream) for stream in streams}

@@ -1,7 +1,7 @@
 """One run, start to end. Read this file first.
 
-A `Run` (settings) becomes a wrapped layer, variables, an output, checks, samples and a `Record`. Nothing here touches a
-file or the network: what is written is written by the caller.
+A `Run` (settings) becomes a wrapped layer, variables (trained for some steps, if asked), an output, checks, samples and
+a `Record`. Nothing here touches a file or the network: what is written is written by the caller.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner import bridge, checks, claims, devices, environment, inputs, timing, trees
+from runner import bridge, checks, claims, devices, environment, inputs, timing, training, trees
 from runner.errors import UserError
 from runner.program import Draft, Identity, Program, compile_program, timing_id
-from runner.records import Check, Failure, FailureKind, Measurement, Record, Status, Timing, Verdict
+from runner.records import Check, Failure, FailureKind, Measurement, Record, Status, Timing, TrainInfo, Verdict
 from runner.settings import ChecksDepth, ChecksMode, Run, to_data
 from runner.subject import Subject
 
@@ -56,18 +56,23 @@ class Result:
       record: The record, still without checkpoint and tracker.
       variables: The Linen variables with NumPy leaves, metadata boxes removed; None where init failed.
       output: Arrays of the output by path.
+      train_state: The step and the optimiser's state, nested dicts of NumPy leaves; None where nothing was trained.
     """
 
     record: Record
     variables: Any
     output: Mapping[str, np.ndarray]
+    train_state: Any = None
 
 
 @dataclass
 class _Story:
     """How far a run has come; a failure keeps what was reached."""
 
+    initial: Any = None
     variables: Any = None
+    train_state: Any = None
+    train: TrainInfo | None = None
     updated: Any = None
     output: Mapping[str, np.ndarray] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
@@ -170,7 +175,8 @@ def execute(
 
     _, wall_s = timing.seconds(tell, clock=clock)
     record = _record(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
-    return Result(record=record, variables=trees.to_host(story.variables), output=story.output)
+    variables = trees.to_host(story.variables)
+    return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
 
 
 def failed(job: Job, error: Exception) -> Result:
@@ -207,7 +213,7 @@ def now() -> str:
 
 
 def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> None:
-    """Init, apply, check, time. The order matters: an output is checked before its time is taken."""
+    """Init, train, apply, check, time. The order matters: an output is checked before its time is taken."""
     run, device = job.run, program.draft.device
     x = jax.device_put(inputs.make_input(run.input, run.input_shape), device)
     key = jax.block_until_ready(jax.device_put(bridge.root_key(run.seed), device))
@@ -215,6 +221,9 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
     story.variables, story.init_first_s = timing.first_call(lambda: program.init(key, x), clock=clock)
     if program.draft.given is not None:
         story.variables = jax.block_until_ready(jax.device_put(program.draft.given, device))
+    story.initial = story.variables
+    if program.training is not None:
+        _train(story, job, program, (key, x), clock)
     (output, story.updated), story.apply_first_s = timing.first_call(
         lambda: program.apply(story.variables, key, x), clock=clock
     )
@@ -237,6 +246,25 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
     )
 
 
+def _train(
+    story: _Story, job: Job, program: Program, arguments: tuple[jax.Array, jax.Array], clock: timing.Clock
+) -> None:
+    run, device, (key, x) = job.run, program.draft.device, arguments
+    assert program.training is not None
+    teacher = program.init(jax.device_put(bridge.teacher_key(run.train.teacher_seed), device), x)
+    trained = training.train(
+        program.training,
+        story.initial,
+        saved=program.draft.train_state,
+        teacher=teacher,
+        key=key,
+        batch=lambda step: jax.device_put(inputs.make_batch(run.input, run.input_shape, step), device),
+        num_steps=run.train.steps,
+        clock=clock,
+    )
+    story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
+
+
 def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: tuple[Any, Any]) -> Any:
     """The checks of a run, one after the other, so that the first no of a strict one ends it."""
     key, x = arguments
@@ -252,9 +280,9 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
 
 def _compare_eager(program: Program, story: _Story, key: jax.Array, x: jax.Array) -> Check:
     draft = program.draft
-    variables = draft.model.init(key, draft.needs.streams, x) if draft.given is None else story.variables
+    variables = draft.model.init(key, draft.needs.streams, x) if draft.given is None else story.initial
     output, _ = draft.model.apply(story.variables, bridge.apply_keys(key, draft.rngs), draft.mutable, x)
-    both = trees.named_arrays(trees.unbox(story.variables)), trees.named_arrays(trees.unbox(variables))
+    both = trees.named_arrays(trees.unbox(story.initial)), trees.named_arrays(trees.unbox(variables))
     return checks.eager(both, (story.output, trees.named_arrays(output)))
 
 
@@ -287,6 +315,7 @@ def _record(
         output=[trees.summarize_array(path, array) for path, array in story.output.items()],
         checks=story.checks,
         timing=_timing(program, story, compiled_here=compiled_here) if program else None,
+        train=story.train,
         fingerprint=fingerprint,
         error=story.failure,
     )

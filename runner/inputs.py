@@ -23,8 +23,20 @@ def make_input(settings: InputSettings, shape: Sequence[int]) -> np.ndarray:
     Raises:
       ConfigError: An element type that the kind or JAX can't have, or a file that holds no array of `shape`.
     """
+    return _values(settings, shape, np.random.default_rng(settings.seed))
+
+
+def make_batch(settings: InputSettings, shape: Sequence[int], step: int) -> np.ndarray:
+    """The x of a step of training: drawn anew for each where x is drawn (normal, tokens), else the same x.
+
+    Raises:
+      ConfigError: As `make_input`.
+    """
+    return _values(settings, shape, np.random.default_rng((settings.seed, step)))
+
+
+def _values(settings: InputSettings, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
     dtype = input_dtype(settings)
-    generator = np.random.default_rng(settings.seed)
     kind = settings.kind
     if kind is InputKind.file:
         return _load(settings, shape, dtype)

@@ -135,6 +135,8 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     for array in record["output"]:
         numbers = " ".join(f"{key} {array[key]:.6g}" for key in ("norm", "mean", "std") if array[key] is not None)
         lines.append(f"  {array['path'] or 'y'} {array['dtype']}{array['shape']} {numbers}  {array['digest'][:12]}")
+    if record.get("train"):
+        lines += ["", "training", *_training(record["train"])]
     if record["timing"]:
         lines += ["", "times", *_times(record["timing"])]
     lines += ["", "checks"]
@@ -169,14 +171,26 @@ def _variables(record: Mapping[str, Any]) -> list[str]:
     return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
+def _training(train: Mapping[str, Any]) -> list[str]:
+    losses, first = train["losses"], train["first_step"]
+    since = f" (from step {first})" if first else ""
+    lines = [f"  {first + len(losses)} steps{since}, loss {losses[0]:.6g} to {losses[-1]:.6g}"]
+    lines.append(f"  {'step':<17} {_phases(train['step'])} (cache {train['step']['cache']})")
+    lines.append(f"  did not move: {', '.join(train['not_moved']) or 'none'}")
+    return lines
+
+
+def _phases(phases: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key[:-2]} {table.duration(phases[key])}" for key in phases if key.endswith("_s"))
+
+
 def _times(timing: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in ("init", "apply"):
         phases = timing[name]
-        parts = [f"{key[:-2]} {table.duration(phases[key])}" for key in phases if key.endswith("_s")]
         shared = ", contended" if phases["contended"] else ""
         shared += "" if timing["compiled_here"] else ", compiled for another run"
-        lines.append(f"  {name:<17} {', '.join(parts)} (cache {phases['cache']}{shared})")
+        lines.append(f"  {name:<17} {_phases(phases)} (cache {phases['cache']}{shared})")
     for name in ("apply_latency", "apply_dispatch", "apply_throughput", "init_latency"):
         if timing[name]:
             summary = timing[name]["summary"]

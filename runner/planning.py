@@ -143,10 +143,36 @@ def make_plan(
 
 @dataclass(frozen=True)
 class Given:
-    """Variables that a run starts from instead of init's."""
+    """Variables that a run starts from instead of init's.
 
+    Attributes:
+      path: Where they were found.
+      tree: The variables.
+      digest: Their digest.
+      train_state: What training goes on from, where they are those of a run that was trained.
+    """
+
+    path: str
     tree: Any
     digest: str
+    train_state: Any = None
+
+    def digest_for(self, run: Run) -> str:
+        """The digest of all that `run` takes from here: one that trains takes the optimiser's state too."""
+        if self.train_state is None or not run.train.steps:
+            return self.digest
+        return canonical_digest([self.digest, trees.tree_digest(trees.leaves(self.train_state))])
+
+    def require_steps(self, run: Run) -> None:
+        """Judges whether `run` has anything left to train.
+
+        Raises:
+          ConfigError: As many steps were made before.
+        """
+        num_made = int(self.train_state["step"]) if self.train_state is not None else 0
+        if 0 < run.train.steps <= num_made:
+            reason = f"{self.path} has made {num_made}, and the steps are counted from its first"
+            raise ConfigError("train.steps", run.train.steps, reason, f"train.steps={num_made + run.train.steps}")
 
 
 def given_variables(path: str | None) -> Given | None:
@@ -160,11 +186,20 @@ def given_variables(path: str | None) -> Given | None:
     folder = Path(path).expanduser()
     run = RunFolder(folder)
     try:
-        tree = checkpoint.as_variables(checkpoint.restore(run.checkpoint if run.record.exists() else folder))
+        own = run.record.exists()
+        tree = checkpoint.restore(run.checkpoint) if own else checkpoint.as_variables(checkpoint.restore(folder))
+        state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None
     except checkpoint.CheckpointError as error:
         reason = "no Orbax checkpoint is there" if folder.is_dir() else "there is no such folder"
         raise ConfigError("variables", path, reason, "variables=outputs/SWEEP/runs/RUN") from error
-    return Given(tree, trees.tree_digest(trees.leaves(tree)))
+    return Given(path, tree, trees.tree_digest(trees.leaves(tree)), state)
+
+
+def draft_from(run: Run, identity: Identity, given: Given | None) -> Draft:
+    """The traced program of `run` with the variables that it starts from; see `runner.program.draft`."""
+    if given is None:
+        return programs.draft(run, identity)
+    return programs.draft(run, identity, given.tree, train_state=given.train_state)
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
@@ -217,7 +252,9 @@ def validate(
     for config in configs:
         try:
             given = read(config.run.variables)
-            identity = programs.identify(config.run, given.digest if given else None)
+            if given:
+                given.require_steps(config.run)
+            identity = programs.identify(config.run, given.digest_for(config.run) if given else None)
             inputs.require(config.run.input, config.run.input_shape)
         except UserError as error:
             errors.append((config.where, error))
@@ -226,7 +263,7 @@ def validate(
         key = identity.program_id, config.run.device
         if key not in drafts and key not in refused:
             try:
-                drafts[key] = programs.draft(config.run, identity, given.tree if given else None)
+                drafts[key] = draft_from(config.run, identity, given)
             except UserError as error:
                 refused[key] = error
         if key in refused:

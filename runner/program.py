@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from runner import bridge, devices, hosts, inputs, targets, timing, trees
+from runner import bridge, devices, hosts, inputs, targets, timing, training, trees
 from runner.bridge import Bridged, Needs
 from runner.records import Check, Phases
 from runner.settings import InputKind, Run, canonical_digest, to_data
+from runner.training import CompiledTraining, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Draft:
       rngs: Streams that apply is given.
       mutable: Collections that apply may change.
       given: Variables to start from, NumPy leaves; None starts from init's.
+      training: How it is trained; None where it isn't.
+      train_state: What a run that was trained left for others to go on from; None starts at step 0.
       construct_s: Seconds to import and wrap the class.
     """
 
@@ -38,6 +41,8 @@ class Draft:
     rngs: tuple[str, ...]
     mutable: tuple[str, ...]
     given: Any
+    training: Training | None = None
+    train_state: Any = None
     x: jax.ShapeDtypeStruct
     device: jax.Device
     construct_s: float
@@ -57,6 +62,7 @@ class Program:
       apply: Compiled `(variables, key, x) -> (output, updated collections)`.
       init_phases: What compiling init cost.
       apply_phases: What compiling apply cost.
+      training: Compiled training; None where nothing is trained.
       checks: What the claims about the program say, the same for all its runs.
     """
 
@@ -65,12 +71,15 @@ class Program:
     apply: Any
     init_phases: Phases
     apply_phases: Phases
+    training: CompiledTraining | None = None
     checks: tuple[Check, ...] = ()
 
     @property
     def result_bytes(self) -> int:
-        """Bytes of the variables and the output of one run."""
-        leaves = jax.tree.leaves((self.draft.variables, self.draft.needs.output))
+        """Bytes of what one run leaves: the variables, the output, and the optimiser's state where it is trained."""
+        draft = self.draft
+        state = jax.eval_shape(draft.training.start, draft.variables).opt_state if draft.training else ()
+        leaves = jax.tree.leaves((draft.variables, draft.needs.output, state))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
@@ -117,11 +126,15 @@ def identify(run: Run, variables_digest: str | None = None) -> Identity:
         host = {key: data["host"][key] for key in ("target", "kwargs", "layer_name")}
         program |= {"host": host | {"source": targets.source_digest(run.host.target, "host.target")}}
     program |= {"variables": variables_digest} if variables_digest else {}
+    learning: dict[str, Any] = {}
+    if run.train.steps:
+        program["train"] = {key: data["train"][key] for key in ("optimizer", "learning_rate", "collections")}
+        learning["train"] = {key: data["train"][key] for key in ("steps", "teacher_seed")}
     program_id = canonical_digest(program)
     values = {"kind": data["input"]["kind"], "content": inputs.content_digest(run.input)}
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
     values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
-    result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed})
+    result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed} | learning)
     timed = {"result": result_id, "timing": data["timing"], "device": devices.device_name(device)}
     run_id = canonical_digest(timed)
     return Identity(run_id=run_id, result_id=result_id, program_id=program_id, device=device)
@@ -132,13 +145,14 @@ def timing_id(run_id: str, machine_id: str, software_id: str) -> str:
     return canonical_digest({"run": run_id, "machine": machine_id, "software": software_id})
 
 
-def draft(run: Run, identity: Identity, given: Any = None) -> Draft:
+def draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any = None) -> Draft:
     """The traced program of `run`.
 
     Args:
       run: What is run.
       identity: Its names.
       given: Variables that it starts from; None for init's.
+      train_state: What the run that left them kept to go on from, if it was trained.
 
     Raises:
       LayerError: The layer or its host can't be built, or can't take the input.
@@ -151,18 +165,28 @@ def draft(run: Run, identity: Identity, given: Any = None) -> Draft:
     needs = bridge.find_needs(model, x, label)
     if given is not None:
         given = trees.with_keys_of(given, needs.variables)
-    return Draft(
+    rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
+    mutable = needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable)
+    drafted = Draft(
         program_id=identity.program_id,
         model=model,
         layer=layer,
         needs=needs,
-        rngs=needs.streams if run.layer.rngs is None else tuple(run.layer.rngs),
-        mutable=needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable),
+        rngs=rngs,
+        mutable=mutable,
         given=given,
         x=x,
         device=identity.device,
         construct_s=construct_s,
     )
+    if not run.train.steps:
+        return drafted
+    trained = training.make_training(
+        model, run.train, drafted.variables, needs.output, rngs=rngs, mutable=mutable, label=label
+    )
+    if train_state is not None:
+        training.require_saved(trained, drafted.variables, train_state, str(run.variables))
+    return dataclasses.replace(drafted, training=trained, train_state=train_state)
 
 
 def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> Program:
@@ -182,12 +206,20 @@ def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> P
         init_compiled, init_phases = timing.compile_phases(init, (key, drafted.x), cache=cache)
         arguments = (drafted.variables, key, drafted.x)
         apply_compiled, apply_phases = timing.compile_phases(_apply(drafted), arguments, cache=cache)
+        compiled = None
+        if drafted.training is not None:
+            compiled = training.compile_training(
+                drafted.training, drafted.variables, drafted.needs.variables, drafted.x, cache=cache
+            )
+            phases = dataclasses.replace(compiled.phases, contended=contended)
+            compiled = dataclasses.replace(compiled, phases=phases)
     return Program(
         draft=drafted,
         init=init_compiled,
         apply=apply_compiled,
         init_phases=dataclasses.replace(init_phases, contended=contended),
         apply_phases=dataclasses.replace(apply_phases, contended=contended),
+        training=compiled,
     )
 
 

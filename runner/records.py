@@ -264,6 +264,27 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainInfo:
+    """What training did.
+
+    Attributes:
+      first_step: Number of its first step: above 0 where it went on from a run that was trained.
+      losses: The loss before each step.
+      step: Phases of a step.
+      steps_s: Seconds a step, until its result is ready; the first one is the first call.
+      not_moved: Paths of floating leaves that training left as they were, collections that apply updates left out.
+      state: Where the step and the optimiser's state are, to go on from; None where no checkpoint is written.
+    """
+
+    first_step: int
+    losses: list[float]
+    step: Phases
+    steps_s: list[float]
+    not_moved: list[str]
+    state: CheckpointInfo | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One run, start to end.
 
@@ -284,6 +305,7 @@ class Record:
       output: Arrays of the output.
       files: Every file of the run's folder but this one, by relative path: `sha256:…`, or of a large one its size only,
         since the digests of the leaves cover it.
+      train: What training did; None where nothing was trained. The variables and the output are then the trained ones.
       fingerprint: Machine and software, see `runner.environment`.
     """
 
@@ -311,6 +333,7 @@ class Record:
     output: list[ArraySummary] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     timing: Timing | None = None
+    train: TrainInfo | None = None
     checkpoint: CheckpointInfo | None = None
     files: dict[str, str] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)

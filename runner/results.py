@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import literal
-from runner.records import Record, row_of
+from runner.records import Record, TrainInfo, row_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ def _measured(name: str, number: str) -> Callable[[Record], Any]:
 
 def _phase(function: str, number: str) -> Callable[[Record], Any]:
     return lambda record: getattr(getattr(record.timing, function), number) if record.timing else None
+
+
+def _train(number: Callable[[TrainInfo], Any]) -> Callable[[Record], Any]:
+    return lambda record: number(record.train) if record.train else None
 
 
 def _output(number: str) -> Callable[[Record], Any]:
@@ -63,6 +67,17 @@ COLUMNS: Mapping[str, Column] = {
     "output_digest": Column("string", "SHA-256 of the output, if it is one array", _output("digest")),
     "num_params": Column("int64", "elements of params", lambda record: record.num_params),
     "variables_bytes": Column("int64", "bytes of all variables", lambda record: record.variables_bytes),
+    "train_steps": Column(
+        "int64",
+        "optimiser steps behind the variables; empty where nothing was trained",
+        _train(lambda train: train.first_step + len(train.losses)),
+    ),
+    "loss_first": Column("double", "loss before the first step of this run", _train(lambda train: train.losses[0])),
+    "loss_last": Column("double", "loss before the last step", _train(lambda train: train.losses[-1])),
+    "not_moved": Column(
+        "string", "leaves that training left as they were", _train(lambda train: " ".join(train.not_moved))
+    ),
+    "train_compile_s": Column("double", "compiling a step", _train(lambda train: train.step.compile_s)),
     "apply_latency_median_s": Column("double", "one blocking apply, median", _measured("apply_latency", "median_s")),
     "apply_latency_low_s": Column("double", "its 99 % interval, low end", _measured("apply_latency", "median_low_s")),
     "apply_latency_high_s": Column("double", "its high end", _measured("apply_latency", "median_high_s")),

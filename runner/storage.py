@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def train_state(self) -> Path:
+        """The step and the optimiser's state of a run that was trained, a plain Orbax checkpoint."""
+        return self.path / "train_state"
+
+    @property
     def hydra(self) -> Path:
         """The files that Hydra leaves beside a job."""
         return self.path / ".hydra"

@@ -25,7 +25,7 @@ from runner.errors import StorageError
 from runner.experiment import Result
 from runner.planning import Plan, ProgramKey, State, Task
 from runner.program import Program
-from runner.records import CheckpointInfo, FailureKind, Record, Status, row_of
+from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, row_of
 from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TrackingMode
 from runner.storage import Journal, RunFolder
 
@@ -308,19 +308,32 @@ def _save(folder: RunFolder, record: Record, result: Result, clones: CloneWriter
     writer = clones if kind is CheckpointWriter.fast else None
     try:
         _, save_s = timing.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint, writer))
+        if result.train_state is not None:
+            checkpoint.save(result.train_state, folder.train_state, writer)
     except checkpoint.CheckpointError as error:
         if checkpoint.is_disk_full(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         failure = experiment.describe_failure(error, kind=FailureKind.checkpoint)
         return dataclasses.replace(record, status=Status.failed, error=failure)
-    info = CheckpointInfo(
-        path=folder.checkpoint.name,
-        digest=trees.tree_digest(record.variables),
-        num_bytes=storage.folder_bytes(folder.checkpoint),
+    train = record.train
+    if train is not None:
+        train = dataclasses.replace(train, state=_info(folder.train_state, trees.leaves(result.train_state), kind))
+    assert record.timing is not None
+    return dataclasses.replace(
+        record,
+        checkpoint=_info(folder.checkpoint, record.variables, kind),
+        train=train,
+        timing=dataclasses.replace(record.timing, checkpoint_s=save_s),
+    )
+
+
+def _info(path: Path, leaves: Sequence[Leaf], kind: CheckpointWriter) -> CheckpointInfo:
+    return CheckpointInfo(
+        path=path.name,
+        digest=trees.tree_digest(leaves),
+        num_bytes=storage.folder_bytes(path),
         writer=kind.value,
     )
-    assert record.timing is not None
-    return dataclasses.replace(record, checkpoint=info, timing=dataclasses.replace(record.timing, checkpoint_s=save_s))
 
 
 def _saves(tasks: Iterable[Task]) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from runner.errors import literal
-from runner.records import Phases, Record, Status
+from runner.records import Phases, Record, Status, TrainInfo
 from runner.settings import TrackingMode, TrackingSettings
 
 # 12-25 ms a run with these, 55-80 ms by default, most of it listing installed packages. Symlinks to the latest run
@@ -42,6 +42,7 @@ STAMP = "????????_??????"
 
 
 RECORD_KEYS = ("run_id", "result_id", "num", "started_at", "wall_s", "num_params", "variables_bytes")
+TRAIN = "train"
 ARRAY_KEYS = ("mean", "std", "min", "max", "num_non_finite", "digest")
 MEASUREMENTS = ("init_latency", "apply_dispatch", "apply_latency", "apply_throughput")
 
@@ -120,6 +121,10 @@ class WandbTracker:
 
         def fill(wandb: Any, run: Any) -> None:
             run.summary.update(summary_of(record))
+            if record.train:
+                run.define_metric(f"{TRAIN}/loss", step_metric=f"{TRAIN}/step")
+                for row in loss_rows(record.train):
+                    run.log(row)
             run.log(history_of(record) | _media(wandb, record, output, self.settings.table_max_elements))
             if record.checkpoint and (path := run_dir / record.checkpoint.path).exists():
                 metadata = dataclasses.asdict(record.checkpoint)
@@ -261,12 +266,22 @@ def summary_of(record: Record) -> dict[str, Any]:
             values |= _prefixed(f"timing/{item.name}", value.summary) | {f"timing/{item.name}/flags": flags}
         else:
             values[item.name] = value
+    if record.train:
+        train = record.train
+        values |= _prefixed(f"{TRAIN}_step", train.step) | {f"{TRAIN}/not_moved": ", ".join(train.not_moved)}
+        values |= {f"{TRAIN}/first_loss": train.losses[0], f"{TRAIN}/last_loss": train.losses[-1]}
     if record.checkpoint:
         values |= _prefixed("checkpoint", record.checkpoint)
     if record.error:
         message = record.error.message[:MAX_MESSAGE_CHARACTERS]
         values |= {"error/kind": record.error.kind.value, "error/type": record.error.type, "error/message": message}
     return {key: _cell(value) for key, value in values.items() if value is not None}
+
+
+def loss_rows(train: TrainInfo) -> Iterator[dict[str, Any]]:
+    """The loss curve as W&B history: one row a step."""
+    for num, loss in enumerate(train.losses, start=train.first_step):
+        yield {f"{TRAIN}/step": num, f"{TRAIN}/loss": _cell(loss)}
 
 
 def history_of(record: Record) -> dict[str, Any]:

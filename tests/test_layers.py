@@ -25,6 +25,7 @@ ROWS = (
     (
         *(
             "program",
+            "training",
             "hosts",
             "twins",
             "lifts",
@@ -55,6 +56,7 @@ OWNERS = {
     "flax.nnx.bridge": {"bridge", "hosts"},
     "hydra": {"settings", "sweeping", "application", "engine", "cli"},
     "omegaconf": {"settings", "sweeping", "application", "engine", "cli"},
+    "optax": {"training"},
     "rich": {"table", "terminal", "listing"},
     "pyarrow": {"results"},
 }

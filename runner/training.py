@@ -1,0 +1,323 @@
+"""A few optimiser steps as a Linen pipeline makes them: flax's TrainState, optax, and a teacher to learn from.
+
+The teacher is the same model with other weights, and the loss is the mean squared difference of the two outputs, so
+that every layer has something to learn that it can learn. A step gets the root key folded with its number: the masks of
+dropout differ from step to step, and the teacher has the student's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.training import train_state
+
+from runner import bridge, timing, trees
+from runner.bridge import Bridged
+from runner.errors import ConfigError, LayerError, nearest
+from runner.records import Phases, TrainInfo
+from runner.settings import TrainSettings
+
+# They want the loss as a function, or a key of their own, or have a successor.
+OTHER_OPTIMIZERS = frozenset({"lbfgs", "noisy_sgd", "optimistic_adam"})
+
+
+class TrainState(train_state.TrainState):
+    """flax's, its params being the collections that are trained, with the other collections beside them."""
+
+    others: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+      model: What is trained.
+      rngs: Streams that apply is given.
+      mutable: Collections that apply may change; the changed ones go into the next step.
+      collections: Collections given to the optimiser.
+      optimizer: What makes updates of gradients.
+    """
+
+    model: Bridged
+    rngs: tuple[str, ...]
+    mutable: tuple[str, ...]
+    collections: tuple[str, ...]
+    optimizer: optax.GradientTransformation
+
+    def start(self, variables: Mapping[str, Any]) -> TrainState:
+        """The state before step 0."""
+        others = {name: value for name, value in variables.items() if name not in self.collections}
+        trained = {name: value for name, value in variables.items() if name in self.collections}
+        state = TrainState.create(apply_fn=self.model.model.apply, params=trained, tx=self.optimizer, others=others)
+        return state.replace(step=jnp.zeros((), jnp.int32))
+
+    def step(self, state: TrainState, teacher: Any, key: jax.Array, x: jax.Array) -> tuple[TrainState, jax.Array]:
+        """The state after one step, and the loss before it.
+
+        Args:
+          state: The state.
+          teacher: Variables whose output is to be learnt.
+          key: The root key of the run.
+          x: Input.
+        """
+        keys = bridge.apply_keys(jax.random.fold_in(key, state.step), self.rngs)
+        target, _ = self.model.apply(teacher, keys, self.mutable, x)
+
+        def loss_of(trained: Any) -> tuple[jax.Array, Any]:
+            output, updated = self.model.apply({**state.others, **trained}, keys, self.mutable, x)
+            return mean_squared_difference(output, target), updated
+
+        (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        others = {name: _carried(value, updated.get(name)) for name, value in state.others.items()}
+        return state.apply_gradients(grads=gradients, others=others), loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompiledTraining:
+    """A training whose functions are compiled.
+
+    Attributes:
+      training: What was compiled.
+      start: Compiled `variables -> state`.
+      step: Compiled `(state, teacher, key, x) -> (state, loss)`.
+      phases: What compiling `step` cost.
+    """
+
+    training: Training
+    start: Any
+    step: Any
+    phases: Phases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training leaves: the variables, the state to go on from as a plain tree, and what the record says."""
+
+    variables: Any
+    state: Any
+    info: TrainInfo
+
+
+def make_training(
+    model: Bridged,
+    settings: TrainSettings,
+    variables: Any,
+    output: Any,
+    *,
+    rngs: tuple[str, ...],
+    mutable: tuple[str, ...],
+    label: str,
+) -> Training:
+    """How `model` is trained as `settings` say; nothing is computed.
+
+    Args:
+      model: What is trained.
+      settings: Optimiser and collections.
+      variables: Shapes and dtypes of the variables.
+      output: Shapes and dtypes of the output.
+      rngs: Streams that apply is given.
+      mutable: Collections that apply may change.
+      label: What the model is called in an error.
+
+    Raises:
+      ConfigError: An unknown optimiser, or a collection that can't be trained.
+      LayerError: An output that has no floating number.
+    """
+    key = "train.collections"
+    for name in settings.collections:
+        if name not in variables:
+            found = list(variables)
+            reason = f"layer {label} has {', '.join(found) or 'no variables at all'}"
+            raise ConfigError(key, settings.collections, reason, f"'{key}=[{found[0]}]'" if found else "train=none")
+        for path, leaf in trees.flatten(trees.unbox(variables[name])):
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                reason = f"{name}/{'/'.join(map(str, path))} is {leaf.dtype}, and gradients are of floating numbers"
+                raise ConfigError(key, settings.collections, reason, f"'{key}=[params]'")
+    if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(output)):
+        raise LayerError(f"layer {label} has no floating output, and so no loss", "train=none")
+    return Training(
+        model=model,
+        rngs=rngs,
+        mutable=mutable,
+        collections=tuple(settings.collections),
+        optimizer=make_optimizer(settings.optimizer, settings.learning_rate),
+    )
+
+
+@functools.cache
+def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
+    """The optimiser of optax called `name`.
+
+    Raises:
+      ConfigError: There is none that takes a learning rate alone.
+    """
+    known = optimizer_names()
+    if name not in known:
+        close = nearest(name, known) or "adam"
+        reason = "no such function in optax that takes a learning rate and gradients alone"
+        raise ConfigError("train.optimizer", name, reason, f"train.optimizer={close}")
+    optimizer = getattr(optax, name)(learning_rate=learning_rate)
+    assert isinstance(optimizer, optax.GradientTransformation)
+    return optimizer
+
+
+def optimizer_names() -> list[str]:
+    """Optimisers of optax that can be made of a learning rate and called with gradients."""
+    functions = {name: item for name, item in vars(optax).items() if inspect.isfunction(item)}
+    return sorted(
+        name
+        for name, function in functions.items()
+        if "learning_rate" in inspect.signature(function).parameters
+        and not name.startswith(("_", "scale_by_"))
+        and name not in OTHER_OPTIMIZERS
+    )
+
+
+def compile_training(
+    training: Training, variables: Any, teacher: Any, x: jax.ShapeDtypeStruct, *, cache: str
+) -> CompiledTraining:
+    """`training`, compiled for variables, teacher and x of these shapes; see `timing.compile_phases` for `cache`."""
+    start, _ = timing.compile_phases(training.start, (variables,), cache=cache)
+    state = jax.eval_shape(training.start, variables)
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    step, phases = timing.compile_phases(training.step, (state, teacher, key, x), cache=cache)
+    return CompiledTraining(training=training, start=start, step=step, phases=phases)
+
+
+def train(
+    compiled: CompiledTraining,
+    variables: Any,
+    *,
+    saved: Any,
+    teacher: Any,
+    key: jax.Array,
+    batch: Callable[[int], jax.Array],
+    num_steps: int,
+    clock: timing.Clock,
+) -> Trained:
+    """Trains until `num_steps` steps are made.
+
+    Args:
+      compiled: The compiled training.
+      variables: Variables to start from.
+      saved: The state that another run left (`Trained.state`): its steps count. None starts at step 0.
+      teacher: Variables whose output is to be learnt.
+      key: The root key of the run.
+      batch: The input of a step, given its number.
+      num_steps: Steps in all.
+      clock: Nanoseconds from any fixed origin.
+    """
+    state = compiled.start(variables)
+    if saved is not None:
+        state = with_saved(state, saved)
+    first_step = int(state.step)
+    losses: list[jax.Array] = []
+    seconds: list[float] = []
+    for num in range(first_step, num_steps):
+        x = batch(num)
+        call = functools.partial(compiled.step, state, teacher, key, x)
+        (state, loss), step_s = timing.first_call(call, clock=clock)
+        losses.append(loss)
+        seconds.append(step_s)
+    trained = {**state.others, **state.params}
+    info = TrainInfo(
+        first_step=first_step,
+        losses=[float(loss) for loss in losses],
+        step=dataclasses.replace(compiled.phases, first_call_s=seconds[0]),
+        steps_s=seconds,
+        not_moved=not_moved(variables, trained, besides=compiled.training.mutable),
+    )
+    return Trained(variables={name: trained[name] for name in variables}, state=to_tree(state), info=info)
+
+
+def mean_squared_difference(output: Any, target: Any) -> jax.Array:
+    """The mean over all elements of the floating arrays of `output`, in float32 at least."""
+    pairs = zip(jax.tree.leaves(output), jax.tree.leaves(target), strict=True)
+    wide = [
+        (one.astype(jnp.promote_types(one.dtype, jnp.float32)), two)
+        for one, two in pairs
+        if jnp.issubdtype(one.dtype, jnp.floating)
+    ]
+    total = sum(jnp.sum((one - two) ** 2) for one, two in wide)
+    return jnp.asarray(total) / sum(one.size for one, _ in wide)
+
+
+def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list[str]:
+    """Paths of the floating leaves with the same bits before and after; collections in `besides` are not looked at."""
+    later = trees.named_arrays(trees.unbox(after))
+    return [
+        path
+        for path, array in trees.named_arrays(trees.unbox(before)).items()
+        if path.split("/")[0] not in besides
+        and jnp.issubdtype(array.dtype, jnp.inexact)
+        and trees.array_digest(array) == trees.array_digest(later[path])
+    ]
+
+
+def to_tree(state: TrainState) -> dict[str, Any]:
+    """The step and the optimiser's state, as a checkpoint keeps them: nested dicts of NumPy arrays."""
+    tree: dict[str, Any] = {}
+    for path, leaf in trees.flatten(trees.to_host(_kept(state))):
+        *parents, last = map(str, path)
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree
+
+
+def require_saved(training: Training, variables: Any, saved: Any, path: str) -> None:
+    """Judges whether training can go on from `saved`; nothing is computed.
+
+    Args:
+      training: How the model is trained.
+      variables: Shapes and dtypes of the variables.
+      saved: What `to_tree` kept.
+      path: Where it was found.
+
+    Raises:
+      ConfigError: It is of another optimiser or other collections.
+    """
+    wanted, found = _named(_kept(jax.eval_shape(training.start, variables))), _named(saved)
+    kinds = [{name: (np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in tree.items()} for tree in (wanted, found)]
+    differing = sorted(name for name, _ in kinds[0].items() ^ kinds[1].items())
+    if differing:
+        reason = f"that run was trained with another optimiser or other collections, as {differing[0]} shows"
+        raise ConfigError(
+            "variables", path, f"{reason}; its checkpoint alone starts anew", f"variables={path}/checkpoint"
+        )
+
+
+def with_saved(state: TrainState, saved: Any) -> TrainState:
+    """`state` with the step and the optimiser's state that `to_tree` kept; see `require_saved`."""
+    # Boxes of metadata are not kept: the leaves come in the same order with and without them.
+    kept, found = _kept(state), _named(saved)
+    filled = jax.tree.unflatten(jax.tree.structure(kept), [found[name] for name in _named(kept)])
+    return state.replace(step=filled["step"], opt_state=filled["opt_state"])
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {"/".join(map(str, path)): leaf for path, leaf in trees.flatten(trees.unbox(tree))}
+
+
+def _kept(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _carried(before: Any, after: Any) -> Any:
+    """What the next step gets of a collection: as apply left it, unless it has become another tree (values sown)."""
+    plain, updated = trees.unbox(before), trees.unbox(after)
+    if after is None or [path for path, _ in trees.flatten(plain)] != [path for path, _ in trees.flatten(updated)]:
+        return before
+    # Weights from a checkpoint have no boxes, what the bridge gives back has.
+    return jax.tree.unflatten(jax.tree.structure(before), jax.tree.leaves(updated))
