@@ -286,13 +286,13 @@ def require_saved(training: Training, variables: Any, saved: Any, path: str) -> 
       path: Where it was found.
 
     Raises:
-      ConfigError: It is of another optimiser or other collections.
+      ConfigError: It is of another layer, other collections or another optimiser.
     """
     wanted, found = _named(_kept(jax.eval_shape(training.start, variables))), _named(saved)
     kinds = [{name: (np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in tree.items()} for tree in (wanted, found)]
     differing = sorted(name for name, _ in kinds[0].items() ^ kinds[1].items())
     if differing:
-        reason = f"that run was trained with another optimiser or other collections, as {differing[0]} shows"
+        reason = f"that run trained another layer, other collections or by another optimiser, as {differing[0]} shows"
         raise ConfigError(
             "variables", path, f"{reason}; its checkpoint alone starts anew", f"variables={path}/checkpoint"
         )

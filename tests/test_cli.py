@@ -10,8 +10,8 @@ from runner import cli
 LAYERS = (
     "batch_norm, bidirectional, conv, conv_transpose, custom, custom_variable, dict, dropout, einsum, embed, "
     "group_norm, gru, gru_cell, inner_jit, inner_remat, inner_scan, inner_vmap, instance_norm, layer_norm, linear, "
-    "linear_general, linear_with_metadata, list, lora, lora_with_base, lstm, lstm_cell, mlp, multi_head_attention, "
-    "noise, optimized_lstm_cell, prelu, rms_norm, rnn, sequential, simple_cell, sow, spectral_norm, tied_weights, "
+    "linear_general, linear_with_metadata, linen_inside, list, lora, lora_with_base, lstm, lstm_cell, mlp, "
+    "multi_head_attention, noise, optimized_lstm_cell, prelu, rms_norm, rnn, sequential, simple_cell, sow, spectral_norm, tied_weights, "
     "transformer_block, weight_norm"
 )
 

@@ -17,6 +17,7 @@ from wandb_reader import read_offline_run
 from runner import bridge, cli, experiment, hosts, inputs, listing, records, results, storage, training, trees
 from runner.errors import ConfigError, LayerError
 from runner.experiment import Job
+from runner.planning import Given
 from runner.program import compile_program, draft, identify
 from runner.settings import InputKind, InputSettings
 
@@ -307,6 +308,13 @@ def plain_checkpoint_starts_at_step_0(here, lean, half):
     assert record_of(here, "anew").train.first_step == 0
 
 
+def test_only_a_run_that_trains_is_named_after_the_state_that_it_goes_on_from(make_run):
+    given = Given("run", {}, "weights", {"step": np.int32(3)})
+    assert given.digest_for(make_run()) == "weights"
+    assert given.digest_for(make_run("train=short")) not in ("weights", given.digest_for(make_run()))
+    assert Given("run", {}, "weights").digest_for(make_run("train=short")) == "weights"
+
+
 def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsys):
     lean = ["timing=off", "checks.eager=never", "tracking=disabled", "train=short", "train.steps=2"]
     assert cli.main([*lean, "sweep=a"]) == 0
@@ -318,7 +326,7 @@ def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsy
     )
     assert cli.main([*lean, f"variables={run}", "train.steps=4", "train.optimizer=sgd"]) == 2
     assert capsys.readouterr().err == (
-        f"error: variables={run}: that run was trained with another optimiser or other collections, as "
+        f"error: variables={run}: that run trained another layer, other collections or by another optimiser, as "
         f"opt_state/0/count shows; its checkpoint alone starts anew.\n  Try: variables={run}/checkpoint\n"
     )
 
