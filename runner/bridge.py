@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,7 +147,8 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
     while True:
         try:
             variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
-            break
+            # Linen's own dropout draws from `params` while init runs, and asks for its stream only now.
+            output, mutable = _trace_apply(layer, variables, streams, x)
         except UserError:
             raise
         except Exception as error:  # whatever the layer's own code raises
@@ -155,32 +156,27 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
             if missing is None or missing in streams or len(streams) >= MAX_STREAMS:
                 raise _refusal(layer, x, label, error) from error
             streams = (*streams, missing)
-    try:
-        output, mutable = _trace_apply(layer, variables, streams, x)
-    except Exception as error:
-        raise _refusal(layer, x, label, error) from error
-    return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
+        else:
+            return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
 
 
-def module_order(layer: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, ...]]:
-    """Paths of the modules inside a model, in the order in which init makes their variables."""
-    orders: list[dict[tuple[str, ...], None]] = []
+def names_in_order(layer: Bridged, streams: Sequence[str], x: Any) -> dict[tuple[str, ...], list[str]]:
+    """Names in every Linen module by its path, in the order in which they were taken; Linen counts classes in it."""
+    found: dict[tuple[str, ...], list[str]] = {}
 
-    def run(key: jax.Array, x: Any) -> Any:
-        variables = layer.init(key, streams, x)
-        # Here the dicts are as they grew; as the result of a trace they come back sorted.
-        orders.append(dict.fromkeys(path for tree in variables.values() for path in _module_paths(tree)))
-        return variables
+    def watch(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        result = method(*args, **kwargs)
+        scope = context.module.scope
+        if scope is not None:
+            found[tuple(map(str, scope.path))] = list(scope.reservations)
+        return result
 
-    jax.eval_shape(run, jax.ShapeDtypeStruct((2,), jnp.uint32), x)
-    return list(orders[0])
+    def init(key: jax.Array, x: jax.Array) -> Any:
+        with nn.intercept_methods(watch):
+            return layer.init(key, streams, x)
 
-
-def _module_paths(tree: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, node in tree.items():
-        if isinstance(node, Mapping):
-            yield (*above, str(key))
-            yield from _module_paths(node, (*above, str(key)))
+    jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32), x)
+    return found
 
 
 def is_linen(found: Any) -> bool:

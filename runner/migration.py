@@ -273,7 +273,9 @@ def _traced(side: Side, x: Any, options: Options) -> Side:
     except LayerError as error:
         raise LayerError(error.what, "another --input, or --call NAME=VALUE") from error
     variables = side.variables if side.variables is None else trees.with_keys_of(side.variables, needs.variables)
-    return replace(side, needs=needs, variables=variables, order=bridge.module_order(side.model, needs.streams, x))
+    names = bridge.names_in_order(side.model, needs.streams, x)
+    order = [(*path, name) for path, here in names.items() for name in here]
+    return replace(side, needs=needs, variables=variables, order=order)
 
 
 def _proof(old: Side, new: Side, renames: Mapping[str, str], found: Sequence[Difference], x: Any) -> dict[str, Any]:
