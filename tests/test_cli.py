@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner import cli
+from runner import cli, settings
 
-LAYERS = (
-    "batch_norm, bidirectional, conv, conv_transpose, custom, custom_variable, dict, dropout, einsum, embed, "
-    "group_norm, gru, gru_cell, inner_jit, inner_remat, inner_scan, inner_vmap, instance_norm, layer_norm, linear, "
-    "linear_general, linear_with_metadata, linen_inside, list, lora, lora_with_base, lstm, lstm_cell, mlp, "
-    "multi_head_attention, noise, optimized_lstm_cell, prelu, rms_norm, rnn, sequential, simple_cell, sow, spectral_norm, tied_weights, "
-    "transformer_block, weight_norm"
-)
+LAYERS = ", ".join(settings.layer_names())
 
 MISTAKES = [
     ("sed=1", "sed=1: no such key.\n  Try: seed=1"),

@@ -41,7 +41,7 @@ ROWS = (
             "timing",
             "stats",
         ),
-        *("hlo", "differences", "trees", "seeds"),
+        *("hlo", "differences", "tree_differences", "trees", "draws", "seeds"),
     ),
     ("records",),
     ("settings",),
