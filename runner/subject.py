@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 
-from runner import bridge, trees
+from runner import bridge, draws, tree_differences, trees
 from runner.bridge import Bridged, Needs
+from runner.draws import Draws
+from runner.tree_differences import Difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,39 @@ class Subject:
     def _traced(self) -> tuple[Any, Any]:
         key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
         return jax.make_jaxpr(self.apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
+
+    @functools.cached_property
+    def differences(self) -> list[Difference]:
+        """How the variables given differ from those that init makes; what is only sown need not be given."""
+        if self.given is None:
+            return []
+        wanted = {
+            collection: tree
+            for collection, tree in self.needs.variables.items()
+            if collection in self.given or not trees.is_sown(tree)
+        }
+        return tree_differences.compare(self.given, wanted)
+
+    @functools.cached_property
+    def draws(self) -> Draws:
+        """What apply draws, as the pipeline calls it; sources are names of streams."""
+        num_leaves = len(jax.tree.leaves(self.shapes))
+        # No stream can have these names.
+        names = [*["its variables"] * num_leaves, "the root key", "its input"]
+        shapes = self.shapes, jax.ShapeDtypeStruct(self.key.shape, self.key.dtype), trees.shapes(self.x)
+        streams = [stream for stream in self.rngs if stream != bridge.PARAMS]
+        keys = {
+            stream: jax.make_jaxpr(lambda variables, key, x, s=stream: bridge.apply_keys(key, [s])[s])(*shapes)
+            for stream in streams
+        }
+        return draws.find(self.applied, names, keys)
+
+    @functools.cached_property
+    def wanted_streams(self) -> list[str]:
+        """Streams that the output or an update depends on, once apply is given all that there are."""
+        known = {*self.needs.streams, *self.rngs}
+        whole = self if known <= {bridge.PARAMS, *self.rngs} else dataclasses.replace(self, rngs=tuple(sorted(known)))
+        return sorted(known & whole.draws.used)
 
     def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
         """The output and the updated collections, as the pipeline gets them."""

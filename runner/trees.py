@@ -54,6 +54,12 @@ def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
 
 
+def is_sown(tree: Any) -> bool:
+    """Whether every leaf of the collection `tree` lies in a tuple, as Linen's `sow` leaves them."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return bool(paths) and all(any(isinstance(part, jax.tree_util.SequenceKey) for part in path) for path in paths)
+
+
 def with_keys_of(tree: Any, expected: Any) -> Any:
     """`tree` with the keys of `expected` where both spell the same: Orbax gives integer keys back as strings."""
     spelled = {spell(path): path for path, _ in flatten(expected)}

@@ -10,7 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner import checks
-from runner.claims import checkpoint, lifts, mutable, parity, refused, sharding, trained, traps
+from runner.claims import (
+    checkpoint,
+    complete,
+    lifts,
+    mutable,
+    nothing_invented,
+    parity,
+    refused,
+    sharding,
+    streams,
+    trained,
+    traps,
+)
 from runner.errors import LayerError
 from runner.records import Check
 from runner.subject import Subject, subject_of
@@ -18,6 +30,9 @@ from runner.subject import Subject, subject_of
 Judge = Callable[..., Check]
 
 TRACED: Mapping[str, Judge] = {
+    "complete": complete.judge,
+    "nothing_invented": nothing_invented.judge,
+    "streams": streams.judge,
     "mutable": mutable.judge,
     "trained": trained.judge,
 }
