@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner import bridge, checks, claims, devices, environment, inputs, timing, training, trees
+from runner import bridge, checks, claims, devices, environment, hosts, inputs, timing, training, trees, twins
 from runner.errors import UserError
 from runner.program import Draft, Identity, Program, compile_program, timing_id
 from runner.records import Check, Failure, FailureKind, Measurement, Record, Status, Timing, TrainInfo, Verdict
 from runner.settings import ChecksDepth, ChecksMode, Run, to_data
 from runner.subject import Subject
+from runner.training import CompiledTraining, Trained
 
 MAX_TRACEBACK_LINES = 60
 
@@ -38,6 +39,7 @@ class Job:
       sweep: Name of the sweep.
       overrides: What was typed for it.
       compare_eager: Whether the jitted path is compared with the eager one here.
+      compared_on: The run of the sweep on which it is; None where on none.
     """
 
     run: Run
@@ -46,6 +48,7 @@ class Job:
     sweep: str = ""
     overrides: tuple[str, ...] = ()
     compare_eager: bool = True
+    compared_on: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,12 +252,24 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
 def _train(
     story: _Story, job: Job, program: Program, arguments: tuple[jax.Array, jax.Array], clock: timing.Clock
 ) -> None:
-    run, device, (key, x) = job.run, program.draft.device, arguments
     assert program.training is not None
+    trained = _trained(job, program, program.training, story.initial, arguments, clock)
+    story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
+
+
+def _trained(
+    job: Job,
+    program: Program,
+    compiled: CompiledTraining,
+    initial: Any,
+    arguments: tuple[jax.Array, jax.Array],
+    clock: timing.Clock,
+) -> Trained:
+    run, device, (key, x) = job.run, program.draft.device, arguments
     teacher = program.init(jax.device_put(bridge.teacher_key(run.train.teacher_seed), device), x)
-    trained = training.train(
-        program.training,
-        story.initial,
+    return training.train(
+        compiled,
+        initial,
         saved=program.draft.train_state,
         teacher=teacher,
         key=key,
@@ -262,7 +277,6 @@ def _train(
         num_steps=run.train.steps,
         clock=clock,
     )
-    story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
 
 
 def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: tuple[Any, Any]) -> Any:
@@ -275,7 +289,35 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
     if job.compare_eager:
         yield _compare_eager(program, story, key, x)
     else:
-        yield checks.skipped("eager", "compared on another run of this sweep: the setting is checks.eager")
+        where = "not compared" if job.compared_on is None else f"compared on run {job.compared_on} of this sweep"
+        yield checks.skipped("eager", f"{where}: checks.eager=program compares every program")
+    if program.training is not None and job.run.checks.depth is ChecksDepth.full:
+        yield _compare_twin(job, program, story, arguments)
+
+
+def _compare_twin(job: Job, program: Program, story: _Story, arguments: tuple[jax.Array, jax.Array]) -> Check:
+    """The same pipeline with the Linen twin in the layer's place, from the same weights: the same loss curve?"""
+    draft, (key, x), name = program.draft, arguments, "twin_curve"
+    twin = twins.twin_of(draft.layer.model.nnx_class, draft.layer.model.kwargs, draft.layer.call)
+    if twin.layer is None or story.train is None or draft.training is None:
+        return checks.skipped(name, twin.why or "nothing was trained")
+    hosted = job.run.host.target is not None
+    model = hosts.with_linen(draft.model, twin.layer.model) if hosted else twin.layer
+    training_of_twin = dataclasses.replace(draft.training, model=model)
+    compiled = training.compile_training(
+        training_of_twin, draft.variables, draft.needs.variables, draft.x, cache=job.run.compilation_cache
+    )
+    trained = _trained(job, program, compiled, story.initial, (key, x), time.perf_counter_ns)
+    mine, other = np.array(story.train.losses), np.array(trained.info.losses)
+    if (mine == other).all():
+        return checks.yes(
+            name, f"the pipeline with {twin.name} ends on the same loss curve bit for bit ({mine[-1]:.6g})"
+        )
+    step = int(np.argmax(mine != other))
+    detail = (
+        f"the loss of the pipeline with {twin.name} differs from step {step} on: {other[-1]:.9g}, not {mine[-1]:.9g}"
+    )
+    return checks.caution(name, detail, losses=other.tolist())
 
 
 def _compare_eager(program: Program, story: _Story, key: jax.Array, x: jax.Array) -> Check:

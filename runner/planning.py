@@ -122,18 +122,19 @@ def make_plan(
     folder = place(_suggest_name(configs, list(distinct)))
     storage.require_writable(folder.path)
     states, tracked = _known_states(folder, list(distinct))
-    compared: set[str] = set()
+    compared: dict[str, int] = {}
     tasks = []
     for num, (run_id, index) in enumerate(distinct.items()):
         config, identity = configs[index], identities[index]
-        eager = _compares_eager(config.run, identity, compared)
+        compared_on = _compared_on(config.run, identity, num, compared)
         job = Job(
             run=config.run,
             identity=identity,
             num=num,
             sweep=folder.name,
             overrides=config.overrides,
-            compare_eager=eager,
+            compare_eager=compared_on == num,
+            compared_on=compared_on,
         )
         run_folder = folder.run(num, run_id)
         state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
@@ -226,14 +227,12 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _compares_eager(run: Run, identity: Identity, compared: set[str]) -> bool:
-    """Whether this run compares compiled with eager; remembers it in `compared`."""
+def _compared_on(run: Run, identity: Identity, num: int, compared: dict[str, int]) -> int | None:
+    """The run that compares compiled with eager for this one, remembered in `compared`; None where none does."""
     if run.checks.mode is ChecksMode.off or run.checks.eager is EagerCheck.never:
-        return False
+        return None
     subject = identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)
-    first = subject not in compared
-    compared.add(subject)
-    return first
+    return compared.setdefault(subject, num)
 
 
 def validate(

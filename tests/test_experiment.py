@@ -243,7 +243,7 @@ def test_the_eager_check_says_where_and_by_how_much_and_does_not_fail_the_run(ex
 
 def test_a_check_that_was_not_made_says_why(execute):
     check = check_named(execute().record, "eager")
-    assert check.detail == "compared on another run of this sweep: the setting is checks.eager"
+    assert check.detail == "not compared: checks.eager=program compares every program"
 
 
 def test_an_output_that_is_not_finite_fails_a_strict_run(execute):

@@ -33,6 +33,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
+NETS, *EXAMPLES = sorted(blocks("python"), key=lambda code: not code.startswith("# nets.py"))
+
+# `diff` says by its exit code that the trees differ.
+EXIT_CODES = {"bridge-runner diff 'nets:CNN()@old' 'nets:CNN(migrated=True)' --input '[1,28,28,1]'": 1}
+
 INSTALL, TEST, *OTHERS = [line for block in blocks("bash") for line in block.splitlines()]
 
 
@@ -43,6 +48,7 @@ def folder(tmp_path_factory):
     (path / "my_layers.py").write_text(LAYERS)
     (path / "my_conf" / "layer").mkdir(parents=True)
     (path / "my_conf" / "layer" / "gated.yaml").write_text(blocks("yaml")[0])
+    (path / "nets.py").write_text(NETS)
     shell(INSTALL.rpartition("&& .venv/bin/")[2], path)
     return path
 
@@ -52,7 +58,7 @@ def shell(command: str, folder: Path) -> str:
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == EXIT_CODES.get(command, 0), done.stderr
     assert done.stderr == ""
     return done.stdout
 
@@ -67,7 +73,7 @@ def test_a_command_of_the_readme_runs(command, folder):
     assert shell(command, folder) != ""
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0])
+@pytest.mark.parametrize("code", EXAMPLES, ids=lambda code: code.splitlines()[0])
 def test_a_python_example_of_the_readme_runs(code, folder):
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120, capture_output=True)
 
@@ -87,6 +93,14 @@ def test_the_table_of_the_readme_has_the_values_of_a_real_sweep(folder):
     assert f"{sweep.name}: 12 runs · 4 programs" in README
     names = {path.name for path in (sweep / "runs").iterdir()}
     assert set(re.findall(r"^(\d+-[0-9a-f]{8}) ", README, flags=re.MULTILINE)) <= names
+
+
+def test_what_diff_prints_is_what_the_readme_says(folder):
+    (command,) = EXIT_CODES
+    said = shell(command, folder)
+    (shown,) = (block for block in blocks("") if block.startswith("moved"))
+    for line in shown.splitlines():
+        assert line == "…" or line in said
 
 
 def test_the_layers_that_the_readme_names_are_the_ones_that_come_along():

@@ -309,3 +309,12 @@ def test_runs_that_were_done_without_tracking_are_tracked_by_the_next_attempt(he
     assert sweep("seed=0,1", "timing=off") == 0
     assert len(list((only_sweep(here).path / "wandb").glob("offline-run-*"))) == 3
     assert all(record.timing.tracker_s > 0 for record in all_records(only_sweep(here)))
+
+
+def test_a_run_that_is_not_compared_with_eager_says_which_one_is(here):
+    assert sweep("seed=0,1", "tracking=disabled", "timing=off") == 0
+    details = [
+        [check.detail for check in record.checks if check.name == "eager"] for record in all_records(only_sweep(here))
+    ]
+    said = "compared on run 0 of this sweep: checks.eager=program compares every program"
+    assert details == [["init and apply give the same bits compiled and eager"], [said]]

@@ -358,3 +358,17 @@ def curve(one, drafted, variables, teacher):
         clock=time.perf_counter_ns,
     )
     return trained.info.losses, trees.tree_digest(trees.leaves(trained.variables))
+
+
+def test_the_loss_curve_of_the_twin_pipeline_is_compared_where_everything_is(make_run):
+    for words, said in (
+        (("host=mlp",), "the pipeline with nn.Dense ends on the same loss curve bit for bit"),
+        ((), "the pipeline with nn.Dense ends on the same loss curve bit for bit"),
+        (("layer=lora", "train.collections=[params,LoRAParam]"), "flax.linen has no LoRALinear"),
+    ):
+        run = make_run(*QUICK, *words, "train=short", "train.steps=3", "checks=full", "timing=off")
+        identity = identify(run)
+        program = experiment.prepare(draft(run, identity), run)
+        record = experiment.execute(experiment.Job(run=run, identity=identity, compare_eager=False), program).record
+        (check,) = (check for check in record.checks if check.name == "twin_curve")
+        assert check.detail.startswith(said)
