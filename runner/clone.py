@@ -69,20 +69,21 @@ class _Template:
 
     def write(self, leaves: Leaves, path: Path) -> None:
         started = time.time_ns()
-        beside = path.with_name(path.name + TEMPORARY)
-        beside.mkdir()
+        # Strings, not Path: joining and spelling paths would take longer than writing.
+        beside = f"{path}{TEMPORARY}"
+        os.mkdir(beside)
         for folder in self._folders:
-            (beside / folder).mkdir(parents=True, exist_ok=True)
+            os.makedirs(f"{beside}/{folder}", exist_ok=True)
         for name, array in leaves:
-            _write(beside / self._chunks[name], array.tobytes())
+            _write(f"{beside}/{self._chunks[name]}", array.tobytes())
         for name, content in self._fixed.items():
             if name == STAMPED:
                 content = _stamped(content, started)
-            _write(beside / name, content.replace(self._origin, str(path).encode()))
+            _write(f"{beside}/{name}", content.replace(self._origin, str(path).encode()))
         for folder in ("", *self._folders):
-            _sync(beside / folder)
+            _sync(f"{beside}/{folder}")
         os.rename(beside, path)
-        _sync(path.parent)
+        _sync(str(path.parent))
 
 
 def _learn(leaves: Leaves, path: Path) -> _Template | None:
@@ -112,7 +113,7 @@ def _stamped(content: bytes, started: int) -> bytes:
     return json.dumps(metadata).encode()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: str, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         view = memoryview(content)
@@ -123,7 +124,7 @@ def _write(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _sync(folder: Path) -> None:
+def _sync(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,26 @@ import numpy as np
 from runner import bridge, checks, claims, devices, environment, hosts, inputs, timing, training, trees, twins
 from runner.errors import UserError
 from runner.program import Draft, Identity, Program, compile_program, timing_id
-from runner.records import Check, Failure, FailureKind, Measurement, Record, Status, Timing, TrainInfo, Verdict
+from runner.records import (
+    ArraySummary,
+    Check,
+    Failure,
+    FailureKind,
+    Measurement,
+    Record,
+    Status,
+    Timing,
+    TrainInfo,
+    Verdict,
+)
 from runner.settings import ChecksDepth, ChecksMode, Run, to_data
 from runner.subject import Subject
 from runner.training import CompiledTraining, Trained
 
 MAX_TRACEBACK_LINES = 60
+
+# Asked of the system once a process: it reads files, and a run takes milliseconds.
+_num_cores = functools.cache(environment.num_cores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +93,7 @@ class _Story:
     train: TrainInfo | None = None
     updated: Any = None
     output: Mapping[str, np.ndarray] = field(default_factory=dict)
+    summaries: list[ArraySummary] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     init_first_s: float | None = None
     apply_first_s: float | None = None
@@ -231,6 +247,7 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
         lambda: program.apply(story.variables, key, x), clock=clock
     )
     story.output = trees.named_arrays(output)
+    story.summaries = [trees.summarize_array(path, array) for path, array in story.output.items()]
     story.checks.extend(program.checks)
     if run.checks.mode is not ChecksMode.off:
         for check in _checks(job, program, story, output, (key, x)):
@@ -243,7 +260,7 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
         lambda: program.init(key, x),
         lambda: program.apply(story.variables, key, x),
         run.timing,
-        num_cores=environment.num_cores(),
+        num_cores=_num_cores(),
         load_average=story.load_average,
         clock=clock,
     )
@@ -283,7 +300,7 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
     """The checks of a run, one after the other, so that the first no of a strict one ends it."""
     key, x = arguments
     yield checks.as_traced(output, program.draft.needs.output)
-    yield checks.finite([trees.summarize_array(path, array) for path, array in story.output.items()])
+    yield checks.finite(story.summaries)
     again, _ = program.apply(story.variables, key, x)
     yield checks.repeatable(story.output, trees.named_arrays(again))
     if job.compare_eager:
@@ -354,7 +371,7 @@ def _record(
         mutable=list(program.draft.mutable) if program else [],
         variables=trees.leaves(story.variables) if story.variables is not None else [],
         updated=trees.leaves(story.updated) if story.updated else [],
-        output=[trees.summarize_array(path, array) for path, array in story.output.items()],
+        output=story.summaries,
         checks=story.checks,
         timing=_timing(program, story, compiled_here=compiled_here) if program else None,
         train=story.train,

@@ -109,11 +109,14 @@ def results(path: Path) -> int:
     Raises:
       StorageError: There is no sweep, or a record is damaged.
     """
-    from runner import summary
+    from runner.summary import Summary
 
     folder = SweepFolder(path)
-    runs = [folder.run(row.num, row.run_id) for row in storage.read_rows(folder) if row.status != "missing"]
-    rows = summary.write(folder, runs)
+    there = [row for row in storage.read_rows(folder) if row.status != "missing"]
+    summary = Summary()
+    for record in storage.read_records(folder.run(row.num, row.run_id) for row in there):
+        summary.add(record)
+    rows = summary.write(folder, [row.run_id for row in there])
     Terminal().line(f"{folder.results}: {len(rows)} runs")
     if folder.checks.exists():
         Terminal().line(f"{folder.checks}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
 from runner import table
 from runner.errors import literal
@@ -31,16 +32,11 @@ VERSIONS = ("flax", "jax", "jaxlib", "orbax-checkpoint", "python")
 NOT_OF_A_PROGRAM = ("seed",)
 
 
-def remember(records: Iterable[Record], programs: MutableMapping[str, Record]) -> Iterator[Record]:
-    """`records`, one after the other; the first of each program that answers a claim is kept in `programs`.
-
-    A sweep can have more records than fit in memory, its programs are few.
-    """
-    for record in records:
-        kept = programs.get(record.program_id)
-        if kept is None or (not _claims(kept) and _claims(record)):
-            programs[record.program_id] = record
-        yield record
+def remember(record: Record, programs: MutableMapping[str, Record]) -> None:
+    """Keeps the first record of each program that answers a claim; without its arrays, since programs may be many."""
+    kept = programs.get(record.program_id)
+    if kept is None or (not _claims(kept) and _claims(record)):
+        programs[record.program_id] = dataclasses.replace(record, variables=[], updated=[], output=[], timing=None)
 
 
 def to_markdown(records: Iterable[Record]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class Program:
     training: CompiledTraining | None = None
     checks: tuple[Check, ...] = ()
 
-    @property
+    @functools.cached_property
     def result_bytes(self) -> int:
         """Bytes of what one run leaves: the variables, the output, and the optimiser's state where it is trained."""
         draft = self.draft

@@ -381,7 +381,8 @@ def layer_names() -> list[str]:
 
 def to_data(run: Run) -> dict[str, Any]:
     """`run` as JSON data: enums by value, the same keys as the config."""
-    return json.loads(json.dumps(dataclasses.asdict(run), default=lambda value: value.value))
+    # Not asdict, which copies everything once more: this is asked several times a run.
+    return json.loads(json.dumps(vars(run), default=lambda one: one.value if isinstance(one, enum.Enum) else vars(one)))
 
 
 def from_data(data: Mapping[str, Any]) -> Run:

@@ -7,26 +7,37 @@ from typing import Any
 
 from runner import matrix, results, storage
 from runner.records import Record
-from runner.storage import RunFolder, SweepFolder
+from runner.storage import SweepFolder
 
 
-def write(folder: SweepFolder, runs: Iterable[RunFolder]) -> list[dict[str, Any]]:
-    """Writes both files, checks.md only where claims were asked of several layers, or all claims of one.
+class Summary:
+    """What the files at a sweep's end are made of, gathered record by record."""
 
-    Args:
-      folder: The sweep.
-      runs: Its runs that have a record.
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._programs: dict[str, Record] = {}
 
-    Returns:
-      The rows of results.parquet.
+    def add(self, record: Record) -> None:
+        """Takes one record, in the place of an earlier one of the same run."""
+        self._rows[record.run_id] = results.results_row(record)
+        matrix.remember(record, self._programs)
 
-    Raises:
-      StorageError: A record is damaged.
-    """
-    programs: dict[str, Record] = {}
-    rows = results.results_rows(matrix.remember(storage.read_records(runs), programs))
-    storage.write_atomic(folder.results, results.to_parquet(rows))
-    page = matrix.to_markdown(programs.values())
-    if page is not None:
-        storage.write_atomic(folder.checks, page.encode())
-    return rows
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._rows
+
+    def write(self, folder: SweepFolder, run_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """Writes both files, checks.md only where claims were asked of several layers, or all claims of one.
+
+        Args:
+          folder: The sweep.
+          run_ids: Its runs in their order; those without a record are left out.
+
+        Returns:
+          The rows of results.parquet.
+        """
+        rows = [self._rows[run_id] for run_id in run_ids if run_id in self._rows]
+        storage.write_atomic(folder.results, results.to_parquet(rows))
+        page = matrix.to_markdown(self._programs.values())
+        if page is not None:
+            storage.write_atomic(folder.checks, page.encode())
+        return rows

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner import checkpoint, environment, experiment, planning, storage, summary, timing, trees
+from runner import checkpoint, environment, experiment, planning, storage, timing, trees
 from runner.clone import CloneWriter
 from runner.errors import StorageError
 from runner.experiment import Result
@@ -28,6 +28,7 @@ from runner.program import Program
 from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, row_of
 from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TrackingMode
 from runner.storage import Journal, RunFolder
+from runner.summary import Summary
 
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
 BURST_RUNS = 32
@@ -131,7 +132,7 @@ def _execute_locked(
             num_tracked = engine.catch_up(pending)
             engine.go(pending)
             if len(plan.tasks) > 1 and (pending or num_tracked):
-                lines = summary.write(plan.folder, (task.folder for task in plan.tasks))
+                lines = engine.summarize()
                 tracker.log_sweep(plan.folder.name, lines)
             journal.append("end", at=experiment.now(), num_failed=engine.num_failed, interrupted=engine.interrupted)
     return Outcome(num_failed=engine.num_failed, interrupted=engine.interrupted, stopped=engine.stopped)
@@ -147,6 +148,7 @@ class _Engine:
     stop: Callable[[], bool]
     tracking: Tracking
     untracked: dict[str, tuple[Record, RunFolder]] = field(default_factory=dict)
+    summary: Summary = field(default_factory=Summary)
     compiled_for: set[ProgramKey] = field(default_factory=set)
     clones: CloneWriter = field(default_factory=CloneWriter)
     writers: ThreadPoolExecutor = field(init=False)
@@ -236,6 +238,7 @@ class _Engine:
                 continue
             self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
             self.untracked[record.run_id] = record, task.folder
+            self.summary.add(record)
             if record.status is not result.record.status:
                 self._judge(task.job.run, record)  # it could not be saved
             self.tracking.submit(record, result.output, task.folder.path)
@@ -258,8 +261,17 @@ class _Engine:
         record, folder = self.untracked[run_id]
         if record.timing is not None:
             timed = dataclasses.replace(record.timing, tracker_s=tracker_s)
-            storage.write_record(folder, dataclasses.replace(record, timing=timed))
+            record = dataclasses.replace(record, timing=timed)
+            storage.write_record(folder, record)
+            self.summary.add(record)
         return run_id
+
+    def summarize(self) -> list[dict[str, Any]]:
+        """Writes the sweep's files. What was written here is not read again: the reader alone takes half a second."""
+        folders = {task.job.identity.run_id: task.folder for task in self.plan.tasks}
+        for record in storage.read_records(folder for run_id, folder in folders.items() if run_id not in self.summary):
+            self.summary.add(record)
+        return self.summary.write(self.plan.folder, folders)
 
     def _judge(self, run: Run, record: Record) -> None:
         """Counts a failed run; the policy may end the sweep."""

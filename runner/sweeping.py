@@ -57,6 +57,15 @@ class _Family:
     run: Run | None
     container: dict[str, Any]
 
+    def config_text(self, seed: int) -> str:
+        """`config.yaml` of the member with this seed."""
+        # Only a top-level key begins a line.
+        return re.sub(f"^seed: {MARK_NUM}$", f"seed: {seed}", self._marked, count=1, flags=re.MULTILINE)
+
+    @functools.cached_property
+    def _marked(self) -> str:
+        return _dump(self.container | {"seed": MARK_NUM})
+
 
 @dataclass(frozen=True)
 class _Typed:
@@ -119,20 +128,22 @@ class Composer:
         from runner.planning import Config  # brings JAX, which `--help` and `--cfg` do without
 
         typed = tuple(overrides)
-        run, _ = self._derive(typed, num)
+        kin = self._kin(typed)
+        run = dataclasses.replace(kin[1], seed=kin[0]) if kin else settings.from_config(self.task_config(typed, num))
         return Config(run=run, overrides=typed, where=where, hydra_files=functools.partial(self._hydra_files, typed))
 
-    def _derive(self, overrides: tuple[str, ...], num: int) -> tuple[Run, dict[str, Any]]:
-        """The run of one job, and its config as plain data with interpolations."""
+    def _kin(self, overrides: tuple[str, ...]) -> tuple[int, Run, _Family] | None:
+        """The seed of one job, and what it is derived from; None where it has to be composed by itself."""
         seeds = [match[1] for text in overrides if (match := SEED.fullmatch(text))]
         others = tuple(text for text in overrides if not SEED.fullmatch(text))
-        if len(seeds) == 1 and not any(text.startswith(("~", "+seed", "++seed", "seed=")) for text in others):
-            family = self._family(others)
-            if family.run is not None:
-                seed = int(seeds[0])
-                return dataclasses.replace(family.run, seed=seed), family.container | {"seed": seed}
-        task = self.task_config(overrides, num)
-        return settings.from_config(task), _plain(task)
+        if len(seeds) != 1 or any(text.startswith(("~", "+seed", "++seed", "seed=")) for text in others):
+            return None
+        family = self._family(others)
+        return None if family.run is None else (int(seeds[0]), family.run, family)
+
+    def _config_text(self, overrides: tuple[str, ...], num: int) -> str:
+        kin = self._kin(overrides)
+        return _dump(_plain(self.task_config(overrides, num))) if kin is None else kin[2].config_text(kin[0])
 
     def _make_family(self, overrides: tuple[str, ...]) -> _Family:
         task = self.task_config((*overrides, "seed=0"))
@@ -143,14 +154,13 @@ class Composer:
         return _Family(run=settings.from_config(task) if derivable else None, container=container)
 
     def _hydra_files(self, overrides: tuple[str, ...], num: int) -> Mapping[str, str]:
-        _, container = self._derive(overrides, num)
         structural, _ = self._split(overrides)
         hydra = self._hydra_template(structural)
         typed = self._typed(overrides, num, self._base(structural).hydra)
         values = _job_values(typed)
         return {
-            "config.yaml": yaml.dump(container, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True),
-            "hydra.yaml": re.sub("|".join(map(re.escape, values)), lambda match: values[match[0]], hydra),
+            "config.yaml": self._config_text(overrides, num),
+            "hydra.yaml": MARKS.sub(lambda match: values[match[0]], hydra),
             "overrides.yaml": yaml.dump(typed.task, Dumper=_ConfigDumper, allow_unicode=True),
         }
 
@@ -208,6 +218,7 @@ class Composer:
 
 
 MARK_TASK, MARK_DIRNAME, MARK_NUM, MARK_ID = "@task@", "@dirname@", 918273645, "@id@"
+MARKS = re.compile(rf"\n    - '{MARK_TASK}'|'{MARK_DIRNAME}'|'{MARK_ID}'|num: {MARK_NUM}")
 
 
 def compose(overrides: Sequence[str]) -> Run:
@@ -240,7 +251,7 @@ def hydra_files(task: DictConfig, hydra: DictConfig, overrides: Sequence[str]) -
 
 
 def _job_values(typed: _Typed) -> dict[str, str]:
-    """What stands in `hydra.yaml` where jobs differ, by its mark."""
+    """What stands in `hydra.yaml` where jobs differ, by what `MARKS` finds there."""
     items = "\n    - ".join(_scalar(text) for text in typed.task)
     return {
         f"\n    - '{MARK_TASK}'": f"\n    - {items}" if typed.task else " []",
@@ -259,13 +270,20 @@ class _ConfigDumper(yaml.CSafeDumper):  # type: ignore[misc]
     """YAML as OmegaConf writes it, by libyaml: ten times as fast."""
 
 
+# OmegaConf reads `1e3` as a number where YAML 1.1 does not: such a text needs quotes.
+LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*)?\.?[\d_]*([eE][-+]?\d+)?")
+
+
 def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
-    # OmegaConf reads `1e3` as a number where YAML 1.1 does not: such a text needs quotes.
-    quoted = re.fullmatch(r"[-+]?(\d[\d_]*)?\.?[\d_]*([eE][-+]?\d+)?", text) is not None
+    quoted = LIKE_A_NUMBER.fullmatch(text) is not None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
 
 
 _ConfigDumper.add_representer(str, _represent_text)
+
+
+def _dump(container: Mapping[str, Any]) -> str:
+    return str(yaml.dump(container, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True))
 
 
 def _plain(task: DictConfig) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
     """The leaves of a Linen variable dict with their digests, in order."""
     found = []
     for path, boxed in flatten(variables):
-        array = _as_numpy(jax.device_get(boxed.unbox() if isinstance(boxed, meta.AxisMetadata) else boxed))
+        array = _as_numpy(boxed.unbox() if isinstance(boxed, meta.AxisMetadata) else boxed)
         found.append(
             Leaf(
                 path=list(path),
@@ -117,7 +117,7 @@ def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
 
 def named_arrays(output: Any) -> dict[str, np.ndarray]:
     """The arrays of an output by path; a single array has the path ''."""
-    return {spell(path): _as_numpy(jax.device_get(leaf)) for path, leaf in flatten(output)}
+    return {spell(path): _as_numpy(leaf) for path, leaf in flatten(output)}
 
 
 def summarize_array(path: str, array: np.ndarray) -> ArraySummary:

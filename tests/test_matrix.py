@@ -115,13 +115,14 @@ def test_a_program_is_judged_by_its_first_record_that_answers():
         record(2, "linear", {"traps": "no"}, program="p"),
     )
     programs = {}
-    assert list(matrix.remember([silent, answers, later], programs)) == [silent, answers, later]
-    assert programs == {"p": answers}
+    for one in (silent, answers, later):
+        matrix.remember(one, programs)
+    assert [kept.num for kept in programs.values()] == [1]
 
 
 def test_the_columns_are_the_claims_in_the_order_in_which_they_are_asked():
     asked = [*claims.TRACED, *claims.FULL]
-    assert [claim for claim in matrix.CLAIMS if claim in asked] == asked
+    assert list(matrix.CLAIMS) == asked
 
 
 @pytest.fixture
