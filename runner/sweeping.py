@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,8 @@ class Composer:
         self._config_name = config_name
         self._hydra_overrides = list(hydra_overrides)
         self._master = master
+        # Runs are written in several threads, and a composed base answers for one job at a time.
+        self._lock = threading.Lock()
         self._bases: dict[tuple[str, ...], _Base] = {}
         self._parse = functools.cache(OverridesParser.create(config_loader=config_loader).parse_override)
         # With the folders of a typed `hydra.searchpath`, which the loader's own repository does not have.
@@ -154,12 +157,14 @@ class Composer:
         return _Family(run=settings.from_config(task) if derivable else None, container=container)
 
     def _hydra_files(self, overrides: tuple[str, ...], num: int) -> Mapping[str, str]:
-        structural, _ = self._split(overrides)
-        hydra = self._hydra_template(structural)
-        typed = self._typed(overrides, num, self._base(structural).hydra)
+        with self._lock:
+            structural, _ = self._split(overrides)
+            hydra = self._hydra_template(structural)
+            typed = self._typed(overrides, num, self._base(structural).hydra)
+            config = self._config_text(overrides, num)
         values = _job_values(typed)
         return {
-            "config.yaml": self._config_text(overrides, num),
+            "config.yaml": config,
             "hydra.yaml": MARKS.sub(lambda match: values[match[0]], hydra),
             "overrides.yaml": yaml.dump(typed.task, Dumper=_ConfigDumper, allow_unicode=True),
         }

@@ -23,6 +23,10 @@ from runner.settings import TrackingMode, TrackingSettings
 # A worker starts in about a second; fewer runs are sent sooner from this process.
 MIN_POOLED_RUNS = 6
 
+# Loading W&B takes most of that second: one process loads it, and the workers are forked from there. The first run
+# would load `launch`.
+PRELOADED = ("wandb", "wandb.sdk.launch", "runner.tracking_pool")
+
 
 class InlineTracking:
     """Sends each run as it comes, in this process: for a single run, where a pool of processes costs more to start."""
@@ -65,19 +69,23 @@ class PooledTracking:
     def __init__(
         self, settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None], *, num_processes: int
     ) -> None:
-        # spawn, not fork: JAX already has threads.
+        # Not fork: JAX already has threads.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
         self._pool = concurrent.futures.ProcessPoolExecutor(
             num_processes,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=context,
             initializer=_start_worker,
-            initargs=(settings, folder, sweep),
+            initargs=(settings, folder, sweep, dict(os.environ)),
         )
         self._warn = warn
         self._warned = False
         self._make_local = lambda: tracking.WandbTracker(settings, folder, sweep, self._say)
         self._sent: list[tuple[str, concurrent.futures.Future[tuple[float | None, list[str]]]]] = []
-        for _ in range(num_processes):
-            self._sent.append(("", self._pool.submit(_warm_worker)))
+        # Beside: the first submit waits until all is loaded.
+        starter = concurrent.futures.ThreadPoolExecutor(1)
+        self._sent.append(("", starter.submit(self._warm, num_processes)))
+        starter.shutdown(wait=False)
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
         """Queues one run."""
@@ -107,6 +115,11 @@ class PooledTracking:
         """Ends the workers, after what was queued."""
         self._pool.shutdown(wait=True)
 
+    def _warm(self, num_processes: int) -> tuple[None, list[str]]:
+        for future in [self._pool.submit(_warm_worker) for _ in range(num_processes)]:
+            future.result()
+        return None, []
+
     def _say(self, sentence: str) -> None:
         if not self._warned:
             self._warn(sentence)
@@ -134,7 +147,10 @@ def make_tracking(
 _WORKER: dict[str, Any] = {}
 
 
-def _start_worker(settings: TrackingSettings, folder: Path, sweep: str) -> None:
+def _start_worker(settings: TrackingSettings, folder: Path, sweep: str, environ: Mapping[str, str]) -> None:
+    # The process that they are forked from may be older than this sweep.
+    os.environ.clear()
+    os.environ.update(environ)
     # Ctrl-C reaches every process of the terminal; what ends the sweep is the parent's to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -156,11 +172,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _warm_worker() -> tuple[float | None, list[str]]:
+def _warm_worker() -> None:
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True, quiet=True))
-    return None, []
 
 
 def _log_in_worker(record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> tuple[float | None, list[str]]:
