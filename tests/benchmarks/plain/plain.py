@@ -5,6 +5,7 @@ Every library is used as its own guide shows it, with its defaults. Nothing here
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -49,8 +50,15 @@ def save_checkpoint(folder: Path, variables: Any) -> None:
         checkpointer.wait_until_finished()
 
 
-def log_run(cfg: DictConfig, folder: Path, summary: dict[str, float]) -> None:
-    """Leaves one W&B run in the job's folder, grouped by the sweep's folder."""
+def digest(array: Any) -> str:
+    """Returns the SHA-256 of the array's bytes."""
+    return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()
+
+
+def log_run(
+    cfg: DictConfig, folder: Path, summary: dict[str, float], output: np.ndarray, samples_s: list[float]
+) -> None:
+    """Leaves one W&B run in the job's folder: numbers, two histograms, the output as a table, the checkpoint."""
     run = wandb.init(
         project="plain",
         group=folder.parent.name,
@@ -58,7 +66,17 @@ def log_run(cfg: DictConfig, folder: Path, summary: dict[str, float]) -> None:
         config=OmegaConf.to_container(cfg, resolve=True),
         mode=cfg.tracking,
     )
-    run.log(summary)
+    rows = [[str(index), float(value)] for index, value in np.ndenumerate(output)]
+    media = {
+        "samples_s": wandb.Histogram(samples_s),
+        "output/histogram": wandb.Histogram(output),
+        "output/table": wandb.Table(columns=["index", "value"], data=rows),
+    }
+    run.log(summary | media)
+    if cfg.checkpoint:
+        artifact = wandb.Artifact(f"checkpoint-{run.id}", type="checkpoint")
+        artifact.add_reference((folder / "checkpoint").as_uri())
+        run.log_artifact(artifact)
     run.finish()
 
 
@@ -72,9 +90,15 @@ def main(cfg: DictConfig) -> None:
     if cfg.checkpoint:
         save_checkpoint(folder / "checkpoint", variables)
     summary = {"apply_s": float(np.median(samples_s)), "output_mean": float(output.mean())}
-    log_run(cfg, folder, summary)
+    log_run(cfg, folder, summary, output, samples_s)
     np.save(folder / "output.npy", output)
-    record = {"settings": OmegaConf.to_container(cfg, resolve=True), "samples_s": samples_s, **summary}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
+    record = {
+        "settings": OmegaConf.to_container(cfg, resolve=True),
+        "samples_s": samples_s,
+        "digests": {jax.tree_util.keystr(path): digest(leaf) for path, leaf in leaves} | {"output": digest(output)},
+        **summary,
+    }
     (folder / "record.json").write_text(json.dumps(record, indent=2))
 
 
