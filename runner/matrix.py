@@ -40,7 +40,7 @@ def remember(record: Record, programs: MutableMapping[str, Record]) -> None:
 
 
 def to_markdown(records: Iterable[Record]) -> str | None:
-    """The verdicts as a page: versions and date, the table, and a line for every no and caution.
+    """The verdicts as a page: versions and date, the table, and a line for every no, then for every caution.
 
     Args:
       records: One a program.
@@ -58,7 +58,7 @@ def to_markdown(records: Iterable[Record]) -> str | None:
     lines += [_line(["layer", *asked]), _line(["---"] * (len(asked) + 1))]
     for name, record in zip(names, rows, strict=True):
         lines.append(_line([_escaped(name), *(_cell(record, claim) for claim in asked)]))
-    notes = [note for name, record in zip(names, rows, strict=True) for note in _notes(name, record, asked)]
+    notes = _notes(dict(zip(names, rows, strict=True)), asked)
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -96,16 +96,21 @@ def _cell(record: Record, claim: str) -> str:
     return NOT_TESTED if verdict is Verdict.skipped else verdict.value
 
 
-def _notes(name: str, record: Record, asked: Sequence[str]) -> list[str]:
-    found = _claims(record)
+def _notes(rows: Mapping[str, Record], asked: Sequence[str]) -> list[str]:
+    """A line for what is said of one layer or of several in the same words; noes first."""
+    said: dict[tuple[str, str, str], list[str]] = {}
+    for verdict in (Verdict.no, Verdict.caution):
+        for claim in asked:
+            for name, record in rows.items():
+                found, detail = _claims(record).get(claim, (Verdict.skipped, ""))
+                if found is verdict:
+                    said.setdefault((claim, verdict.value, detail), []).append(name)
     notes = [
-        f"- {_escaped(name)}, {claim}: {found[claim][0].value}: {_escaped(found[claim][1])}"
-        for claim in asked
-        if claim in found and found[claim][0] in (Verdict.no, Verdict.caution)
+        f"- {claim}, {verdict}: {_escaped(', '.join(names))}: {_escaped(detail)}"
+        for (claim, verdict, detail), names in said.items()
     ]
-    if record.error is not None:
-        notes.append(f"- {_escaped(name)}: the run failed: {_escaped(row_of(record).error or '')}")
-    return notes
+    failed = [(name, row_of(record).error or "") for name, record in rows.items() if record.error is not None]
+    return [*(f"- the run of {_escaped(name)} failed: {_escaped(error)}" for name, error in failed), *notes]
 
 
 def _line(cells: Iterable[str]) -> str:

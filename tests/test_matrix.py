@@ -50,8 +50,8 @@ flax 0.12.8 · jax 0.10.2 · python 3.11.7 · cpu · 2026-01-01
 | lora | yes | no | – |
 | list | – | – | caution |
 
-- lora, trained: no: lora_a and lora_b are not in params \| \<never> trained
-- list, traps: caution: keys \[0, 1\] are integers
+- trained, no: lora: lora_a and lora_b are not in params \| \<never> trained
+- traps, caution: list: keys \[0, 1\] are integers
 """
 
 
@@ -77,7 +77,7 @@ def test_a_run_that_failed_before_its_claims_has_a_row_and_its_reason():
     error = Failure(kind=FailureKind.compile, type="ValueError", message="no\nway", traceback="")
     page = matrix.to_markdown([LINEAR, record(1, "odd", {}, error=error)])
     assert page is not None
-    assert page.splitlines()[-3:] == ["| odd | – | – |", "", "- odd: the run failed: compile: no way"]
+    assert page.splitlines()[-3:] == ["| odd | – | – |", "", "- the run of odd failed: compile: no way"]
 
 
 def test_other_versions_and_days_have_a_line_of_their_own():
@@ -174,3 +174,8 @@ def test_a_sweep_over_two_layers_names_its_table_and_results_writes_it_again(tmp
     assert cli.main(["results", "outputs/two"]) == 0
     assert page.read_bytes() == before
     assert "outputs/two/checks.md\n" in capsys.readouterr().out
+
+
+def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
+    rows = [record(num, name, {"lifts": ("caution", "not twice")}) for num, name in enumerate(("linear", "mlp"))]
+    assert str(matrix.to_markdown(rows)).endswith("\n\n- lifts, caution: linear, mlp: not twice\n")
