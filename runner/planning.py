@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -185,6 +186,9 @@ def given_variables(path: str | None) -> Given | None:
     if path is None:
         return None
     folder = Path(path).expanduser()
+    if not folder.is_dir():
+        with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
+            folder = storage.find_run(folder).path
     run = RunFolder(folder)
     try:
         own = run.record.exists()
