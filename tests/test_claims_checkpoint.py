@@ -7,18 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from common_layers import QUICK
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge
 
-from runner import checkpoint, experiment, planning, settings
+from runner import checkpoint, experiment, planning
 from runner.checkpoint import CheckpointError
 from runner.claims import checkpoint as claim
 from runner.planning import Config
 from runner.records import Verdict
 from runner.subject import subject_of
 
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = QUICK
 X = jnp.arange(8.0).reshape(2, 4) / 8
 RENAMED = "name the attribute or Dict key with letters, digits and _: no dot, slash or backslash"
 

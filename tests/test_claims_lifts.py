@@ -5,12 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
+from common_layers import QUICK
 from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict
 from flax.nnx import bridge
 
-from runner import experiment, planning, settings
+from runner import experiment, planning
 from runner.claims import lifts
 from runner.planning import Config
 from runner.records import Verdict
@@ -28,7 +29,7 @@ LIFTS = [
     "nn.vmap with shared params",
     "nn.vmap with stacked params",
 ]
-NAMES = [name for name in settings.layer_names() if name != "custom"]
+NAMES = QUICK
 ROUNDED = "works, rounded otherwise"
 
 

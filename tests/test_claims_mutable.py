@@ -5,17 +5,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
+from common_layers import COMMON
 from flax import nnx
 from flax.nnx import bridge
 
-from runner import experiment, settings
+from runner import experiment
 from runner.claims import mutable
 from runner.program import draft, identify
 from runner.records import Verdict
 from runner.subject import subject_of
 
 HERE = __name__
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = COMMON
 X = jnp.ones((2, 4))
 TOKEN = jnp.ones((1, 1, 8))
 

@@ -9,18 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common_layers import QUICK
 from flax import linen as nn
 from flax import nnx
 from flax.core.scope import LazyRng
 
-from runner import bridge, experiment, hlo, native, settings, trees
+from runner import bridge, experiment, hlo, native, trees
 from runner.bridge import Bridged
 from runner.claims import parity
 from runner.program import draft, identify
 from runner.records import Verdict
 from runner.subject import Subject, subject_of
 
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = QUICK
 TWINS = {
     "batch_norm": "nn.BatchNorm",
     "conv": "nn.Conv",

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common_layers import COMMON
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
-from runner import draws, experiment, planning, settings
+from runner import draws, experiment, planning
 from runner.claims import nothing_invented, streams
 from runner.experiment import Job
 from runner.planning import Config
@@ -19,7 +20,7 @@ from runner.records import FailureKind, Verdict
 from runner.subject import subject_of
 
 QUICK = ("timing=off", "checks.eager=never")
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = COMMON
 X = jnp.ones((2, 8))
 LINEAR = nnx_bridge.to_linen(nnx.Linear, 8, 8)
 KEPT_KEY = jax.random.key(3)

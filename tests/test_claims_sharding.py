@@ -10,12 +10,13 @@ import flax
 import jax
 import jax.numpy as jnp
 import pytest
+from common_layers import QUICK
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge
 from jax.sharding import PartitionSpec
 
-from runner import experiment, planning, settings
+from runner import experiment, planning
 from runner.claims import sharding
 from runner.errors import LayerError
 from runner.planning import Config
@@ -24,7 +25,7 @@ from runner.subject import subject_of
 
 X = jnp.arange(32.0).reshape(4, 8) / 32
 INIT = nnx.initializers.lecun_normal()
-NAMES = [name for name in settings.layer_names() if name != "custom"]
+NAMES = QUICK
 MESH = jax.make_mesh((1, 1), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 

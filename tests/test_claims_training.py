@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from common_layers import COMMON
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge
 from flax.training.train_state import TrainState
 
-from runner import experiment, settings
+from runner import experiment
 from runner.claims import trained
 from runner.program import draft, identify
 from runner.records import Verdict
 from runner.subject import subject_of
 
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = COMMON
 X = jnp.ones((2, 4))
 
 

@@ -10,20 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common_layers import QUICK
 from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict
 from flax.nnx import bridge
 
 import runner
-from runner import experiment, planning, settings
+from runner import experiment, planning
 from runner.claims import judge_model, refused, traps
 from runner.errors import LayerError
 from runner.planning import Config
 from runner.records import Verdict
 from runner.subject import subject_of
 
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = QUICK
 X = jnp.ones((2, 4))
 RNGS = {"dropout": jax.random.key(0)}
 

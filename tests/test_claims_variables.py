@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from common_layers import COMMON
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
-from runner import checkpoint, experiment, planning, settings, trees
+from runner import checkpoint, experiment, planning, trees
 from runner.claims import complete
 from runner.experiment import Job
 from runner.planning import Config
@@ -24,7 +25,7 @@ from runner.subject import subject_of
 from runner.tree_differences import Difference, Kind, compare
 
 QUICK = ("timing=off", "checks.eager=never")
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = COMMON
 K1 = jax.random.key(7)
 X = jnp.arange(16.0).reshape(2, 8)
 LINEAR = nnx_bridge.to_linen(nnx.Linear, 8, 8)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_records import RECORD
 
-from runner import claims, cli, matrix, storage
+from runner import claims, cli, matrix, settings, storage
 from runner.records import Check, Failure, FailureKind, Status, Verdict
 from runner.storage import SweepFolder
 from runner.summary import Summary
@@ -179,3 +180,14 @@ def test_a_sweep_over_two_layers_names_its_table_and_results_writes_it_again(tmp
 def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
     rows = [record(num, name, {"lifts": ("caution", "not twice")}) for num, name in enumerate(("linear", "mlp"))]
     assert str(matrix.to_markdown(rows)).endswith("\n\n- lifts, caution: linear, mlp: not twice\n")
+
+
+@pytest.mark.slow
+def test_the_matrix_gives_the_verdicts_of_the_copy_that_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["-m", "+experiment=matrix", "tracking=disabled", "sweep=m"]) == 0
+    made = (tmp_path / "outputs" / "m" / "checks.md").read_text()
+    kept = (Path(__file__).resolve().parent.parent / "MATRIX.md").read_text()
+    rows = [[line for line in page.splitlines() if line.startswith("| ")] for page in (made, kept)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == len(settings.layer_names()) - 1 + 2
