@@ -145,6 +145,8 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     lines += ["", "checks"]
     for check in record["checks"]:
         lines.append(f"  {check['verdict']:<8}{check['name']}: {_short(check['detail'])}")
+        if check["verdict"] == "no" and check.get("mend"):
+            lines += [f"            {line}" for line in check["mend"].splitlines()]
     if record["error"]:
         error = record["error"]
         lines += ["", f"failed: {error['kind']}: {error['type']}: {error['message']}", error["traceback"]]

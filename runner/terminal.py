@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from runner import table
-from runner.records import Record, Row, Status
+from runner.records import FailureKind, Record, Row, Status
 
 MAX_REASON_CHARACTERS = 200
 MAX_PROGRAMS = 20
@@ -64,6 +64,8 @@ class Terminal:
             self._num_failed += 1
             reason = f"{record.error.kind.value}: {record.error.message or record.error.type}"
             self.warned(f"run {record.num} failed: {shorten(reason)}  ({folder.record})")
+            if record.error.kind is FailureKind.check and any(check.mend for check in record.checks):
+                self.warned(f"  what mends it: bridge-runner show {folder.record.parent}")
         if self._progress is not None and self._task is not None:
             failed = f"{self._num_failed} failed" if self._num_failed else ""
             self._progress.update(self._task, advance=1, failed=failed)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
-from runner import draws, experiment, planning
+from runner import cli, draws, experiment, planning
 from runner.claims import nothing_invented, streams
 from runner.experiment import Job
 from runner.planning import Config
@@ -436,3 +436,12 @@ def test_draws_are_equal_only_where_key_and_shape_are():
     numbers = [one.number for one in found(draw, KEY, ZERO).draws]
     assert len(numbers) == 4
     assert len(set(numbers)) == 3
+
+
+def test_what_mends_a_refused_run_is_said_on_the_terminal_and_shown(tmp_path, capsys):
+    words = ["layer=dropout", "layer.rngs=[]", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]
+    assert cli.main(words) == 1
+    (folder,) = (tmp_path / "s" / "runs").iterdir()
+    assert capsys.readouterr().err.endswith(f"\n  what mends it: bridge-runner show {folder}\n")
+    assert cli.main(["show", str(folder)]) == 0
+    assert "\n            layer.rngs=null\n" in capsys.readouterr().out
