@@ -15,7 +15,8 @@ from flax.core import meta
 
 from runner.records import ArraySummary, Leaf
 
-Path = tuple[str | int, ...]
+# A tuple is a key of a dict inside an NNX module: `nnx.SpectralNorm` has them.
+Path = tuple[str | int | tuple[Any, ...], ...]
 
 
 def array_digest(array: np.ndarray) -> str:
@@ -61,7 +62,7 @@ def is_sown(tree: Any) -> bool:
 
 
 def with_keys_of(tree: Any, expected: Any) -> Any:
-    """`tree` with the keys of `expected` where both spell the same: Orbax gives integer keys back as strings."""
+    """`tree` with the keys of `expected` where both spell the same: Orbax gives integers and tuples back as strings."""
     spelled = {spell(path): path for path, _ in flatten(expected)}
     return nest((spelled.get(spell(path), path), leaf) for path, leaf in flatten(tree))
 
@@ -103,7 +104,7 @@ def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
         array = _as_numpy(boxed.unbox() if isinstance(boxed, meta.AxisMetadata) else boxed)
         found.append(
             Leaf(
-                path=list(path),
+                path=[part if isinstance(part, (str, int)) else str(part) for part in path],
                 shape=list(array.shape),
                 dtype=array.dtype.name,
                 num_bytes=array.nbytes,
@@ -183,9 +184,9 @@ def _axis_names(boxed: Any) -> list[Any] | None:
     return None if names is None else [one if one is None or isinstance(one, (str, int)) else str(one) for one in names]
 
 
-def _key(part: Any) -> str | int:
+def _key(part: Any) -> str | int | tuple[Any, ...]:
     for attribute in ("key", "idx", "name"):
         if hasattr(part, attribute):
             value = getattr(part, attribute)
-            return value if isinstance(value, (str, int)) else str(value)
+            return value if isinstance(value, (str, int, tuple)) else str(value)
     return str(part)

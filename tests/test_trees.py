@@ -179,3 +179,15 @@ def test_a_norm_beyond_the_element_type_is_a_number():
 
 def test_complex_values_count_by_magnitude():
     assert trees.summarize_array("", np.complex64([3 + 4j])).max == 5.0
+
+
+def test_integers_and_tuples_that_came_back_as_strings_are_keys_again():
+    expected = {"layers": {0: X}, "stats": {("kernel", "u"): X}}
+    spelled = {"layers": {"0": X}, "stats": {"('kernel', 'u')": X}}
+    found = trees.with_keys_of(spelled, expected)
+    assert (list(found["layers"]), list(found["stats"])) == ([0], [("kernel", "u")])
+
+
+def test_a_tuple_among_the_keys_is_kept_as_text_in_a_record():
+    (leaf,) = trees.leaves({"batch_stats": {("kernel", "u"): X}})
+    assert leaf.path == ["batch_stats", "('kernel', 'u')"]
