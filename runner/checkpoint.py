@@ -23,16 +23,19 @@ from runner.clone import CloneWriter
 STATE_KEYS = frozenset({"opt_state", "step", "tx"})
 COLLECTIONS = frozenset({"batch_stats", "cache", "LoRAParam", "intermediates"})
 
+# Signs that no name in a tree may have.
+UNKEEPABLE = ("/", "\\")
+
 
 class CheckpointError(Exception):
     """Variables that Orbax can't keep apart, or a folder that it can't read."""
 
 
-def save(variables: Mapping[str, Any], path: Path, writer: CloneWriter | None = None) -> None:
+def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = None) -> None:
     """Saves a variable dict with NumPy leaves (boxes removed) into the new folder `path`; on the disk on return.
 
     Args:
-      variables: Collections of nested dicts.
+      variables: Collections of nested dicts; or without `writer` an `nnx.State`, which may hold rng keys.
       path: A folder that is not there yet.
       writer: Writes by template where it can; None writes with Orbax.
 
@@ -50,7 +53,7 @@ def save(variables: Mapping[str, Any], path: Path, writer: CloneWriter | None = 
         if writer is None:
             by_orbax()
         else:
-            writer.save(leaves, path, by_orbax)
+            writer.save([(name, np.asarray(leaf)) for name, leaf in leaves], path, by_orbax)
     except Exception as error:  # Orbax raises half a dozen unrelated types
         _remove_temporary(path)
         raise CheckpointError(f"saving {path.name}: {type(error).__name__}: {error}") from error
@@ -156,14 +159,17 @@ def _checkpointer() -> Any:
 _OWN = threading.local()
 
 
-def _require_keepable(variables: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-    """The dotted paths and arrays of `variables`, if Orbax keeps them apart."""
+def _require_keepable(variables: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    """The dotted paths and leaves of `variables`, if Orbax keeps them apart."""
     seen: dict[str, trees.Path] = {}
     leaves = trees.flatten(variables)
     if not leaves:
         raise CheckpointError("the layer has no variables: there is nothing to save")
     for path, leaf in leaves:
         name = ".".join(str(part) for part in path)
+        if any(sign in name for sign in UNKEEPABLE):
+            # Orbax writes them without a word: a slash as a folder, where another leaf may be, a backslash not at all.
+            raise CheckpointError(f"the path {path} has a slash or a backslash in a name: Orbax would not give it back")
         if name in seen:
             # Orbax joins keys by dots and would give both back as the same array.
             raise CheckpointError(f"the paths {seen[name]} and {path} are one to Orbax ({name})")
@@ -172,7 +178,7 @@ def _require_keepable(variables: Mapping[str, Any]) -> list[tuple[str, np.ndarra
             raise CheckpointError(
                 f"{'/'.join(map(str, path))} has shape {list(np.shape(leaf))}: Orbax saves no empty array"
             )
-    return [(".".join(str(part) for part in path), np.asarray(leaf)) for path, leaf in leaves]
+    return [(".".join(str(part) for part in path), leaf) for path, leaf in leaves]
 
 
 def _kind(leaf: Any) -> str:

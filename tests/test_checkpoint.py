@@ -82,6 +82,14 @@ def test_a_relative_path_is_taken_from_the_working_folder(tmp_path, monkeypatch)
             {"params": {"w": np.ones((0, 3))}},
             "params/w has shape [0, 3]: Orbax saves no empty array",
         ),
+        (
+            {"a/b": ONES, "a": {"c": ONES}},
+            "the path ('a/b',) has a slash or a backslash in a name: Orbax would not give it back",
+        ),
+        (
+            {"params": {"w\\b": ONES}},
+            r"the path ('params', 'w\\b') has a slash or a backslash in a name: Orbax would not give it back",
+        ),
     ],
 )
 def test_a_tree_that_orbax_would_not_give_back_is_refused(tmp_path, variables, message):
