@@ -125,6 +125,8 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were?
   bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
+  bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
+  bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
   bridge-runner results SWEEP     results.parquet and checks.md from the records
 
 Groups, each a folder of choices (group=choice; experiment and debug with a plus):
@@ -264,6 +266,40 @@ def diff(words: Sequence[str]) -> int:
     return migration.diff(old, new, options)
 
 
+def export(words: Sequence[str]) -> int:
+    """Writes the variables of a run as others keep them: natively, as the Linen twin, or for people outside JAX.
+
+    Raises:
+      UserError: There is no such run, it has no such form, or the target is there.
+    """
+    _make_importable()
+    parser = _Parser("export")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--to", required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--trust", action="store_true")
+    typed = parser.parse_args(list(words))
+    from runner import exporting
+
+    return exporting.export(typed.run, typed.to, out=typed.out, trust=typed.trust)
+
+
+def import_variables(words: Sequence[str]) -> int:
+    """Writes what was exported, or saved natively, as a checkpoint of Linen variables.
+
+    Raises:
+      UserError: It can't be read, or has other leaves than are wanted.
+    """
+    parser = _Parser("import")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--like", type=Path)
+    parser.add_argument("--out", type=Path)
+    typed = parser.parse_args(list(words))
+    from runner import exporting
+
+    return exporting.import_variables(typed.path, like=typed.like, out=typed.out)
+
+
 MULTIRUN = {"-m", "--multirun"}
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -275,6 +311,8 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "rerun": rerun,
     "verify": verify,
     "diff": diff,
+    "export": export,
+    "import": import_variables,
     "results": results,
 }
 
@@ -285,6 +323,8 @@ USAGE = {
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
     "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code]",
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]",
+    "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
+    "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
     "results": "bridge-runner results outputs/SWEEP",
 }
 

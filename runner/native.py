@@ -62,6 +62,19 @@ def with_variables(layer: Bridged, variables: Mapping[str, Any], keys: Mapping[s
     return module
 
 
+def state(module: nnx.Module) -> nnx.State[Any, Any]:
+    """What `nnx.split` gives of `module`, rng state included, on the CPU: what flax's guide saves.
+
+    The arrays stay jax arrays, since rng keys are no NumPy arrays; the CPU is a device that is there on every machine.
+    """
+    return jax.device_put(nnx.split(module)[1], jax.local_devices(backend="cpu")[0])
+
+
+def rng_names(module: nnx.Module) -> list[str]:
+    """Paths of the rng state of `module`: keys and counts of its streams."""
+    return [trees.spell(path) for path, _ in nnx.to_flat_state(nnx.state(module, nnx.RngState))]
+
+
 def _kind(leaf: Any) -> str:
     value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
     return f"{value.dtype}{list(value.shape)}"

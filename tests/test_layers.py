@@ -15,13 +15,13 @@ ROWS = (
     ("__init__",),
     ("__main__",),
     ("cli",),
-    ("replay", "verification", "migration", "engine", "application", "judgement"),
+    ("replay", "verification", "migration", "exporting", "engine", "application", "judgement"),
     ("listing",),
     ("sweeping", "grammar"),
     ("sweep", "planning", "experiment", "summary", "reloading"),
     ("terminal", "matrix", "table", "results"),
     ("claims", "subject", "checks"),
-    ("tracking_pool", "tracking", "checkpoint", "clone", "storage", "environment"),
+    ("tracking_pool", "tracking", "checkpoint", "clone", "tensors", "storage", "environment"),
     (
         *(
             "program",
@@ -52,6 +52,7 @@ ROWS = (
 OWNERS = {
     "wandb": {"tracking", "tracking_pool"},
     "orbax": {"checkpoint"},
+    "safetensors": {"tensors"},
     "flax.linen": {"bridge", "hosts", "lifts", "twins"},
     "flax.nnx.bridge": {"bridge", "hosts"},
     "hydra": {"settings", "sweeping", "application", "engine", "cli"},
