@@ -19,6 +19,9 @@ from runner import bridge, checkpoint, cli, exporting, reloading, settings, stor
 from runner.errors import UserError
 from runner.storage import RunFolder
 
+# A sweep over every layer, three formats each way.
+pytestmark = pytest.mark.slow
+
 LAYERS = [name for name in settings.layer_names() if name != "custom"]
 NO_VARIABLES = {"dropout", "noise"}
 TWINS = {
