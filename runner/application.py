@@ -154,12 +154,17 @@ def prepare_process(configs: Sequence[Config]) -> None:
         values = list(dict.fromkeys(literal(getattr(config.run, key)) for config in configs))
         if len(values) > 1:
             raise ConfigError(key, ",".join(values), "one value holds for a whole sweep", f"{key}={values[0]}")
-    # Orbax warns of every save that it has no OCDBT to merge, and logs what it raises; so does jax with callbacks.
-    for name in ("absl", "concurrent.futures", "jax._src.callback"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    quiet_libraries()
     from runner import devices
 
     devices.prepare_process(first.num_cpu_devices, first.compilation_cache)
+
+
+def quiet_libraries() -> None:
+    """Keeps off the terminal what libraries log beside the errors that they raise."""
+    # Orbax warns of every save that it has no OCDBT to merge, and logs what it raises; so does jax with callbacks.
+    for name in ("absl", "concurrent.futures", "jax._src.callback"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

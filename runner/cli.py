@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runner import settings
+from runner import application, settings
 from runner.errors import UserError, nearest
 
 EXIT_USAGE = 2
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: Words after the program's name; by default what was typed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    application.quiet_libraries()
     try:
         if words == ["--version"]:
             import importlib.metadata
@@ -75,7 +76,6 @@ def hydra_command(words: Sequence[str], *, task: str = "run", as_json: bool = Fa
     _make_importable()
     import hydra
 
-    from runner.application import Application
     from runner.sweeping import explain, is_hydra_error
 
     settings.register()
@@ -84,19 +84,19 @@ def hydra_command(words: Sequence[str], *, task: str = "run", as_json: bool = Fa
     # argparse takes no flag between overrides: `seed=0,1 -m` would be refused.
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
-    application = Application(words, task=task, as_json=as_json)
+    job = application.Application(words, task=task, as_json=as_json)
     decorate = hydra.main(version_base="1.3", config_path=str(settings.config_dir()), config_name="config")
     try:
-        decorate(application)()
+        decorate(job)()
     except UserError:
         raise
     except Exception as error:
         if not is_hydra_error(error):
             raise
         raise explain(error) from error
-    if application.error is not None:
-        raise application.error
-    return application.exit_code
+    if job.error is not None:
+        raise job.error
+    return job.exit_code
 
 
 def help_text() -> str:
