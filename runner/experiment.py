@@ -130,7 +130,7 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
     """
     # Variables from elsewhere may be such that nothing compiles with them: then the claim says it better.
     before = _judge(draft, run) if draft.given is not None else []
-    program = compile_program(draft, cache=run.compilation_cache, contended=contended)
+    program = compile_program(draft, contended=contended)
     return dataclasses.replace(program, checks=tuple(before or _judge(draft, run)))
 
 
@@ -321,9 +321,7 @@ def _compare_twin(job: Job, program: Program, story: _Story, arguments: tuple[ja
     hosted = job.run.host.target is not None
     model = hosts.with_linen(draft.model, twin.layer.model) if hosted else twin.layer
     training_of_twin = dataclasses.replace(draft.training, model=model)
-    compiled = training.compile_training(
-        training_of_twin, draft.variables, draft.needs.variables, draft.x, cache=job.run.compilation_cache
-    )
+    compiled = training.compile_training(training_of_twin, draft.variables, draft.needs.variables, draft.x)
     trained = _trained(job, program, compiled, story.initial, (key, x), time.perf_counter_ns)
     mine, other = np.array(story.train.losses), np.array(trained.info.losses)
     if (mine == other).all():

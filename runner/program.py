@@ -190,12 +190,11 @@ def draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any =
     return dataclasses.replace(drafted, training=trained, train_state=train_state)
 
 
-def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> Program:
+def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
     """`drafted`, compiled; may be called in any thread.
 
     Args:
       drafted: What to compile.
-      cache: The setting `compilation_cache`.
       contended: Whether other work of this program runs beside; said in the phases.
     """
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
@@ -204,13 +203,13 @@ def compile_program(drafted: Draft, *, cache: str, contended: bool = False) -> P
         return drafted.model.init(key, drafted.needs.streams, x)
 
     with jax.default_device(drafted.device):
-        init_compiled, init_phases = timing.compile_phases(init, (key, drafted.x), cache=cache)
+        init_compiled, init_phases = timing.compile_phases(init, (key, drafted.x))
         arguments = (drafted.variables, key, drafted.x)
-        apply_compiled, apply_phases = timing.compile_phases(_apply(drafted), arguments, cache=cache)
+        apply_compiled, apply_phases = timing.compile_phases(_apply(drafted), arguments)
         compiled = None
         if drafted.training is not None:
             compiled = training.compile_training(
-                drafted.training, drafted.variables, drafted.needs.variables, drafted.x, cache=cache
+                drafted.training, drafted.variables, drafted.needs.variables, drafted.x
             )
             phases = dataclasses.replace(compiled.phases, contended=contended)
             compiled = dataclasses.replace(compiled, phases=phases)
@@ -228,7 +227,7 @@ def compile_apply(drafted: Draft) -> Any:
     """Apply alone, compiled as in `compile_program`: `(variables, key, x) -> (output, updated collections)`."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     with jax.default_device(drafted.device):
-        compiled, _ = timing.compile_phases(_apply(drafted), (drafted.variables, key, drafted.x), cache="off")
+        compiled, _ = timing.compile_phases(_apply(drafted), (drafted.variables, key, drafted.x))
     return compiled
 
 

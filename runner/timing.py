@@ -173,14 +173,13 @@ def seconds(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> 
 
 
 def compile_phases(
-    function: Callable[..., Any], arguments: tuple[Any, ...], *, cache: str, clock: Clock = time.perf_counter_ns
+    function: Callable[..., Any], arguments: tuple[Any, ...], *, clock: Clock = time.perf_counter_ns
 ) -> tuple[Any, Phases]:
     """`function` compiled for `arguments`, and what each phase cost.
 
     Args:
       function: What is compiled, as given to `jax.jit`.
       arguments: Arrays or their shapes and dtypes.
-      cache: off, or on: then the phases say cold or warm.
       clock: Nanoseconds from any fixed origin.
     """
     jitted = jax.jit(function)
@@ -188,7 +187,7 @@ def compile_phases(
     lowered, lower_s = seconds(traced.lower, clock=clock)
     with _cache_hits() as hits:
         compiled, compile_s = seconds(lowered.compile, clock=clock)
-    label = "off" if cache == "off" else "warm" if hits() else "cold"
+    label = "off" if not _cache_is_on() else "warm" if hits() else "cold"
     return compiled, Phases(trace_s=trace_s, lower_s=lower_s, compile_s=compile_s, cache=label)
 
 
@@ -197,7 +196,6 @@ def compile_interleaved(
     arguments: Mapping[str, tuple[Any, ...]],
     *,
     rounds: int,
-    cache: str,
     clock: Clock = time.perf_counter_ns,
 ) -> tuple[dict[str, Any], dict[str, list[Phases]]]:
     """Functions that are to be compared, compiled, and what each phase cost them in every round.
@@ -209,7 +207,6 @@ def compile_interleaved(
       functions: By name, as given to `jax.jit`.
       arguments: Of each, by name.
       rounds: How often each is compiled and counted.
-      cache: off, or on: then the phases say cold or warm.
       clock: Nanoseconds from any fixed origin.
     """
     compiled: dict[str, Any] = {}
@@ -220,7 +217,7 @@ def compile_interleaved(
     for index in range(rounds):
         for name in _rotated(list(functions), index):
             again = functools.partial(functions[name])
-            compiled[name], cost = compile_phases(again, arguments[name], cache=cache, clock=clock)
+            compiled[name], cost = compile_phases(again, arguments[name], clock=clock)
             phases[name].append(cost)
     return compiled, phases
 
@@ -257,6 +254,11 @@ _EVENTS = _Events()
 
 def _compile_count() -> int:
     return _EVENTS.num_compiled
+
+
+def _cache_is_on() -> bool:
+    # Asked of JAX, not of our settings: a variable of the environment turns its cache on too.
+    return bool(jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"])
 
 
 @contextlib.contextmanager

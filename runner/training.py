@@ -183,14 +183,12 @@ def optimizer_names() -> list[str]:
     )
 
 
-def compile_training(
-    training: Training, variables: Any, teacher: Any, x: jax.ShapeDtypeStruct, *, cache: str
-) -> CompiledTraining:
-    """`training`, compiled for variables, teacher and x of these shapes; see `timing.compile_phases` for `cache`."""
-    start, _ = timing.compile_phases(training.start, (variables,), cache=cache)
+def compile_training(training: Training, variables: Any, teacher: Any, x: jax.ShapeDtypeStruct) -> CompiledTraining:
+    """`training`, compiled for variables, teacher and x of these shapes; its step with what compiling it cost."""
+    start, _ = timing.compile_phases(training.start, (variables,))
     state = jax.eval_shape(training.start, variables)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    step, phases = timing.compile_phases(training.step, (state, teacher, key, x), cache=cache)
+    step, phases = timing.compile_phases(training.step, (state, teacher, key, x))
     return CompiledTraining(training=training, start=start, step=step, phases=phases)
 
 

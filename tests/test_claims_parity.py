@@ -128,7 +128,8 @@ def test_what_each_costs_is_in_the_evidence(of_conf):
     assert check.evidence["costs"].keys() == variants
     for cost in check.evidence["costs"].values():
         assert min(cost["trace_s"], cost["lower_s"], cost["compile_s"], cost["steady_s"]) > 0
-        assert (len(cost["samples_s"]), cost["cache"]) == (parity.ROUNDS, "off")
+        assert len(cost["samples_s"]) == parity.ROUNDS
+        assert cost["cache"] in ("off", "cold", "warm")
     for ratio in check.evidence["steady_ratio"].values():
         assert ratio["low"] <= ratio["median"] <= ratio["high"]
 

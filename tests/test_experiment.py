@@ -65,7 +65,7 @@ class TwoOutputs(nnx.Module):
 
 def prepare(run, *, compare_eager=False, **place):
     identity = identify(run)
-    program = compile_program(draft(run, identity), cache="off")
+    program = compile_program(draft(run, identity))
     return Job(run=run, identity=identity, compare_eager=compare_eager, **place), program
 
 

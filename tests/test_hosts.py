@@ -301,7 +301,7 @@ def test_a_host_changes_a_run_s_identity_and_no_host_does_not(make_run):
 def test_a_run_with_a_host_says_so_in_its_record_and_its_row(make_run):
     run = make_run("host=mlp", "input_shape=[2,4]", "timing=off")
     identity = identify(run)
-    program = compile_program(draft(run, identity), cache="off")
+    program = compile_program(draft(run, identity))
     record = experiment.execute(Job(run=run, identity=identity), program).record
     assert (record.error, record.layer, record.host) == (None, "linear", "mlp")
     assert results.results_row(record)["host"] == "mlp"

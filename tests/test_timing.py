@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -21,7 +22,7 @@ from runner import devices, timing
 devices.prepare_process(1, sys.argv[1])
 x = jax.ShapeDtypeStruct((3,), jnp.float32)
 for _ in range(2):
-    compiled, phases = timing.compile_phases(lambda x: jnp.sin(x) * 17, (x,), cache="on")
+    compiled, phases = timing.compile_phases(lambda x: jnp.sin(x) * 17, (x,))
     print(phases.cache, compiled(jnp.ones(3)).shape)
     jax.clear_caches()
 """
@@ -229,9 +230,7 @@ def test_interleaved_programs_are_traced_anew_and_once_more_than_counted():
     ticks = iter(range(0, 1000 * MS, MS))
     x = jnp.ones(3)
     functions, arguments = {"one": one, "two": two}, {"one": (x,), "two": (x,)}
-    compiled, phases = timing.compile_interleaved(
-        functions, arguments, rounds=2, cache="off", clock=lambda: next(ticks)
-    )
+    compiled, phases = timing.compile_interleaved(functions, arguments, rounds=2, clock=lambda: next(ticks))
     assert traced == ["one", "two", "one", "two", "two", "one"]
     assert [compiled["one"](x).tolist(), compiled["two"](x).tolist()] == [[2, 2, 2], [3, 3, 3]]
     assert {name: [one.compile_s for one in costs] for name, costs in phases.items()} == {
@@ -266,13 +265,20 @@ def test_a_first_call_lasts_until_its_result_is_ready():
     assert timing.seconds(lambda: clock.sleep(2 * MS) or "built", clock=clock) == ("built", 0.002)
 
 
-def test_the_phases_of_a_program_lie_one_after_the_other():
+def test_the_phases_of_a_program_lie_one_after_the_other(without_cache):
     ticks = iter(range(0, 100 * MS, MS))
     x = jax.ShapeDtypeStruct((3,), jnp.float32)
-    compiled, phases = timing.compile_phases(lambda x: x + 1, (x,), cache="off", clock=lambda: next(ticks))
+    compiled, phases = timing.compile_phases(lambda x: x + 1, (x,), clock=lambda: next(ticks))
     assert compiled(jnp.ones(3)).tolist() == [2, 2, 2]
     assert (phases.trace_s, phases.lower_s, phases.compile_s, phases.cache) == (0.001, 0.001, 0.001, "off")
     assert phases.first_call_s is None
+
+
+def test_a_cache_that_a_variable_of_the_environment_turned_on_is_said_too(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", CACHED, "off"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cold (3,)\nwarm (3,)\n")
 
 
 def test_with_a_persistent_cache_the_first_program_is_cold_and_the_same_again_warm(tmp_path):

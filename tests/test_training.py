@@ -64,7 +64,7 @@ def execute(make_run):
     def run_it(*overrides):
         if overrides not in known:
             run = make_run(*QUICK, *overrides)
-            program = compile_program(draft(run, identify(run)), cache="off")
+            program = compile_program(draft(run, identify(run)))
             known[overrides] = experiment.execute(Job(run=run, identity=identify(run), compare_eager=False), program)
         return known[overrides]
 
@@ -151,7 +151,7 @@ def test_the_masks_of_dropout_differ_from_step_to_step(make_run):
     run = make_run(*words, "train.steps=2", "train.optimizer=sgd", "train.learning_rate=1e-30")
     drafted = draft(run, identify(run))
     shapes, x = drafted.variables, jnp.asarray(inputs.make_input(run.input, run.input_shape))
-    compiled = training.compile_training(drafted.training, shapes, shapes, drafted.x, cache="off")
+    compiled = training.compile_training(drafted.training, shapes, shapes, drafted.x)
     start, teacher = (drafted.model.init(bridge.root_key(seed), drafted.needs.streams, x) for seed in (0, 1))
     state, first = compiled.step(compiled.start(start), teacher, bridge.root_key(0), x)
     _, second = compiled.step(state, teacher, bridge.root_key(0), x)
@@ -346,7 +346,7 @@ def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_fo
 
 
 def curve(one, drafted, variables, teacher):
-    compiled = training.compile_training(one, trees.shapes(variables), trees.shapes(teacher), drafted.x, cache="off")
+    compiled = training.compile_training(one, trees.shapes(variables), trees.shapes(teacher), drafted.x)
     trained = training.train(
         compiled,
         variables,

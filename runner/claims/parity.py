@@ -86,7 +86,7 @@ def _compare(subject: Subject, evidence: dict[str, Any]) -> Check:
         variants.pop(LINEN)
     arguments = {name: (variables, variant.streams, subject.x) for name, variant in variants.items()}
     functions = {name: variant.apply for name, variant in variants.items()}
-    compiled, phases = timing.compile_interleaved(functions, arguments, rounds=COMPILE_ROUNDS, cache=_cache())
+    compiled, phases = timing.compile_interleaved(functions, arguments, rounds=COMPILE_ROUNDS)
     results = {name: _results(variants[name], compiled[name], arguments[name]) for name in variants}
     evidence["compared"] += [part for part, found in results[BRIDGED].items() if found]
     evidence |= _against(results, NATIVE)
@@ -213,10 +213,6 @@ def _costs(compiled: Mapping[str, Any], arguments: Mapping[str, Any], phases: Ma
     others = [name for name in samples if name != BRIDGED]
     ratios = {name: stats.pairwise_ratio(samples[BRIDGED], samples[name]) for name in others}
     return {"costs": costs, "steady_ratio": {name: dataclasses.asdict(ratio) for name, ratio in ratios.items()}}
-
-
-def _cache() -> str:
-    return "on" if getattr(jax.config, "jax_compilation_cache_dir", None) else "off"
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:
