@@ -1,18 +1,41 @@
 """What several test files need: runs composed from conf/, on the CPU."""
+# ruff: noqa: E402 - JAX reads its variables when it is imported
 
 from __future__ import annotations
 
 import os
+import tempfile
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before anything imports JAX
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One cache for all workers and all processes that they start: dozens of tests compile the same few programs.
+CONTROLS = "PYTEST_XDIST_WORKER" not in os.environ
+if CONTROLS:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 
 import hydra
+import jax
 import pytest
 
 from runner import settings
 from runner.settings import Run
+
+
+def pytest_unconfigure() -> None:
+    if CONTROLS:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture
+def without_cache() -> Iterator[None]:
+    """JAX without its persistent compilation cache, as it comes."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 @pytest.fixture(scope="session")

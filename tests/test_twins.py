@@ -187,7 +187,6 @@ def test_a_norm_in_bfloat16_rounds_x_before_its_statistics_and_its_twin_after(nn
             "nnx.MultiHeadAttention's call argument is_causal has no counterpart in nn.MultiHeadDotProductAttention",
         ),
     ],
-    ids=str,
 )
 def test_what_can_not_be_translated_has_no_twin_and_says_why(nnx_class, kwargs, call, why):
     twin = twins.twin_of(nnx_class, kwargs, call)
