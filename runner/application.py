@@ -29,6 +29,7 @@ EXIT_INTERRUPTED = 130
 PROCESS_WIDE = (
     "num_cpu_devices",
     "compilation_cache",
+    "workers",
     "output_root",
     "sweep",
     "on_failure",
@@ -96,6 +97,9 @@ class Application:
         configs: Sequence[Config],
         place: Callable[[str], Path],
         refused: Sequence[tuple[str, UserError]] = (),
+        *,
+        elsewhere: str | None = None,
+        execute: Callable[..., Outcome] | None = None,
     ) -> Sequence[Row]:
         """Runs what is missing of `configs` and shows the results.
 
@@ -103,6 +107,8 @@ class Application:
           configs: At least one.
           place: The sweep's folder, given the name that the plan suggests.
           refused: Where and why other configs of the sweep have no meaning.
+          elsewhere: Where other machines do the work, the platform that `device=auto` means there.
+          execute: Does what `runner.sweep.execute` does, by other means.
 
         Returns:
           A row for every run, also for those done before.
@@ -112,14 +118,20 @@ class Application:
         """
         if not configs:
             raise one_or_many(refused, len(refused))
-        prepare_process(configs)
+        prepare_process(configs, elsewhere=elsewhere is not None)
         from runner import environment, judgement, planning, storage, sweep, tracking_pool
         from runner.terminal import Terminal, describe_plan
 
         if self._task == "check":
             self.exit_code = judgement.check(configs, refused, as_json=self._as_json)
             return []
-        plan = planning.make_plan(configs, lambda name: storage.SweepFolder(place(name)), refused, origin=self._origin)
+        plan = planning.make_plan(
+            configs,
+            lambda name: storage.SweepFolder(place(name)),
+            refused,
+            origin=self._origin,
+            elsewhere=elsewhere,
+        )
         if self._task == "plan":
             with Terminal() as terminal:
                 for line in describe_plan(plan):
@@ -134,7 +146,7 @@ class Application:
                 terminal.warned,
                 num_processes=environment.num_cores(),
             )
-            outcome = sweep.execute(plan, tracking=make_tracking, reporter=terminal, stop=stop)
+            outcome = (execute or sweep.execute)(plan, tracking=make_tracking, reporter=terminal, stop=stop)
             rows = storage.read_rows(plan.folder)
             terminal.results([row for row in rows if row.status in storage.STATUSES])
             for line in _summary(plan, outcome, rows):
@@ -143,8 +155,12 @@ class Application:
         return rows
 
 
-def prepare_process(configs: Sequence[Config]) -> None:
+def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> None:
     """Sets what is process-wide: JAX's devices and cache, and that libraries log errors only.
+
+    Args:
+      configs: Of the sweep.
+      elsewhere: Whether the work is done by other processes, so that this one takes no card.
 
     Raises:
       ConfigError: Configs that disagree on it, or JAX that already runs otherwise.
@@ -157,6 +173,8 @@ def prepare_process(configs: Sequence[Config]) -> None:
     quiet_libraries()
     from runner import devices
 
+    if elsewhere:
+        devices.keep_to_cpu()
     devices.prepare_process(first.num_cpu_devices, first.compilation_cache)
 
 
@@ -234,6 +252,8 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
     lines = [f"{num_done} of {len(plan.tasks)} runs done" + (f", {num_failed} failed" if num_failed else "")]
     if outcome.interrupted or outcome.stopped:
         lines[0] += f"; stopped by {outcome.stopped or 'you'}"
+    if num_missing := len(rows) - num_done - num_failed:
+        lines[0] += "" if outcome.interrupted or outcome.stopped else f", {num_missing} missing"
         lines.append("  go on       the same command again")
     if any(task.state.value == "stale" for task in plan.tasks):
         lines.append("  stale       done by other software; do them again with retry=all")
@@ -244,6 +264,8 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
         lines.append(f"  claims      {folder}/{plan.folder.checks.name}")
     if any(row.checkpoint_bytes for row in rows):
         lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
+    if any(plan.folder.submissions()):
+        lines.append(f"  jobs        {folder}/{plan.folder.jobs.name}")
     if (plan.folder.path / "wandb").is_dir():
         lines.append(f"  look        wandb leet {folder}/wandb")
     if any((plan.folder.path / "wandb").glob("offline-run-*")):
@@ -264,4 +286,4 @@ def _exit_code(outcome: Outcome, rows: Sequence[Row]) -> int:
 
     if outcome.interrupted:
         return EXIT_INTERRUPTED
-    return EXIT_FAILED if any(row.status == Status.failed.value for row in rows) else 0
+    return EXIT_FAILED if any(row.status != Status.done.value for row in rows) else 0

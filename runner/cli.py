@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner import application, settings
-from runner.errors import UserError, nearest
+from runner.errors import UserError, nearest, quoted
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -165,7 +165,7 @@ def resume(words: Sequence[str]) -> int:
     if origin["cwd"] not in sys.path:
         sys.path.append(origin["cwd"])
     key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
-    return hydra_command([*command, *more, f"{key}={_quoted(str(sweep.path.absolute()))}"])
+    return hydra_command([*command, *more, f"{key}={quoted(str(sweep.path.absolute()))}"])
 
 
 def ls(words: Sequence[str]) -> int:
@@ -365,9 +365,3 @@ def _make_importable() -> None:
     for folder in (os.getcwd(), str(plugins) if plugins.is_dir() else None):
         if folder is not None and folder not in sys.path:
             sys.path.append(folder)
-
-
-def _quoted(text: str) -> str:
-    """`text` as a quoted value of Hydra's grammar."""
-    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
-    return f"'{escaped}'"

@@ -29,7 +29,7 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
         except RuntimeError as error:
             reason = "JAX already runs with another number; it can't change within one process"
             raise ConfigError("num_cpu_devices", num_cpu_devices, reason, "one sweep for each number") from error
-    if compilation_cache != "off":
+    if compilation_cache not in ("off", "auto"):
         folder = cache_folder(compilation_cache)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # The default threshold of 1 s leaves the cache empty for small layers.
@@ -61,6 +61,18 @@ def find_device(spec: str) -> jax.Device:
     if platform == "cpu":
         raise DeviceError(f"device={spec}: not here; here are {there}", f"num_cpu_devices={number + 1} device={spec}")
     raise DeviceError(f"device={spec}: not here; here are {there}", "device=cpu")
+
+
+def named(spec: str, auto: str) -> tuple[str, str]:
+    """Platform and name of the device that `spec` names on a machine where `auto` is this platform; asks no machine."""
+    platform, _, index = spec.partition(":")
+    platform = auto if platform == "auto" else platform
+    return platform, f"{platform}:{int(index or 0)}"
+
+
+def keep_to_cpu() -> None:
+    """Lets JAX start no other backend in this process: a card that it takes is not there for those who do the work."""
+    jax.config.update("jax_platforms", "cpu")
 
 
 def device_name(device: jax.Device) -> str:

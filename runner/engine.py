@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from runner import grammar, settings, sweeping
+from runner import engines, grammar, launching, settings, sweeping
 from runner.application import Application, RunFailed
 from runner.errors import UserError, one_or_many
-from runner.planning import Config
+from runner.planning import Config, Plan
 from runner.records import Row, Status
+from runner.sweep import Outcome
 
 OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"
 
@@ -32,12 +33,17 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     configs, refused = compose(context, config, job_overrides)
     kept = grammar.leave_out([_excludable(one) for one in configs], [str(text) for text in config.exclude])
     configs = [configs[index] for index in kept]
+    place = functools.partial(_sweep_folder, config)
     if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
-        return application.sweep(configs, lambda name: _sweep_folder(config, name), refused)
-    if refused:
+        return application.sweep(configs, place, refused)
+    if not configs:
         raise one_or_many(refused, len(job_overrides))
-    launcher = _foreign_launcher(context, task_function, config)
-    return [launcher.launch([list(one.overrides) for one in configs], 0)]
+    engine = engines.Engine(context, config)
+
+    def execute(plan: Plan, **known: Any) -> Outcome:
+        return launching.execute(plan, crew=engine.crew(configs[0].run.workers), launch=engine.launch, **known)
+
+    return application.sweep(configs, place, refused, elsewhere=engine.auto, execute=execute)
 
 
 def launch(
@@ -98,13 +104,6 @@ def _sweep_folder(config: Any, name: str) -> Path:
     if any(str(item).startswith("hydra.sweep.dir=") for item in config.hydra.overrides.hydra):
         return Path(str(config.hydra.sweep.dir))
     return Path(str(config.output_root)).expanduser() / (config.sweep or name)
-
-
-def _foreign_launcher(context: Any, task_function: Any, config: Any) -> Launcher:
-    from hydra.core.plugins import Plugins
-
-    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-    return Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task_function, config=config)
 
 
 def _job_return(config: Config, rows: Mapping[str, Row]) -> JobReturn:

@@ -88,6 +88,11 @@ def num_cores() -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
+def processor_id() -> str:
+    """Names the kind of processor: code compiled for one need not run on another. Asks no JAX."""
+    return _digest([platform.machine(), _cpu_model()])
+
+
 @functools.cache
 def _fingerprint() -> str:
     """The fingerprint as JSON: read again, it is a copy in a fifth of the time that copying takes."""

@@ -7,6 +7,7 @@ code of the class. Anything else that is raised is a bug and keeps its traceback
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -99,6 +100,12 @@ def literal(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
     return str(value)
+
+
+def quoted(text: str) -> str:
+    """`text` as a quoted value of Hydra's grammar."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -102,6 +102,10 @@ class _Story:
     failure: Failure | None = None
 
 
+class WorkerDied(Exception):
+    """The process that was at a run ended with it: a crash in native code, a kill, or no memory left."""
+
+
 class CheckFailed(Exception):
     """A strict check said no.
 
@@ -398,6 +402,8 @@ def _with_first_call(phases: Any, first_call_s: float | None) -> Any:
 def _certain_kind(error: BaseException) -> FailureKind | None:
     if isinstance(error, CheckFailed):
         return FailureKind.non_finite if error.check.name == "finite" else FailureKind.check
+    if isinstance(error, WorkerDied):
+        return FailureKind.died
     if isinstance(error, UserError):
         return FailureKind.config
     if isinstance(error, KeyboardInterrupt):

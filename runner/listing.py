@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import seeds, storage, table
+from runner import seeds, storage, submissions, table
 from runner.errors import StorageError, literal
 from runner.records import Row
 from runner.settings import flatten
@@ -93,10 +93,21 @@ def _watch(folder: SweepFolder, terminal: Terminal) -> None:
             head = Text(f"{folder.name}: {_counts(rows)}")
             tail = table.runs_table(there[-height:], width=terminal.console.width) if there else Text("no run yet")
             live.update(Group(head, tail), refresh=True)
-            events = storage.read_journal(folder.journal)
-            if events and events[-1]["event"] == "end":
+            if is_over(folder):
                 return
             time.sleep(WATCH_S)
+
+
+def is_over(folder: SweepFolder) -> bool:
+    """Whether the last attempt at a sweep has ended: all its journals say so, or that of the process that led it."""
+    last = max(folder.submissions(), default=0)
+    own = storage.read_journal(folder.journal)
+    if own and int(own[-1].get("after", 0)) >= last and own[-1]["event"] == "end":
+        return True
+    if not last:
+        return False
+    submission = folder.submission(last)
+    return submissions.has_ended(submission.launcher) and not submissions.living_jobs(submission)
 
 
 def _counts(rows: Sequence[Row]) -> str:
@@ -214,7 +225,7 @@ def _times(timing: Mapping[str, Any]) -> list[str]:
 def _sweep_line(sweep: SweepFolder) -> dict[str, Any]:
     plan = storage.read_plan(sweep)
     last: dict[str, str] = {}
-    for event in storage.read_journal(sweep.journal):
+    for event in storage.read_events(sweep):
         if event["event"] in storage.STATUSES:
             last[event["run_id"]] = event["event"]
     counts = Counter(last.values())

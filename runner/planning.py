@@ -6,7 +6,7 @@ import contextlib
 import enum
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.experiment import Job, now
 from runner.program import Draft, Identity
 from runner.records import Status
-from runner.settings import ChecksMode, EagerCheck, Retry, Run, canonical_digest, to_data
+from runner.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
 from runner.storage import RunFolder, SweepFolder
 
 ProgramKey = tuple[str, str]
@@ -30,6 +30,9 @@ class State(enum.Enum):
     interrupted = "interrupted"
     stale = "stale"
     new = "new"
+
+
+FINISHED = frozenset({State.done, State.stale, State.failed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class Plan:
       drafts: The traced program of every task, by its key.
       num_configs: Configs asked for; more than tasks where two are equal.
       origin: The command that made the sweep, for `resume`.
+      seen: Bytes of every journal, by its path in the folder, before the states of the tasks were read from them.
     """
 
     folder: SweepFolder
@@ -82,6 +86,7 @@ class Plan:
     drafts: Mapping[ProgramKey, Draft]
     num_configs: int
     origin: Mapping[str, Any]
+    seen: Mapping[str, int] = field(default_factory=dict)
 
     def pending(self) -> list[Task]:
         """Tasks to run, ordered by program."""
@@ -92,6 +97,12 @@ class Plan:
         order = {key: index for index, key in enumerate(self.drafts)}
         chosen = [task for task in self.tasks if task.state in wanted]
         return sorted(chosen, key=lambda task: (order[task.program_key], task.job.num))
+
+    def untracked(self) -> list[Task]:
+        """Finished runs that have no W&B run yet; none where the sweep is not tracked."""
+        if self.tasks[0].job.run.tracking.mode is TrackingMode.disabled:
+            return []
+        return [task for task in self.tasks if task.state in FINISHED and not task.tracked]
 
     def counts(self) -> dict[str, int]:
         """How many tasks are in each state; states without any are left out."""
@@ -104,6 +115,7 @@ def make_plan(
     refused: Sequence[tuple[str, UserError]] = (),
     *,
     origin: Mapping[str, Any] | None = None,
+    elsewhere: str | None = None,
 ) -> Plan:
     """What is to be done for `configs`: validated, equal ones once, with what is already there. Writes nothing.
 
@@ -112,16 +124,19 @@ def make_plan(
       place: The sweep's folder, given the name that the plan suggests.
       refused: Where and why other configs of the sweep have no meaning; said together with what is found here.
       origin: The command that made the sweep.
+      elsewhere: Where other machines do the work, the platform that `device=auto` means there; nothing but the CPU is
+        then touched here.
 
     Raises:
       UserError: Configs that can't run (all mistakes together), or a folder that can't be used.
     """
-    identities, drafts = validate(configs, refused)
+    identities, drafts = validate(configs, refused, elsewhere=elsewhere)
     distinct: dict[str, int] = {}
     for index, identity in enumerate(identities):
         distinct.setdefault(identity.run_id, index)
     folder = place(_suggest_name(configs, list(distinct)))
     storage.require_writable(folder.path)
+    seen = storage.journal_sizes(folder)
     states, tracked = _known_states(folder, list(distinct))
     compared: dict[str, int] = {}
     tasks = []
@@ -138,9 +153,25 @@ def make_plan(
             compared_on=compared_on,
         )
         run_folder = folder.run(num, run_id)
-        state = states.get(run_id) or (State.interrupted if run_folder.path.exists() else State.new)
+        state = states.get(run_id) or left_over(run_folder)
         tasks.append(Task(job=job, config=config, folder=run_folder, state=state, tracked=run_id in tracked))
-    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {})
+    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {}, seen=seen)
+
+
+def left_over(folder: RunFolder) -> State:
+    """The state of a run that no journal says the end of."""
+    return State.interrupted if folder.path.exists() else State.new
+
+
+def refreshed(plan: Plan) -> Plan:
+    """`plan` with what is there now."""
+    states, tracked = _known_states(plan.folder, [task.job.identity.run_id for task in plan.tasks])
+    tasks = []
+    for task in plan.tasks:
+        run_id = task.job.identity.run_id
+        state = states.get(run_id) or left_over(task.folder)
+        tasks.append(replace(task, state=state, tracked=run_id in tracked))
+    return replace(plan, tasks=tasks)
 
 
 @dataclass(frozen=True)
@@ -215,19 +246,21 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         "origin": dict(plan.origin),
         "num_configs": plan.num_configs,
         "environment": environment.fingerprint(),
-        "runs": [
-            {
-                "num": task.job.num,
-                "run_id": task.job.identity.run_id,
-                "result_id": task.job.identity.result_id,
-                "program_id": task.job.identity.program_id,
-                "folder": f"runs/{task.folder.path.name}",
-                "layer": task.job.run.layer.label,
-                "overrides": list(task.job.overrides),
-                "settings": to_data(task.job.run),
-            }
-            for task in plan.tasks
-        ],
+        "runs": [run_data(task) for task in plan.tasks],
+    }
+
+
+def run_data(task: Task) -> dict[str, Any]:
+    """One run of a plan as JSON data."""
+    return {
+        "num": task.job.num,
+        "run_id": task.job.identity.run_id,
+        "result_id": task.job.identity.result_id,
+        "program_id": task.job.identity.program_id,
+        "folder": f"runs/{task.folder.path.name}",
+        "layer": task.job.run.layer.label,
+        "overrides": list(task.job.overrides),
+        "settings": to_data(task.job.run),
     }
 
 
@@ -240,9 +273,12 @@ def _compared_on(run: Run, identity: Identity, num: int, compared: dict[str, int
 
 
 def validate(
-    configs: Sequence[Config], errors_before: Sequence[tuple[str, UserError]] = ()
+    configs: Sequence[Config],
+    errors_before: Sequence[tuple[str, UserError]] = (),
+    *,
+    elsewhere: str | None = None,
 ) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
-    """Identity of every config and draft of every program; nothing is computed or written.
+    """Identity of every config and draft of every program; nothing is computed or written. See `make_plan`.
 
     Raises:
       UserError: Configs that can't run, all mistakes together.
@@ -257,7 +293,8 @@ def validate(
             given = read(config.run.variables)
             if given:
                 given.require_steps(config.run)
-            identity = programs.identify(config.run, given.digest_for(config.run) if given else None)
+            digest = given.digest_for(config.run) if given else None
+            identity = programs.identify(config.run, digest, elsewhere=elsewhere)
             inputs.require(config.run.input, config.run.input_shape)
         except UserError as error:
             errors.append((config.where, error))
@@ -299,7 +336,7 @@ def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str
     tracked: set[str] = set()
     software_id = environment.fingerprint()["software_id"]
     nums = {run_id: num for num, run_id in enumerate(run_ids)}
-    for event in storage.read_journal(folder.journal):
+    for event in storage.read_events(folder):
         run_id = event.get("run_id")
         if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
             stale = event["event"] == Status.done.value and event["software_id"] != software_id

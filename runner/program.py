@@ -101,12 +101,14 @@ class Identity:
     device: jax.Device
 
 
-def identify(run: Run, variables_digest: str | None = None) -> Identity:
+def identify(run: Run, variables_digest: str | None = None, *, elsewhere: str | None = None) -> Identity:
     """The names of `run`.
 
     Args:
       run: What is run.
       variables_digest: Digest of the variables that it starts from, where those are not init's.
+      elsewhere: For a run that another machine makes, the platform that `device=auto` means there; the device need not
+        be here then, and the run is traced on the CPU.
 
     Raises:
       LayerError: The layer or the host can't be imported.
@@ -114,13 +116,16 @@ def identify(run: Run, variables_digest: str | None = None) -> Identity:
       ConfigError: The input's file can't be read.
     """
     data = to_data(run)
-    device = devices.find_device(run.device)
+    device = devices.find_device("cpu" if elsewhere else run.device)
+    platform, name = (
+        devices.named(run.device, elsewhere) if elsewhere else (device.platform, devices.device_name(device))
+    )
     program = {
         "layer": {key: data["layer"][key] for key in ("target", "kwargs", "call")},
         "source": targets.source_digest(str(run.layer.target)),
         "dtype": run.input.dtype,
         "input_shape": run.input_shape,
-        "platform": device.platform,
+        "platform": platform,
     }
     program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
     if run.host.target:
@@ -136,7 +141,7 @@ def identify(run: Run, variables_digest: str | None = None) -> Identity:
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
     values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
     result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed} | learning)
-    timed = {"result": result_id, "timing": data["timing"], "device": devices.device_name(device)}
+    timed = {"result": result_id, "timing": data["timing"], "device": name}
     run_id = canonical_digest(timed)
     return Identity(run_id=run_id, result_id=result_id, program_id=program_id, device=device)
 

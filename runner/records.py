@@ -41,6 +41,7 @@ class FailureKind(enum.Enum):
     check = "check"
     checkpoint = "checkpoint"
     interrupted = "interrupted"
+    died = "died"
     other = "other"
 
 

@@ -307,7 +307,9 @@ class Run:
       device: cpu, gpu, tpu or auto, or with an index: `cpu:1`.
       variables: Folder of an Orbax checkpoint, or of a run, that the run starts from instead of init's variables.
       num_cpu_devices: How many devices the host CPU is split into.
-      compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache.
+      compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache; auto
+        is off in one process, and where other processes do the work a folder beside the sweeps that they share.
+      workers: Jobs that a sweep is cut into for an engine beside this process; null: as many as run side by side.
       output_root: Where sweeps leave their folders.
       sweep: Name of the sweep's folder; null names it after the layer and the plan.
       on_failure: continue, or stop at the first failed run.
@@ -323,7 +325,8 @@ class Run:
     device: str = "cpu"
     variables: str | None = None
     num_cpu_devices: int = 1
-    compilation_cache: str = "off"
+    compilation_cache: str = "auto"
+    workers: int | None = None
     output_root: str = "outputs"
     sweep: str | None = None
     on_failure: OnFailure = OnFailure["continue"]
@@ -357,6 +360,8 @@ class Run:
             )
         if self.num_cpu_devices < 1:
             raise ConfigError("num_cpu_devices", self.num_cpu_devices, "at least one is needed", "num_cpu_devices=1")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError("workers", self.workers, "at least one job is needed", "workers=1")
         if self.max_failures is not None and self.max_failures < 1:
             raise ConfigError(
                 "max_failures", self.max_failures, "at least one failure makes a sweep stop", "max_failures=1"
@@ -428,6 +433,23 @@ def register() -> None:
 
     register_resolvers()
     ConfigStore.instance().store(name=SCHEMA_NAME, node=_writable_schema(), provider="bridge-runner")
+    _prefer_files("hydra", "launcher")
+
+
+def _prefer_files(*group: str) -> None:
+    """Takes out of Hydra's store what plugins put there under the name of a file of conf/: the file says it all.
+
+    Hydra would take such an entry for a schema of the file, and warn that it does.
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # which registers their entries, and does so once
+    entries: Any = ConfigStore.instance().repo
+    for part in group:
+        entries = entries.get(part, {})
+    for path in config_dir().joinpath(*group).glob("*.yaml"):
+        entries.pop(path.name, None)
 
 
 def register_resolvers() -> None:

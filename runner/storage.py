@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import records
+from runner import locks, records
 from runner.errors import StorageError, nearest
+from runner.journal import Event, in_order
+from runner.journal import Journal as Journal
+from runner.journal import read_journal as read_journal
 from runner.records import Record, Row, Status
 
 if TYPE_CHECKING:
@@ -76,6 +79,40 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class SubmissionFolder:
+    """What one submission to an engine leaves, and what its jobs read."""
+
+    path: Path
+
+    @property
+    def about(self) -> Path:
+        """Which engine it went to, and how many jobs it has; written last, before the jobs start."""
+        return self.path / "submission.json"
+
+    @property
+    def launcher(self) -> Path:
+        """The journal of the process that submitted it, held for as long as that lives."""
+        return self.path / "launcher.jsonl"
+
+    @property
+    def stop(self) -> Path:
+        """Is there once the jobs are asked to end after the run that they are at."""
+        return self.path / "stop"
+
+    def job(self, num: int) -> Path:
+        """What one job is to do."""
+        return self.path / f"{num}.json"
+
+    def journal(self, num: int) -> Path:
+        """The journal of one job."""
+        return self.path / f"{num}.jsonl"
+
+    def journals(self) -> list[Path]:
+        """The journals that are there."""
+        return sorted(self.path.glob("*.jsonl"))
+
+
+@dataclass(frozen=True)
 class SweepFolder:
     """Where a sweep leaves its files."""
 
@@ -97,6 +134,20 @@ class SweepFolder:
         return self.path / "journal.jsonl"
 
     @property
+    def jobs(self) -> Path:
+        """A folder for every submission to an engine beside the sweep's own process."""
+        return self.path / "jobs"
+
+    def submission(self, number: int) -> SubmissionFolder:
+        """The folder of one submission, from 1."""
+        return SubmissionFolder(self.jobs / str(number))
+
+    def submissions(self) -> dict[int, SubmissionFolder]:
+        """The submissions that are there, by number."""
+        numbers = [int(path.name) for path in self.jobs.glob("[0-9]*") if path.name.isdigit()]
+        return {number: self.submission(number) for number in sorted(numbers)}
+
+    @property
     def results(self) -> Path:
         """One row a run, for pandas, polars and DuckDB."""
         return self.path / "results.parquet"
@@ -108,7 +159,7 @@ class SweepFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the process that works in this folder."""
+        """Held by the process that works in this folder; of jobs that work there side by side, each holds its runs."""
         return self.path / ".lock"
 
     def run(self, num: int, run_id: str) -> RunFolder:
@@ -234,53 +285,24 @@ def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
     return {array.path: _typed_bits(arrays[array.path], array.dtype) for array in record.output}
 
 
-class Journal:
-    """One line an event, on the disk before the next thing happens."""
-
-    def __init__(self, path: Path) -> None:
-        _drop_torn_tail(path)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open for the life of the sweep
-
-    def append(self, event: str, *, sync: bool = True, **values: Any) -> None:
-        """Adds a line; with `sync` waits until the disk has it."""
-        self._file.write(json.dumps({"event": event, **values}, separators=(",", ":")).encode() + b"\n")
-        if sync:
-            os.fsync(self._file.fileno())
-
-    def append_run(self, row: Row, *, software_id: str) -> None:
-        """Adds the line that makes a run count; its event is the run's status."""
-        # Not asdict: it copies the whole config, which the journal does without, and takes milliseconds.
-        values = {key: value for key, value in vars(row).items() if key != "settings"}
-        self.append(values.pop("status"), **values, software_id=software_id)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The events of a journal; a torn last line is left out.
+def read_events(folder: SweepFolder) -> list[Event]:
+    """The events of all journals of a sweep, in order.
 
     Raises:
-      StorageError: A line in the middle is damaged.
+      StorageError: A line in the middle of a journal is damaged.
     """
-    if not path.exists():
-        return []
-    events = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise StorageError(
-                f"{path} line {number} is damaged", f"sed -i {number}d {path}, then the same sweep again"
-            ) from error
-        events.append(event)
-    return events
+    submissions = {
+        number: [event for path in submission.journals() for event in read_journal(path)]
+        for number, submission in folder.submissions().items()
+    }
+    return in_order(read_journal(folder.journal), submissions)
+
+
+def journal_sizes(folder: SweepFolder) -> dict[str, int]:
+    """Bytes of every journal of a sweep, by its path in the folder: what stands behind them later is news."""
+    paths = [path for submission in folder.submissions().values() for path in submission.journals()]
+    paths += [folder.journal] if folder.journal.exists() else []
+    return {path.relative_to(folder.path).as_posix(): path.stat().st_size for path in paths}
 
 
 def write_plan(folder: SweepFolder, plan: Mapping[str, Any]) -> None:
@@ -326,7 +348,7 @@ def read_rows(folder: SweepFolder) -> list[Row]:
         for run in read_plan(folder)["runs"]
     }
     known = {item.name for item in dataclasses.fields(Row)}
-    for event in read_journal(folder.journal):
+    for event in read_events(folder):
         if event.get("run_id") in rows and event["event"] in STATUSES:
             values = {key: value for key, value in event.items() if key in known}
             rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], status=event["event"], **values)
@@ -394,15 +416,11 @@ def locked(folder: SweepFolder) -> Iterator[None]:
     Raises:
       StorageError: Another process works there.
     """
-    import fcntl
-
-    with open(folder.lock, "a+b") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with locks.whole(folder.lock) as taken:
+        if not taken:
             raise StorageError(
                 f"{folder.path}: another process works on this sweep", "wait for it, or sweep=another_name"
-            ) from error
+            )
         yield
 
 
@@ -447,16 +465,6 @@ def _suggest_sweep(path: Path) -> str | None:
 def _is_read_only(path: Path) -> bool:
     # root passes every access check; a read-only file system still refuses.
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-
-
-def _drop_torn_tail(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
 
 
 def _entry(path: str) -> str:

@@ -26,7 +26,7 @@ from runner.experiment import Result
 from runner.planning import Plan, ProgramKey, State, Task
 from runner.program import Program
 from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, row_of
-from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TrackingMode
+from runner.settings import CheckpointWriter, InputKind, OnFailure, Run
 from runner.storage import Journal, RunFolder
 from runner.summary import Summary
 
@@ -44,9 +44,6 @@ MAKE_ROOM = "make room or choose another output_root; the same command goes on f
 PROGRAMS_AHEAD = 4
 
 
-FINISHED = frozenset({State.done, State.stale, State.failed})
-
-
 class Reporter(Protocol):
     """What a sweep tells of itself as it goes."""
 
@@ -55,6 +52,9 @@ class Reporter(Protocol):
 
     def finished(self, record: Record, folder: RunFolder) -> None:
         """A run is done or has failed, and is on the disk."""
+
+    def advanced(self) -> None:
+        """A run is done; of one that another process made, no more is read."""
 
     def warned(self, text: str) -> None:
         """Something went on without what was asked."""
@@ -110,32 +110,111 @@ def execute(
       StorageError: Another process works in the folder, or the disk is full.
     """
     storage.make_sweep_folder(plan.folder)
+    with storage.locked(plan.folder):
+        pending = plan.pending()
+        write_plan(plan)
+        with _started(plan, len(pending), tracking, reporter=reporter, stop=stop) as engine:
+            num_tracked = engine.catch_up(pending)
+            engine.go(pending)
+            if len(plan.tasks) > 1 and (pending or num_tracked):
+                engine.conclude()
+    return engine.outcome()
+
+
+def conclude(plan: Plan, *, tracking: Callable[..., Tracking], reporter: Reporter) -> None:
+    """Does what is left of a sweep once its runs were made elsewhere: its files, its W&B run, and runs not yet tracked.
+
+    Args:
+      plan: With the states that the runs have now.
+      tracking: Makes the tracker.
+      reporter: Told of what goes wrong.
+
+    Raises:
+      StorageError: Another process works in the folder, or the disk is full.
+    """
+    with (
+        storage.locked(plan.folder),
+        _started(plan, len(plan.untracked()), tracking, reporter=reporter, announce=False) as engine,
+    ):
+        engine.catch_up([])
+        engine.go([])
+        engine.conclude()
+
+
+def work(
+    plan: Plan,
+    pending: Sequence[Task],
+    journal: Journal,
+    *,
+    died: Mapping[str, str],
+    tracking: Callable[..., Tracking],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> Outcome:
+    """Runs `pending` in a process that is one of several on this sweep, and holds the locks of these runs.
+
+    Args:
+      plan: What this process has of the sweep's.
+      pending: What to run.
+      journal: The journal of this process.
+      died: Runs, by id, that ended the process that was at them, and how: written down as failed, and not tried.
+      tracking: Makes the tracker, given `num_runs`.
+      reporter: Told of everything as it happens.
+      stop: Asked before every run.
+
+    Raises:
+      StorageError: The disk is full.
+    """
+    with _started(plan, len(pending), tracking, reporter=reporter, stop=stop, journal=journal) as engine:
+        engine.died = died
+        engine.go(pending)
+    return engine.outcome()
+
+
+def write_plan(plan: Plan) -> None:
+    """Writes the plan into the sweep's folder, if it is not there."""
+    if not plan.folder.plan.exists():
+        storage.write_plan(plan.folder, planning.plan_data(plan))
+
+
+@contextlib.contextmanager
+def _started(
+    plan: Plan,
+    num_pending: int,
+    tracking: Callable[..., Tracking],
+    *,
+    reporter: Reporter,
+    stop: Callable[[], bool] = lambda: False,
+    journal: Journal | None = None,
+    announce: bool = True,
+) -> Iterator[_Engine]:
+    """A sweep under way, from the first line of a journal to its last; the sweep's own journal where none is given."""
     try:
-        with storage.locked(plan.folder):
-            return _execute_locked(plan, tracking, reporter, stop)
+        with _open(plan, journal) as lines:
+            tracker = tracking(num_runs=num_pending)
+            engine = _Engine(plan=plan, journal=lines, reporter=reporter, stop=stop, tracking=tracker)
+            engine.beside = journal is not None
+            with contextlib.closing(tracker):
+                after = max(plan.folder.submissions(), default=0)
+                lines.append("start", at=experiment.now(), num_pending=num_pending, after=after)
+                if announce:
+                    reporter.started(plan, num_pending)
+                yield engine
+                lines.append(
+                    "end",
+                    at=experiment.now(),
+                    after=after,
+                    num_failed=engine.num_failed,
+                    interrupted=engine.interrupted,
+                )
     except OSError as error:
         raise StorageError(f"writing to {plan.folder.path}: {error.strerror or error}", MAKE_ROOM) from error
 
 
-def _execute_locked(
-    plan: Plan, tracking: Callable[..., Tracking], reporter: Reporter, stop: Callable[[], bool]
-) -> Outcome:
-    pending = plan.pending()
-    if not plan.folder.plan.exists():
-        storage.write_plan(plan.folder, planning.plan_data(plan))
-    with contextlib.closing(Journal(plan.folder.journal)) as journal:
-        tracker = tracking(num_runs=len(pending))
-        engine = _Engine(plan=plan, journal=journal, reporter=reporter, stop=stop, tracking=tracker)
-        with contextlib.closing(tracker):
-            journal.append("start", at=experiment.now(), num_pending=len(pending))
-            reporter.started(plan, len(pending))
-            num_tracked = engine.catch_up(pending)
-            engine.go(pending)
-            if len(plan.tasks) > 1 and (pending or num_tracked):
-                lines = engine.summarize()
-                tracker.log_sweep(plan.folder.name, lines)
-            journal.append("end", at=experiment.now(), num_failed=engine.num_failed, interrupted=engine.interrupted)
-    return Outcome(num_failed=engine.num_failed, interrupted=engine.interrupted, stopped=engine.stopped)
+def _open(plan: Plan, journal: Journal | None) -> contextlib.AbstractContextManager[Journal]:
+    if journal is not None:
+        return contextlib.nullcontext(journal)
+    return contextlib.closing(Journal(plan.folder.journal))
 
 
 @dataclass
@@ -154,6 +233,8 @@ class _Engine:
     writers: ThreadPoolExecutor = field(init=False)
     warming: Future[None] | None = None
     contended: bool = False
+    beside: bool = False
+    died: Mapping[str, str] = field(default_factory=dict)
     num_failed: int = 0
     interrupted: bool = False
     stopped: str | None = None
@@ -161,14 +242,14 @@ class _Engine:
     def go(self, pending: Sequence[Task]) -> None:
         """Wave after wave, until all is done or the sweep is told to end."""
         cores = environment.num_cores()
-        waves = _waves(pending, cores * PROGRAMS_AHEAD)
         with ThreadPoolExecutor(cores) as pool, ThreadPoolExecutor(WRITERS) as self.writers:
             try:
+                pending = self._give_up(pending)
+                waves = _waves(pending, cores * PROGRAMS_AHEAD)
                 # A single run compiles by itself, for a time to believe; a sweep uses every core.
-                self.contended = len(pending) > 1
-                if self.contended and any(
-                    task.job.run.checkpoint.writer is not CheckpointWriter.none for task in pending
-                ):
+                several = len(pending) > 1
+                self.contended = several or self.beside
+                if several and _saves(pending):
                     # While the first programs compile; `_settle` waits for it.
                     self.warming = self.writers.submit(checkpoint.warm)
                 wave = next(waves, [])
@@ -187,13 +268,17 @@ class _Engine:
                 pool.shutdown(wait=True, cancel_futures=True)
                 self._settle()
 
+    def _give_up(self, pending: Sequence[Task]) -> Sequence[Task]:
+        """Writes the runs down that have ended a process before, and gives the others."""
+        reasons = {task.job.num: self.died.get(task.job.identity.run_id) for task in pending}
+        given_up = [(task, reasons[task.job.num]) for task in pending if reasons[task.job.num]]
+        self._write((task, experiment.failed(task.job, experiment.WorkerDied(reason))) for task, reason in given_up)
+        return [task for task in pending if not reasons[task.job.num]]
+
     def catch_up(self, pending: Sequence[Task]) -> int:
-        """Tracks runs that an earlier attempt finished and was stopped before it had tracked them; how many."""
-        if self.plan.tasks[0].job.run.tracking.mode is TrackingMode.disabled:
-            return 0
+        """Tracks runs that were finished and not tracked, by an attempt that was stopped before; how many."""
         again = {task.job.num for task in pending}
-        finished = [task for task in self.plan.tasks if task.state in FINISHED and task.job.num not in again]
-        missing = [task for task in finished if not task.tracked]
+        missing = [task for task in self.plan.untracked() if task.job.num not in again]
         for task in missing:
             record = storage.read_record(task.folder)
             output = storage.read_output(task.folder, record) if record.output else {}
@@ -216,6 +301,7 @@ class _Engine:
         for task in burst:
             if self._ending():
                 break
+            self._mark("begin", task)
             program = compiled[task.program_key]
             if isinstance(program, Exception):
                 result = experiment.failed(task.job, program)
@@ -225,7 +311,14 @@ class _Engine:
                 result = experiment.execute(task.job, program, compiled_here=first)
             results.append((task, result))
             self._judge(task.job.run, result.record)
+        if results:
+            self._mark("executed", results[-1][0])
         return results
+
+    def _mark(self, event: str, task: Task) -> None:
+        """Says in the journal of a job what it is at: should it die, that run is to blame."""
+        if self.beside:
+            self.journal.append(event, sync=False, run_id=task.job.identity.run_id)
 
     def _write(self, results: Iterable[tuple[Task, Result]]) -> None:
         written = [(task, result, self.writers.submit(_commit, task, result, self.clones)) for task, result in results]
@@ -266,12 +359,19 @@ class _Engine:
             self.summary.add(record)
         return run_id
 
-    def summarize(self) -> list[dict[str, Any]]:
-        """Writes the sweep's files. What was written here is not read again: the reader alone takes half a second."""
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return Outcome(num_failed=self.num_failed, interrupted=self.interrupted, stopped=self.stopped)
+
+    def conclude(self) -> None:
+        """Writes the sweep's files and its W&B run.
+
+        What was written here is not read again: the reader alone takes half a second.
+        """
         folders = {task.job.identity.run_id: task.folder for task in self.plan.tasks}
         for record in storage.read_records(folder for run_id, folder in folders.items() if run_id not in self.summary):
             self.summary.add(record)
-        return self.summary.write(self.plan.folder, folders)
+        self.tracking.log_sweep(self.plan.folder.name, self.summary.write(self.plan.folder, folders))
 
     def _judge(self, run: Run, record: Record) -> None:
         """Counts a failed run; the policy may end the sweep."""

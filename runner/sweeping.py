@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,11 @@ class Composer:
         typed = tuple(overrides)
         kin = self._kin(typed)
         run = dataclasses.replace(kin[1], seed=kin[0]) if kin else settings.from_config(self.task_config(typed, num))
-        return Config(run=run, overrides=typed, where=where, hydra_files=functools.partial(self._hydra_files, typed))
+        return Config(run=run, overrides=typed, where=where, hydra_files=self.hydra_files_of(typed))
+
+    def hydra_files_of(self, overrides: tuple[str, ...]) -> Callable[[int], Mapping[str, str]]:
+        """What gives the files that Hydra leaves beside a job of these overrides, given the job's number."""
+        return functools.partial(self._hydra_files, overrides)
 
     def _kin(self, overrides: tuple[str, ...]) -> tuple[int, Run, _Family] | None:
         """The seed of one job, and what it is derived from; None where it has to be composed by itself."""

@@ -66,6 +66,10 @@ class Terminal:
             self.warned(f"run {record.num} failed: {shorten(reason)}  ({folder.record})")
             if record.error.kind is FailureKind.check and any(check.mend for check in record.checks):
                 self.warned(f"  what mends it: bridge-runner show {folder.record.parent}")
+        self.advanced()
+
+    def advanced(self) -> None:
+        """The bar goes on by one run."""
         if self._progress is not None and self._task is not None:
             failed = f"{self._num_failed} failed" if self._num_failed else ""
             self._progress.update(self._task, advance=1, failed=failed)

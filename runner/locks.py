@@ -1,0 +1,53 @@
+"""Locks of a file that go with the process that holds them, however it ends.
+
+They hold between machines where the file system keeps them: NFS 4, NFS 3 with its lock daemon, Lustre with `-o flock`.
+POSIX locks, since those have parts: closing any other descriptor of the file would drop them, so nothing else opens it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from runner.errors import StorageError
+
+BUSY = (errno.EACCES, errno.EAGAIN)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[bool]:
+    """Holds a whole file; False where another process has any part of it.
+
+    Raises:
+      StorageError: The file system keeps no locks.
+    """
+    with open(path, "a+b") as file:
+        yield _take(file, 0, 0)
+
+
+@contextlib.contextmanager
+def parts(path: Path, numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Holds parts of a file, and gives the numbers of those that no other process has.
+
+    Raises:
+      StorageError: The file system keeps no locks.
+    """
+    with open(path, "a+b") as file:
+        yield [number for number in numbers if _take(file, number, 1)]
+
+
+def _take(file: IO[Any], start: int, length: int) -> bool:
+    try:
+        fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+    except OSError as error:
+        if error.errno in BUSY:
+            return False
+        raise StorageError(f"{file.name}: this file system keeps no locks ({error.strerror})", KEEP_LOCKS) from error
+    return True
+
+
+KEEP_LOCKS = "output_root=FOLDER on a file system that does (NFS 4, Lustre mounted with flock)"
