@@ -64,6 +64,11 @@ class Application:
         self.exit_code = 0
         self.error: UserError | None = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether anything is to be run, rather than planned or checked."""
+        return self._task == "run"
+
     def __call__(self, config: Any) -> float | None:
         """Runs one composed config.
 

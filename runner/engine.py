@@ -39,6 +39,8 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     if not configs:
         raise one_or_many(refused, len(job_overrides))
     engine = engines.Engine(context, config)
+    if application.runs:
+        engine.begin()
 
     def execute(plan: Plan, **known: Any) -> Outcome:
         return launching.execute(plan, crew=engine.crew(configs[0].run.workers), launch=engine.launch, **known)

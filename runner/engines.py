@@ -65,9 +65,10 @@ class Engine:
           workers: Jobs that the user wants; None for as many as run side by side.
         """
         cores = environment.num_cores()
-        known = {BASIC: 1, JOBLIB: self._joblib_workers, LOCAL: cores, SLURM: self._settings.get("array_parallelism")}
-        side_by_side = known.get(self.name, cores)
-        num_workers = workers or int(side_by_side() if callable(side_by_side) else side_by_side or cores)
+        known: dict[str, Any] = {BASIC: 1, JOBLIB: self._joblib_workers, LOCAL: cores, RAY: self._ray_workers}
+        known |= {SLURM: self._settings.get("array_parallelism")}
+        there = known.get(self.name)
+        num_workers = workers or int((there() if callable(there) else there) or cores)
         return Crew(
             engine=self.name,
             num_workers=num_workers,
@@ -102,6 +103,24 @@ class Engine:
         )
         folder = submission.path.absolute()
         return Worker(folder.parent.parent, folder, composing, os.getcwd())
+
+    def begin(self) -> None:
+        """Does what must be done before JAX starts in this process: it may not fork after that."""
+        if self.name == RAY:
+            from runner import ray_jobs
+
+            ray_jobs.connect(self._ray_settings())
+
+    def _ray_workers(self) -> int:
+        from runner import ray_jobs
+
+        return ray_jobs.num_workers(self._ray_settings())
+
+    def _ray_settings(self) -> Any:
+        from runner import ray_jobs
+
+        known = {key: value for key, value in self._settings.items() if key != "_target_"}
+        return ray_jobs.RaySettings(**known)
 
     def _joblib_workers(self) -> int:
         import joblib

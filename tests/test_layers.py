@@ -22,6 +22,7 @@ ROWS = (
         "exporting",
         "engine",
         "engines",
+        "ray_jobs",
         "launching",
         "worker",
         "application",
@@ -77,11 +78,12 @@ OWNERS = {
     "safetensors": {"tensors"},
     "flax.linen": {"bridge", "hosts", "lifts", "twins"},
     "flax.nnx.bridge": {"bridge", "hosts"},
-    "hydra": {"settings", "sweeping", "application", "engine", "engines", "worker", "cli"},
-    "omegaconf": {"settings", "sweeping", "application", "engine", "engines", "worker", "cli"},
+    "hydra": {"settings", "sweeping", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
+    "omegaconf": {"settings", "sweeping", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
     "optax": {"training"},
     "rich": {"table", "terminal", "listing"},
     "pyarrow": {"results"},
+    "ray": {"ray_jobs"},
 }
 
 
