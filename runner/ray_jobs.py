@@ -59,6 +59,9 @@ def connect(settings: RaySettings) -> Any:
     Raises:
       UserError: It is not installed, or no cluster is at the address.
     """
+    if settings.address is None:
+        # Read where Ray is imported.
+        os.environ.update({name: value for name, value in ON_LOOPBACK.items() if name not in os.environ})
     try:
         import ray
     except ImportError as error:
@@ -67,7 +70,6 @@ def connect(settings: RaySettings) -> Any:
         return ray
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "runtime_env": runtime_env()}
     if settings.address is None:
-        os.environ.update({name: value for name, value in ON_LOOPBACK.items() if name not in os.environ})
         arguments |= {"address": "local", "num_cpus": environment.num_cores(), "include_dashboard": False}
         arguments |= {"object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Worker:
         submission = SubmissionFolder(self._submission)
         self._arrive()
         with contextlib.closing(Journal(submission.journal(num))) as journal:
+            journal.append("arrived", host=socket.gethostname(), pid=os.getpid())
             try:
                 return self._work(submission, num, journal)
             except UserError as error:
