@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner import bridge, checks, claims, devices, environment, hosts, inputs, timing, training, trees, twins
+from runner import bridge, checks, claims, devices, environment, hosts, inputs, leases, timing, training, trees, twins
 from runner.errors import UserError
 from runner.program import Draft, Identity, Program, compile_program, timing_id
 from runner.records import (
@@ -40,7 +40,7 @@ from runner.training import CompiledTraining, Trained
 MAX_TRACEBACK_LINES = 60
 
 # Asked of the system once a process: it reads files, and a run takes milliseconds.
-_num_cores = functools.cache(environment.num_cores)
+_num_cores = functools.cache(leases.cores_to_share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +200,25 @@ def execute(
     record = _record(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
     variables = trees.to_host(story.variables)
     return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
+
+
+def contended(result: Result) -> Result:
+    """`result`, its times flagged: another process of ours worked beside them."""
+    timing = result.record.timing
+    if timing is None:
+        return result
+    steady: dict[str, Any] = {
+        item.name: _flagged(value)
+        for item in dataclasses.fields(timing)
+        if isinstance(value := getattr(timing, item.name), Measurement)
+    }
+    timing = dataclasses.replace(timing, contended=True, **steady)
+    return dataclasses.replace(result, record=dataclasses.replace(result.record, timing=timing))
+
+
+def _flagged(one: Measurement) -> Measurement:
+    flags = [*one.summary.flags, "contended"]
+    return dataclasses.replace(one, summary=dataclasses.replace(one.summary, flags=flags))
 
 
 def failed(job: Job, error: Exception) -> Result:

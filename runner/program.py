@@ -141,7 +141,8 @@ def identify(run: Run, variables_digest: str | None = None, *, elsewhere: str | 
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
     values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
     result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed} | learning)
-    timed = {"result": result_id, "timing": data["timing"], "device": name}
+    how = {key: value for key, value in data["timing"].items() if key != "turns"}
+    timed = {"result": result_id, "timing": how, "device": name}
     run_id = canonical_digest(timed)
     return Identity(run_id=run_id, result_id=result_id, program_id=program_id, device=device)
 

@@ -171,6 +171,8 @@ class TimingSettings:
       rounds: Samples taken.
       min_sample_s: A sample calls in a loop until it lasts so long; 0 means one call a sample.
       pipeline: Calls in flight for the throughput sample.
+      turns: Whether a run waits until no other process of ours works on this machine; if not, its times are flagged. No
+        part of what a run is: it changes no number, only how much it is to be believed.
     """
 
     mode: TimingMode = TimingMode.quick
@@ -179,6 +181,7 @@ class TimingSettings:
     rounds: int = 10
     min_sample_s: float = 0.0
     pipeline: int = 10
+    turns: bool = True
 
     def __post_init__(self) -> None:
         if self.mode is TimingMode.off:

@@ -22,11 +22,12 @@ from typing import Any, Protocol
 from runner import checkpoint, environment, experiment, planning, storage, timing, trees
 from runner.clone import CloneWriter
 from runner.errors import StorageError
-from runner.experiment import Result
+from runner.experiment import Job, Result
+from runner.leases import Turns
 from runner.planning import Plan, ProgramKey, State, Task
 from runner.program import Program
 from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, row_of
-from runner.settings import CheckpointWriter, InputKind, OnFailure, Run
+from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TimingMode
 from runner.storage import Journal, RunFolder
 from runner.summary import Summary
 
@@ -235,6 +236,7 @@ class _Engine:
     contended: bool = False
     beside: bool = False
     died: Mapping[str, str] = field(default_factory=dict)
+    turns: Turns = field(init=False)
     num_failed: int = 0
     interrupted: bool = False
     stopped: str | None = None
@@ -242,7 +244,8 @@ class _Engine:
     def go(self, pending: Sequence[Task]) -> None:
         """Wave after wave, until all is done or the sweep is told to end."""
         cores = environment.num_cores()
-        with ThreadPoolExecutor(cores) as pool, ThreadPoolExecutor(WRITERS) as self.writers:
+        self.turns = Turns(give_up=self.stop)
+        with self.turns.working(), ThreadPoolExecutor(cores) as pool, ThreadPoolExecutor(WRITERS) as self.writers:
             try:
                 pending = self._give_up(pending)
                 waves = _waves(pending, cores * PROGRAMS_AHEAD)
@@ -308,12 +311,22 @@ class _Engine:
             else:
                 first = task.program_key not in self.compiled_for
                 self.compiled_for.add(task.program_key)
-                result = experiment.execute(task.job, program, compiled_here=first)
+                result = self._measure(task.job, program, first)
             results.append((task, result))
             self._judge(task.job.run, result.record)
         if results:
             self._mark("executed", results[-1][0])
         return results
+
+    def _measure(self, job: Job, program: Program, first: bool) -> Result:
+        """The result of a run, made while no other process of ours works here, or flagged if one does."""
+        settings = job.run.timing
+        if settings.mode is TimingMode.off:
+            return experiment.execute(job, program, compiled_here=first)
+        result, contended = self.turns.measured(
+            lambda: experiment.execute(job, program, compiled_here=first), wait=settings.turns
+        )
+        return experiment.contended(result) if contended else result
 
     def _mark(self, event: str, task: Task) -> None:
         """Says in the journal of a job what it is at: should it die, that run is to blame."""

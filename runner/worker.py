@@ -11,7 +11,7 @@ import functools
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,11 +102,14 @@ class Worker:
         from runner import pieces
 
         piece = pieces.read(submission, num)
-        self._prepare_process(piece, about)
+        with self._prepared(piece, about, submission.stop.exists):
+            return self._run(submission, num, journal, piece)
+
+    def _run(self, submission: SubmissionFolder, num: int, journal: Journal, piece: Piece) -> str:
+        from runner import environment, locks, pieces, sweep, tracking_pool
+
         folder = SweepFolder(self._folder)
         plan = pieces.plan_of(folder, piece, self._composing.hydra_files())
-        from runner import environment, locks, sweep, tracking_pool
-
         nums = [task.job.num for task in plan.tasks]
         with application.interrupts(lambda _: None) as asked, locks.parts(folder.lock, nums) as taken:
             left = pieces.remaining(plan, submission, num)
@@ -132,19 +135,29 @@ class Worker:
             )
         return "stopped" if outcome.interrupted else "done"
 
-    def _prepare_process(self, piece: Piece, about: Mapping[str, Any]) -> None:
-        """Sets what is process-wide here, before JAX starts."""
-        from runner import devices, environment, settings
+    @contextlib.contextmanager
+    def _prepared(self, piece: Piece, about: Mapping[str, Any], give_up: Callable[[], bool]) -> Iterator[None]:
+        """Sets what is process-wide here, before JAX starts: cores and a card of its own, and a shared cache."""
+        from runner import devices, environment, leases, settings
 
         run = settings.from_data(piece.runs[0]["settings"])
         if about["auto"] is None:
+            yield
             return
-        if not any(devices.named(one["settings"]["device"], about["auto"])[0] != "cpu" for one in piece.runs):
-            devices.keep_to_cpu()
+        if about["num_cores"]:
+            leases.keep_to_cores(about["num_cores"])
         cache = run.compilation_cache
         if cache == "auto":
             cache = str(self._folder.parent / CACHE / environment.processor_id())
-        devices.prepare_process(run.num_cpu_devices, cache)
+        specs = {one["settings"]["device"] for one in piece.runs}
+        platforms = {devices.named(spec, about["auto"])[0] for spec in specs}
+        if platforms == {"cpu"}:
+            devices.keep_to_cpu()
+        # A card that is named by its number is to be found under it: then all stay in sight.
+        shares = "gpu" in platforms and not any(":" in spec for spec in specs)
+        with leases.card(give_up=give_up) if shares else contextlib.nullcontext():
+            devices.prepare_process(run.num_cpu_devices, cache)
+            yield
 
 
 class Silent:

@@ -43,6 +43,7 @@ ROWS = (
         "storage",
         "journal",
         "locks",
+        "leases",
         "environment",
     ),
     (
