@@ -25,12 +25,14 @@ MAX_WAIT_S = 300.0
 FIRST_PAUSE_S = 0.0005
 LAST_PAUSE_S = 0.05
 
+FOLDER = "BRIDGE_RUNNER_LOCKS"
+
 _KEPT: list[IO[Any]] = []  # for the life of the process
 
 
 def default_folder() -> Path:
-    """Where the locks of this user on this machine are."""
-    return Path(tempfile.gettempdir()) / f"bridge-runner-{os.getuid()}"
+    """Where the locks of this user on this machine are; a variable names another place where /tmp is each job's own."""
+    return Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"bridge-runner-{os.getuid()}")
 
 
 class Turns:

@@ -14,6 +14,9 @@ if CONTROLS:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# Tests of one worker don't wait for those of the others, or for sweeps of whoever else is on this machine.
+os.environ["BRIDGE_RUNNER_LOCKS"] = tempfile.mkdtemp(prefix="locks-")
+
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -26,6 +29,7 @@ from runner.settings import Run
 
 
 def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["BRIDGE_RUNNER_LOCKS"], ignore_errors=True)
     if CONTROLS:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 

@@ -61,6 +61,13 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+def test_the_locks_are_in_the_machines_temporary_folder_or_where_a_variable_says(monkeypatch):
+    monkeypatch.setenv("BRIDGE_RUNNER_LOCKS", "/dev/shm/mine")
+    assert leases.default_folder() == Path("/dev/shm/mine")
+    monkeypatch.delenv("BRIDGE_RUNNER_LOCKS")
+    assert leases.default_folder() == Path(tempfile.gettempdir()) / f"bridge-runner-{os.getuid()}"
+
+
 def test_a_time_is_taken_when_no_other_process_works(tmp_path):
     turns = Turns(tmp_path)
     with turns.working():
@@ -136,8 +143,8 @@ def test_a_machine_without_cards_has_none_to_hold(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("turns", "flagged"), [("true", False), ("false", True)])
 def test_times_beside_another_sweep_are_flagged_where_none_waits(turns, flagged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with beside(WORK, leases.default_folder()) as other:
+    monkeypatch.setenv("BRIDGE_RUNNER_LOCKS", str(tmp_path / "locks"))
+    with beside(WORK, tmp_path / "locks") as other:
         assert said(other) == "works"
         if not flagged:
             go_on(other)
