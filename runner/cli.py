@@ -116,6 +116,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner -m seed=0,1 features=8,16 'zip=[[seed,features]]'             values that go together
   bridge-runner layer=custom layer.target=my_pkg.MyLayer layer.kwargs.hidden=64   your layer
   bridge-runner -m +experiment=width                                          a named experiment
+  bridge-runner -m seed=0,1,2 hydra/launcher=ray       on an engine: joblib, submitit_local, submitit_slurm, ray
 
   bridge-runner check KEY=…       is this layer safe inside Linen? every claim, and what mends a no (--json)
   bridge-runner plan KEY=…        what a sweep would do; runs nothing

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import seeds, storage, submissions, table
+from runner import journal, seeds, storage, submissions, table
 from runner.errors import StorageError, literal
 from runner.records import Row
 from runner.settings import flatten
@@ -99,7 +99,7 @@ def _watch(folder: SweepFolder, terminal: Terminal) -> None:
 
 
 def is_over(folder: SweepFolder) -> bool:
-    """Whether the last attempt at a sweep has ended: all its journals say so, or that of the process that led it."""
+    """Whether the last attempt at a sweep has ended: its journal says so, or nobody is left who works on it."""
     last = max(folder.submissions(), default=0)
     own = storage.read_journal(folder.journal)
     if own and int(own[-1].get("after", 0)) >= last and own[-1]["event"] == "end":
@@ -107,7 +107,7 @@ def is_over(folder: SweepFolder) -> bool:
     if not last:
         return False
     submission = folder.submission(last)
-    return submissions.has_ended(submission.launcher) and not submissions.living_jobs(submission)
+    return not journal.is_held(submission.launcher) and not submissions.living_jobs(submission)
 
 
 def _counts(rows: Sequence[Row]) -> str:

@@ -53,6 +53,7 @@ MISTAKES = [
     ("device=cuda", "device=cuda: a device is cpu, gpu, tpu or auto, or with an index cpu:1.\n  Try: device=cpu"),
     ("device=tpu", "device=tpu: not here; here are cpu:0.\n  Try: device=cpu"),
     ("device=cpu:3", "device=cpu:3: not here; here are cpu:0.\n  Try: num_cpu_devices=4 device=cpu:3"),
+    ("workers=0", "workers=0: at least one job is needed.\n  Try: workers=1"),
     ("num_cpu_devices=0", "num_cpu_devices=0: at least one is needed.\n  Try: num_cpu_devices=1"),
     ("timing.rounds=1", "timing.rounds=1: one sample has no spread.\n  Try: timing.rounds=10"),
     ("timing.warmup=0", "timing.warmup=0: at least 1 is needed.\n  Try: timing.warmup=10"),

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import OmegaConf
 
 from runner import cli, settings
 
@@ -43,6 +45,18 @@ def test_every_experiment_composes(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan", f"+experiment={path.stem}"]) == 0
     assert re.search(r"\d+ runs · \d+ programs?", capsys.readouterr().out)
+
+
+LAUNCHERS = sorted((CONF / "hydra" / "launcher").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
+def test_every_launcher_composes_and_says_when_to_choose_it(path):
+    settings.register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = hydra.compose("config", [f"hydra/launcher={path.stem}"], return_hydra_config=True).hydra.launcher
+    assert chosen == OmegaConf.load(path)  # nothing of a plugin's own entry of this name
+    assert re.search(r"^# .*\b(for|to try)\b", path.read_text(), flags=re.MULTILINE | re.IGNORECASE)
 
 
 def test_the_shell_completes_choices():

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from failing_layers import LAYERS
 
-from runner import cli, journal, locks, pieces, storage, submissions
+from runner import cli, journal, listing, locks, pieces, storage, submissions
 from runner.journal import Journal
 from runner.pieces import Crew
 from runner.storage import RunFolder, SweepFolder
@@ -234,6 +234,30 @@ def test_jobs_live_as_long_as_their_launcher_or_their_own_process(done):
     assert submissions.living_jobs(submission) == [0]
     assert submissions.run_nums(submission, [0]) == {0, 2, 4}
     lines.close()
+
+
+def test_a_sweep_is_over_when_nobody_is_left_who_works_on_it(done):
+    assert listing.is_over(done)
+    done.journal.unlink()
+    assert listing.is_over(done)
+    lines = Journal(done.submission(1).launcher)
+    assert not listing.is_over(done)
+    lines.close()
+
+
+def test_jobs_track_their_runs_and_the_launcher_the_sweep(here):
+    assert in_jobs("-m", "seed=0,1", "timing=off", "checks=off", "sweep=mine") == 0
+    folders = [path.name for path in (here / "outputs" / "mine" / "wandb").glob("offline-run-*")]
+    assert len(folders) == 3
+    assert sum(name.endswith("mine-sweep") for name in folders) == 1
+
+
+def test_a_sweep_for_other_machines_asks_no_device_of_this_one(here, capsys):
+    words = ["plan", "device=gpu,auto", "hydra/launcher=ray", *LEAN]
+    assert cli.main([*words, "hydra.launcher.num_gpus=1"]) == 0
+    assert "1 run · 2 programs · 1 equal configs left out" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    assert "2 runs · 2 programs" in capsys.readouterr().out
 
 
 def test_runs_whose_jobs_live_are_waited_for_and_not_submitted_again(done):
