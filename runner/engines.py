@@ -46,9 +46,10 @@ class Engine:
         self._config = config
         self._settings: dict[str, Any] = OmegaConf.to_container(config.hydra.launcher, resolve=False)  # type: ignore[assignment]
         self.name = str(self._settings["_target_"])
+        self.choice = f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}"
         if self.name not in Plugins.instance().class_name_to_class:
             extra = EXTRAS.get(self.name)
-            what = f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}: {self.name} is not installed"
+            what = f"{self.choice}: {self.name} is not installed"
             raise UserError(what, f"pip install 'bridge-runner[{extra}]'" if extra else None)
 
     @property
@@ -71,6 +72,7 @@ class Engine:
         num_workers = workers or int((there() if callable(there) else there) or cores)
         return Crew(
             engine=self.name,
+            choice=self.choice,
             num_workers=num_workers,
             exact=workers is not None,
             process_per_job=self.name not in (BASIC, JOBLIB, RAY),

@@ -17,6 +17,10 @@ from runner.storage import STATUSES, SubmissionFolder, SweepFolder
 # A job of fewer runs of one program costs more to start than it saves, unless the runs are long: `workers` says so.
 MIN_RUNS = 8
 
+# Where a process takes one job after the other: few enough that starting them costs little, enough that none waits long
+# for the last one.
+JOBS_PER_WORKER = 4
+
 HydraFiles = Callable[[tuple[str, ...]], Callable[[int], Mapping[str, str]]]
 
 
@@ -26,6 +30,7 @@ class Crew:
 
     Attributes:
       engine: Dotted name of its launcher.
+      choice: What was typed to choose it.
       num_workers: Jobs that it runs side by side.
       exact: Whether the user named that number.
       process_per_job: Whether every job starts Python and JAX anew, so that there are to be few of them.
@@ -34,6 +39,7 @@ class Crew:
     """
 
     engine: str
+    choice: str
     num_workers: int
     exact: bool = False
     process_per_job: bool = True
@@ -55,7 +61,8 @@ class Piece:
 
 
 def cut(tasks: Sequence[Task], crew: Crew) -> list[list[Task]]:
-    """`tasks`, ordered by program, as jobs: whole programs, cut where there are fewer of them than workers."""
+    """`tasks`, ordered by program, as jobs: whole programs, cut where there are fewer of them than workers, and several
+    to a job where there are many more."""
     jobs = [list(group) for _, group in itertools.groupby(tasks, key=lambda task: task.program_key)]
     least = 1 if crew.exact else MIN_RUNS
     while len(jobs) < crew.num_workers:
@@ -64,8 +71,9 @@ def cut(tasks: Sequence[Task], crew: Crew) -> list[list[Task]]:
         if len(jobs[longest]) < 2 * least:
             break
         jobs[longest : longest + 1] = [jobs[longest][:middle], jobs[longest][middle:]]
-    if crew.process_per_job and len(jobs) > crew.num_workers:
-        shared: list[list[Task]] = [[] for _ in range(crew.num_workers)]
+    most = crew.num_workers * (1 if crew.process_per_job else JOBS_PER_WORKER)
+    if len(jobs) > most:
+        shared: list[list[Task]] = [[] for _ in range(most)]
         for job in sorted(jobs, key=len, reverse=True):
             min(shared, key=len).extend(job)
         jobs = shared

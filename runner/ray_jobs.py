@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLE
 
 # Results are a few bytes a job: what Ray takes by itself is a third of the memory.
 STORE_BYTES = 80 * 2**20
+
+ANSWER_TIMEOUT_S = 10.0
 
 # Of this process's environment the jobs of a cluster get what steers JAX and W&B, and no secrets: Ray shows them.
 HANDED_ON = re.compile(r"(JAX|XLA|TF|WANDB|HYDRA)_(?!.*(KEY|TOKEN|SECRET|PASSW))")
@@ -73,6 +76,7 @@ def connect(settings: RaySettings) -> Any:
         arguments |= {"address": "local", "num_cpus": environment.num_cores(), "include_dashboard": False}
         arguments |= {"object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     else:
+        _require_answer(settings.address)
         arguments["address"] = settings.address
     # Ray ends the process at SIGTERM; what that means is for the sweep to say.
     in_main = threading.current_thread() is threading.main_thread()
@@ -80,14 +84,26 @@ def connect(settings: RaySettings) -> Any:
     try:
         ray.init(**(arguments | dict(settings.init)))
     except ConnectionError as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(
-            f"hydra.launcher.address={settings.address}: {reason}", "hydra.launcher.address=null"
-        ) from error
+        raise _no_cluster(settings.address, str(error)) from error
     finally:
         if in_main and handler is not None:
             signal.signal(signal.SIGTERM, handler)
     return ray
+
+
+def _require_answer(address: str) -> None:
+    """Judges whether a host listens: Ray itself tries for minutes, and says so in many lines."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
+        except OSError as error:
+            raise _no_cluster(address, f"nobody answers there ({error.strerror or error})") from error
+
+
+def _no_cluster(address: str | None, reason: str) -> UserError:
+    what = f"hydra.launcher.address={address}: {reason.strip().splitlines()[0].rstrip('.')}"
+    return UserError(what, "hydra.launcher.address=null, for processes of this machine")
 
 
 def runtime_env() -> dict[str, Any]:

@@ -127,7 +127,7 @@ def test_a_joblib_worker_that_is_killed_takes_its_batch_along_and_resume_goes_on
     wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
     os.kill(events("arrived")[0]["pid"], signal.SIGKILL)
     said = end(process, 1)
-    assert "JoblibLauncher: TerminatedWorkerError: " in said
+    assert "hydra/launcher=joblib: TerminatedWorkerError: " in said
     assert "ended before their time: jobs 0 of outputs/mine/jobs/1" in said
     assert "6 of 12 runs done, 6 missing" in said
     gates(one="go")
@@ -157,7 +157,7 @@ def test_a_slurm_job_that_is_killed_is_said_and_resume_goes_on(slurm, undisturbe
     assert listening([*daemons, psutil.Process(process.pid)]) == {"127.0.0.1"}
     os.kill(events("arrived")[0]["pid"], signal.SIGKILL)
     said = end(process, 1)
-    assert "SlurmLauncher: " in said
+    assert "hydra/launcher=submitit_slurm: " in said
     assert "ended before their time: jobs 0 of outputs/mine/jobs/1" in said
     gates(one="go")
     assert "6 done, 6 new · 6 to do" in end(start("resume", "outputs/mine"), 0)
@@ -203,6 +203,17 @@ def test_sigterm_takes_back_what_slurm_has_queued(slurm):
     assert events("arrived").keys() == {0}
     states = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
     assert states.stdout == ""
+
+
+def test_a_machine_without_slurm_or_an_address_without_ray_is_said_and_nothing_is_run(here, monkeypatch):
+    (here / "slurm.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(here / "slurm.conf"))
+    said = end(start(*SWEEP, *LEAN, *SLURM), 2)
+    assert "error: hydra/launcher=submitit_slurm: " in said
+    (port,) = slurm_cluster.free_ports(1)
+    said = end(start(*SWEEP, *LEAN, "hydra/launcher=ray", f"hydra.launcher.address=127.0.0.1:{port}"), 2)
+    assert said.startswith(f"error: hydra.launcher.address=127.0.0.1:{port}: nobody answers there (")
+    assert said.endswith("  Try: hydra.launcher.address=null, for processes of this machine\n")
 
 
 @pytest.fixture

@@ -96,10 +96,11 @@ def tasks(*counts: int) -> list[SimpleNamespace]:
         ((64,), {"num_workers": 3}, [16, 16, 32]),
         ((2,), {"num_workers": 5, "exact": True}, [1, 1]),
         ((4, 1, 1, 2), {"num_workers": 2}, [4, 4]),
+        ((1,) * 10, {"num_workers": 2, "process_per_job": False}, [2, 2, 1, 1, 1, 1, 1, 1]),
     ],
 )
 def test_whole_programs_go_to_a_job_and_are_cut_where_workers_would_be_idle(counts, crew, sizes):
-    jobs = pieces.cut(tasks(*counts), Crew(engine="x", **crew))
+    jobs = pieces.cut(tasks(*counts), Crew(engine="x", choice="hydra/launcher=x", **crew))
     assert [len(job) for job in jobs] == sizes
     assert sorted((one.program_key, one.seed) for job in jobs for one in job) == [
         (one.program_key, one.seed) for one in tasks(*counts)
