@@ -350,8 +350,4 @@ def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str
 
 def _confirmed(folder: RunFolder, state: State) -> State:
     """`state`, unless the run's record is missing or damaged: then the run counts as interrupted."""
-    try:
-        storage.read_record(folder)
-    except StorageError:
-        return State.interrupted
-    return state
+    return state if storage.has_whole_record(folder) else State.interrupted

@@ -441,6 +441,16 @@ def to_data(record: Record) -> dict[str, Any]:
     return data
 
 
+def is_whole(text: bytes) -> bool:
+    """Whether `text` is a record as it was written, by version and digest alone: as `from_json` says, and sooner."""
+    sealed = SEAL.search(text)
+    return (
+        sealed is not None
+        and text.startswith(b'{\n "schema_version": %d,' % SCHEMA_VERSION)
+        and hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() == sealed[1].decode()
+    )
+
+
 def from_json(text: bytes | str, where: str = "record") -> Record:
     """The record that `to_json` wrote.
 

@@ -228,6 +228,14 @@ def read_record(folder: RunFolder) -> Record:
     return records.from_json(text, str(folder.record))
 
 
+def has_whole_record(folder: RunFolder) -> bool:
+    """Whether a run's record is there as it was written."""
+    try:
+        return records.is_whole(folder.record.read_bytes())
+    except OSError:
+        return False
+
+
 def read_json(path: Path) -> Any:
     """The JSON data of a file.
 

@@ -163,8 +163,10 @@ def test_a_bit_that_flips_anywhere_is_noticed():
     for index in range(0, len(text) - 2, 53):
         text[index] ^= 1 << index % 7
         damaged(bytes(text))
+        assert not records.is_whole(bytes(text))
         text[index] ^= 1 << index % 7
     assert records.from_json(bytes(text)) == RECORD
+    assert records.is_whole(bytes(text))
 
 
 def test_a_record_that_was_edited_is_damaged():
@@ -178,6 +180,7 @@ def test_a_record_that_was_edited_is_damaged():
 )
 def test_another_version_is_named(text, version):
     assert damaged(text) == f"runs/0-abc/record.json has record version {version}, this program reads 2."
+    assert not records.is_whole(text.encode() if isinstance(text, str) else text)
 
 
 @pytest.mark.parametrize(
