@@ -27,6 +27,7 @@ from runner.sweep import Outcome, Reporter, Tracking
 
 # Between two looks at the journals, and at what the engine still has.
 LOOK_S = 0.2
+LOOK_SHARE = 10  # and so many times as long as a look takes
 QUEUE_S = 5.0
 
 # A job that dies is cut anew as long as runs come out of it, and so often besides: a machine may go twice.
@@ -95,7 +96,7 @@ def execute(
     sweep.write_plan(plan)
     reporter.started(plan, len(pending))
     if elsewhere:
-        reporter.warned(f"{len(elsewhere)} runs have jobs that are queued or running: these are waited for")
+        reporter.warned(f"runs whose jobs are queued or running, waited for: {len(elsewhere)}")
     launching = _Launching(plan=plan, crew=crew, launch=launch, reporter=reporter, stop=stop)
     launching.follow(before)
     launching.rounds(pending)
@@ -117,6 +118,7 @@ class _Launching:
         self._ended: set[str] = set()
         self._said: set[str] = set()
         self._num_failed = 0
+        self._next_look = 0.0
         self._stopped: str | None = None
 
     def follow(self, numbers: Sequence[int] | Mapping[int, Any]) -> None:
@@ -153,7 +155,7 @@ class _Launching:
 
     def conclude(self, tracking: Callable[..., Tracking]) -> None:
         """Writes the sweep's files, unless somebody else still works on it."""
-        self._look()
+        self._tell_news()
         self.plan = planning.refreshed(self.plan)
         try:
             sweep.conclude(self.plan, tracking=tracking, reporter=self._reporter)
@@ -189,7 +191,7 @@ class _Launching:
                 if self._ending():
                     self._cancel([submission])
                 thread.join(LOOK_S)
-            self._look()
+            self._tell_news()
             lost = result.get("lost", {})
             if "error" in result:
                 lost = self._after_error(submission, result["error"])
@@ -203,7 +205,7 @@ class _Launching:
                 self._cancel([submission])
             self._look()
             self._pause(QUEUE_S)
-        self._look()
+        self._tell_news()
         nums = range(_num_jobs(submission))
         lost = [num for num in nums if not submissions.has_ended(submission.journal(num))]
         what = str(error).strip().splitlines() or ["it gave up"]
@@ -251,7 +253,14 @@ class _Launching:
         return self._stop() or self._stopped is not None
 
     def _look(self) -> None:
-        """Tells what has come since the last look."""
+        """Tells what has come since the last look; of a thousand journals on a network drive not all the time."""
+        began = time.monotonic()
+        if began < self._next_look:
+            return
+        self._tell_news()
+        self._next_look = began + LOOK_SHARE * (time.monotonic() - began)
+
+    def _tell_news(self) -> None:
         for event in self._news():
             kind = event["event"]
             if kind in storage.STATUSES and event["run_id"] not in self._ended:
@@ -260,7 +269,7 @@ class _Launching:
             elif kind in ("warned", "refused"):
                 self._say(event["text"])
             elif kind == "skipped":
-                self._say(f"{event['num_runs']} runs are another job's by now: left to it")
+                self._say(f"runs that another process has by now, left to it: {event['num_runs']}")
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         if event["event"] == Status.done.value:

@@ -173,7 +173,7 @@ def test_slurm_jobs_outlive_their_launcher_and_are_not_submitted_again(slurm, un
     process.communicate()
     assert submissions.unfinished(sweep()) == {1: [0, 1]}
     again = start("resume", "outputs/mine")
-    assert again.stderr.readline() == "12 runs have jobs that are queued or running: these are waited for\n"
+    assert again.stderr.readline() == "runs whose jobs are queued or running, waited for: 12\n"
     gates(one="go", two="go")
     assert "12 of 12 runs done" in end(again, 0)
     assert list(sweep().submissions()) == [1]

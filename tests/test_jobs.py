@@ -170,7 +170,7 @@ def test_a_run_that_another_job_has_is_left_to_it_and_said(done, capsys):
     with holding(folder.lock, 0, 1):
         assert in_jobs(*SWEEP) == 1
     captured = capsys.readouterr()
-    assert "1 runs are another job's by now: left to it" in captured.err
+    assert "runs that another process has by now, left to it: 1" in captured.err
     assert "another process works on this sweep: its results come at its end" in captured.err
     assert "4 of 6 runs done, 2 missing" in captured.out
     assert cli.main(["resume", str(folder.path)]) == 0
@@ -269,7 +269,7 @@ def test_runs_whose_jobs_live_are_waited_for_and_not_submitted_again(done):
     words = [sys.executable, "-c", "import sys; from runner import cli; sys.exit(cli.main(sys.argv[1:]))"]
     lines = Journal(path)
     with subprocess.Popen([*words, *SWEEP, "hydra/launcher=basic"], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr.readline() == "3 runs have jobs that are queued or running: these are waited for\n"
+        assert process.stderr.readline() == "runs whose jobs are queued or running, waited for: 3\n"
         path.write_bytes(whole)
         lines.close()
         assert process.wait(timeout=60) == 0
