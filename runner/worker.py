@@ -97,6 +97,9 @@ class Worker:
             sys.path.append(self._cwd)
 
     def _work(self, submission: SubmissionFolder, num: int, journal: Journal) -> str:
+        if submission.stop.exists():
+            journal.append("end")
+            return "stopped"
         about = storage.read_json(submission.about)
         application.quiet_libraries()
         from runner import pieces
