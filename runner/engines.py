@@ -66,10 +66,7 @@ class Engine:
           workers: Jobs that the user wants; None for as many as run side by side.
         """
         cores = environment.num_cores()
-        known: dict[str, Any] = {BASIC: 1, JOBLIB: self._joblib_workers, LOCAL: cores, RAY: self._ray_workers}
-        known |= {SLURM: self._settings.get("array_parallelism")}
-        there = known.get(self.name)
-        num_workers = workers or int((there() if callable(there) else there) or cores)
+        num_workers = workers or self._side_by_side(cores)
         return Crew(
             engine=self.name,
             choice=self.choice,
@@ -113,21 +110,24 @@ class Engine:
 
             ray_jobs.connect(self._ray_settings())
 
-    def _ray_workers(self) -> int:
-        from runner import ray_jobs
+    def _side_by_side(self, cores: int) -> int:
+        if self.name == BASIC:
+            return 1
+        if self.name == JOBLIB:
+            import joblib
 
-        return ray_jobs.num_workers(self._ray_settings())
+            return int(joblib.effective_n_jobs(self._settings.get("n_jobs", -1)))
+        if self.name == RAY:
+            from runner import ray_jobs
+
+            return ray_jobs.num_workers(self._ray_settings())
+        return int(self._settings.get("array_parallelism") or cores)
 
     def _ray_settings(self) -> Any:
         from runner import ray_jobs
 
         known = {key: value for key, value in self._settings.items() if key != "_target_"}
         return ray_jobs.RaySettings(**known)
-
-    def _joblib_workers(self) -> int:
-        import joblib
-
-        return int(joblib.effective_n_jobs(self._settings.get("n_jobs", -1)))
 
     def _num_cores(self, num_workers: int, cores: int) -> int | None:
         if self.name in (JOBLIB, LOCAL):

@@ -149,6 +149,20 @@ def test_ctrl_c_ends_the_jobs_after_their_run_and_the_sweep_goes_on_later(here, 
     assert bits(sweep()) == undisturbed
 
 
+def test_local_jobs_outlive_their_launcher_and_are_not_submitted_again(here, undisturbed):
+    gates(one="wait")
+    process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "workers=2")
+    wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
+    process.kill()
+    process.communicate()
+    again = start("resume", "outputs/mine")
+    assert again.stderr.readline() == "runs whose jobs are queued or running, waited for: 6\n"
+    gates(one="go")
+    assert "12 of 12 runs done" in end(again, 0)
+    assert list(sweep().submissions()) == [1]
+    assert bits(sweep()) == undisturbed
+
+
 def test_a_slurm_job_that_is_killed_is_said_and_resume_goes_on(slurm, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, *SLURM)
