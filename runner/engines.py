@@ -27,7 +27,7 @@ RAY = "hydra_plugins.bridge_runner.ray_launcher.RayLauncher"
 EXTRAS = {JOBLIB: "joblib", LOCAL: "slurm", SLURM: "slurm"}
 
 # What launchers call the cards that a job gets.
-CARDS = ("gpus_per_node", "gpus_per_task", "num_gpus", "gres")
+CARDS = ("gpus_per_node", "gpus_per_task", "num_gpus")
 
 
 class Engine:
@@ -57,7 +57,15 @@ class Engine:
         """The platform that `device=auto` means where the jobs run; None where that is this process."""
         if self.name == BASIC:
             return None
-        return "gpu" if any(self._settings.get(key) for key in CARDS) else "cpu"
+        asked = any(self._settings.get(key) for key in CARDS) or "gpu" in str(self._settings.get("gres"))
+        return "gpu" if asked else "cpu"
+
+    def begin(self) -> None:
+        """Does what must be done before JAX starts in this process: it may not fork after that."""
+        if self.name == RAY:
+            from runner import ray_jobs
+
+            ray_jobs.connect(self._ray_settings())
 
     def crew(self, workers: int | None) -> Crew:
         """What the engine offers.
@@ -102,13 +110,6 @@ class Engine:
         )
         folder = submission.path.absolute()
         return Worker(folder.parent.parent, folder, composing, os.getcwd())
-
-    def begin(self) -> None:
-        """Does what must be done before JAX starts in this process: it may not fork after that."""
-        if self.name == RAY:
-            from runner import ray_jobs
-
-            ray_jobs.connect(self._ray_settings())
 
     def _side_by_side(self, cores: int) -> int:
         if self.name == BASIC:
