@@ -173,9 +173,22 @@ def work(
 
 
 def write_plan(plan: Plan) -> None:
-    """Writes the plan into the sweep's folder, if it is not there."""
-    if not plan.folder.plan.exists():
-        storage.write_plan(plan.folder, planning.plan_data(plan))
+    """Writes the plan into the sweep's folder, if it is not there.
+
+    Raises:
+      StorageError: The disk is full.
+    """
+    with _room(plan):
+        if not plan.folder.plan.exists():
+            storage.write_plan(plan.folder, planning.plan_data(plan))
+
+
+@contextlib.contextmanager
+def _room(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"writing to {plan.folder.path}: {error.strerror or error}", MAKE_ROOM) from error
 
 
 @contextlib.contextmanager
@@ -190,26 +203,23 @@ def _started(
     announce: bool = True,
 ) -> Iterator[_Engine]:
     """A sweep under way, from the first line of a journal to its last; the sweep's own journal where none is given."""
-    try:
-        with _open(plan, journal) as lines:
-            tracker = tracking(num_runs=num_pending)
-            engine = _Engine(plan=plan, journal=lines, reporter=reporter, stop=stop, tracking=tracker)
-            engine.beside = journal is not None
-            with contextlib.closing(tracker):
-                after = max(plan.folder.submissions(), default=0)
-                lines.append("start", at=experiment.now(), num_pending=num_pending, after=after)
-                if announce:
-                    reporter.started(plan, num_pending)
-                yield engine
-                lines.append(
-                    "end",
-                    at=experiment.now(),
-                    after=after,
-                    num_failed=engine.num_failed,
-                    interrupted=engine.interrupted,
-                )
-    except OSError as error:
-        raise StorageError(f"writing to {plan.folder.path}: {error.strerror or error}", MAKE_ROOM) from error
+    with _room(plan), _open(plan, journal) as lines:
+        tracker = tracking(num_runs=num_pending)
+        engine = _Engine(plan=plan, journal=lines, reporter=reporter, stop=stop, tracking=tracker)
+        engine.beside = journal is not None
+        with contextlib.closing(tracker):
+            after = max(plan.folder.submissions(), default=0)
+            lines.append("start", at=experiment.now(), num_pending=num_pending, after=after)
+            if announce:
+                reporter.started(plan, num_pending)
+            yield engine
+            lines.append(
+                "end",
+                at=experiment.now(),
+                after=after,
+                num_failed=engine.num_failed,
+                interrupted=engine.interrupted,
+            )
 
 
 def _open(plan: Plan, journal: Journal | None) -> contextlib.AbstractContextManager[Journal]:
