@@ -153,8 +153,8 @@ def test_local_jobs_outlive_their_launcher_and_are_not_submitted_again(here, und
     gates(one="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "workers=2")
     wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
-    process.kill()
-    process.communicate()
+    with process:  # the jobs have its pipes: it is not waited for their end
+        process.kill()
     again = start("resume", "outputs/mine")
     assert again.stderr.readline() == "runs whose jobs are queued or running, waited for: 6\n"
     gates(one="go")
