@@ -211,9 +211,8 @@ class _Launching:
         what = str(error).strip().splitlines() or ["it gave up"]
         if not any(submission.journal(num).exists() for num in nums) and not self._ending():
             raise UserError(f"{self._crew.choice}: {type(error).__name__}: {what[0].rstrip('.')}") from error
-        if not lost:
-            raise error
-        if not self._ending():
+        # None lost: submitit takes a job that Slurm requeues for one that is over.
+        if lost and not self._ending():
             self._say(f"{self._crew.choice}: {type(error).__name__}: {what[0]}")
             listed = ", ".join(str(num) for num in lost[:MAX_LISTED]) + (", …" if len(lost) > MAX_LISTED else "")
             self._say(f"ended before their time: jobs {listed} of {submission.path}")
