@@ -158,6 +158,21 @@ class SweepFolder:
         return self.path / "checks.md"
 
     @property
+    def report(self) -> Path:
+        """The sweep as one page, where it was made."""
+        return self.path / "report.html"
+
+    @property
+    def wandb(self) -> Path:
+        """Offline W&B runs, and which of them were sent."""
+        return self.path / "wandb"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, a folder a run."""
+        return self.path / "tensorboard"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works in this folder; of jobs that work there side by side, each holds its runs."""
         return self.path / ".lock"
