@@ -20,6 +20,7 @@ from runner.errors import ConfigError, UserError, literal, one_or_many
 if TYPE_CHECKING:
     from runner.planning import Config, Plan
     from runner.records import Row
+    from runner.storage import SweepFolder
     from runner.sweep import Outcome
 
 EXIT_FAILED = 1
@@ -271,10 +272,22 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
         lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
     if any(plan.folder.submissions()):
         lines.append(f"  jobs        {folder}/{plan.folder.jobs.name}")
-    if (plan.folder.path / "wandb").is_dir():
-        lines.append(f"  look        wandb leet {folder}/wandb")
-    if any((plan.folder.path / "wandb").glob("offline-run-*")):
-        lines.append(f"  send        wandb sync {folder}/wandb/offline-run-*")
+    lines += _tracked(plan.folder, folder)
+    return lines
+
+
+def _tracked(folder: SweepFolder, shown: str) -> list[str]:
+    """Where the runs can be looked at, and what sends those to W&B that are not there."""
+    from runner import wandb_files
+
+    found = wandb_files.find_offline_runs(folder.wandb)
+    sent = wandb_files.read_sent(folder.wandb)
+    urls = [sent[path.name] for path in found.values() if path.name in sent]
+    lines = [f"  look        wandb leet {shown}/{folder.wandb.name}"] if found else []
+    lines += [f"  online      {urls[-1].partition('/runs/')[0]}"] if urls else []
+    lines += [f"  send        bridge-runner sync {shown}  (or wandb sync)"] if len(urls) < len(found) else []
+    if folder.tensorboard.exists():
+        lines.append(f"  look        tensorboard --logdir {shown}/{folder.tensorboard.name}")
     return lines
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner import application, settings
-from runner.errors import UserError, nearest, quoted
+from runner.errors import USER_ERROR_PREFIX, UserError, nearest, quoted
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-
-USER_ERROR_PREFIX = "error: "
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,6 +126,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
   bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
   bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
+  bridge-runner sync SWEEP        its W&B runs to the server, each once; --watch as they come
   bridge-runner results SWEEP     results.parquet and checks.md from the records
 
 Groups, each a folder of choices (group=choice; experiment and debug with a plus):
@@ -206,6 +205,23 @@ def results(words: Sequence[str]) -> int:
 
     (path,) = _arguments("results", words, at_least=1, at_most=1)
     return listing.results(Path(path))
+
+
+def sync(words: Sequence[str]) -> int:
+    """Sends the W&B runs of a sweep to a server; 1 if it does not have all of them.
+
+    Raises:
+      UserError: There is no such sweep, no API key is configured, or no server answers.
+    """
+    parser = _Parser("sync")
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("--watch", action="store_true")
+    # The sweep that started this process, which ends with it.
+    parser.add_argument("--parent", type=int)
+    typed = parser.parse_args(list(words))
+    from runner import syncing
+
+    return syncing.watch(typed.sweep, parent=typed.parent) if typed.watch else syncing.sync(typed.sweep)
 
 
 def rerun(words: Sequence[str]) -> int:
@@ -314,6 +330,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "diff": diff,
     "export": export,
     "import": import_variables,
+    "sync": sync,
     "results": results,
 }
 
@@ -326,6 +343,7 @@ USAGE = {
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]",
     "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
+    "sync": "bridge-runner sync outputs/SWEEP [--watch]",
     "results": "bridge-runner results outputs/SWEEP",
 }
 

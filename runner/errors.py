@@ -10,6 +10,9 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+# What a user's mistake begins with on standard error.
+USER_ERROR_PREFIX = "error: "
+
 
 class UserError(Exception):
     """Something the user asked for can't be done; nothing was run.
@@ -55,6 +58,12 @@ class DeviceError(UserError):
 
 class StorageError(UserError):
     """A folder or file that can't be read or written."""
+
+
+class ServerError(UserError):
+    """A server that is not there or lets nobody in; what was to be sent is still where it was."""
+
+    exit_code = 1
 
 
 class ManyErrors(UserError):

@@ -79,10 +79,11 @@ class CheckpointWriter(enum.Enum):
 
 
 class TrackingMode(enum.Enum):
-    """Where the W&B run goes."""
+    """Where runs are shown: W&B as files, W&B on a server too, TensorBoard, or nowhere."""
 
     offline = "offline"
     online = "online"
+    tensorboard = "tensorboard"
     disabled = "disabled"
 
 
@@ -280,15 +281,16 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where the W&B runs go.
+    """Where runs are shown beside the sweep's own files, and what they carry there.
 
     Attributes:
-      mode: offline (files in the sweep's folder), online, or disabled.
+      mode: offline (W&B runs as files in the sweep's folder), online (these are sent too), tensorboard, or disabled.
       project: W&B project.
       entity: W&B user or team; null means the account's default.
       tags: Tags of every run, beside the layer's name and the device.
       notes: Free text of every run.
       table_max_elements: An output with at most so many elements is also logged as a table.
+      patience_s: With online, seconds that a sweep waits at its end for a server on which no run arrives.
     """
 
     mode: TrackingMode = TrackingMode.offline
@@ -297,6 +299,13 @@ class TrackingSettings:
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     table_max_elements: int = 256
+    patience_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.patience_s) and self.patience_s >= 0):
+            raise ConfigError(
+                "tracking.patience_s", self.patience_s, "seconds can't be negative", "tracking.patience_s=5"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

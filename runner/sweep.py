@@ -30,6 +30,7 @@ from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, ro
 from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TimingMode
 from runner.storage import Journal, RunFolder
 from runner.summary import Summary
+from runner.tracking import Tracking
 
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
 BURST_RUNS = 32
@@ -59,22 +60,6 @@ class Reporter(Protocol):
 
     def warned(self, text: str) -> None:
         """Something went on without what was asked."""
-
-
-class Tracking(Protocol):
-    """Where records go beside the disk; see `runner.tracking`."""
-
-    def submit(self, record: Record, output: Mapping[str, Any], run_dir: Path) -> None:
-        """Sends one run; may return before it is there."""
-
-    def wait(self) -> Iterable[tuple[str, float]]:
-        """Waits until all is there; gives the run id and seconds of each run since the last call."""
-
-    def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends the run of the whole sweep."""
-
-    def close(self) -> None:
-        """Ends, after what was sent."""
 
 
 @dataclass(frozen=True, kw_only=True)

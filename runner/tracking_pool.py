@@ -1,4 +1,4 @@
-"""Where a sweep's runs go to be tracked: this process, or processes of their own beside it."""
+"""Where a sweep's runs are tracked: in this process, or in processes of their own beside it."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ from typing import Any
 
 import numpy as np
 
-from runner import tracking
 from runner.records import Record
 from runner.settings import TrackingMode, TrackingSettings
+from runner.tracking import NullTracker, Tracker, Tracking
+from runner.tracking_online import OnlineTracking
 
-# A worker starts in about a second; fewer runs are sent sooner from this process.
+# A worker starts in about a second; fewer runs are made sooner in this process.
 MIN_POOLED_RUNS = 6
 
 # Loading W&B takes most of that second: one process loads it, and the workers are forked from there. The first run
 # would load `launch`.
-PRELOADED = ("wandb", "wandb.sdk.launch", "runner.tracking_pool")
+PRELOADED = ("wandb", "wandb.sdk.launch", "runner.tracking_pool", "runner.tracking_wandb")
+
+# Only a W&B run costs enough for processes of its own.
+WANDB_MODES = (TrackingMode.offline, TrackingMode.online)
 
 
 class InlineTracking:
-    """Sends each run as it comes, in this process: for a single run, where a pool of processes costs more to start."""
+    """Makes each run as it comes, in this process: for a single run, where a pool of processes costs more to start."""
 
-    def __init__(self, tracker: tracking.Tracker) -> None:
+    def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._costs: list[tuple[str, float]] = []
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
-        """Sends one run."""
+        """Makes one run."""
         cost_s = self._tracker.log(record, output, run_dir)
         if cost_s is not None:
             self._costs.append((record.run_id, cost_s))
@@ -47,7 +51,7 @@ class InlineTracking:
         return costs
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends the run of the sweep."""
+        """Makes the run of the sweep."""
         self._tracker.log_sweep(name, rows)
 
     def close(self) -> None:
@@ -56,10 +60,10 @@ class InlineTracking:
 
 
 class PooledTracking:
-    """Sends runs from processes of their own: a W&B run is 12-25 ms of Python that holds the lock.
+    """Makes runs in processes of their own: a W&B run is 12-25 ms of Python that holds the lock.
 
     Args:
-      settings: Settled settings.
+      settings: What the runs carry.
       folder: The sweep's folder.
       sweep: Its name.
       warn: Takes one sentence, once for the whole sweep.
@@ -80,7 +84,6 @@ class PooledTracking:
         )
         self._warn = warn
         self._warned = False
-        self._make_local = lambda: tracking.WandbTracker(settings, folder, sweep, self._say)
         self._sent: list[tuple[str, concurrent.futures.Future[tuple[float | None, list[str]]]]] = []
         # Beside: the first submit waits until all is loaded.
         starter = concurrent.futures.ThreadPoolExecutor(1)
@@ -89,7 +92,13 @@ class PooledTracking:
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
         """Queues one run."""
-        self._sent.append((record.run_id, self._pool.submit(_log_in_worker, record, dict(output), run_dir)))
+        future: concurrent.futures.Future[tuple[float | None, list[str]]]
+        try:
+            future = self._pool.submit(_log_in_worker, record, dict(output), run_dir)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            future = concurrent.futures.Future()
+            future.set_exception(error)
+        self._sent.append((record.run_id, future))
 
     def wait(self) -> list[tuple[str, float]]:
         """Waits for all that was queued; run id and seconds of each."""
@@ -107,7 +116,7 @@ class PooledTracking:
         return costs
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Sends the run of the sweep from a worker."""
+        """Makes the run of the sweep in a worker."""
         with contextlib.suppress(concurrent.futures.process.BrokenProcessPool):
             self._pool.submit(_log_sweep_in_worker, name, list(rows)).result()
 
@@ -134,14 +143,41 @@ def make_tracking(
     *,
     num_runs: int,
     num_processes: int,
-) -> InlineTracking | PooledTracking:
-    """Where `num_runs` runs go: processes of their own where that pays."""
-    if settings.mode is TrackingMode.disabled or num_runs < MIN_POOLED_RUNS:
-        return InlineTracking(tracking.make_tracker(settings, folder, sweep, warn))
-    (folder / "wandb").mkdir(parents=True, exist_ok=True)
-    with tracking.environment_of(folder / "wandb"):
-        settled = tracking.settle(settings, warn)
-    return PooledTracking(settled, folder, sweep, warn, num_processes=num_processes)
+) -> Tracking:
+    """Where `num_runs` runs go: processes of their own where that pays, and one more that sends them where asked."""
+    made: InlineTracking | PooledTracking
+    if settings.mode not in WANDB_MODES or num_runs < MIN_POOLED_RUNS:
+        made = InlineTracking(make_tracker(settings, folder, sweep, warn))
+    else:
+        made = PooledTracking(settings, folder, sweep, warn, num_processes=num_processes)
+    if settings.mode is not TrackingMode.online:
+        return made
+    return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
+
+
+def make_tracker(settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None]) -> Tracker:
+    """The tracker that `settings` ask for.
+
+    Args:
+      settings: Which, and what its runs carry.
+      folder: The sweep's folder.
+      sweep: The sweep's name, the group of its runs.
+      warn: Takes one sentence, the first time that something fails.
+
+    Raises:
+      UserError: It needs a package that is not installed.
+    """
+    match settings.mode:
+        case TrackingMode.disabled:
+            return NullTracker()
+        case TrackingMode.tensorboard:
+            from runner.tracking_tensorboard import TensorboardTracker
+
+            return TensorboardTracker(folder, warn)
+        case TrackingMode.offline | TrackingMode.online:
+            from runner.tracking_wandb import WandbTracker
+
+            return WandbTracker(settings, folder, sweep, warn)
 
 
 _WORKER: dict[str, Any] = {}
@@ -160,7 +196,7 @@ def _start_worker(settings: TrackingSettings, folder: Path, sweep: str, environ:
     os.environ.pop("WANDB_SERVICE", None)
     sentences: list[str] = []
     _WORKER["sentences"] = sentences
-    _WORKER["tracker"] = tracking.WandbTracker(settings, folder, sweep, sentences.append)
+    _WORKER["tracker"] = make_tracker(settings, folder, sweep, sentences.append)
     # At the worker's end its service still writes: wait for it.
     multiprocessing.util.Finalize(None, _WORKER["tracker"].close, exitpriority=10)
 

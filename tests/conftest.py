@@ -19,13 +19,29 @@ os.environ["BRIDGE_RUNNER_LOCKS"] = tempfile.mkdtemp(prefix="locks-")
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hydra
 import jax
 import pytest
+from wandb_sent import FOREIGN, environment, execute
+from wandb_server import WandbServer, serve
 
-from runner import settings
+from runner import cli, sending, settings
 from runner.settings import Run
+
+# Quick to give up: a user's own settings win over ours.
+IMPATIENT = {
+    "RETRY_MAX": "1",
+    "RETRY_WAIT_MIN_SECONDS": "0.05",
+    "RETRY_WAIT_MAX_SECONDS": "0.1",
+    "TIMEOUT_SECONDS": "5",
+}
+SETTINGS = {
+    f"WANDB_X_{kind}_{name}": value
+    for kind in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+    for name, value in IMPATIENT.items()
+}
 
 
 def pytest_unconfigure() -> None:
@@ -52,6 +68,48 @@ def make_run() -> Callable[..., Run]:
             return settings.from_config(hydra.compose("config", list(overrides)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def offline_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep of four runs that was tracked offline, with a server known that is not there."""
+    folder = tmp_path_factory.mktemp("offline")
+    known = environment(folder / "home", "http://127.0.0.1:9")
+    done = execute(folder, "runner", "-m", "seed=0,1", "features=8,16", environment=known)
+    assert (done.returncode, done.stderr) == (0, "")
+    (sweep,) = (folder / "outputs").glob("linear-*")
+    return sweep
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    """A server that this process is logged in to."""
+    with serve() as running:
+        known = environment(tmp_path / "home", running.url) | SETTINGS
+        for name in os.environ:
+            if name.startswith(FOREIGN):
+                monkeypatch.delenv(name)
+        for name, value in known.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sending, "ASK_AGAIN_S", (0.05,))
+        yield running
+
+
+@pytest.fixture
+def sweep(offline_sweep: Path, tmp_path: Path) -> Path:
+    """A sweep of four runs, and so of five W&B runs, that nothing was sent of."""
+    return Path(shutil.copytree(offline_sweep, tmp_path / offline_sweep.name))
+
+
+@pytest.fixture
+def sync(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(["sync", *map(str, words)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -27,6 +27,7 @@ ROWS = (
         "worker",
         "application",
         "judgement",
+        "syncing",
     ),
     ("listing",),
     ("sweeping", "grammar"),
@@ -34,8 +35,9 @@ ROWS = (
     ("terminal", "matrix", "table", "results"),
     ("claims", "subject", "checks"),
     (
-        "tracking_pool",
-        "tracking",
+        *("tracking_pool", "tracking_online", "sending", "tracking_wandb", "tracking_tensorboard", "tracking"),
+        "wandb_files",
+        "replica",
         "checkpoint",
         "clone",
         "tensors",
@@ -74,7 +76,8 @@ ROWS = (
 
 # Outside packages that are a room's own business.
 OWNERS = {
-    "wandb": {"tracking", "tracking_pool"},
+    "wandb": {"tracking_wandb", "tracking_pool", "sending", "wandb_files"},
+    "tensorboardX": {"tracking_tensorboard"},
     "orbax": {"checkpoint"},
     "safetensors": {"tensors"},
     "flax.linen": {"bridge", "hosts", "lifts", "twins"},
@@ -146,7 +149,11 @@ def test_every_file_has_a_row():
     [
         ("timing", "from runner import sweep", "timing imports sweep, which is not below it"),
         ("records", "from runner.storage import write_record", "records imports storage, which is not below it"),
-        ("checks", "def f():\n    import wandb", "checks imports wandb, which belongs to tracking, tracking_pool"),
+        (
+            "checks",
+            "def f():\n    import wandb",
+            "checks imports wandb, which belongs to sending, tracking_pool, tracking_wandb, wandb_files",
+        ),
         ("timing", "from flax import linen", "timing imports flax.linen, which belongs to bridge, hosts, lifts, twins"),
     ],
 )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import http.server
+import hashlib
 import json
 import math
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,69 +17,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from tracked_records import make_array, make_record
 from wandb_reader import read_offline_run
 
-from runner import records, tracking
-from runner.records import Record, Status
+from runner import records, replica, tracking_pool
+from runner.records import Status
 from runner.settings import TrackingMode, TrackingSettings
-
-API_KEY = "0123456789abcdef0123456789abcdef01234567"
-SUMMARY = records.Summary(
-    num_samples=3,
-    median_s=2e-6,
-    min_s=1e-6,
-    max_s=4e-6,
-    mean_s=2e-6,
-    std_s=1e-6,
-    quartile1_s=1e-6,
-    quartile3_s=3e-6,
-    mad_s=1e-6,
-    median_low_s=None,
-    median_high_s=None,
-    num_outliers=0,
-    flags=["short", "spread"],
-)
-
-
-def make_record(**changes: Any) -> Record:
-    phases = records.Phases(trace_s=0.1, lower_s=0.2, compile_s=0.3, cache="cold")
-    samples = records.Samples(durations_s=[1e-6, 2e-6, 4e-6])
-    timing = records.Timing(
-        construct_s=0.01,
-        init=phases,
-        apply=phases,
-        compiled_here=True,
-        apply_latency=records.Measurement(samples=samples, summary=SUMMARY),
-    )
-    record = Record(
-        run_id="a1b2c3d4e5f60718",
-        result_id="r1",
-        timing_id="t1",
-        program_id="p1",
-        sweep="demo",
-        num=3,
-        status=Status.done,
-        started_at="2026-01-01T00:00:00Z",
-        wall_s=1.5,
-        overrides=["seed=7", "layer=linear"],
-        settings={"seed": 7, "layer": {"name": "linear", "kwargs": {"deep": {"deeper": {"deepest": 1}}}}},
-        layer="linear",
-        device="cpu:0",
-        platform="cpu",
-        variables=[records.Leaf(path=["params", "kernel"], shape=[4, 8], dtype="float32", num_bytes=128, digest="d")],
-        output=[make_array()],
-        checks=[records.Check(name="finite", verdict=records.Verdict.yes, detail="all are")],
-        timing=timing,
-        fingerprint={"software_id": "s1", "machine_id": "m1"},
-    )
-    return dataclasses.replace(record, **changes)
-
-
-def make_array(path: str = "", norm: float | None = 2.0, mean: float | None = 0.5) -> records.ArraySummary:
-    sizes = {"shape": [2], "num_elements": 2, "num_non_finite": 0}
-    return records.ArraySummary(
-        path=path, dtype="float32", digest="d", norm=norm, mean=mean, std=1.0, min=0, max=1, **sizes
-    )
+from runner.tracking import NullTracker, Tracker
 
 
 @pytest.fixture
@@ -91,11 +32,11 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[..., tracking.Tracker]]:
+def make(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[..., Tracker]]:
     made = []
 
-    def make_one(**settings: Any) -> tracking.Tracker:
-        made.append(tracking.make_tracker(TrackingSettings(**settings), tmp_path, "demo", warnings.append))
+    def make_one(**settings: Any) -> Tracker:
+        made.append(tracking_pool.make_tracker(TrackingSettings(**settings), tmp_path, "demo", warnings.append))
         return made[-1]
 
     yield make_one
@@ -113,31 +54,6 @@ def offline_runs(folder: Path) -> list[dict[str, Any]]:
         time.sleep(0.05)
 
 
-@contextlib.contextmanager
-def refusing_server() -> Iterator[str]:
-    """The URL of a server that is there and lets nobody in."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(401)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_POST = do_GET
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
 def table(folder: Path, key: str) -> dict[str, Any]:
     (path,) = (folder / "wandb").glob(f"offline-run-*/files/media/table/{key}_*.table.json")
     return json.loads(path.read_text())
@@ -150,8 +66,8 @@ def test_the_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     assert (run["run_id"], run["name"], run["group"]) == ("demo-a1b2c3d4e5f6", "3-linear-s7", "demo")
     assert (run["job_type"], run["project"], run["notes"], run["exit_code"]) == ("linear", "bridge-runner", "why", 0)
     assert sorted(run["tags"]) == ["cpu", "done", "linear", "mine"]
-    assert run["config"] == {**make_record().settings, "overrides": "seed=7 layer=linear"}
-    assert tracking.summary_of(make_record()).items() <= run["summary"].items()
+    assert run["config"] == replica.config_of(make_record())
+    assert replica.summary_of(make_record()).items() <= run["summary"].items()
     (row,) = run["history"]
     assert (row["seed"], row["output/norm"], row["timing/apply_latency/median_s"]) == (7, 2.0, 2e-6)
     assert sum(row["timing/apply_latency/samples_s/values"]) == 3
@@ -160,29 +76,12 @@ def test_the_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     assert warnings == []
 
 
-def test_a_summary_is_numbers_with_their_flags():
-    summary = tracking.summary_of(make_record())
-    assert summary["timing/apply_latency/median_s"] == 2e-6
-    assert summary["timing/apply_latency/flags"] == "short, spread"
-    assert "timing/apply_latency/median_low_s" not in summary
-    assert (summary["init/trace_s"], summary["apply/compile_s"], summary["apply/cache"]) == (0.1, 0.3, "cold")
-    assert (summary["output/norm"], summary["output/mean"], summary["output/std"]) == (2.0, 0.5, 1.0)
-    assert (summary["num_params"], summary["variables_bytes"], summary["construct_s"]) == (32, 128, 0.01)
-    assert (summary["check/finite"], summary["status"], summary["software_id"]) == ("yes", "done", "s1")
-
-
-def test_a_summary_of_several_arrays_names_each():
-    summary = tracking.summary_of(make_record(output=[make_array("a", mean=1.0), make_array("b", mean=2.0)]))
-    assert (summary["output/a/mean"], summary["output/b/mean"]) == (1.0, 2.0)
-    assert summary["output/norm"] == pytest.approx(8**0.5)
-
-
 def test_a_failed_run_is_tracked_with_its_reason(make, tmp_path):
     failure = records.Failure(kind=records.FailureKind.out_of_memory, type="E", message="m" * 5000, traceback="")
     make().log(make_record(status=Status.failed, error=failure, timing=None, output=[]), {}, tmp_path)
     (run,) = offline_runs(tmp_path)
     assert (run["summary"]["error/kind"], run["exit_code"]) == ("out of memory", 1)
-    assert len(run["summary"]["error/message"]) == tracking.MAX_MESSAGE_CHARACTERS
+    assert len(run["summary"]["error/message"]) == replica.MAX_MESSAGE_CHARACTERS
     assert "failed" in run["tags"]
 
 
@@ -194,28 +93,6 @@ def test_nan_and_infinity_reach_the_run_by_name(make, tmp_path, warnings):
     assert sum(run["summary"]["output/histogram/values"]) == 1
     assert [row[2] for row in table(tmp_path, "output/table")["data"]] == ["NaN", "Infinity", "-Infinity", 1]
     assert warnings == []
-
-
-@pytest.mark.parametrize(
-    ("values", "num_counted"),
-    [
-        (np.full(5, 3.0), 5),
-        (np.full(5, 1e20), 5),
-        (np.array([-1.7e308, 1.7e308]), 2),
-        (np.zeros((0, 4)), None),
-        (np.array([math.nan]), None),
-        (np.array([True, False]), 2),
-        (np.array(7), 1),
-        (np.array([2**63], np.uint64), 1),
-        (np.array([3 + 4j, math.nan]), 1),
-        (np.array([1, 2, 3], ml_dtypes.bfloat16), 3),
-        (np.array([1, 2], ml_dtypes.float8_e4m3fn), 2),
-    ],
-)
-def test_a_histogram_counts_the_finite_values_of_any_array(values, num_counted):
-    histogram = tracking.histogram_of(values)
-    assert (histogram and histogram[0].sum()) == num_counted
-    assert histogram is None or len(histogram[1]) == len(histogram[0]) + 1
 
 
 def test_outputs_of_any_element_type_are_tracked(make, tmp_path, warnings):
@@ -252,6 +129,14 @@ def test_the_checkpoint_is_a_reference_with_our_digest(make, tmp_path):
     assert artifact["references"] == [(checkpoint / "leaf").as_uri()]
 
 
+def test_each_number_knows_its_axis_and_the_notes_say_how_to_see_the_run(make, tmp_path):
+    make().log(make_record(), {}, tmp_path / "3-a1b2c3d4")
+    (run,) = offline_runs(tmp_path)
+    assert run["axes"] == replica.AXES
+    assert replica.AXES["output/norm"] in run["history"][0]
+    assert run["notes"] == f"bridge-runner show {tmp_path / '3-a1b2c3d4'}"
+
+
 def test_the_same_run_logged_twice_leaves_one_folder(make, tmp_path):
     other = make_record(run_id="ffffffffffffffff")
     make().log(make_record(wall_s=1.0), {}, tmp_path)
@@ -280,43 +165,23 @@ def test_the_run_of_the_sweep_holds_the_whole_table(make, tmp_path, warnings):
     assert warnings == []
 
 
-def test_a_server_that_is_not_there_makes_the_sweep_offline(make, tmp_path, warnings, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("WANDB_API_KEY", API_KEY)
-    tracker = make(mode=TrackingMode.online)
-    for num in range(2):
-        assert tracker.log(make_record(num=num, run_id=f"run-{num}"), {"": np.ones(2)}, tmp_path) is not None
-    assert len(offline_runs(tmp_path)) == 2
-    assert len(warnings) == 1
-    assert warnings[0].startswith("tracking.mode=online: URLError: ")
-    assert "stay offline; `wandb sync` sends them later" in warnings[0]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and API_KEY.encode() in path.read_bytes()]
-
-
-def test_a_server_that_refuses_the_key_makes_the_sweep_offline(make, tmp_path, warnings, monkeypatch):
-    with refusing_server() as url:
-        monkeypatch.setenv("WANDB_BASE_URL", url)
-        monkeypatch.setenv("WANDB_API_KEY", API_KEY)
-        tracker = make(mode=TrackingMode.online)
-        assert warnings == []
-        for num in range(2):
-            assert tracker.log(make_record(num=num, run_id=f"run-{num}"), {}, tmp_path) is not None
-    assert [run["run_id"] for run in offline_runs(tmp_path)] == ["demo-run-0", "demo-run-1"]
-    assert not list((tmp_path / "wandb").glob("run-*"))
-    assert [warning.split(": ")[:2] for warning in warnings] == [["tracking.mode=online", "CommError"]]
-
-
-def test_without_a_key_the_sweep_is_offline(make, warnings, monkeypatch, tmp_path):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "none"))
-    with refusing_server() as url:
-        monkeypatch.setenv("WANDB_BASE_URL", url)
-        make(mode=TrackingMode.online)
-    (warning,) = warnings
-    assert "no API key is configured" in warning
+def test_the_run_of_the_sweep_draws_its_runs_and_carries_the_report(make, tmp_path, warnings):
+    (tmp_path / "report.html").write_text("<p>all of it</p>")
+    (tmp_path / "results.parquet").write_bytes(b"rows")
+    rows = [{"num": num, "seed": num, "output_norm": num / 2, "layer": "linear", "features": 8} for num in range(3)]
+    make().log_sweep("demo", rows)
+    (run,) = offline_runs(tmp_path)
+    assert table(tmp_path, "chart/output_norm_by_seed_table")["data"] == [
+        [0, 0.0, "linear"],
+        [1, 0.5, "linear"],
+        [2, 1.0, "linear"],
+    ]
+    points = [(row["sweep/num"], row["sweep/output_norm"]) for row in run["history"] if "sweep/num" in row]
+    assert points == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert run["axes"] == {"sweep/*": "sweep/num"}
+    assert "report" in {artifact["type"] for artifact in run["artifacts"]}
+    assert run["summary"]["results_digest"] == hashlib.sha256(b"rows").hexdigest()
+    assert warnings == []
 
 
 def test_a_failure_of_wandb_is_said_once_and_never_raised(make, tmp_path, warnings):
@@ -341,9 +206,9 @@ import sys
 from pathlib import Path
 import numpy as np
 import test_tracking
-from runner import tracking
+from runner import tracking_pool
 assert not {"wandb", "jax"} & set(sys.modules), "imported early"
-tracker = tracking.make_tracker(test_tracking.TrackingSettings(), Path(sys.argv[1]), "demo", print)
+tracker = tracking_pool.make_tracker(test_tracking.TrackingSettings(), Path(sys.argv[1]), "demo", print)
 assert tracker.log(test_tracking.make_record(), {"": np.ones(2)}, Path(sys.argv[1])) is not None
 tracker.log_sweep("demo", [{"status": "done"}])
 tracker.close()
@@ -361,16 +226,9 @@ tracker.close()
     assert len(offline_runs(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("sweep", ["demo", "a.b", "x" * 100])
-def test_an_id_is_safe_and_its_own(sweep):
-    ids = {tracking.wandb_id(sweep, name) for name in ("a1", "a2")} | {tracking.wandb_id("a-b", "a1")}
-    assert len(ids) == 3
-    assert all(len(one) <= 64 and one.replace("-", "").isalnum() for one in ids)
-
-
 def test_disabled_tracks_nothing(make, tmp_path):
     tracker = make(mode=TrackingMode.disabled)
-    assert isinstance(tracker, tracking.NullTracker)
+    assert isinstance(tracker, NullTracker)
     assert tracker.log(make_record(), {}, tmp_path) is None
     tracker.log_sweep("demo", [])
     assert list(tmp_path.iterdir()) == []

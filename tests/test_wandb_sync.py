@@ -2,70 +2,44 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from wandb_server import Received, WandbServer, serve
+from wandb_sent import API_KEY, Sent, environment, execute
+from wandb_server import serve
 
-API_KEY = "0123456789abcdef0123456789abcdef01234567"
-# A caller's own, e.g. WANDB_MODE or a netrc that holds a key, would change what is tested.
-FOREIGN = ("WANDB_", "XDG_", "NETRC")
-
-
-@dataclasses.dataclass
-class Sent:
-    """What was sent from `folder`, the user's home too: what the server got, and what the last command said."""
-
-    folder: Path
-    server: WandbServer
-    done: subprocess.CompletedProcess[str]
-
-    @property
-    def runs(self) -> dict[str, Received]:
-        """Those of single records, by the record's run id."""
-        found = self.server.runs.values()
-        return {run.summary["run_id"]: run for run in found if run.fields["jobType"] != "sweep"}
-
-    @property
-    def records(self) -> dict[str, dict[str, Any]]:
-        found = [json.loads(path.read_text()) for path in self.folder.glob("outputs/*/runs/*/record.json")]
-        return {record["run_id"]: record for record in found}
-
-
-def execute(folder: Path, server: WandbServer, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
-    environment |= {"HOME": str(folder / "home"), "NO_PROXY": "127.0.0.1", "WANDB_ERROR_REPORTING": "false"}
-    environment |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
-    command = [sys.executable, "-m", *words]
-    return subprocess.run(
-        command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
+NETRC_KEY = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
-def synced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
+def synced(tmp_path_factory: pytest.TempPathFactory, offline_sweep: Path) -> Iterator[Sent]:
     """A sweep of four runs that was tracked offline, then sent by `wandb sync`."""
     folder = tmp_path_factory.mktemp("synced")
+    shutil.copytree(offline_sweep.parent, folder / "outputs")
     with serve() as server:
-        swept = execute(folder, server, "runner", "-m", "seed=0,1", "features=8,16", "tracking=offline")
-        assert (swept.returncode, swept.stderr, server.runs) == (0, "", {})
         paths = [str(path) for path in folder.glob("outputs/*/wandb/offline-run-*")]
-        yield Sent(folder, server, execute(folder, server, "wandb", "sync", *paths))
+        known = environment(folder / "home", server.url)
+        yield Sent(folder, server, execute(folder, "wandb", "sync", *paths, environment=known))
 
 
 @pytest.fixture(scope="module")
 def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
-    """One run that was tracked online."""
+    """One run that was tracked online, by a user whose key is in their .netrc."""
     folder = tmp_path_factory.mktemp("online")
+    (folder / "home").mkdir()
+    netrc = folder / "home" / ".netrc"
     with serve() as server:
-        yield Sent(folder, server, execute(folder, server, "runner", "seed=7", "tracking=online"))
+        netrc.write_text(f"machine 127.0.0.1:{server.server_port}\nlogin user\npassword {NETRC_KEY}\n")
+        netrc.chmod(0o600)
+        known = environment(folder / "home", server.url, key=None)
+        yield Sent(
+            folder,
+            server,
+            execute(folder, "runner", "seed=7", "tracking=online", "tracking.patience_s=60", environment=known),
+        )
 
 
 @pytest.fixture(params=["synced", "online"])
@@ -101,7 +75,11 @@ def test_a_checkpoint_arrives_as_a_reference_to_where_it_lies(sent):
         assert json.loads(artifact["metadata"]) == record["checkpoint"]
         (path,) = sent.folder.glob(f"outputs/*/runs/{record['num']}-{run_id[:8]}/checkpoint")
         references = {entry["ref"] for entry in artifact["manifest"]["contents"].values()}
-        assert references == {file.as_uri() for file in path.rglob("*") if file.is_file()}
+        assert all(reference.startswith("file:///") for reference in references)
+        # The sweep that was synced is a copy: its references point into the one that it was copied from.
+        below = {reference.partition("/outputs/")[2] for reference in references}
+        files = {str(file.relative_to(sent.folder / "outputs")) for file in path.rglob("*") if file.is_file()}
+        assert below == files
 
 
 def test_tables_arrive_with_their_rows(synced):
@@ -113,10 +91,11 @@ def test_tables_arrive_with_their_rows(synced):
     assert all("run_table" in run.artifacts for run in synced.server.runs.values())
 
 
-def test_an_online_run_arrives_at_once(online):
+def test_an_online_run_arrives_at_once_and_the_last_lines_say_where(online):
     assert (online.done.returncode, online.done.stderr) == (0, "")
     assert [run.config["seed"] for run in online.runs.values()] == [7]
-    assert not list(online.folder.rglob("offline-run-*"))
+    assert f"  online      {online.server.url}/team/bridge-runner\n" in online.done.stdout
+    assert "send " not in online.done.stdout
 
 
 def test_the_server_had_an_answer_to_all_that_was_asked(sent):
@@ -124,8 +103,9 @@ def test_the_server_had_an_answer_to_all_that_was_asked(sent):
 
 
 def test_the_api_key_is_used_and_lands_in_no_file(sent):
-    assert sent.server.keys == {API_KEY}
-    files = [path for path in sent.folder.rglob("*") if path.is_file()]
+    (key,) = sent.server.keys
+    assert key in (API_KEY, NETRC_KEY)
+    files = [path for path in sent.folder.rglob("*") if path.is_file() and path.name != ".netrc"]
     assert len(files) > 10
-    assert not [path for path in files if API_KEY.encode() in path.read_bytes()]
-    assert API_KEY not in sent.done.stdout + sent.done.stderr
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+    assert key not in sent.done.stdout + sent.done.stderr

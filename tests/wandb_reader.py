@@ -1,17 +1,12 @@
-"""Reads an offline W&B run back, since wandb has no public reader: its file is a LevelDB log of protobuf records."""
+"""All that an offline W&B run holds."""
 
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-HEADER_BYTES = 7
-BLOCK_BYTES = 32768
-CHUNK = struct.Struct("<IHB")
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+from runner import wandb_files
 
 
 def read_offline_run(path: Path) -> dict[str, Any]:
@@ -21,14 +16,14 @@ def read_offline_run(path: Path) -> dict[str, Any]:
       path: The folder.
 
     Returns:
-      run_id, name, group, job_type, tags, notes, exit_code, config, summary, history (one dict a row) and artifacts
-      (one dict each: type, name, metadata and references).
+      run_id, name, group, job_type, tags, notes, exit_code, config, summary, history (one dict a row), artifacts (one
+      dict each: type, name, metadata and references) and axes (what each metric is drawn against).
     """
     from wandb.proto import wandb_internal_pb2
 
     (file,) = path.glob("*.wandb")
-    read: dict[str, Any] = {"config": {}, "summary": {}, "history": [], "artifacts": [], "exit_code": None}
-    for payload in _payloads(file.read_bytes()):
+    read: dict[str, Any] = {"config": {}, "summary": {}, "history": [], "artifacts": [], "axes": {}, "exit_code": None}
+    for payload in wandb_files.payloads(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(payload)
         kind = record.WhichOneof("record_type")
@@ -45,6 +40,8 @@ def read_offline_run(path: Path) -> dict[str, Any]:
             read["history"].append(_items(record.history.item))
         elif kind == "artifact":
             read["artifacts"].append(_artifact(record.artifact))
+        elif kind == "metric" and record.metric.step_metric:
+            read["axes"][record.metric.name or record.metric.glob_name] = record.metric.step_metric
         elif kind == "exit":
             read["exit_code"] = record.exit.exit_code
     read["config"].pop("_wandb", None)
@@ -59,21 +56,3 @@ def _artifact(artifact: Any) -> dict[str, Any]:
 
 def _items(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
-def _payloads(data: bytes) -> Iterator[bytes]:
-    position, whole = HEADER_BYTES, b""
-    while position + CHUNK.size <= len(data):
-        left = BLOCK_BYTES - position % BLOCK_BYTES
-        if left < CHUNK.size:
-            position += left
-            continue
-        _, size, kind = CHUNK.unpack_from(data, position)
-        if kind == 0:
-            return
-        position += CHUNK.size
-        part = data[position : position + size]
-        position += size
-        whole = part if kind in (FULL, FIRST) else whole + part
-        if kind in (FULL, LAST):
-            yield whole

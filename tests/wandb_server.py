@@ -1,4 +1,4 @@
-"""A W&B server of the tests' own, on the loopback: what wandb 0.31's client asks for to send a run."""
+"""A W&B server of the tests' own, on the loopback: what wandb 0.31's client asks for to send a run and look it up."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 TEAM = {"id": "e", "name": "team"}
 ALWAYS: dict[str, dict[str, Any]] = {
     "Viewer": {"viewer": {"id": "u", "entity": "team", "username": "u", "flags": "{}", "teams": {"edges": []}}},
+    "GetDefaultEntity": {"viewer": {"id": "u", "entity": "team"}},
     "ServerFeaturesQuery": {"serverInfo": {"features": []}},
     "ArtifactType": {"project": {"artifact": None}},
 }
@@ -33,8 +36,16 @@ class Received:
     exit_code: int | None = None
 
 
+LAST_PAGE = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+HANG = -1
+
+
 class WandbServer(http.server.ThreadingHTTPServer):
-    """Keeps what arrives: `runs` by id, uploaded `files` by path, API `keys`; `errors` is what it had no answer to."""
+    """Keeps what arrives: `runs` by id, uploaded `files` by path, API `keys`; `errors` is what it had no answer to.
+
+    `asked` counts requests by what they are: the GraphQL operation, `file_stream`, `upload` or `GET`. `fault` is asked
+    before each is answered: it gives a status (429 comes with Retry-After), `HANG`, or None where all is well.
+    """
 
     daemon_threads = True
 
@@ -46,7 +57,11 @@ class WandbServer(http.server.ThreadingHTTPServer):
         self.keys: set[str] = set()
         self.errors: list[str] = []
         self.artifacts: list[dict[str, Any]] = []
+        self.asked: Counter[str] = Counter()
+        self.fault: Callable[[str, dict[str, Any]], int | None] = lambda what, sent: None
+        self.retry_after_s = 1
         self.lock = threading.Lock()
+        self.closing = threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A client may close a connection without reading all of the answer.
@@ -66,6 +81,23 @@ class WandbServer(http.server.ThreadingHTTPServer):
             case "CreateRunFiles":
                 files = [self.place(f"{given['run']}/{name}") | {"name": name} for name in given["files"]]
                 return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+            case "Runs":
+                wanted = json.loads(given["filters"])["name"]["$in"]
+                edges = [{"node": node(id, self.runs[id]), "cursor": id} for id in wanted if id in self.runs]
+                found = {"edges": edges, "pageInfo": LAST_PAGE}
+                return {"project": {"internalId": "1", "runCount": len(edges), "readOnly": False, "runs": found}}
+            case "RunFiles":
+                prefix = f"{given['name']}/"
+                names = [path.removeprefix(prefix) for path in self.files if path.startswith(prefix)]
+                nodes = [{"id": name, "name": name, "sizeBytes": 0, "md5": "", "mimetype": ""} for name in names]
+                files = {"edges": [{"node": node, "cursor": ""} for node in nodes], "pageInfo": LAST_PAGE}
+                return {"project": {"run": {"fileCount": len(nodes), "files": files}}}
+            case "RunOutputArtifacts":
+                nodes = [described(item) for item in self.artifacts if item["runName"] == given["run"]]
+                edges = [{"node": node, "cursor": ""} for node in nodes]
+                return {
+                    "project": {"run": {"artifacts": {"totalCount": len(nodes), "pageInfo": LAST_PAGE, "edges": edges}}}
+                }
             case "CreateArtifact":
                 self.artifacts.append(given["input"])
                 created = {"id": str(len(self.artifacts) - 1), "state": "PENDING", "artifactSequence": {}}
@@ -98,37 +130,85 @@ class WandbServer(http.server.ThreadingHTTPServer):
         run.exit_code = sent.get("exitcode", run.exit_code)
 
 
+def described(artifact: dict[str, Any]) -> dict[str, Any]:
+    """An artifact as it is looked up."""
+    project = {"id": "p", "internalId": "1", "name": artifact["projectName"], "entity": {"name": "team"}}
+    sequence = {"__typename": "ArtifactSequence", "name": artifact["artifactCollectionName"], "project": project}
+    state = "COMMITTED" if "manifest" in artifact else "PENDING"
+    nothing = dict.fromkeys(("description", "metadata", "historyStep", "commitHash", "updatedAt"))
+    return nothing | {
+        **{"__typename": "Artifact", "id": "a", "artifactSequence": sequence, "versionIndex": 0, "state": state},
+        **{
+            "artifactType": {"name": artifact["artifactTypeName"]},
+            "digest": artifact["digest"],
+            "tags": [],
+            "aliases": [],
+        },
+        **{
+            "ttlIsInherited": False,
+            "ttlDurationSeconds": -1,
+            "size": 0,
+            "fileCount": 0,
+            "createdAt": "2026-01-01T00:00:00Z",
+        },
+    }
+
+
+def node(id: str, run: Received) -> dict[str, Any]:
+    """A run as it is looked up."""
+    state = {None: "running", 0: "finished"}.get(run.exit_code, "failed")
+    config = json.dumps({key: {"value": value} for key, value in run.config.items()})
+    return {"id": id, "name": id, "state": state, "config": config, "summaryMetrics": json.dumps(run.summary)} | {
+        "historyLineCount": len(run.history),
+        "user": {"name": "u", "username": "u"},
+        "projectId": "1",
+        "tags": [],
+    }
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     server: WandbServer
 
     def do_GET(self) -> None:
-        self.reply({})
+        self.serve("GET", {}, lambda: {})
 
     def do_PUT(self) -> None:
-        self.server.files[self.path[1:]] = self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply({})
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        path = urllib.parse.unquote(self.path[1:])
+        self.serve("upload", {}, lambda: self.server.files.update({path: content}) or {})
 
     def do_POST(self) -> None:
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         user_and_key = base64.b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode()
-        data: dict[str, Any] = {}
-        with self.server.lock:
-            self.server.keys.add(user_and_key.partition(":")[2])
-            if self.path == "/graphql":
-                (operation,) = re.findall(r"^\s*(?:query|mutation)\s+(\w+)", sent["query"])
-                try:
-                    data = {"data": self.server.answer(operation, sent.get("variables") or {})}
-                except LookupError as error:
-                    # A client that gets no answer asks again for minutes.
-                    self.server.errors.append(f"{operation}: {error!r}")
-                    data = {"errors": [{"message": operation}]}
-            else:
-                # /files/ENTITY/PROJECT/RUN/file_stream
-                self.server.stream(self.server.runs[self.path.split("/")[4]], sent)
-        self.reply(data)
+        self.server.keys.add(user_and_key.partition(":")[2])
+        if self.path == "/graphql":
+            (operation,) = re.findall(r"^\s*(?:query|mutation)\s+(\w+)", sent["query"].removeprefix("#graphql"))
+            self.serve(operation, sent.get("variables") or {}, lambda: self.answer(operation, sent))
+        else:
+            # /files/ENTITY/PROJECT/RUN/file_stream
+            run = self.path.split("/")[4]
+            self.serve("file_stream", {"name": run}, lambda: self.server.stream(self.server.runs[run], sent) or {})
 
-    def reply(self, data: dict[str, Any]) -> None:
-        self.send_response(200)
+    def answer(self, operation: str, sent: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"data": self.server.answer(operation, sent.get("variables") or {})}
+        except LookupError as error:
+            # A client that gets no answer asks again for minutes.
+            self.server.errors.append(f"{operation}: {error!r}")
+            return {"errors": [{"message": operation}]}
+
+    def serve(self, what: str, given: dict[str, Any], answer: Callable[[], dict[str, Any]]) -> None:
+        with self.server.lock:
+            self.server.asked[what] += 1
+            status = self.server.fault(what, given)
+            data = answer() if status is None else {}
+        if status == HANG:
+            self.server.closing.wait()
+            self.close_connection = True
+            return
+        self.send_response(status or 200)
+        if status == 429:
+            self.send_header("Retry-After", str(self.server.retry_after_s))
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(json.dumps(data).encode())
@@ -146,5 +226,6 @@ def serve() -> Iterator[WandbServer]:
         try:
             yield server
         finally:
+            server.closing.set()
             server.shutdown()
             thread.join()

@@ -1,0 +1,222 @@
+"""W&B runs: a replica of the records, as files in the sweep's folder, so that no server can hold a sweep up.
+
+wandb is imported inside functions only: a process that tracks nothing does not pay for it. `runner.tracking_online`
+sends the files while the sweep goes on, `bridge-runner sync` later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner import replica, wandb_files
+from runner.errors import literal
+from runner.records import Record, Status
+from runner.settings import TrackingSettings
+from runner.storage import SweepFolder
+
+# 12-25 ms a run with these, 55-80 ms by default, most of it listing installed packages. Symlinks to the latest run
+# would be fought over by the processes of a sweep.
+LEAN = {"silent": True, "quiet": True, "console": "off", "disable_git": True, "save_code": False, "symlink": False}
+LEAN |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
+LEAN |= {"x_transaction_log_flush_interval": 0.5, "finish_timeout": 10.0}
+
+# What the run of the sweep has all the same, once: the installed packages and the machine.
+ONCE_A_SWEEP = frozenset({"x_disable_meta", "x_save_requirements"})
+
+MAX_TAG_CHARACTERS = 64
+
+
+class WandbTracker:
+    """One offline W&B run a record, in `folder/wandb`.
+
+    A record that is logged again replaces its run: the id is made from the sweep and the record's `run_id`, and an
+    older folder of the same id is removed first.
+
+    Args:
+      settings: What the runs carry.
+      folder: The sweep's folder.
+      sweep: The sweep's name, the group of its runs.
+      warn: Takes one sentence, the first time that something fails.
+      clock: Nanoseconds from any fixed origin.
+    """
+
+    def __init__(
+        self,
+        settings: TrackingSettings,
+        folder: Path,
+        sweep: str,
+        warn: Callable[[str], None],
+        *,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._folder = SweepFolder(folder.resolve())
+        self._settings = settings
+        self._sweep = sweep
+        self._warn = warn
+        self._clock = clock
+        self._warned = False
+
+    def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
+        """Makes the W&B run of a record.
+
+        Args:
+          record: What the run left.
+          output: Arrays of the output by path; empty for a failed run.
+          run_dir: The run's folder; the checkpoint's path is relative to it.
+
+        Returns:
+          Seconds it took, or None where W&B failed (said once, through `warn`).
+        """
+        started = self._clock()
+
+        def fill(wandb: Any, run: Any) -> None:
+            for metric, axis in replica.AXES.items():
+                run.define_metric(metric, step_metric=axis)
+            run.summary.update(replica.summary_of(record))
+            for row in replica.loss_rows(record.train) if record.train else ():
+                run.log(row)
+            run.log(replica.history_of(record) | _media(wandb, record, output, self._settings.table_max_elements))
+            if record.checkpoint and (path := run_dir / record.checkpoint.path).exists():
+                metadata = dataclasses.asdict(record.checkpoint)
+                artifact = wandb.Artifact(f"checkpoint-{run.id}", type="checkpoint", metadata=metadata)
+                # W&B's own checksum costs 100 ms for 50 MB; the record's digest is in the metadata.
+                artifact.add_reference(path.resolve().as_uri(), checksum=False)
+                run.log_artifact(artifact)
+
+        made = self._make_run(
+            fill,
+            LEAN,
+            exit_code=0 if record.status is Status.done else 1,
+            id=wandb_files.wandb_id(self._sweep, record.run_id[:12]),
+            name=f"{record.num}-{record.layer}-s{record.settings.get('seed')}",
+            job_type=record.layer,
+            tags=[record.layer, record.platform, record.status.value, *([record.host] if record.host else [])],
+            config=replica.config_of(record),
+            notes=self._settings.notes or f"bridge-runner show {run_dir}",
+        )
+        return (self._clock() - started) / 1e9 if made else None
+
+    def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Makes the run of the sweep: all `rows` as a table, charts over them, and the report where there is one.
+
+        Args:
+          name: What the run is called.
+          rows: One mapping a run, column to value; a run failed where its `status` is `failed`.
+        """
+
+        def fill(wandb: Any, run: Any) -> None:
+            run.define_metric(f"{replica.SWEEP}/*", step_metric=f"{replica.SWEEP}/num")
+            for row in replica.sweep_history(rows):
+                run.log(row)
+            run.summary.update(replica.sweep_summary(rows, results_digest(self._folder)))
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            data = [[replica.cell(row.get(column)) for column in columns] for row in rows]
+            run.log({"runs": wandb.Table(columns=columns, data=data, allow_mixed_types=True)} | _charts(wandb, rows))
+            if self._folder.report.exists():
+                artifact = wandb.Artifact(f"report-{run.id}", type="report")
+                artifact.add_file(str(self._folder.report))
+                run.log_artifact(artifact)
+
+        settings = {key: value for key, value in LEAN.items() if key not in ONCE_A_SWEEP}
+        run_id = wandb_files.wandb_id(self._sweep, "sweep")
+        notes = self._settings.notes or f"bridge-runner ls {self._folder.path}"
+        self._make_run(fill, settings, id=run_id, name=name, job_type="sweep", tags=["sweep"], notes=notes)
+
+    def close(self) -> None:
+        """Ends W&B's service of this process; what it was told is then in the files."""
+        # A service that can't write everything ends with a code that wandb hands to sys.exit.
+        with contextlib.suppress(Exception, SystemExit):
+            import wandb
+
+            wandb.teardown()
+
+    def _make_run(
+        self, fill: Callable[[Any, Any], None], settings: Mapping[str, Any], *, exit_code: int = 0, **init: Any
+    ) -> bool:
+        try:
+            # Where it can't be written, wandb would silently take the system's temporary folder.
+            self._folder.wandb.mkdir(parents=True, exist_ok=True)
+            with environment_of(self._folder.wandb):
+                import wandb
+
+                if stale := self._folders.pop(init["id"], None):
+                    shutil.rmtree(stale)
+                known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
+                run = self._open(wandb, init | {"settings": wandb.Settings(**known)})
+                self._folders[init["id"]] = Path(run.settings.sync_dir)
+                try:
+                    fill(wandb, run)
+                finally:
+                    run.finish(exit_code=exit_code)
+        except Exception as error:  # noqa: BLE001 - W&B is a replica: whatever it raises, the run itself is well
+            if not self._warned:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._warn(f"W&B run {init['id']} is missing or incomplete: {reason}")
+            self._warned = True
+            return False
+        return True
+
+    def _open(self, wandb: Any, init: dict[str, Any]) -> Any:
+        settings = self._settings
+        tags = dict.fromkeys(tag[:MAX_TAG_CHARACTERS] for tag in [*settings.tags, *init["tags"]] if tag)
+        init |= {"tags": list(tags), "group": self._sweep, "dir": str(self._folder.path), "reinit": "create_new"}
+        return wandb.init(mode="offline", project=settings.project, entity=settings.entity, **init)
+
+    @functools.cached_property
+    def _folders(self) -> dict[str, Path]:
+        return wandb_files.find_offline_runs(self._folder.wandb)
+
+
+def results_digest(folder: SweepFolder) -> str | None:
+    """SHA-256 of the sweep's results table: the run of the sweep is made anew where the table is another one."""
+    return hashlib.sha256(folder.results.read_bytes()).hexdigest() if folder.results.exists() else None
+
+
+@contextlib.contextmanager
+def environment_of(wandb_dir: Path, **more: str) -> Iterator[None]:
+    """Sets what wandb takes from variables only, and `more`, for as long as our calls last."""
+    # wandb keeps a copy of every table in its data folder until it is synced, by default in the user's home; and it
+    # sends statistics to its makers, even offline. Only variables govern these; the user's own values win.
+    wanted = {"WANDB_DATA_DIR": str(wandb_dir / "staging"), "WANDB_ERROR_REPORTING": "false"} | more
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+def _media(wandb: Any, record: Record, output: Mapping[str, np.ndarray], table_max_elements: int) -> dict[str, Any]:
+    media = {}
+    latency = record.timing.apply_latency if record.timing else None
+    if latency and (histogram := replica.histogram_of(np.array(latency.samples.durations_s))):
+        # One row a run: a row a sample takes W&B ten times as long and draws the same picture.
+        media["timing/apply_latency/samples_s"] = wandb.Histogram(np_histogram=histogram)
+    for path, array in output.items():
+        if histogram := replica.histogram_of(array):
+            media[f"{replica.output_key(path, len(output))}/histogram"] = wandb.Histogram(np_histogram=histogram)
+    if 0 < sum(array.size for array in output.values()) <= table_max_elements:
+        places = [(path, index) for path, array in output.items() for index in np.ndindex(array.shape)]
+        rows = [[path, literal(index), replica.cell(output[path][index])] for path, index in places]
+        media["output/table"] = wandb.Table(columns=["array", "index", "value"], data=rows, allow_mixed_types=True)
+    return media
+
+
+def _charts(wandb: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    charts = {}
+    for x, y, title, points in replica.sweep_charts(rows):
+        table = wandb.Table(columns=[x, y, "layer"], data=points, allow_mixed_types=True)
+        charts[f"chart/{y}_by_{x}"] = wandb.plot.scatter(table, x, y, title=title)
+    return charts

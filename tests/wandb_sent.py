@@ -1,0 +1,55 @@
+"""Commands of ours and of wandb against a server of the tests' own, and what arrived there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wandb_server import Received, WandbServer
+
+API_KEY = "0123456789abcdef0123456789abcdef01234567"
+# A caller's own, e.g. WANDB_MODE or a netrc that holds a key, would change what is tested.
+FOREIGN = ("WANDB_", "XDG_", "NETRC")
+
+
+@dataclasses.dataclass
+class Sent:
+    """What was sent from `folder`, the user's home too: what the server got, and what the last command said."""
+
+    folder: Path
+    server: WandbServer
+    done: subprocess.CompletedProcess[str]
+
+    @property
+    def runs(self) -> dict[str, Received]:
+        """Those of single records, by the record's run id."""
+        found = self.server.runs.values()
+        return {run.summary["run_id"]: run for run in found if run.fields["jobType"] != "sweep"}
+
+    @property
+    def records(self) -> dict[str, dict[str, Any]]:
+        found = [json.loads(path.read_text()) for path in self.folder.glob("outputs/*/runs/*/record.json")]
+        return {record["run_id"]: record for record in found}
+
+
+def environment(home: Path, url: str, key: str | None = API_KEY) -> dict[str, str]:
+    """What a user has who is logged in to the server at `url`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    kept |= {"HOME": str(home), "NO_PROXY": "127.0.0.1", "WANDB_ERROR_REPORTING": "false", "WANDB_BASE_URL": url}
+    return kept | ({"WANDB_API_KEY": key} if key else {})
+
+
+def execute(
+    folder: Path, *words: str, environment: Mapping[str, str], timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in `folder`."""
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(
+        command, check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout_s
+    )
