@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner import results, sending, settings, storage, tracking_wandb, wandb_files
+from runner import results, sending, settings, storage, tracking_online, tracking_wandb, wandb_files
 from runner.errors import ServerError, StorageError
 from runner.records import Row
 from runner.sending import Server
@@ -34,6 +36,9 @@ ANSWER_TIMEOUT_S = 10.0
 WATCH_TIMEOUT_S = 3.0
 WATCH_S = 0.2
 LAST_FILE_S = 10.0
+
+# Between two looks whether the parent is still there.
+PARENT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,16 @@ def watch(path: Path, *, parent: int | None = None) -> int:
       UserError: There is no sweep, no API key is configured, no server answers, or it takes nothing.
     """
     sweep = _sweep(path)
+    if parent is not None:
+        # Where the parent is killed while we stand still, the kernel wakes us with it; wandb-core it does not wake.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with Terminal() as terminal:
         sending.load()
         terminal.line("looking for the W&B server")
         with sending.connected(sweep.folder.wandb, timeout_s=WATCH_TIMEOUT_S, tries=sending.FEW_TRIES) as server:
             terminal.line(f"sending to {server.url}")
-            for batch in _as_they_come(sweep, server, parent):
+            for batch in _as_they_come(sweep, server):
                 refused = sweep.send(server, batch)
                 for run in batch:
                     name, why = sweep.names[run.wandb_id], refused.get(run.wandb_id)
@@ -199,12 +208,12 @@ def _send_all(sweep: _Sweep, server: Server, pending: Sequence[OfflineRun], term
     return refused
 
 
-def _as_they_come(sweep: _Sweep, server: Server, parent: int | None) -> Iterator[list[OfflineRun]]:
+def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
     """Runs that are ready and not sent, in batches, until the sweep has ended and none is left."""
     handled = set(wandb_files.read_sent(sweep.folder.wandb, server.url))
     ended_at = None
     size = FIRST_RUNS
-    while parent is None or os.getppid() == parent:
+    while True:
         events = storage.read_journal(sweep.folder.journal)
         ready = {sweep.id_of(event["run_id"]) for event in events if event["event"] == "tracked"}
         if events and events[-1]["event"] == "end":
@@ -222,6 +231,14 @@ def _as_they_come(sweep: _Sweep, server: Server, parent: int | None) -> Iterator
             return
         else:
             time.sleep(WATCH_S)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_S)
+    for pid in tracking_online.children(os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+    os._exit(EXIT_NOT_SENT)
 
 
 def _conclude(sweep: _Sweep, server: Server, terminal: Terminal) -> int:

@@ -200,7 +200,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def serve(self, what: str, given: dict[str, Any], answer: Callable[[], dict[str, Any]]) -> None:
         with self.server.lock:
             self.server.asked[what] += 1
-            status = self.server.fault(what, given)
+        status = self.server.fault(what, given)
+        with self.server.lock:
             data = answer() if status is None else {}
         if status == HANG:
             self.server.closing.wait()
