@@ -14,7 +14,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,12 @@ PARALLEL = 8
 # own variables win.
 TRIES = {"retry_max": 6, "retry_wait_min_seconds": 2.0, "retry_wait_max_seconds": 30.0, "timeout_seconds": 20.0}
 FEW_TRIES = {"retry_max": 2, "retry_wait_min_seconds": 1.0, "retry_wait_max_seconds": 4.0, "timeout_seconds": 5.0}
+TIMEOUT_S = 10.0
+HASTY_TIMEOUT_S = 3.0
 KINDS = ("graphql", "file_stream", "file_transfer")
+
+# A server that takes longer for a simple answer is not waited for by a sweep: a W&B run takes ten of them.
+SLOW_S = 1.0
 
 # A server has what it took a moment later: it is asked again after so many seconds.
 ASK_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -61,10 +66,12 @@ class Server:
       url: Where it is.
       api: `wandb.Api()`.
       entity: The user or team that runs without one are for.
+      heard: Called whenever the server has answered.
     """
 
-    def __init__(self, url: str, api: Any, entity: str) -> None:
+    def __init__(self, url: str, api: Any, entity: str, heard: Callable[[], None]) -> None:
         self.url = url
+        self._heard = heard
         self._api = api
         self._entity = entity
 
@@ -78,7 +85,7 @@ class Server:
         answers = {}
         for entity, project in dict.fromkeys(places.values()):
             ours = [run for run in runs if places[run.wandb_id] == (entity, project)]
-            errors = _sync(ours, entity)
+            errors = _sync(ours, entity, self._heard)
             sent = [run for run in ours if run.wandb_id not in errors]
             missing = self._missing(sent, f"{entity}/{project}", ASK_AGAIN_S[:1] if errors else ASK_AGAIN_S)
             for run in ours:
@@ -91,21 +98,30 @@ class Server:
 
     def _missing(self, runs: Sequence[OfflineRun], path: str, ask_again_s: Sequence[float]) -> dict[str, str]:
         """By id, what the server lacks of each run that is not wholly there."""
-        missing = dict.fromkeys((run.wandb_id for run in runs), "")
+        lacking: dict[str, str] = {}
         for wait_s in (0.0, *ask_again_s):
-            if not missing:
+            if not runs:
                 break
             time.sleep(wait_s)
             try:
-                with _said(), ThreadPoolExecutor(PARALLEL) as pool:
-                    self._api.flush()  # it would answer from memory
-                    found = {run.id: run for run in self._api.runs(path, {"name": {"$in": list(missing)}}, lazy=False)}
-                    asked = [run for run in runs if run.wandb_id in missing]
-                    lacks = pool.map(_lacks, asked, [found.get(run.wandb_id) for run in asked])
-                    missing = {run.wandb_id: why for run, why in zip(asked, lacks, strict=True) if why is not None}
+                lacking = self._ask(runs, path)
             except Exception as error:  # noqa: BLE001 - whatever wandb raises, these runs are not known to be there
-                return dict.fromkeys(missing, _reason(error))
-        return missing
+                return dict.fromkeys((run.wandb_id for run in runs), _reason(error))
+            runs = [run for run in runs if run.wandb_id in lacking]
+        return lacking
+
+    def _ask(self, runs: Sequence[OfflineRun], path: str) -> dict[str, str]:
+        wandb_ids = [run.wandb_id for run in runs]
+        lacking = {}
+        with _said(), ThreadPoolExecutor(PARALLEL) as pool:
+            self._api.flush()  # it would answer from memory
+            found = {run.id: run for run in self._api.runs(path, {"name": {"$in": wandb_ids}}, lazy=False)}
+            lacks = pool.map(_lacks, runs, [found.get(wandb_id) for wandb_id in wandb_ids])
+            for wandb_id, what in zip(wandb_ids, lacks, strict=True):
+                self._heard()
+                if what is not None:
+                    lacking[wandb_id] = what
+        return lacking
 
 
 def load() -> None:
@@ -116,17 +132,17 @@ def load() -> None:
 
 
 @contextlib.contextmanager
-def connected(wandb_dir: Path, *, timeout_s: float, tries: Mapping[str, float] = TRIES) -> Iterator[Server]:
+def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None] = lambda: None) -> Iterator[Server]:
     """A server that answers and lets us in, for as long as the context lasts.
 
     Args:
       wandb_dir: Where wandb may leave its own files.
-      timeout_s: Seconds that the server has for its first answer.
-      tries: How often a request is tried, and how long it may take.
+      hasty: Whether a sweep waits: less is tried, and a slow server is refused.
+      heard: Called whenever the server has answered.
 
     Raises:
       UserError: No API key is configured.
-      ServerError: The server does not answer, or does not take the key.
+      ServerError: The server does not answer, is slow, or does not take the key.
     """
     import wandb
 
@@ -135,13 +151,16 @@ def connected(wandb_dir: Path, *, timeout_s: float, tries: Mapping[str, float] =
         # Its API makes folders for the runs that it is asked for, by default in the system's temporary folder.
         with environment_of(wandb_dir, WANDB_DIR=str(wandb_dir / "staging")):
             (wandb_dir / "staging").mkdir(exist_ok=True)
-            settings = wandb.setup(settings=wandb.Settings(silent=False, **_retries(tries))).settings
+            settings = wandb.setup(settings=wandb.Settings(silent=False, **_retries(hasty))).settings
             url = settings.base_url
-            probe(url, timeout_s)
+            answer_s = probe(url, HASTY_TIMEOUT_S if hasty else TIMEOUT_S)
+            # Once more: the first answer takes longer.
+            if hasty and answer_s > SLOW_S and (answer_s := probe(url, HASTY_TIMEOUT_S)) > SLOW_S:
+                raise ServerError(f"the W&B server at {url} takes {answer_s:.1f} s for an answer")
             with _said():
                 if not wandb.login(prompt=False, verify=False):
                     raise UserError(f"no API key is configured for {url}", "wandb login, or WANDB_API_KEY=…")
-            yield Server(settings.app_url.rstrip("/"), *_api(settings, url))
+            yield Server(settings.app_url.rstrip("/"), *_api(settings, url), heard)
     finally:
         os.environ.update(kept)
         # A service that couldn't send everything ends with a code that wandb hands to sys.exit.
@@ -149,12 +168,13 @@ def connected(wandb_dir: Path, *, timeout_s: float, tries: Mapping[str, float] =
             wandb.teardown()
 
 
-def probe(url: str, timeout_s: float) -> None:
-    """Asks whether a server answers at `url`.
+def probe(url: str, timeout_s: float) -> float:
+    """Seconds that the server at `url` takes for an answer.
 
     Raises:
       ServerError: It does not in `timeout_s` seconds, or says that it is broken.
     """
+    began = time.monotonic()
     try:
         urllib.request.urlopen(url, timeout=timeout_s).close()
     except urllib.error.HTTPError as error:
@@ -164,6 +184,7 @@ def probe(url: str, timeout_s: float) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ServerError(f"no W&B server answers at {url}: {reason or type(error).__name__}") from error
+    return time.monotonic() - began
 
 
 def _api(settings: Any, url: str) -> tuple[Any, str]:
@@ -181,12 +202,12 @@ def _api(settings: Any, url: str) -> tuple[Any, str]:
     return api, entity
 
 
-def _sync(runs: Sequence[OfflineRun], entity: str) -> dict[str, str]:
+def _sync(runs: Sequence[OfflineRun], entity: str, heard: Callable[[], None]) -> dict[str, str]:
     """Runs `wandb sync`; the errors that it says of each run by its id, and of none by ''."""
     from wandb.cli import cli
 
     words = ["-n", str(PARALLEL), "--include-synced", "-e", entity, *(str(run.folder) for run in runs)]
-    with _said() as said:
+    with _said(heard) as said:
         try:
             cli.sync.main(args=words, standalone_mode=False)
         except Exception as error:  # noqa: BLE001 - what arrived all the same is asked of the server
@@ -221,15 +242,27 @@ def _artifacts(there: Any) -> set[str]:
         return set()
 
 
-def _retries(tries: Mapping[str, float]) -> dict[str, Any]:
-    wanted = {f"x_{kind}_{key}": value for kind in KINDS for key, value in tries.items()}
+def _retries(hasty: bool) -> dict[str, Any]:
+    wanted = {f"x_{kind}_{key}": value for kind in KINDS for key, value in (FEW_TRIES if hasty else TRIES).items()}
     return {key: value for key, value in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
 
 
+class _Said(io.StringIO):
+    """Text that calls `heard` as it comes: wandb says something when a server has answered."""
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def write(self, text: str) -> int:
+        self._heard()
+        return super().write(text)
+
+
 @contextlib.contextmanager
-def _said() -> Iterator[io.StringIO]:
+def _said(heard: Callable[[], None] = lambda: None) -> Iterator[io.StringIO]:
     """What wandb would say on the terminal."""
-    said = io.StringIO()
+    said = _Said(heard)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         yield said
 

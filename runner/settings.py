@@ -290,7 +290,8 @@ class TrackingSettings:
       tags: Tags of every run, beside the layer's name and the device.
       notes: Free text of every run.
       table_max_elements: An output with at most so many elements is also logged as a table.
-      patience_s: With online, seconds that a sweep waits at its end for a server on which no run arrives.
+      patience_s: With online, seconds at the sweep's end that the server may be silent; it gets no more than twice as
+        many, and a quarter more for each run that arrives.
     """
 
     mode: TrackingMode = TrackingMode.offline
@@ -299,12 +300,12 @@ class TrackingSettings:
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     table_max_elements: int = 256
-    patience_s: float = 5.0
+    patience_s: float = 2.5
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.patience_s) and self.patience_s >= 0):
             raise ConfigError(
-                "tracking.patience_s", self.patience_s, "seconds can't be negative", "tracking.patience_s=5"
+                "tracking.patience_s", self.patience_s, "seconds can't be negative", "tracking.patience_s=2.5"
             )
 
 

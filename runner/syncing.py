@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +30,7 @@ FIRST_RUNS = 2
 # A server that took nothing of so many batches in turn gets no more of them.
 MAX_REFUSED_BATCHES = 2
 
-ANSWER_TIMEOUT_S = 10.0
-
-# While a sweep goes on: seconds that the server has for its first answer, between two looks at the journal, and for the
-# last file to be written after the sweep's end.
-WATCH_TIMEOUT_S = 3.0
+# While a sweep goes on: seconds between two looks at the journal, and for the last file to be written after its end.
 WATCH_S = 0.2
 LAST_FILE_S = 10.0
 
@@ -90,7 +87,7 @@ def sync(path: Path) -> int:
     sweep = _sweep(path, ended_only=True)
     with Terminal() as terminal, storage.locked(sweep.folder):
         runs = _complete(sweep, terminal)
-        with sending.connected(sweep.folder.wandb, timeout_s=ANSWER_TIMEOUT_S) as server:
+        with sending.connected(sweep.folder.wandb) as server:
             sent = wandb_files.read_sent(sweep.folder.wandb, server.url)
             pending = [run for run in runs.values() if run.folder.name not in sent]
             terminal.line(f"{sweep.folder.name}: {len(sweep.names)} W&B runs, {len(runs) - len(pending)} sent before")
@@ -121,7 +118,8 @@ def watch(path: Path, *, parent: int | None = None) -> int:
     with Terminal() as terminal:
         sending.load()
         terminal.line("looking for the W&B server")
-        with sending.connected(sweep.folder.wandb, timeout_s=WATCH_TIMEOUT_S, tries=sending.FEW_TRIES) as server:
+        hurry = parent is not None
+        with sending.connected(sweep.folder.wandb, hasty=hurry, heard=_sign if hurry else lambda: None) as server:
             terminal.line(f"sending to {server.url}")
             for batch in _as_they_come(sweep, server):
                 refused = sweep.send(server, batch)
@@ -161,7 +159,7 @@ def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
     if not missing:
         return there
     # Before much is made: is there a server to send it to?
-    with sending.connected(sweep.folder.wandb, timeout_s=ANSWER_TIMEOUT_S):
+    with sending.connected(sweep.folder.wandb):
         terminal.line(f"W&B runs made from their records, since missing or out of date: {len(missing)}")
     asked = settings.from_data(sweep.rows[0].settings).tracking
     rows = []
@@ -231,6 +229,11 @@ def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
             return
         else:
             time.sleep(WATCH_S)
+
+
+def _sign() -> None:
+    # Not to sys.stdout, which is wandb's meanwhile.
+    print(".", file=sys.__stdout__, flush=True)
 
 
 def _end_with(parent: int) -> None:

@@ -23,8 +23,8 @@ from runner.errors import USER_ERROR_PREFIX
 from runner.records import Record
 from runner.tracking import Tracking
 
-# At the sweep's end each run that arrives earns the process so much more time: a server that takes fewer is not waited
-# for.
+# At the sweep's end the process has twice the patience, and so much more for each run that arrives: a server that takes
+# fewer is not waited for.
 PACE_S = 0.25
 
 # Until the process looks for the server it loads Python packages, on a busy machine for seconds.
@@ -40,8 +40,11 @@ class OnlineTracking:
       files: Makes the files.
       folder: The sweep's folder.
       warn: Takes one sentence, once for the whole sweep.
-      patience_s: Seconds at the sweep's end in which no run need arrive.
-      at_once: Whether the process may start now, or only when the first run is made and nothing is measured any more.
+      patience_s: Seconds at the sweep's end that the server may be silent.
+      at_once: Whether the process may start now, or only when nothing is measured any more.
+
+    Attributes:
+      sender: The process, once it has started.
     """
 
     def __init__(
@@ -52,20 +55,20 @@ class OnlineTracking:
         self._warn = warn
         self._patience_s = patience_s
         self._gave_up = False
-        self._sender = Sender(folder) if at_once else None
+        self.sender = Sender(folder) if at_once else None
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
         """Queues one run; what was made before is sent meanwhile."""
         self._files.submit(record, output, run_dir)
-        if self._sender is not None:
-            self._sender.resume()
-            self._notice(self._sender)
+        if self.sender is not None:
+            self.sender.resume()
+            self._notice(self.sender)
 
     def wait(self) -> Sequence[tuple[str, float]]:
         """Waits for the files of all that was queued, and stops sending; run id and seconds of each."""
         costs = self._files.wait()
-        if self._sender is not None:
-            self._sender.pause()
+        if self.sender is not None:
+            self.sender.pause()
         return costs
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -75,7 +78,7 @@ class OnlineTracking:
     def close(self) -> None:
         """Ends what makes the files, and sends the rest, as long as the server takes it."""
         self._files.close()
-        sender = self._sender or Sender(self._folder)
+        sender = self.sender or Sender(self._folder)
         sender.resume()
         sender.finish(self._patience_s)
         self._notice(sender)
@@ -150,7 +153,7 @@ class Sender:
             if self._first_heard_at is None:
                 late = now > began + START_S
             else:
-                worth_s = patience_s + PACE_S * (self._num_sent - num_before)
+                worth_s = 2 * patience_s + PACE_S * (self._num_sent - num_before)
                 late = now > self._heard_at + patience_s or now > max(began, self._first_heard_at) + worth_s
             if late:
                 self._signal(signal.SIGKILL)

@@ -28,6 +28,8 @@ MIN_POOLED_RUNS = 6
 # would load `launch`.
 PRELOADED = ("wandb", "wandb.sdk.launch", "runner.tracking_pool", "runner.tracking_wandb")
 
+MEND = "bridge-runner sync makes the W&B runs that are missing"
+
 # Only a W&B run costs enough for processes of its own.
 WANDB_MODES = (TrackingMode.offline, TrackingMode.online)
 
@@ -108,7 +110,7 @@ class PooledTracking:
             try:
                 cost_s, sentences = future.result()
             except concurrent.futures.process.BrokenProcessPool as error:
-                cost_s, sentences = None, [f"a tracking process died: {error}"]
+                cost_s, sentences = None, [f"a tracking process died: {error}; {MEND}"]
             for sentence in sentences:
                 self._say(sentence)
             if run_id and cost_s is not None:

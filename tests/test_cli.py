@@ -60,8 +60,12 @@ MISTAKES = [
     ("timing.min_sample_s=-1", "timing.min_sample_s=-1.0: seconds can't be negative.\n  Try: timing.min_sample_s=0.1"),
     (
         "tracking.mode=foo",
-        "tracking.mode=foo: Invalid value 'foo', expected one of [offline, online, disabled].\n"
+        "tracking.mode=foo: Invalid value 'foo', expected one of [offline, online, tensorboard, disabled].\n"
         "  Try: tracking.mode=offline",
+    ),
+    (
+        "tracking.patience_s=-1",
+        "tracking.patience_s=-1.0: seconds can't be negative.\n  Try: tracking.patience_s=2.5",
     ),
     ("max_failures=0", "max_failures=0: at least one failure makes a sweep stop.\n  Try: max_failures=1"),
     ("sweep=../x", "sweep=../x: a folder's name is up to 100 letters, digits, '.', '_' or '-'.\n  Try: sweep=my_sweep"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from runner import records, replica, tracking_pool
 from runner.records import Status
 from runner.settings import TrackingMode, TrackingSettings
 from runner.tracking import NullTracker, Tracker
+from runner.tracking_pool import PooledTracking
 
 
 @pytest.fixture
@@ -232,6 +234,21 @@ def test_disabled_tracks_nothing(make, tmp_path):
     assert tracker.log(make_record(), {}, tmp_path) is None
     tracker.log_sweep("demo", [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracking_process_that_dies_is_said_once_and_ends_nothing(tmp_path, warnings):
+    tracking = PooledTracking(TrackingSettings(), tmp_path, "demo", warnings.append, num_processes=1)
+    assert tracking.wait() == []
+    (worker,) = tracking._pool._processes
+    os.kill(worker, signal.SIGKILL)
+    for num in range(3):
+        tracking.submit(make_record(num=num), {}, tmp_path)
+    assert tracking.wait() == []
+    tracking.log_sweep("demo", [])
+    tracking.close()
+    assert len(warnings) == 1
+    assert warnings[0].startswith("a tracking process died: A ")
+    assert warnings[0].endswith("; bridge-runner sync makes the W&B runs that are missing")
 
 
 def test_packages_and_machine_are_listed_once_a_sweep(make, tmp_path):

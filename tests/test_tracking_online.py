@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tracked_records import make_record
 from wandb_sent import environment, execute
 from wandb_server import HANG, serve
 
 from runner import tracking_online, wandb_files
 from runner.tracking import NullTracker
-from runner.tracking_online import OnlineTracking, Sender
+from runner.tracking_online import OnlineTracking
 from runner.tracking_pool import InlineTracking
 
 
@@ -46,9 +48,9 @@ def test_a_server_that_is_not_there_is_said_once_and_nothing_is_lost(server, swe
     warnings: list[str] = []
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     tracking = online(sweep, warnings)
-    wait_for(lambda: tracking._sender.failed)
+    wait_for(lambda: tracking.sender.failed)
     for _ in range(3):
-        tracking.submit(None, {}, sweep)
+        tracking.submit(make_record(), {}, sweep)
     tracking.close()
     assert warnings == [
         "tracking.mode=online: no W&B server answers at http://127.0.0.1:9: [Errno 111] Connection refused. "
@@ -56,6 +58,15 @@ def test_a_server_that_is_not_there_is_said_once_and_nothing_is_lost(server, swe
     ]
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     assert sync(sweep)[0] == 0
+
+
+def test_a_server_that_is_slow_from_the_first_is_refused(server, sweep):
+    server.fault = lambda what, sent: time.sleep(1.1)
+    tracking = online(sweep, warnings := [])
+    tracking.close()
+    assert re.fullmatch(
+        r"tracking.mode=online: the W&B server at \S+ takes \d\.\d s for an answer", warnings[0].split(". ")[0]
+    )
 
 
 def test_a_server_that_dies_is_not_waited_for(server, sweep, sync):
@@ -72,18 +83,18 @@ def test_a_server_that_dies_is_not_waited_for(server, sweep, sync):
 
 def test_nothing_is_sent_while_a_measurement_runs(server, sweep):
     server.fault = lambda what, sent: HANG if what == "UpsertBucket" else None
-    sender = Sender(sweep)
+    tracking = online(sweep, warnings := [], patience_s=0.1)
     wait_for(lambda: server.asked["UpsertBucket"] > 0)
-    started = [sender.pid, *tracking_online.children(sender.pid)]
-    sender.pause()
+    pid = tracking.sender.pid
+    started = [pid, *tracking_online.children(pid)]
+    tracking.wait()
     assert len(started) == 2
     wait_for(lambda: [state(pid) for pid in started] == ["T", "T"])
-    sender.resume()
+    tracking.submit(make_record(), {}, sweep)
     wait_for(lambda: "T" not in [state(pid) for pid in started])
-    sender.pause()
-    sender.resume()
-    sender.finish(0.1)
-    assert sender.failed
+    tracking.wait()
+    tracking.close()
+    assert len(warnings) == 1
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
