@@ -56,7 +56,7 @@ FAULTS: dict[str, Callable[[WandbServer], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """Seconds of a sweep offline and of the same one online, and after its last run was written; W&B runs that arrived."""
+    """Seconds of a sweep offline, of the same one online, and of it after its last run; W&B runs that had arrived."""
 
     offline_s: float
     online_s: float
