@@ -97,6 +97,12 @@ def history_of(record: Record) -> dict[str, Any]:
     return {key: cell(value) for key, value in values.items() if value is not None}
 
 
+def axes_of(record: Record) -> dict[str, str]:
+    """What each number of the history of `record` is drawn against."""
+    there = history_of(record).keys() | (next(loss_rows(record.train)).keys() if record.train else set())
+    return {number: axis for number, axis in AXES.items() if {number, axis} <= there}
+
+
 def sweep_summary(rows: Sequence[Mapping[str, Any]], digest: str | None = None) -> dict[str, Any]:
     """How many `rows` of the results table there are and how many failed; `digest` names the table that they are of."""
     num_failed = sum(row.get("status") == Status.failed.value for row in rows)

@@ -33,7 +33,7 @@ PARALLEL = 8
 TRIES = {"retry_max": 6, "retry_wait_min_seconds": 2.0, "retry_wait_max_seconds": 30.0, "timeout_seconds": 20.0}
 FEW_TRIES = {"retry_max": 2, "retry_wait_min_seconds": 1.0, "retry_wait_max_seconds": 4.0, "timeout_seconds": 5.0}
 TIMEOUT_S = 10.0
-HASTY_TIMEOUT_S = 3.0
+HASTY_TIMEOUT_S = 2.0
 KINDS = ("graphql", "file_stream", "file_transfer")
 
 # A server that takes longer for a simple answer is not waited for by a sweep: a W&B run takes ten of them.

@@ -28,7 +28,7 @@ from runner.tracking import Tracking
 PACE_S = 0.25
 
 # Until the process looks for the server it loads Python packages, on a busy machine for seconds.
-START_S = 20.0
+START_S = 10.0
 
 POLL_S = 0.02
 

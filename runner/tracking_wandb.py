@@ -81,7 +81,7 @@ class WandbTracker:
         started = self._clock()
 
         def fill(wandb: Any, run: Any) -> None:
-            for metric, axis in replica.AXES.items():
+            for metric, axis in replica.axes_of(record).items():
                 run.define_metric(metric, step_metric=axis)
             run.summary.update(replica.summary_of(record))
             for row in replica.loss_rows(record.train) if record.train else ():

@@ -24,7 +24,7 @@ from pathlib import Path
 import hydra
 import jax
 import pytest
-from wandb_sent import FOREIGN, environment, execute
+from wandb_sent import FOREIGN, environment, execute, write_netrc
 from wandb_server import WandbServer, serve
 
 from runner import cli, sending, settings
@@ -72,11 +72,13 @@ def make_run() -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def offline_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep of four runs that was tracked offline, with a server known that is not there."""
+    """The folder of a sweep of four runs that was tracked offline, by a user who has keys and no server."""
     folder = tmp_path_factory.mktemp("offline")
     known = environment(folder / "home", "http://127.0.0.1:9")
+    write_netrc(folder / "home", 9)
     done = execute(folder, "runner", "-m", "seed=0,1", "features=8,16", environment=known)
     assert (done.returncode, done.stderr) == (0, "")
+    (folder / "said.txt").write_text(done.stdout)
     (sweep,) = (folder / "outputs").glob("linear-*")
     return sweep
 

@@ -76,3 +76,9 @@ def test_a_sweep_is_drawn_against_what_varies_and_without_what_is_not_finite():
     ]
     points = [[0, 1.0, "linear"], [3, 2.0, "linear"]]
     assert list(replica.sweep_charts(rows)) == [("seed", "output_norm", "output norm by seed", points)]
+
+
+def test_a_number_has_an_axis_where_both_are_there():
+    wide = make_record(settings={"seed": 7, "features": 8})
+    assert replica.axes_of(wide) == {"output/norm": "seed", "timing/apply_latency/median_s": "features"}
+    assert replica.axes_of(make_record(settings={"features": None}, output=[])) == {}

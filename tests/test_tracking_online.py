@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tracked_records import make_record
-from wandb_sent import environment, execute
+from wandb_sent import API_KEY, environment, execute, files_with_a_key
 from wandb_server import HANG, serve
 
 from runner import tracking_online, wandb_files
@@ -135,3 +135,5 @@ def test_a_sweep_goes_to_its_end_whatever_its_server_does(tmp_path, fault):
         assert later.returncode == 0
         assert later.stdout.splitlines()[-1].startswith("9 of 9 W&B runs are at ")
         assert sorted(run.fields["jobType"] for run in running.runs.values()) == ["linear"] * 8 + ["sweep"]
+        assert files_with_a_key(tmp_path) == []
+        assert API_KEY not in done.stdout + done.stderr + later.stdout + later.stderr

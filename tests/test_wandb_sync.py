@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wandb_sent import API_KEY, Sent, environment, execute
+from wandb_sent import API_KEY, NETRC_KEY, Sent, environment, execute, files_with_a_key, write_netrc
 from wandb_server import serve
-
-NETRC_KEY = "89abcdef0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +27,8 @@ def synced(tmp_path_factory: pytest.TempPathFactory, offline_sweep: Path) -> Ite
 def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
     """One run that was tracked online, by a user whose key is in their .netrc."""
     folder = tmp_path_factory.mktemp("online")
-    (folder / "home").mkdir()
-    netrc = folder / "home" / ".netrc"
     with serve() as server:
-        netrc.write_text(f"machine 127.0.0.1:{server.server_port}\nlogin user\npassword {NETRC_KEY}\n")
-        netrc.chmod(0o600)
+        write_netrc(folder / "home", server.server_port)
         known = environment(folder / "home", server.url, key=None)
         yield Sent(
             folder,
@@ -105,7 +100,21 @@ def test_the_server_had_an_answer_to_all_that_was_asked(sent):
 def test_the_api_key_is_used_and_lands_in_no_file(sent):
     (key,) = sent.server.keys
     assert key in (API_KEY, NETRC_KEY)
-    files = [path for path in sent.folder.rglob("*") if path.is_file() and path.name != ".netrc"]
-    assert len(files) > 10
-    assert not [path for path in files if key.encode() in path.read_bytes()]
+    assert files_with_a_key(sent.folder) == []
     assert key not in sent.done.stdout + sent.done.stderr
+
+
+def test_no_key_lands_in_an_offline_sweep_or_in_what_it_says(offline_sweep):
+    assert (offline_sweep.parent.parent / "said.txt").exists()
+    assert files_with_a_key(offline_sweep.parent.parent) == []
+
+
+def test_the_keys_that_the_readme_names_are_those_that_runs_carry(synced):
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+    section = readme.partition("## Weights & Biases")[2].partition("\n## ")[0]
+    for run in synced.runs.values():
+        row = next(row for row in run.history if "seed" in row)
+        for key, there in {"program": run.config, "status": run.summary, "output/norm": row, "features": row}.items():
+            assert f"`{key}`" in section and key in there
+        assert "`timing/apply_latency/median_s`" in section and "timing/apply_latency/median_s" in row
+        assert run.config["layer"]["kwargs"]["out_features"] == run.config["features"]

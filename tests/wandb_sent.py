@@ -14,6 +14,7 @@ from typing import Any
 from wandb_server import Received, WandbServer
 
 API_KEY = "0123456789abcdef0123456789abcdef01234567"
+NETRC_KEY = "89abcdef0123456789abcdef0123456789abcdef"
 # A caller's own, e.g. WANDB_MODE or a netrc that holds a key, would change what is tested.
 FOREIGN = ("WANDB_", "XDG_", "NETRC")
 
@@ -43,6 +44,21 @@ def environment(home: Path, url: str, key: str | None = API_KEY) -> dict[str, st
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     kept |= {"HOME": str(home), "NO_PROXY": "127.0.0.1", "WANDB_ERROR_REPORTING": "false", "WANDB_BASE_URL": url}
     return kept | ({"WANDB_API_KEY": key} if key else {})
+
+
+def write_netrc(home: Path, port: int) -> None:
+    """Gives a user a .netrc that holds a key for the server at `port`."""
+    home.mkdir(exist_ok=True)
+    (home / ".netrc").write_text(f"machine 127.0.0.1:{port}\nlogin user\npassword {NETRC_KEY}\n")
+    (home / ".netrc").chmod(0o600)
+
+
+def files_with_a_key(folder: Path) -> list[Path]:
+    """Every file below `folder` that holds a key of the user, but the user's own .netrc."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".netrc"]
+    assert len(files) > 10
+    contents = {path: path.read_bytes() for path in files}
+    return [path for path, content in contents.items() if any(key.encode() in content for key in (API_KEY, NETRC_KEY))]
 
 
 def execute(
