@@ -30,7 +30,7 @@ PARALLEL = 8
 # How often a request is tried, in peace and while a sweep goes on. wandb waits as long as a server asks it to (429 with
 # Retry-After), else twice as long as before; its own limits are 20 times and more, hours where a server hangs. A user's
 # own variables win.
-TRIES = {"retry_max": 6, "retry_wait_min_seconds": 2.0, "retry_wait_max_seconds": 30.0, "timeout_seconds": 20.0}
+TRIES = {"retry_max": 4, "retry_wait_min_seconds": 2.0, "retry_wait_max_seconds": 20.0, "timeout_seconds": 15.0}
 FEW_TRIES = {"retry_max": 2, "retry_wait_min_seconds": 1.0, "retry_wait_max_seconds": 4.0, "timeout_seconds": 5.0}
 TIMEOUT_S = 10.0
 HASTY_TIMEOUT_S = 2.0
@@ -204,12 +204,15 @@ def _api(settings: Any, url: str) -> tuple[Any, str]:
 
 def _sync(runs: Sequence[OfflineRun], entity: str, heard: Callable[[], None]) -> dict[str, str]:
     """Runs `wandb sync`; the errors that it says of each run by its id, and of none by ''."""
+    import click
     from wandb.cli import cli
 
     words = ["-n", str(PARALLEL), "--include-synced", "-e", entity, *(str(run.folder) for run in runs)]
     with _said(heard) as said:
         try:
             cli.sync.main(args=words, standalone_mode=False)
+        except click.Abort:
+            raise KeyboardInterrupt from None
         except Exception as error:  # noqa: BLE001 - what arrived all the same is asked of the server
             return {"": _reason(error)}
     return {match["wandb_id"] or "": match["text"].split(". ")[0] for match in ERROR.finditer(said.getvalue())}

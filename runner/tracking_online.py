@@ -87,9 +87,8 @@ class OnlineTracking:
         """Says once that the process has ended without having sent all."""
         if sender.failed and not self._gave_up:
             self._gave_up = True
-            reason = sender.reason or "the W&B server is too slow"
             rest = f"runs stay offline; bridge-runner sync {self._folder} sends what is missing"
-            self._warn(f"tracking.mode=online: {reason}. This sweep's W&B {rest}")
+            self._warn(f"tracking.mode=online: {sender.reason}. This sweep's W&B {rest}")
 
 
 class Sender:
@@ -113,7 +112,7 @@ class Sender:
             env=environment | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"},
             process_group=0,
         )
-        self.reason = ""
+        self._said = ""
         self._num_sent = 0
         self._first_heard_at: float | None = None
         self._heard_at: float = 0.0
@@ -130,6 +129,12 @@ class Sender:
     def failed(self) -> bool:
         """Whether it ended without having sent all."""
         return self._process.poll() not in (None, 0)
+
+    @property
+    def reason(self) -> str:
+        """Why it ended without having sent all."""
+        slow = self._process.poll() == -signal.SIGKILL
+        return "the W&B server is too slow" if slow else self._said.removeprefix(USER_ERROR_PREFIX).rstrip(".")
 
     def pause(self) -> None:
         """Makes it stand still, with the processes that it started."""
@@ -167,8 +172,9 @@ class Sender:
                 self._heard_at = time.monotonic()
                 self._first_heard_at = self._first_heard_at or self._heard_at
                 self._num_sent += line.startswith("sent ")
-                if line.startswith((USER_ERROR_PREFIX, "not sent: ")):
-                    self.reason = line.removeprefix(USER_ERROR_PREFIX).strip().rstrip(".")
+                # A mistake, a refused run or the end of a traceback, but not what it says of itself.
+                if not line.startswith((".", "sent ", "sending ", "looking ")) and "W&B runs are at" not in line:
+                    self._said = line.strip()
 
     def _signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process and those that it started: wandb-core, which is in a session of its own."""

@@ -62,7 +62,7 @@ def files_with_a_key(folder: Path) -> list[Path]:
 
 
 def execute(
-    folder: Path, *words: str, environment: Mapping[str, str], timeout_s: float = 120
+    folder: Path, *words: str, environment: Mapping[str, str], timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """`python -m WORDS` in `folder`."""
     command = [sys.executable, "-m", *words]

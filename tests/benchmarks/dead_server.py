@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -56,26 +57,40 @@ FAULTS: dict[str, Callable[[WandbServer], Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """Seconds of a sweep offline, of the same one online, and of it after its last run; W&B runs that had arrived."""
+    """A sweep offline and the same one online.
+
+    Attributes:
+      offline_s: Seconds of the one.
+      online_s: Seconds of the other.
+      offline_cpu_s: Seconds of CPU of the one, all its processes together.
+      online_cpu_s: Seconds of CPU of the other.
+      waited_s: Seconds of the other after its last run was written.
+      arrived: W&B runs that were on the server by then.
+    """
 
     offline_s: float
     online_s: float
+    offline_cpu_s: float
+    online_cpu_s: float
     waited_s: float
     arrived: int
 
 
-def seconds(folder: Path, url: str, *words: str) -> tuple[float, str]:
-    """Seconds of one sweep, which must end well and leave all its W&B runs, and what it said on standard error."""
+def seconds(folder: Path, url: str, *words: str) -> tuple[float, float, str]:
+    """Seconds, of CPU too, of one sweep that must end well and leave all its W&B runs, and what it said."""
     known = environment(folder / "home", url) | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     done = subprocess.run(
         (sys.executable, "-m", "runner", *words), cwd=folder, env=known, check=True, capture_output=True, text=True
     )
     taken = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if words[0] == "-m":
         found = len(list(folder.glob("outputs/one/wandb/offline-run-*/*.wandb")))
         assert found == NUM_RUNS + 1, f"{found} W&B runs are there, not {NUM_RUNS + 1}"
-    return taken, done.stderr
+    return taken, cpu_s, done.stderr
 
 
 def turn(kind: str) -> Turn:
@@ -84,10 +99,10 @@ def turn(kind: str) -> Turn:
         folder = Path(name)
         (folder / "offline").mkdir()
         (folder / "online").mkdir()
-        offline_s, _ = seconds(folder / "offline", server.url, *WORDS, "tracking=offline")
+        offline_s, offline_cpu_s, _ = seconds(folder / "offline", server.url, *WORDS, "tracking=offline")
         server.fault = FAULTS[kind](server)
         url = NOWHERE if kind == "dead" else server.url
-        online_s, said = seconds(folder / "online", url, *WORDS, "tracking=online")
+        online_s, online_cpu_s, said = seconds(folder / "online", url, *WORDS, "tracking=online")
         assert said.count("tracking.mode=online: ") == (kind != "well"), said
         ended_at = json.loads((folder / "online/outputs/one/journal.jsonl").read_text().splitlines()[-1])["at"]
         waited_s = time.time() - datetime.datetime.fromisoformat(ended_at).timestamp()
@@ -96,7 +111,7 @@ def turn(kind: str) -> Turn:
         server.fault = lambda what, sent: None
         seconds(folder / "online", server.url, "sync", "outputs/one")
         assert len(server.runs) == NUM_RUNS + 1, f"{len(server.runs)} runs arrived, not {NUM_RUNS + 1}"
-        return Turn(offline_s, online_s, waited_s, arrived)
+        return Turn(offline_s, online_s, offline_cpu_s, online_cpu_s, waited_s, arrived)
 
 
 def main() -> int:
@@ -107,17 +122,18 @@ def main() -> int:
     typed = parser.parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu"}
     print(
-        f"| server | offline, s ({NUM_RUNS} runs) | online, s | ratio | of it after the last run, s | arrived by then |"
+        f"| server | offline, s ({NUM_RUNS} runs) | online, s | ratio | ratio of CPU | s after the last run | arrived |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for kind in typed.servers.split(","):
         turns = [turn(kind) for _ in range(typed.rounds)]
-        middle = [statistics.median(column) for column in zip(*map(dataclasses.astuple, turns), strict=True)]
-        ratio = statistics.median(one.online_s / one.offline_s for one in turns)
-        offline_s, online_s, waited_s, arrived = middle
-        print(
-            f"| {kind} | {offline_s:.1f} | {online_s:.1f} | {ratio:.2f} | {waited_s:.1f} | {arrived:.0f} |", flush=True
+        offline_s, online_s, *_, waited_s, arrived = (
+            statistics.median(column) for column in zip(*map(dataclasses.astuple, turns), strict=True)
         )
+        ratio = statistics.median(one.online_s / one.offline_s for one in turns)
+        cpu_ratio = statistics.median(one.online_cpu_s / one.offline_cpu_s for one in turns)
+        numbers = f"{offline_s:.1f} | {online_s:.1f} | {ratio:.2f} | {cpu_ratio:.2f} | {waited_s:.1f} | {arrived:.0f}"
+        print(f"| {kind} | {numbers} |", flush=True)
     return 0
 
 
