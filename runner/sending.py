@@ -34,7 +34,8 @@ TRIES = {"retry_max": 4, "retry_wait_min_seconds": 2.0, "retry_wait_max_seconds"
 FEW_TRIES = {"retry_max": 2, "retry_wait_min_seconds": 1.0, "retry_wait_max_seconds": 4.0, "timeout_seconds": 5.0}
 TIMEOUT_S = 10.0
 HASTY_TIMEOUT_S = 2.0
-KINDS = ("graphql", "file_stream", "file_transfer")
+# Of each kind of request, how many times as long it may take: a file may be large.
+KINDS = {"graphql": 1, "file_stream": 1, "file_transfer": 8}
 
 # A server that takes longer for a simple answer is not waited for by a sweep: a W&B run takes ten of them.
 SLOW_S = 1.0
@@ -246,7 +247,9 @@ def _artifacts(there: Any) -> set[str]:
 
 
 def _retries(hasty: bool) -> dict[str, Any]:
-    wanted = {f"x_{kind}_{key}": value for kind in KINDS for key, value in (FEW_TRIES if hasty else TRIES).items()}
+    tries = FEW_TRIES if hasty else TRIES
+    wanted = {f"x_{kind}_{key}": value for kind in KINDS for key, value in tries.items()}
+    wanted |= {f"x_{kind}_timeout_seconds": times * tries["timeout_seconds"] for kind, times in KINDS.items()}
     return {key: value for key, value in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
 
 

@@ -156,7 +156,7 @@ class Sender:
         while self._process.poll() is None:
             now = time.monotonic()
             if self._first_heard_at is None:
-                late = now > began + START_S
+                late = now > began + max(START_S, patience_s)
             else:
                 worth_s = 2 * patience_s + PACE_S * (self._num_sent - num_before)
                 late = now > self._heard_at + patience_s or now > max(began, self._first_heard_at) + worth_s
