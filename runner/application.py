@@ -143,6 +143,7 @@ class Application:
                 for line in describe_plan(plan):
                     terminal.line(line)
             return []
+        tracking_pool.require(configs[0].run.tracking)
         with Terminal() as terminal, interrupts(terminal.warned) as stop:
             make_tracking = functools.partial(
                 tracking_pool.make_tracking,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
+import importlib.util
 import multiprocessing
 import multiprocessing.util
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from runner.errors import UserError
 from runner.records import Record
 from runner.settings import TrackingMode, TrackingSettings
 from runner.tracking import NullTracker, Tracker, Tracking
@@ -157,6 +159,16 @@ def make_tracking(
     return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
 
 
+def require(settings: TrackingSettings) -> None:
+    """Judges whether the tracker that `settings` ask for can be made.
+
+    Raises:
+      UserError: It needs a package that is not installed.
+    """
+    if settings.mode is TrackingMode.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError("tensorboardX is not installed", "pip install 'bridge-runner[tensorboard]'")
+
+
 def make_tracker(settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None]) -> Tracker:
     """The tracker that `settings` ask for.
 
@@ -165,9 +177,6 @@ def make_tracker(settings: TrackingSettings, folder: Path, sweep: str, warn: Cal
       folder: The sweep's folder.
       sweep: The sweep's name, the group of its runs.
       warn: Takes one sentence, the first time that something fails.
-
-    Raises:
-      UserError: It needs a package that is not installed.
     """
     match settings.mode:
         case TrackingMode.disabled:

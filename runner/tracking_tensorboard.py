@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from runner import replica
-from runner.errors import UserError, literal
+from runner.errors import literal
 from runner.records import Record
 from runner.settings import flatten
 from runner.storage import SweepFolder
@@ -22,10 +22,8 @@ class TensorboardTracker(NullTracker):
     """One TensorBoard run a record, in `folder/tensorboard`; a record that is logged again replaces its run."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
-        try:
-            import tensorboardX
-        except ImportError:
-            raise UserError("tensorboardX is not installed", "pip install 'bridge-runner[tensorboard]'") from None
+        import tensorboardX
+
         self._package: Any = tensorboardX
         self._folder = SweepFolder(folder).tensorboard
         self._warn = warn

@@ -12,8 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tracked_records import make_record
 
-from runner import records
-from runner.errors import UserError
+from runner import cli, records
 from runner.settings import TrackingMode, TrackingSettings
 from runner.tracking_pool import InlineTracking, make_tracker, make_tracking
 
@@ -71,11 +70,13 @@ def test_what_can_not_be_written_is_said_and_never_raised(tmp_path):
     assert warnings[0].startswith("TensorBoard run 3-a1b2c3d4 is missing or incomplete: ")
 
 
-def test_without_its_package_nothing_starts(tmp_path, monkeypatch):
+def test_without_its_package_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError) as error:
-        make_tracker(SETTINGS, tmp_path, "demo", print)
-    assert str(error.value) == "tensorboardX is not installed.\n  Try: pip install 'bridge-runner[tensorboard]'"
+    assert cli.main(["tracking=tensorboard"]) == 2
+    install = "pip install 'bridge-runner[tensorboard]'"
+    assert capsys.readouterr().err == f"error: tensorboardX is not installed.\n  Try: {install}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_runs_for_tensorboard_need_no_processes_of_their_own(tmp_path):
