@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -207,22 +208,23 @@ def _send_all(sweep: _Sweep, server: Server, pending: Sequence[OfflineRun], term
 
 
 def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
-    """Runs that are ready and not sent, in batches, until the sweep has ended and none is left."""
-    handled = set(wandb_files.read_sent(sweep.folder.wandb, server.url))
-    ended_at = None
-    size = FIRST_RUNS
+    """Runs that are made and not sent, in batches, until the sweep has ended and none is left."""
+    sent = set(wandb_files.read_sent(sweep.folder.wandb, server.url))
+    made: set[str] = set()
+    position, size, ended_at = 0, FIRST_RUNS, None
     while True:
-        events = storage.read_journal(sweep.folder.journal)
-        ready = {sweep.id_of(event["run_id"]) for event in events if event["event"] == "tracked"}
-        if events and events[-1]["event"] == "end":
-            ended_at = ended_at or time.monotonic()
-            ready.add(sweep.whole_id)
-        found = wandb_files.find_offline_runs(sweep.folder.wandb)
-        left = [path for key, path in found.items() if key in ready and path.name not in handled]
+        events, position = storage.read_journal_from(sweep.folder.journal, position)
+        made |= {sweep.id_of(event["run_id"]) for event in events if event["event"] == "tracked"}
+        if events:
+            ended_at = time.monotonic() if events[-1]["event"] == "end" else None
+            made |= {sweep.whole_id} if ended_at is not None else set()
+        found = wandb_files.find_offline_runs(sweep.folder.wandb) if made else {}
+        made -= {key for key in made if key in found and found[key].name in sent}
+        left = [found[key] for key in made if key in found]
         # A run's file is whole a moment after it was tracked.
-        whole = [run for run in map(wandb_files.read_offline_run, left) if run is not None][:size]
+        whole = list(itertools.islice(filter(None, map(wandb_files.read_offline_run, left)), size))
         if whole:
-            handled |= {run.folder.name for run in whole}
+            made -= {run.wandb_id for run in whole}
             size = min(2 * size, BATCH_RUNS)
             yield whole
         elif ended_at is not None and (not left or time.monotonic() > ended_at + LAST_FILE_S):
