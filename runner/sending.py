@@ -125,13 +125,6 @@ class Server:
         return lacking
 
 
-def load() -> None:
-    """Loads all of wandb that sending needs: on a busy machine it takes seconds that are not the server's."""
-    import wandb.apis.public
-    import wandb.cli.cli
-    import wandb.sdk.artifacts.artifact  # noqa: F401
-
-
 @contextlib.contextmanager
 def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None] = lambda: None) -> Iterator[Server]:
     """A server that answers and lets us in, for as long as the context lasts.
@@ -161,6 +154,8 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
             with _said():
                 if not wandb.login(prompt=False, verify=False):
                     raise UserError(f"no API key is configured for {url}", "wandb login, or WANDB_API_KEY=…")
+            heard()
+            _load()
             yield Server(settings.app_url.rstrip("/"), *_api(settings, url), heard)
     finally:
         os.environ.update(kept)
@@ -186,6 +181,13 @@ def probe(url: str, timeout_s: float) -> float:
         reason = getattr(error, "reason", error)
         raise ServerError(f"no W&B server answers at {url}: {reason or type(error).__name__}") from error
     return time.monotonic() - began
+
+
+def _load() -> None:
+    """Loads what sending needs beside wandb: only now, since a server that is not there should cost no more."""
+    import wandb.apis.public
+    import wandb.cli.cli
+    import wandb.sdk.artifacts.artifact  # noqa: F401
 
 
 def _api(settings: Any, url: str) -> tuple[Any, str]:

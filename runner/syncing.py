@@ -117,8 +117,6 @@ def watch(path: Path, *, parent: int | None = None) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with Terminal() as terminal:
-        sending.load()
-        terminal.line("looking for the W&B server")
         hurry = parent is not None
         with sending.connected(sweep.folder.wandb, hasty=hurry, heard=_sign if hurry else lambda: None) as server:
             terminal.line(f"sending to {server.url}")

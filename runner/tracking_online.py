@@ -27,7 +27,7 @@ from runner.tracking import Tracking
 # fewer is not waited for.
 PACE_S = 0.25
 
-# Until the process looks for the server it loads Python packages, on a busy machine for seconds.
+# Until the server's first answer, which has a limit of its own, the process loads packages, on a busy machine for seconds.
 START_S = 10.0
 
 POLL_S = 0.02
@@ -173,7 +173,7 @@ class Sender:
                 self._first_heard_at = self._first_heard_at or self._heard_at
                 self._num_sent += line.startswith("sent ")
                 # A mistake, a refused run or the end of a traceback, but not what it says of itself.
-                if not line.startswith((".", "sent ", "sending ", "looking ")) and "W&B runs are at" not in line:
+                if not line.startswith((".", "sent ", "sending ")) and "W&B runs are at" not in line:
                     self._said = line.strip()
 
     def _signal(self, number: signal.Signals) -> None:

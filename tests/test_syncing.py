@@ -113,7 +113,7 @@ def test_a_sync_that_was_killed_goes_on_where_it_was(server, sweep, sync):
     (sweep / "journal.jsonl").write_text((sweep / "journal.jsonl").read_text().rsplit("\n", 2)[0] + "\n")
     command = [sys.executable, "-m", "runner", "sync", str(sweep), "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
-        sent = [line for line in (watching.stdout.readline() for _ in range(6)) if line.startswith("sent ")]
+        sent = [line for line in (watching.stdout.readline() for _ in range(5)) if line.startswith("sent ")]
         watching.kill()
     assert len(sent) == 4
     code, out, _ = sync(sweep)
