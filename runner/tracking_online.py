@@ -27,7 +27,7 @@ from runner.tracking import Tracking
 # fewer is not waited for.
 PACE_S = 0.25
 
-# Until the server's first answer, which has a limit of its own, the process loads packages, on a busy machine for seconds.
+# Until the server's first answer, which has a limit of its own, the process loads packages: seconds on a busy machine.
 START_S = 10.0
 
 POLL_S = 0.02
