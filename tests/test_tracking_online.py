@@ -31,7 +31,7 @@ def state(pid: int) -> str:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -101,10 +101,14 @@ def test_nothing_is_sent_while_a_measurement_runs(server, sweep):
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_leaves_no_process_standing_still(server, sweep):
     server.fault = lambda what, sent: HANG if what == "UpsertBucket" else None
-    code = "import sys, time; from pathlib import Path; from runner.tracking_online import Sender, children\n"
-    code += "sender = Sender(Path(sys.argv[1])); time.sleep(float(sys.argv[2])); sender.pause()\n"
-    code += "print(sender.pid, *children(sender.pid), flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, str(sweep), "6"], stdout=subprocess.PIPE, text=True) as parent:
+    code = "import sys; from pathlib import Path; from runner.tracking_online import Sender, children\n"
+    code += "sender = Sender(Path(sys.argv[1])); input(); sender.pause()\n"
+    code += "print(sender.pid, *children(sender.pid), flush=True); input()"
+    command = [sys.executable, "-c", code, str(sweep)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        wait_for(lambda: server.asked["UpsertBucket"] > 0)
+        parent.stdin.write("\n")
+        parent.stdin.flush()
         started = [int(word) for word in parent.stdout.readline().split()]
         parent.send_signal(signal.SIGKILL)
     assert len(started) == 2

@@ -64,7 +64,8 @@ class Turn:
       online_s: Seconds of the other.
       offline_cpu_s: Seconds of CPU of the one, all its processes together.
       online_cpu_s: Seconds of CPU of the other.
-      waited_s: Seconds of the other after its last run was written.
+      offline_end_s: Seconds of the one after its last run was written.
+      online_end_s: Seconds of the other after its last run was written.
       arrived: W&B runs that were on the server by then.
     """
 
@@ -72,7 +73,8 @@ class Turn:
     online_s: float
     offline_cpu_s: float
     online_cpu_s: float
-    waited_s: float
+    offline_end_s: float
+    online_end_s: float
     arrived: int
 
 
@@ -93,6 +95,12 @@ def seconds(folder: Path, url: str, *words: str) -> tuple[float, float, str]:
     return taken, cpu_s, done.stderr
 
 
+def end_s(folder: Path) -> float:
+    """Seconds since the sweep in `folder` wrote that it had ended."""
+    last = (folder / "outputs" / "one" / "journal.jsonl").read_text().splitlines()[-1]
+    return time.time() - datetime.datetime.fromisoformat(json.loads(last)["at"]).timestamp()
+
+
 def turn(kind: str) -> Turn:
     """One turn of both, with nothing lost: what did not arrive is sent afterwards."""
     with tempfile.TemporaryDirectory() as name, serve() as server:
@@ -100,18 +108,18 @@ def turn(kind: str) -> Turn:
         (folder / "offline").mkdir()
         (folder / "online").mkdir()
         offline_s, offline_cpu_s, _ = seconds(folder / "offline", server.url, *WORDS, "tracking=offline")
+        offline_end_s = end_s(folder / "offline")
         server.fault = FAULTS[kind](server)
         url = NOWHERE if kind == "dead" else server.url
         online_s, online_cpu_s, said = seconds(folder / "online", url, *WORDS, "tracking=online")
         assert said.count("tracking.mode=online: ") == (kind != "well"), said
-        ended_at = json.loads((folder / "online/outputs/one/journal.jsonl").read_text().splitlines()[-1])["at"]
-        waited_s = time.time() - datetime.datetime.fromisoformat(ended_at).timestamp()
+        online_end_s = end_s(folder / "online")
         sent = folder / "online" / "outputs" / "one" / "wandb" / "sent.jsonl"
         arrived = sum(bool(line.strip()) for line in sent.read_text().splitlines()) if sent.exists() else 0
         server.fault = lambda what, sent: None
         seconds(folder / "online", server.url, "sync", "outputs/one")
         assert len(server.runs) == NUM_RUNS + 1, f"{len(server.runs)} runs arrived, not {NUM_RUNS + 1}"
-        return Turn(offline_s, online_s, offline_cpu_s, online_cpu_s, waited_s, arrived)
+        return Turn(offline_s, online_s, offline_cpu_s, online_cpu_s, offline_end_s, online_end_s, arrived)
 
 
 def main() -> int:
@@ -121,19 +129,17 @@ def main() -> int:
     parser.add_argument("--servers", default=",".join(FAULTS))
     typed = parser.parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu"}
-    print(
-        f"| server | offline, s ({NUM_RUNS} runs) | online, s | ratio | ratio of CPU | s after the last run | arrived |"
-    )
+    print(f"| server | offline, s ({NUM_RUNS} runs) | online, s | ratio | ratio of CPU | end, s | arrived |")
     print("|---|---|---|---|---|---|---|")
     for kind in typed.servers.split(","):
         turns = [turn(kind) for _ in range(typed.rounds)]
-        offline_s, online_s, *_, waited_s, arrived = (
+        offline_s, online_s, *_, offline_end_s, online_end_s, arrived = (
             statistics.median(column) for column in zip(*map(dataclasses.astuple, turns), strict=True)
         )
         ratio = statistics.median(one.online_s / one.offline_s for one in turns)
         cpu_ratio = statistics.median(one.online_cpu_s / one.offline_cpu_s for one in turns)
-        numbers = f"{offline_s:.1f} | {online_s:.1f} | {ratio:.2f} | {cpu_ratio:.2f} | {waited_s:.1f} | {arrived:.0f}"
-        print(f"| {kind} | {numbers} |", flush=True)
+        times = f"{offline_s:.1f} | {online_s:.1f} | {ratio:.2f} | {cpu_ratio:.2f}"
+        print(f"| {kind} | {times} | {offline_end_s:.1f} → {online_end_s:.1f} | {arrived:.0f} |", flush=True)
     return 0
 
 
