@@ -79,6 +79,17 @@ def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
     return events
 
 
+def read_on(path: Path, position: int) -> tuple[list[Event], int]:
+    """The events of a journal from a place in it on, and the place after them: for whoever follows a sweep."""
+    if not path.exists():
+        return [], position
+    with open(path, "rb") as file:
+        file.seek(position)
+        new = file.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines() if line.strip()], position + len(whole)
+
+
 def in_order(own: Sequence[Event], submissions: Mapping[int, Sequence[Event]]) -> list[Event]:
     """All events of a sweep in the order in which they came.
 

@@ -23,7 +23,8 @@ from runner.planning import Plan, Task
 from runner.records import Status
 from runner.settings import OnFailure
 from runner.storage import SubmissionFolder
-from runner.sweep import Outcome, Reporter, Tracking
+from runner.sweep import Outcome, Reporter
+from runner.tracking import Tracking
 
 # Between two looks at the journals, and at what the engine still has.
 LOOK_S = 0.2

@@ -328,17 +328,6 @@ def journal_sizes(folder: SweepFolder) -> dict[str, int]:
     return {path.relative_to(folder.path).as_posix(): path.stat().st_size for path in paths}
 
 
-def read_journal_from(path: Path, position: int) -> tuple[list[dict[str, Any]], int]:
-    """The events of a journal from a place in it on, and the place after them: for whoever follows a sweep."""
-    if not path.exists():
-        return [], position
-    with open(path, "rb") as file:
-        file.seek(position)
-        new = file.read()
-    whole = new[: new.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines() if line.strip()], position + len(whole)
-
-
 def write_plan(folder: SweepFolder, plan: Mapping[str, Any]) -> None:
     """Writes what the sweep is going to do."""
     write_atomic(folder.plan, json.dumps({"plan_version": PLAN_VERSION, **plan}, indent=1).encode() + b"\n")

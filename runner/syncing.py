@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner import results, sending, settings, storage, tracking_online, tracking_wandb, wandb_files
+from runner import journal, listing, results, sending, settings, storage, tracking_online, tracking_wandb, wandb_files
 from runner.errors import ServerError, StorageError
 from runner.records import Row
 from runner.sending import Server
@@ -32,7 +32,7 @@ FIRST_RUNS = 2
 MAX_REFUSED_BATCHES = 2
 
 # While a sweep goes on: seconds between two looks at the journal, and for the last file to be written after its end.
-WATCH_S = 0.2
+WATCH_S = 0.3
 LAST_FILE_S = 10.0
 
 # Between two looks whether the parent is still there.
@@ -209,13 +209,13 @@ def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
     """Runs that are made and not sent, in batches, until the sweep has ended and none is left."""
     sent = set(wandb_files.read_sent(sweep.folder.wandb, server.url))
     made: set[str] = set()
-    position, size, ended_at = 0, FIRST_RUNS, None
+    read: dict[str, int] = {}
+    size, over_at = FIRST_RUNS, None
     while True:
-        events, position = storage.read_journal_from(sweep.folder.journal, position)
-        made |= {sweep.id_of(event["run_id"]) for event in events if event["event"] == "tracked"}
-        if events:
-            ended_at = time.monotonic() if events[-1]["event"] == "end" else None
-            made |= {sweep.whole_id} if ended_at is not None else set()
+        made |= _newly_made(sweep, read)
+        if over_at is None and listing.is_over(sweep.folder):
+            over_at = time.monotonic()
+            made |= _newly_made(sweep, read) | {sweep.whole_id}
         found = wandb_files.find_offline_runs(sweep.folder.wandb) if made else {}
         made -= {key for key in made if key in found and found[key].name in sent}
         left = [found[key] for key in made if key in found]
@@ -225,10 +225,19 @@ def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
             made -= {run.wandb_id for run in whole}
             size = min(2 * size, BATCH_RUNS)
             yield whole
-        elif ended_at is not None and (not left or time.monotonic() > ended_at + LAST_FILE_S):
+        elif over_at is not None and (not left or time.monotonic() > over_at + LAST_FILE_S):
             return
         else:
             time.sleep(WATCH_S)
+
+
+def _newly_made(sweep: _Sweep, read: dict[str, int]) -> set[str]:
+    """Ids of the W&B runs that the journals tell of behind `read`, the bytes of each, which is brought up to date."""
+    made: set[str] = set()
+    for name in storage.journal_sizes(sweep.folder):
+        events, read[name] = journal.read_on(sweep.folder.path / name, read.get(name, 0))
+        made |= {sweep.id_of(event["run_id"]) for event in events if event["event"] == "tracked"}
+    return made
 
 
 def _sign() -> None:

@@ -147,14 +147,18 @@ def make_tracking(
     *,
     num_runs: int,
     num_processes: int,
+    sends: bool = True,
 ) -> Tracking:
-    """Where `num_runs` runs go: processes of their own where that pays, and one more that sends them where asked."""
+    """Where `num_runs` runs go: processes of their own where that pays, and one more that sends them where asked.
+
+    A job of a sweep (`sends` False) makes files only: its machine may have no network, and who submitted it sends.
+    """
     made: InlineTracking | PooledTracking
     if settings.mode not in WANDB_MODES or num_runs < MIN_POOLED_RUNS:
         made = InlineTracking(make_tracker(settings, folder, sweep, warn))
     else:
         made = PooledTracking(settings, folder, sweep, warn, num_processes=num_processes)
-    if settings.mode is not TrackingMode.online:
+    if settings.mode is not TrackingMode.online or not sends:
         return made
     return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
 

@@ -126,6 +126,7 @@ class Worker:
                 folder.name,
                 lambda text: journal.append("warned", text=text),
                 num_processes=environment.num_cores(),
+                sends=False,
             )
             outcome = sweep.work(
                 plan,

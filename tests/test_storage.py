@@ -14,6 +14,7 @@ import pytest
 
 from runner import storage, trees
 from runner.errors import StorageError
+from runner.journal import read_on
 from runner.records import Record, Status
 from runner.storage import Journal, RunFolder, SweepFolder
 
@@ -285,12 +286,12 @@ def test_a_torn_last_line_is_left_out_and_dropped_before_the_next(journal):
 def test_a_journal_is_followed_line_by_line(journal):
     whole = journal.read_bytes()
     journal.write_bytes(whole[:-3])
-    first, position = storage.read_journal_from(journal, 0)
+    first, position = read_on(journal, 0)
     journal.write_bytes(whole)
-    rest, end = storage.read_journal_from(journal, position)
+    rest, end = read_on(journal, position)
     assert (first + rest, end) == (storage.read_journal(journal), len(whole))
     assert first and rest
-    assert storage.read_journal_from(journal.with_name("none"), 7) == ([], 7)
+    assert read_on(journal.with_name("none"), 7) == ([], 7)
 
 
 def test_a_line_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
