@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from runner import storage
-
 
 def records(sweep: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(sweep.glob("runs/*/record.json"))]
@@ -170,7 +168,12 @@ def test_a_sweep_without_an_ended_run_is_said(server, sweep, sync):
 
 
 def test_a_sweep_that_goes_on_is_left_alone(server, sweep, sync):
-    with storage.locked(storage.SweepFolder(sweep)):
-        code, _, err = sync(sweep)
-    assert code == 2
-    assert err == f"error: {sweep}: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
+    code = "import sys; from pathlib import Path; from runner import storage\n"
+    code += "with storage.locked(storage.SweepFolder(Path(sys.argv[1]))): print('locked', flush=True), input()"
+    command = [sys.executable, "-c", code, str(sweep)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        said = sync(sweep)
+        other.communicate("\n")
+    reason = f"error: {sweep}: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
+    assert said == (2, "", reason)
