@@ -251,9 +251,10 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
 
 def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
     """How a sweep ended, where its files are, and what to type next."""
+    from runner import storage
     from runner.records import Status
 
-    folder = _shown(plan.folder.path)
+    folder = storage.shown(plan.folder.path)
     num_done = sum(row.status == Status.done.value for row in rows)
     num_failed = sum(row.status == Status.failed.value for row in rows)
     lines = [f"{num_done} of {len(plan.tasks)} runs done" + (f", {num_failed} failed" if num_failed else "")]
@@ -267,6 +268,8 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
     lines.append(f"  records     {folder}/runs/*/record.json")
     if plan.folder.results.exists():
         lines.append(f"  results     {folder}/{plan.folder.results.name}")
+    if plan.folder.report.exists():
+        lines.append(f"  report      {folder}/{plan.folder.report.name}")
     if plan.folder.checks.exists():
         lines.append(f"  claims      {folder}/{plan.folder.checks.name}")
     if any(row.checkpoint_bytes for row in rows):
@@ -290,14 +293,6 @@ def _tracked(folder: SweepFolder, shown: str) -> list[str]:
     if folder.tensorboard.exists():
         lines.append(f"  look        tensorboard --logdir {shown}/{folder.tensorboard.name}")
     return lines
-
-
-def _shown(path: Path) -> str:
-    """`path` as short as it can be typed here."""
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _exit_code(outcome: Outcome, rows: Sequence[Row]) -> int:

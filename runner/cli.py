@@ -128,6 +128,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
   bridge-runner sync SWEEP        its W&B runs to the server, each once; --watch as they come
   bridge-runner results SWEEP     results.parquet and checks.md from the records
+  bridge-runner report SWEEP      report.html: the sweep as one page, without a network; --watch serves it as it grows
 
 Groups, each a folder of choices (group=choice; experiment and debug with a plus):
 {groups}
@@ -317,6 +318,18 @@ def import_variables(words: Sequence[str]) -> int:
     return exporting.import_variables(typed.path, like=typed.like, out=typed.out)
 
 
+def report(words: Sequence[str]) -> int:
+    """Writes the report of a sweep, or serves it while the sweep runs.
+
+    Raises:
+      UserError: There is no such sweep, or a record is damaged.
+    """
+    from runner import reporting
+
+    (path,) = _arguments("report", [word for word in words if word != "--watch"], at_least=1, at_most=1)
+    return reporting.watch(Path(path)) if "--watch" in words else reporting.write(Path(path))
+
+
 MULTIRUN = {"-m", "--multirun"}
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -332,6 +345,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "import": import_variables,
     "sync": sync,
     "results": results,
+    "report": report,
 }
 
 USAGE = {
@@ -345,6 +359,7 @@ USAGE = {
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
     "sync": "bridge-runner sync outputs/SWEEP [--watch]",
     "results": "bridge-runner results outputs/SWEEP",
+    "report": "bridge-runner report outputs/SWEEP [--watch]",
 }
 
 

@@ -38,19 +38,30 @@ def story(record: Mapping[str, Any]) -> list[str]:
     Args:
       record: The record as JSON data.
     """
-    settings = record["settings"]
+    return [root(record["settings"]["seed"]), *draws(record)]
+
+
+def root(seed: int) -> str:
+    """The line of the story that no other seed shares."""
+    return f"key = jax.random.PRNGKey({seed})"
+
+
+def draws(record: Mapping[str, Any]) -> list[str]:
+    """The other lines, which are the same for every seed of a program.
+
+    Args:
+      record: The record as JSON data.
+    """
     path = layer_path(record)
-    root = f"jax.random.PRNGKey({settings['seed']})"
     others = [stream for stream in record["streams"] if stream != PARAMS]
-    lines = [f"key = {root}"]
-    lines += [
+    lines = [
         f"{stream} = {_folded('key', key_number('apply', stream))}  # init: {_hex('init', stream)}" for stream in others
     ]
     where = f"at {'/'.join(path)} in its host" if path else "at the root"
     lines.append(f"# the layer {where} draws from each stream's key folded with {stream_number(path):#010x}:")
     rngs = [f"{PARAMS}={_folded('key', stream_number(path))}"]
     rngs += [f"{stream}={_folded(stream, stream_number(path))}" for stream in others]
-    layer = settings["layer"]
+    layer = record["settings"]["layer"]
     kwargs = [f"{key}={_python(value)}" for key, value in layer["kwargs"].items()]
     kwargs.append(f"rngs=nnx.Rngs({', '.join(rngs)})")
     target = str(layer["target"]).replace(":", ".")

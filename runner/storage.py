@@ -159,7 +159,7 @@ class SweepFolder:
 
     @property
     def report(self) -> Path:
-        """The sweep as one page, where it was made."""
+        """The sweep as one page."""
         return self.path / "report.html"
 
     @property
@@ -180,6 +180,14 @@ class SweepFolder:
     def run(self, num: int, run_id: str) -> RunFolder:
         """The folder of one run: `runs/<num>-<id>`."""
         return RunFolder(self.path / "runs" / f"{num}-{run_id[:8]}")
+
+
+def shown(path: Path) -> str:
+    """`path` as short as it can be typed here."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def require_writable(folder: Path) -> None:

@@ -1,12 +1,13 @@
-"""The files at a sweep's end, made from its records alone: results.parquet and checks.md. No JAX."""
+"""The files at a sweep's end, made from its records alone: results.parquet, checks.md and report.html. No JAX."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from runner import matrix, results, storage
+from runner import matrix, report_page, results, storage
 from runner.records import Record
+from runner.report import Report
 from runner.storage import SweepFolder
 
 
@@ -16,17 +17,19 @@ class Summary:
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Any]] = {}
         self._programs: dict[str, Record] = {}
+        self._report = Report()
 
     def add(self, record: Record) -> None:
         """Takes one record, in the place of an earlier one of the same run."""
-        self._rows[record.run_id] = results.results_row(record)
+        row = self._rows[record.run_id] = results.results_row(record)
+        self._report.add(record, row)
         matrix.remember(record, self._programs)
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._rows
 
     def write(self, folder: SweepFolder, run_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """Writes both files, checks.md only where claims were asked of several layers, or all claims of one.
+        """Writes results.parquet, and checks.md only where claims were asked of several layers, or all claims of one.
 
         Args:
           folder: The sweep.
@@ -41,3 +44,8 @@ class Summary:
         if page is not None:
             storage.write_atomic(folder.checks, page.encode())
         return rows
+
+    def write_report(self, folder: SweepFolder) -> None:
+        """Writes report.html."""
+        data = self._report.data(storage.read_plan(folder), storage.shown(folder.path))
+        storage.write_atomic(folder.report, report_page.to_html(data))

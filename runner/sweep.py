@@ -379,7 +379,9 @@ class _Engine:
         folders = {task.job.identity.run_id: task.folder for task in self.plan.tasks}
         for record in storage.read_records(folder for run_id, folder in folders.items() if run_id not in self.summary):
             self.summary.add(record)
-        self.tracking.log_sweep(self.plan.folder.name, self.summary.write(self.plan.folder, folders))
+        rows = self.summary.write(self.plan.folder, folders)
+        self.summary.write_report(self.plan.folder)
+        self.tracking.log_sweep(self.plan.folder.name, rows)
 
     def _judge(self, run: Run, record: Record) -> None:
         """Counts a failed run; the policy may end the sweep."""

@@ -44,12 +44,20 @@ def test_the_wheel_has_the_config_and_the_plugins_where_they_are_looked_for(whee
     assert "hydra_plugins/__init__.py" not in names
 
 
+def test_the_wheel_has_the_reports_parts_and_the_licences_of_its_bundles(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    parts = ROOT / "runner" / "report_parts"
+    assert {f"runner/{path.relative_to(parts.parent)}" for path in parts.rglob("*") if path.is_file()} <= names
+    assert "runner/report_parts/vendor/d3.LICENSE" in names
+
+
 def test_the_wheel_elsewhere_runs_a_sweep(elsewhere):
     command = [elsewhere / "venv" / "bin" / "python", "-m", "runner", "-m", "seed=0,1", "features=8,32"]
     done = subprocess.run(command, cwd=elsewhere, check=False, timeout=200, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "4 of 4 runs done" in done.stdout
     assert len(list(elsewhere.glob("outputs/*/runs/*/checkpoint"))) == 4
+    assert len(list(elsewhere.glob("outputs/*/report.html"))) == 1
 
 
 def test_the_wheel_elsewhere_is_not_this_checkout(elsewhere):

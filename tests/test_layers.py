@@ -29,10 +29,10 @@ ROWS = (
         "judgement",
         "syncing",
     ),
-    ("listing",),
+    ("listing", "reporting"),
     ("sweeping", "grammar"),
     ("pieces", "sweep", "planning", "experiment", "summary", "reloading"),
-    ("terminal", "matrix", "table", "results"),
+    ("terminal", "report_page", "report", "report_head", "matrix", "table", "results"),
     ("claims", "subject", "checks"),
     (
         *("tracking_pool", "tracking_online", "sending", "tracking_wandb", "tracking_tensorboard", "tracking"),
@@ -86,6 +86,7 @@ OWNERS = {
     "omegaconf": {"settings", "sweeping", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
     "optax": {"training"},
     "rich": {"table", "terminal", "listing"},
+    "jinja2": {"report_page"},
     "pyarrow": {"results"},
     "ray": {"ray_jobs"},
 }

@@ -27,7 +27,7 @@ def record(num, layer, verdicts, *, depth="full", error=None, program=None, **se
         run_id=f"{num}" * 16,
         program_id=program or f"program {num}",
         layer=layer,
-        settings={"checks": {"depth": depth}, **settings},
+        settings={"seed": 0, "layer": {"target": "m.Mine", "kwargs": {}}, "checks": {"depth": depth}, **settings},
         status=Status.failed if error else Status.done,
         checks=[Check(name=name, verdict=Verdict(said), detail=why) for name, (said, why) in pairs.items()],
         fingerprint=CPU,

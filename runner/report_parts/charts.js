@@ -1,0 +1,324 @@
+// Kinds of charts, each from plain rows. Observable Plot draws them as SVG, so they print sharply and take the page's colours.
+"use strict";
+
+// Okabe and Ito's colours, which colour-blind eyes tell apart; page.css has one set for light and dark.
+const COLORS = [1, 2, 3, 4, 5, 6, 7, 8].map((place) => `var(--series-${place})`);
+const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "asterisk"];
+const MAX_SERIES = COLORS.length;
+
+// From this ratio of the largest to the smallest value on, a scale is logarithmic.
+const LOG_RATIO = 20;
+
+// SVG gets slow beyond a few thousand marks: evenly picked ones stand for the others.
+const MAX_MARKS = 2000;
+
+function plot(width, height, options) {
+  const style = { background: "transparent", fontSize: "12px", overflow: "visible" };
+  return Plot.plot({ width, height, style, marginLeft: 64, marginBottom: 42, ...options });
+}
+
+/** Ticks that a chart of this width has room for. */
+function numTicks(width) {
+  return Math.max(2, Math.floor(width / 110));
+}
+
+/** What a pointer near a mark tells; text as it is. */
+function tip(rows, x, y, text, pointer = Plot.pointer) {
+  return Plot.tip(rows, pointer({ x, y, title: text, fontSize: 12, lineWidth: 40, lineHeight: 1.3 }));
+}
+
+/** Evenly picked rows, `most` of them. */
+function thinned(rows, most = MAX_MARKS) {
+  if (rows.length <= most) return rows;
+  return Array.from({ length: most }, (_, place) => rows[Math.round((place * (rows.length - 1)) / (most - 1))]);
+}
+
+/** A scale of times, sizes or numbers, logarithmic where values differ by much, unless `log` decides it. */
+function valueScale(values, label, say, { log = null } = {}) {
+  const known = values.filter((value) => value != null);
+  const [low, high] = d3.extent(known);
+  const logarithmic = log ?? (low > 0 && high / low > LOG_RATIO);
+  const tickFormat = (value) => (value === 0 ? "0" : say(value));
+  return {
+    label,
+    tickFormat,
+    grid: true,
+    ...(logarithmic ? { type: "log", ticks: logTicks(low, high) } : { type: "linear", ticks: 5, nice: true }),
+  };
+}
+
+/** Powers of ten, and between few of them their double and their half. */
+function logTicks(low, high) {
+  const powers = d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high)) + 1);
+  const steps = powers.length > 3 ? [1] : [1, 2, 5];
+  return powers
+    .flatMap((power) => steps.map((step) => step * 10 ** power))
+    .filter((value) => value >= low * 0.8 && value <= high * 1.25);
+}
+
+/** A scale of an axis of the sweep: numbers by their size, all else in the sweep's order. */
+function axisScale(values, label) {
+  const distinct = [...new Set(values)];
+  if (!distinct.every((value) => typeof value === "number"))
+    return { type: "point", label, domain: distinct, padding: 0.6 };
+  const log = d3.min(distinct) > 0 && d3.max(distinct) / d3.min(distinct) >= 8;
+  const ticks = distinct.length <= 10 ? { ticks: distinct } : {};
+  return { type: log ? "log" : "linear", label, tickFormat: (value) => String(value), inset: 24, ...ticks };
+}
+
+const SHAPES = [
+  d3.symbolCircle,
+  d3.symbolSquare,
+  d3.symbolTriangle,
+  d3.symbolDiamond,
+  d3.symbolStar,
+  d3.symbolCross,
+  d3.symbolWye,
+  d3.symbolAsterisk,
+];
+
+/** Which colour and shape is which series. */
+function legend(names, shapes = SHAPES) {
+  if (names.length < 2) return null;
+  const symbol = (place) => {
+    const svg = d3
+      .create("svg:svg")
+      .attr("viewBox", "-8 -8 16 16")
+      .attr("width", 14)
+      .attr("height", 14)
+      .attr("aria-hidden", "true");
+    const shape = d3.symbol(shapes[place % shapes.length], 60)();
+    svg
+      .append("path")
+      .attr("d", shape)
+      .attr("fill", COLORS[place % MAX_SERIES])
+      .attr("stroke", COLORS[place % MAX_SERIES]);
+    return svg.node();
+  };
+  return element(
+    "ul",
+    { class: "legend" },
+    names.map((name, place) => element("li", {}, symbol(place), ` ${name}`)),
+  );
+}
+
+/** Colour of a series by its name. */
+function colorOf(series) {
+  return (name) => COLORS[series.indexOf(name) % MAX_SERIES];
+}
+
+/** Points with intervals over an axis, one series a colour and shape; hollow points are to be read with care.
+ *
+ * rows: `{x, series, median, low, high, flags, text}`; scales: Plot's options of x and y.
+ */
+function intervals(width, rows, scales, series) {
+  const color = colorOf(series);
+  const spread = scales.x.type === "point" ? Math.min(12, (width - 64) / scales.x.domain.length / series.length) : 0;
+  const marks = series.flatMap((name, place) => {
+    const own = rows.filter((row) => row.series === name);
+    const dx = (place - (series.length - 1) / 2) * spread;
+    const shape = {
+      x: "x",
+      y: "median",
+      symbol: SYMBOLS[place % MAX_SERIES],
+      r: 4.5,
+      stroke: color(name),
+      strokeWidth: 1.6,
+      dx,
+    };
+    return [
+      Plot.ruleX(
+        own.filter((row) => row.low != null),
+        { x: "x", y1: "low", y2: "high", stroke: color(name), strokeWidth: 1.4, dx },
+      ),
+      Plot.dot(
+        own.filter((row) => !row.flags.length),
+        { ...shape, fill: color(name) },
+      ),
+      Plot.dot(
+        own.filter((row) => row.flags.length),
+        { ...shape, fill: "var(--paper)" },
+      ),
+    ];
+  });
+  const lines =
+    scales.x.type === "point"
+      ? []
+      : series.map((name) =>
+          Plot.line(
+            rows.filter((row) => row.series === name),
+            { x: "x", y: "median", sort: "x", stroke: color(name), strokeOpacity: 0.5 },
+          ),
+        );
+  return plot(width, 300, { ...roomFor(scales, width), marks: [...lines, ...marks, tip(rows, "x", "median", "text")] });
+}
+
+/** One dot a run, a line a kind, with the median of each as a bar; hollow dots are to be read with care.
+ *
+ * dots: `{x, y, flags, text}`; medians: `{y, median, low, high}`.
+ */
+function strips(width, dots, medians, scale) {
+  const names = medians.map((row) => row.y);
+  const places = new Map(names.map((name, place) => [name, place]));
+  const many = dots.length > 20 * names.length;
+  // Many dots lie beside each other, by fixed steps that never meet.
+  const aside = (place) => (many ? (((place * 0.618) % 1) - 0.5) * 0.6 : 0);
+  const shown = thinned(dots).map((dot, place) => ({ ...dot, at: places.get(dot.y) + aside(place) }));
+  const shape = { x: "x", y: "at", r: many ? 2 : 3, stroke: "var(--series-1)", strokeOpacity: 0.7 };
+  const lines = medians.map((row, place) => ({ ...row, at: place, from: place - 0.38, to: place + 0.38 }));
+  const { marginLeft, y } = namesAtLeft(names, width);
+  return plot(width, 60 + (many ? 48 : 30) * names.length, {
+    marginLeft,
+    x: { ...scale, ticks: scale.type === "log" ? scale.ticks : numTicks(width) },
+    y: {
+      label: null,
+      domain: [names.length - 0.5, -0.5],
+      ticks: d3.range(names.length),
+      tickFormat: (place) => y.tickFormat(names[place]),
+      tickSize: 0,
+    },
+    marks: [
+      Plot.dot(
+        shown.filter((row) => !row.flags.length),
+        { ...shape, fill: "var(--series-1)", fillOpacity: 0.5 },
+      ),
+      Plot.dot(
+        shown.filter((row) => row.flags.length),
+        { ...shape, fill: "var(--paper)", fillOpacity: 0.5 },
+      ),
+      Plot.ruleY(
+        lines.filter((row) => row.low != null),
+        { y: "at", x1: "low", x2: "high", stroke: "currentColor", strokeWidth: 1.5 },
+      ),
+      Plot.ruleX(lines, { x: "median", y1: "from", y2: "to", stroke: "currentColor", strokeWidth: 2.5 }),
+      tip(shown, "x", "at", "text"),
+    ],
+  });
+}
+
+/** Parts of a whole, a bar a row: `{y, part, value, text}`, the parts of a row one after the other. */
+function stacked(width, rows, parts, say) {
+  const names = [...new Set(rows.map((row) => row.y))];
+  const ends = new Map();
+  const placed = rows.map((row) => {
+    const from = ends.get(row.y) ?? 0;
+    ends.set(row.y, from + row.value);
+    return { ...row, from, to: from + row.value, middle: from + row.value / 2 };
+  });
+  return plot(width, 60 + 26 * names.length, {
+    ...namesAtLeft(names, width),
+    x: { ...valueScale([0, ...placed.map((row) => row.to)], null, say), ticks: numTicks(width) },
+    color: { domain: parts, range: COLORS },
+    marks: [
+      Plot.barX(placed, { x1: "from", x2: "to", y: "y", fill: "part", insetTop: 1, insetBottom: 1 }),
+      tip(placed, "middle", "y", "text"),
+    ],
+  });
+}
+
+/** Points with intervals on lines of their own, beside a line at `at`: `{y, series, median, low, high, flags, text}`. */
+function ratios(width, rows, series, at, say) {
+  const names = [...new Set(rows.map((row) => row.y))];
+  const color = colorOf(series);
+  const marks = series.flatMap((name, place) => {
+    const own = rows.filter((row) => row.series === name);
+    const dy = (place - (series.length - 1) / 2) * 10;
+    const shape = { x: "median", y: "y", symbol: SYMBOLS[place], r: 4.5, stroke: color(name), strokeWidth: 1.6, dy };
+    return [
+      Plot.ruleY(
+        own.filter((row) => row.low != null),
+        { y: "y", x1: "low", x2: "high", stroke: color(name), strokeWidth: 1.4, dy },
+      ),
+      Plot.dot(
+        own.filter((row) => !row.flags.length),
+        { ...shape, fill: color(name) },
+      ),
+      Plot.dot(
+        own.filter((row) => row.flags.length),
+        { ...shape, fill: "var(--paper)" },
+      ),
+    ];
+  });
+  return plot(width, 70 + 34 * names.length, {
+    ...namesAtLeft(names, width, { type: "point", padding: 0.6 }),
+    x: valueScale([at, ...rows.flatMap((row) => [row.median, row.low, row.high])], null, say, { log: true }),
+    marks: [
+      Plot.ruleX([at], { stroke: "currentColor", strokeDasharray: "4 3" }),
+      ...marks,
+      tip(rows, "median", "y", "text"),
+    ],
+  });
+}
+
+/** How values lie, a column a run: a thin line from min to max, a thick one of mean ± std, a bar at the mean. */
+function distributions(width, rows, scales) {
+  const shown = thinned(rows, 120);
+  const thick = Math.max(2, Math.min(12, (width / shown.length) * 0.5));
+  return plot(width, 280, {
+    ...scales,
+    marks: [
+      Plot.ruleX(shown, { x: "x", y1: "min", y2: "max", stroke: "var(--series-1)", strokeWidth: 1 }),
+      Plot.ruleX(shown, {
+        x: "x",
+        y1: "low",
+        y2: "high",
+        stroke: "var(--series-1)",
+        strokeWidth: thick,
+        strokeOpacity: 0.55,
+      }),
+      Plot.dot(shown, { x: "x", y: "mean", r: 2.5, fill: "currentColor" }),
+      tip(shown, "x", "mean", "text", Plot.pointerX),
+    ],
+  });
+}
+
+/** Curves: `{x, y, series, run, text}`, thin ones a run; `medians` thick over them. */
+function curves(width, rows, medians, scales, series) {
+  const color = colorOf(series);
+  const stroke = (row) => color(row.series);
+  return plot(width, 300, {
+    ...scales,
+    marks: [
+      Plot.line(rows, { x: "x", y: "y", z: "run", stroke, strokeWidth: 1, strokeOpacity: medians.length ? 0.35 : 0.9 }),
+      Plot.line(medians, { x: "x", y: "y", z: "series", stroke, strokeWidth: 2.5 }),
+      tip(medians.length ? medians : thinned(rows), "x", "y", "text"),
+    ],
+  });
+}
+
+/** Bars with a second value as a bar across: `{y, value, other, text}`. */
+function bars(width, rows, say) {
+  const names = rows.map((row) => row.y);
+  return plot(width, 60 + 26 * names.length, {
+    ...namesAtLeft(names, width),
+    x: { ...valueScale([0, ...rows.map((row) => row.value)], null, say), ticks: numTicks(width) },
+    marks: [
+      Plot.barX(rows, { x: "value", y: "y", fill: "var(--series-6)", inset: 1 }),
+      Plot.tickX(rows, { x: "other", y: "y", stroke: "currentColor", strokeWidth: 2.5 }),
+      tip(rows, "value", "y", "text", Plot.pointerY),
+    ],
+  });
+}
+
+/** Names below a chart: aslant where they would meet, and only some of them where even that is too narrow. */
+function roomFor(scales, width) {
+  const { domain, type } = scales.x;
+  const longest = type === "point" ? d3.max(domain, (name) => String(name).length) : 0;
+  if (domain === undefined || longest * domain.length * 7 < width - 64) return scales;
+  const step = Math.ceil((domain.length * 16) / (width - 64));
+  const ticks = domain.filter((_, place) => place % step === 0);
+  return {
+    ...scales,
+    height: 300 + longest * 5,
+    marginBottom: 42 + longest * 5,
+    x: { ...scales.x, ticks, tickRotate: -45 },
+  };
+}
+
+/** Names of rows at the left, at most two fifths of the chart; longer ones are cut. */
+function namesAtLeft(names, width, scale = {}) {
+  const most = Math.floor((width * 0.4) / 6.6);
+  const longest = d3.max(names, (name) => name.length) ?? 0;
+  const tickFormat = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
+  return { marginLeft: 16 + Math.min(longest, most) * 6.6, y: { ...scale, label: null, domain: names, tickFormat } };
+}
