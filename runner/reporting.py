@@ -77,11 +77,16 @@ def write(path: Path) -> int:
     """Writes `report.html` of the sweep at `path` from its records.
 
     Raises:
-      StorageError: There is no sweep, or its journals or a record are damaged.
+      StorageError: There is no sweep, its journals or a record are damaged, or the page can't be written.
     """
     folder = SweepFolder(path)
     page, _ = Source(folder).page()
-    storage.write_atomic(folder.report, page)
+    try:
+        storage.write_atomic(folder.report, page)
+    except OSError as error:
+        raise StorageError(
+            f"{folder.report}: {error.strerror or error}", f"bridge-runner report {path} --watch"
+        ) from error
     Terminal().line(f"{folder.report}: {len(page) / 1e6:.1f} MB, opens in any browser")
     return 0
 

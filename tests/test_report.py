@@ -355,6 +355,13 @@ def test_a_damaged_record_is_said_and_the_old_page_stays(folder, capsys):
     assert folder.report.read_text() == "old"
 
 
+def test_a_page_that_cannot_be_written_is_said(folder, capsys):
+    folder.report.mkdir()
+    assert cli.main(["report", "mine"]) == 2
+    said = "error: mine/report.html: Is a directory.\n  Try: bridge-runner report mine --watch\n"
+    assert capsys.readouterr().err == said
+
+
 def get(url: str, **headers: str) -> tuple[int, bytes, str | None]:
     request = urllib.request.Request(url, headers={name.replace("_", "-"): text for name, text in headers.items()})
     try:
