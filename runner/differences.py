@@ -131,7 +131,7 @@ def rename(tree: Any, renames: Mapping[str, str]) -> Any:
 
 def kind(leaf: Any) -> str:
     """Element type and shape: `float32[4,8]`."""
-    value = leaf.unbox() if hasattr(leaf, "unbox") else leaf
+    value = trees.unbox(leaf)
     return f"{np.dtype(value.dtype).name if not _is_key(value) else value.dtype}[{','.join(map(str, value.shape))}]"
 
 

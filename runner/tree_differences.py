@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax.core import meta
-
 from runner import trees
 from runner.errors import nearest
 
@@ -94,7 +92,7 @@ def leaf_kinds(tree: Any) -> dict[Parts, str]:
     """Dtype and shape of every leaf by its path, e.g. `float32[4, 8]`; boxes count as what is in them."""
     found = {}
     for path, boxed in trees.flatten(tree):
-        leaf = boxed.unbox() if isinstance(boxed, meta.AxisMetadata) else boxed
+        leaf = trees.unbox(boxed)
         found[tuple(map(str, path))] = f"{leaf.dtype}{list(leaf.shape)}"
     return found
 

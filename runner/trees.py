@@ -13,19 +13,22 @@ import jax
 import numpy as np
 from flax.core import meta
 
+from runner import shards
 from runner.records import ArraySummary, Leaf
 
 # A tuple is a key of a dict inside an NNX module: `nnx.SpectralNorm` has them.
 Path = tuple[str | int | tuple[Any, ...], ...]
 
 
-def array_digest(array: np.ndarray) -> str:
-    """SHA-256 over the element type, the shape and the bytes of `array`."""
-    array = np.asarray(array)
-    if array.dtype.byteorder == ">":
-        array = array.astype(array.dtype.newbyteorder("<"))
-    head = f"{array.dtype.name}{list(array.shape)}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+def array_digest(array: np.ndarray | jax.Array) -> str:
+    """SHA-256 over the element type, the shape and the bytes of `array`; one in parts is never whole on the host."""
+    if not shards.is_sharded(array):
+        array = np.asarray(array)
+    digest = hashlib.sha256(f"{array.dtype.name}{list(array.shape)}".encode())
+    for block in shards.blocks(array):
+        plain = block.astype(block.dtype.newbyteorder("<")) if block.dtype.byteorder == ">" else block
+        digest.update(plain.tobytes())
+    return digest.hexdigest()
 
 
 def tree_digest(leaves: Iterable[Leaf]) -> str:
@@ -46,8 +49,8 @@ def spell(path: Iterable[Any]) -> str:
 
 
 def unbox(tree: Any) -> Any:
-    """`tree` with every metadata box replaced by its array."""
-    return meta.unbox(tree)
+    """`tree` with every metadata box replaced by its array, which stays where it is (flax would place it)."""
+    return jax.tree.map(_unboxed, tree, is_leaf=meta.is_axis_metadata)
 
 
 def shapes(tree: Any) -> Any:
@@ -97,11 +100,18 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(_as_numpy, jax.device_get(unbox(tree)))
 
 
+def to_save(tree: Any) -> Any:
+    """`tree` unboxed, with NumPy leaves; on a mesh as it is, in parts on its devices, so that each saves its own."""
+    plain = unbox(tree)
+    return plain if any(map(shards.is_sharded, jax.tree.leaves(plain))) else to_host(plain)
+
+
 def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
     """The leaves of a Linen variable dict with their digests, in order."""
     found = []
     for path, boxed in flatten(variables):
-        array = _as_numpy(boxed.unbox() if isinstance(boxed, meta.AxisMetadata) else boxed)
+        leaf = _unboxed(boxed)
+        array = leaf if shards.is_sharded(leaf) else _as_numpy(leaf)
         found.append(
             Leaf(
                 path=[part if isinstance(part, (str, int)) else str(part) for part in path],
@@ -111,6 +121,7 @@ def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
                 digest=array_digest(array),
                 box=type(boxed).__name__ if isinstance(boxed, meta.AxisMetadata) else None,
                 names=_axis_names(boxed),
+                spec=shards.spec(leaf),
             )
         )
     return found
@@ -173,10 +184,16 @@ def _ordered(array: np.ndarray) -> np.ndarray:
     return np.where(raw >= sign, -(raw - sign), raw)
 
 
+def _unboxed(leaf: Any) -> Any:
+    if not isinstance(leaf, meta.AxisMetadata):
+        return leaf
+    return unbox(leaf.unbox(apply_constraint=False) if isinstance(leaf, meta.Partitioned) else leaf.unbox())
+
+
 def _as_numpy(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(leaf))
-    return np.asarray(leaf)
+    return shards.whole(leaf)
 
 
 def _axis_names(boxed: Any) -> list[Any] | None:
