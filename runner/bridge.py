@@ -321,6 +321,9 @@ def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any)
 
     closed, (output, updates) = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
     given = {id(var) for var in closed.jaxpr.invars}
+    for equation in closed.jaxpr.eqns:  # on a mesh, unboxing a variable with axis names says again where it lies
+        if equation.primitive.name == "sharding_constraint" and id(equation.invars[0]) in given:
+            given.add(id(equation.outvars[0]))
     num_output = len(jax.tree.leaves(output))
     update_vars = closed.jaxpr.outvars[num_output:]
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]

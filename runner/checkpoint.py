@@ -1,7 +1,9 @@
 """Linen variables to a plain Orbax checkpoint and back. The only file that knows Orbax.
 
 Written with the stable API, NumPy leaves and no OCDBT: such a folder restores with every Orbax reader, on every device,
-and takes the least time (a jax leaf remembers its device and does not restore where that is absent).
+and takes the least time (a jax leaf remembers its device and does not restore where that is absent). What lies on a
+mesh is written as it lies, each part by the device and the process that hold it; other devices than those give Orbax a
+target, or take it from here.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Sharding
 
-from runner import trees
+from runner import shards, trees
 from runner.clone import CloneWriter
 
 # What a saved train state has beside params, and what collections are called.
@@ -32,12 +35,13 @@ class CheckpointError(Exception):
 
 
 def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = None) -> None:
-    """Saves a variable dict with NumPy leaves (boxes removed) into the new folder `path`; on the disk on return.
+    """Saves a variable dict (boxes removed) into the new folder `path`; on the disk on return.
 
     Args:
-      variables: Collections of nested dicts; or without `writer` an `nnx.State`, which may hold rng keys.
+      variables: Collections of nested dicts with NumPy leaves, or with jax arrays on a mesh; or without `writer` an
+        `nnx.State`, which may hold rng keys.
       path: A folder that is not there yet.
-      writer: Writes by template where it can; None writes with Orbax.
+      writer: Writes by template where it can, which is not on a mesh; None writes with Orbax.
 
     Raises:
       CheckpointError: A tree that Orbax would not give back, or an error of its own.
@@ -50,7 +54,7 @@ def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = 
         _sync(path)
 
     try:
-        if writer is None:
+        if writer is None or any(shards.is_sharded(leaf) for _, leaf in leaves):
             by_orbax()
         else:
             writer.save([(name, np.asarray(leaf)) for name, leaf in leaves], path, by_orbax)
@@ -75,6 +79,30 @@ def restore(path: Path) -> Any:
     if not variables:
         raise CheckpointError(f"restoring {path}: the folder holds no checkpoint")  # Orbax reads {} in it
     return variables
+
+
+def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
+    """As `restore`, on devices: each reads what it is to hold, so that no array is whole on the host.
+
+    Args:
+      path: The checkpoint's folder.
+      sharding: Where a leaf goes, by its path as one string.
+
+    Raises:
+      CheckpointError: Nothing that Orbax can read is there.
+    """
+    import orbax.checkpoint as ocp
+
+    def placed(key: trees.Path) -> Any:
+        return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding(trees.spell(key)))
+
+    folder = path.absolute()
+    try:
+        metadata = _checkpointer().metadata(folder).item_metadata.tree
+        wanted = trees.nest((key, placed(key)) for key, _ in trees.flatten(metadata))
+        return _checkpointer().restore(folder, restore_args=wanted)
+    except Exception as error:
+        raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
 
 
 def as_variables(tree: Any) -> Any:

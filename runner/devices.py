@@ -75,10 +75,23 @@ def keep_to_cpu() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
+def all_devices(spec: str) -> list[jax.Device]:
+    """The devices of the platform that `spec` names, those of other processes too.
+
+    Raises:
+      DeviceError: There is none.
+    """
+    return list(jax.devices(find_device(spec).platform))
+
+
 def device_name(device: jax.Device) -> str:
     """`platform:index`, as a config names it."""
-    platform = "gpu" if device.platform in ("cuda", "rocm") else device.platform
-    return f"{platform}:{device.id}"
+    return f"{platform_name(device)}:{device.id}"
+
+
+def platform_name(device: jax.Device) -> str:
+    """The platform, as a config names it."""
+    return "gpu" if device.platform in ("cuda", "rocm") else device.platform
 
 
 def _best_platform() -> list[jax.Device]:

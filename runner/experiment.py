@@ -18,9 +18,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner import bridge, checks, claims, devices, environment, hosts, inputs, leases, timing, training, trees, twins
+from runner import (
+    bridge,
+    checks,
+    claims,
+    devices,
+    environment,
+    hosts,
+    inputs,
+    leases,
+    shards,
+    timing,
+    training,
+    trees,
+    twins,
+)
+from runner.claims import rounding
 from runner.errors import UserError
-from runner.program import Draft, Identity, Program, compile_program, timing_id
+from runner.program import Draft, Identity, Program, compile_program, compile_training, timing_id
 from runner.records import (
     ArraySummary,
     Check,
@@ -33,11 +48,14 @@ from runner.records import (
     TrainInfo,
     Verdict,
 )
-from runner.settings import ChecksDepth, ChecksMode, Run, to_data
+from runner.settings import ChecksDepth, ChecksMode, EagerCheck, Run, to_data
 from runner.subject import Subject
 from runner.training import CompiledTraining, Trained
 
 MAX_TRACEBACK_LINES = 60
+
+# A run over a mesh is compared with one device, unless its variables are more: they may not fit there.
+MAX_ALONE_BYTES = 2**28
 
 # Asked of the system once a process: it reads files, and a run takes milliseconds.
 _num_cores = functools.cache(leases.cores_to_share)
@@ -72,9 +90,9 @@ class Result:
 
     Attributes:
       record: The record, still without checkpoint and tracker.
-      variables: The Linen variables with NumPy leaves, metadata boxes removed; None where init failed.
+      variables: The Linen variables as they are saved (`trees.to_save`); None where init failed.
       output: Arrays of the output by path.
-      train_state: The step and the optimiser's state, nested dicts of NumPy leaves; None where nothing was trained.
+      train_state: The step and the optimiser's state, as they are saved; None where nothing was trained.
     """
 
     record: Record
@@ -141,7 +159,8 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
 def _judge(draft: Draft, run: Run) -> list[Check]:
     if run.checks.mode is ChecksMode.off:
         return []
-    with jax.default_device(draft.device):
+    # Of a mesh they ask on one device: what several make of the layer is the claim `sharding`, and a check of each run.
+    with draft.placement.alone().context():
         asked = claims.judge(subject(draft, run), full=run.checks.depth is ChecksDepth.full)
     if run.checks.mode is ChecksMode.strict:
         for check in asked:
@@ -157,18 +176,19 @@ def _refuse(check: Check, asked: Sequence[Check], run: Run) -> None:
 
 def subject(draft: Draft, run: Run) -> Subject:
     """What the claims of a program are tested on: seed 0, so that the verdicts are those of all its runs."""
+    place = draft.placement.alone()
     return Subject(
         label=run.layer.label,
         model=draft.model,
         layer=draft.layer,
         needs=draft.needs,
-        x=jax.device_put(inputs.make_input(run.input, run.input_shape), draft.device),
+        x=place.put_x(inputs.make_input(run.input, run.input_shape)),
         given=draft.given,
         rngs=draft.rngs,
         mutable=draft.mutable,
         trained=tuple(run.train.collections),
         trains=run.train.steps > 0,
-        key=jax.device_put(bridge.root_key(0), draft.device),
+        key=place.put(bridge.root_key(0)),
         again=lambda: bridge.wrap(run.layer),
     )
 
@@ -191,14 +211,14 @@ def execute(
 
     def tell() -> None:
         try:
-            with jax.default_device(program.draft.device):
+            with program.draft.placement.context():
                 _tell(story, job, program, clock)
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
             story.failure = describe_failure(error)
 
     _, wall_s = timing.seconds(tell, clock=clock)
     record = _record(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
-    variables = trees.to_host(story.variables)
+    variables = trees.to_save(story.variables)
     return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
 
 
@@ -256,13 +276,13 @@ def now() -> str:
 
 def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> None:
     """Init, train, apply, check, time. The order matters: an output is checked before its time is taken."""
-    run, device = job.run, program.draft.device
-    x = jax.device_put(inputs.make_input(run.input, run.input_shape), device)
-    key = jax.block_until_ready(jax.device_put(bridge.root_key(run.seed), device))
+    run, place = job.run, program.draft.placement
+    x = place.put_x(inputs.make_input(run.input, run.input_shape))
+    key = jax.block_until_ready(place.put(bridge.root_key(run.seed)))
 
     story.variables, story.init_first_s = timing.first_call(lambda: program.init(key, x), clock=clock)
     if program.draft.given is not None:
-        story.variables = jax.block_until_ready(jax.device_put(program.draft.given, device))
+        story.variables = place.put_variables(program.draft.given)
     story.initial = story.variables
     if program.training is not None:
         _train(story, job, program, (key, x), clock)
@@ -305,15 +325,15 @@ def _trained(
     arguments: tuple[jax.Array, jax.Array],
     clock: timing.Clock,
 ) -> Trained:
-    run, device, (key, x) = job.run, program.draft.device, arguments
-    teacher = program.init(jax.device_put(bridge.teacher_key(run.train.teacher_seed), device), x)
+    run, place, (key, x) = job.run, program.draft.placement, arguments
+    teacher = program.init(place.put(bridge.teacher_key(run.train.teacher_seed)), x)
     return training.train(
         compiled,
         initial,
         saved=program.draft.train_state,
         teacher=teacher,
         key=key,
-        batch=lambda step: jax.device_put(inputs.make_batch(run.input, run.input_shape, step), device),
+        batch=lambda step: place.put_x(inputs.make_batch(run.input, run.input_shape, step)),
         num_steps=run.train.steps,
         clock=clock,
     )
@@ -326,11 +346,15 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
     yield checks.finite(story.summaries)
     again, _ = program.apply(story.variables, key, x)
     yield checks.repeatable(story.output, trees.named_arrays(again))
-    if job.compare_eager:
-        yield _compare_eager(program, story, key, x)
-    else:
+    on_mesh = program.draft.placement.mesh is not None
+    if not job.compare_eager:
         where = "not compared" if job.compared_on is None else f"compared on run {job.compared_on} of this sweep"
-        yield checks.skipped("eager", f"{where}: checks.eager=program compares every program")
+        name = "one_device" if on_mesh else "eager"
+        yield checks.skipped(name, f"{where}: checks.eager=program compares every program")
+    elif on_mesh:
+        yield _compare_one_device(job, program, story)
+    else:
+        yield _compare_eager(program, story, key, x)
     if program.training is not None and job.run.checks.depth is ChecksDepth.full:
         yield _compare_twin(job, program, story, arguments)
 
@@ -344,7 +368,7 @@ def _compare_twin(job: Job, program: Program, story: _Story, arguments: tuple[ja
     hosted = job.run.host.target is not None
     model = hosts.with_linen(draft.model, twin.layer.model) if hosted else twin.layer
     training_of_twin = dataclasses.replace(draft.training, model=model)
-    compiled = training.compile_training(training_of_twin, draft.variables, draft.needs.variables, draft.x)
+    compiled = compile_training(draft, training_of_twin)
     trained = _trained(job, program, compiled, story.initial, (key, x), time.perf_counter_ns)
     mine, other = np.array(story.train.losses), np.array(trained.info.losses)
     if (mine == other).all():
@@ -366,12 +390,38 @@ def _compare_eager(program: Program, story: _Story, key: jax.Array, x: jax.Array
     return checks.eager(both, (story.output, trees.named_arrays(output)))
 
 
+def _compare_one_device(job: Job, program: Program, story: _Story) -> Check:
+    """The same program on one device of the mesh: the same bits?"""
+    run, draft, name = job.run, program.draft, "one_device"
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(story.variables))
+    if num_bytes > MAX_ALONE_BYTES and run.checks.eager is not EagerCheck.program:
+        why = f"{num_bytes} bytes of variables may be more than one device holds: checks.eager=program compares them"
+        return checks.skipped(name, why)
+    place = draft.placement.alone()
+    with place.context():
+        alone = compile_program(dataclasses.replace(draft, placement=place, training=None))
+        key, x = place.put(bridge.root_key(run.seed)), place.put_x(inputs.make_input(run.input, run.input_shape))
+        variables = alone.init(key, x) if draft.given is None else place.put(draft.given)
+        output, _ = alone.apply(place.put(jax.tree.map(shards.whole, story.variables)), key, x)
+    both = trees.unbox(story.initial), trees.unbox(variables)
+    found = {
+        "init": rounding.difference(*map(trees.named_arrays, both)),
+        "apply": rounding.difference(story.output, trees.named_arrays(output)),
+    }
+    if not any(found.values()):
+        return checks.yes(name, "init and apply give the bits of one device")
+    verdict = checks.no if any(map(rounding.is_wrong, found.values())) else checks.caution
+    parts = [f"{part} {rounding.as_words(text)}" for part, text in found.items()]
+    return verdict(name, f"against one device {'; '.join(parts)}", **found)
+
+
 def _record(
     job: Job, program: Program | None, story: _Story, *, started_at: str, wall_s: float, compiled_here: bool
 ) -> Record:
     run, names = job.run, job.identity
     fingerprint = environment.fingerprint()
     needs = program.draft.needs if program else None
+    mesh = program.draft.placement.info() if program else None
     return Record(
         run_id=names.run_id,
         result_id=names.result_id,
@@ -386,8 +436,9 @@ def _record(
         settings=to_data(run),
         layer=run.layer.label,
         host=run.host.label,
-        device=devices.device_name(names.device),
+        device=devices.device_name(names.device) if mesh is None else devices.platform_name(names.device),
         platform=names.device.platform,
+        mesh=mesh,
         streams=list(needs.streams) if needs else [],
         mutable=list(program.draft.mutable) if program else [],
         variables=trees.leaves(story.variables) if story.variables is not None else [],

@@ -141,7 +141,7 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     for key, value in flatten(record["settings"]).items():
         lines.append(f"  {key}={_short(literal(value))}")
     in_host = f" in host {record['host']}" if record.get("host") else ""
-    lines += ["", f"layer {record['layer']}{in_host} on {record['device']}"]
+    lines += ["", f"layer {record['layer']}{in_host} on {record['device']}{_mesh(record.get('mesh'))}"]
     lines.append(f"  streams {', '.join(record['streams']) or '–'}; mutable {', '.join(record['mutable']) or '–'}")
     lines += ["", "variables", *_variables(record)]
     lines += ["", "seed (the same values natively)", *(f"  {line}" for line in seeds.story(record))]
@@ -165,12 +165,22 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     return lines
 
 
+def _mesh(mesh: Mapping[str, Any] | None) -> str:
+    if mesh is None:
+        return ""
+    axes = ", ".join(f"{name}={size}" for name, size in mesh["axes"].items())
+    processes = f" of {mesh['num_processes']} processes" if mesh["num_processes"] > 1 else ""
+    return f": mesh {axes} over {len(mesh['devices'])} devices{processes}, x cut by {literal(mesh['x'])}"
+
+
 def _variables(record: Mapping[str, Any]) -> list[str]:
     """A line a leaf: its path in Linen and in the native module, shape, bytes, digest, and axis names if it has any."""
     layer = seeds.layer_path(record)
     rows = [("Linen path", "NNX path", "array", "bytes", "digest", "spec")]
     for leaf in record["variables"]:
         spec = f"{literal(leaf['names'])} {leaf['box']}" if leaf["box"] else ""
+        if leaf.get("spec") is not None:
+            spec = f"{literal(leaf['spec'])}" + (f" by {spec}" if spec else "")
         rows.append(
             (
                 "/".join(str(part) for part in leaf["path"]),

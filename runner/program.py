@@ -1,18 +1,20 @@
-"""A program: the compiled init and apply of one layer on one input shape and device, shared by all seeds."""
+"""A program: the compiled init and apply of one layer on one input shape and device or mesh, shared by all seeds."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from runner import bridge, devices, hosts, inputs, targets, timing, training, trees
+from runner import bridge, devices, hosts, inputs, placement, targets, timing, training, trees
 from runner.bridge import Bridged, Needs
+from runner.placement import Placement
 from runner.records import Check, Phases
 from runner.settings import InputKind, Run, canonical_digest, to_data
 from runner.training import CompiledTraining, Training
@@ -32,6 +34,8 @@ class Draft:
       given: Variables to start from, NumPy leaves; None starts from init's.
       training: How it is trained; None where it isn't.
       train_state: What a run that was trained left for others to go on from; None starts at step 0.
+      x: Shape and dtype of the input.
+      placement: Where its arrays lie.
       construct_s: Seconds to import and wrap the class.
     """
 
@@ -45,8 +49,13 @@ class Draft:
     training: Training | None = None
     train_state: Any = None
     x: jax.ShapeDtypeStruct
-    device: jax.Device
+    placement: Placement
     construct_s: float
+
+    @property
+    def device(self) -> jax.Device:
+        """The device, or the first one of the mesh."""
+        return self.placement.device
 
     @property
     def variables(self) -> Any:
@@ -92,13 +101,15 @@ class Identity:
       run_id: The run in its sweep: its result, how it is timed, and on which device.
       result_id: All that can change the result, the layer's source and the bytes of an input file among it.
       program_id: What is compiled: the result's settings without the seeds.
-      device: The device that the config names.
+      device: The device that the config names, or this machine's CPU where another one makes the run.
+      elsewhere: Whether another machine makes the run, so that its devices need not be here.
     """
 
     run_id: str
     result_id: str
     program_id: str
     device: jax.Device
+    elsewhere: bool = False
 
 
 def identify(run: Run, variables_digest: str | None = None, *, elsewhere: str | None = None) -> Identity:
@@ -127,6 +138,7 @@ def identify(run: Run, variables_digest: str | None = None, *, elsewhere: str | 
         "input_shape": run.input_shape,
         "platform": platform,
     }
+    program |= {"mesh": _mesh_data(data)} if run.mesh is not None else {}
     program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
     if run.host.target:
         host = {key: data["host"][key] for key in ("target", "kwargs", "layer_name")}
@@ -141,10 +153,23 @@ def identify(run: Run, variables_digest: str | None = None, *, elsewhere: str | 
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
     values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
     result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed} | learning)
+    if run.mesh is not None:
+        name = name.partition(":")[0]
     how = {key: value for key, value in data["timing"].items() if key != "turns"}
     timed = {"result": result_id, "timing": how, "device": name}
     run_id = canonical_digest(timed)
-    return Identity(run_id=run_id, result_id=result_id, program_id=program_id, device=device)
+    return Identity(
+        run_id=run_id,
+        result_id=result_id,
+        program_id=program_id,
+        device=device,
+        elsewhere=elsewhere is not None,
+    )
+
+
+def _mesh_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    # The order of the axes counts: by it the devices are dealt out.
+    return {"axes": list(data["mesh"].items()), "input": data["mesh_input"], "rules": data["mesh_rules"]}
 
 
 def timing_id(run_id: str, machine_id: str, software_id: str) -> str:
@@ -169,7 +194,9 @@ def draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any =
     layer, construct_s = timing.seconds(lambda: bridge.wrap(run.layer))
     model = hosts.put_around(layer, run.host)
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
-    needs = bridge.find_needs(model, x, label)
+    place = _placement(run, identity, x, functools.partial(bridge.find_needs, model, x, label))
+    with place.context():
+        needs = bridge.find_needs(model, x, label)
     if given is not None:
         given = trees.with_keys_of(given, needs.variables)
     rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
@@ -183,7 +210,7 @@ def draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any =
         mutable=mutable,
         given=given,
         x=x,
-        device=identity.device,
+        placement=place,
         construct_s=construct_s,
     )
     if not run.train.steps:
@@ -196,6 +223,15 @@ def draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any =
     return dataclasses.replace(drafted, training=trained, train_state=train_state)
 
 
+def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs: Callable[[], Needs]) -> Placement:
+    mesh = placement.make_mesh(placement.on_one_device(run) if identity.elsewhere else run)
+    if mesh is None:
+        return placement.on_device(identity.device)
+    # The names are read before flax places anything by them, to refuse a wrong one in words that say what to type.
+    with nnx.use_eager_sharding(False):
+        return placement.on_mesh(run, mesh, x, find_needs().variables)
+
+
 def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
     """`drafted`, compiled; may be called in any thread.
 
@@ -203,20 +239,20 @@ def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
       drafted: What to compile.
       contended: Whether other work of this program runs beside; said in the phases.
     """
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    place, needs = drafted.placement, drafted.needs
+    key, x = _arguments(drafted)
 
     def init(key: jax.Array, x: jax.Array) -> Any:
-        return drafted.model.init(key, drafted.needs.streams, x)
+        return drafted.model.init(key, needs.streams, x)
 
-    with jax.default_device(drafted.device):
-        init_compiled, init_phases = timing.compile_phases(init, (key, drafted.x))
-        arguments = (drafted.variables, key, drafted.x)
+    with place.context():
+        placed = place.shardings(needs.variables)
+        init_compiled, init_phases = timing.compile_phases(init, (key, x), out_shardings=placed)
+        arguments = (place.shapes(drafted.variables), key, x)
         apply_compiled, apply_phases = timing.compile_phases(_apply(drafted), arguments)
         compiled = None
         if drafted.training is not None:
-            compiled = training.compile_training(
-                drafted.training, drafted.variables, drafted.needs.variables, drafted.x
-            )
+            compiled = compile_training(drafted, drafted.training)
             phases = dataclasses.replace(compiled.phases, contended=contended)
             compiled = dataclasses.replace(compiled, phases=phases)
     return Program(
@@ -229,12 +265,29 @@ def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
     )
 
 
+def compile_training(drafted: Draft, how: Training) -> CompiledTraining:
+    """`how`, compiled for the variables and the input of `drafted`, where they lie."""
+    place = drafted.placement
+    variables, teacher = place.shapes(drafted.variables), place.shapes(drafted.needs.variables)
+    with place.context():
+        return training.compile_training(how, variables, teacher, _arguments(drafted))
+
+
 def compile_apply(drafted: Draft) -> Any:
-    """Apply alone, compiled as in `compile_program`: `(variables, key, x) -> (output, updated collections)`."""
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    with jax.default_device(drafted.device):
-        compiled, _ = timing.compile_phases(_apply(drafted), (drafted.variables, key, drafted.x))
+    """Apply alone, compiled as in `compile_program`: `(variables, key, x) -> (output, updated collections)`.
+
+    Its variables come without boxes of metadata, as a checkpoint keeps them.
+    """
+    variables = drafted.placement.shapes(trees.unbox(drafted.variables))
+    with drafted.placement.context():
+        compiled, _ = timing.compile_phases(_apply(drafted), (variables, *_arguments(drafted)))
     return compiled
+
+
+def _arguments(drafted: Draft) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """The root key and x, as init and apply get them."""
+    place = drafted.placement
+    return place.shape(jax.ShapeDtypeStruct((2,), jnp.uint32)), place.shape(drafted.x, x=True)
 
 
 def _apply(drafted: Draft) -> Callable[..., Any]:

@@ -185,6 +185,7 @@ class Leaf:
       digest: SHA-256 over dtype, shape and bytes.
       box: Class name of the metadata box that it came in (`NNXMeta`, `Partitioned`), or None.
       names: Axis names in the box, if it has any.
+      spec: On a mesh, the mesh axis (one, several, or None) along which each of its axes is cut.
     """
 
     path: list[str | int]
@@ -194,6 +195,7 @@ class Leaf:
     digest: str
     box: str | None = None
     names: list[Any] | None = None
+    spec: list[Any] | None = None
 
     @property
     def name(self) -> str:
@@ -235,6 +237,23 @@ class Check:
     detail: str
     evidence: dict[str, Any] = field(default_factory=dict)
     mend: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshInfo:
+    """The devices that a run was spread over.
+
+    Attributes:
+      axes: Name and size of every axis, in order.
+      devices: Their names, the last axis fastest.
+      x: The mesh axis (one, several, or None) along which each axis of x was cut.
+      num_processes: How many processes they belonged to.
+    """
+
+    axes: dict[str, int]
+    devices: list[str]
+    x: list[Any]
+    num_processes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +317,7 @@ class Record:
       overrides: As typed, task overrides only.
       settings: The whole config, resolved.
       host: Name of the Linen module around the layer; None where there is none.
+      mesh: The mesh that it ran on; None where that was one device.
       streams: rng streams that the model needs, `params` first.
       mutable: Collections that apply updates.
       init_mode: `jit`: init ran compiled.
@@ -326,6 +346,7 @@ class Record:
     host: str | None = None
     device: str
     platform: str
+    mesh: MeshInfo | None = None
     streams: list[str] = field(default_factory=list)
     mutable: list[str] = field(default_factory=list)
     init_mode: str = "jit"

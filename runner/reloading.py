@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from runner import bridge, checkpoint, devices, inputs, native, settings, storage, targets, trees
+from runner import bridge, checkpoint, devices, inputs, native, placement, settings, storage, targets, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.program import Draft
-from runner.records import Record
+from runner.records import Leaf, Record
 from runner.settings import InputKind, Run
 from runner.storage import RunFolder
 
 KINDS = ("linen", "nnx")
+
+Places = Mapping[str, Sharding]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,9 @@ def reload(
       as_: `linen` or `nnx`.
       device: Where the variables go: `cpu`, `gpu:1`, …; None leaves them on the host, for JAX to place.
       dtype: Floating leaves are cast to it.
-      sharding: A `jax.sharding.Sharding` for all leaves, or a tree of them like the variables.
+      sharding: Where the variables go, each device reading only its own part: a `jax.sharding.Sharding` for all
+        leaves, a tree of them like the variables, or a `Mesh`, which cuts each leaf as the record says (what it can't
+        cut, or has no axis for, is on all its devices).
       only: Collections or paths (`params`, `params/kernel`); other leaves are left out, or stay as the native
         constructor made them.
       trust: Whether modules that are neither ours nor flax's may be imported.
@@ -73,15 +81,16 @@ def reload(
     record = storage.read_record(folder)
     config = settings.from_data(record.settings)
     require_trust(config, trust=trust)
-    variables = read_variables(folder, record)
+    variables = read_variables(folder, record, None if sharding is None else _places(record, sharding))
     draft = rebuild(folder, config)
     variables = trees.with_keys_of(variables, draft.needs.variables)
-    placed = _placed(_chosen(variables, only), device, dtype, sharding)
+    placed = _placed(_chosen(variables, only), device if sharding is None else None, dtype)
     if as_ == "linen":
         return Reloaded(module=draft.model.model, variables=placed, settings=config, record=record)
-    module = native.with_variables(
-        draft.layer, placed, bridge.apply_keys(bridge.root_key(config.seed), draft.needs.streams)
-    )
+    keys = bridge.apply_keys(bridge.root_key(config.seed), draft.needs.streams)
+    # Of a mesh, axis names may be in the layer: flax would want a mesh to be set, to place what is replaced here.
+    with nnx.use_eager_sharding(False) if record.mesh else contextlib.nullcontext():
+        module = native.with_variables(draft.layer, placed, keys)
     return Reloaded(module=module, variables=placed, settings=config, record=record)
 
 
@@ -97,8 +106,13 @@ def require_trust(run: Run, *, trust: bool) -> None:
         raise UserError(f"rebuilding this run imports {names}, which runs its code", "the same with --trust")
 
 
-def read_variables(folder: RunFolder, record: Record) -> Any:
-    """The variables in the run's checkpoint, NumPy leaves, each compared with its digest; `{}` of a run without any.
+def read_variables(folder: RunFolder, record: Record, places: Places | None = None) -> Any:
+    """The variables in the run's checkpoint, each leaf compared with its digest; `{}` of a run without any.
+
+    Args:
+      folder: The run's folder.
+      record: Its record.
+      places: The sharding of each leaf by its path; None gives NumPy leaves.
 
     Raises:
       StorageError: There is no checkpoint, or it is not what was saved; every leaf that differs is named.
@@ -109,7 +123,7 @@ def read_variables(folder: RunFolder, record: Record) -> Any:
         raise StorageError(f"{folder.path} has no checkpoint", "checkpoint=orbax")
     path = storage.inside(folder, record.checkpoint.path)
     try:
-        variables = checkpoint.restore(path)
+        variables = checkpoint.restore(path) if places is None else checkpoint.restore_onto(path, places.__getitem__)
     except checkpoint.CheckpointError as error:
         raise StorageError(f"{path} can't be restored: {error.__cause__ or error}") from error
     found = {leaf.name: leaf for leaf in trees.leaves(variables)}
@@ -125,13 +139,14 @@ def read_variables(folder: RunFolder, record: Record) -> Any:
 
 
 def rebuild(folder: RunFolder, run: Run) -> Draft:
-    """The traced program of a saved run, on its device, or on the CPU where that is not there.
+    """The traced program of a saved run, on its device or mesh as far as they are here (see `here`).
 
     Raises:
       UserError: The layer can't be built here.
     """
-    config = dataclasses.replace(run, variables=None, input=saved_input(folder, run))
-    return programs.draft(config, programs.identify(dataclasses.replace(config, device=here(run.device))))
+    config = dataclasses.replace(run, variables=None, input=saved_input(folder, run), device=here(run.device))
+    identity = programs.identify(config)
+    return programs.draft(dataclasses.replace(config, mesh=mesh_here(config)), identity)
 
 
 def saved_input(folder: RunFolder, run: Run) -> Any:
@@ -148,6 +163,23 @@ def here(device: str) -> str:
     except UserError:
         return "cpu"
     return device
+
+
+def mesh_here(run: Run) -> dict[str, int] | None:
+    """The mesh of `run` if its devices are there, else one device that has its axes: flax may want their names."""
+    if run.mesh is None or math.prod(run.mesh.values()) <= len(devices.all_devices(run.device)):
+        return run.mesh
+    return placement.on_one_device(run).mesh
+
+
+def own_places(record: Record) -> Places | None:
+    """Where the leaves of a run were, if it ran on a mesh and its devices are here, by their paths."""
+    if record.mesh is None:
+        return None
+    run = settings.from_data(record.settings)
+    run = dataclasses.replace(run, device=here(run.device))
+    mesh = placement.make_mesh(dataclasses.replace(run, mesh=mesh_here(run)))
+    return _places(record, mesh)
 
 
 def make_input(folder: RunFolder, run: Run) -> Any:
@@ -169,7 +201,40 @@ def _chosen(variables: Any, only: Sequence[str] | None) -> Any:
     return trees.select(variables, lambda path: trees.spell(path) in chosen)
 
 
-def _placed(variables: Any, device: str | None, dtype: str | None, sharding: Any) -> Any:
+def _places(record: Record, sharding: Any) -> Places:
+    """The sharding of every leaf of a run, by its path.
+
+    Raises:
+      ConfigError: `sharding` names none for a leaf, or one that its shape can't have.
+    """
+    places: dict[str, Any]
+    if isinstance(sharding, Mesh):
+        places = {leaf.name: NamedSharding(sharding, _fitting(leaf, sharding)) for leaf in record.variables}
+    elif isinstance(sharding, Sharding):
+        places = {leaf.name: sharding for leaf in record.variables}
+    else:
+        places = {trees.spell(path): leaf for path, leaf in trees.flatten(sharding)}
+    for leaf in record.variables:
+        try:
+            places[leaf.name].shard_shape(tuple(leaf.shape))
+        except Exception as error:
+            reason = f"it has no sharding for {leaf.name} {leaf.dtype}{leaf.shape}: {error}"
+            what = f"sharding={type(sharding).__name__}: {reason}".rstrip(".")
+            raise UserError(what, "sharding=Mesh(…), or a jax.sharding.Sharding, or a tree of them") from error
+    return places
+
+
+def _fitting(leaf: Leaf, mesh: Mesh) -> PartitionSpec:
+    """How `leaf` was cut in its run, as far as `mesh` can cut it so."""
+    spec = []
+    for size, along in zip(leaf.shape, leaf.spec or (), strict=False):
+        names = tuple(name for name in (along if isinstance(along, list) else [along]) if name in mesh.shape)
+        cut = names and size % math.prod(mesh.shape[name] for name in names) == 0
+        spec.append((names[0] if len(names) == 1 else names) if cut else None)
+    return PartitionSpec(*spec)
+
+
+def _placed(variables: Any, device: str | None, dtype: str | None) -> Any:
     if dtype is not None:
         try:
             wanted = jnp.dtype(dtype)
@@ -178,6 +243,4 @@ def _placed(variables: Any, device: str | None, dtype: str | None, sharding: Any
         variables = jax.tree.map(
             lambda leaf: leaf.astype(wanted) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, variables
         )
-    if sharding is not None:
-        return jax.device_put(variables, sharding)
     return variables if device is None else jax.device_put(variables, devices.find_device(device))

@@ -57,6 +57,11 @@ COLUMNS: Mapping[str, Column] = {
     "input_shape": Column("string", "shape of x", lambda record: literal(record.settings.get("input_shape"))),
     "features": Column("int64", "out_features", lambda record: record.settings.get("features")),
     "device": Column("string", "platform and index", lambda record: record.device),
+    "mesh": Column(
+        "string",
+        "names and sizes of the mesh's axes; empty on one device",
+        lambda record: literal(record.mesh.axes) if record.mesh else None,
+    ),
     "overrides": Column("string", "what was typed", lambda record: " ".join(record.overrides)),
     "settings": Column("string", "the whole config, JSON", lambda record: json.dumps(record.settings)),
     "started_at": Column("string", "ISO 8601, UTC", lambda record: record.started_at),

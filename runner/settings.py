@@ -319,6 +319,10 @@ class Run:
       features: The layer's out_features; null for a layer that has none.
       device: cpu, gpu, tpu or auto, or with an index: `cpu:1`.
       variables: Folder of an Orbax checkpoint, or of a run, that the run starts from instead of init's variables.
+      mesh: Names and sizes of the axes of a mesh of devices, `{data: 2, model: 4}`, in order; null: one device.
+      mesh_input: The mesh axis of every axis of x (a name, several names, or null), `[data,null]`; null cuts the first
+        axis of x along the first axis of the mesh where that divides it, unless x has no other axis.
+      mesh_rules: The mesh axis (or axes, or null) that an axis name of a variable stands for: `{embed: model}`.
       num_cpu_devices: How many devices the host CPU is split into.
       compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache; auto
         is off in one process, and where other processes do the work a folder beside the sweeps that they share.
@@ -337,6 +341,9 @@ class Run:
     features: int | None = 8
     device: str = "cpu"
     variables: str | None = None
+    mesh: Any = None  # dict[str, int] | None: OmegaConf can't put a dict in the place of a typed null
+    mesh_input: list[Any] | None = None
+    mesh_rules: dict[str, Any] = field(default_factory=dict)
     num_cpu_devices: int = 1
     compilation_cache: str = "auto"
     workers: int | None = None
@@ -371,6 +378,11 @@ class Run:
             raise ConfigError(
                 "device", self.device, "a device is cpu, gpu, tpu or auto, or with an index cpu:1", "device=cpu"
             )
+        if self.mesh is not None:
+            self._judge_mesh(self.mesh)
+        elif self.mesh_input is not None or self.mesh_rules:
+            key = "mesh_rules" if self.mesh_input is None else "mesh_input"
+            raise ConfigError(key, getattr(self, key), "there is no mesh", "'mesh={data:2}'")
         if self.num_cpu_devices < 1:
             raise ConfigError("num_cpu_devices", self.num_cpu_devices, "at least one is needed", "num_cpu_devices=1")
         if self.workers is not None and self.workers < 1:
@@ -383,6 +395,18 @@ class Run:
             # Orbax reads other characters in a path as wildcards and then can't restore what it saved.
             reason = "a folder's name is up to 100 letters, digits, '.', '_' or '-'"
             raise ConfigError("sweep", self.sweep, reason, "sweep=my_sweep")
+
+    def _judge_mesh(self, mesh: Any) -> None:
+        axes = list(mesh.items()) if isinstance(mesh, Mapping) else []
+        if not axes:
+            raise ConfigError("mesh", mesh, "a mesh has named axes, each with its size", "'mesh={data:2,model:4}'")
+        for name, size in axes:
+            if not str(name).isidentifier() or type(size) is not int or size < 1:
+                reason = f"an axis has a name and a whole number of devices, and {name}:{size} is none"
+                raise ConfigError("mesh", mesh, reason, "'mesh={data:2,model:4}'")
+        if ":" in self.device:
+            reason = "a mesh takes the first devices of a kind, and none by its index"
+            raise ConfigError("device", self.device, reason, f"device={self.device.partition(':')[0]}")
 
 
 def config_dir() -> Path:
@@ -415,7 +439,8 @@ def from_data(data: Mapping[str, Any]) -> Run:
         if key not in groups:
             close = nearest(key, groups)
             raise ConfigError(key, value, "no such key", f"{close}={literal(value)}" if close else None)
-        values[key] = _group(key, value) if isinstance(value, Mapping) else _typed("", key, value)
+        is_group = key in _group_types() and isinstance(value, Mapping)
+        values[key] = _group(key, value) if is_group else _typed("", key, value)
     return Run(**values)
 
 
@@ -584,6 +609,6 @@ def _writable_schema() -> Any:
     node = OmegaConf.structured(Run)
     clear(node)
     # Hydra locks the config against new keys; a constructor's own are not ours to know, so no plus is needed.
-    for open_node in (node.layer.kwargs, node.layer.call, node.host.kwargs):
+    for open_node in (node.layer.kwargs, node.layer.call, node.host.kwargs, node.mesh_rules):
         OmegaConf.set_struct(open_node, False)
     return node

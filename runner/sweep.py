@@ -427,6 +427,8 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
 
 def _save(folder: RunFolder, record: Record, result: Result, clones: CloneWriter) -> Record:
     kind = CheckpointWriter(record.settings["checkpoint"]["writer"])
+    if record.mesh is not None:
+        kind = CheckpointWriter.orbax  # what lies on a mesh is not cloned
     writer = clones if kind is CheckpointWriter.fast else None
     try:
         _, save_s = timing.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint, writer))

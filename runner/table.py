@@ -127,8 +127,10 @@ def shown_keys(rows: Sequence[Row]) -> list[str]:
 
 
 def values_of(row: Row) -> dict[str, Any]:
-    """The config of a run by dotted key, with the layer's name as `layer`."""
-    return {**flatten(row.settings), "layer": row.layer}
+    """The config of a run by dotted key, with the layer's name as `layer` and the mesh as one value."""
+    mesh = literal(row.settings.get("mesh"))
+    flat = {key: value for key, value in flatten(row.settings).items() if not key.startswith("mesh.")}
+    return {**flat, "mesh": mesh, "layer": row.layer}
 
 
 def duration(seconds: float | None) -> str:

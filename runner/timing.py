@@ -173,16 +173,21 @@ def seconds(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> 
 
 
 def compile_phases(
-    function: Callable[..., Any], arguments: tuple[Any, ...], *, clock: Clock = time.perf_counter_ns
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    *,
+    out_shardings: Any = None,
+    clock: Clock = time.perf_counter_ns,
 ) -> tuple[Any, Phases]:
     """`function` compiled for `arguments`, and what each phase cost.
 
     Args:
       function: What is compiled, as given to `jax.jit`.
       arguments: Arrays or their shapes and dtypes.
+      out_shardings: As given to `jax.jit`.
       clock: Nanoseconds from any fixed origin.
     """
-    jitted = jax.jit(function)
+    jitted = jax.jit(function, out_shardings=out_shardings)
     traced, trace_s = seconds(lambda: jitted.trace(*arguments), clock=clock)
     lowered, lower_s = seconds(traced.lower, clock=clock)
     with _cache_hits() as hits:

@@ -183,12 +183,25 @@ def optimizer_names() -> list[str]:
     )
 
 
-def compile_training(training: Training, variables: Any, teacher: Any, x: jax.ShapeDtypeStruct) -> CompiledTraining:
-    """`training`, compiled for variables, teacher and x of these shapes; its step with what compiling it cost."""
+def compile_training(training: Training, variables: Any, teacher: Any, arguments: tuple[Any, Any]) -> CompiledTraining:
+    """`training`, compiled for the shapes of what it will get, and for where that lies.
+
+    Args:
+      training: What is compiled.
+      variables: What is trained.
+      teacher: Variables whose output is to be learnt.
+      arguments: The root key and x.
+    """
     start, _ = timing.compile_phases(training.start, (variables,))
     state = jax.eval_shape(training.start, variables)
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    step, phases = timing.compile_phases(training.step, (state, teacher, key, x))
+    placed = None
+    if any(leaf.sharding is not None for leaf in jax.tree.leaves(variables)):
+        # On a mesh the state lies as the compiled start puts it, and has to come out of a step as it went in.
+        placed = start.output_shardings, None
+        state = jax.tree.map(
+            lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, placed[0]
+        )
+    step, phases = timing.compile_phases(training.step, (state, teacher, *arguments), out_shardings=placed)
     return CompiledTraining(training=training, start=start, step=step, phases=phases)
 
 
@@ -263,9 +276,9 @@ def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list
 
 
 def to_tree(state: TrainState) -> dict[str, Any]:
-    """The step and the optimiser's state, as a checkpoint keeps them: nested dicts of NumPy arrays."""
+    """The step and the optimiser's state, as a checkpoint keeps them: nested dicts of arrays (see `trees.to_save`)."""
     tree: dict[str, Any] = {}
-    for path, leaf in trees.flatten(trees.to_host(_kept(state))):
+    for path, leaf in trees.flatten(trees.to_save(_kept(state))):
         *parents, last = map(str, path)
         node = tree
         for key in parents:

@@ -6,19 +6,19 @@ those of the record; does the layer, built anew, give the recorded output on the
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from runner import application, bridge, checks, environment, reloading, settings, storage, trees
 from runner import program as programs
-from runner.errors import StorageError, UserError
+from runner.errors import ConfigError, StorageError, UserError
 from runner.planning import Config
 from runner.program import Draft
 from runner.records import Record, Status
@@ -30,6 +30,9 @@ EXIT_DIFFERENT = 4
 
 # On another platform, or with other software, bits may differ: a relative error of so many units of the element type.
 TOLERANCE_EPS = 64
+
+# A record says into how many devices the CPU was split, and this process does the same: up to here.
+MAX_CPU_DEVICES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def verify(path: Path, *, trust: bool = False, code: bool = True) -> int:
     terminal = Terminal()
     folders, lost = _runs(path)
     if code:
-        application.prepare_process([Config(run=Run())])
+        _prepare_process(folders)
     verifier = Verifier(trust=trust, code=code)
     num_wrong = 0
     with terminal.progress("verified", len(folders)) as advance:
@@ -112,7 +115,8 @@ class Verifier:
         variables: Any = None
         if record.checkpoint is not None or not record.variables:
             try:
-                variables = reloading.read_variables(folder, record)
+                places = reloading.own_places(record) if self._code else None
+                variables = reloading.read_variables(folder, record, places)
             except StorageError as error:
                 wrong.append(error.what)
         detail = f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
@@ -134,6 +138,17 @@ class Verifier:
             draft = reloading.rebuild(folder, config)
             self._compiled[key] = draft, programs.compile_apply(draft)
         return self._compiled[key]
+
+
+def _prepare_process(folders: Sequence[RunFolder]) -> None:
+    """Splits the CPU as the runs had it, so that a mesh finds its devices; unless JAX runs here already."""
+    num_cpu_devices = 1
+    with contextlib.suppress(StorageError, IndexError):
+        record = storage.read_record(folders[0])
+        num_processes = record.mesh.num_processes if record.mesh else 1
+        num_cpu_devices = min(int(record.settings["num_cpu_devices"]) * num_processes, MAX_CPU_DEVICES)
+    with contextlib.suppress(ConfigError):
+        application.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
 
 
 def _runs(path: Path) -> tuple[list[RunFolder], list[str]]:
@@ -180,9 +195,9 @@ def _compare_applied(
     """How the output of the restored variables agrees with the recorded one, and where it does not."""
     draft, apply = program
     config = settings.from_data(record.settings)
-    x = jax.device_put(reloading.make_input(folder, config), draft.device)
-    key = jax.device_put(bridge.root_key(config.seed), draft.device)
-    given = jax.device_put(trees.with_keys_of(variables, draft.needs.variables), draft.device)
+    place = draft.placement
+    x, key = place.put_x(reloading.make_input(folder, config)), place.put(bridge.root_key(config.seed))
+    given = place.put_variables(trees.with_keys_of(variables, draft.needs.variables))
     output, _ = apply(given, key, x)
     made = trees.named_arrays(output)
     differing = checks.differences(kept, made)
@@ -201,6 +216,11 @@ def _elsewhere(record: Record, draft: Draft) -> str | None:
     """What is other than when the run was saved, where bits may therefore differ."""
     if record.platform != draft.device.platform:
         return f"{draft.device.platform} instead of {record.platform}"
+    mesh = draft.placement.info()
+    if record.mesh and mesh and mesh.axes != record.mesh.axes:
+        return f"1 device instead of {len(record.mesh.devices)}"
+    if record.mesh and record.mesh.num_processes > 1:
+        return f"1 process instead of {record.mesh.num_processes}"
     now = environment.fingerprint()
     if record.fingerprint.get("software_id") != now["software_id"]:
         return "other software than it was saved with"

@@ -51,6 +51,7 @@ ROWS = (
     (
         *(
             "program",
+            "placement",
             "training",
             "hosts",
             "twins",
@@ -67,7 +68,7 @@ ROWS = (
             "timing",
             "stats",
         ),
-        *("hlo", "differences", "tree_differences", "trees", "draws", "seeds"),
+        *("hlo", "differences", "tree_differences", "trees", "shards", "draws", "seeds"),
     ),
     ("records",),
     ("settings",),

@@ -18,7 +18,7 @@ from runner import bridge, cli, experiment, hosts, inputs, listing, records, res
 from runner.errors import ConfigError, LayerError
 from runner.experiment import Job
 from runner.planning import Given
-from runner.program import compile_program, draft, identify
+from runner.program import compile_program, compile_training, draft, identify
 from runner.settings import InputKind, InputSettings
 
 HERE = __name__
@@ -150,8 +150,8 @@ def test_the_masks_of_dropout_differ_from_step_to_step(make_run):
     words = ("layer=transformer_block", "input_shape=[3,4]", "layer.kwargs.dropout_rate=0.5")
     run = make_run(*words, "train.steps=2", "train.optimizer=sgd", "train.learning_rate=1e-30")
     drafted = draft(run, identify(run))
-    shapes, x = drafted.variables, jnp.asarray(inputs.make_input(run.input, run.input_shape))
-    compiled = training.compile_training(drafted.training, shapes, shapes, drafted.x)
+    x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
+    compiled = compile_training(drafted, drafted.training)
     start, teacher = (drafted.model.init(bridge.root_key(seed), drafted.needs.streams, x) for seed in (0, 1))
     state, first = compiled.step(compiled.start(start), teacher, bridge.root_key(0), x)
     _, second = compiled.step(state, teacher, bridge.root_key(0), x)
@@ -346,7 +346,8 @@ def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_fo
 
 
 def curve(one, drafted, variables, teacher):
-    compiled = training.compile_training(one, trees.shapes(variables), trees.shapes(teacher), drafted.x)
+    arguments = jax.ShapeDtypeStruct((2,), jnp.uint32), drafted.x
+    compiled = training.compile_training(one, trees.shapes(variables), trees.shapes(teacher), arguments)
     trained = training.train(
         compiled,
         variables,

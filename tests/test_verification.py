@@ -63,6 +63,17 @@ def test_a_run_says_what_was_compared(sweep, capsys):
     assert run(capsys, "verify", folder) == (0, f"{said} bit for bit\n1 of 1 runs verified\n", "")
 
 
+def test_a_run_whose_variables_come_in_boxes_verifies(tmp_path, capsys):
+    words = ("layer=linear_with_metadata", f"output_root={tmp_path}", "sweep=boxed", *LEAN)
+    assert cli.main([*words]) == 0
+    capsys.readouterr()
+    code, out, _ = run(capsys, "verify", tmp_path / "boxed")
+    assert (code, out.partition("; ")[2]) == (
+        0,
+        "applied again, the output is the same bit for bit\n1 of 1 runs verified\n",
+    )
+
+
 def test_a_run_verifies_from_its_folder_alone_and_with_other_devices(sweep, tmp_path):
     copy = shutil.copytree(run_folder(sweep, 2), tmp_path / "copy")
     command = [sys.executable, "-m", "runner", "verify", str(copy)]

@@ -38,6 +38,16 @@ def is_rounding(found: str) -> bool:
     return found.startswith(ROUNDED)
 
 
+def is_wrong(found: str) -> bool:
+    """Whether `difference` found more than rounding."""
+    return bool(found) and not is_rounding(found)
+
+
+def as_words(found: str) -> str:
+    """What `difference` found, as the end of a sentence."""
+    return f"is {found}" if is_rounding(found) else found or "gives the same bits"
+
+
 def _close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:
     if not jnp.issubdtype(got.dtype, jnp.inexact):
         return False

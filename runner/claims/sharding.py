@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from runner import bridge, checks, lifts, trees
 from runner.bridge import Bridged
 from runner.claims import rounding
+from runner.placement import SPELL_AXES, mesh_axes
 from runner.records import Check
 from runner.subject import Subject
 
@@ -40,8 +41,6 @@ mesh = jax.make_mesh({shape}, {names}, axis_types=(jax.sharding.AxisType.Auto,) 
 with jax.set_mesh(mesh):  # `with mesh:` does not count
     variables = model.init(key, x)
 # or, to keep the names and place nothing: flax.config.update("flax_always_shard_variable", False)"""
-
-SPELL_AXES = "out_sharding with one name, or None, for every axis of the array"
 
 
 @dataclass
@@ -69,9 +68,9 @@ def judge(subject: Subject, *, full: bool) -> Check:
     _judge_context(subject, mesh, findings)
     found = _run(subject, mesh)
     sizes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
-    said = f"sharded on a mesh {sizes} it {_as_words(found)}"
+    said = f"sharded on a mesh {sizes} it {rounding.as_words(found)}"
     findings.evidence |= {"mesh": dict(mesh.shape), "run": found or "the same bits"}
-    if _is_wrong(found):
+    if rounding.is_wrong(found):
         findings.wrong.append((said, None))
     return _verdict(boxes, findings, said)
 
@@ -95,8 +94,8 @@ def _without_names(subject: Subject) -> Check:
         detail = "no leaf has axis names; there is 1 device, so nothing was run on several"
         return checks.yes("sharding", detail, num_devices=1)
     found = _run(subject, Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,)))
-    detail = f"no leaf has axis names; replicated on {len(devices)} devices it {_as_words(found)}"
-    verdict = checks.no if _is_wrong(found) else checks.yes
+    detail = f"no leaf has axis names; replicated on {len(devices)} devices it {rounding.as_words(found)}"
+    verdict = checks.no if rounding.is_wrong(found) else checks.yes
     return verdict("sharding", detail, num_devices=len(devices), run=found or "the same bits")
 
 
@@ -109,14 +108,6 @@ def _verdict(boxes: Mapping[str, Any], findings: _Findings, ran: str) -> Check:
     evidence = {**findings.evidence, "limits": [text for text, _ in findings.limits]}
     verdict = checks.no if findings.wrong else checks.caution
     return verdict("sharding", "; ".join(text for text, _ in problems), problems[0][1], **evidence)
-
-
-def _as_words(found: str) -> str:
-    return f"is {found}" if rounding.is_rounding(found) else found or "gives the same bits"
-
-
-def _is_wrong(found: str) -> bool:
-    return bool(found) and not rounding.is_rounding(found)
 
 
 def _judge_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
@@ -227,14 +218,7 @@ def _boxes(variables: Any, inside: str | None = None) -> dict[str, Any]:
 
 
 def _sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(*_mesh_axes(leaf)))
-
-
-def _mesh_axes(box: Any) -> tuple[Any, ...]:
-    """What the names of `box` are on the mesh: its own rules turn logical names into mesh axes."""
-    metadata = getattr(box, "metadata", {})
-    rules = dict(getattr(box, "rules", None) or metadata.get("sharding_rules") or ())
-    return tuple(rules.get(name, name) for name in trees.axis_names(box) or ())
+    return NamedSharding(mesh, PartitionSpec(*mesh_axes(leaf)))
 
 
 def _mesh_of(boxes: Mapping[str, Any], devices: Sequence[Any]) -> Mesh:
@@ -245,7 +229,7 @@ def _mesh_of(boxes: Mapping[str, Any], devices: Sequence[Any]) -> Mesh:
             return own
     cuts: dict[tuple[str, ...], int] = {}
     for box in boxes.values():
-        for size, names in zip(jax.tree.leaves(box)[0].shape, _mesh_axes(box), strict=False):
+        for size, names in zip(jax.tree.leaves(box)[0].shape, mesh_axes(box), strict=False):
             axes = names if isinstance(names, tuple) else (names,) if names else ()
             cuts[axes] = math.gcd(cuts.get(axes, 0), size)
     sizes = _cut(dict.fromkeys(itertools.chain(*cuts), 1), cuts, len(devices))
