@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,7 @@ class Application:
                 raise
             self.error = error
             return None
-        if self._task != "run":
+        if not rows:
             return None
         (row,) = rows
         if self.exit_code and not alone:
@@ -117,33 +118,41 @@ class Application:
           execute: Does what `runner.sweep.execute` does, by other means.
 
         Returns:
-          A row for every run, also for those done before.
+          A row for every run, also for those done before; none in a process that only follows the first.
 
         Raises:
           UserError: A config that can't run, or a folder that can't be used; nothing was written.
         """
         if not configs:
             raise one_or_many(refused, len(refused))
+        _require_together(configs, self._task, by_jobs=execute is not None)
         prepare_process(configs, elsewhere=elsewhere is not None)
-        from runner import environment, judgement, planning, storage, sweep, tracking_pool
+        from runner import environment, following, judgement, planning, processes, storage, sweep, tracking_pool
         from runner.terminal import Terminal, describe_plan
 
         if self._task == "check":
             self.exit_code = judgement.check(configs, refused, as_json=self._as_json)
             return []
-        plan = planning.make_plan(
+        make_plan = functools.partial(
+            planning.make_plan,
             configs,
             lambda name: storage.SweepFolder(place(name)),
             refused,
             origin=self._origin,
             elsewhere=elsewhere,
         )
+        plan = make_plan() if processes.count() == 1 else following.agree(make_plan)
         if self._task == "plan":
             with Terminal() as terminal:
                 for line in describe_plan(plan):
                     terminal.line(line)
             return []
         tracking_pool.require(configs[0].run.tracking)
+        if processes.index() > 0:
+            self.exit_code = following.follow(plan)
+            done = "failed" if self.exit_code else "done"
+            Terminal().line(f"process {processes.index()} of {processes.count()}: {done}; process 0 writes the record")
+            return []
         with Terminal() as terminal, interrupts(terminal.warned) as stop:
             make_tracking = functools.partial(
                 tracking_pool.make_tracking,
@@ -178,11 +187,42 @@ def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> No
         if len(values) > 1:
             raise ConfigError(key, ",".join(values), "one value holds for a whole sweep", f"{key}={values[0]}")
     quiet_libraries()
-    from runner import devices
+    from runner import devices, processes
+    from runner.terminal import Terminal
 
     if elsewhere:
         devices.keep_to_cpu()
     devices.prepare_process(first.num_cpu_devices, first.compilation_cache)
+    processes.start(first.distributed, Terminal().warned)
+
+
+def _require_together(configs: Sequence[Config], task: str, *, by_jobs: bool) -> None:
+    """Judges whether several processes can do what is asked.
+
+    Raises:
+      ConfigError: They make one run, started by whoever starts them, and nothing else.
+    """
+    from runner.settings import DistributedMode
+
+    if all(config.run.distributed.mode is DistributedMode.none for config in configs):
+        return
+    if task != "run":
+        reason = f"{task} asks one process"
+        raise ConfigError("distributed", "jax", reason, "the same without distributed, and all devices in one process")
+    if len(configs) > 1:
+        reason = f"the processes make one run together, and these are {len(configs)}"
+        raise ConfigError("distributed", "jax", reason, "one command after the other, or a sweep in one process")
+    if by_jobs:
+        reason = "a launcher's job is one process"
+        raise ConfigError("distributed", "jax", reason, "the same command in every process, without hydra/launcher")
+
+
+def leave(code: int, error: BaseException | None = None) -> None:
+    """Ends this process at once if others belong to it and something went wrong; see `processes.leave`."""
+    if "runner.processes" in sys.modules:
+        from runner import processes
+
+        processes.leave(code, error)
 
 
 def quiet_libraries() -> None:

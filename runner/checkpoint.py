@@ -59,7 +59,8 @@ def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = 
         else:
             writer.save([(name, np.asarray(leaf)) for name, leaf in leaves], path, by_orbax)
     except Exception as error:  # Orbax raises half a dozen unrelated types
-        _remove_temporary(path)
+        if jax.process_index() == 0:  # one folder for all processes
+            _remove_temporary(path)
         raise CheckpointError(f"saving {path.name}: {type(error).__name__}: {error}") from error
 
 

@@ -54,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
-    code = main()
+    try:
+        code = main()
+    except BaseException as error:
+        application.leave(1, error)
+        raise
+    application.leave(code)
     # An impatient Ctrl-C more, while Python goes down, changes nothing of what was done and said.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -45,6 +45,7 @@ class ConfigError(UserError):
 
     def __init__(self, key: str, got: object, reason: str, suggestion: str | None = None) -> None:
         self.key = key
+        self.reason = reason
         super().__init__(f"{key}={literal(got)}: {reason}", suggestion)
 
 

@@ -397,12 +397,12 @@ def _compare_one_device(job: Job, program: Program, story: _Story) -> Check:
     if num_bytes > MAX_ALONE_BYTES and run.checks.eager is not EagerCheck.program:
         why = f"{num_bytes} bytes of variables may be more than one device holds: checks.eager=program compares them"
         return checks.skipped(name, why)
-    place = draft.placement.alone()
+    place, given = draft.placement.alone(), jax.tree.map(shards.whole, story.variables)
     with place.context():
         alone = compile_program(dataclasses.replace(draft, placement=place, training=None))
         key, x = place.put(bridge.root_key(run.seed)), place.put_x(inputs.make_input(run.input, run.input_shape))
         variables = alone.init(key, x) if draft.given is None else place.put(draft.given)
-        output, _ = alone.apply(place.put(jax.tree.map(shards.whole, story.variables)), key, x)
+        output, _ = alone.apply(place.put(given), key, x)
     both = trees.unbox(story.initial), trees.unbox(variables)
     found = {
         "init": rounding.difference(*map(trees.named_arrays, both)),

@@ -155,6 +155,9 @@ def make_mesh(run: Run) -> Mesh | None:
         mend = f"num_cpu_devices={math.ceil(wanted / jax.process_count())} 'mesh={literal(run.mesh)}'"
         mend = mend if platform == "cpu" else f"'mesh={literal({next(iter(run.mesh)): len(there)})}'"
         raise ConfigError("mesh", run.mesh, f"it takes {wanted} devices, and {here}", mend)
+    if wanted < len(there) and jax.process_count() > 1:
+        reason = f"it takes {wanted} devices, and the {jax.process_count()} processes have {len(there)} together"
+        raise ConfigError("mesh", run.mesh, reason, f"'mesh={literal({next(iter(run.mesh)): len(there)})}'")
     return _mesh(run.mesh, there[:wanted])
 
 

@@ -20,7 +20,7 @@ from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.program import Draft
 from runner.records import Leaf, Record
-from runner.settings import InputKind, Run
+from runner.settings import DistributedSettings, InputKind, Run
 from runner.storage import RunFolder
 
 KINDS = ("linen", "nnx")
@@ -172,11 +172,19 @@ def mesh_here(run: Run) -> dict[str, int] | None:
     return placement.on_one_device(run).mesh
 
 
+def in_one_process(record: Record) -> Run:
+    """The config of a saved run for one process, with as many CPU devices as all its processes had."""
+    run = settings.from_data(record.settings)
+    num_processes = record.mesh.num_processes if record.mesh else 1
+    num_cpu_devices = run.num_cpu_devices * num_processes
+    return dataclasses.replace(run, distributed=DistributedSettings(), num_cpu_devices=num_cpu_devices)
+
+
 def own_places(record: Record) -> Places | None:
     """Where the leaves of a run were, if it ran on a mesh and its devices are here, by their paths."""
     if record.mesh is None:
         return None
-    run = settings.from_data(record.settings)
+    run = in_one_process(record)
     run = dataclasses.replace(run, device=here(run.device))
     mesh = placement.make_mesh(dataclasses.replace(run, mesh=mesh_here(run)))
     return _places(record, mesh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner import application, checks, experiment, planning, settings, storage
+from runner import application, checks, experiment, planning, reloading, storage
 from runner import program as programs
 from runner.experiment import Job
 from runner.planning import Config
@@ -26,7 +26,7 @@ def rerun(path: Path) -> int:
     """
     folder = storage.find_run(path)
     saved = storage.read_record(folder)
-    run = settings.from_data(saved.settings)
+    run = reloading.in_one_process(saved)
     application.prepare_process([Config(run=run)])
     given = planning.given_variables(run.variables)
     identity = programs.identify(run, given.digest_for(run) if given else None)

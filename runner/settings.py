@@ -87,6 +87,13 @@ class TrackingMode(enum.Enum):
     disabled = "disabled"
 
 
+class DistributedMode(enum.Enum):
+    """Whether one process makes a run, or several together."""
+
+    none = "none"
+    jax = "jax"
+
+
 # What a failed run does to the rest of its sweep. (Functional, since `continue` is no name in Python.)
 OnFailure = enum.Enum("OnFailure", {"continue": "continue", "stop": "stop"})
 
@@ -310,6 +317,39 @@ class TrackingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistributedSettings:
+    """Which processes make a run together; what is null comes from the environment, see `runner.processes`.
+
+    Attributes:
+      mode: none, or jax: several, by `jax.distributed`.
+      coordinator: `HOST:PORT`, where the first process listens.
+      num_processes: How many there are.
+      process_id: Which of them this is, from 0.
+      timeout_s: How long each waits for the others.
+    """
+
+    mode: DistributedMode = DistributedMode.none
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    timeout_s: int = 300
+
+    def __post_init__(self) -> None:
+        key = "distributed"
+        if self.coordinator is not None and not re.fullmatch(r".+:\d{1,5}", self.coordinator):
+            raise ConfigError(
+                f"{key}.coordinator", self.coordinator, "it is HOST:PORT", f"{key}.coordinator=127.0.0.1:12345"
+            )
+        if self.num_processes is not None and self.num_processes < 1:
+            raise ConfigError(f"{key}.num_processes", self.num_processes, "at least one", f"{key}.num_processes=2")
+        if self.process_id is not None and not 0 <= self.process_id < (self.num_processes or self.process_id + 1):
+            reason = f"processes are counted from 0 to {(self.num_processes or 1) - 1}"
+            raise ConfigError(f"{key}.process_id", self.process_id, reason, f"{key}.process_id=0")
+        if self.timeout_s < 1:
+            raise ConfigError(f"{key}.timeout_s", self.timeout_s, "at least one second", f"{key}.timeout_s=300")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One config: everything that one run needs, as plain data.
 
@@ -362,6 +402,7 @@ class Run:
     checks: ChecksSettings = field(default_factory=ChecksSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    distributed: DistributedSettings = field(default_factory=DistributedSettings)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
@@ -383,6 +424,8 @@ class Run:
         elif self.mesh_input is not None or self.mesh_rules:
             key = "mesh_rules" if self.mesh_input is None else "mesh_input"
             raise ConfigError(key, getattr(self, key), "there is no mesh", "'mesh={data:2}'")
+        if self.distributed.mode is not DistributedMode.none:
+            self._judge_distributed()
         if self.num_cpu_devices < 1:
             raise ConfigError("num_cpu_devices", self.num_cpu_devices, "at least one is needed", "num_cpu_devices=1")
         if self.workers is not None and self.workers < 1:
@@ -395,6 +438,15 @@ class Run:
             # Orbax reads other characters in a path as wildcards and then can't restore what it saved.
             reason = "a folder's name is up to 100 letters, digits, '.', '_' or '-'"
             raise ConfigError("sweep", self.sweep, reason, "sweep=my_sweep")
+
+    def _judge_distributed(self) -> None:
+        if self.mesh is None:
+            reason = "several processes make one run over a mesh of all their devices"
+            raise ConfigError("mesh", None, reason, "'mesh={data:2}'")
+        for key in ("min_warmup_s", "min_sample_s"):
+            if self.timing.mode is not TimingMode.off and getattr(self.timing, key) > 0:
+                reason = "processes that count calls by their own clocks would not make the same ones"
+                raise ConfigError(f"timing.{key}", getattr(self.timing, key), reason, "timing=quick")
 
     def _judge_mesh(self, mesh: Any) -> None:
         axes = list(mesh.items()) if isinstance(mesh, Mapping) else []
@@ -532,6 +584,7 @@ def _group_types() -> dict[str, type]:
         "checks": ChecksSettings,
         "checkpoint": CheckpointSettings,
         "tracking": TrackingSettings,
+        "distributed": DistributedSettings,
     }
 
 
@@ -547,6 +600,7 @@ def _enum_fields() -> dict[tuple[str, str], type[enum.Enum]]:
         ("checks", "eager"): EagerCheck,
         ("checkpoint", "writer"): CheckpointWriter,
         ("tracking", "mode"): TrackingMode,
+        ("distributed", "mode"): DistributedMode,
     }
 
 

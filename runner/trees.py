@@ -27,7 +27,7 @@ def array_digest(array: np.ndarray | jax.Array) -> str:
     digest = hashlib.sha256(f"{array.dtype.name}{list(array.shape)}".encode())
     for block in shards.blocks(array):
         plain = block.astype(block.dtype.newbyteorder("<")) if block.dtype.byteorder == ">" else block
-        digest.update(plain.tobytes())
+        digest.update(plain.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -143,10 +143,9 @@ class Verifier:
 def _prepare_process(folders: Sequence[RunFolder]) -> None:
     """Splits the CPU as the runs had it, so that a mesh finds its devices; unless JAX runs here already."""
     num_cpu_devices = 1
-    with contextlib.suppress(StorageError, IndexError):
-        record = storage.read_record(folders[0])
-        num_processes = record.mesh.num_processes if record.mesh else 1
-        num_cpu_devices = min(int(record.settings["num_cpu_devices"]) * num_processes, MAX_CPU_DEVICES)
+    with contextlib.suppress(UserError, IndexError):
+        run = reloading.in_one_process(storage.read_record(folders[0]))
+        num_cpu_devices = min(run.num_cpu_devices, MAX_CPU_DEVICES)
     with contextlib.suppress(ConfigError):
         application.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
 

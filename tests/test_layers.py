@@ -31,7 +31,7 @@ ROWS = (
     ),
     ("listing", "reporting"),
     ("sweeping", "grammar"),
-    ("pieces", "sweep", "planning", "experiment", "summary", "reloading"),
+    ("pieces", "sweep", "following", "planning", "experiment", "summary", "reloading"),
     ("terminal", "report_page", "report", "report_head", "matrix", "table", "results"),
     ("claims", "subject", "checks"),
     (
@@ -65,6 +65,7 @@ ROWS = (
             "stateful",
             "inputs",
             "devices",
+            "processes",
             "timing",
             "stats",
         ),
