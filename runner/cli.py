@@ -247,14 +247,18 @@ def verify(words: Sequence[str]) -> int:
     """Whether a run, or every run of a sweep, is what it was; 4 if not.
 
     Raises:
-      UserError: There is no such run, or it imports what is not trusted.
+      UserError: There is no such run or device, or it imports what is not trusted.
     """
     _make_importable()
     from runner import verification
 
-    flags = ("--trust", "--no-code")
-    (path,) = _arguments("verify", [word for word in words if word not in flags], at_least=1, at_most=1)
-    return verification.verify(Path(path), trust="--trust" in words, code="--no-code" not in words)
+    parser = _Parser("verify")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--no-code", action="store_true")
+    parser.add_argument("--device")
+    typed = parser.parse_args(list(words))
+    return verification.verify(typed.path, trust=typed.trust, code=not typed.no_code, device=typed.device)
 
 
 def diff(words: Sequence[str]) -> int:
@@ -358,7 +362,7 @@ USAGE = {
     "ls": "bridge-runner ls [outputs/SWEEP] [--json] [--watch]",
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
-    "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code]",
+    "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]",
     "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",

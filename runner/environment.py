@@ -13,8 +13,11 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from runner.records import Card
 
 DISTRIBUTIONS = (
     "jax",
@@ -44,6 +47,7 @@ JAX_SETTINGS = (
     "jax_exec_time_optimization_effort",
     "jax_memory_fitting_effort",
 )
+CARD_FIELDS = ("uuid", "index", "name", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu")
 COMMAND_TIMEOUT_S = 2.0  # git status takes tens of milliseconds; a network drive that hangs must not hold a run up
 MIN_SECRET_LENGTH = 8  # shorter values (`1`, `true`) would be found by chance in any text
 
@@ -79,6 +83,13 @@ def load_average() -> float | None:
         return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     except OSError:
         return None
+
+
+def cards() -> list[Card]:
+    """The GPUs of this machine as they are now, by `nvidia-smi`; none where that is not there."""
+    found = _output("nvidia-smi", f"--query-gpu={','.join(CARD_FIELDS)}", "--format=csv,noheader,nounits")
+    working = _output("nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader,nounits")
+    return [_card([cell.strip() for cell in line.split(",")], working) for line in (found or "").splitlines()]
 
 
 def num_cores() -> int:
@@ -118,6 +129,24 @@ def _fingerprint() -> str:
         "software_id": _digest(software),
     }
     return json.dumps(found)
+
+
+def _card(cells: Sequence[str], working: str | None) -> Card:
+    uuid, index, name, *numbers = [*cells, *[""] * len(CARD_FIELDS)][: len(CARD_FIELDS)]
+    clock, max_clock, memory_clock, temperature = (int(text) if text.isdigit() else None for text in numbers)
+    num_others = None
+    if working is not None:
+        # One of them is this process, by a number that a container may not know.
+        num_others = max(0, sum(line.split(",")[0].strip() == uuid for line in working.splitlines()) - 1)
+    return Card(
+        index=int(index) if index.isdigit() else None,
+        name=name or None,
+        clock_mhz=clock,
+        max_clock_mhz=max_clock,
+        memory_clock_mhz=memory_clock,
+        temperature_c=temperature,
+        num_other_processes=num_others,
+    )
 
 
 def _digest(data: Any) -> str:

@@ -28,6 +28,7 @@ from runner import (
     inputs,
     leases,
     shards,
+    stats,
     timing,
     training,
     trees,
@@ -38,6 +39,7 @@ from runner.errors import UserError
 from runner.program import Draft, Identity, Program, compile_program, compile_training, timing_id
 from runner.records import (
     ArraySummary,
+    Card,
     Check,
     Failure,
     FailureKind,
@@ -117,6 +119,7 @@ class _Story:
     apply_first_s: float | None = None
     steady: dict[str, Measurement] = field(default_factory=dict)
     load_average: float | None = None
+    cards: list[Card] = field(default_factory=list)
     failure: Failure | None = None
 
 
@@ -298,15 +301,21 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
             if run.checks.mode is ChecksMode.strict:
                 _refuse(check, story.checks, run)
 
-    story.load_average = environment.load_average()
+    on_gpu = devices.platform_name(place.device) == "gpu"
+    story.load_average, story.cards = environment.load_average(), environment.cards() if on_gpu else []
     story.steady = timing.measure_program(
         lambda: program.init(key, x),
         lambda: program.apply(story.variables, key, x),
         run.timing,
         num_cores=_num_cores(),
         load_average=story.load_average,
+        shared=any(card.num_other_processes for card in story.cards),
         clock=clock,
     )
+    if on_gpu and story.steady and place.mesh is None:
+        samples = timing.measure_on_device(program.apply, (story.variables, key, x), rounds=run.timing.rounds)
+        if samples is not None:
+            story.steady["apply_device"] = Measurement(samples=samples, summary=stats.summarize(samples))
 
 
 def _train(
@@ -460,6 +469,7 @@ def _timing(program: Program, story: _Story, *, compiled_here: bool) -> Timing:
         apply=_with_first_call(program.apply_phases, story.apply_first_s),
         compiled_here=compiled_here,
         load_average=story.load_average,
+        cards=story.cards,
         **steady,
     )
 

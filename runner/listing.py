@@ -217,8 +217,8 @@ def _times(timing: Mapping[str, Any]) -> list[str]:
         shared = ", contended" if phases["contended"] else ""
         shared += "" if timing["compiled_here"] else ", compiled for another run"
         lines.append(f"  {name:<17} {_phases(phases)} (cache {phases['cache']}{shared})")
-    for name in ("apply_latency", "apply_dispatch", "apply_throughput", "init_latency"):
-        if timing[name]:
+    for name in ("apply_latency", "apply_dispatch", "apply_throughput", "apply_device", "init_latency"):
+        if timing.get(name):
             summary = timing[name]["summary"]
             interval = ""
             if summary["median_low_s"] is not None:
@@ -229,6 +229,12 @@ def _times(timing: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {name:<17} {median}{interval}, n {summary['num_samples']}{flags}")
     for name in ("checkpoint_s", "tracker_s"):
         lines.append(f"  {name:<17} {table.duration(timing[name])}")
+    for card in timing.get("cards", []):
+        clocks = f"{card['clock_mhz']} of {card['max_clock_mhz']} MHz, memory {card['memory_clock_mhz']} MHz"
+        others = f"{card['num_other_processes']} other processes"
+        lines.append(
+            f"  {'gpu ' + str(card['index']):<17} {card['name']}, {clocks}, {card['temperature_c']} °C, {others}"
+        )
     return lines
 
 

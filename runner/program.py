@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -273,13 +274,18 @@ def compile_training(drafted: Draft, how: Training) -> CompiledTraining:
         return training.compile_training(how, variables, teacher, _arguments(drafted))
 
 
-def compile_apply(drafted: Draft) -> Any:
+def compile_apply(drafted: Draft, *, precision: str | None = None) -> Any:
     """Apply alone, compiled as in `compile_program`: `(variables, key, x) -> (output, updated collections)`.
 
     Its variables come without boxes of metadata, as a checkpoint keeps them.
+
+    Args:
+      drafted: What to compile.
+      precision: Of matrix products, as `jax.default_matmul_precision` takes it; None leaves JAX's setting.
     """
     variables = drafted.placement.shapes(trees.unbox(drafted.variables))
-    with drafted.placement.context():
+    precise = contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
+    with drafted.placement.context(), precise:
         compiled, _ = timing.compile_phases(_apply(drafted), (variables, *_arguments(drafted)))
     return compiled
 

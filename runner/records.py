@@ -141,8 +141,31 @@ class Phases:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Card:
+    """A GPU as `nvidia-smi` saw it when the samples were taken; None is what it does not say.
+
+    Attributes:
+      index: Its number there.
+      name: Its model.
+      clock_mhz: Clock of its multiprocessors.
+      max_clock_mhz: The highest that it may have.
+      memory_clock_mhz: Clock of its memory.
+      temperature_c: In degrees Celsius.
+      num_other_processes: Processes that compute on it beside this one.
+    """
+
+    index: int | None
+    name: str | None
+    clock_mhz: int | None
+    max_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_c: int | None
+    num_other_processes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Times of one run. The steady ones are None with `timing=off`.
+    """Times of one run, a device's caches warm from the same call before. The steady ones are None with `timing=off`.
 
     Attributes:
       construct_s: Importing and wrapping the class.
@@ -153,10 +176,12 @@ class Timing:
       apply_dispatch: Until the call returns, before the device is done.
       apply_latency: One blocking call of apply: the headline.
       apply_throughput: Seconds a call with many in flight and one block at the end.
+      apply_device: Kernels of one apply by the GPU's own clock, without the gaps between them; None elsewhere.
       checkpoint_s: Saving the variables.
       tracker_s: Making the W&B run.
       load_average: One-minute load average when the samples were taken.
       contended: True if work of this program ran beside the samples.
+      cards: The GPUs of the machine, where one was used and `nvidia-smi` is there.
     """
 
     construct_s: float
@@ -167,10 +192,12 @@ class Timing:
     apply_dispatch: Measurement | None = None
     apply_latency: Measurement | None = None
     apply_throughput: Measurement | None = None
+    apply_device: Measurement | None = None
     checkpoint_s: float | None = None
     tracker_s: float | None = None
     load_average: float | None = None
     contended: bool = False
+    cards: list[Card] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

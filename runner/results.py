@@ -95,6 +95,9 @@ COLUMNS: Mapping[str, Column] = {
     "apply_throughput_median_s": Column(
         "double", "a call, many in flight, median", _measured("apply_throughput", "median_s")
     ),
+    "apply_device_median_s": Column(
+        "double", "kernels of one apply by the GPU's own clock, median", _measured("apply_device", "median_s")
+    ),
     "init_latency_median_s": Column("double", "one blocking init, median", _measured("init_latency", "median_s")),
     "init_trace_s": Column("double", "tracing init", _phase("init", "trace_s")),
     "init_lower_s": Column("double", "lowering init", _phase("init", "lower_s")),

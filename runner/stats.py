@@ -23,6 +23,7 @@ def summarize(
     load_average: float | None = None,
     num_cores: int | None = None,
     contended: bool = False,
+    shared: bool = False,
 ) -> Summary:
     """Median with its interval, spread, and flags of `samples`; outliers are counted and stay in every number.
 
@@ -36,11 +37,12 @@ def summarize(
       load_average: Load average when they were taken; None where the system has none.
       num_cores: Cores that the process may use; None leaves the load unjudged.
       contended: Work of this program ran beside them.
+      shared: Other processes used the same GPU.
 
     Returns:
       Seconds a call. The standard deviation (n - 1 in the denominator) of one sample is 0. Flags, always in this order:
       `spread` (σ is 10 % of the mean or more), `iqr` (the interquartile range is above 10 % of the median), `short` (a
-      call under 1 ms timed by itself), `loaded` (load average above the cores), `contended`.
+      call under 1 ms timed by itself), `loaded` (load average above the cores), `contended`, `shared`.
 
     Raises:
       ValueError: There is no sample.
@@ -58,6 +60,7 @@ def summarize(
         "short": samples.num_calls == 1 and durations[0] < MIN_SAMPLE_S,
         "loaded": load_average is not None and num_cores is not None and load_average > num_cores,
         "contended": contended,
+        "shared": shared,
     }
     return Summary(
         num_samples=durations.size,

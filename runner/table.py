@@ -31,6 +31,7 @@ FLAG_MEANING = {
     "short": "under 1 ms a sample (timing=careful loops)",
     "loaded": "on a busy machine",
     "contended": "beside other work of this program",
+    "shared": "beside other processes on the GPU",
 }
 
 STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}

@@ -129,6 +129,7 @@ def measure_program(
     *,
     num_cores: int,
     load_average: float | None,
+    shared: bool = False,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Measurement]:
     """The steady times of a run by their names in `records.Timing`; empty with `timing=off`."""
@@ -152,10 +153,35 @@ def measure_program(
         "apply_throughput": measure_pipelined(apply, depth=settings.pipeline, rounds=settings.rounds, clock=clock),
         "init_latency": steady(init, block=True),
     }
-    return {
-        name: Measurement(samples=one, summary=stats.summarize(one, load_average=load_average, num_cores=num_cores))
-        for name, one in samples.items()
-    }
+    found = {}
+    for name, one in samples.items():
+        summary = stats.summarize(one, load_average=load_average, num_cores=num_cores, shared=shared)
+        found[name] = Measurement(samples=one, summary=summary)
+    return found
+
+
+def measure_on_device(compiled: Any, arguments: tuple[Any, ...], *, rounds: int) -> Samples | None:
+    """Times a compiled function by the GPU's own clock, one sample a round: what its kernels take, without the gaps.
+
+    The clock is CUPTI's, as `jax.experimental.mosaic.gpu.profiler.measure` reads it.
+
+    Args:
+      compiled: Compiled, and called before.
+      arguments: Its arguments, on the GPU.
+      rounds: Samples.
+
+    Returns:
+      Seconds, shape [rounds]; None where JAX reads no such clock.
+    """
+    try:
+        from jax.experimental.mosaic.gpu import profiler
+
+        _, milliseconds = profiler.measure(compiled, iterations=rounds)(*arguments)
+    except Exception:  # noqa: BLE001 - experimental, and absent on most platforms: another clock is there all the same
+        return None
+    found = milliseconds if isinstance(milliseconds, list) else [milliseconds]
+    durations = [one / 1e3 for one in found if one is not None]
+    return Samples(durations_s=durations) if durations else None
 
 
 def first_call(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> tuple[Any, float]:

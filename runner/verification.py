@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from runner import application, bridge, checks, environment, reloading, settings, storage, trees
+from runner import application, bridge, checks, devices, environment, reloading, settings, storage, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.planning import Config
@@ -30,6 +30,11 @@ EXIT_DIFFERENT = 4
 
 # On another platform, or with other software, bits may differ: a relative error of so many units of the element type.
 TOLERANCE_EPS = 64
+
+# To what accelerators round the factors of float32 products where nobody asks for more (`jax.lax.Precision.DEFAULT`):
+# TF32 and bfloat16. Errors of the factors average out where those of a chain of roundings add up.
+PRODUCT_EPS = {"gpu": 2.0**-10, "cuda": 2.0**-10, "rocm": 2.0**-10, "tpu": 2.0**-7}
+TOLERANCE_PRODUCT_EPS = 8
 
 # A record says into how many devices the CPU was split, and this process does the same: up to here.
 MAX_CPU_DEVICES = 1024
@@ -50,13 +55,14 @@ class Finding:
     detail: str = ""
 
 
-def verify(path: Path, *, trust: bool = False, code: bool = True) -> int:
+def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | None = None) -> int:
     """Prints whether the run, or every run of the sweep, at `path` is what it was.
 
     Args:
       path: A run's or a sweep's folder.
       trust: Whether modules that are neither ours nor flax's may be imported.
       code: Whether the layer is built and applied; without, nothing that the record names is imported.
+      device: Where it is applied; None: where the run was, or on the CPU where that is not here.
 
     Returns:
       0 where all is as it was, 4 where not.
@@ -68,7 +74,9 @@ def verify(path: Path, *, trust: bool = False, code: bool = True) -> int:
     folders, lost = _runs(path)
     if code:
         _prepare_process(folders)
-    verifier = Verifier(trust=trust, code=code)
+    if device is not None:
+        devices.find_device(device)
+    verifier = Verifier(trust=trust, code=code, device=device)
     num_wrong = 0
     with terminal.progress("verified", len(folders)) as advance:
         for folder in folders:
@@ -92,11 +100,13 @@ class Verifier:
     Args:
       trust: Whether modules that are neither ours nor flax's may be imported.
       code: Whether the layer is built and applied.
+      device: Where; None: where the run was, or on the CPU where that is not here.
     """
 
-    def __init__(self, *, trust: bool = False, code: bool = True) -> None:
+    def __init__(self, *, trust: bool = False, code: bool = True, device: str | None = None) -> None:
         self._trust = trust
         self._code = code
+        self._device = device
         self._compiled: dict[str, tuple[Draft, Any]] = {}
 
     def verify(self, folder: RunFolder) -> Finding:
@@ -124,6 +134,7 @@ class Verifier:
             return Finding(folder=folder, wrong=wrong, detail=detail)
         config = settings.from_data(record.settings)
         reloading.require_trust(config, trust=self._trust)
+        config = replace(config, device=self._device or config.device)
         try:
             draft, apply = self._program(folder, record, config)
             how, parts = _compare_applied(folder, record, (draft, apply), variables, output)
@@ -133,10 +144,12 @@ class Verifier:
 
     def _program(self, folder: RunFolder, record: Record, config: Run) -> tuple[Draft, Any]:
         # The device is not part of the program's name.
-        key = f"{record.program_id} {config.device}"
+        key = f"{record.program_id} {config.device} {record.platform}"
         if key not in self._compiled:
             draft = reloading.rebuild(folder, config)
-            self._compiled[key] = draft, programs.compile_apply(draft)
+            # On another platform as exactly as it can: then only the run's own rounding is to be allowed for.
+            precision = None if record.platform == draft.device.platform else "highest"
+            self._compiled[key] = draft, programs.compile_apply(draft, precision=precision)
         return self._compiled[key]
 
 
@@ -203,9 +216,10 @@ def _compare_applied(
     if not differing:
         return "applied again, the output is the same bit for bit", []
     elsewhere = _elsewhere(record, draft)
-    if elsewhere and _close(kept, made):
+    if elsewhere and (tolerance := _tolerance(kept, made, record)):
         ulps = max(item["ulp"] for item in differing.values())
-        return f"applied on {elsewhere}, the output is within {ulps} ulp, and within the tolerance", []
+        how = f"within {ulps} ulp, and within the tolerance of {tolerance:.2g} of its largest element"
+        return f"applied on {elsewhere}, the output is {how}", []
     where = "" if not elsewhere else f" on {elsewhere}"
     source = "; the layer's source is another one than when the run was saved" if _other_source(record, draft) else ""
     return "", [f"applied again{where}, the output differs in {checks.largest(differing)}{source}"]
@@ -226,19 +240,32 @@ def _elsewhere(record: Record, draft: Draft) -> str | None:
     return "another machine" if record.fingerprint.get("machine_id") != now["machine_id"] else None
 
 
-def _close(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> bool:
+def _tolerance(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray], record: Record) -> float | None:
+    """The relative error allowed for, the largest of all arrays; None where one of them is not within its own."""
     if kept.keys() != made.keys():
-        return False
-    return all(_within(kept[name], made[name]) for name in kept)
+        return None
+    allowed = {name: _allowed(array, record) for name, array in kept.items()}
+    good = all(_within(kept[name], made[name], allowed[name]) for name in kept)
+    return max(allowed.values(), default=0.0) if good else None
 
 
-def _within(one: np.ndarray, two: np.ndarray) -> bool:
-    if (one.shape, one.dtype) != (two.shape, two.dtype) or not jnp.issubdtype(one.dtype, jnp.inexact):
+def _allowed(array: np.ndarray, record: Record) -> float:
+    """The relative error allowed for in `array`, which another platform, machine or mesh made."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return 0.0
+    allowed = TOLERANCE_EPS * float(jnp.finfo(array.dtype).eps)
+    asked = (record.fingerprint.get("jax_config") or {}).get("jax_default_matmul_precision")
+    if asked is None and record.platform in PRODUCT_EPS:
+        allowed = max(allowed, TOLERANCE_PRODUCT_EPS * PRODUCT_EPS[record.platform])
+    return allowed
+
+
+def _within(one: np.ndarray, two: np.ndarray, allowed: float) -> bool:
+    if (one.shape, one.dtype) != (two.shape, two.dtype) or not allowed:
         return False
     first, second = trees.as_float64(one), trees.as_float64(two)
-    eps = float(jnp.finfo(one.dtype).eps)
     scale = float(np.max(np.abs(first[np.isfinite(first)]), initial=0.0))
-    return bool(np.allclose(first, second, rtol=TOLERANCE_EPS * eps, atol=TOLERANCE_EPS * eps * scale, equal_nan=True))
+    return bool(np.allclose(first, second, rtol=allowed, atol=allowed * scale, equal_nan=True))
 
 
 def _other_source(record: Record, draft: Draft) -> bool:

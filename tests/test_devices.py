@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_the_host_is_split_into_several_devices():
         "  Try: one sweep for each number",
         "false",
     ]
+
+
+def test_preallocation_is_off_unless_the_user_has_set_it(monkeypatch):
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    devices.prepare_process(1, "off")
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+    devices.prepare_process(1, "off")
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def test_another_number_of_devices_takes_another_process():

@@ -15,6 +15,7 @@ import jax
 import pytest
 
 from runner import environment
+from runner.records import Card
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).parents[1]
@@ -189,3 +190,31 @@ def test_load_and_cores_are_numbers_to_compare() -> None:
     load = environment.load_average()
     assert load is None or load >= 0
     assert 1 <= environment.num_cores() <= (os.cpu_count() or 1)
+
+
+NVIDIA_SMI = """#!/bin/sh
+case "$1" in
+  --query-gpu=*)
+    echo 'GPU-a, 0, NVIDIA H100, 1755, 1980, 2619, 41'
+    echo 'GPU-b, 1, NVIDIA H100, [N/A], 1980, 2619, 38' ;;
+  *)
+    echo 'GPU-a, 17'
+    echo 'GPU-a, 18' ;;
+esac
+"""
+
+
+def test_the_cards_are_as_nvidia_smi_sees_them(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    first, second = environment.cards()
+    known = {"name": "NVIDIA H100", "max_clock_mhz": 1980, "memory_clock_mhz": 2619}
+    assert first == Card(index=0, clock_mhz=1755, temperature_c=41, num_other_processes=1, **known)
+    assert second == Card(index=1, clock_mhz=None, temperature_c=38, num_other_processes=0, **known)
+
+
+def test_there_are_no_cards_without_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.cards() == []

@@ -288,3 +288,8 @@ def test_with_a_persistent_cache_the_first_program_is_cold_and_the_same_again_wa
 
     assert labels()[:2] == ["cold (3,)", "warm (3,)"]
     assert labels()[:2] == ["warm (3,)", "warm (3,)"]
+
+
+def test_where_jax_reads_no_clock_of_the_device_there_are_no_samples_of_it():
+    compiled = jax.jit(jnp.sin).lower(jnp.ones(3)).compile()
+    assert timing.measure_on_device(compiled, (jnp.ones(3),), rounds=2) is None

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import runner
-from runner import cli, records, storage
+from runner import cli, records, storage, trees
 from runner.errors import UserError
 from runner.storage import RunFolder
 
@@ -167,8 +167,6 @@ def test_an_output_that_the_layer_does_not_give_is_found(sweep, tmp_path, capsys
     np.save(folder.path / "output.npy", output)
 
     def change(data):
-        from runner import trees
-
         data["output"][0]["digest"] = trees.array_digest(output)
         data["files"].update(storage.file_digests(folder))
 
@@ -176,6 +174,37 @@ def test_an_output_that_the_layer_does_not_give_is_found(sweep, tmp_path, capsys
     code, out, _ = run(capsys, "verify", folder.path)
     assert (code, record.num) == (4, 0)
     assert out.startswith("faked: applied again, the output differs in output by 1 ulp\n")
+
+
+@pytest.mark.parametrize(
+    ("platform", "factor", "said"),
+    [
+        ("gpu", 1.002, "applied on cpu instead of gpu, the output is within"),
+        ("gpu", 1.02, "applied again on cpu instead of gpu, the output differs in output by"),
+        ("tpu", 1.02, "and within the tolerance of 0.062 of its largest element"),
+        ("cpu", 1.002, "applied again, the output differs in output by"),
+    ],
+)
+def test_another_platform_is_given_the_rounding_of_its_products(sweep, tmp_path, capsys, platform, factor, said):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "elsewhere"))
+    output = (np.load(folder.path / "output.npy") * np.float32(factor)).astype(np.float32)
+    np.save(folder.path / "output.npy", output)
+
+    def change(data):
+        data["platform"] = platform
+        data["output"][0]["digest"] = trees.array_digest(output)
+        data["files"].update(storage.file_digests(folder))
+
+    edit(folder.path, change)
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert (code, said in out) == (4 if "differs" in said else 0, True), out
+
+
+def test_a_run_is_verified_on_the_device_that_is_named(sweep, capsys):
+    folder = run_folder(sweep, 0)
+    assert run(capsys, "verify", folder, "--device", "cpu")[0] == 0
+    code, _, err = run(capsys, "verify", folder, "--device", "gpu")
+    assert (code, err.partition("; ")[0]) == (2, "error: device=gpu: not here")
 
 
 def test_files_that_are_gone_or_foreign_are_named(sweep, tmp_path, capsys):
@@ -262,7 +291,11 @@ def test_a_saved_input_file_is_verified_without_the_original(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("verify", "verify: got nothing.\n  Try: bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code]"),
+        (
+            "verify",
+            "verify: the following arguments are required: path.\n"
+            "  Try: bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
+        ),
         ("verify nowhere", "nowhere is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
     ],
 )
