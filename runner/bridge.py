@@ -341,6 +341,9 @@ def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError
 
 def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
     """What to type when a layer refuses x: the likeliest of the constructor, the element type, and the shape."""
+    if "auto mesh context" in reason:  # flax's words where a variable has axis names and there is no mesh
+        axes = dict.fromkeys(re.findall(r"'(\w+)'", reason.partition("out_sharding=")[2]), 1)
+        return f"'mesh={literal(axes)}'"
     if _fails_to_construct(layer):
         return "other values for layer.kwargs"
     if "integer" in reason.lower():

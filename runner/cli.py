@@ -118,6 +118,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner -m seed=0,1,2 'input_shape=[4],[16]' features=8,32            a sweep: every combination
   bridge-runner -m seed=0,1 features=8,16 'zip=[[seed,features]]'             values that go together
   bridge-runner layer=custom layer.target=my_pkg.MyLayer layer.kwargs.hidden=64   your layer
+  bridge-runner num_cpu_devices=8 'mesh={{data:2,model:4}}' 'input_shape=[4,8]'  one run over several devices
   bridge-runner -m +experiment=width                                          a named experiment
   bridge-runner -m seed=0,1,2 hydra/launcher=ray       on an engine: joblib, submitit_local, submitit_slurm, ray
 
@@ -127,7 +128,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it
   bridge-runner show RUN          one run (--json)
   bridge-runner rerun RUN         a saved run again: the same bits?
-  bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were?
+  bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were? (--device gpu)
   bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
   bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
   bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)

@@ -84,7 +84,7 @@ def start(settings: DistributedSettings, say: Callable[[str], None]) -> None:
     except (ValueError, RuntimeError) as error:
         reason = f"the processes can't meet ({str(error).splitlines()[0].rstrip('.')})"
         raise ConfigError("distributed.mode", settings.mode.value, reason, EXAMPLE) from error
-    if meeting.on_loopback:
+    if meeting.on_loopback and jax.config.values["jax_cpu_collectives_implementation"] == "gloo":
         _keep_on_loopback(meeting.host)
     _silence_gloo()
 

@@ -157,8 +157,9 @@ class Worker:
         platforms = {devices.named(spec, about["auto"])[0] for spec in specs}
         if platforms == {"cpu"}:
             devices.keep_to_cpu()
-        # A card that is named by its number is to be found under it: then all stay in sight.
-        shares = "gpu" in platforms and not any(":" in spec for spec in specs)
+        # A card that is named by its number is to be found under it, and a mesh takes several: then all stay in sight.
+        meshed = any(one["settings"].get("mesh") for one in piece.runs)
+        shares = "gpu" in platforms and not meshed and not any(":" in spec for spec in specs)
         with leases.card(give_up=give_up) if shares else contextlib.nullcontext():
             devices.prepare_process(run.num_cpu_devices, cache)
             yield

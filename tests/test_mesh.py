@@ -19,7 +19,7 @@ import pytest
 
 import runner
 from runner import cli, placement, program, storage, trees
-from runner.errors import UserError
+from runner.errors import ConfigError, LayerError, UserError
 from runner.storage import RunFolder
 
 HERE = Path(__file__).resolve().parent
@@ -315,6 +315,24 @@ def test_the_mesh_and_the_order_of_its_axes_name_the_program_and_the_run(make_ru
     names = [program.identify(make_run(mesh)) for mesh in meshes]
     for key in ("program_id", "result_id", "run_id"):
         assert len({getattr(one, key) for one in names}) == len(meshes)
+
+
+def test_axis_names_without_a_mesh_are_told_of_one(make_run):
+    run = make_run("layer.kwargs.kernel_metadata={out_sharding:[data,model]}")
+    with pytest.raises(LayerError, match="An auto mesh context or metadata is required") as caught:
+        program.draft(run, program.identify(run))
+    assert caught.value.suggestion == "'mesh={data:1,model:1}'"
+
+
+def test_a_run_that_another_machine_makes_is_traced_on_one_device_here(make_run):
+    words = ("layer.kwargs.kernel_metadata={out_sharding:[data,model]}", "input_shape=[4,8]", "device=gpu")
+    run = make_run("mesh={data:2,model:4}", *words)
+    drafted = program.draft(run, program.identify(run, elsewhere="gpu"))
+    assert drafted.placement.mesh.size == 1
+    other = make_run("mesh={data:2,model:3}", *words)
+    named = program.identify(other, elsewhere="gpu")
+    with pytest.raises(ConfigError, match="axis 1 of params/kernel has 8 elements, which model=3"):
+        program.draft(other, named)
 
 
 def test_an_input_of_one_axis_and_one_that_can_not_be_cut_are_on_every_device(make_run):
