@@ -41,6 +41,15 @@ class New(nn.Module):
         return scale * nn.Dense(self.width, name=self.names[1])(x)
 
 
+class Cut(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8)(x))
+        cut = nnx.with_partitioning(nnx.initializers.lecun_normal(), ("data", "model"))
+        x = nn.relu(bridge.to_linen(nnx.Linear, 8, 8, kernel_init=cut, name="Dense_1")(x))
+        return nn.Dense(8, name="Dense_2")(x)
+
+
 class Reversed(New):
     @nn.compact
     def __call__(self, x):
@@ -154,6 +163,25 @@ def test_a_run_and_a_config_are_compared(run, here):
     assert "reshaped  params/linear_1/bias      → " not in out
     assert re.search(r"reshaped  params/linear_1/bias +float32\[8\], wanted float32\[16\]", out)
     assert out.endswith("proof: none while 2 leaves are missing or of another kind\n")
+
+
+def test_axis_names_in_the_new_host_want_no_mesh(run):
+    code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:Cut()", *INPUT)
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        "proof: on the old variables the new one gives the old output bit for bit (x float32[2,8])",
+    )
+
+
+def test_a_run_on_a_mesh_and_a_config_are_compared(run, here):
+    words = ("mesh={model:1}", "layer.kwargs.kernel_metadata={out_sharding:[null,model]}", "input_shape=[2,4]")
+    assert cli.main([*words, "output_root=runs", "sweep=on", "tracking=disabled", "timing=off"]) == 0
+    (path,) = (here / "runs" / "on" / "runs").iterdir()
+    code, out, _ = run(str(path), "layer=linear input_shape=[2,4]")
+    assert (code, out.splitlines()[-1]) == (
+        0,
+        "proof: on the old variables the new one gives the old output bit for bit (x float32[2,4])",
+    )
 
 
 def test_a_train_state_and_bare_params_are_read_as_variables(tmp_path):
