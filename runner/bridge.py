@@ -123,12 +123,18 @@ def wrap(layer: LayerSettings) -> Bridged:
     skip_rng = not _takes(parameters, "rngs")
     # `ToLinen` itself, not `to_linen`: that keeps `name` and three more keywords from the layer.
     model = bridge.ToLinen(target, kwargs=FrozenDict(kwargs), skip_rng=skip_rng)
+    return called(model, {key: targets.hashable(value) for key, value in layer.call.items()})
+
+
+def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
+    """`model` with the keyword arguments of its calls; a wrapped layer comes with what builds its native module."""
+    wrapped: Any = model
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
-        return target(**dict(model.kwargs)) if skip_rng else target(**dict(model.kwargs), rngs=rngs)
+        streams = {} if wrapped.skip_rng else {"rngs": rngs}
+        return wrapped.nnx_class(*wrapped.args, **wrapped.kwargs, **streams)
 
-    call = {key: targets.hashable(value) for key, value in layer.call.items()}
-    return Bridged(model=model, construct=construct, call=call)
+    return Bridged(model=model, call=call, construct=construct if hasattr(model, "nnx_class") else None)
 
 
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:

@@ -172,19 +172,24 @@ def is_wrapped(model: Bridged) -> bool:
 
 def calls_in_init(model: Bridged, streams: Sequence[str], x: Any) -> dict[str, int]:
     """How often init calls each wrapped layer inside `model`, by its path ('' for `model` itself); traced only."""
-    calls: Counter[str] = Counter()
+    return dict(Counter(path for path, _ in wrapped_calls(model, streams, x)))
 
-    def count(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
+
+def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, nn.Module]]:
+    """Every call of a wrapped layer that init makes, in order: its path and the layer, unbound; traced only."""
+    calls: list[tuple[str, nn.Module]] = []
+
+    def watch(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name == "__call__" and hasattr(context.module, "nnx_class"):
-            calls["/".join(context.module.path)] += 1
+            calls.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
         return run(*args, **kwargs)
 
     def init(key: jax.Array, x: Any) -> Any:
-        with nn.intercept_methods(count):
+        with nn.intercept_methods(watch):
             return model.init(key, streams, x)
 
     jax.eval_shape(init, jax.ShapeDtypeStruct((2,), "uint32"), x)
-    return dict(calls)
+    return calls
 
 
 def _fields(layer: Bridged) -> dict[str, Any]:

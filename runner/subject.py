@@ -15,6 +15,9 @@ from runner.bridge import Bridged, Needs
 from runner.draws import Draws
 from runner.tree_differences import Difference
 
+# The stream that NNX draws from where the one that it asks for was not given.
+DEFAULT = "default"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -28,6 +31,7 @@ class Subject:
       x: The input, on the device.
       given: Variables that apply gets; None where they are init's own. Arrays or `jax.ShapeDtypeStruct`.
       rngs: Streams that apply gets (`params` is never passed on).
+      init_rngs: Streams that init gets; None where they are all that it needs.
       mutable: Collections that apply may change.
       trained: Collections that the optimiser gets.
       trains: Whether the pipeline trains at all.
@@ -42,6 +46,7 @@ class Subject:
     x: jax.Array
     given: Any = None
     rngs: tuple[str, ...]
+    init_rngs: tuple[str, ...] | None = None
     mutable: tuple[str, ...]
     trained: tuple[str, ...] = (bridge.PARAMS,)
     trains: bool = False
@@ -108,8 +113,19 @@ class Subject:
     def wanted_streams(self) -> list[str]:
         """Streams that the output or an update depends on, once apply is given all that there are."""
         known = {*self.needs.streams, *self.rngs}
-        whole = self if known <= {bridge.PARAMS, *self.rngs} else dataclasses.replace(self, rngs=tuple(sorted(known)))
+        enough = known <= {bridge.PARAMS, *self.rngs} or self._falls_back
+        whole = self if enough else dataclasses.replace(self, rngs=tuple(sorted(known)))
         return sorted(known & whole.draws.used)
+
+    @property
+    def _falls_back(self) -> bool:
+        """Whether the stream `default` stands in for all that are not given, as it does for NNX and not for Linen."""
+        if DEFAULT not in self.rngs:
+            return False
+        try:
+            return not self.draws.invented
+        except Exception:  # noqa: BLE001 - what a Linen layer raises without its stream
+            return False
 
     def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
         """The output and the updated collections, as the pipeline gets them."""
@@ -122,6 +138,7 @@ def subject_of(
     *,
     variables: Any = None,
     rngs: Sequence[str] | None = None,
+    init_rngs: Sequence[str] | None = None,
     mutable: Sequence[str] | None = None,
     call: Mapping[str, Any] | None = None,
     trained: Sequence[str] = (bridge.PARAMS,),
@@ -135,6 +152,7 @@ def subject_of(
       x: Input.
       variables: Variables given to apply; None for init's own.
       rngs: Streams given to apply; None for all that it needs.
+      init_rngs: Streams given to init; None for all that it needs.
       mutable: Collections that apply may change; None for all that it changes.
       call: Keyword arguments of every call.
       trained: Collections that the optimiser gets.
@@ -144,7 +162,7 @@ def subject_of(
     Raises:
       LayerError: The module refuses its arguments or the input.
     """
-    bridged = Bridged(model=model, call=dict(call or {}))
+    bridged = bridge.called(model, dict(call or {}))
     name = label or type(model).__name__
     x = jax.numpy.asarray(x)
     needs = bridge.find_needs(bridged, x, name)
@@ -156,6 +174,7 @@ def subject_of(
         x=x,
         given=variables,
         rngs=needs.streams if rngs is None else tuple(rngs),
+        init_rngs=None if init_rngs is None else tuple(init_rngs),
         mutable=needs.mutable if mutable is None else tuple(mutable),
         trained=tuple(trained),
         again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),

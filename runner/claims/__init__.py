@@ -6,7 +6,7 @@ them; with `full` they also run what they are about, and the other five are aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from runner import checks
@@ -23,7 +23,7 @@ from runner.claims import (
     trained,
     traps,
 )
-from runner.errors import LayerError
+from runner.errors import LayerError, UserError, nearest
 from runner.records import Check
 from runner.subject import Subject, subject_of
 
@@ -46,28 +46,32 @@ FULL: Mapping[str, Judge] = {
 }
 
 
-def judge(subject: Subject, *, full: bool) -> list[Check]:
+def judge(subject: Subject, *, full: bool, only: Collection[str] | None = None) -> list[Check]:
     """What the claims say of `subject`, in order; a claim that can't be tested is skipped and says why.
 
     Args:
       subject: What is judged.
       full: Whether everything is compiled and run for it, or only what tracing shows.
+      only: Names of the claims to ask; None for all.
     """
     claims = {**TRACED, **FULL} if full else TRACED
-    return [_asked(name, claim, subject, full) for name, claim in claims.items()]
+    return [_asked(name, claim, subject, full) for name, claim in claims.items() if only is None or name in only]
 
 
-def judge_model(model: Any, x: Any, **options: Any) -> list[Check]:
+def judge_model(model: Any, x: Any, *, only: Sequence[str] | None = None, **options: Any) -> list[Check]:
     """What every claim says of a Linen module, for the tests of who writes it: `runner.check(model, x)`.
 
     Args:
       model: A `flax.linen.Module` that is called with `x`: a wrapped layer, or a host with one in it.
       x: Input.
-      **options: Those of `runner.subject.subject_of`: variables, rngs, mutable, call, trained, label, again.
+      only: Names of the claims to ask, where all ten take too long; None for all.
+      **options: Those of `runner.subject.subject_of`: variables, rngs, init_rngs, mutable, call, trained, label, again.
 
     Raises:
       LayerError: The module refuses its arguments or the input, for no cause that a claim knows.
+      UserError: `only` names no claim.
     """
+    _require_claims(only or ())
     try:
         subject = subject_of(model, x, **options)
     except LayerError as error:
@@ -76,7 +80,15 @@ def judge_model(model: Any, x: Any, **options: Any) -> list[Check]:
         if cause is None:
             raise
         return [cause]
-    return judge(subject, full=True)
+    return judge(subject, full=True, only=only)
+
+
+def _require_claims(names: Sequence[str]) -> None:
+    known = [*TRACED, *FULL]
+    for name in names:
+        if name not in known:
+            what = f"only={name!r}: no such claim; there are {', '.join(known)}"
+            raise UserError(what, f"only=[{nearest(name, known) or known[0]!r}]")
 
 
 def _asked(name: str, claim: Judge, subject: Subject, full: bool) -> Check:

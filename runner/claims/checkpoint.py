@@ -19,7 +19,7 @@ from flax import nnx
 
 from runner import checkpoint, checks, trees
 from runner.checkpoint import CheckpointError
-from runner.claims import unwrapped
+from runner.claims import unwrapped, written
 from runner.records import Check
 from runner.subject import Subject
 
@@ -95,7 +95,7 @@ def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
     names = [
         f"{name} ({eagerly} eagerly, {jitted or 'nowhere'} jitted)" for name, (eagerly, jitted) in collections.items()
     ]
-    mend = "\n".join(_as_param(path[1:]) for path in moved[:3])
+    mend = "\n".join(written.as_param(path[1:]) for path in moved[:3])
     return checks.no(
         NAME,
         f"raw array, no nnx.Variable: {_few(names)}: an eager init's checkpoint does not fit a jitted one's tree",
@@ -195,12 +195,6 @@ def _paths(tree: Any) -> set[tuple[Any, ...]]:
 
 def _name(path: Iterable[Any]) -> str:
     return "/".join(map(str, path))
-
-
-def _as_param(path: Sequence[Any]) -> str:
-    where = "self" + "".join(f".{part}" if isinstance(part, str) else f"[{part!r}]" for part in path)
-    # An attribute that once held a tracer counts as static: `nnx.data` says that it is not.
-    return f"{where} = nnx.data(nnx.Param({where}))" if len(path) == 1 else f"{where} = nnx.Param({where})"
 
 
 def _kinds(parts: Iterable[Any]) -> str:

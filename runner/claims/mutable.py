@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from runner import bridge, checks, trees
-from runner.claims import flow
+from runner.claims import flow, written
 from runner.errors import nearest
 from runner.records import Check
 from runner.subject import Subject
@@ -36,10 +36,9 @@ def judge(subject: Subject, *, full: bool) -> Check:
     if not wanted:
         return checks.yes(NAME, "apply changes no collection that has to come back")
     detail = f"apply changes {', '.join(wanted)}, which come back as updates"
-    layer = subject.layer
-    if not full or layer is None or layer is not subject.model or layer.construct is None:
+    if not full or subject.model.construct is None:
         return checks.yes(NAME, detail, changed=wanted)
-    return _against_native(subject, layer.construct, detail)
+    return _against_native(subject, subject.model.construct, detail)
 
 
 def _dropped(subject: Subject, dropped: Sequence[str]) -> Check:
@@ -72,7 +71,8 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
         if not extra:
             raise
         shapes = {path: leaf for path, leaf in trees.flatten(trees.unbox(subject.shapes)) if path in extra}
-        return _refused(subject, shapes, _eager_error(subject, error) if full else error, "apply")
+        told = _eager_error(subject, error, given=True) if full else error
+        return _refused(subject, shapes, told, given=True)
     made = {path: leaf for path, leaf in trees.flatten(trees.unbox(updates)) if path not in _paths(subject.shapes)}
     if not made:
         return None
@@ -80,34 +80,42 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
     try:
         jax.eval_shape(subject.apply, {**subject.shapes, **updates}, key, trees.shapes(subject.x))
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-        return _refused(subject, made, _eager_error(subject, error) if full else error, "the next apply")
+        told = _eager_error(subject, error, given=False) if full else error
+        return _refused(subject, made, told, given=False)
     return None
 
 
-def _eager_error(subject: Subject, traced: Exception) -> Exception:
-    """What apply or the next one raises outside of jit, where its words are of arrays and not of tracers."""
+def _eager_error(subject: Subject, traced: Exception, *, given: bool) -> Exception:
+    """What apply (where what it made is `given`) or the next one raises outside of jit: its words are of arrays."""
+    # A call that raises does not get far; one that works would compile each of its operations by itself.
+    first = subject.apply if given else jax.jit(subject.apply)
     try:
-        _, updates = subject.apply(subject.variables, subject.key, subject.x)
+        _, updates = first(subject.variables, subject.key, subject.x)
         subject.apply({**subject.variables, **updates}, subject.key, subject.x)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         return error
     return traced
 
 
-def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, call: str) -> Check:
+def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, *, given: bool) -> Check:
     collections = sorted({str(path[0]) for path in made})
     names = flow.listed(["/".join(map(str, path)) for path in made])
     what = checks.words(error)
     if all(_is_sown(name) for name in collections):
-        detail = f"apply sows {names}; given back as variables they raise {what}"
-        return checks.caution(NAME, detail, _without_sown(subject, collections), made=collections, error=what)
+        say, back = (checks.no, "given as variables here") if given else (checks.caution, "given back as variables")
+        mend = _without_sown(subject, collections, given=given)
+        return say(NAME, f"apply sows {names}; {back} they raise {what}", mend, made=collections, error=what)
     is_made, them = ("is made", "it") if len(made) == 1 else ("are made", "them")
+    call = "apply" if given else "the next apply"
     detail = f"{names} {is_made} by a call, not by the constructor: {call} that is given {them} raises {what}"
-    return checks.no(NAME, detail, _in_constructor(subject, made), made=collections, error=what)
+    # A Linen module inside the layer makes its params late where nobody has initialised it.
+    mend = written.LAZY_INIT if bridge.PARAMS in collections else _in_constructor(subject, made)
+    return checks.no(NAME, detail, mend, made=collections, error=what)
 
 
-def _without_sown(subject: Subject, sown: Sequence[str]) -> str:
-    lines = [f"output, updates = model.apply(variables, x{_rngs(subject)}, mutable={sorted(subject.mutable)})"]
+def _without_sown(subject: Subject, sown: Sequence[str], *, given: bool) -> str:
+    lines = [f"variables = {{name: tree for name, tree in variables.items() if name not in {list(sown)}}}"] * given
+    lines += [f"output, updates = model.apply(variables, x{_rngs(subject)}, mutable={sorted(subject.mutable)})"]
     lines += [f"{name} = updates.pop({name!r})" for name in sown]
     return "\n".join([*lines, "variables = {**variables, **updates}"])
 

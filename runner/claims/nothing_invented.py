@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from runner import bridge, checks, tree_differences
-from runner.claims import complete, streams
+from runner.claims import complete, streams, written
 from runner.records import Check
 from runner.subject import Subject
 from runner.tree_differences import Kind
@@ -20,12 +20,6 @@ from runner.tree_differences import Kind
 NAME = "nothing_invented"
 MAX_NAMED = 5
 
-_LAZY_INIT = "\n".join(
-    [
-        "# at the end of the constructor, for every bridge.ToNNX in it; x: an array of the shape that they take",
-        "bridge.lazy_init(self.inner, x)",
-    ]
-)
 _OWN_STREAM = "\n".join(
     [
         "self.rngs = rngs  # in the constructor",
@@ -40,7 +34,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
         detail = (
             f"init leaves out {_listed(left_out)}: apply makes them anew at every call, from key 0 whatever the seed"
         )
-        return checks.no(NAME, detail, _LAZY_INIT, left_out=left_out)
+        return checks.no(NAME, detail, written.LAZY_INIT, left_out=left_out)
     found = subject.draws
     lost = _lost(subject)
     evidence: dict[str, Any] = {"num_draws": len(found.draws), "num_made_up_keys": len(found.made_up)}

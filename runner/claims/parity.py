@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner import bridge, checks, hlo, native, stats, timing, trees, twins
+from runner.claims import written
 from runner.errors import LayerError
 from runner.records import Check, Ratio
 from runner.subject import Subject
@@ -66,8 +67,8 @@ class Variant:
 def judge(subject: Subject, *, full: bool) -> Check:
     """Variables, output, updates and gradient beside the native module's and the twin's, and what each costs."""
     del full
-    layer = subject.layer
-    if layer is None or layer is not subject.model or layer.construct is None:
+    layer = subject.model
+    if layer.construct is None:
         return checks.skipped(NAME, "only a wrapped layer by itself has a native module to be compared with")
     keys = bridge.init_keys(subject.key, subject.needs.streams)
     built = _named(jax.jit(lambda keys: native.variables(layer, keys))(keys))
@@ -126,7 +127,7 @@ def _variants(subject: Subject, twin: Twin) -> dict[str, Variant]:
 def _twin(subject: Subject) -> tuple[Twin, dict[str, Any]]:
     """The Linen twin, and the leaves of its variables that are not the wrapped layer's, by path."""
     model: Any = subject.model.model
-    twin = twins.twin_of(model.nnx_class, model.kwargs, subject.model.call)
+    twin = twins.twin_of(model.nnx_class, written.arguments(model), subject.model.call)
     if twin.layer is None:
         return twin, {}
     try:

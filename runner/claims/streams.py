@@ -27,6 +27,8 @@ NUM_KEYS = 8
 
 def judge(subject: Subject, *, full: bool) -> Check:
     """Whether apply has its streams and uses each key once; with `full`, also whether other keys give other outputs."""
+    if refused := _refused_init(subject):
+        return refused
     wanted, missing = subject.wanted_streams, absent(subject)
     # With a stream missing, Linen's own layers raise; a wrapped one goes on.
     found = _draws(subject) if missing else subject.draws
@@ -50,6 +52,20 @@ def judge(subject: Subject, *, full: bool) -> Check:
     if full and not _differs(subject):
         return checks.caution(NAME, f"the output is the same for {NUM_KEYS} keys of {_listed(wanted)}", **evidence)
     return checks.yes(NAME, f"{needs}; apply draws from {_listed(wanted)}, each time with another key", **evidence)
+
+
+def _refused_init(subject: Subject) -> Check | None:
+    """The no for an init that raises with the streams that it is given; None for one that does not."""
+    if subject.init_rngs is None:
+        return None
+    given = subject.init_rngs
+    try:
+        jax.eval_shape(lambda key, x: subject.model.init(key, given, x), subject.key, trees.shapes(subject.x))
+    except Exception as error:  # noqa: BLE001 - Linen's words, or NNX's
+        raised = checks.words(error).split(" (https://")[0]
+        detail = f"init needs {_listed(subject.needs.streams)}, is given {_listed(given) or 'none'} and raises {raised}"
+        return checks.no(NAME, detail, mend(subject), init=list(subject.needs.streams), given=list(given))
+    return None
 
 
 def absent(subject: Subject) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from runner import bridge, checks, trees
-from runner.claims import flow
+from runner.claims import complete, flow, written
 from runner.records import Check
 from runner.subject import Subject
 
@@ -60,18 +60,17 @@ def _left_out(subject: Subject, outside: Sequence[trees.Path]) -> Check:
 
 
 def _mend_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
+    here = f"# here: train.collections=[{','.join(names)}]"
+    if raw:
+        # The name of a raw array's collection depends on how init was called, so code by that name is none.
+        lines = [written.as_param(path[1:]) for path in raw[:3]]
+        return "\n".join(["# at the end of its __init__; nnx.Variable for a constant:", *lines, here])
     lines = [
         f"trained = {{name: variables[name] for name in {list(names)}}}",
         "state = TrainState.create(apply_fn=model.apply, params=trained, tx=tx)",
         "output = state.apply_fn({**variables, **state.params}, x)",
-        f"# here: train.collections=[{','.join(names)}]",
     ]
-    if raw:
-        # The name of a raw array's collection depends on how init was called.
-        lines.append(
-            "# or, in the layer: nnx.Param(array) for what is to be trained, nnx.Variable(array) for a constant"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, here])
 
 
 def _unread(subject: Subject, trained: Sequence[trees.Path]) -> list[trees.Path]:
@@ -83,6 +82,8 @@ def _unread(subject: Subject, trained: Sequence[trees.Path]) -> list[trees.Path]
 
 
 def _mend_unread(subject: Subject, unread: Sequence[trees.Path]) -> str:
+    if complete.new_names(subject):
+        return complete.mend(subject)
     wanted = {path for path, _ in trees.flatten(subject.needs.variables)}
     strangers = list(dict.fromkeys(str(path[1]) for path in unread if path not in wanted))
     if not strangers:

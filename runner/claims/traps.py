@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from runner import bridge, checks, trees
+from runner import bridge, checks, lifts, trees
 from runner.bridge import Bridged
-from runner.claims import unwrapped, written
+from runner.claims import flow, unwrapped, written
 from runner.records import Check, Verdict
 from runner.subject import Subject
 
@@ -24,7 +24,9 @@ NAME = "traps"
 
 # What `nnx.Module.train` and `eval` set, and the arguments by which layers let it be set from outside.
 SWITCHES = ("deterministic", "use_running_average")
-SWITCHING_ARGUMENTS = (*SWITCHES, "train", "training", "is_training", "inference")
+SWITCHING_ARGUMENTS = (*SWITCHES, "train", "training", "is_training", "inference", "update_stats")
+
+INTERMEDIATES = "intermediates"
 
 KEPT_BY_TO_LINEN = ("name", "metadata_fn", "skip_rng", "abstract_init")
 
@@ -32,10 +34,9 @@ KEPT_BY_TO_LINEN = ("name", "metadata_fn", "skip_rng", "abstract_init")
 def judge(subject: Subject, *, full: bool) -> Check:
     """Asks for each trap; the worst verdict is the claim's. Nothing is compiled or computed."""
     layer = subject.layer or subject.model
-    found = [_static(subject, layer), _mode(layer), _kept(layer), _axes(subject)]
+    found = [_static(subject, layer), _mode(layer), _kept(layer), _axes(subject), _captured(subject)]
     verdicts = [check.verdict for check in found]
     evidence = {key: value for check in found for key, value in check.evidence.items()}
-    evidence |= {"captured": _captured(subject)}
     sprung = [check for check in found if check.verdict is not Verdict.yes]
     if not sprung:
         return checks.yes(NAME, "no trap: " + ", ".join(check.detail for check in found if check.detail), **evidence)
@@ -112,7 +113,9 @@ def _mode(layer: Bridged) -> Check:
     if not left:
         return checks.yes(NAME, "train and eval within reach" if switches else "", **inside)
     names = [".".join(map(str, path)) for path in left]
-    detail = f"no argument of the call or the constructor reaches {', '.join(names)}, and .eval() changes nothing"
+    # What is stuck in training drops or counts in every evaluation; in evaluation, it is a layer of its own kind.
+    say, method = (checks.caution, "train") if all(left.values()) else (checks.no, "eval")
+    detail = f"no argument of the call or the constructor reaches {', '.join(names)}, and .{method}() changes nothing"
     kinds = ", ".join(f"{name}=evaluate" for name in SWITCHES if any(path[-1] == name for path in left))
     mend = (
         "def make_layer(*, evaluate, rngs):\n"
@@ -121,7 +124,7 @@ def _mode(layer: Bridged) -> Check:
         "    return layer\n"
         "train, test = (ToLinen(make_layer, kwargs=FrozenDict(evaluate=mode)) for mode in (False, True))"
     )
-    return checks.caution(NAME, detail, mend, unreached=names, **inside)
+    return say(NAME, detail, mend, unreached=names, **inside)
 
 
 def _switches(module: nnx.Module) -> dict[tuple[Any, ...], Any]:
@@ -206,18 +209,44 @@ def _refusal(subject: Subject, shape: tuple[int, ...]) -> str | None:
     return None
 
 
-def _captured(subject: Subject) -> list[str]:
-    """What `capture_intermediates` sees: calls of Linen modules, never those of the NNX modules inside a wrapper."""
+def _captured(subject: Subject) -> Check:
+    """Whether `capture_intermediates` sees what it is asked for: calls of Linen modules, none inside a wrapper."""
+    seen = _seen(subject)
+    evidence = {"captured": seen}
+    if INTERMEDIATES not in subject.mutable or INTERMEDIATES in subject.needs.mutable:
+        return checks.yes(NAME, "", **evidence)
+    hidden = [
+        path
+        for name, model in lifts.wrapped_calls(subject.model, subject.needs.streams, subject.x)
+        for path in _inside(name, model)
+    ]
+    if not hidden:
+        return checks.yes(NAME, "", **evidence)
+    detail = f"apply is asked for intermediates, and capture_intermediates sees {', '.join(seen)}: none of"
+    # Under a name that the layer does not have: an attribute can't be sown into.
+    lines = [f"self.sow(nnx.Intermediate, '{path.split('/')[-1]}_output', y)" for path in hidden[:3]]
+    mend = "\n".join(["# in the layer, y being what each gives:", *dict.fromkeys(lines)])
+    return checks.no(NAME, f"{detail} {flow.listed(hidden)} inside the wrapper", mend, hidden=hidden, **evidence)
 
+
+def _inside(name: str, model: Any) -> list[str]:
+    """Paths of the NNX modules inside the wrapped layer `name`; a List or Dict is no module that is called."""
+    construct = unwrapped.constructor(model)
+    assert construct is not None
+    modules = nnx.iter_modules(nnx.eval_shape(lambda: construct({})))
+    return ["/".join(filter(None, [name, *map(str, path)])) for path, inner in modules if path and callable(inner)]
+
+
+def _seen(subject: Subject) -> list[str]:
     def run(variables: Any, key: Any, x: Any) -> Any:
         keys = bridge.apply_keys(key, subject.rngs)
-        mutable = ["intermediates", *subject.mutable]
+        mutable = [INTERMEDIATES, *subject.mutable]
         return subject.model.model.apply(
             variables, x, rngs=keys, mutable=mutable, capture_intermediates=True, **subject.model.call
         )[1]
 
     updated = jax.eval_shape(run, subject.shapes, subject.key, subject.x)
-    return ["/".join(map(str, path)) for path, _ in trees.flatten(updated.get("intermediates", {}))]
+    return ["/".join(map(str, path)) for path, _ in trees.flatten(updated.get(INTERMEDIATES, {}))]
 
 
 def _constructor(model: Any) -> Any:

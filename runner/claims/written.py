@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import nnx
+
+LAZY_INIT = """\
+# at the end of the constructor, for every bridge.ToNNX in it; x: an array of the shape that they take
+bridge.lazy_init(self.inner, x)"""
 
 SIMPLE = (bool, int, float, str, tuple, type(None))
 
@@ -39,12 +43,25 @@ def hashable(found: Any) -> str:
     return value(found)
 
 
+def as_param(path: Sequence[Any]) -> str:
+    """The line that makes a Param of a raw array, for the end of the constructor of the layer that holds it."""
+    where = "self" + "".join(f".{part}" if isinstance(part, str) else f"[{part!r}]" for part in path)
+    # An attribute that once held a tracer counts as static: `nnx.data` says that it is not.
+    return f"{where} = nnx.data(nnx.Param({where}))" if len(path) == 1 else f"{where} = nnx.Param({where})"
+
+
 def call_of(model: Any, *, rngs: bool | None = None) -> str:
     """The constructor's call of a wrapped layer, with `rngs=rngs` unless the wrapper skips it."""
     parts = [value(item) for item in model.args]
     parts += [f"{key}={value(item)}" for key, item in model.kwargs.items()]
     parts += ["rngs=rngs"] if (not model.skip_rng if rngs is None else rngs) else []
     return f"{value(model.nnx_class)}({', '.join(parts)})"
+
+
+def arguments(model: Any) -> dict[str, Any]:
+    """The constructor's arguments of a wrapped layer by name, those given by position too."""
+    names = [name for name in parameters(constructor(model.nnx_class)) if name != "self"]
+    return {**dict(zip(names, model.args, strict=False)), **model.kwargs}
 
 
 def constructor(target: Any) -> Any:
