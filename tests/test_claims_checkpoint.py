@@ -115,13 +115,8 @@ def test_metadata_boxes_are_no_hindrance():
     assert check.verdict is Verdict.yes
 
 
-def test_integer_keys_are_named_and_the_mend_gives_the_bits_again(tmp_path):
+def test_the_mend_for_integer_keys_gives_the_bits_again(tmp_path):
     check = judged(Stack)
-    assert check.verdict is Verdict.no
-    assert check.detail == (
-        "integer keys come back as strings without a target, and apply raises KeyError: 'Invalid key: 0': "
-        "params/layers/0/bias, params/layers/0/kernel"
-    )
     assert check.evidence["with_target"] == "same bits"
     assert check.mend == "variables = nnx.restore_int_paths(ocp.PyTreeCheckpointer().restore(path))"
     model = bridge.to_linen(Stack)
@@ -133,12 +128,7 @@ def test_integer_keys_are_named_and_the_mend_gives_the_bits_again(tmp_path):
 @pytest.mark.filterwarnings("ignore:Found unknown module paths")
 def test_tuple_keys_need_the_target(tmp_path):
     check = judged(Spectral)
-    where = "batch_stats/norm/batch_stats/('kernel', "
-    assert check.verdict is Verdict.no
-    assert check.detail == (
-        "tuple keys come back as strings without a target, and apply raises TypeError: '<' not supported between "
-        f"instances of 'str' and 'tuple': {where}'sigma'), {where}'u')"
-    )
+    assert check.evidence["keys"] == [f"batch_stats/norm/batch_stats/('kernel', {name!r})" for name in ("sigma", "u")]
     assert check.mend == (
         "target = nn.unbox(jax.eval_shape(lambda key: model.init({'params': key}, x), key))\n"
         "variables = ocp.StandardCheckpointer().restore(path, target)"

@@ -127,16 +127,6 @@ def test_tokens_have_no_gradient_and_the_table_has(conf_check):
     assert conf_check("embed").evidence["grad"] == "works"
 
 
-def test_a_wrapped_instance_called_twice_in_one_host_is_refused():
-    check = lifts.judge(subject_of(CalledTwice(make_layer), X), full=True)
-    assert check.verdict is Verdict.no
-    assert check.detail == (
-        "mine is called 2 times in one host: init draws its params at each call and keeps the last, so init's output "
-        "is not apply's"
-    )
-    assert check.mend == lifts.ONE_CALL
-
-
 def test_a_second_call_of_what_draws_nothing_is_fine():
     assert lifts.judge(subject_of(CalledTwice(make_norm), X), full=True).verdict is Verdict.yes
 

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.core.scope import LazyRng
 
+import runner
 from runner import bridge, experiment, hlo, native, trees
 from runner.bridge import Bridged
 from runner.claims import parity
@@ -197,6 +198,12 @@ def test_why_there_is_no_twin_is_said():
     assert check.verdict is Verdict.yes
     why = "nnx.Linear's preferred_element_type has no counterpart in nn.Dense"
     assert f"; no Linen twin: {why}; steady " in check.detail
+
+
+def test_a_wrapped_layer_from_python_is_compared_whether_its_arguments_have_names_or_not():
+    for model in (nnx.bridge.to_linen(nnx.Linear, 4, 4), nnx.bridge.to_linen(nnx.Linear, 4, out_features=4)):
+        (check,) = runner.check(model, jnp.ones((2, 4)), only=["parity"])
+        assert check.detail.startswith("native: the same variables, output and gradient bit for bit; Linen nn.Dense: ")
 
 
 def test_a_host_is_skipped():

@@ -79,7 +79,9 @@ class OnTheHost(nnx.Module):
 class Old(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(4)(nn.Dense(4)(nn.Dense(4)(x)))
+        for _ in range(3):
+            x = nn.Dense(4)(x)
+        return x
 
 
 class New(nn.Module):
@@ -90,7 +92,8 @@ class New(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = bridge.ToLinen(nnx.Linear, args=(4, 4), name=self.middle)(nn.Dense(4)(x))
+        x = nn.Dense(4)(x)
+        x = bridge.to_linen(nnx.Linear, 4, 4, name=self.middle)(x)
         return nn.Dense(4, name=self.last)(x)
 
 
@@ -117,12 +120,8 @@ def test_every_leaf_of_a_healthy_layer_gets_a_gradient(of_config, layer):
     assert (check.verdict, check.detail) == (Verdict.yes, f"{leaves} in params, and each gets a nonzero gradient")
 
 
-def test_lora_weights_are_not_trained_and_the_code_trains_them():
+def test_the_code_for_lora_trains_its_weights():
     check = trained.judge(subject_of(lora(), X), full=False)
-    assert check.verdict is Verdict.no
-    assert check.detail == (
-        "LoRAParam/lora/lora_a, LoRAParam/lora/lora_b would never be trained: the optimiser gets only params"
-    )
     assert check.evidence == {"outside": ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]}
     assert check.mend == (
         "trained = {name: variables[name] for name in ['params', 'LoRAParam']}\n"
@@ -163,18 +162,21 @@ def test_a_misspelt_collection_is_not_on_purpose():
     )
 
 
-def test_a_raw_array_is_not_trained():
+def test_a_raw_array_is_trained_once_it_is_a_param():
     model = bridge.to_linen(RawScale)
     check = trained.judge(subject_of(model, X), full=False)
-    assert (check.verdict, check.detail) == (
-        Verdict.no,
-        "DynamicJaxprTracer/scale would never be trained: the optimiser gets only params; "
-        "DynamicJaxprTracer/scale is a raw array, of no Variable",
+    assert check.mend == (
+        "# at the end of its __init__; nnx.Variable for a constant:\n"
+        "self.scale = nnx.data(nnx.Param(self.scale))\n"
+        "# here: train.collections=[params,DynamicJaxprTracer]"
     )
-    assert check.mend.splitlines()[-2:] == [
-        "# here: train.collections=[params,DynamicJaxprTracer]",
-        "# or, in the layer: nnx.Param(array) for what is to be trained, nnx.Variable(array) for a constant",
-    ]
+
+    class Mended(RawScale):
+        def __init__(self, *, rngs):
+            super().__init__(rngs=rngs)
+            exec(check.mend, {"self": self, "nnx": nnx})
+
+    assert trained.judge(subject_of(bridge.to_linen(Mended), X), full=False).verdict is Verdict.yes
     named = subject_of(model, X, trained=["params", "DynamicJaxprTracer"])
     assert trained.judge(named, full=False).verdict is Verdict.yes
 
@@ -194,10 +196,22 @@ def test_leaves_of_an_old_checkpoint_that_nobody_reads_are_named():
         {"unread": ["params/Dense_2/bias", "params/Dense_2/kernel"]},
     )
     assert check.detail == "params/Dense_2/bias, params/Dense_2/kernel can't be trained: no output depends on them"
-    assert check.mend == "name='Dense_2',  # for the layer that is to read Dense_2 of these variables"
-    last = eval(f"dict(\n{check.mend}\n)")["name"]
-    named = subject_of(New(middle="Dense_1", last=last), X, variables=old)
+    assert check.mend == (
+        "# in the host; a name for the first alone would raise NameInUseError:\n"
+        "bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0\n"
+        "Dense(…, name='Dense_2')  # what is Dense_1"
+    )
+    named = subject_of(New(middle="Dense_1", last="Dense_2"), X, variables=old)
     assert trained.judge(named, full=True).verdict is Verdict.yes
+
+
+def test_a_leaf_too_many_is_named_with_the_name_that_would_read_it():
+    variables = New().init(jax.random.key(0), X)
+    variables["params"]["Dense_9"] = variables["params"]["Dense_1"]
+    check = trained.judge(subject_of(New(), X, variables=variables), full=False)
+    assert check.mend == "name='Dense_9',  # for the layer that is to read Dense_9 of these variables"
+    named = subject_of(New(last=eval(f"dict(\n{check.mend}\n)")["name"]), X, variables=variables)
+    assert "Dense_9" not in trained.judge(named, full=False).detail
 
 
 def test_a_leaf_behind_a_stopped_gradient_is_named_and_can_be_made_a_constant():

@@ -176,24 +176,16 @@ def test_a_missing_leaf_is_named_with_the_nearest_path():
     assert subject_of(LINEAR, X, variables=after).differences == []
 
 
-def test_shapes_that_the_bridge_takes_are_misshapen():
+def test_leaves_of_shapes_that_the_bridge_takes_are_made_anew():
     given = {"params": {"kernel": jnp.ones((8, 5)), "bias": jnp.ones(5)}}
     assert LINEAR.apply(given, X).shape == (2, 5)
-    assert judge(LINEAR, given).detail == (
-        "of the 2 leaves that init makes, 2 are misshapen: params/bias (got float32[5], wanted float32[8]), "
-        "params/kernel (got float32[8, 5], wanted float32[8, 8])"
-    )
     assert mended(judge(LINEAR, given), model=LINEAR, variables=given)["params"]["kernel"].shape == (8, 8)
 
 
-def test_a_collection_of_another_name_is_misplaced_and_can_be_moved():
+def test_a_collection_of_another_name_is_moved():
     given = {"weights": OTHER["params"]}
     check = judge(LINEAR, given)
     assert check.mend == MOVE
-    assert check.detail == (
-        "of the 2 leaves that init makes, 2 are misplaced: params/bias (lies at weights/bias), "
-        "params/kernel (lies at weights/kernel)"
-    )
     assert mended(check, model=LINEAR, variables=given) == OTHER
 
 
@@ -236,11 +228,6 @@ def test_neighbours_that_linen_renamed_get_their_names_and_bits_back(before, aft
     variables = before().init(K1, X)
     check = judge(after(), variables)
     assert (check.verdict, check.mend) == (Verdict.no, NAMES)
-    assert check.detail == (
-        "of the 6 leaves that init makes, 2 are misplaced: params/ToLinen_0/bias (lies at params/Dense_2/bias), "
-        "params/ToLinen_0/kernel (lies at params/Dense_2/kernel); Linen names the layers of this host anew: "
-        "what was Dense_1 is ToLinen_0, what was Dense_2 is Dense_1"
-    )
     assert check.evidence["names"] == {"ToLinen_0": "Dense_1", "Dense_1": "Dense_2"}
     old = before().apply(variables, X)
     assert not np.array_equal(after().apply(variables, X), old)
