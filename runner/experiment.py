@@ -52,7 +52,7 @@ from runner.records import (
 )
 from runner.settings import ChecksDepth, ChecksMode, EagerCheck, Run, to_data
 from runner.subject import Subject
-from runner.training import CompiledTraining, Trained
+from runner.training import CompiledTraining, Trained, Watch
 
 MAX_TRACEBACK_LINES = 60
 
@@ -197,7 +197,12 @@ def subject(draft: Draft, run: Run) -> Subject:
 
 
 def execute(
-    job: Job, program: Program, *, compiled_here: bool = True, clock: timing.Clock = time.perf_counter_ns
+    job: Job,
+    program: Program,
+    *,
+    compiled_here: bool = True,
+    clock: timing.Clock = time.perf_counter_ns,
+    watch: Watch | None = None,
 ) -> Result:
     """The record, variables and output of one run.
 
@@ -208,6 +213,7 @@ def execute(
       program: Its compiled program.
       compiled_here: Whether this run is the one that the program was compiled for.
       clock: Nanoseconds from any fixed origin.
+      watch: Told of the losses while the run trains, outside of all that is timed; see `training.train`.
     """
     started_at = now()
     story = _Story()
@@ -215,7 +221,7 @@ def execute(
     def tell() -> None:
         try:
             with program.draft.placement.context():
-                _tell(story, job, program, clock)
+                _tell(story, job, program, clock=clock, watch=watch)
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
             story.failure = describe_failure(error)
 
@@ -277,7 +283,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> None:
+def _tell(story: _Story, job: Job, program: Program, *, clock: timing.Clock, watch: Watch | None) -> None:
     """Init, train, apply, check, time. The order matters: an output is checked before its time is taken."""
     run, place = job.run, program.draft.placement
     x = place.put_x(inputs.make_input(run.input, run.input_shape))
@@ -288,7 +294,8 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
         story.variables = place.put_variables(program.draft.given)
     story.initial = story.variables
     if program.training is not None:
-        _train(story, job, program, (key, x), clock)
+        trained = _trained(job, program, program.training, story.initial, arguments=(key, x), clock=clock, watch=watch)
+        story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
     (output, story.updated), story.apply_first_s = timing.first_call(
         lambda: program.apply(story.variables, key, x), clock=clock
     )
@@ -318,21 +325,15 @@ def _tell(story: _Story, job: Job, program: Program, clock: timing.Clock) -> Non
             story.steady["apply_device"] = Measurement(samples=samples, summary=stats.summarize(samples))
 
 
-def _train(
-    story: _Story, job: Job, program: Program, arguments: tuple[jax.Array, jax.Array], clock: timing.Clock
-) -> None:
-    assert program.training is not None
-    trained = _trained(job, program, program.training, story.initial, arguments, clock)
-    story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
-
-
 def _trained(
     job: Job,
     program: Program,
     compiled: CompiledTraining,
     initial: Any,
+    *,
     arguments: tuple[jax.Array, jax.Array],
     clock: timing.Clock,
+    watch: Watch | None = None,
 ) -> Trained:
     run, place, (key, x) = job.run, program.draft.placement, arguments
     teacher = program.init(place.put(bridge.teacher_key(run.train.teacher_seed)), x)
@@ -345,6 +346,7 @@ def _trained(
         batch=lambda step: place.put_x(inputs.make_batch(run.input, run.input_shape, step)),
         num_steps=run.train.steps,
         clock=clock,
+        watch=watch,
     )
 
 
@@ -370,7 +372,7 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
 
 def _compare_twin(job: Job, program: Program, story: _Story, arguments: tuple[jax.Array, jax.Array]) -> Check:
     """The same pipeline with the Linen twin in the layer's place, from the same weights: the same loss curve?"""
-    draft, (key, x), name = program.draft, arguments, "twin_curve"
+    draft, name = program.draft, "twin_curve"
     twin = twins.twin_of(draft.layer.model.nnx_class, draft.layer.model.kwargs, draft.layer.call)
     if twin.layer is None or story.train is None or draft.training is None:
         return checks.skipped(name, twin.why or "nothing was trained")
@@ -378,7 +380,7 @@ def _compare_twin(job: Job, program: Program, story: _Story, arguments: tuple[ja
     model = hosts.with_linen(draft.model, twin.layer.model) if hosted else twin.layer
     training_of_twin = dataclasses.replace(draft.training, model=model)
     compiled = compile_training(draft, training_of_twin)
-    trained = _trained(job, program, compiled, story.initial, (key, x), time.perf_counter_ns)
+    trained = _trained(job, program, compiled, story.initial, arguments=arguments, clock=time.perf_counter_ns)
     mine, other = np.array(story.train.losses), np.array(trained.info.losses)
     if (mine == other).all():
         return checks.yes(

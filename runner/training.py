@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,12 @@ from runner.settings import TrainSettings
 
 # They want the loss as a function, or a key of their own, or have a successor.
 OTHER_OPTIMIZERS = frozenset({"lbfgs", "noisy_sgd", "optimistic_adam"})
+
+# Seldom enough to cost a training nothing, often enough to look at.
+WATCH_EVERY_NS = 10**9
+
+# Takes the number of a step, and the losses from it on.
+Watch = Callable[[int, Sequence[float]], None]
 
 
 class TrainState(train_state.TrainState):
@@ -215,6 +221,7 @@ def train(
     batch: Callable[[int], jax.Array],
     num_steps: int,
     clock: timing.Clock,
+    watch: Watch | None = None,
 ) -> Trained:
     """Trains until `num_steps` steps are made.
 
@@ -227,6 +234,7 @@ def train(
       batch: The input of a step, given its number.
       num_steps: Steps in all.
       clock: Nanoseconds from any fixed origin.
+      watch: Told of the losses about once a second, between two steps and in neither's time.
     """
     state = compiled.start(variables)
     if saved is not None:
@@ -234,12 +242,16 @@ def train(
     first_step = int(state.step)
     losses: list[jax.Array] = []
     seconds: list[float] = []
+    told, told_at = 0, clock()
     for num in range(first_step, num_steps):
         x = batch(num)
         call = functools.partial(compiled.step, state, teacher, key, x)
         (state, loss), step_s = timing.first_call(call, clock=clock)
         losses.append(loss)
         seconds.append(step_s)
+        if watch is not None and clock() - told_at >= WATCH_EVERY_NS:
+            watch(first_step + told, [float(loss) for loss in losses[told:]])
+            told, told_at = len(losses), clock()
     trained = {**state.others, **state.params}
     info = TrainInfo(
         first_step=first_step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from runner.experiment import Job
 from runner.planning import Given
 from runner.program import compile_program, compile_training, draft, identify
 from runner.settings import InputKind, InputSettings
+from runner.training import WATCH_EVERY_NS
 
 HERE = __name__
 QUICK = ("timing=off", "checks.eager=never", "input_shape=[4,4]")
@@ -135,6 +137,24 @@ def test_each_step_draws_its_x_and_a_given_x_stays():
     assert np.array_equal(batches[1], batches[2])
     ones = InputSettings(kind=InputKind.ones)
     assert np.array_equal(inputs.make_batch(ones, [2], 7), inputs.make_input(ones, [2]))
+
+
+def test_who_watches_is_told_of_the_losses_about_once_a_second_and_in_no_steps_time(make_run):
+    run = make_run(*QUICK, "train.steps=20")
+    program = compile_program(draft(run, identify(run)))
+    now, told = itertools.count(step=WATCH_EVERY_NS // 8), []
+    result = experiment.execute(
+        Job(run=run, identity=identify(run), compare_eager=False),
+        program,
+        clock=lambda: next(now),
+        watch=lambda *news: told.append(news),
+    )
+    starts = [first for first, _ in told]
+    assert starts == list(range(0, starts[-1] + 1, starts[1]))
+    assert 1 < len(told) < 10
+    assert result.record.train.steps_s == [0.125] * 20
+    known = [loss for _, losses in told for loss in losses]
+    assert known == result.record.train.losses[: len(known)]
 
 
 # What is carried, drawn, and left alone.
