@@ -154,17 +154,28 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
       CheckFailed: A strict claim said no.
     """
     # Variables from elsewhere may be such that nothing compiles with them: then the claim says it better.
-    before = _judge(draft, run) if draft.given is not None else []
+    before = judge(draft, run) if draft.given is not None else []
     program = compile_program(draft, contended=contended)
-    return dataclasses.replace(program, checks=tuple(before or _judge(draft, run)))
+    return dataclasses.replace(program, checks=tuple(before or judge(draft, run, program)))
 
 
-def _judge(draft: Draft, run: Run) -> list[Check]:
+def judge(draft: Draft, run: Run, program: Program | None = None) -> list[Check]:
+    """What the claims say of `draft`, as the settings of `run` ask for it; nothing where those say off.
+
+    Args:
+      draft: The traced program.
+      run: A run of it.
+      program: The same, compiled, if it is.
+
+    Raises:
+      CheckFailed: A strict claim said no.
+    """
     if run.checks.mode is ChecksMode.off:
         return []
     # Of a mesh they ask on one device: what several make of the layer is the claim `sharding`, and a check of each run.
     with draft.placement.alone().context():
-        asked = claims.judge(subject(draft, run), full=run.checks.depth is ChecksDepth.full)
+        alone = program if draft.placement.mesh is None else None
+        asked = claims.judge(subject(draft, run, alone), full=run.checks.depth is ChecksDepth.full)
     if run.checks.mode is ChecksMode.strict:
         for check in asked:
             _refuse(check, asked, run)
@@ -177,7 +188,7 @@ def _refuse(check: Check, asked: Sequence[Check], run: Run) -> None:
         raise CheckFailed(check, asked)
 
 
-def subject(draft: Draft, run: Run) -> Subject:
+def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
     """What the claims of a program are tested on: seed 0, so that the verdicts are those of all its runs."""
     place = draft.placement.alone()
     return Subject(
@@ -192,6 +203,8 @@ def subject(draft: Draft, run: Run) -> Subject:
         trained=tuple(run.train.collections),
         trains=run.train.steps > 0,
         key=place.put(bridge.root_key(0)),
+        compiled_init=program.init if program else None,
+        compiled_apply=program.apply if program else None,
         again=lambda: bridge.wrap(run.layer),
     )
 

@@ -36,6 +36,8 @@ class Subject:
       trained: Collections that the optimiser gets.
       trains: Whether the pipeline trains at all.
       key: The root key, `jax.random.PRNGKey(0)` by default.
+      compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first claim that wants it.
+      compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
     """
 
@@ -51,6 +53,8 @@ class Subject:
     trained: tuple[str, ...] = (bridge.PARAMS,)
     trains: bool = False
     key: jax.Array = field(default_factory=lambda: bridge.root_key(0))
+    compiled_init: Callable[..., Any] | None = None
+    compiled_apply: Callable[..., Any] | None = None
     again: Callable[[], Bridged] | None = None
 
     @functools.cached_property
@@ -61,7 +65,8 @@ class Subject:
     @functools.cached_property
     def init_variables(self) -> Any:
         """What a jitted init makes."""
-        return jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))(self.key, self.x)
+        init = self.compiled_init or jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
+        return init(self.key, self.x)
 
     @functools.cached_property
     def shapes(self) -> Any:
@@ -126,6 +131,11 @@ class Subject:
             return not self.draws.invented
         except Exception:  # noqa: BLE001 - what a Linen layer raises without its stream
             return False
+
+    @functools.cached_property
+    def run(self) -> Callable[..., Any]:
+        """`apply`, compiled, for variables like `variables`."""
+        return self.compiled_apply or jax.jit(self.apply)
 
     def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
         """The output and the updated collections, as the pipeline gets them."""

@@ -62,13 +62,12 @@ def judge(subject: Subject, *, full: bool) -> Check:
             checkpoint.save(variables, path)
         except CheckpointError as error:
             return _not_saved(variables, error)
-        apply = jax.jit(subject.apply)
-        expected = apply(subject.variables, subject.key, subject.x)
-        if not _same(expected, apply(subject.variables, subject.key, subject.x)):
+        expected = subject.run(subject.variables, subject.key, subject.x)
+        if not _same(expected, subject.run(subject.variables, subject.key, subject.x)):
             return checks.skipped(NAME, "the same call gives other bits each time, with the same variables")
 
         def trip(restore: Callable[[], Any]) -> _Trip:
-            return _trip(restore, variables, expected, lambda tree: apply(tree, subject.key, subject.x))
+            return _trip(restore, variables, expected, lambda tree: _applied(subject, tree))
 
         plain = trip(lambda: checkpoint.restore(path))
         targeted = trip(lambda: checkpoint.restore_like(path, trees.shapes(variables)))
@@ -131,6 +130,12 @@ def _trip(restore: Callable[[], Any], saved: Any, expected: Any, apply: Callable
     except Exception as error:  # noqa: BLE001 - what apply says to keys that are not its own
         return _Trip(tree=tree, problem=f"apply raises {checks.words(error)}")
     return _Trip(tree=tree, problem=None if same else "apply answers with other bits")
+
+
+def _applied(subject: Subject, tree: Any) -> Any:
+    return (subject.run if _paths(tree) == _paths(subject.variables) else jax.jit(subject.apply))(
+        tree, subject.key, subject.x
+    )
 
 
 def _verdict(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) -> Check:

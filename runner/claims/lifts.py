@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner import checks, lifts, trees
+from runner import checks, hlo, lifts, trees
 from runner.claims import rounding
 from runner.claims.pairs import NUM, REMAT, SURE, TWICE, Call, Lift, init_and_apply, lifts_of, plain_call, two_inputs
 from runner.records import Check
@@ -22,9 +22,6 @@ from runner.subject import Subject
 
 WORKS = "works"
 NOT_ASKED = "not asked: "
-
-# Run once and compared: what the compiler would gain costs twice its time.
-COMPILER_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 DRAWN_AGAIN = "changes the output: init draws the params at each call and keeps the last"
 
@@ -40,20 +37,24 @@ layer = bridge.to_linen(Twice)"""
 def judge(subject: Subject, *, full: bool) -> Check:
     """Whether the layer works lifted, each lift by itself, and whether the subject's init and apply agree."""
     lifted, asked_not = lifts_of(subject)
+    arguments = trees.unbox(subject.init_variables), subject.key, subject.x
     found = {name: _untraceable(lift, subject) for name, lift in lifted.items()}
     pairs: dict[str, tuple[Call, Call]] = {
-        name: (lift.run, lift.wanted) for name, lift in lifted.items() if not found[name]
+        name: (lift.run, lift.wanted)
+        for name, lift in lifted.items()
+        if not found[name] and not (lift.alike and _is_one_program(lift, arguments))
     }
     plain = plain_call(subject)
-    pairs["random"] = (plain, lambda variables, key, x: plain(variables, jax.random.fold_in(key, 1), x))
+    if len(subject.needs.streams) > 1:
+        pairs["random"] = (plain, lambda variables, key, x: plain(variables, jax.random.fold_in(key, 1), x))
     calls = lifts.calls_in_init(subject.model, subject.needs.streams, subject.x)
     again = {path: num for path, num in calls.items() if num > 1}
     if again:
         pairs["init"] = init_and_apply(subject.model, subject)
-    got = _run(pairs, (trees.unbox(subject.init_variables), subject.key, subject.x))
-    random = bool(_said(got["random"]))
-    for name, lift in lifted.items():
-        found[name] = found[name] or _said(got[name], shapes_only=lift.drawn and random)
+    got = _run(pairs, arguments)
+    random = "random" in got and bool(_said(got["random"]))
+    for name in pairs.keys() & lifted.keys():
+        found[name] = _said(got[name], shapes_only=lifted[name].drawn and random)
     if _differs_in_init(got.get(TWICE)):
         found[TWICE] = DRAWN_AGAIN
     found = {name: text or WORKS for name, text in found.items()}
@@ -69,6 +70,12 @@ def judge(subject: Subject, *, full: bool) -> Check:
         return checks.yes("lifts", detail, **found)
     verdict = checks.no if any(name in bad for name in SURE) else checks.caution
     return verdict("lifts", detail, _mend(subject, bad), **found)
+
+
+def _is_one_program(lift: Lift, arguments: Any) -> bool:
+    """Whether both calls of `lift` are one program, whatever XLA makes of it."""
+    run, wanted = (hlo.before_xla(jax.jit(call).trace(*arguments)) for call in (lift.run, lift.wanted))
+    return run == wanted
 
 
 def _drawn_again(again: Mapping[str, int], found: Mapping[str, str]) -> Check:
@@ -107,7 +114,7 @@ def _run(pairs: Mapping[str, tuple[Call, Call]], arguments: Any) -> dict[str, An
     """What both calls of every pair give, as named arrays, or the error; all are compiled together where that works."""
     try:
         run = jax.jit(lambda *args: {name: [call(*args) for call in pair] for name, pair in pairs.items()})
-        got = run.lower(*arguments).compile(compiler_options=COMPILER_OPTIONS)(*arguments)
+        got = run.lower(*arguments).compile(hlo.RUN_ONCE)(*arguments)
         return {name: [trees.named_arrays(trees.unbox(one)) for one in pair] for name, pair in got.items()}
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         if len(pairs) == 1:

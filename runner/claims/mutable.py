@@ -88,7 +88,7 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
 def _eager_error(subject: Subject, traced: Exception, *, given: bool) -> Exception:
     """What apply (where what it made is `given`) or the next one raises outside of jit: its words are of arrays."""
     # A call that raises does not get far; one that works would compile each of its operations by itself.
-    first = subject.apply if given else jax.jit(subject.apply)
+    first = subject.apply if given else subject.run
     try:
         _, updates = first(subject.variables, subject.key, subject.x)
         subject.apply({**subject.variables, **updates}, subject.key, subject.x)
@@ -141,7 +141,7 @@ def _in_constructor(subject: Subject, made: dict[trees.Path, Any]) -> str:
 
 
 def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
-    _, updates = jax.jit(subject.apply)(subject.variables, subject.key, subject.x)
+    _, updates = subject.run(subject.variables, subject.key, subject.x)
 
     def native(variables: Any, key: jax.Array, x: jax.Array) -> Any:
         # A stream that is not given is drawn from key 0, as the bridge does.

@@ -35,6 +35,7 @@ class Lift:
       host: The Linen module that it makes.
       stacked: Collections that should get a first axis.
       many: Whether that module takes `NUM` inputs.
+      alike: Whether both may be one program before XLA sees it; then nothing is compiled.
       drawn: Whether it gives the layer other keys, so that a layer with randomness gives something else.
     """
 
@@ -43,6 +44,7 @@ class Lift:
     host: Bridged | None = None
     stacked: tuple[str, ...] = ()
     many: bool = False
+    alike: bool = False
     drawn: bool = False
 
 
@@ -54,9 +56,9 @@ def lifts_of(subject: Subject) -> tuple[dict[str, Lift], dict[str, str]]:
     in_host = _hosted(named, subject)
     found = {
         "jit": Lift(run=_hosted(jitted, subject), wanted=in_host, host=jitted, drawn=True),
-        "grad": Lift(run=_gradient(plain), wanted=_gradient(in_host), drawn=True),
+        "grad": Lift(run=_gradient(plain), wanted=_gradient(in_host), alike=True, drawn=True),
         "jax.vmap": Lift(run=_mapped(plain), wanted=_each(plain)),
-        "a name in a host": Lift(run=in_host, wanted=plain, host=named, drawn=True),
+        "a name in a host": Lift(run=in_host, wanted=plain, host=named, alike=True, drawn=True),
         TWICE: _twice(subject),
         REMAT: Lift(run=_gradient(_hosted(remat, subject)), wanted=_gradient(in_host), host=remat),
         SCAN: _scan(subject),

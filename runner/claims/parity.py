@@ -29,7 +29,7 @@ BRIDGED, NATIVE, LINEN = "bridged", "native", "linen"
 # XLA may fuse two programs of one meaning otherwise, which moves the last bits and no more.
 FUSION_ULP = 4
 
-COMPILE_ROUNDS = 2
+COMPILE_ROUNDS = 1
 ROUNDS = 10  # 8 are the fewest that a 99 % interval of the median takes
 WARMUP = 5
 MIN_SAMPLE_S = 0.005
@@ -70,13 +70,25 @@ def judge(subject: Subject, *, full: bool) -> Check:
     layer = subject.model
     if layer.construct is None:
         return checks.skipped(NAME, "only a wrapped layer by itself has a native module to be compared with")
-    keys = bridge.init_keys(subject.key, subject.needs.streams)
-    built = _named(jax.jit(lambda keys: native.variables(layer, keys))(keys))
-    differing = _differences(_named(subject.init_variables), built, NATIVE)
+    differing = _differing_variables(subject)
     evidence: dict[str, Any] = {"compared": ["variables"], "variables": differing}
     if _worst(differing) is None:
         return checks.no(NAME, _natively(evidence), PURE, **evidence)
     return _compare(subject, evidence)
+
+
+def _differing_variables(subject: Subject) -> dict[str, Any]:
+    """How init's variables differ from the native module's; nothing is compiled where both are one program."""
+    layer = subject.model
+    keys = bridge.init_keys(subject.key, subject.needs.streams)
+    inits = (
+        jax.jit(lambda keys, x: layer.model.init(keys, x, **layer.call)),
+        jax.jit(lambda keys, x: native.variables(layer, keys)),
+    )
+    bridged, alone = (hlo.before_xla(init.trace(keys, subject.x)) for init in inits)
+    if bridged == alone:
+        return {}
+    return _differences(_named(subject.init_variables), _named(inits[1](keys, subject.x)), NATIVE)
 
 
 def _compare(subject: Subject, evidence: dict[str, Any]) -> Check:
@@ -88,8 +100,13 @@ def _compare(subject: Subject, evidence: dict[str, Any]) -> Check:
     arguments = {name: (variables, variant.streams, subject.x) for name, variant in variants.items()}
     functions = {name: variant.apply for name, variant in variants.items()}
     compiled, phases = timing.compile_interleaved(functions, arguments, rounds=COMPILE_ROUNDS)
-    results = {name: _results(variants[name], compiled[name], arguments[name]) for name in variants}
+    outputs = {name: compiled[name](*arguments[name]) for name in variants}
+    results = {name: _results(*outputs[name]) for name in variants}
     evidence["compared"] += [part for part, found in results[BRIDGED].items() if found]
+    if _has_gradient(variables):
+        evidence["compared"].append("gradient")
+        for name, gradient in _gradients(variants, arguments, outputs).items():
+            results[name]["gradient"] = gradient
     evidence |= _against(results, NATIVE)
     evidence["linen"] = {"layer": twin.name, "why": twin.why, "tree": tree}
     if LINEN in variants:
@@ -160,24 +177,41 @@ def _moved(variables: Any) -> Any:
     return {**variables, **params}
 
 
-def _results(variant: Variant, compiled: Any, arguments: tuple[Any, Any, Any]) -> dict[str, Any]:
-    variables, streams, x = arguments
-    output, updated = compiled(*arguments)
-    results = {"output": _named(output), "updates": _named(updated), "gradient": {}}
-    params = variables.get(bridge.PARAMS, {})
-    if any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(params)):
-        cotangents = _cotangents(output)
+def _results(output: Any, updated: Any) -> dict[str, Any]:
+    return {"output": _named(output), "updates": _named(updated), "gradient": {}}
 
-        def loss(params: Any, rest: Any, streams: Any, x: jax.Array) -> jax.Array:
-            output, _ = variant.apply({**rest, bridge.PARAMS: params}, streams, x)
+
+def _has_gradient(variables: Mapping[str, Any]) -> bool:
+    leaves = jax.tree.leaves(variables.get(bridge.PARAMS, {}))
+    return any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
+
+
+def _gradients(
+    variants: Mapping[str, Variant], arguments: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> dict[str, dict[str, np.ndarray]]:
+    """The gradient of each variant by its params; none of any where all are one program before XLA sees it."""
+    functions = {name: jax.jit(_gradient_of(variants[name], outputs[name][0])) for name in variants}
+    programs = {name: hlo.before_xla(function.trace(*arguments[name])) for name, function in functions.items()}
+    others = [name for name, program in programs.items() if program != programs[BRIDGED]]
+    asked = [BRIDGED, *others] if others else []
+    gradients = {name: _named(functions[name](*arguments[name])) for name in asked}
+    return {name: gradients.get(name, gradients.get(BRIDGED, {})) for name in variants}
+
+
+def _gradient_of(variant: Variant, output: Any) -> Callable[[Any, Any, jax.Array], Any]:
+    cotangents = _cotangents(output)
+
+    def gradient(variables: Any, streams: Any, x: jax.Array) -> Any:
+        def loss(params: Any) -> jax.Array:
+            output, _ = variant.apply({**variables, bridge.PARAMS: params}, streams, x)
             pairs = zip(_inexact(output), cotangents, strict=True)
             return sum((jnp.sum(jnp.real(one * two)) for one, two in pairs), start=jnp.zeros(()))
 
-        rest = {name: value for name, value in variables.items() if name != bridge.PARAMS}
-        gradient = jax.jit(jax.grad(loss, allow_int=True))(params, rest, streams, x)
-        pairs = [("/".join(map(str, path)), leaf) for path, leaf in trees.flatten(trees.unbox(gradient))]
-        results["gradient"] = {path: np.asarray(leaf) for path, leaf in pairs if leaf.dtype != jax.dtypes.float0}
-    return results
+        by_param = trees.flatten(jax.grad(loss, allow_int=True)(variables[bridge.PARAMS]))
+        leaves = {trees.spell(path): jax.tree.leaves(leaf)[0] for path, leaf in by_param}
+        return {path: leaf for path, leaf in leaves.items() if leaf.dtype != jax.dtypes.float0}
+
+    return gradient
 
 
 def _cotangents(output: Any) -> list[jax.Array]:

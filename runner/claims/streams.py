@@ -121,10 +121,10 @@ def _without(subject: Subject, unused: Sequence[str]) -> str:
 
 def _differs(subject: Subject) -> bool:
     """Whether the output of any other key differs."""
-    apply = jax.jit(lambda variables, key, x: subject.apply(variables, key, x)[0])
 
     def outputs(num: int) -> Any:
-        return trees.named_arrays(apply(subject.variables, jax.random.fold_in(subject.key, num), subject.x))
+        output, _ = subject.run(subject.variables, jax.random.fold_in(subject.key, num), subject.x)
+        return trees.named_arrays(output)
 
     first = outputs(0)
     return any(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from runner import bridge, checks, trees
+from runner import bridge, checks, hlo, trees
 from runner.claims import complete, flow, written
 from runner.records import Check
 from runner.subject import Subject
@@ -116,7 +116,8 @@ def _gradients(subject: Subject, trained: Sequence[trees.Path]) -> Check:
     arguments = (chosen, leaves, subject.key, x)
     gradient = jax.grad(loss)
     try:
-        got = jax.device_get(jax.jit(lambda *given: [jnp.any(leaf != 0) for leaf in gradient(*given)])(*arguments))
+        moves = jax.jit(lambda *given: [jnp.any(leaf != 0) for leaf in gradient(*given)])
+        got = jax.device_get(moves.lower(*arguments).compile(hlo.RUN_ONCE)(*arguments))
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         return checks.no(NAME, f"the gradient can't be taken: {checks.words(error)}")
     zero = [num for num, moves in enumerate(got) if not moves]

@@ -1,0 +1,125 @@
+"""What the claims about a program cost beside compiling it: those that are traced, and all ten.
+
+    python tests/benchmarks/checks.py [--layers linear,mlp] [--rounds 3] [--depth traced]
+
+Every figure is a ratio within one process: claims by the trace, lower and compile of the same program's init and apply,
+in turn, with JAX's caches empty before each. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hydra
+import jax
+
+from runner import application, claims, experiment, settings
+from runner.program import compile_program, draft, identify
+from runner.settings import ChecksMode, Run
+from runner.subject import Subject
+
+LAYERS = ("linear", "batch_norm", "dropout", "lora", "conv", "mlp", "multi_head_attention", "lstm", "transformer_block")
+CHECKS_OFF = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """CPU and wall seconds."""
+
+    cpu_s: float
+    wall_s: float
+
+
+def cost(call: Callable[[], object]) -> Cost:
+    """What `call` costs with nothing of JAX remembered from before."""
+    jax.clear_caches()
+    cpu, wall = time.process_time(), time.perf_counter()
+    call()
+    return Cost(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def subject_of(run: Run) -> Subject:
+    """A fresh subject: nothing of it has been traced for a claim."""
+    return experiment.subject(draft(run, identify(run)), run)
+
+
+def compose(layers: Sequence[str]) -> dict[str, Run]:
+    """The run of each layer, as the command line would have it."""
+    settings.register()
+    with hydra.initialize_config_dir(str(settings.config_dir()), version_base="1.3"):
+        return {layer: settings.from_config(hydra.compose("config", [f"layer={layer}"])) for layer in layers}
+
+
+def ratios(parts: Sequence[Cost], wholes: Sequence[Cost]) -> str:
+    """Median over the rounds of CPU / CPU, and of wall / wall."""
+    cpu = statistics.median(part.cpu_s / whole.cpu_s for part, whole in zip(parts, wholes, strict=True))
+    wall = statistics.median(part.wall_s / whole.wall_s for part, whole in zip(parts, wholes, strict=True))
+    return f"{cpu:.2f} × ({wall:.2f} ×)"
+
+
+def off_s(run: Run) -> float:
+    """Seconds that a program costs for its claims with `checks=off`."""
+    off = dataclasses.replace(run, checks=dataclasses.replace(run.checks, mode=ChecksMode.off))
+    drafted = draft(off, identify(off))
+    start = time.perf_counter()
+    for _ in range(CHECKS_OFF):
+        experiment.judge(drafted, off)
+    return (time.perf_counter() - start) / CHECKS_OFF
+
+
+def row(name: str, run: Run, rounds: int, *, full: bool) -> str:
+    """One line of the table."""
+    programs, traced, whole, each = [], [], [], []
+    for _ in range(rounds):
+        drafted = draft(run, identify(run))
+        programs.append(cost(lambda drafted=drafted: compile_program(drafted)))
+        asked = subject_of(run)
+        traced.append(cost(lambda asked=asked: claims.judge(asked, full=False)))
+        if full:
+            asked = subject_of(run)
+            parts = {
+                claim: cost(lambda asked=asked, claim=claim: claims.judge(asked, full=True, only=[claim]))
+                for claim in (*claims.TRACED, *claims.FULL)
+            }
+            whole.append(Cost(*(sum(dataclasses.astuple(part)[i] for part in parts.values()) for i in (0, 1))))
+            each.append(parts)
+    program_s = statistics.median(one.cpu_s for one in programs)
+    cells = [name, f"{1000 * program_s:.0f}", ratios(traced, programs)]
+    if full:
+        dearest = sorted(claims.FULL, key=lambda claim: -statistics.median(parts[claim].cpu_s for parts in each))[:3]
+        shares = [f"{claim} {ratios([parts[claim] for parts in each], programs).split(' (')[0]}" for claim in dearest]
+        cells += [ratios(whole, programs), ", ".join(shares)]
+    return f"| {' | '.join([*cells, f'{1e6 * off_s(run):.1f}'])} |"
+
+
+def main() -> None:
+    """Prints the table, a line as soon as its layer is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", default=",".join(LAYERS), help="names of conf/layer, or all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--depth", choices=("traced", "full"), default="full")
+    given = parser.parse_args()
+    full = given.depth == "full"
+    known = [name for name in settings.layer_names() if name != "custom"]
+    runs = compose(known if given.layers == "all" else given.layers.split(","))
+    application.quiet_libraries()
+    heads = ["layer", "program, CPU ms", "traced claims: CPU (wall)"]
+    heads += ["all ten: CPU (wall)", "the dearest of them"] * full
+    heads.append("`checks=off`, µs")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for name, run in runs.items():
+            print(row(name, run, given.rounds, full=full), flush=True)
+
+
+if __name__ == "__main__":
+    main()
