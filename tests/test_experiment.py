@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from flax.core.scope import LazyRng
 
-from runner import bridge, checkpoint, experiment, inputs, records, settings, trees
+from runner import bridge, checkpoint, checks, experiment, inputs, records, settings, trees
 from runner.errors import LayerError
 from runner.experiment import Job
 from runner.program import compile_program, draft, identify
@@ -233,13 +233,19 @@ def test_the_eager_check_says_yes_for_linear(execute):
     assert check.detail == "init and apply give the same bits compiled and eager"
 
 
-def test_the_eager_check_says_where_and_by_how_much_and_does_not_fail_the_run(execute):
+def test_bits_that_eager_calls_round_otherwise_are_a_caution_that_says_where_and_by_how_much(execute):
     record = execute("layer=embed", compare_eager=True).record
     check = check_named(record, "eager")
-    assert (record.status, check.verdict) == (Status.done, Verdict.no)
+    assert (record.status, check.verdict) == (Status.done, Verdict.caution)
     assert check.detail == "init differs in params/embedding by 1 ulp"
     assert check.evidence["init"]["params/embedding"]["ulp"] == 1
     assert check.evidence["apply"] == {}
+
+
+def test_more_than_rounding_between_compiled_and_eager_calls_is_a_no():
+    same, one = ({"": np.ones(2)},) * 2, np.ones(2, np.float32)
+    for other, verdict in ((one + 1e-6, Verdict.caution), (one + 1e-3, Verdict.no), (np.ones(3), Verdict.no)):
+        assert checks.eager(same, ({"y": one}, {"y": other})).verdict is verdict
 
 
 def test_a_check_that_was_not_made_says_why(execute):

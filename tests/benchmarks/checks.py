@@ -3,7 +3,8 @@
     python tests/benchmarks/checks.py [--layers linear,mlp] [--rounds 3] [--depth traced]
 
 Every figure is a ratio within one process: claims by the trace, lower and compile of the same program's init and apply,
-in turn, with JAX's caches empty before each. Prints a Markdown table.
+in turn, with JAX's caches empty before each. All ten get the compiled program, as in `bridge-runner check`. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import hydra
 import jax
 
 from runner import application, claims, experiment, settings
-from runner.program import compile_program, draft, identify
+from runner.program import Program, compile_program, draft, identify
 from runner.settings import ChecksMode, Run
 from runner.subject import Subject
 
@@ -39,16 +40,17 @@ class Cost:
 
 
 def cost(call: Callable[[], object]) -> Cost:
-    """What `call` costs with nothing of JAX remembered from before."""
-    jax.clear_caches()
+    """What `call` costs."""
     cpu, wall = time.process_time(), time.perf_counter()
     call()
     return Cost(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def subject_of(run: Run) -> Subject:
-    """A fresh subject: nothing of it has been traced for a claim."""
-    return experiment.subject(draft(run, identify(run)), run)
+def subject_of(run: Run, program: Program | None = None) -> Subject:
+    """A fresh subject: nothing of it has been traced for a claim, and JAX remembers nothing."""
+    subject = experiment.subject(draft(run, identify(run)), run, program)
+    jax.clear_caches()
+    return subject
 
 
 def compose(layers: Sequence[str]) -> dict[str, Run]:
@@ -80,11 +82,13 @@ def row(name: str, run: Run, rounds: int, *, full: bool) -> str:
     programs, traced, whole, each = [], [], [], []
     for _ in range(rounds):
         drafted = draft(run, identify(run))
-        programs.append(cost(lambda drafted=drafted: compile_program(drafted)))
+        jax.clear_caches()
+        program: list[Program] = []
+        programs.append(cost(lambda drafted=drafted, program=program: program.append(compile_program(drafted))))
         asked = subject_of(run)
         traced.append(cost(lambda asked=asked: claims.judge(asked, full=False)))
         if full:
-            asked = subject_of(run)
+            asked = subject_of(run, program[0])
             parts = {
                 claim: cost(lambda asked=asked, claim=claim: claims.judge(asked, full=True, only=[claim]))
                 for claim in (*claims.TRACED, *claims.FULL)
