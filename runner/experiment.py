@@ -350,6 +350,7 @@ def _trained(
 ) -> Trained:
     run, place, (key, x) = job.run, program.draft.placement, arguments
     teacher = program.init(place.put(bridge.teacher_key(run.train.teacher_seed)), x)
+    teacher = training.make_teacher(compiled.training, teacher, run.train.teacher_seed)
     return training.train(
         compiled,
         initial,

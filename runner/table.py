@@ -41,7 +41,7 @@ NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
 
 
 def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> Text:
-    """One row a run: id, what varied, output norm, apply time with its flag, checkpoint size, status.
+    """One row a run: id, what varied, loss, output norm, apply time with its flag, checkpoint size, status.
 
     Args:
       rows: The runs.
@@ -160,7 +160,12 @@ def _with_unit(value: float, units: Sequence[str]) -> str:
 
 def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
     """The columns that fit, by heading."""
-    fixed = {
+    losses = [
+        "–" if row.loss_first is None or row.loss_last is None else f"{row.loss_first:.4g} → {row.loss_last:.4g}"
+        for row in rows
+    ]
+    fixed = {"loss": losses} if any(row.loss_first is not None for row in rows) else {}
+    fixed |= {
         "output norm": ["–" if row.output_norm is None else f"{row.output_norm:.6g}" for row in rows],
         "apply": [(FLAGGED if row.apply_flags else "") + duration(row.apply_s) for row in rows],
         "saved": [size(row.checkpoint_bytes) for row in rows],

@@ -33,6 +33,7 @@ class Terminal:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._num_failed = 0
+        self._not_moved: set[tuple[str, ...]] = set()
 
     def __enter__(self) -> Terminal:
         return self
@@ -59,13 +60,15 @@ class Terminal:
             self._task = self._progress.add_task("runs", total=num_pending, failed="")
 
     def finished(self, record: Record, folder: Any) -> None:
-        """One run more; a failure is said at once."""
+        """One run more; a failure is said at once, and leaves that training left alone, of each kind once."""
         if record.status is Status.failed and record.error is not None:
             self._num_failed += 1
             reason = f"{record.error.kind.value}: {record.error.message or record.error.type}"
             self.warned(f"run {record.num} failed: {shorten(reason)}  ({folder.record})")
             if record.error.kind is FailureKind.check and any(check.mend for check in record.checks):
                 self.warned(f"  what mends it: bridge-runner show {folder.record.parent}")
+        if record.train is not None and record.train.not_moved:
+            self._say_not_moved(record.num, tuple(record.train.not_moved))
         self.advanced()
 
     def advanced(self) -> None:
@@ -73,6 +76,11 @@ class Terminal:
         if self._progress is not None and self._task is not None:
             failed = f"{self._num_failed} failed" if self._num_failed else ""
             self._progress.update(self._task, advance=1, failed=failed)
+
+    def _say_not_moved(self, num: int, paths: tuple[str, ...]) -> None:
+        if paths not in self._not_moved:
+            self._not_moved.add(paths)
+            self.warned(shorten(f"run {num}: training did not move {', '.join(paths)}"))
 
     def warned(self, text: str) -> None:
         """One line on standard error."""

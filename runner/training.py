@@ -1,7 +1,8 @@
 """A few optimiser steps as a Linen pipeline makes them: flax's TrainState, optax, and a teacher to learn from.
 
-The teacher is the same model with other weights, and the loss is the mean squared difference of the two outputs, so
-that every layer has something to learn that it can learn. A step gets the root key folded with its number: the masks of
+The teacher is the same model with other weights (where init makes one number of all of them, as in a norm, with noise
+on it), and the loss is the mean squared difference of the two outputs, so that every layer has something to learn that
+it can learn. A step gets the root key folded with its number: the masks of
 dropout differ from step to step, and the teacher has the student's.
 """
 
@@ -34,6 +35,10 @@ WATCH_EVERY_NS = 10**9
 
 # Takes the number of a step, and the losses from it on.
 Watch = Callable[[int, Sequence[float]], None]
+
+
+# Of the noise on a teacher's leaves that are constants at init.
+TEACHER_NOISE = 0.1
 
 
 class TrainState(train_state.TrainState):
@@ -261,6 +266,29 @@ def train(
         not_moved=not_moved(variables, trained, besides=compiled.training.mutable),
     )
     return Trained(variables={name: trained[name] for name in variables}, state=to_tree(state), info=info)
+
+
+def make_teacher(training: Training, variables: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """`variables` of init with noise on what would be the student's too: trained leaves that are one number throughout.
+
+    Args:
+      training: How the model is trained.
+      variables: What init made with the teacher's key.
+      seed: The teacher's.
+    """
+    generator = np.random.default_rng(seed)
+
+    def moved(leaf: Any) -> Any:
+        values = np.asarray(leaf)
+        is_constant = values.size > 0 and bool((values == values.flat[0]).all())
+        if not is_constant or not jnp.issubdtype(values.dtype, jnp.floating):
+            return leaf
+        noise = TEACHER_NOISE * generator.standard_normal(values.shape)
+        return jax.device_put((values + noise).astype(values.dtype), leaf.sharding)
+
+    return {
+        name: jax.tree.map(moved, tree) if name in training.collections else tree for name, tree in variables.items()
+    }
 
 
 def mean_squared_difference(output: Any, target: Any) -> jax.Array:

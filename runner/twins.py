@@ -68,7 +68,7 @@ def twin_of(nnx_class: Any, kwargs: Mapping[str, Any], call: Mapping[str, Any] =
     """
     linen_class = TWINS.get(nnx_class)
     if linen_class is None:
-        return Twin(why=f"flax.linen has no {getattr(nnx_class, '__name__', nnx_class)}")
+        return Twin(why=_why_none(nnx_class))
     name = f"nn.{linen_class.__name__}"
     try:
         in_call = {key: call[key] for key in IN_CALL_TOO & call.keys()}
@@ -80,6 +80,15 @@ def twin_of(nnx_class: Any, kwargs: Mapping[str, Any], call: Mapping[str, Any] =
     except _NoTwinError as error:
         return Twin(name=name, why=f"nnx.{nnx_class.__name__}'s {error}")
     return Twin(name=name, layer=Bridged(model=model, call=dict(call)))
+
+
+def _why_none(nnx_class: Any) -> str:
+    name = getattr(nnx_class, "__name__", str(nnx_class))
+    if nnx_class is nnx.Dropout:
+        return "nn.Dropout draws its mask from another key"
+    # A class of the user's own may be called like one of flax's.
+    known = hasattr(nn, name) and nnx_class is getattr(nnx, name, None)
+    return f"nn.{name} has another tree of variables" if known else f"flax.linen has no {name}"
 
 
 def _translated(

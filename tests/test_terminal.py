@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from runner import records, settings, table, terminal
-from runner.records import Failure, FailureKind, Record, Row, Status
+from runner.records import Failure, FailureKind, Phases, Record, Row, Status, TrainInfo
 from runner.terminal import Terminal
 
 SETTINGS = settings.to_data(settings.Run())
@@ -280,6 +280,29 @@ def test_a_failure_is_said_at_once_on_one_line_of_standard_error(error, text):
 )
 def test_the_head_of_a_sweep_says_what_is_to_do(given, num_pending, line):
     assert terminal.head(given, num_pending) == line
+
+
+def trained(not_moved, num=0):
+    step = Phases(trace_s=0.1, lower_s=0.1, compile_s=0.1, cache="off")
+    return record(num=num, train=TrainInfo(first_step=0, losses=[2.0, 0.5], step=step, steps_s=[], not_moved=not_moved))
+
+
+def test_a_run_that_trained_has_its_first_and_last_loss_in_the_table():
+    row = records.row_of(trained([]))
+    assert (row.loss_first, row.loss_last) == (2.0, 0.5)
+    text = table.runs_table([make_row(0, loss_first=2.0, loss_last=0.5), make_row(1)], width=80).plain
+    assert text.splitlines()[0].split()[:3] == ["run", "loss", "output"]
+    assert "  2 → 0.5          1.5" in text and "        –          1.5" in text
+    assert "loss" not in table.runs_table([make_row(1)], width=80).plain
+
+
+def test_leaves_that_training_did_not_move_are_said_once_of_each_kind():
+    terminal = in_pipe()
+    for num, paths in enumerate((["params/a"], ["params/a"], [], ["params/a", "params/b"])):
+        terminal.finished(trained(paths, num), None)
+    assert terminal.errors.file.getvalue() == (
+        "run 0: training did not move params/a\nrun 3: training did not move params/a, params/b\n"
+    )
 
 
 def test_the_row_of_a_record_has_what_the_table_shows():

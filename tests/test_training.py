@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -110,6 +111,8 @@ def test_a_step_is_plain_optax_over_the_mean_squared_difference_to_the_teacher(e
     run_x = inputs.make_batch(InputSettings(), [4, 4], 0)
     teacher_key = bridge.teacher_key(1)
     named = nnx.bridge.to_linen(nnx.Linear, 4, 8).init(teacher_key, run_x)
+    # The bias would be zero, as the student's.
+    named["params"]["bias"] += 0.1 * np.random.default_rng(1).standard_normal(8).astype(np.float32)
 
     def loss_of(params):
         return jnp.mean((model.apply({"params": params}, run_x) - model.apply(named, run_x)) ** 2)
@@ -195,12 +198,19 @@ def test_statistics_that_apply_updates_are_no_leaves_that_did_not_move():
     assert training.not_moved(before, before, besides=("batch_stats",)) == ["params/w"]
 
 
-@pytest.mark.parametrize("layer", ["embed", "sequential", "linen_inside", "lstm"])
+@pytest.mark.parametrize("layer", ["embed", "sequential", "linen_inside", "lstm", "batch_norm"])
 def test_layers_of_other_kinds_learn(layer, execute):
     # The same x at every step, so that the curve is no noisier than the optimiser.
     x = ("input=arange", "input.dtype=int32", "input_shape=[4]") if layer == "embed" else ("input=ones",)
     losses = losses_of(execute(f"layer={layer}", "train=short", *x))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_leaves_without_an_element_or_of_integers_leave_the_teacher_as_they_are():
+    variables = {"params": {"none": jnp.ones((0, 4)), "ids": jnp.ones(2, int), "w": jnp.ones(2)}, "n": jnp.ones(2)}
+    made = training.make_teacher(SimpleNamespace(collections=("params",)), variables, 1)
+    changed = [path for path, leaf in trees.named_arrays(made).items() if leaf.size and (leaf != 1).any()]
+    assert changed == ["params/w"]
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow\\(\\)':DeprecationWarning")

@@ -142,7 +142,9 @@ def test_a_norm_in_bfloat16_rounds_x_before_its_statistics_and_its_twin_after(nn
 @pytest.mark.parametrize(
     ("nnx_class", "kwargs", "call", "why"),
     [
-        (nnx.Dropout, {}, {}, "flax.linen has no Dropout"),
+        (nnx.Dropout, {}, {}, "nn.Dropout draws its mask from another key"),
+        (nnx.LSTMCell, {}, {}, "nn.LSTMCell has another tree of variables"),
+        (nnx.LoRALinear, {}, {}, "flax.linen has no LoRALinear"),
         (
             nnx.Linear,
             {"in_features": 8, "out_features": 3, "preferred_element_type": jnp.float32},
