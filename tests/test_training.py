@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 from wandb_reader import read_offline_run
 
-from runner import bridge, cli, experiment, hosts, inputs, listing, records, results, storage, training, trees
+from runner import bridge, cli, experiment, hosts, inputs, listing, records, results, storage, training, trees, twins
 from runner.errors import ConfigError, LayerError
 from runner.experiment import Job
 from runner.planning import Given
@@ -324,6 +324,32 @@ def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(here):
     plain_checkpoint_starts_at_step_0(here, lean, half)
 
 
+# Each layer in a host of another kind; between them what can go wrong: masks, statistics, a collection more, a stack.
+HOSTED = (
+    ("host=mlp", "layer=dropout"),
+    ("host=scanned", "layer=batch_norm"),
+    ("host=transformer", "host.kwargs.place=norm", "layer=batch_norm"),
+    ("host=transformer", "layer=lora", "train.collections=[params,LoRAParam]"),
+    ("host=transformer", "host.kwargs.place=attention", "layer=multi_head_attention"),
+    ("host=scanned", "layer=multi_head_attention"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", HOSTED, ids=lambda words: "-".join(word.partition("=")[2] for word in words))
+def test_a_pipeline_that_goes_on_has_the_bits_of_one_that_never_stopped(here, words):
+    lean = [*words, "input_shape=[2,3,8]", "features=8", "timing=off", "tracking=disabled", "checks.eager=never"]
+    assert cli.main([*lean, "train.steps=4", "sweep=whole"]) == 0
+    assert cli.main([*lean, "train.steps=2", "sweep=half"]) == 0
+    assert cli.main([*lean, "train.steps=4", "sweep=rest", "variables=outputs/half/0"]) == 0
+    whole, rest = record_of(here, "whole"), record_of(here, "rest")
+    assert (rest.train.first_step, rest.train.losses) == (2, whole.train.losses[2:])
+    assert whole.train.not_moved == []
+    assert len(set(whole.train.losses)) == 4
+    assert [leaf.digest for leaf in rest.variables] == [leaf.digest for leaf in whole.variables]
+    assert rest.train.state.digest == whole.train.state.digest
+
+
 def history_is_in_wandb(here, record):
     (path,) = (here / "outputs" / "whole" / "wandb").glob("offline-run-*")
     run = read_offline_run(path)
@@ -364,12 +390,23 @@ def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsy
 # The twin.
 
 
-def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_for_bit(make_run):
-    run = make_run(*QUICK, "host=mlp", "train=short", "train.steps=5")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("host=mlp",),
+        pytest.param(("host=transformer",), marks=pytest.mark.slow),
+        pytest.param(("host=scanned", "layer=batch_norm"), marks=pytest.mark.slow),
+        *(pytest.param(words, marks=pytest.mark.slow) for words in (HOSTED[2], *HOSTED[4:])),
+    ],
+)
+def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_for_bit(make_run, words):
+    run = make_run(*QUICK, *words, "train=short", "train.steps=5", "input_shape=[2,4,8]")
     drafted = draft(run, identify(run))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
-    start, teacher = (drafted.model.init(bridge.root_key(seed), ("params",), x) for seed in (0, 1))
-    twin = dataclasses.replace(drafted.training, model=hosts.with_linen(drafted.model, nn.Dense(8)))
+    init = jax.jit(lambda key: drafted.model.init(key, ("params",), x))
+    start, teacher = init(bridge.root_key(0)), init(bridge.root_key(1))
+    linen = twins.twin_of(drafted.layer.model.nnx_class, drafted.layer.model.kwargs).layer.model
+    twin = dataclasses.replace(drafted.training, model=hosts.with_linen(drafted.model, linen))
     curves = [curve(one, drafted, start, teacher) for one in (drafted.training, twin)]
     assert curves[0][0] == curves[1][0]
     assert curves[0][1] == curves[1][1]
@@ -384,7 +421,7 @@ def curve(one, drafted, variables, teacher):
         saved=None,
         teacher=teacher,
         key=bridge.root_key(0),
-        batch=lambda step: jnp.asarray(inputs.make_batch(InputSettings(), [4, 4], step)),
+        batch=lambda step: jnp.asarray(inputs.make_batch(InputSettings(), list(drafted.x.shape), step)),
         num_steps=5,
         clock=time.perf_counter_ns,
     )
