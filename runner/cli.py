@@ -223,11 +223,15 @@ def sync(words: Sequence[str]) -> int:
     parser = _Parser("sync")
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--watch", action="store_true")
+    # One run, by its files, while it grows.
+    parser.add_argument("--live", action="store_true")
     # The sweep that started this process, which ends with it.
     parser.add_argument("--parent", type=int)
     typed = parser.parse_args(list(words))
     from runner import syncing
 
+    if typed.live:
+        return syncing.follow(typed.sweep, parent=typed.parent)
     return syncing.watch(typed.sweep, parent=typed.parent) if typed.watch else syncing.sync(typed.sweep)
 
 

@@ -43,6 +43,7 @@ from runner.records import (
     Check,
     Failure,
     FailureKind,
+    Head,
     Measurement,
     Record,
     Status,
@@ -261,6 +262,19 @@ def contended(result: Result) -> Result:
 def _flagged(one: Measurement) -> Measurement:
     flags = [*one.summary.flags, "contended"]
     return dataclasses.replace(one, summary=dataclasses.replace(one.summary, flags=flags))
+
+
+def head(job: Job) -> Head:
+    """What the record of `job` will say of where it belongs."""
+    return Head(
+        run_id=job.identity.run_id,
+        num=job.num,
+        overrides=list(job.overrides),
+        settings=to_data(job.run),
+        layer=job.run.layer.label,
+        host=job.run.host.label,
+        platform=job.identity.device.platform,
+    )
 
 
 def failed(job: Job, error: Exception) -> Result:

@@ -332,6 +332,19 @@ class TrainInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """A run that has not ended: what its record will say of where it belongs, under the same names."""
+
+    run_id: str
+    num: int
+    overrides: list[str]
+    settings: dict[str, Any]
+    layer: str
+    host: str | None
+    platform: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One run, start to end.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from runner.errors import literal
-from runner.records import Phases, Record, Status, TrainInfo
+from runner.records import Head, Phases, Record, Status
 
 MAX_MESSAGE_CHARACTERS = 2000
 
@@ -21,10 +21,11 @@ MAX_KEY_PARTS = 4
 TRAIN = "train"
 SWEEP = "sweep"
 NORM = "output/norm"
+LOSS = f"{TRAIN}/loss"
 APPLY_S = "timing/apply_latency/median_s"
 
 # What each number of a run's history is drawn against.
-AXES = {NORM: "seed", APPLY_S: "features", f"{TRAIN}/loss": f"{TRAIN}/step"}
+AXES = {NORM: "seed", APPLY_S: "features", LOSS: f"{TRAIN}/step"}
 
 # What was typed but says nothing about the program.
 NOT_PROGRAM = re.compile(r"\+?(seed|sweep|output_root|tracking)\b")
@@ -43,7 +44,7 @@ CHARTS = (
 )
 
 
-def config_of(record: Record) -> dict[str, Any]:
+def config_of(record: Record | Head) -> dict[str, Any]:
     """The settings, what was typed, and `program`: what was typed but the seed, to group the seeds of a program by.
 
     What lies deeper than `MAX_KEY_PARTS` keys is one value, spelt as on the command line.
@@ -83,10 +84,10 @@ def summary_of(record: Record) -> dict[str, Any]:
     return {key: cell(value) for key, value in values.items() if value is not None}
 
 
-def loss_rows(train: TrainInfo) -> Iterator[dict[str, Any]]:
-    """The loss curve as history: one row a step."""
-    for num, loss in enumerate(train.losses, start=train.first_step):
-        yield {f"{TRAIN}/step": num, f"{TRAIN}/loss": cell(loss)}
+def loss_rows(losses: Sequence[float], first_step: int) -> Iterator[dict[str, Any]]:
+    """The loss curve, or a part of it that begins with `first_step`, as history: one row a step."""
+    for num, loss in enumerate(losses, start=first_step):
+        yield {f"{TRAIN}/step": num, LOSS: cell(loss)}
 
 
 def history_of(record: Record) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def history_of(record: Record) -> dict[str, Any]:
 
 def axes_of(record: Record) -> dict[str, str]:
     """What each number of the history of `record` is drawn against."""
-    there = history_of(record).keys() | (next(loss_rows(record.train)).keys() if record.train else set())
+    there = history_of(record).keys() | (next(loss_rows([0.0], 0)).keys() if record.train else set())
     return {number: axis for number, axis in AXES.items() if {number, axis} <= there}
 
 

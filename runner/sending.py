@@ -221,6 +221,15 @@ def _sync(runs: Sequence[OfflineRun], entity: str, heard: Callable[[], None]) ->
     return {match["wandb_id"] or "": match["text"].split(". ")[0] for match in ERROR.finditer(said.getvalue())}
 
 
+def send_live(folder: Path) -> None:
+    """Sends the run whose files are in `folder` as they grow, every 15 s, until its end is in them."""
+    import click
+    from wandb.cli import cli
+
+    with _said(), contextlib.suppress(click.Abort):
+        cli.cli.main(args=["beta", "sync", "--live", str(folder)], standalone_mode=False)
+
+
 def _lacks(run: OfflineRun, there: Any) -> str | None:
     """What the server lacks of `run`; None where it has all."""
     if there is None:

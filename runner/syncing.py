@@ -112,10 +112,7 @@ def watch(path: Path, *, parent: int | None = None) -> int:
       UserError: There is no sweep, no API key is configured, no server answers, or it takes nothing.
     """
     sweep = _sweep(path)
-    if parent is not None:
-        # Where the parent is killed while we stand still, the kernel wakes us with it; wandb-core it does not wake.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _tie_to(parent)
     with Terminal() as terminal:
         hurry = parent is not None
         with sending.connected(sweep.folder.wandb, hasty=hurry, heard=_sign if hurry else lambda: None) as server:
@@ -128,6 +125,22 @@ def watch(path: Path, *, parent: int | None = None) -> int:
                 if len(refused) == len(batch):
                     raise ServerError(f"the W&B server at {server.url} takes no runs: {refused[batch[-1].wandb_id]}")
         return _conclude(_sweep(path, ended_only=True), server, terminal)
+
+
+def follow(path: Path, *, parent: int | None = None) -> int:
+    """Sends the W&B run whose files are in `path` while it grows, until it has its end.
+
+    Args:
+      path: `offline-run-…`.
+      parent: The process that this one is to end with, if any.
+
+    Raises:
+      UserError: No API key is configured, or no server answers.
+    """
+    _tie_to(parent)
+    with sending.connected(path.parent, hasty=True):
+        sending.send_live(path)
+    return 0
 
 
 def _sweep(path: Path, *, ended_only: bool = False) -> _Sweep:
@@ -243,6 +256,13 @@ def _newly_made(sweep: _Sweep, read: dict[str, int]) -> set[str]:
 def _sign() -> None:
     # Not to sys.stdout, which is wandb's meanwhile.
     print(".", file=sys.__stdout__, flush=True)
+
+
+def _tie_to(parent: int | None) -> None:
+    if parent is not None:
+        # Where the parent is killed while we stand still, the kernel wakes us with it; wandb-core it does not wake.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

@@ -12,11 +12,28 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runner.records import Record
+from runner.records import Head, Record
+
+
+class Follow(Protocol):
+    """Where the losses of a run are shown while it trains. Never raises."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's files, which grow; None before it is told of anything, and where that went wrong."""
+
+    def tell(self, first_step: int, losses: Sequence[float]) -> None:
+        """Shows the losses of the steps from `first_step` on."""
+
+    def end(self) -> None:
+        """The run trains no more, and is timed next: nothing of ours may run meanwhile."""
 
 
 class Tracker(Protocol):
     """Where runs are shown beside the sweep's own files."""
+
+    def follow(self, head: Head, run_dir: Path) -> Follow | None:
+        """Where a run that is to train can be followed till it is logged; None where it can't."""
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
         """Makes one tracked run; the seconds it took, or None where none was made. Never raises."""
@@ -30,6 +47,9 @@ class Tracker(Protocol):
 
 class Tracking(Protocol):
     """Where a sweep hands its records over; see `runner.tracking_pool`."""
+
+    def follow(self, head: Head, run_dir: Path) -> Follow | None:
+        """Where a run that is to train can be followed till it is submitted; None where it can't."""
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
         """Queues one run; may return before it is made."""
@@ -46,6 +66,10 @@ class Tracking(Protocol):
 
 class NullTracker:
     """Tracks nothing."""
+
+    def follow(self, head: Head, run_dir: Path) -> Follow | None:
+        """None: nobody looks."""
+        return None
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
         """None: no run is made."""

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from runner.errors import USER_ERROR_PREFIX
-from runner.records import Record
-from runner.tracking import Tracking
+from runner.records import Head, Record
+from runner.tracking import Follow, Tracking
 
 # At the sweep's end the process has twice the patience, and so much more for each run that arrives: a server that takes
 # fewer is not waited for.
@@ -55,10 +55,30 @@ class OnlineTracking:
         self._warn = warn
         self._patience_s = patience_s
         self._gave_up = False
-        self.sender = Sender(folder) if at_once else None
+        self._live: Sender | None = None
+        self.sender = Sender(folder, "--watch") if at_once else None
+
+    def follow(self, head: Head, run_dir: Path) -> Follow | None:
+        """Where a run can be followed while it trains; a process of its own sends what is told of it."""
+        follow = self._files.follow(head, run_dir)
+        return None if follow is None else _OnlineFollow(self, follow)
+
+    def show(self, folder: Path) -> None:
+        """Sends the run whose files grow in `folder`, until `hide` or the next submit."""
+        self._live = self._live or Sender(folder, "--live")
+        self._live.resume()
+
+    def hide(self) -> None:
+        """Stops sending what grows."""
+        if self._live is not None:
+            self._live.pause()
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
         """Queues one run; what was made before is sent meanwhile."""
+        if self._live is not None:
+            # It is sent again, as a whole.
+            self._live.kill()
+            self._live = None
         self._files.submit(record, output, run_dir)
         if self.sender is not None:
             self.sender.resume()
@@ -78,7 +98,9 @@ class OnlineTracking:
     def close(self) -> None:
         """Ends what makes the files, and sends the rest, as long as the server takes it."""
         self._files.close()
-        sender = self.sender or Sender(self._folder)
+        if self._live is not None:
+            self._live.kill()
+        sender = self.sender or Sender(self._folder, "--watch")
         sender.resume()
         sender.finish(self._patience_s)
         self._notice(sender)
@@ -91,13 +113,42 @@ class OnlineTracking:
             self._warn(f"tracking.mode=online: {sender.reason}. This sweep's W&B {rest}")
 
 
-class Sender:
-    """The process that sends the runs of the sweep in `folder`."""
+class _OnlineFollow:
+    """A run that is followed on a server; see `tracking.Follow`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, online: OnlineTracking, follow: Follow) -> None:
+        self._online = online
+        self._follow = follow
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's files."""
+        return self._follow.folder
+
+    def tell(self, first_step: int, losses: Sequence[float]) -> None:
+        """Adds the losses to the run's files, which are being sent."""
+        self._follow.tell(first_step, losses)
+        if self.folder is not None:
+            self._online.show(self.folder)
+
+    def end(self) -> None:
+        """Stops sending while the run is timed."""
+        self._follow.end()
+        self._online.hide()
+
+
+class Sender:
+    """The process that sends W&B runs.
+
+    Args:
+      folder: The sweep, or the files of one run.
+      how: `--watch` sends a sweep's runs as they end, `--live` one run as it grows.
+    """
+
+    def __init__(self, folder: Path, how: str) -> None:
         package = Path(__file__).resolve().parent.parent
         # -P: a folder called wandb in the working directory would be taken for the package.
-        words = [sys.executable, "-P", "-m", "runner", "sync", str(folder.resolve()), "--watch"]
+        words = [sys.executable, "-P", "-m", "runner", "sync", str(folder.resolve()), how]
         paths = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
         # wandb-core of this process would be waited for, and would be ended.
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
@@ -149,6 +200,12 @@ class Sender:
             self._heard_at += time.monotonic() - self._paused_at
             self._paused_at = None
             self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Ends it and the processes that it started."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
 
     def finish(self, patience_s: float) -> None:
         """Waits for its end as long as the server is worth it, then ends it."""

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from runner.errors import UserError
-from runner.records import Record
+from runner.records import Head, Record
 from runner.settings import TrackingMode, TrackingSettings
-from runner.tracking import NullTracker, Tracker, Tracking
+from runner.tracking import Follow, NullTracker, Tracker, Tracking
 from runner.tracking_online import OnlineTracking
 
 # A worker starts in about a second; fewer runs are made sooner in this process.
@@ -42,6 +42,10 @@ class InlineTracking:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._costs: list[tuple[str, float]] = []
+
+    def follow(self, head: Head, run_dir: Path) -> Follow | None:
+        """Where a run can be followed while it trains."""
+        return self._tracker.follow(head, run_dir)
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
         """Makes one run."""
@@ -88,14 +92,27 @@ class PooledTracking:
         )
         self._warn = warn
         self._warned = False
+        # Only here it is known how a run goes that still trains.
+        self._here = InlineTracking(make_tracker(settings, folder, sweep, self._say))
+        self._followed: dict[str, Follow] = {}
         self._sent: list[tuple[str, concurrent.futures.Future[tuple[float | None, list[str]]]]] = []
         # Beside: the first submit waits until all is loaded.
         starter = concurrent.futures.ThreadPoolExecutor(1)
         self._sent.append(("", starter.submit(self._warm, num_processes)))
         starter.shutdown(wait=False)
 
+    def follow(self, head: Head, run_dir: Path) -> Follow | None:
+        """Where a run can be followed while it trains, in this process."""
+        if follow := self._here.follow(head, run_dir):
+            self._followed[head.run_id] = follow
+        return follow
+
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
-        """Queues one run."""
+        """Queues one run; one that was followed is ended here."""
+        follow = self._followed.pop(record.run_id, None)
+        if follow is not None and follow.folder is not None:
+            self._here.submit(record, output, run_dir)
+            return
         future: concurrent.futures.Future[tuple[float | None, list[str]]]
         try:
             future = self._pool.submit(_log_in_worker, record, dict(output), run_dir)
@@ -107,7 +124,7 @@ class PooledTracking:
     def wait(self) -> list[tuple[str, float]]:
         """Waits for all that was queued; run id and seconds of each."""
         sent, self._sent = self._sent, []
-        costs = []
+        costs = self._here.wait()
         for run_id, future in sent:
             try:
                 cost_s, sentences = future.result()
@@ -127,6 +144,7 @@ class PooledTracking:
     def close(self) -> None:
         """Ends the workers, after what was queued."""
         self._pool.shutdown(wait=True)
+        self._here.close()
 
     def _warm(self, num_processes: int) -> tuple[None, list[str]]:
         for future in [self._pool.submit(_warm_worker) for _ in range(num_processes)]:

@@ -44,7 +44,8 @@ class TensorboardTracker(NullTracker):
         numbers = {key: value for key, value in replica.summary_of(record).items() if type(value) in (int, float)}
         for key, value in numbers.items():
             writer.add_scalar(key, value, 0)
-        for row in replica.loss_rows(record.train) if record.train else ():
+        train = record.train
+        for row in replica.loss_rows(train.losses, train.first_step) if train else ():
             writer.add_scalar("train/loss", float(row["train/loss"]), row["train/step"])
         for path, array in output.items():
             if histogram := replica.histogram_of(array):

@@ -21,9 +21,10 @@ import numpy as np
 
 from runner import replica, wandb_files
 from runner.errors import literal
-from runner.records import Record, Status
+from runner.records import Head, Record, Status
 from runner.settings import TrackingSettings
 from runner.storage import SweepFolder
+from runner.tracking import Follow
 
 # 12-25 ms a run with these, 55-80 ms by default, most of it listing installed packages. Symlinks to the latest run
 # would be fought over by the processes of a sweep.
@@ -66,6 +67,14 @@ class WandbTracker:
         self._warn = warn
         self._clock = clock
         self._warned = False
+        self._followed: dict[str, _Following] = {}
+
+    def follow(self, head: Head, run_dir: Path) -> Follow:
+        """Where a run can be followed while it trains; `log` ends the W&B run that the first losses open.
+
+        A run that is over before anybody is told of it costs nothing here.
+        """
+        return _Following(self, self._named(head, run_dir))
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
         """Makes the W&B run of a record.
@@ -79,12 +88,16 @@ class WandbTracker:
           Seconds it took, or None where W&B failed (said once, through `warn`).
         """
         started = self._clock()
+        init = self._named(record, run_dir, record.status.value)
+        followed = self._followed.get(init["id"])
+        told = followed.num_told if followed else 0
 
         def fill(wandb: Any, run: Any) -> None:
             for metric, axis in replica.axes_of(record).items():
                 run.define_metric(metric, step_metric=axis)
             run.summary.update(replica.summary_of(record))
-            for row in replica.loss_rows(record.train) if record.train else ():
+            train = record.train
+            for row in replica.loss_rows(train.losses[told:], train.first_step + told) if train else ():
                 run.log(row)
             run.log(replica.history_of(record) | _media(wandb, record, output, self._settings.table_max_elements))
             if record.checkpoint and (path := run_dir / record.checkpoint.path).exists():
@@ -94,17 +107,7 @@ class WandbTracker:
                 artifact.add_reference(path.resolve().as_uri(), checksum=False)
                 run.log_artifact(artifact)
 
-        made = self._make_run(
-            fill,
-            LEAN,
-            exit_code=0 if record.status is Status.done else 1,
-            id=wandb_files.wandb_id(self._sweep, record.run_id[:12]),
-            name=f"{record.num}-{record.layer}-s{record.settings.get('seed')}",
-            job_type=record.layer,
-            tags=[record.layer, record.platform, record.status.value, *([record.host] if record.host else [])],
-            config=replica.config_of(record),
-            notes=self._settings.notes or f"bridge-runner show {run_dir}",
-        )
+        made = self._make_run(fill, LEAN, exit_code=0 if record.status is Status.done else 1, **init)
         return (self._clock() - started) / 1e9 if made else None
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -141,41 +144,123 @@ class WandbTracker:
 
             wandb.teardown()
 
+    def _named(self, run: Head | Record, run_dir: Path, *tags: str) -> dict[str, Any]:
+        """What the W&B run of one run is opened with."""
+        return {
+            "id": wandb_files.wandb_id(self._sweep, run.run_id[:12]),
+            "name": f"{run.num}-{run.layer}-s{run.settings.get('seed')}",
+            "job_type": run.layer,
+            "tags": [run.layer, run.platform, *tags, *([run.host] if run.host else [])],
+            "config": replica.config_of(run),
+            "notes": self._settings.notes or f"bridge-runner show {run_dir}",
+        }
+
     def _make_run(
         self, fill: Callable[[Any, Any], None], settings: Mapping[str, Any], *, exit_code: int = 0, **init: Any
     ) -> bool:
-        try:
-            # Where it can't be written, wandb would silently take the system's temporary folder.
-            self._folder.wandb.mkdir(parents=True, exist_ok=True)
-            with environment_of(self._folder.wandb):
-                import wandb
+        with self._warning_once(init["id"]), environment_of(self._folder.wandb):
+            import wandb
 
-                if stale := self._folders.pop(init["id"], None):
-                    shutil.rmtree(stale)
-                known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
-                run = self._open(wandb, init | {"settings": wandb.Settings(**known)})
-                self._folders[init["id"]] = Path(run.settings.sync_dir)
-                try:
-                    fill(wandb, run)
-                finally:
-                    run.finish(exit_code=exit_code)
+            followed = self._followed.pop(init["id"], None)
+            run = self._open(init, settings) if followed is None else followed.run
+            try:
+                if followed is not None:
+                    run.tags = self._tags(init)
+                fill(wandb, run)
+            finally:
+                run.finish(exit_code=exit_code)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _warning_once(self, wandb_id: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # noqa: BLE001 - W&B is a replica: whatever it raises, the run itself is well
             if not self._warned:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._warn(f"W&B run {init['id']} is missing or incomplete: {reason}")
+                self._warn(f"W&B run {wandb_id} is missing or incomplete: {reason}")
             self._warned = True
-            return False
-        return True
 
-    def _open(self, wandb: Any, init: dict[str, Any]) -> Any:
-        settings = self._settings
-        tags = dict.fromkeys(tag[:MAX_TAG_CHARACTERS] for tag in [*settings.tags, *init["tags"]] if tag)
-        init |= {"tags": list(tags), "group": self._sweep, "dir": str(self._folder.path), "reinit": "create_new"}
-        return wandb.init(mode="offline", project=settings.project, entity=settings.entity, **init)
+    def _open(self, init: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+        """An open W&B run; an older folder of the same id is removed first."""
+        import wandb
+
+        # Where it can't be written, wandb would silently take the system's temporary folder.
+        self._folder.wandb.mkdir(parents=True, exist_ok=True)
+        if stale := self._folders.pop(init["id"], None):
+            shutil.rmtree(stale)
+        known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
+        more: dict[str, Any] = {"group": self._sweep, "dir": str(self._folder.path), "reinit": "create_new"}
+        more |= {"project": self._settings.project, "entity": self._settings.entity}
+        words = {**init, **more, "tags": self._tags(init)}
+        run = wandb.init(mode="offline", **words, settings=wandb.Settings(**known))
+        self._folders[init["id"]] = Path(run.settings.sync_dir)
+        return run
+
+    def _tags(self, init: Mapping[str, Any]) -> list[str]:
+        tags = (tag[:MAX_TAG_CHARACTERS] for tag in [*self._settings.tags, *init["tags"]] if tag)
+        return list(dict.fromkeys(tags))
 
     @functools.cached_property
     def _folders(self) -> dict[str, Path]:
         return wandb_files.find_offline_runs(self._folder.wandb)
+
+
+class _Following:
+    """A W&B run that is open while its run still trains; see `tracking.Follow`.
+
+    Args:
+      tracker: What opens and ends it.
+      init: What it is opened with.
+
+    Attributes:
+      run: The run, once it is open.
+      num_told: How many losses it has.
+    """
+
+    def __init__(self, tracker: WandbTracker, init: Mapping[str, Any]) -> None:
+        self._tracker = tracker
+        self._init = init
+        self._given_up = False
+        self.run: Any = None
+        self.num_told = 0
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's files."""
+        return None if self.run is None else Path(self.run.settings.sync_dir)
+
+    def tell(self, first_step: int, losses: Sequence[float]) -> None:
+        """Adds the losses to the run's history."""
+        if self._given_up:
+            return
+        with self._tracker._warning_once(self._init["id"]), environment_of(self._tracker._folder.wandb):
+            try:
+                if self.run is None:
+                    self._open()
+                for row in replica.loss_rows(losses, first_step):
+                    self.run.log(row)
+                self.num_told += len(losses)
+            except Exception:
+                self._give_up()
+                raise
+
+    def end(self) -> None:
+        """Nothing: what was told is on its way to the file within half a second."""
+
+    def _open(self) -> None:
+        self.run = self._tracker._open(self._init, LEAN)
+        self._tracker._followed[self._init["id"]] = self
+        self.run.define_metric(replica.LOSS, step_metric=replica.AXES[replica.LOSS])
+
+    def _give_up(self) -> None:
+        """Leaves the run to `log`, which makes it anew."""
+        folder, run, self.run, self._given_up = self.folder, self.run, None, True
+        self._tracker._followed.pop(self._init["id"], None)
+        with contextlib.suppress(Exception):
+            run.finish(exit_code=1)
+            shutil.rmtree(str(folder))
 
 
 def results_digest(folder: SweepFolder) -> str | None:

@@ -13,7 +13,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,6 @@ OTHER_OPTIMIZERS = frozenset({"lbfgs", "noisy_sgd", "optimistic_adam"})
 # Seldom enough to cost a training nothing, often enough to look at.
 WATCH_EVERY_NS = 10**9
 
-# Takes the number of a step, and the losses from it on.
-Watch = Callable[[int, Sequence[float]], None]
-
 
 # Of the noise on a teacher's leaves that are constants at init.
 TEACHER_NOISE = 0.1
@@ -45,6 +42,16 @@ class TrainState(train_state.TrainState):
     """flax's, its params being the collections that are trained, with the other collections beside them."""
 
     others: Any
+
+
+class Watch(Protocol):
+    """Who looks on while a run trains."""
+
+    def tell(self, first_step: int, losses: Sequence[float]) -> None:
+        """Takes the losses of the steps from `first_step` on."""
+
+    def end(self) -> None:
+        """The run trains no more, and is timed next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +262,10 @@ def train(
         losses.append(loss)
         seconds.append(step_s)
         if watch is not None and clock() - told_at >= WATCH_EVERY_NS:
-            watch(first_step + told, [float(loss) for loss in losses[told:]])
+            watch.tell(first_step + told, [float(loss) for loss in losses[told:]])
             told, told_at = len(losses), clock()
+    if watch is not None:
+        watch.end()
     trained = {**state.others, **state.params}
     info = TrainInfo(
         first_step=first_step,

@@ -80,6 +80,19 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+class Watching:
+    """Who looks on, and what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def tell(self, first_step, losses):
+        self.told.append((first_step, losses))
+
+    def end(self):
+        self.told.append("end")
+
+
 def losses_of(result):
     assert result.record.error is None
     return result.record.train.losses
@@ -145,13 +158,15 @@ def test_each_step_draws_its_x_and_a_given_x_stays():
 def test_who_watches_is_told_of_the_losses_about_once_a_second_and_in_no_steps_time(make_run):
     run = make_run(*QUICK, "train.steps=20")
     program = compile_program(draft(run, identify(run)))
-    now, told = itertools.count(step=WATCH_EVERY_NS // 8), []
+    now, watch = itertools.count(step=WATCH_EVERY_NS // 8), Watching()
     result = experiment.execute(
         Job(run=run, identity=identify(run), compare_eager=False),
         program,
         clock=lambda: next(now),
-        watch=lambda *news: told.append(news),
+        watch=watch,
     )
+    *told, last = watch.told
+    assert last == "end"
     starts = [first for first, _ in told]
     assert starts == list(range(0, starts[-1] + 1, starts[1]))
     assert 1 < len(told) < 10
