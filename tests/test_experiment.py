@@ -245,7 +245,8 @@ def test_bits_that_eager_calls_round_otherwise_are_a_caution_that_says_where_and
 def test_more_than_rounding_between_compiled_and_eager_calls_is_a_no():
     same, one = ({"": np.ones(2)},) * 2, np.ones(2, np.float32)
     for other, verdict in ((one + 1e-6, Verdict.caution), (one + 1e-3, Verdict.no), (np.ones(3), Verdict.no)):
-        assert checks.eager(same, ({"y": one}, {"y": other})).verdict is verdict
+        check = checks.eager(same, ({"y": one}, {"y": other}))
+        assert (check.verdict, check.mend) == (verdict, checks.COMPILED if verdict is Verdict.no else None)
 
 
 def test_a_check_that_was_not_made_says_why(execute):

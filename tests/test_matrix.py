@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from test_records import RECORD
 
-from runner import claims, cli, matrix, settings, storage
+from runner import bridge, claims, cli, experiment, matrix, settings, storage
+from runner.program import draft, identify
 from runner.records import Check, Failure, FailureKind, Status, Verdict
 from runner.storage import SweepFolder
 from runner.summary import Summary
@@ -183,11 +185,28 @@ def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
 
 
 @pytest.mark.slow
+def test_every_layer_with_params_answers_without_them_and_two_claims_say_no(make_run):
+    names = [name for name in settings.layer_names() if name != "custom"]
+    drafts = {name: (run, draft(run, identify(run))) for name in names for run in [make_run(f"layer={name}")]}
+    asked = {
+        name: dataclasses.replace(experiment.subject(drafted, run), given={})
+        for name, (run, drafted) in drafts.items()
+        if bridge.PARAMS in drafted.needs.variables
+    }
+    assert len(asked) == 39
+    for subject in asked.values():
+        jax.eval_shape(subject.apply, {}, subject.key, subject.x)  # raises nothing
+        found = claims.judge(subject, full=False, only=["complete", "nothing_invented"])
+        assert [check.verdict for check in found] == [Verdict.no, Verdict.no]
+
+
+@pytest.mark.slow
 def test_the_matrix_gives_the_verdicts_of_the_copy_that_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["-m", "+experiment=matrix", "tracking=disabled", "sweep=m"]) == 0
     made = (tmp_path / "outputs" / "m" / "checks.md").read_text()
     kept = (Path(__file__).resolve().parent.parent / "MATRIX.md").read_text()
+    kept = kept[kept.index("\n| layer | complete") :]
     rows = [[line for line in page.splitlines() if line.startswith("| ")] for page in (made, kept)]
     assert rows[0] == rows[1]
     assert len(rows[0]) == len(settings.layer_names()) - 1 + 2
