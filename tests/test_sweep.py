@@ -15,8 +15,9 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 from failing_layers import LAYERS
+from wandb_reader import read_offline_run
 
-from runner import cli, storage, trees
+from runner import claims, cli, storage, trees
 from runner.bridge import nnx_inside_linen
 from runner.records import FailureKind, Status
 from runner.storage import RunFolder, SweepFolder
@@ -87,6 +88,44 @@ def test_a_program_is_compiled_once_for_all_seeds(here):
     sweep("seed=0,1,2", "features=8,9", *LEAN)
     here_first = [record.timing.compiled_here for record in all_records(only_sweep(here))]
     assert here_first == [True, True, False, False, False, False]
+
+
+TRACED = """
+from pathlib import Path
+from flax import nnx
+
+class Traced(nnx.Linear):
+    def __call__(self, x):
+        with Path("traces").open("a") as file:
+            file.write("call\\n")
+        return super().__call__(x)
+"""
+
+
+def test_the_claims_are_asked_once_a_program_whatever_the_number_of_its_seeds(here):
+    (here / "traced.py").write_text(TRACED)
+    layer = ["layer=custom", "layer.target=traced.Traced", "layer.kwargs.in_features=4", "layer.kwargs.out_features=2"]
+    lean = [*layer, "tracking=disabled", "timing=off", "checks.eager=never"]
+    traces = {}
+    for name, words in {"one": ["seed=0"], "four": ["seed=0,1,2,3"], "off": ["seed=0,1,2,3", "checks=off"]}.items():
+        (here / "traces").unlink(missing_ok=True)
+        assert sweep(*lean, *words, f"sweep={name}") == 0
+        traces[name] = len((here / "traces").read_text().splitlines())
+    assert traces["one"] == traces["four"] > traces["off"]
+
+
+def test_every_run_has_the_claims_evidence_in_its_record_and_their_verdicts_in_wandb(here):
+    assert sweep("layer=lora,linear", "seed=0,1", "timing=off", "checks.eager=never", "sweep=s") == 0
+    records = {record.run_id: record for record in all_records(SweepFolder(here / "outputs" / "s"))}
+    found = [read_offline_run(path)["summary"] for path in (here / "outputs" / "s" / "wandb").glob("offline-run-*")]
+    shown = {summary["run_id"]: summary for summary in found if "run_id" in summary}
+    assert shown.keys() == records.keys()
+    for run_id, record in records.items():
+        checks = {check.name: check for check in record.checks}
+        assert list(checks)[: len(claims.TRACED)] == list(claims.TRACED)
+        assert all(shown[run_id][f"check/{name}"] == check.verdict.value for name, check in checks.items())
+        lora = ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"] if record.layer == "lora" else None
+        assert checks["trained"].evidence.get("outside") == lora
 
 
 def test_a_compile_time_that_shared_the_machine_says_so(here):
