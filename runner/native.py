@@ -89,28 +89,36 @@ def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str])
       mutable: Collections that are returned updated.
     """
     graph: dict[str, Any] = {}
+    traced: list[Any] = []
 
     # Leaves, not Variables: those may only change at the trace level that made them, and a gradient is another.
     def build(keys: Mapping[str, jax.Array]) -> Any:
         # In apply the bridge adds the stream `default` where it was not given.
         module = _build(layer, {"default": jax.random.key(0), **bridge.native_streams(keys)})
+        for _, inner in nnx.iter_modules(module):
+            traced.extend(value for value in vars(inner).values() if isinstance(value, jax.core.Tracer))
         graph["def"], rng_state, state = nnx.split(module, nnx.RngState, ...)  # type: ignore[misc]
-        graph["leaves"] = [
-            (path, _collection(leaf), jax.tree.structure(leaf)) for path, leaf in nnx.to_flat_state(state)
-        ]
+        graph["state"] = list(nnx.to_flat_state(state))
+        graph["leaves"] = [(path, _collection(leaf), jax.tree.structure(leaf)) for path, leaf in graph["state"]]
         leaves, graph["rng"] = jax.tree.flatten(rng_state)
         return leaves
 
     rng_state = jax.jit(build)(dict(keys))
+    constants: dict[Any, Any] = {}
+    if traced:
+        # An array that is an attribute and no Variable counts as static under jit: the graph would hold its tracer.
+        # Built without jit it is a leaf, which the variables of a jitted init do not have.
+        rng_state = build(dict(keys))
+        constants = {path: leaf for path, leaf in graph["state"] if not isinstance(leaf, nnx.Variable)}
 
     def apply(variables: Any, rng_state: Any, x: jax.Array) -> Any:
         given = trees.unbox(variables)
-        state = nnx.from_flat_state(
-            [
-                (path, structure.unflatten(jax.tree.leaves(_at(given[collection], path))))
-                for path, collection, structure in graph["leaves"]
-            ]
-        )
+        leaves = [
+            (path, structure.unflatten(jax.tree.leaves(_at(given[collection], path))))
+            for path, collection, structure in graph["leaves"]
+            if path not in constants
+        ]
+        state = nnx.from_flat_state([*leaves, *constants.items()])
         module = nnx.merge(graph["def"], graph["rng"].unflatten(rng_state), state)
         output = module(x, **layer.call)
         updated = _collections(module) if mutable else {}

@@ -141,6 +141,23 @@ def test_masks_running_means_and_integer_keys_are_compared_too():
     assert check.detail.startswith("native: the same variables, output, updates and gradient bit for bit; steady ")
 
 
+class Tabled(nnx.Module):
+    """Holds a constant that is no Variable."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.table = jnp.arange(4.0)
+
+    def __call__(self, x):
+        return self.linear(x) * self.table
+
+
+def test_an_array_that_is_no_variable_is_no_hindrance():
+    check = judge(wrapped(Tabled))
+    assert check.verdict is Verdict.yes
+    assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
+
+
 def test_a_constructor_that_draws_in_another_order_is_a_no():
     check = judge(wrapped(TwoLinear, lambda rngs: TwoLinear(rngs=rngs, reverse=True)))
     assert check.verdict is Verdict.no
