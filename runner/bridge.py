@@ -358,6 +358,11 @@ def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
         return "+layer.call.NAME=VALUE for a call argument, +layer.kwargs.NAME=VALUE for a constructor's"
     if match := re.search(r"__call__\(\) got an unexpected keyword argument '(\w+)'", reason):
         return f"the same without layer.call.{match[1]}"
+    if "Name in use" in reason:
+        return "names for the other layers of the host too, as they were counted before, or another host.layer_name"
+    widths = re.search(r"contracting dimensions to have the same shape, got \((\d+),\) and \(\d+,\)", reason)
+    if layer.construct is None and widths:
+        return f"layer.kwargs.in_features={widths[1]}, if that is the width that the host gives the layer"
     for key in ("in_features", "num_features"):
         wanted = getattr(layer.model, "kwargs", {}).get(key)
         if isinstance(wanted, int) and wanted != shape[-1]:

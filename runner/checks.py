@@ -5,6 +5,7 @@ Each function returns its verdict with the evidence; what a no does is the calle
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -95,8 +96,9 @@ def skipped(name: str, why: str) -> Check:
 
 
 def words(error: Any) -> str:
-    """The error's type and message on one line of bearable length."""
+    """The error's type and message on one line of bearable length, without the address of flax's page on it."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    text = re.sub(r" \(https://flax\.readthedocs\S+\)", "", text)
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 

@@ -143,6 +143,18 @@ class CheckFailed(Exception):
         super().__init__(check.detail if check.name == "finite" else f"{check.name}: {check.detail}")
 
 
+class NotCompiled(Exception):
+    """A program did not compile, for the error that caused this one.
+
+    Args:
+      asked: What the claims had said till then.
+    """
+
+    def __init__(self, asked: Sequence[Check]) -> None:
+        self.asked = list(asked)
+        super().__init__()
+
+
 def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
     """The compiled program of `run`, with what the claims say of it; may be called in any thread.
 
@@ -153,10 +165,14 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
 
     Raises:
       CheckFailed: A strict claim said no.
+      NotCompiled: The layer's own code raises when it is compiled.
     """
     # Variables from elsewhere may be such that nothing compiles with them: then the claim says it better.
     before = judge(draft, run) if draft.given is not None else []
-    program = compile_program(draft, contended=contended)
+    try:
+        program = compile_program(draft, contended=contended)
+    except Exception as error:
+        raise NotCompiled(before) from error
     return dataclasses.replace(program, checks=tuple(before or judge(draft, run, program)))
 
 
@@ -277,10 +293,20 @@ def head(job: Job) -> Head:
     )
 
 
+def attempt(job: Job, draft: Draft) -> Result:
+    """The result of a run by itself, from its traced program on; a failure to compile is one too."""
+    try:
+        program = prepare(draft, job.run)
+    except (CheckFailed, NotCompiled) as error:
+        return failed(job, error)
+    return execute(job, program)
+
+
 def failed(job: Job, error: Exception) -> Result:
     """The result of a run that could not be compiled, or whose program a strict claim refused."""
-    story = _Story(failure=describe_failure(error, kind=FailureKind.compile))
-    story.checks = error.asked if isinstance(error, CheckFailed) else []
+    cause = error.__cause__ if isinstance(error, NotCompiled) and error.__cause__ else error
+    story = _Story(failure=describe_failure(cause, kind=FailureKind.compile))
+    story.checks = error.asked if isinstance(error, (CheckFailed, NotCompiled)) else []
     record = _record(job, None, story, started_at=now(), wall_s=0.0, compiled_here=True)
     return Result(record=record, variables=None, output={})
 

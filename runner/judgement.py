@@ -27,7 +27,7 @@ def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = 
       as_json: Whether a list of programs with their checks is printed, for scripts.
 
     Returns:
-      0 where no claim says no, else 1.
+      0 where no claim says no and nothing fails, else 1.
 
     Raises:
       UserError: A config that can't run.
@@ -40,16 +40,16 @@ def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = 
         if identity.program_id in seen:
             continue
         seen.add(identity.program_id)
-        run = _thorough(config.run)
-        program = experiment.prepare(drafts[identity.program_id, config.run.device], run)
-        record = experiment.execute(Job(run=run, identity=identity), program).record
+        run, draft = _thorough(config.run), drafts[identity.program_id, config.run.device]
+        record = experiment.attempt(Job(run=run, identity=identity), draft).record
         judged.append(_as_data(config, record))
         if not as_json:
-            head = f"{record.layer} on x {program.draft.x.dtype}{run.input_shape}, {run.device}"
+            head = f"{record.layer} on x {draft.x.dtype}{run.input_shape}, {run.device}"
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:
         print(json.dumps(judged, indent=1))
-    return EXIT_NO if any(item["verdict"] == Verdict.no.value for one in judged for item in one["checks"]) else 0
+    said = [item["verdict"] for one in judged for item in one["checks"]]
+    return EXIT_NO if Verdict.no.value in said or any(one["error"] for one in judged) else 0
 
 
 def _thorough(run: Run) -> Run:

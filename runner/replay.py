@@ -30,9 +30,8 @@ def rerun(path: Path) -> int:
     application.prepare_process([Config(run=run)])
     given = planning.given_variables(run.variables)
     identity = programs.identify(run, given.digest_for(run) if given else None)
-    program = experiment.prepare(planning.draft_from(run, identity, given), run)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
-    result = experiment.execute(job, program)
+    result = experiment.attempt(job, planning.draft_from(run, identity, given))
     terminal = Terminal()
     different = _differences(saved, result.record)
     if result.output and saved.output and not different:
@@ -42,7 +41,8 @@ def rerun(path: Path) -> int:
         terminal.line(f"  {line}")
     if identity.result_id != saved.result_id:
         terminal.warned("the layer's source or the input file is another one than when the run was saved")
-    verdict = "other bits" if different else "the same bits"
+    same = "failed again" if saved.error else "the same bits"
+    verdict = "other bits" if different else same
     num = len(saved.variables) + len(saved.output)
     terminal.line(f"{folder.path.name}: {verdict} ({num} arrays compared)")
     return EXIT_DIFFERENT if different else 0

@@ -55,7 +55,9 @@ def judge(subject: Subject, *, full: bool, only: Collection[str] | None = None) 
       only: Names of the claims to ask; None for all.
     """
     claims = {**TRACED, **FULL} if full else TRACED
-    return [_asked(name, claim, subject, full) for name, claim in claims.items() if only is None or name in only]
+    raised: dict[str, str] = {}
+    wanted = {name: claim for name, claim in claims.items() if only is None or name in only}
+    return [_asked(name, claim, subject, full=full, raised=raised) for name, claim in wanted.items()]
 
 
 def judge_model(model: Any, x: Any, *, only: Sequence[str] | None = None, **options: Any) -> list[Check]:
@@ -91,8 +93,10 @@ def _require_claims(names: Sequence[str]) -> None:
             raise UserError(what, f"only=[{nearest(name, known) or known[0]!r}]")
 
 
-def _asked(name: str, claim: Judge, subject: Subject, full: bool) -> Check:
+def _asked(name: str, claim: Judge, subject: Subject, *, full: bool, raised: dict[str, str]) -> Check:
     try:
         return claim(subject, full=full)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-        return checks.skipped(name, f"could not be tested: {checks.words(error)}")
+        # One cause may be in the way of many claims: it is said with the first.
+        first = raised.setdefault(words := checks.words(error), name)
+        return checks.skipped(name, f"could not be tested: {words if first == name else f'as {first}'}")

@@ -47,7 +47,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
 def mend(subject: Subject) -> str:
     """The code that makes the variables given complete; names in the host where those are what changed."""
     if names := new_names(subject):
-        return _naming(names)
+        return _naming(subject, names)
     differences = subject.differences
     moves = _moves([one for one in differences if one.kind is Kind.misplaced])
     lines = ["from flax.traverse_util import flatten_dict, unflatten_dict", "given = flatten_dict(variables)"]
@@ -125,13 +125,15 @@ def _class_of(name: str) -> str:
     return match[1] if match else ""
 
 
-def _naming(names: Mapping[Parts, Parts]) -> str:
+def _naming(subject: Subject, names: Mapping[Parts, Parts]) -> str:
     lines = ["# in the host; a name for the first alone would raise NameInUseError:"]
     for new, old in names.items():
         where = f" in {'/'.join(new[:-1])}" if len(new) > 1 else ""
         kind = _class_of(new[-1])
         maker = "bridge.to_linen" if kind == "ToLinen" else kind
         lines.append(f"{maker}(…, name='{old[-1]}')  # what is {new[-1]}{where}")
+        if maker == "bridge.to_linen" and subject.layer is not None:
+            lines.append(f"# here: host.layer_name={old[-1]}")
     return "\n".join(lines)
 
 

@@ -52,7 +52,6 @@ def _without_rngs(name: str, model: Any) -> Check:
 def _made_outside(raised: str, model: Any) -> Check:
     instances = _instances(model)
     what = ", ".join(f"{key}={kind}" for key, kind in instances.items())
-    raised = re.sub(r" \(https://\S+\)", "", raised)
     detail = f"a module that was made outside was passed in{f' ({what})' if what else ''}, and jit traces it: {raised}"
     return checks.no(NAME, detail, _factory(model), raised=raised, instances=instances)
 

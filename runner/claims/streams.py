@@ -62,8 +62,8 @@ def _refused_init(subject: Subject) -> Check | None:
     try:
         jax.eval_shape(lambda key, x: subject.model.init(key, given, x), subject.key, trees.shapes(subject.x))
     except Exception as error:  # noqa: BLE001 - Linen's words, or NNX's
-        raised = checks.words(error).split(" (https://")[0]
-        detail = f"init needs {_listed(subject.needs.streams)}, is given {_listed(given) or 'none'} and raises {raised}"
+        needed, got = _listed(subject.needs.streams), _listed(given) or "none"
+        detail = f"init needs {needed}, is given {got} and raises {checks.words(error)}"
         return checks.no(NAME, detail, mend(subject), init=list(subject.needs.streams), given=list(given))
     return None
 
