@@ -76,12 +76,17 @@ def plain_table(lines: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def notes(rows: Sequence[Row], *, width: int) -> list[str]:
-    """What is to be said below the table: why times are marked, and which axes did not fit."""
+    """What is to be said below the table: why times are marked, which checks say no, and which axes did not fit."""
     lines = []
     flags = Counter(flag for row in rows for flag in row.apply_flags)
     if flags:
         reasons = ", ".join(f"{number} {FLAG_MEANING.get(flag, flag)}" for flag, number in flags.items())
         lines.append(f"{FLAGGED} read with care: {reasons}")
+    # A failed run has said what it failed of.
+    noes = Counter(name for row in rows if row.status == Status.done.value for name in row.noes)
+    if noes:
+        said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in noes.items())
+        lines.append(f"checks that say no: {said} (bridge-runner show RUN says what mends it)")
     shown = _columns(rows, width)
     more = [key for key in shown_keys(rows) if key not in shown]
     if more:

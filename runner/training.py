@@ -156,7 +156,10 @@ def make_training(
         if name not in variables:
             found = list(variables)
             reason = f"layer {label} has {', '.join(found) or 'no variables at all'}"
-            raise ConfigError(key, settings.collections, reason, f"'{key}=[{found[0]}]'" if found else "train=none")
+            meant = [nearest(other, found) or other for other in settings.collections]
+            known = [other for other in dict.fromkeys(meant) if other in found] or found[:1]
+            suggestion = f"'{key}=[{','.join(known)}]'" if found else "train=none"
+            raise ConfigError(key, settings.collections, reason, suggestion)
         for path, leaf in trees.flatten(trees.unbox(variables[name])):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 reason = f"{name}/{'/'.join(map(str, path))} is {leaf.dtype}, and gradients are of floating numbers"

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from runner import records, settings, table, terminal
-from runner.records import Failure, FailureKind, Phases, Record, Row, Status, TrainInfo
+from runner.records import Check, Failure, FailureKind, Phases, Record, Row, Status, TrainInfo, Verdict
 from runner.terminal import Terminal
 
 SETTINGS = settings.to_data(settings.Run())
@@ -294,6 +294,15 @@ def test_a_run_that_trained_has_its_first_and_last_loss_in_the_table():
     assert text.splitlines()[0].split()[:3] == ["run", "loss", "output"]
     assert "  2 → 0.5          1.5" in text and "        –          1.5" in text
     assert "loss" not in table.runs_table([make_row(1)], width=80).plain
+
+
+def test_checks_that_say_no_are_counted_below_the_table_but_those_of_failed_runs():
+    rows = [make_row(0, noes=["trained"]), make_row(1, noes=["trained", "traps"]), make_row(2)]
+    rows.append(make_row(3, noes=["streams"], status="failed"))
+    said = "checks that say no: trained in 2 of 4, traps in 1 of 4 (bridge-runner show RUN says what mends it)"
+    assert said in table.notes(rows, width=200)
+    check = Check(name="trained", verdict=Verdict.no, detail="")
+    assert records.row_of(record(checks=[check])).noes == ["trained"]
 
 
 def test_leaves_that_training_did_not_move_are_said_once_of_each_kind():

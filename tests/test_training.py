@@ -263,6 +263,11 @@ def test_every_optimizer_that_is_offered_makes_a_step():
             "train.collections=[LoRA]: layer lora has LoRAParam, params.\n  Try: 'train.collections=[LoRAParam]'",
         ),
         (
+            ["train=short", "layer=lora", "train.collections=[params,LoraParam]"],
+            "train.collections=[params,LoraParam]: layer lora has LoRAParam, params.\n"
+            "  Try: 'train.collections=[params,LoRAParam]'",
+        ),
+        (
             ["train=short", "layer=dropout"],
             "train.collections=[params]: layer dropout has no variables at all.\n  Try: train=none",
         ),
