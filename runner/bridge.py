@@ -137,6 +137,13 @@ def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
     return Bridged(model=model, call=call, construct=construct if hasattr(model, "nnx_class") else None)
 
 
+def arguments_of(model: Any) -> dict[str, Any]:
+    """The constructor's arguments of a wrapped layer by name, those given by position too; none of a host."""
+    if not hasattr(model, "nnx_class"):
+        return {}
+    return {**dict(zip(_parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
+
+
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
     """The streams and mutable collections of `layer`, found by tracing; nothing is computed.
 
@@ -364,7 +371,7 @@ def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
     if layer.construct is None and widths:
         return f"layer.kwargs.in_features={widths[1]}, if that is the width that the host gives the layer"
     for key in ("in_features", "num_features"):
-        wanted = getattr(layer.model, "kwargs", {}).get(key)
+        wanted = arguments_of(layer.model).get(key)
         if isinstance(wanted, int) and wanted != shape[-1]:
             return f"'input_shape={literal([*shape[:-1], wanted])}'"
     return f"'input_shape={literal([2, *shape])}' or another shape or input"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+from flax import nnx
 
 from runner import bridge, draws, tree_differences, trees
 from runner.bridge import Bridged, Needs
 from runner.draws import Draws
+from runner.errors import UserError
 from runner.tree_differences import Difference
 
 # The stream that NNX draws from where the one that it asks for was not given.
@@ -147,11 +149,11 @@ def subject_of(
     x: Any,
     *,
     variables: Any = None,
-    rngs: Sequence[str] | None = None,
-    init_rngs: Sequence[str] | None = None,
-    mutable: Sequence[str] | None = None,
+    rngs: Iterable[str] | str | None = None,
+    init_rngs: Iterable[str] | str | None = None,
+    mutable: Iterable[str] | str | bool | None = None,
     call: Mapping[str, Any] | None = None,
-    trained: Sequence[str] = (bridge.PARAMS,),
+    trained: Iterable[str] | str = (bridge.PARAMS,),
     label: str | None = None,
     again: Callable[[], Any] | None = None,
 ) -> Subject:
@@ -163,7 +165,7 @@ def subject_of(
       variables: Variables given to apply; None for init's own.
       rngs: Streams given to apply; None for all that it needs.
       init_rngs: Streams given to init; None for all that it needs.
-      mutable: Collections that apply may change; None for all that it changes.
+      mutable: Collections that apply may change, as flax takes them; None for all that it changes.
       call: Keyword arguments of every call.
       trained: Collections that the optimiser gets.
       label: What it is called; by default its class's name.
@@ -171,10 +173,13 @@ def subject_of(
 
     Raises:
       LayerError: The module refuses its arguments or the input.
+      UserError: What is given is no Linen module, no array, or no variable dict.
     """
+    _require_module(model)
+    _require_variables(variables)
     bridged = bridge.called(model, dict(call or {}))
     name = label or type(model).__name__
-    x = jax.numpy.asarray(x)
+    x = _as_array(x)
     needs = bridge.find_needs(bridged, x, name)
     return Subject(
         label=name,
@@ -183,9 +188,38 @@ def subject_of(
         needs=needs,
         x=x,
         given=variables,
-        rngs=needs.streams if rngs is None else tuple(rngs),
-        init_rngs=None if init_rngs is None else tuple(init_rngs),
-        mutable=needs.mutable if mutable is None else tuple(mutable),
-        trained=tuple(trained),
+        rngs=needs.streams if rngs is None else _names(rngs),
+        init_rngs=None if init_rngs is None else _names(init_rngs),
+        mutable=needs.mutable if mutable is None or mutable is True else _names(mutable or ()),
+        trained=_names(trained),
         again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),
     )
+
+
+def _names(given: Iterable[str] | str) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _as_array(x: Any) -> jax.Array:
+    try:
+        return jax.numpy.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"x is a {type(x).__name__}, and an array is wanted", "x=jnp.ones((2, 8))") from error
+
+
+def _require_module(model: Any) -> None:
+    if bridge.is_linen(type(model)):
+        return
+    kind = model if isinstance(model, type) else type(model)
+    name = f"nnx.{kind.__name__}" if getattr(nnx, kind.__name__, None) is kind else kind.__name__
+    what = f"model is {'the class' if kind is model else 'a'} {name}, and an object of a flax.linen.Module is wanted"
+    raise UserError(what, f"{name}(…)" if bridge.is_linen(kind) else f"bridge.to_linen({name}, …)")
+
+
+def _require_variables(variables: Any) -> None:
+    if isinstance(variables, nnx.State):
+        code = "flax.nnx.bridge.variables.nnx_attrs_to_linen_vars(dict(nnx.state(module, nnx.Not(nnx.RngState))))"
+        raise UserError("variables is an nnx.State, and a Linen variable dict is wanted", code)
+    if variables is not None and not isinstance(variables, Mapping):
+        what = f"variables is a {type(variables).__name__}, and a Linen variable dict is wanted"
+        raise UserError(what, "variables={'params': …}")

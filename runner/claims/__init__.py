@@ -60,7 +60,7 @@ def judge(subject: Subject, *, full: bool, only: Collection[str] | None = None) 
     return [_asked(name, claim, subject, full=full, raised=raised) for name, claim in wanted.items()]
 
 
-def judge_model(model: Any, x: Any, *, only: Sequence[str] | None = None, **options: Any) -> list[Check]:
+def judge_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, **options: Any) -> list[Check]:
     """What every claim says of a Linen module, for the tests of who writes it: `runner.check(model, x)`.
 
     Args:
@@ -71,8 +71,9 @@ def judge_model(model: Any, x: Any, *, only: Sequence[str] | None = None, **opti
 
     Raises:
       LayerError: The module refuses its arguments or the input, for no cause that a claim knows.
-      UserError: `only` names no claim.
+      UserError: `only` names no claim, or what is given is no module, array or variables.
     """
+    only = [only] if isinstance(only, str) else only
     _require_claims(only or ())
     try:
         subject = subject_of(model, x, **options)

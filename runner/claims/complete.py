@@ -32,6 +32,8 @@ def judge(subject: Subject, *, full: bool) -> Check:
         held = f"all {num_leaves} leaves are as init makes them" if num_leaves > 1 else "the leaf is as init makes it"
         return checks.yes(NAME, held if num_leaves else "the layer has no variables", num_leaves=num_leaves)
     detail, names = _detail(differences, num_leaves), {}
+    if _is_params_alone(subject):
+        detail += "; these are the params without their collection"
     if any(one.kind in (Kind.missing, Kind.misplaced) for one in differences):
         names = new_names(subject)
     if names:
@@ -44,8 +46,16 @@ def judge(subject: Subject, *, full: bool) -> Check:
     return checks.no(NAME, detail, mend(subject), num_leaves=num_leaves, **found, **({"names": named} if named else {}))
 
 
+def _is_params_alone(subject: Subject) -> bool:
+    """Whether what is given would be complete as the collection `params`."""
+    wrapped = None if subject.given is None else {bridge.PARAMS: subject.given}
+    return wrapped is not None and not tree_differences.compare(wrapped, subject.needs.variables)
+
+
 def mend(subject: Subject) -> str:
     """The code that makes the variables given complete; names in the host where those are what changed."""
+    if _is_params_alone(subject):
+        return "variables = {'params': variables}"
     if names := new_names(subject):
         return _naming(subject, names)
     differences = subject.differences

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner import bridge, checks, hlo, native, stats, timing, trees, twins
-from runner.claims import written
 from runner.errors import LayerError
 from runner.records import Check, Ratio
 from runner.subject import Subject
@@ -144,7 +143,7 @@ def _variants(subject: Subject, twin: Twin) -> dict[str, Variant]:
 def _twin(subject: Subject) -> tuple[Twin, dict[str, Any]]:
     """The Linen twin, and the leaves of its variables that are not the wrapped layer's, by path."""
     model: Any = subject.model.model
-    twin = twins.twin_of(model.nnx_class, written.arguments(model), subject.model.call)
+    twin = twins.twin_of(model.nnx_class, bridge.arguments_of(model), subject.model.call)
     if twin.layer is None:
         return twin, {}
     try:

@@ -38,7 +38,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
     if unread:
         detail = f"{_names(unread)} can't be trained: no output depends on {'it' if len(unread) == 1 else 'them'}"
         return checks.no(NAME, detail, _mend_unread(subject, unread), unread=_texts(unread))
-    if full:
+    if full and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
         return _gradients(subject, trained)
     return checks.yes(NAME, f"{_all(trained)} in {', '.join(_held(subject))}, and the output depends on each")
 

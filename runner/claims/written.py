@@ -58,12 +58,6 @@ def call_of(model: Any, *, rngs: bool | None = None) -> str:
     return f"{value(model.nnx_class)}({', '.join(parts)})"
 
 
-def arguments(model: Any) -> dict[str, Any]:
-    """The constructor's arguments of a wrapped layer by name, those given by position too."""
-    names = [name for name in parameters(constructor(model.nnx_class)) if name != "self"]
-    return {**dict(zip(names, model.args, strict=False)), **model.kwargs}
-
-
 def constructor(target: Any) -> Any:
     """What takes the arguments: a class's `__init__` (its metaclass takes anything), or the factory itself."""
     return target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
