@@ -412,6 +412,22 @@ def find_run(path: Path) -> RunFolder:
     raise StorageError(f"{path} is no run: it has no record.json", "bridge-runner ls SWEEP")
 
 
+def find_runs(path: Path) -> tuple[list[RunFolder], list[str]]:
+    """The run at `path`, or those of a sweep that are done or failed, and the names of those whose folder is gone.
+
+    Raises:
+      StorageError: It is neither a run nor a sweep, or no run of the sweep is done.
+    """
+    sweep = SweepFolder(path)
+    if not sweep.plan.exists():
+        return [find_run(path)], []
+    rows = [row for row in read_rows(sweep) if row.status in STATUSES]
+    if not rows:
+        raise StorageError(f"{path}: no run of this sweep is done", f"bridge-runner resume {path}")
+    folders = [sweep.run(row.num, row.run_id) for row in rows]
+    return [one for one in folders if one.path.is_dir()], [one.path.name for one in folders if not one.path.is_dir()]
+
+
 def make_run_folder(folder: RunFolder) -> None:
     """Makes an empty folder for a run.
 

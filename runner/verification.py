@@ -23,7 +23,7 @@ from runner.planning import Config
 from runner.program import Draft
 from runner.records import Record, Status
 from runner.settings import Run
-from runner.storage import RunFolder, SweepFolder
+from runner.storage import RunFolder
 from runner.terminal import Terminal
 
 EXIT_DIFFERENT = 4
@@ -71,7 +71,7 @@ def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | 
       UserError: Neither a run nor a sweep, or a run that imports what is not trusted.
     """
     terminal = Terminal()
-    folders, lost = _runs(path)
+    folders, lost = storage.find_runs(path)
     if code:
         _prepare_process(folders)
     if device is not None:
@@ -161,18 +161,6 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
         num_cpu_devices = min(run.num_cpu_devices, MAX_CPU_DEVICES)
     with contextlib.suppress(ConfigError):
         application.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
-
-
-def _runs(path: Path) -> tuple[list[RunFolder], list[str]]:
-    """The run at `path`, or those of a sweep and the names of those that are gone."""
-    sweep = SweepFolder(path)
-    if not sweep.plan.exists():
-        return [storage.find_run(path)], []
-    rows = [row for row in storage.read_rows(sweep) if row.status in storage.STATUSES]
-    if not rows:
-        raise StorageError(f"{path}: no run of this sweep is done", f"bridge-runner resume {path}")
-    folders = [sweep.run(row.num, row.run_id) for row in rows]
-    return [one for one in folders if one.path.is_dir()], [one.path.name for one in folders if not one.path.is_dir()]
 
 
 def _misplaced(folder: RunFolder, record: Record) -> list[str]:
