@@ -1,17 +1,18 @@
 """bridge-runner: the experiment runner for one NNX layer inside a Linen pipeline.
 
-`python -m runner` is the command line. From Python: `runner.check` judges a Linen module by every claim, and
-`runner.reload` gives a saved run, ready to apply; `runner.bridge.nnx_inside_linen` is the worked example,
-`runner.experiment.execute` one run.
+`python -m runner` is the command line. From Python: `runner.check` judges a Linen module by every claim,
+`runner.reload` gives a saved run, ready to apply, and `runner.load` the results of a sweep;
+`runner.bridge.nnx_inside_linen` is the worked example, `runner.experiment.execute` one run.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.claims import judge_model as check
+    from runner.loading import load
     from runner.reloading import reload
 
-    __all__ = ["check", "reload"]
+    __all__ = ["check", "load", "reload"]
 else:
 
     def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ else:
             from runner.reloading import reload
 
             return reload
+        if name == "load":
+            from runner.loading import load
+
+            return load
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
+# A table with so many seeds is better read as one row for all of them.
+MANY_SEEDS = 5
+
 # Set once for the process, so all configs of a sweep agree on them.
 PROCESS_WIDE = (
     "num_cpu_devices",
@@ -291,7 +294,7 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
 
 def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
     """How a sweep ended, where its files are, and what to type next."""
-    from runner import storage
+    from runner import aggregates, storage
     from runner.records import Status
 
     folder = storage.shown(plan.folder.path)
@@ -310,6 +313,8 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
         lines.append(f"  results     {folder}/{plan.folder.results.name}")
     if plan.folder.report.exists():
         lines.append(f"  report      {folder}/{plan.folder.report.name}")
+    if len({row.settings.get("seed") for row in rows}) >= MANY_SEEDS:
+        lines.append(f"  over seeds  bridge-runner ls {folder} --by {aggregates.suggest(rows)}")
     if plan.folder.checks.exists():
         lines.append(f"  claims      {folder}/{plan.folder.checks.name}")
     if any(row.checkpoint_bytes for row in rows):

@@ -133,7 +133,22 @@ def _is_close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:
     if not jnp.issubdtype(got.dtype, jnp.inexact):
         return False
     atol = MAX_ROUNDING * float(jnp.finfo(got.dtype).eps) * largest
-    return bool(np.allclose(trees.as_float64(got), trees.as_float64(wanted), rtol=0, atol=atol, equal_nan=True))
+    return bool(np.allclose(_numbers(got), _numbers(wanted), rtol=0, atol=atol, equal_nan=True))
+
+
+def apart(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> float:
+    """The largest difference of two sets of named arrays of the same kinds, in units of the largest value kept."""
+    with np.errstate(invalid="ignore"):  # of two infinities
+        pairs = [(_numbers(kept[name]), _numbers(made[name])) for name in kept]
+        largest = max((float(np.nanmax(np.abs(one), initial=0.0)) for one, _ in pairs), default=0.0)
+        distance = max((float(np.nanmax(np.abs(one - two), initial=0.0)) for one, two in pairs), default=0.0)
+    return distance / largest if largest else distance
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """`array` in float64; of complex numbers both parts, one after the other."""
+    parts = (array.real, array.imag) if np.iscomplexobj(array) else (array,)
+    return np.concatenate([trees.as_float64(np.ravel(part)) for part in parts])
 
 
 def _check(name: str, good: bool, detail: str, evidence: dict[str, Any]) -> Check:

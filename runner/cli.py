@@ -125,7 +125,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner check KEY=…       is this layer safe inside Linen? every claim, and what mends a no (--json)
   bridge-runner plan KEY=…        what a sweep would do; runs nothing
   bridge-runner resume SWEEP      what is missing or failed
-  bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it
+  bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it, --by KEY puts seeds together
   bridge-runner show RUN          one run (--json)
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were? (--device gpu)
@@ -133,7 +133,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
   bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
   bridge-runner sync SWEEP        its W&B runs to the server, each once; --watch as they come
-  bridge-runner results SWEEP     results.parquet and checks.md from the records
+  bridge-runner results SWEEP     results.parquet, results.csv and checks.md from the records
   bridge-runner report SWEEP      report.html: the sweep as one page, without a network; --watch serves it as it grows
 
 Groups, each a folder of choices (group=choice; experiment and debug with a plus):
@@ -179,15 +179,20 @@ def ls(words: Sequence[str]) -> int:
     """The sweeps of a folder, or the runs of a sweep.
 
     Raises:
-      UserError: There is no such sweep.
+      UserError: There is no such sweep, or its runs have no such key.
     """
     from runner import listing
 
-    arguments = [word for word in words if word not in ("--json", "--watch")]
-    watch = "--watch" in words
-    _arguments("ls", arguments, at_least=int(watch), at_most=1)
-    path = Path(arguments[0]) if arguments else None
-    return listing.ls(path, as_json="--json" in words, watch=watch)
+    parser = _Parser("ls")
+    parser.add_argument("path", type=Path, nargs="?")
+    parser.add_argument("--by", default="")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--watch", action="store_true")
+    typed = parser.parse_args(list(words))
+    if typed.watch and typed.path is None:
+        raise UserError("ls: --watch follows one sweep", USAGE["ls"])
+    by = [key for key in typed.by.split(",") if key]
+    return listing.ls(typed.path, as_json=typed.json, watch=typed.watch, by=by)
 
 
 def show(words: Sequence[str]) -> int:
@@ -203,7 +208,7 @@ def show(words: Sequence[str]) -> int:
 
 
 def results(words: Sequence[str]) -> int:
-    """Writes `results.parquet` and `checks.md` of a sweep from the records that are there.
+    """Writes `results.parquet`, `results.csv` and `checks.md` of a sweep from the records that are there.
 
     Raises:
       UserError: There is no such sweep, or a record is damaged.
@@ -364,7 +369,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 USAGE = {
     "resume": "bridge-runner resume outputs/SWEEP [retry=all]",
-    "ls": "bridge-runner ls [outputs/SWEEP] [--json] [--watch]",
+    "ls": "bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]",
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
     "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import journal, seeds, storage, submissions, table
+from runner import aggregates, journal, seeds, storage, submissions, table
 from runner.errors import StorageError, literal
 from runner.records import Row
 from runner.settings import flatten
@@ -26,16 +26,17 @@ DEFAULT_ROOT = Path("outputs")
 MAX_VALUE_CHARACTERS = 100
 
 
-def ls(path: Path | None, *, as_json: bool, watch: bool = False) -> int:
+def ls(path: Path | None, *, as_json: bool, watch: bool = False, by: Sequence[str] = ()) -> int:
     """Prints the runs of the sweep at `path`, or the sweeps in it (by default in outputs/).
 
     Args:
       path: A sweep, or a folder of sweeps.
       as_json: Whether to print JSON instead of a table.
       watch: Whether to follow a sweep until it ends.
+      by: Config keys; runs that share their values are shown as one row.
 
     Raises:
-      StorageError: There is no sweep.
+      UserError: There is no sweep, or its runs have no such key.
     """
     folder = SweepFolder(path) if path is not None else None
     terminal = Terminal()
@@ -43,12 +44,18 @@ def ls(path: Path | None, *, as_json: bool, watch: bool = False) -> int:
         if watch:
             _watch(folder, terminal)
         rows = storage.read_rows(folder)
+        if by:
+            return _ls_by(folder, rows, by, as_json=as_json)
         if as_json:
             print(json.dumps([dataclasses.asdict(row) for row in rows]))
             return 0
         terminal.line(f"{folder.name}: {_counts(rows)}")
         terminal.results(rows, max_rows=len(rows))
         return 0
+    if by:
+        raise StorageError(
+            f"ls --by {','.join(by)}: {path or DEFAULT_ROOT} is no sweep", "bridge-runner ls SWEEP --by KEY"
+        )
     root = path or DEFAULT_ROOT
     sweeps = storage.find_sweeps(root)
     if not sweeps:
@@ -58,6 +65,19 @@ def ls(path: Path | None, *, as_json: bool, watch: bool = False) -> int:
         print(json.dumps(lines))
     else:
         terminal.console.print(table.plain_table(lines))
+    return 0
+
+
+def _ls_by(folder: SweepFolder, rows: Sequence[Row], by: Sequence[str], *, as_json: bool) -> int:
+    groups = aggregates.by(rows, by)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(group) for group in groups]))
+        return 0
+    terminal = Terminal()
+    terminal.line(f"{folder.name}: {_counts(rows)}")
+    terminal.console.print(table.plain_table(aggregates.lines(groups)))
+    for note in aggregates.notes(groups):
+        terminal.line(note)
     return 0
 
 
@@ -115,7 +135,7 @@ def _counts(rows: Sequence[Row]) -> str:
 
 
 def results(path: Path) -> int:
-    """Writes `results.parquet` (and `checks.md`, where claims were asked) of the sweep at `path` from its records.
+    """Writes the results (and `checks.md`, where claims were asked) of the sweep at `path` from its records.
 
     Raises:
       StorageError: There is no sweep, or a record is damaged.
@@ -128,7 +148,8 @@ def results(path: Path) -> int:
     for record in storage.read_records(folder.run(row.num, row.run_id) for row in there):
         summary.add(record)
     rows = summary.write(folder, [row.run_id for row in there])
-    Terminal().line(f"{folder.results}: {len(rows)} runs")
+    for path in (folder.results, folder.results_csv):
+        Terminal().line(f"{path}: {len(rows)} runs")
     if folder.checks.exists():
         Terminal().line(f"{folder.checks}")
     return 0

@@ -120,6 +120,23 @@ class Ratio:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Aggregate:
+    """One quantity over several runs, a number a run; see `runner.stats.aggregate`.
+
+    Attributes:
+      num: Runs that have it.
+      median: Of their numbers.
+      low: Lower end of the 99 % nonparametric interval of the median; None under 8 runs.
+      high: Its upper end.
+    """
+
+    num: int
+    median: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Phases:
     """Seconds from a function to its first result, each phase by itself.
 

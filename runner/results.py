@@ -1,4 +1,4 @@
-"""The results table: one row a run, with stable columns. Written as Parquet for pandas, polars and DuckDB."""
+"""The results table: one row a run, with stable columns. As Parquet, for pandas, polars and DuckDB, and as CSV."""
 
 from __future__ import annotations
 
@@ -148,14 +148,60 @@ def results_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of `results_row` as a Parquet file; the meaning of each column is in its field's metadata."""
-    import pyarrow as pa
+    """Rows of `results_row` as a Parquet file."""
     import pyarrow.parquet as pq
 
-    types = {"double": pa.float64(), "int64": pa.int64(), "string": pa.string(), "bool": pa.bool_()}
-    schema = pa.schema(
-        [pa.field(name, types[column.type], metadata={"meaning": column.meaning}) for name, column in COLUMNS.items()]
-    )
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink)
+    pq.write_table(to_table(rows), sink)
     return sink.getvalue()
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of `results_row` as CSV in UTF-8: what is missing is empty, text is quoted."""
+    import pyarrow.csv
+
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(to_table(rows), sink)
+    return sink.getvalue()
+
+
+def read_parquet(content: bytes) -> Any:
+    """The `pyarrow.Table` of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(content))
+
+
+def unit(name: str) -> str:
+    """Unit of the column `name`, which names end with; empty for a column without one."""
+    return next((word for ending, word in (("_s", "s"), ("_bytes", "bytes")) if name.endswith(ending)), "")
+
+
+def columns_page() -> str:
+    """What each column is, as a page in Markdown."""
+    rows = [f"| `{name}` | {unit(name)} | {column.type} | {column.meaning} |" for name, column in COLUMNS.items()]
+    return "\n".join([PAGE_HEAD, "| column | unit | type | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows of `results_row` as a `pyarrow.Table`; unit and meaning of each column are in its field's metadata."""
+    import pyarrow as pa
+
+    types = {"double": pa.float64(), "int64": pa.int64(), "string": pa.string(), "bool": pa.bool_()}
+    fields = [
+        pa.field(name, types[column.type], metadata={"unit": unit(name), "meaning": column.meaning})
+        for name, column in COLUMNS.items()
+    ]
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(fields))
+
+
+PAGE_HEAD = """\
+# Columns of results.parquet and results.csv
+
+One row a run that is done or has failed, in the order of the sweep. A column keeps its name, type and meaning; new ones
+come at the end. What a run does not have (it failed, it was not timed) is null, in CSV nothing.
+
+A time is to be read with its flags (`apply_latency_flags`), and a single seed's time says little. The median over the
+seeds, its 99 % interval and the number of runs: `bridge-runner ls SWEEP --by features`, and in Python
+`runner.load(SWEEP).by("features")`.
+"""

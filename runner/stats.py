@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from runner.records import Ratio, Samples, Summary
+from runner.records import Aggregate, Ratio, Samples, Summary
 
 Array = npt.NDArray[np.float64]
 
@@ -96,6 +97,75 @@ def pairwise_ratio(numerator: Samples, denominator: Samples) -> Ratio:
     low, high = _median_interval(ratios)
     flags = [*summarize(numerator).flags, *summarize(denominator).flags]
     return Ratio(median=float(np.median(ratios)), low=low, high=high, flags=list(dict.fromkeys(flags)))
+
+
+def aggregate(values: Iterable[float | None]) -> Aggregate | None:
+    """Median of a number that each run has one of, with its interval; None where none has it.
+
+    Args:
+      values: One a run; None, and NaN, where a run has no such number.
+    """
+    ordered = np.sort(np.array([value for value in values if value is not None and value == value], dtype=np.float64))
+    if not ordered.size:
+        return None
+    low, high = _median_interval(ordered)
+    return Aggregate(num=ordered.size, median=_quantile(ordered, 0.5), low=low, high=high)
+
+
+def relative_iqr(values: Sequence[float]) -> float:
+    """The interquartile range of `values` in units of their median."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    return (_quantile(ordered, 0.75) - _quantile(ordered, 0.25)) / _quantile(ordered, 0.5)
+
+
+def fastest_of_blocks(samples: Samples, num_blocks: int) -> list[float]:
+    """The shortest duration in each of `num_blocks` equal stretches of `samples`, in seconds a call.
+
+    What disturbs a call only ever makes it longer, so the shortest of several is the steadiest estimate where others
+    use the machine (J. Chen, J. Revels, Robust benchmarking in noisy environments, 2016, https://arxiv.org/abs/1608.04295).
+    """
+    blocks: list[float] = np.min(np.reshape(samples.durations_s, (num_blocks, -1)), axis=1).tolist()
+    return blocks
+
+
+def rank_test(one: Sequence[float], two: Sequence[float]) -> float:
+    """Two-sided p of the Mann–Whitney test: how seldom two samples of one distribution lie so far apart.
+
+    Every number must be independent of the others: a run's median is one, its samples are not.
+    """
+    import scipy.stats
+
+    return float(scipy.stats.mannwhitneyu(one, two).pvalue)
+
+
+def stratified_rank_test(strata: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """Two-sided p of van Elteren's test: Mann–Whitney's over several programs, each ranked by itself.
+
+    P. H. van Elteren, On the combination of independent two sample tests of Wilcoxon, Bulletin of the International
+    Statistical Institute 37, 1960. The normal approximation, with the variance of tied ranks.
+    """
+    import scipy.stats
+
+    distance, variance = 0.0, 0.0
+    for one, two in strata:
+        num = len(one) + len(two)
+        ranks = scipy.stats.rankdata([*one, *two]) - (num + 1) / 2
+        distance += float(ranks[len(one) :].sum()) / (num + 1)
+        variance += len(one) * len(two) * float(np.square(ranks).sum()) / (num * (num - 1) * (num + 1) ** 2)
+    return math.erfc(abs(distance) / math.sqrt(2 * variance)) if variance else 1.0
+
+
+def signed_rank_test(ratios: Sequence[float]) -> float:
+    """Two-sided p of the Wilcoxon signed-rank test: how seldom ratios of equals, one a round, lie so far from 1."""
+    import scipy.stats
+
+    logs = np.log(np.asarray(ratios, dtype=np.float64))
+    return float(scipy.stats.wilcoxon(logs).pvalue) if logs.any() else 1.0
+
+
+def smallest_p(strata: Iterable[tuple[int, int]]) -> float:
+    """The least two-sided p that rank tests of samples of these sizes can give."""
+    return 2 / math.prod(math.comb(one + two, one) for one, two in strata)
 
 
 def _quantile(ordered: Array, part: float) -> float:

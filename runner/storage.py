@@ -153,6 +153,11 @@ class SweepFolder:
         return self.path / "results.parquet"
 
     @property
+    def results_csv(self) -> Path:
+        """The same as text."""
+        return self.path / "results.csv"
+
+    @property
     def checks(self) -> Path:
         """The claims as a table, where they were asked."""
         return self.path / "checks.md"

@@ -1,4 +1,4 @@
-"""The files at a sweep's end, made from its records alone: results.parquet, checks.md and report.html. No JAX."""
+"""The files at a sweep's end, made from its records alone: results.parquet and .csv, checks.md, report.html. No JAX."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Summary:
         return run_id in self._rows
 
     def write(self, folder: SweepFolder, run_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """Writes results.parquet, and checks.md only where claims were asked of several layers, or all claims of one.
+        """Writes the results, and checks.md only where claims were asked of several layers, or all claims of one.
 
         Args:
           folder: The sweep.
@@ -40,6 +40,7 @@ class Summary:
         """
         rows = [self._rows[run_id] for run_id in run_ids if run_id in self._rows]
         storage.write_atomic(folder.results, results.to_parquet(rows))
+        storage.write_atomic(folder.results_csv, results.to_csv(rows))
         page = matrix.to_markdown(self._programs.values())
         if page is not None:
             storage.write_atomic(folder.checks, page.encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.errors import literal
-from runner.records import Record, Row, Status
+from runner.records import Aggregate, Record, Row, Status
 from runner.settings import flatten, varied_keys
 
 # A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
@@ -80,8 +80,7 @@ def notes(rows: Sequence[Row], *, width: int) -> list[str]:
     lines = []
     flags = Counter(flag for row in rows for flag in row.apply_flags)
     if flags:
-        reasons = ", ".join(f"{number} {FLAG_MEANING.get(flag, flag)}" for flag, number in flags.items())
-        lines.append(f"{FLAGGED} read with care: {reasons}")
+        lines.append(flags_line(flags))
     # A failed run has said what it failed of.
     noes = Counter(name for row in rows if row.status == Status.done.value for name in row.noes)
     if noes:
@@ -92,6 +91,12 @@ def notes(rows: Sequence[Row], *, width: int) -> list[str]:
     if more:
         lines.append(f"also varied: {', '.join(more)}")
     return lines
+
+
+def flags_line(flags: Mapping[str, int]) -> str:
+    """What the mark before a time means, and how many runs have it for which reason."""
+    reasons = ", ".join(f"{number} {FLAG_MEANING.get(flag, flag)}" for flag, number in flags.items())
+    return f"{FLAGGED} read with care: {reasons}"
 
 
 def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
@@ -144,6 +149,25 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "–"
     return _with_unit(seconds * 1e9, ("ns", "µs", "ms", "s"))
+
+
+def spread(one: Aggregate | None, show: Callable[[float], str]) -> str:
+    """A median with its interval and the number of runs: `12.3 µs (11.9–13.1) n 10`.
+
+    Args:
+      one: What is shown; None where no run has such a number.
+      show: A number with its unit.
+    """
+    if one is None:
+        return "–"
+    interval = ""
+    if one.low is not None and one.high is not None:
+        unit = show(one.median).partition(" ")[2]
+        low, high = (show(end) for end in (one.low, one.high))
+        if unit and low.endswith(f" {unit}") and high.endswith(f" {unit}"):
+            low, high = low.removesuffix(f" {unit}"), high.removesuffix(f" {unit}")
+        interval = f" ({low}–{high})"
+    return f"{show(one.median)}{interval} n {one.num}"
 
 
 def size(num_bytes: int | None) -> str:

@@ -31,8 +31,8 @@ ROWS = (
     ),
     ("listing", "reporting"),
     ("sweeping", "grammar"),
-    ("pieces", "sweep", "following", "planning", "experiment", "summary", "reloading"),
-    ("terminal", "report_page", "report", "report_head", "matrix", "table", "results"),
+    ("pieces", "sweep", "following", "planning", "experiment", "summary", "reloading", "loading"),
+    ("terminal", "report_page", "report", "report_head", "matrix", "aggregates", "table", "results"),
     ("claims", "subject", "checks"),
     (
         *("tracking_pool", "tracking_online", "sending", "tracking_wandb", "tracking_tensorboard", "tracking"),
@@ -82,6 +82,7 @@ OWNERS = {
     "tensorboardX": {"tracking_tensorboard"},
     "orbax": {"checkpoint"},
     "safetensors": {"tensors"},
+    "scipy": {"stats"},
     "flax.linen": {"bridge", "hosts", "lifts", "twins"},
     "flax.nnx.bridge": {"bridge", "hosts"},
     "hydra": {"settings", "sweeping", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
@@ -91,6 +92,7 @@ OWNERS = {
     "jinja2": {"report_page"},
     "pyarrow": {"results"},
     "ray": {"ray_jobs"},
+    "pandas": {"loading"},
 }
 
 

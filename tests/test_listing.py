@@ -134,6 +134,38 @@ def test_a_sweep_of_another_folder_is_listed_by_its_path(here, monkeypatch, caps
     assert (code, out.splitlines()[0]) == (0, "fine: 4 done")
 
 
+def test_ls_by_a_key_puts_the_seeds_of_its_values_together(here, capsys):
+    code, out, err = run(capsys, "ls", "outputs/fine", "--by", "features")
+    head, titles, _, *lines = out.splitlines()
+    assert (code, err, head) == (0, "", "fine: 4 done")
+    assert re.split(r" {2,}", titles.strip()) == ["features", "runs", "output norm", "apply"]
+    norms = [f"{np.linalg.norm(np.load(run_folder('fine', num) / 'output.npy')):.6g}" for num in range(4)]
+    for line, features, both in zip(lines[:2], ("4", "8"), ((0, 2), (1, 3)), strict=True):
+        median = sum(float(norms[num]) for num in both) / 2
+        values, runs, norm, apply = re.split(r" {2,}", line.strip())
+        assert (values, runs, norm.split()[1:]) == (features, "2", ["n", "2"])
+        assert float(norm.split()[0]) == pytest.approx(median, rel=1e-5)
+        assert re.fullmatch(r"~[\d.]+ [mµ]s n 2", apply)
+    assert lines[2] == "median over the runs (99 % interval, which takes 8)"
+    assert lines[3].startswith("~ read with care: ")
+
+
+def test_ls_by_says_what_else_it_puts_together_and_which_runs_failed(here, capsys):
+    _, out, _ = run(capsys, "ls", "outputs/fine", "--by", "seed")
+    assert out.endswith("\nruns of several features are taken together: --by seed,features\n")
+    _, out, _ = run(capsys, "ls", "outputs/mixed", "--by", "layer,layer.kwargs.when")
+    rows = [re.split(r" {2,}", line.strip()) for line in out.splitlines()]
+    assert rows[1] == ["layer", "layer.kwargs.when", "runs", "failed", "output norm", "apply"]
+    assert rows[3] == ["Fails", "broken", "0", "1", "–", "–"]
+
+
+def test_ls_by_as_json_has_median_interval_number_and_flags(here, capsys):
+    _, out, _ = run(capsys, "ls", "outputs/fine", "--by", "features", "--json")
+    first, _ = json.loads(out)
+    assert (first["values"], first["num_runs"], first["apply_s"]["num"]) == ({"features": "4"}, 2, 2)
+    assert (first["apply_s"]["low"], first["flags"]["short"]) == (None, 2)
+
+
 def test_tables_stay_within_80_columns(here, capsys):
     shutil.copytree("outputs/fine", f"outputs/{'long' * 25}")
     _, sweeps, _ = run(capsys, "ls")
@@ -195,8 +227,11 @@ def test_show_cuts_long_values(here, capsys):
 
 MISTAKES = [
     ("ls nowhere", "nowhere holds no sweep.\n  Try: bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER"),
-    ("ls a b", "ls: got a b.\n  Try: bridge-runner ls [outputs/SWEEP] [--json] [--watch]"),
-    ("ls --all", "ls: got --all.\n  Try: bridge-runner ls [outputs/SWEEP] [--json] [--watch]"),
+    ("ls a b", "ls: unrecognized arguments: b.{ls}"),
+    ("ls --all", "ls: unrecognized arguments: --all.{ls}"),
+    ("ls --watch", "ls: --watch follows one sweep.{ls}"),
+    ("ls --by seed", "ls --by seed: outputs is no sweep.\n  Try: bridge-runner ls SWEEP --by KEY"),
+    ("ls outputs/fine --by feature", "feature: the runs have no such key.\n  Try: features"),
     ("show", "show: got nothing.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
     ("show --json", "show: got nothing.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
     ("show a b", "show: got a b.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
@@ -225,6 +260,7 @@ MISTAKES = [
 def test_a_mistake_exits_with_2_says_what_to_type_and_changes_nothing(typed, said, here, capsys):
     before = all_files()
     values = {"here": here, "first": run_folder("fine", 0).name, "other": "\n  Try: -m with sweep=another_name"}
+    values["ls"] = "\n  Try: bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]"
     assert run(capsys, *typed.split()) == (2, "", f"error: {said.format(**values)}\n")
     assert all_files() == before
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from runner import stats
 from runner.records import Samples, Summary
 from runner.stats import pairwise_ratio, summarize
 
@@ -118,3 +119,56 @@ def test_a_ratio_of_few_rounds_has_no_interval() -> None:
 def test_samples_of_different_rounds_have_no_ratio() -> None:
     with pytest.raises(ValueError, match="samples of different rounds: 1 against 2"):
         pairwise_ratio(Samples(durations_s=[1.0]), Samples(durations_s=[1.0, 2.0]))
+
+
+def test_an_aggregate_has_a_number_a_run_and_leaves_out_runs_without_one() -> None:
+    found = stats.aggregate([3.0, None, 1.0, float("nan"), 2.0])
+    assert found is not None
+    assert (found.num, found.median, found.low, found.high) == (3, 2.0, None, None)
+    assert stats.aggregate([None]) is None
+
+
+def test_an_aggregate_of_eight_runs_has_the_interval_of_the_median() -> None:
+    found = stats.aggregate(float(number) for number in range(8))
+    assert found is not None
+    assert (found.median, found.low, found.high) == (3.5, 0.0, 7.0)
+
+
+def test_the_fastest_call_of_each_block_stands_for_it() -> None:
+    samples = Samples(durations_s=[5.0, 3.0, 4.0, 1.0, 9.0, 2.0])
+    assert stats.fastest_of_blocks(samples, 2) == [3.0, 1.0]
+
+
+def test_van_elterens_test_of_one_program_is_mann_whitneys() -> None:
+    generator = np.random.default_rng(0)
+    one, two = generator.integers(0, 20, 40).tolist(), generator.integers(4, 24, 30).tolist()
+    known = scipy.stats.mannwhitneyu(one, two, use_continuity=False, method="asymptotic").pvalue
+    assert stats.stratified_rank_test([(one, two)]) == pytest.approx(known)
+
+
+def test_programs_together_tell_what_no_single_one_can() -> None:
+    strata = [([10.0**place, 1.1 * 10**place], [2 * 10.0**place, 2.1 * 10**place]) for place in range(6)]
+    assert min(stats.rank_test(*both) for both in strata) > 0.3
+    assert stats.stratified_rank_test(strata) < 0.001
+    assert (
+        stats.stratified_rank_test([(two, one) if place % 2 else (one, two) for place, (one, two) in enumerate(strata)])
+        == 1
+    )
+
+
+def test_equal_numbers_are_no_difference() -> None:
+    assert stats.rank_test([1.0] * 8, [1.0] * 8) == 1
+    assert stats.stratified_rank_test([([1.0] * 8, [1.0] * 8)]) == 1
+    assert stats.signed_rank_test([1.0] * 12) == 1
+
+
+@pytest.mark.parametrize(("num", "least"), [(6, 2 / 924), (7, 2 / 3432)])
+def test_the_smallest_p_is_that_of_samples_that_do_not_overlap(num: int, least: float) -> None:
+    one = [float(number) for number in range(num)]
+    assert stats.rank_test(one, [number + num for number in one]) == pytest.approx(least)
+    assert stats.smallest_p([(num, num)]) == pytest.approx(least)
+
+
+def test_ten_rounds_in_one_direction_are_the_fewest_under_the_limit() -> None:
+    assert stats.signed_rank_test([1.0 + number / 100 for number in range(1, 11)]) == pytest.approx(2**-9)
+    assert stats.signed_rank_test([1.0 + number / 100 for number in range(1, 10)]) == pytest.approx(2**-8)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from runner import records, settings, table, terminal
-from runner.records import Check, Failure, FailureKind, Phases, Record, Row, Status, TrainInfo, Verdict
+from runner.records import Aggregate, Check, Failure, FailureKind, Phases, Record, Row, Status, TrainInfo, Verdict
 from runner.terminal import Terminal
 
 SETTINGS = settings.to_data(settings.Run())
@@ -107,6 +107,19 @@ def test_axes_that_do_not_fit_are_named_below():
     assert headings(WIDE, 80) == ["run", "layer", "seed", *FIXED]
     assert table.notes(WIDE, width=80) == ["also varied: input_shape, features, device"]
     assert table.notes(WIDE, width=200) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (None, "–"),
+        (Aggregate(num=3, median=2e-5, low=None, high=None), "20 µs n 3"),
+        (Aggregate(num=8, median=2e-5, low=1.9e-5, high=3.25e-5), "20 µs (19–32.5) n 8"),
+        (Aggregate(num=8, median=9.9e-4, low=9.8e-4, high=1.1e-3), "990 µs (980 µs–1.1 ms) n 8"),
+    ],
+)
+def test_a_median_is_shown_with_its_interval_and_number(one, said):
+    assert table.spread(one, table.duration) == said
 
 
 @pytest.mark.parametrize("width", [60, 80, 81, 100, 120, 200])
