@@ -130,6 +130,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were? (--device gpu)
   bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
+  bridge-runner compare A B       two sweeps or runs: same results? slower? one verdict (--rerun 20 settles it)
   bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
   bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
   bridge-runner sync SWEEP        its W&B runs to the server, each once; --watch as they come
@@ -303,6 +304,26 @@ def diff(words: Sequence[str]) -> int:
     return migration.diff(old, new, options)
 
 
+def compare(words: Sequence[str]) -> int:
+    """How a second sweep or run compares with a first; 3 if it is slower, 4 if results differ, 5 if they can't be.
+
+    Raises:
+      UserError: A side is neither a sweep nor a run, or can't be done anew here.
+    """
+    _make_importable()
+    parser = _Parser("compare")
+    parser.add_argument("a", type=Path)
+    parser.add_argument("b", type=Path)
+    parser.add_argument("--rerun", type=int)
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    typed = parser.parse_args(list(words))
+    from runner import comparing
+
+    options = comparing.Options(force=typed.force, rerun=typed.rerun, as_json=typed.json)
+    return comparing.compare(typed.a, typed.b, options)
+
+
 def export(words: Sequence[str]) -> int:
     """Writes the variables of a run as others keep them: natively, as the Linen twin, or for people outside JAX.
 
@@ -360,6 +381,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "rerun": rerun,
     "verify": verify,
     "diff": diff,
+    "compare": compare,
     "export": export,
     "import": import_variables,
     "sync": sync,
@@ -374,6 +396,7 @@ USAGE = {
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
     "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]",
+    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 20] [--force] [--json]",
     "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
     "sync": "bridge-runner sync outputs/SWEEP [--watch]",

@@ -20,6 +20,8 @@ ROWS = (
         "verification",
         "migration",
         "exporting",
+        "comparing",
+        "duet",
         "engine",
         "engines",
         "ray_jobs",
@@ -32,7 +34,7 @@ ROWS = (
     ("listing", "reporting"),
     ("sweeping", "grammar"),
     ("pieces", "sweep", "following", "planning", "experiment", "summary", "reloading", "loading"),
-    ("terminal", "report_page", "report", "report_head", "matrix", "aggregates", "table", "results"),
+    ("terminal", "report_page", "report", "report_head", "matrix", "verdict", "compare", "times", "pairing", "aggregates", "table", "results"),
     ("claims", "subject", "checks"),
     (
         *("tracking_pool", "tracking_online", "sending", "tracking_wandb", "tracking_tensorboard", "tracking"),

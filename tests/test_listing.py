@@ -430,7 +430,18 @@ def test_a_damaged_record_is_said(here, capsys):
     assert err.startswith(f"error: {record} is damaged: ")
 
 
-@pytest.mark.parametrize("words", ["ls", "ls outputs/fine", "show outputs/fine/0", "--help", "--version"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ls",
+        "ls outputs/fine",
+        "ls outputs/fine --by features",
+        "compare outputs/fine outputs/fine",
+        "show outputs/fine/0",
+        "--help",
+        "--version",
+    ],
+)
 def test_what_only_reads_starts_without_jax(words, here):
     command = [sys.executable, "-X", "importtime", "-m", "runner", *words.split()]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)

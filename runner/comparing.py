@@ -1,0 +1,134 @@
+"""`bridge-runner compare A B`: two sweeps or runs in, what differs and one verdict out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import compare as comparisons
+from runner import pairing, storage, table, times, verdict
+from runner.compare import EXIT_CODES, Side
+from runner.errors import UserError
+from runner.pairing import Entry, Pairing
+from runner.storage import RunFolder
+from runner.terminal import Terminal
+from runner.times import Times
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Fewer rounds have no p under the limit, however far apart the sides lie.
+MIN_ROUNDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How two sides are compared.
+
+    Attributes:
+      force: Whether times of different machines are compared.
+      rerun: Rounds in which both sides are done anew; None takes the times of the records.
+      as_json: Whether the comparison is printed as JSON.
+    """
+
+    force: bool = False
+    rerun: int | None = None
+    as_json: bool = False
+
+
+class Reader:
+    """The runs of one side.
+
+    Args:
+      path: A sweep or a run.
+
+    Raises:
+      StorageError: It is neither, or a record is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        folders, _ = storage.find_runs(path)
+        self._folders: dict[str, RunFolder] = {}
+        entries, fingerprints = [], {}
+        for folder in folders:
+            record = storage.read_record(folder)
+            entry = pairing.entry_of(record)
+            entries.append(entry)
+            self._folders[entry.run_id] = folder
+            fingerprints[entry.machine_id, entry.software_id] = record.fingerprint
+        self.side = Side(name=str(path), entries=entries, fingerprints=list(fingerprints.values()))
+
+    def folder(self, entry: Entry) -> RunFolder:
+        """Where a run of this side is."""
+        return self._folders[entry.run_id]
+
+    def output(self, entry: Entry) -> Mapping[str, np.ndarray]:
+        """The output of a run of this side, by path."""
+        folder = self.folder(entry)
+        return storage.read_output(folder, storage.read_record(folder))
+
+
+def compare(a: Path, b: Path, options: Options) -> int:
+    """Prints how the second side compares with the first.
+
+    Args:
+      a: A sweep or a run.
+      b: Another.
+      options: How they are compared.
+
+    Returns:
+      0 where results are the same and no time is longer, 3 where one is, 4 where results differ, 5 where the sides
+      can't be compared.
+
+    Raises:
+      UserError: A side is neither a sweep nor a run, or can't be done anew here.
+    """
+    if options.rerun is not None and options.rerun < MIN_ROUNDS:
+        what = f"--rerun {options.rerun}: fewer than {MIN_ROUNDS} rounds tell nothing, however far apart the sides lie"
+        raise UserError(what, f"--rerun {verdict.ROUNDS}")
+    terminal = Terminal()
+    sides = Reader(a), Reader(b)
+    pairs = pairing.pair(sides[0].side.entries, sides[1].side.entries)
+    comparison = comparisons.comparison_of(
+        sides[0].side,
+        sides[1].side,
+        pairs,
+        times=_times(sides, pairs, options, terminal),
+        read=lambda pair: (sides[0].output(pair.a), sides[1].output(pair.b)),
+        forced=options.force,
+        num_rounds=options.rerun,
+    )
+    if options.as_json:
+        print(json.dumps(comparisons.to_data(comparison), indent=1))
+    else:
+        for line in verdict.head_lines(comparison):
+            terminal.line(line)
+        rows = verdict.times_lines(comparison)
+        if rows:
+            terminal.console.print(table.plain_table(rows))
+        for line in verdict.notes(comparison):
+            terminal.line(line)
+        terminal.line(verdict.verdict_line(comparison))
+    return EXIT_CODES[comparison.outcome]
+
+
+def _times(sides: tuple[Reader, Reader], pairs: Pairing, options: Options, terminal: Terminal) -> Sequence[Times]:
+    groups = times.groups(pairs.pairs)
+    if options.rerun is None:
+        return times.from_records(groups) if options.force or not comparisons.other_machine(pairs) else []
+    if not groups:
+        return []
+    from runner import duet
+
+    num_rounds = options.rerun
+    duet.prepare_process(entry for group in groups for one in group.pairs for entry in (one.a, one.b))
+    measured = {}
+    with terminal.progress("programs", len(groups)) as advance:
+        for group in groups:
+            folders = [(sides[0].folder(one.a), sides[1].folder(one.b)) for one in group.pairs]
+            measured[group.label] = duet.measure(group.label, folders, num_rounds, terminal.warned)
+            advance()
+    return times.from_rounds(measured, num_rounds)
