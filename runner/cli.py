@@ -130,7 +130,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were? (--device gpu)
   bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
-  bridge-runner compare A B       two sweeps or runs: same results? slower? one verdict (--rerun 20 settles it)
+  bridge-runner compare A B       two sweeps or runs: same results? slower? one verdict (--rerun 30 settles it)
   bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
   bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
   bridge-runner sync SWEEP        its W&B runs to the server, each once; --watch as they come
@@ -396,7 +396,7 @@ USAGE = {
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
     "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]",
-    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 20] [--force] [--json]",
+    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30] [--force] [--json]",
     "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
     "sync": "bridge-runner sync outputs/SWEEP [--watch]",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,4 +108,4 @@ def _arguments(program: Program, folder: RunFolder, run: Run) -> tuple[Any, jax.
 
 def _calls_a_round(call: Callable[[], Any]) -> int:
     taken = timing.measure(call, warmup=WARMUP, rounds=WARMUP)
-    return min(MAX_CALLS, max(MIN_CALLS, math.ceil(MIN_ROUND_S / statistics.median(taken.durations_s))))
+    return min(MAX_CALLS, max(MIN_CALLS, math.ceil(MIN_ROUND_S / min(taken.durations_s))))

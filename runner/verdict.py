@@ -12,7 +12,7 @@ from runner.records import Aggregate
 from runner.times import Pace, Times
 
 # Rounds that find a slowdown of 1.2 × on a busy machine in at least 95 of 100 comparisons (tests/benchmarks/README.md).
-ROUNDS = 20
+ROUNDS = 30
 
 # More lines of one kind tell less than the first ones; `--json` has them all.
 MAX_LINES = 8

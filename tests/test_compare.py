@@ -225,7 +225,7 @@ def test_busy_machines_leave_times_unclear_and_say_how_to_settle_it(here, capsys
     assert (code, lines[-2]) == (0, "unclear: B was timed on a busy machine (1 of 1)")
     assert lines[-3] == "~ read with care: 8 on a busy machine"
     assert lines[-1].endswith(
-        "times unclear for 1 of 1; to settle it: bridge-runner compare outputs/a outputs/b --rerun 20"
+        "times unclear for 1 of 1; to settle it: bridge-runner compare outputs/a outputs/b --rerun 30"
     )
 
 
@@ -274,7 +274,7 @@ def test_a_run_is_a_side_too(here, capsys):
     assert "unclear: 1 run a side can't tell (1 of 1)" in lines
 
 
-USAGE = "\n  Try: bridge-runner compare outputs/A outputs/B [--rerun 20] [--force] [--json]"
+USAGE = "\n  Try: bridge-runner compare outputs/A outputs/B [--rerun 30] [--force] [--json]"
 
 MISTAKES = [
     ("compare outputs/a", "compare: the following arguments are required: b" + "." + USAGE),
@@ -282,7 +282,7 @@ MISTAKES = [
     ("compare outputs/a outputs/c", "outputs/c is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
     (
         "compare outputs/a outputs/b --rerun 9",
-        "--rerun 9: fewer than 10 rounds tell nothing, however far apart the sides lie.\n  Try: --rerun 20",
+        "--rerun 9: fewer than 10 rounds tell nothing, however far apart the sides lie.\n  Try: --rerun 30",
     ),
 ]
 
