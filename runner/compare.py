@@ -27,8 +27,8 @@ Read = Callable[[Pair], tuple[Arrays, Arrays]]
 # Two programs of one meaning that XLA has fused otherwise differ in the last bits and no more.
 MAX_ULP = 4
 
-# Of the fingerprint: names of the machine and of the software, what runs anew changes without changing the run.
-NOT_SHOWN = ("machine_id", "software_id", "memory_bytes")
+# Names made from the rest of a fingerprint.
+NOT_SHOWN = ("machine_id", "software_id")
 
 
 class Agreement(enum.Enum):

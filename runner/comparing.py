@@ -45,12 +45,16 @@ class Reader:
     Args:
       path: A sweep or a run.
 
+    Attributes:
+      side: What is compared.
+      lost: Runs whose folder is gone.
+
     Raises:
       StorageError: It is neither, or a record is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        folders, _ = storage.find_runs(path)
+        folders, self.lost = storage.find_runs(path)
         self._folders: dict[str, RunFolder] = {}
         entries, fingerprints = [], {}
         for folder in folders:
@@ -91,6 +95,8 @@ def compare(a: Path, b: Path, options: Options) -> int:
         raise UserError(what, f"--rerun {verdict.ROUNDS}")
     terminal = Terminal()
     sides = Reader(a), Reader(b)
+    for name in (*sides[0].lost, *sides[1].lost):
+        terminal.warned(f"{name}: the folder is missing, so this run is left out")
     pairs = pairing.pair(sides[0].side.entries, sides[1].side.entries)
     comparison = comparisons.comparison_of(
         sides[0].side,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,12 @@ def entry_of(record: Record) -> Entry:
         device=record.device,
         platform=record.platform,
         status=record.status.value,
-        settings={key: literal(value) for key, value in flat.items() if not _is_one_of(key, NOT_OF_THE_RUN)},
+        # Thousands of runs spell the same keys and values: each is kept once.
+        settings={
+            sys.intern(key): sys.intern(literal(value))
+            for key, value in flat.items()
+            if not _is_one_of(key, NOT_OF_THE_RUN)
+        },
         output={array.path: array.digest for array in record.output},
         variables=canonical_digest([(leaf.name, leaf.digest) for leaf in record.variables]),
         checks={one.name: one.verdict.value for one in record.checks if one.verdict is not Verdict.skipped},

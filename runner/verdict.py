@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -75,7 +76,7 @@ def verdict_line(comparison: Comparison) -> str:
 
 
 def _reasons(comparison: Comparison) -> str:
-    again = f"bridge-runner compare {comparison.a} {comparison.b}"
+    again = f"bridge-runner compare {shlex.quote(comparison.a)} {shlex.quote(comparison.b)}"
     if not comparison.results:
         return "no run of A has a partner in B"
     if comparison.outcome is Outcome.not_comparable:

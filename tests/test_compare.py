@@ -267,6 +267,14 @@ def test_rerun_does_both_sides_anew_and_times_them_in_turns(here, capsys):
     assert (code, lines[-1].split(" by ")[0]) == (3, "verdict      slower: the same results in 2 runs; slower: Works")
 
 
+def test_a_run_whose_folder_is_gone_is_said_and_left_out(here, capsys):
+    (folder,) = here.glob("outputs/b/runs/2-*")
+    shutil.rmtree(folder)
+    code, lines, err = compare(capsys)
+    assert (code, err) == (0, f"{folder.name}: the folder is missing, so this run is left out\n")
+    assert lines[2:4] == ["pairs        7 by result id", f"only in A    {folder.name}"]
+
+
 def test_a_run_is_a_side_too(here, capsys):
     code = cli.main(["compare", "outputs/a/3", "outputs/b/3"])
     lines = capsys.readouterr().out.splitlines()
