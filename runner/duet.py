@@ -48,9 +48,13 @@ def prepare_process(entries: Iterable[Entry]) -> None:
     """Makes JAX ready for the runs of both sides: as many CPU devices as any of them had.
 
     Raises:
-      ConfigError: JAX already runs otherwise.
+      UserError: JAX already runs otherwise, or a device is not here.
     """
-    devices.prepare_process(max(int(entry.settings.get("num_cpu_devices", 1)) for entry in entries), "off")
+    wanted = [entry.settings for entry in entries]
+    devices.prepare_process(max(int(one.get("num_cpu_devices", 1)) for one in wanted), "off")
+    # Rebuilding a run would take the CPU instead.
+    for device in dict.fromkeys(one["device"] for one in wanted):
+        devices.find_device(device)
 
 
 def measure(
@@ -65,7 +69,7 @@ def measure(
       say: Takes a line on what was built otherwise than it was saved.
 
     Raises:
-      UserError: A layer can't be built here, or its device is not here.
+      UserError: A layer can't be built here.
     """
     chosen = runs[:MAX_RUNS]
     parts = [_part([folders[side] for folders in chosen]) for side in (0, 1)]
@@ -84,10 +88,9 @@ def _part(folders: Sequence[RunFolder]) -> Part:
     """The program of runs that differ in their seeds, and a call of it."""
     records = [storage.read_record(folder) for folder in folders]
     runs = [settings.from_data(record.settings) for record in records]
-    devices.find_device(runs[0].device)  # rebuild would take the CPU where it is not here
     # An apply takes as long on trained variables as on init's.
     drafted = reloading.rebuild(folders[0], dataclasses.replace(runs[0], train=TrainSettings()))
-    program = programs.compile_program(drafted, cache="off")
+    program = programs.compile_program(drafted)
     with jax.default_device(drafted.device):
         arguments = itertools.cycle([_arguments(program, *one) for one in zip(folders, runs, strict=True)])
     saved = records[0].program_id
