@@ -120,7 +120,7 @@ def load(sweep: str | Path) -> Results:
     was killed, the records.
 
     Raises:
-      UserError: There is no such sweep, or pandas is not installed.
+      UserError: There is no such sweep, none of its runs is done, or pandas is not installed.
     """
     try:
         import pandas  # noqa: F401
@@ -128,6 +128,8 @@ def load(sweep: str | Path) -> Results:
         raise UserError("the package pandas is not installed", "pip install 'bridge-runner[pandas]'") from None
     folder = SweepFolder(Path(sweep))
     there = [row for row in storage.read_rows(folder) if row.status in storage.STATUSES]
+    if not there:
+        raise UserError(f"{sweep}: no run of this sweep is done", f"bridge-runner resume {sweep}")
     table = results.read_parquet(folder.results.read_bytes()) if folder.results.exists() else None
     if table is None or _names(table) != [(row.run_id, row.status) for row in there]:
         records = storage.read_records(folder.run(row.num, row.run_id) for row in there)

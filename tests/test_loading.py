@@ -124,6 +124,13 @@ def test_a_folder_that_is_no_sweep_is_said(root):
         runner.load(root / "man")
 
 
+def test_a_sweep_of_which_nothing_is_done_is_said(root, tmp_path):
+    (tmp_path / "none").mkdir()
+    shutil.copy(root / "many" / "sweep.json", tmp_path / "none")
+    with pytest.raises(UserError, match="none: no run of this sweep is done"):
+        runner.load(tmp_path / "none")
+
+
 def test_without_pandas_it_says_what_to_install(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError) as caught:
