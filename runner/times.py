@@ -24,8 +24,7 @@ MAX_P_TOGETHER = 0.01
 MIN_RATIO = 1.1
 
 # Runs of one program whose medians lie further apart than this, or of which more than half ran on a busy machine, say
-# how busy it was: of sweeps without a difference, one after the other on two cores with a load of 10, the test alone
-# called 10 of 100 slower or faster, and none with these two.
+# more about the machine than about the program: tests/benchmarks/README.md has how wrong they would be.
 MAX_IQR = 0.1
 MAX_BUSY = 0.5
 BUSY_FLAGS = frozenset({"loaded", "contended"})
@@ -82,6 +81,7 @@ class Times:
       p: Two-sided.
       pace: The verdict.
       why: Why there is none, where there is none.
+      together: Whether this is of all programs together.
     """
 
     program: str
@@ -95,6 +95,7 @@ class Times:
     p: float | None = None
     pace: Pace = Pace.untimed
     why: str = ""
+    together: bool = False
 
 
 def groups(pairs: Iterable[Pair]) -> list[Group]:
@@ -190,7 +191,8 @@ def _together(quiet: Sequence[Group], num_groups: int, limit: float) -> Times:
     if too_few := _too_few(strata, limit):
         pace, why = Pace.unclear, too_few
     which = "all" if len(quiet) == num_groups else f"{len(quiet)} of"
-    return Times(program=f"{which} {num_groups} programs", ratio=ratios.median, p=p, pace=pace, why=why)
+    program = f"{which} {num_groups} programs"
+    return Times(program=program, ratio=ratios.median, p=p, pace=pace, why=why, together=True)
 
 
 def _judged(ratio: float, p: float, limit: float) -> tuple[Pace, str]:

@@ -88,22 +88,25 @@ def _reasons(comparison: Comparison) -> str:
     results = f"results differ in {num_different} of" if num_different else agree
     forced = " (different machines)" if comparison.other_machine and comparison.num_rounds is None else ""
     line = f"{results} {_runs(total)}; {_times(comparison.times)}{forced}"
-    unsettled = [one for one in comparison.times if one.pace is Pace.unclear]
+    unsettled = any(one.pace is Pace.unclear for one in comparison.times) and not _settled(comparison.times)
     return f"{line}; to settle it: {again} --rerun {_more(comparison.num_rounds)}" if unsettled else line
 
 
 def _times(times: Sequence[Times]) -> str:
-    by_pace = {pace: [one for one in times if one.pace is pace] for pace in Pace}
+    found = {pace: [one for one in times if one.pace is pace] for pace in Pace}
     parts = [
-        f"{pace.value}: {_few([f'{one.program} by {_ratio(one)}' for one in found], 3)}"
+        f"{pace.value}: {_few([f'{one.program} by {_ratio(one)}' for one in found[pace]], 3)}"
         for pace in (Pace.slower, Pace.faster)
-        if (found := by_pace[pace])
+        if found[pace]
     ]
-    if by_pace[Pace.unclear]:
-        parts.append(f"times unclear for {len(by_pace[Pace.unclear])} of {len(times)}")
-    if parts:
-        return "; ".join(parts)
-    return "no slower, no faster" if by_pace[Pace.same] else "not timed"
+    if found[Pace.unclear] and not _settled(times):
+        parts.append(f"times unclear for {len(found[Pace.unclear])} of {len(times)}")
+    return "; ".join(parts) or ("no slower, no faster" if found[Pace.same] else "not timed")
+
+
+def _settled(times: Sequence[Times]) -> bool:
+    """Whether all programs together have a verdict, so that single ones need none."""
+    return any(one.together and one.pace is not Pace.unclear for one in times)
 
 
 def _more(num_rounds: int | None) -> int:

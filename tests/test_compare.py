@@ -219,6 +219,19 @@ def test_what_else_differs_is_listed(here, capsys):
     ]
 
 
+def test_few_seeds_of_several_programs_have_a_verdict_together(here, capsys):
+    for sweep, factor in (("a", 1.0), ("b", 1.3)):
+        shutil.rmtree(f"outputs/{sweep}")
+        words = ["-m", "seed=0,1", "input_shape=[1,4],[2,4],[3,4],[4,4]", f"sweep={sweep}", *WORKS]
+        assert cli.main(words) == 0
+        edit(sweep, lambda record, factor=factor: calm(record, factor))
+    capsys.readouterr()
+    code, lines, _ = compare(capsys)
+    assert code == 3
+    assert lines[-2] == "unclear: 2 runs a side can't tell (4 of 5)"
+    assert lines[-1] == "verdict      slower: the same results in 8 runs; slower: all 4 programs by 1.30 ×"
+
+
 def test_busy_machines_leave_times_unclear_and_say_how_to_settle_it(here, capsys):
     edit("b", lambda record: record["timing"]["apply_latency"]["summary"].update(flags=["loaded"]))
     code, lines, _ = compare(capsys)
