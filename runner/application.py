@@ -289,7 +289,7 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
     if hydra.mode is not RunMode.RUN or output_dir != Path(os.getcwd()):
         return output_dir
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    return Path(config.output_root).expanduser() / (config.sweep or f"{stamp}_{name.rpartition('-')[0]}")
+    return Path(os.path.expanduser(config.output_root)) / (config.sweep or f"{stamp}_{name.rpartition('-')[0]}")
 
 
 def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:

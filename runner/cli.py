@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -50,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe has had enough: no traceback, and none from the flush at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", EXIT_USAGE)
 
 
 def entry() -> None:
@@ -245,13 +250,13 @@ def rerun(words: Sequence[str]) -> int:
     """Does a saved run again from its record alone; 4 if the bits are others.
 
     Raises:
-      UserError: There is no such run, or its layer can't be built here.
+      UserError: There is no such run, it imports what is not trusted, or its layer can't be built here.
     """
     _make_importable()
     from runner import replay
 
-    (path,) = _arguments("rerun", words, at_least=1, at_most=1)
-    return replay.rerun(Path(path))
+    (path,) = _arguments("rerun", [word for word in words if word != "--trust"], at_least=1, at_most=1)
+    return replay.rerun(Path(path), trust="--trust" in words)
 
 
 def verify(words: Sequence[str]) -> int:
@@ -288,6 +293,7 @@ def diff(words: Sequence[str]) -> int:
     parser.add_argument("--call", action="append", default=[])
     parser.add_argument("--apply", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--trust", action="store_true")
     typed = parser.parse_args(list(words))
     from runner import migration
 
@@ -298,7 +304,12 @@ def diff(words: Sequence[str]) -> int:
     except (ValueError, SyntaxError, TypeError) as error:
         raise UserError("diff: --input takes a shape and --call NAME=LITERAL", USAGE["diff"]) from error
     options = migration.Options(
-        input_shape=shape, input_dtype=typed.input_dtype, call=call, apply=typed.apply, as_json=typed.json
+        input_shape=shape,
+        input_dtype=typed.input_dtype,
+        call=call,
+        apply=typed.apply,
+        as_json=typed.json,
+        trust=typed.trust,
     )
     old, new = typed.sides
     return migration.diff(old, new, options)
@@ -393,9 +404,10 @@ USAGE = {
     "resume": "bridge-runner resume outputs/SWEEP [retry=all]",
     "ls": "bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]",
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
-    "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN",
+    "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]",
     "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
-    "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]",
+    "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] "
+    "[--trust]",
     "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30] [--force] [--json]",
     "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",

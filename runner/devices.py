@@ -40,9 +40,9 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
 def cache_folder(compilation_cache: str) -> Path:
     """Where the persistent compilation cache lies: a folder that is named, or one in the user's cache folder."""
     if compilation_cache != "on":
-        return Path(compilation_cache).expanduser().absolute()
+        return Path(os.path.expanduser(compilation_cache)).absolute()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "bridge-runner" / "jax"
+    return Path(os.path.expanduser(root)) / "bridge-runner" / "jax"
 
 
 def find_device(spec: str) -> jax.Device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def _sweep_folder(config: Any, name: str) -> Path:
     """The folder that was named, or one named after the plan: the same command comes back to the same folder."""
     if any(str(item).startswith("hydra.sweep.dir=") for item in config.hydra.overrides.hydra):
         return Path(str(config.hydra.sweep.dir))
-    return Path(str(config.output_root)).expanduser() / (config.sweep or name)
+    return Path(os.path.expanduser(str(config.output_root))) / (config.sweep or name)
 
 
 def _job_return(config: Config, rows: Mapping[str, Row]) -> JobReturn:

@@ -59,9 +59,6 @@ SUFFIX = ".safetensors"
 # Of a tree that does not fit, so many leaves are named.
 MAX_NAMED = 8
 
-# What Orbax reads as a wildcard in the name of a folder, or can't read at all.
-WILDCARDS = re.compile(r"[*?\[\]{}\\]")
-
 Names = dict[str, np.ndarray]
 
 
@@ -103,7 +100,7 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
         tensors.require_package()
     folder = storage.find_run(run)
     record = storage.read_record(folder)
-    target = (out or _default_target(folder, to)).expanduser()
+    target = Path(os.path.expanduser(out or _default_target(folder, to)))
     _require_target(target, folder, by_orbax=to != SAFETENSORS)
     variables = reloading.read_variables(folder, record)
     if not record.variables:
@@ -138,7 +135,8 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
     Raises:
       UserError: Nothing readable, nothing that says what the variables are, or other leaves than are wanted.
     """
-    target = (out or path.with_name(f"{path.name.removesuffix(SUFFIX)}-variables")).expanduser()
+    beside = path if path.name else path.absolute()  # `.` has no name of its own
+    target = Path(os.path.expanduser(out or beside.with_name(f"{beside.name.removesuffix(SUFFIX)}-variables")))
     _require_target(target)
     found, text = _read(path)
     wanted = _like(like) if like is not None else _described(path, text)
@@ -164,11 +162,10 @@ def _require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: 
     if folder is not None and target.resolve().is_relative_to(folder.path.resolve()):
         foreign = f"{target} is inside the run's folder, and verify would call it foreign"
         raise StorageError(foreign, "the same without --out")
+    if by_orbax:
+        storage.require_plain(target, "--out with letters, digits, . _ and -")
     if target.exists():
         raise StorageError(f"{target} is there already and is not overwritten", f"--out {_another(target)}")
-    if by_orbax and WILDCARDS.search(str(target.absolute())):
-        wildcards = f"{target}: Orbax reads brackets, stars and the like in a path as wildcards"
-        raise StorageError(wildcards, "--out with letters, digits, . _ and -")
     storage.require_writable(target.parent)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def content_digest(settings: InputSettings) -> str | None:
 
 
 def _path(settings: InputSettings) -> Path:
-    return Path(str(settings.path)).expanduser()
+    return Path(os.path.expanduser(str(settings.path)))
 
 
 def _unreadable(settings: InputSettings, error: Exception) -> ConfigError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,6 +136,7 @@ def make_plan(
     for index, identity in enumerate(identities):
         distinct.setdefault(identity.run_id, index)
     folder = place(_suggest_name(configs, list(distinct)))
+    storage.require_plain(folder.path)
     storage.require_writable(folder.path)
     seen = storage.journal_sizes(folder)
     states, tracked = _known_states(folder, list(distinct))
@@ -216,7 +218,7 @@ def given_variables(path: str | None) -> Given | None:
     """
     if path is None:
         return None
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
             folder = storage.find_run(folder).path

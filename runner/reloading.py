@@ -121,7 +121,7 @@ def read_variables(folder: RunFolder, record: Record, places: Places | None = No
         return {}
     if record.checkpoint is None:
         raise StorageError(f"{folder.path} has no checkpoint", "checkpoint=orbax")
-    path = storage.inside(folder, record.checkpoint.path)
+    path = folder.path / record.checkpoint.path
     try:
         variables = checkpoint.restore(path) if places is None else checkpoint.restore_onto(path, places.__getitem__)
     except checkpoint.CheckpointError as error:
@@ -153,7 +153,7 @@ def saved_input(folder: RunFolder, run: Run) -> Any:
     """The run's input settings; an input file is the copy in the run's folder."""
     if run.input.kind is not InputKind.file:
         return run.input
-    return dataclasses.replace(run.input, path=str(folder.input))
+    return dataclasses.replace(run.input, path=str(storage.inside(folder, folder.input.name)))
 
 
 def here(device: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,18 +16,25 @@ from runner.terminal import Terminal
 EXIT_DIFFERENT = 4
 
 
-def rerun(path: Path) -> int:
+def rerun(path: Path, *, trust: bool = False) -> int:
     """Does the run at `path` again and says whether the bits are the same; nothing is written.
+
+    Args:
+      path: The run's folder.
+      trust: Whether modules that are neither ours nor flax's may be imported.
 
     Returns:
       0 for the same bits, 4 for others.
 
     Raises:
-      UserError: There is no such run, or its layer can't be built or run here.
+      UserError: There is no such run, it imports what is not trusted, or its layer can't be built or run here.
     """
     folder = storage.find_run(path)
     saved = storage.read_record(folder)
     run = reloading.in_one_process(saved)
+    reloading.require_trust(run, trust=trust)
+    # A cache of compiled programs is code too, and the record may name any folder as one.
+    run = dataclasses.replace(run, compilation_cache="off", input=reloading.saved_input(folder, run))
     application.prepare_process([Config(run=run)])
     given = planning.given_variables(run.variables)
     identity = programs.identify(run, given.digest_for(run) if given else None)

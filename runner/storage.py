@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,6 +42,12 @@ STATUSES = frozenset(status.value for status in Status)
 HASHED_BYTES = 2**20
 
 SUGGESTED_ROOT = "output_root=~/outputs"
+
+# Below a path with one of these Orbax saves and, with some of its settings, never finds it again; or no line holds it.
+UNSAFE = re.compile(r"[*?\[\]{}\\\x00-\x1f\x7f]")
+# Orbax adds its own to the name of a folder while it writes, and a file system takes 255.
+MAX_NAME_BYTES = 200
+MAX_PATH_BYTES = 3000
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,31 @@ def shown(path: Path) -> str:
         return str(path)
 
 
+def require_plain(path: Path, suggestion: str = SUGGESTED_ROOT) -> None:
+    """Judges whether a checkpoint saved at or below `path` is found again by every reader.
+
+    Args:
+      path: A path that need not be there.
+      suggestion: What to type instead.
+
+    Raises:
+      StorageError: It holds a sign that Orbax reads as a wildcard, or a name is too long.
+    """
+    text = str(path.absolute())
+    if sign := UNSAFE.search(text):
+        reason = f"Orbax reads {sign[0]!r} in a path as a wildcard, or not at all"
+        raise StorageError(f"{_line(text)}: {reason}", suggestion)
+    longest = max(len(os.fsencode(part)) for part in path.absolute().parts)
+    if longest > MAX_NAME_BYTES or len(os.fsencode(text)) > MAX_PATH_BYTES:
+        limits = f"a name has {MAX_NAME_BYTES} at most and a path {MAX_PATH_BYTES}"
+        raise StorageError(f"{_line(text)[:80]}…: the name is {longest} bytes long, {limits}", suggestion)
+
+
+def _line(text: str) -> str:
+    """`text` on one line."""
+    return text if text.isprintable() else repr(text)
+
+
 def require_writable(folder: Path) -> None:
     """Judges, without writing anything, whether `folder` can be made and written to.
 
@@ -247,13 +280,17 @@ def read_record(folder: RunFolder) -> Record:
     """The record of a run.
 
     Raises:
-      StorageError: There is none, or it is damaged or of another version.
+      StorageError: There is none, it is damaged or of another version, or names a path out of the run's folder.
     """
     try:
         text = folder.record.read_bytes()
     except OSError as error:
         raise StorageError(f"{folder.record}: {error.strerror or error}") from error
-    return records.from_json(text, str(folder.record))
+    record = records.from_json(text, str(folder.record))
+    for saved in (record.checkpoint, record.train.state if record.train else None):
+        if saved is not None:
+            inside(folder, saved.path)
+    return record
 
 
 def has_whole_record(folder: RunFolder) -> bool:
@@ -311,7 +348,7 @@ def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
     import numpy as np
 
     single = [array.path for array in record.output] == [""]
-    path = folder.output(single=single)
+    path = inside(folder, folder.output(single=single).name)
     try:
         with open(path, "rb") as file:  # np.load leaves its own open where it raises, and an archive too
             loaded = np.load(file, allow_pickle=False)
@@ -404,9 +441,11 @@ def find_run(path: Path) -> RunFolder:
       StorageError: None is there, or more than one.
     """
     folder = path.parent if path.name == "record.json" else path
-    if (folder / "record.json").exists():
+    # os.path answers for names that no file system takes, where pathlib raises.
+    if os.path.exists(folder / "record.json"):
         return RunFolder(folder)
-    found = sorted(folder.parent.glob(f"runs/{folder.name}*/record.json")) or sorted(folder.glob("runs/*/record.json"))
+    first_letters = f"runs/{glob.escape(folder.name)}*/record.json"
+    found = sorted(folder.parent.glob(first_letters)) or sorted(folder.glob("runs/*/record.json"))
     exact = [record for record in found if record.parent.name.split("-")[0] == folder.name]
     found = exact or found
     if len(found) == 1:
@@ -483,9 +522,14 @@ def inside(folder: RunFolder, relative: str) -> Path:
       StorageError: It leads out of it.
     """
     path = folder.path / relative
-    if not path.resolve().is_relative_to(folder.path.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder.path)):
         raise StorageError(f"{folder.record}: the path {relative} leads out of the run's folder")
     return path
+
+
+def links(folder: RunFolder) -> list[str]:
+    """Relative paths of the symbolic links in a run's folder; no run writes one."""
+    return sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_symlink())
 
 
 def file_digests(folder: RunFolder) -> dict[str, str]:

@@ -18,8 +18,12 @@ from flax.core import FrozenDict
 from runner.errors import ConfigError, LayerError, nearest
 from runner.settings import Run, flatten
 
-# Packages whose code a record from a stranger may name.
-TRUSTED = ("runner", "flax", "jax", "jaxlib")
+# What a record from a stranger may name: module classes of these packages, factories of these files, and as an argument
+# functions of these modules. No more of ours or jax's: `jax.numpy.load` runs what a pickle says.
+TRUSTED_PACKAGES = ("runner", "flax")
+TRUSTED_FACTORIES = ("runner.layers", "runner.recurrent")
+TRUSTED_FUNCTIONS = re.compile(r"flax\.(nnx|linen)\.|jax\.(_src\.)?(nn|numpy|lax|random|scipy)\b")
+FILE_FUNCTIONS = frozenset({"load", "save", "savez", "fromfile"})
 
 ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
 
@@ -93,13 +97,13 @@ def import_path(path: str, *, key: str = "layer.target") -> Any:
 
 
 def foreign_paths(run: Run) -> list[str]:
-    """Dotted paths in a config that name code which is neither ours nor flax's or jax's."""
-    named = [str(run.layer.target), *([run.host.target] if run.host.target else [])]
+    """Dotted paths in a config that name code which is neither ours nor flax's or jax's; none of it is imported."""
+    targets = [str(run.layer.target), *([run.host.target] if run.host.target else [])]
+    foreign = [path for path in targets if not _is_trusted(path, _is_own_module)]
     for kwargs in (run.layer.kwargs, run.layer.call, run.host.kwargs):
-        named += [
-            value for key, value in flatten(kwargs).items() if isinstance(value, str) and _is_imported(key, value)
-        ]
-    return [path for path in dict.fromkeys(named) if not _is_trusted(path)]
+        named = [value for key, value in flatten(kwargs).items() if isinstance(value, str) and _is_imported(key, value)]
+        foreign += [path for path in named if not _is_trusted(path, _is_own_function)]
+    return list(dict.fromkeys(foreign))
 
 
 def _is_imported(key: str, value: str) -> bool:
@@ -108,15 +112,26 @@ def _is_imported(key: str, value: str) -> bool:
     return bool(resolved) and "." in value.split("(")[0]
 
 
-def _is_trusted(path: str) -> bool:
-    if re.split(r"[.:]", path)[0] not in TRUSTED:
+def _is_trusted(path: str, is_own: Callable[[Any], bool]) -> bool:
+    # Importing runs code: only what is ours, flax's or jax's by its first name is looked at.
+    if re.split(r"[.:]", path)[0] not in (*TRUSTED_PACKAGES, "jax"):
         return False
     try:
         found = import_path(path)
     except LayerError:
         return True  # nothing is there to run; building the layer says so
+    return is_own(found)
+
+
+def _is_own_module(found: Any) -> bool:
     # `jax.….os.system` begins with jax, and is not of jax.
-    return str(getattr(found, "__module__", "")).split(".")[0] in TRUSTED
+    module = str(getattr(found, "__module__", ""))
+    return module.split(".")[0] in TRUSTED_PACKAGES if isinstance(found, type) else module in TRUSTED_FACTORIES
+
+
+def _is_own_function(found: Any) -> bool:
+    module, name = str(getattr(found, "__module__", "")), getattr(found, "__name__", "")
+    return TRUSTED_FUNCTIONS.match(module) is not None and name not in FILE_FUNCTIONS
 
 
 def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:

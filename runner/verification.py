@@ -115,6 +115,9 @@ class Verifier:
         Raises:
           UserError: It imports what is not trusted.
         """
+        links = storage.links(folder)
+        if links:
+            return Finding(folder=folder, wrong=[f"{name} is a link, and a run leaves none" for name in links])
         try:
             record = storage.read_record(folder)
         except StorageError as error:

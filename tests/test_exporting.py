@@ -265,7 +265,7 @@ def test_an_export_into_the_runs_own_folder_is_refused(sweep, capsys):
 def test_a_folder_that_orbax_could_not_restore_from_is_refused(sweep, tmp_path, capsys):
     place = tmp_path / "shape=[4]"
     said = (
-        f"error: {place}: Orbax reads brackets, stars and the like in a path as wildcards.\n"
+        f"error: {place}: Orbax reads '[' in a path as a wildcard, or not at all.\n"
         "  Try: --out with letters, digits, . _ and -\n"
     )
     assert run(capsys, "export", run_of(sweep, "linear").path, "--to", "linen", "--out", place) == (2, "", said)

@@ -241,8 +241,8 @@ MISTAKES = [
         "show outputs/fine",
         "outputs/fine: 4 runs are there, one is wanted.\n  Try: bridge-runner show outputs/fine/runs/{first}",
     ),
-    ("rerun", "rerun: got nothing.\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN"),
-    ("rerun a --json", "rerun: got a --json.\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN"),
+    ("rerun", "rerun: got nothing.\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]"),
+    ("rerun a --json", "rerun: got a --json.\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]"),
     ("rerun nowhere", "nowhere is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
     ("resume", "resume: got nothing.\n  Try: bridge-runner resume outputs/SWEEP [retry=all]"),
     ("resume outputs/fine -m", "resume: got outputs/fine -m.\n  Try: bridge-runner resume outputs/SWEEP [retry=all]"),
@@ -306,14 +306,14 @@ def test_rerun_compares_with_the_saved_output(here, capsys):
 
 def test_rerun_of_a_failed_run_that_goes_well_now_says_so(here, capsys):
     (here / "broken").unlink()
-    code, out, _ = run(capsys, "rerun", "outputs/mixed/0")
+    code, out, _ = run(capsys, "rerun", "outputs/mixed/0", "--trust")
     assert code == 4
     assert out.startswith("  status: failed when saved, done now\n")
 
 
 def test_rerun_of_a_run_that_fails_now_says_why(here, capsys):
     (here / "whole").touch()
-    code, out, _ = run(capsys, "rerun", "outputs/mixed/1")
+    code, out, _ = run(capsys, "rerun", "outputs/mixed/1", "--trust")
     assert code == 4
     assert out.startswith("  status: done when saved, failed now: RuntimeError: the cable is out\n")
 
@@ -321,7 +321,7 @@ def test_rerun_of_a_run_that_fails_now_says_why(here, capsys):
 def test_rerun_of_a_run_whose_layer_is_gone_is_refused(here, capsys, monkeypatch):
     (here / "listed_layers.py").unlink()
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "listed_layers.py").exists()])
-    assert run(capsys, "rerun", "outputs/mixed/1") == (
+    assert run(capsys, "rerun", "outputs/mixed/1", "--trust") == (
         2,
         "",
         "error: layer.target=listed_layers.Fails: there is no module listed_layers.\n"
@@ -331,7 +331,7 @@ def test_rerun_of_a_run_whose_layer_is_gone_is_refused(here, capsys, monkeypatch
 
 def test_rerun_warns_where_the_layers_source_is_another(here):
     (here / "listed_layers.py").write_text(LAYERS.replace("y = self.linear(x)", "y = self.linear(x * 1)"))
-    command = [sys.executable, "-m", "runner", "rerun", "outputs/mixed/1"]
+    command = [sys.executable, "-m", "runner", "rerun", "outputs/mixed/1", "--trust"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{run_folder('mixed', 1).name}: the same bits (3 arrays compared)\n"
     assert done.stderr == "the layer's source or the input file is another one than when the run was saved\n"

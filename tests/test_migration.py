@@ -197,7 +197,7 @@ def test_boxes_are_read_as_their_arrays():
     assert checkpoint.as_variables(tree) == {"params": {"kernel": 1}, "batch_stats": {"mean": 2}}
 
 
-USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json]"
+USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust]"
 
 
 @pytest.mark.parametrize(

@@ -220,63 +220,6 @@ def test_files_that_are_gone_or_foreign_are_named(sweep, tmp_path, capsys):
     assert out.endswith(f"{three.name}: the folder is missing\n3 of 6 runs verified\n")
 
 
-def test_a_path_in_a_record_does_not_lead_out_of_the_folder(sweep, tmp_path, capsys):
-    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "out"))
-    edit(folder.path, lambda data: data["checkpoint"].update(path="../good/checkpoint"))
-    code, out, _ = run(capsys, "verify", folder.path)
-    assert (code, out.splitlines()[0]) == (
-        4,
-        f"out: {folder.record}: the path ../good/checkpoint leads out of the run's folder",
-    )
-
-
-STRANGER = """
-import pathlib
-from flax import nnx
-
-pathlib.Path("ran").touch()
-
-
-class Layer(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs) -> None:
-        self.kernel = nnx.Param(rngs.params.normal((4,)))
-
-    def __call__(self, x):
-        return x * self.kernel
-"""
-
-
-def test_a_strangers_layer_is_imported_only_when_it_is_trusted(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "strangers_layer.py").write_text(STRANGER)
-    assert cli.main(["layer=custom", "layer.target=strangers_layer.Layer", "sweep=s", *LEAN]) == 0
-    for name in [name for name in sys.modules if name == "strangers_layer"]:
-        del sys.modules[name]
-    (tmp_path / "ran").unlink()
-    capsys.readouterr()
-    (path,) = Path("outputs/s/runs").iterdir()
-    refusal = (
-        "error: rebuilding this run imports strangers_layer.Layer, which runs its code.\n  Try: the same with --trust\n"
-    )
-    assert run(capsys, "verify", path) == (2, "", refusal)
-    assert run(capsys, "verify", path, "--no-code")[0] == 0
-    with pytest.raises(UserError, match="imports strangers_layer.Layer"):
-        runner.reload(path)
-    assert not (tmp_path / "ran").exists()
-    assert run(capsys, "verify", path, "--trust")[0] == 0
-    assert (tmp_path / "ran").exists()
-
-
-def test_code_of_others_is_found_behind_a_trusted_name():
-    from runner import settings, targets
-
-    layer = settings.LayerSettings(target="flax.nnx.Linear", kwargs={"kernel_init": "jax._src.config.os.system"})
-    assert targets.foreign_paths(settings.Run(layer=layer)) == ["jax._src.config.os.system"]
-    layer = settings.LayerSettings(target="flax.nnx.Linear", kwargs={"bias_init": "jax.nn.initializers.ones"})
-    assert targets.foreign_paths(settings.Run(layer=layer)) == []
-
-
 def test_a_saved_input_file_is_verified_without_the_original(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.arange(4, dtype=np.float32))
