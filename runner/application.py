@@ -266,7 +266,7 @@ def _composed(config: Any) -> Config:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from runner import settings, sweeping
+    from runner import redaction, settings, sweeping
     from runner.planning import Config
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
@@ -278,6 +278,7 @@ def _composed(config: Any) -> Config:
         run=run,
         overrides=tuple(overrides),
         hydra_files=lambda num: sweeping.hydra_files(config, hydra, overrides),
+        redaction=redaction.of_config(sweeping.plain(config)),
     )
 
 

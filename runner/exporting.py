@@ -32,7 +32,6 @@ from runner import (
     differences,
     native,
     reloading,
-    settings,
     storage,
     tensors,
     trees,
@@ -111,7 +110,7 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
         _write_tensors(target, variables, description)
     else:
         application.prepare_process([Config(run=Run())])
-        reloading.require_trust(settings.from_data(record.settings), trust=trust)
+        reloading.require_trust(reloading.config_of(record), trust=trust)
         tree, rng = _built(folder, record, variables, to)
         _write_orbax(target, tree, description | {"rng": rng})
     num_bytes = sum(leaf.num_bytes for leaf in record.variables)
@@ -178,7 +177,7 @@ def _another(target: Path) -> Path:
 
 def _built(folder: RunFolder, record: Record, variables: Any, to: str) -> tuple[Any, list[str]]:
     """The tree that is written where the layer must be built for it, and the names of the rng state in it."""
-    config = settings.from_data(record.settings)
+    config = reloading.config_of(record)
     if config.host.target:
         what = "native module" if to == NNX else "Linen twin"
         raise UserError(f"{folder.path} is a run of the host {record.host}, which has no {what}", "--to safetensors")

@@ -28,7 +28,6 @@ from runner import (
     differences,
     inputs,
     reloading,
-    settings,
     storage,
     sweeping,
     targets,
@@ -250,7 +249,7 @@ def _is_run(path: Path) -> bool:
 def _run_side(text: str, path: Path, *, trust: bool) -> Side:
     folder = storage.find_run(path)
     record = storage.read_record(folder)
-    run = settings.from_data(record.settings)
+    run = reloading.config_of(record)
     foreign = [] if trust else targets.foreign_paths(run)
     if foreign:
         variables = reloading.read_variables(folder, record)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner import planning, settings, storage
+from runner import planning, redaction, settings, storage
 from runner.errors import UserError
 from runner.experiment import Job, now
 from runner.planning import Config, Plan, State, Task
@@ -189,7 +189,8 @@ def _run_data(task: Task) -> dict[str, Any]:
 def _config(run: Mapping[str, Any], hydra_files: HydraFiles) -> Config:
     overrides = tuple(run["overrides"])
     return Config(
-        run=settings.from_data(run["settings"]),
+        run=settings.from_data(redaction.resolve(run["settings"])),
+        redaction=redaction.of_kept(run["settings"]),
         overrides=overrides,
         where=f"run {run['num']}",
         hydra_files=hydra_files(overrides),

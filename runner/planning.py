@@ -17,6 +17,7 @@ from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.experiment import Job, now
 from runner.program import Draft, Identity
 from runner.records import Status
+from runner.redaction import Redaction
 from runner.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
 from runner.storage import RunFolder, SweepFolder
 
@@ -45,12 +46,14 @@ class Config:
       overrides: What was typed for it.
       where: What tells it from the other configs of the sweep, for an error.
       hydra_files: Name and text of the files that Hydra leaves beside a job; called when the run is written.
+      redaction: What it takes from the environment, to be kept out of files.
     """
 
     run: Run
     overrides: tuple[str, ...] = ()
     where: str = ""
     hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
+    redaction: Redaction = field(default_factory=Redaction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +265,7 @@ def run_data(task: Task) -> dict[str, Any]:
         "folder": f"runs/{task.folder.path.name}",
         "layer": task.job.run.layer.label,
         "overrides": list(task.job.overrides),
-        "settings": to_data(task.job.run),
+        "settings": task.config.redaction.settings(to_data(task.job.run)),
     }
 
 

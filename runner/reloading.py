@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from runner import bridge, checkpoint, devices, inputs, native, placement, settings, storage, targets, trees
+from runner import bridge, checkpoint, devices, inputs, native, placement, redaction, settings, storage, targets, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.program import Draft
@@ -79,7 +79,7 @@ def reload(
         raise ConfigError("as_", as_, "a run reloads as linen or nnx", "as_=nnx")
     folder = storage.find_run(Path(run))
     record = storage.read_record(folder)
-    config = settings.from_data(record.settings)
+    config = config_of(record)
     require_trust(config, trust=trust)
     variables = read_variables(folder, record, None if sharding is None else _places(record, sharding))
     draft = rebuild(folder, config)
@@ -92,6 +92,15 @@ def reload(
     with nnx.use_eager_sharding(False) if record.mesh else contextlib.nullcontext():
         module = native.with_variables(draft.layer, placed, keys)
     return Reloaded(module=module, variables=placed, settings=config, record=record)
+
+
+def config_of(record: Record) -> Run:
+    """The config of a saved run; what it took from the environment is taken from there again.
+
+    Raises:
+      ConfigError: A variable is not set.
+    """
+    return settings.from_data(redaction.resolve(record.settings))
 
 
 def require_trust(run: Run, *, trust: bool) -> None:
@@ -174,7 +183,7 @@ def mesh_here(run: Run) -> dict[str, int] | None:
 
 def in_one_process(record: Record) -> Run:
     """The config of a saved run for one process, with as many CPU devices as all its processes had."""
-    run = settings.from_data(record.settings)
+    run = config_of(record)
     num_processes = record.mesh.num_processes if record.mesh else 1
     num_cpu_devices = run.num_cpu_devices * num_processes
     return dataclasses.replace(run, distributed=DistributedSettings(), num_cpu_devices=num_cpu_devices)

@@ -15,6 +15,10 @@ from runner.terminal import Terminal
 
 EXIT_DIFFERENT = 4
 
+OTHER_SOURCE = (
+    "the layer's source, the input file or a variable of the environment is another one than when the run was saved"
+)
+
 
 def rerun(path: Path, *, trust: bool = False) -> int:
     """Does the run at `path` again and says whether the bits are the same; nothing is written.
@@ -48,7 +52,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     for line in different:
         terminal.line(f"  {line}")
     if identity.result_id != saved.result_id:
-        terminal.warned("the layer's source or the input file is another one than when the run was saved")
+        terminal.warned(OTHER_SOURCE)
     same = "failed again" if saved.error else "the same bits"
     verdict = "other bits" if different else same
     num = len(saved.variables) + len(saved.output)

@@ -511,7 +511,7 @@ def from_config(config: Any) -> Run:
     try:
         data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        raise _refused(error) from error
     assert isinstance(data, dict)
     data.pop("hydra", None)
     return from_data({str(key): value for key, value in data.items()})
@@ -643,6 +643,15 @@ def _require_features(config: Any) -> None:
     if users:
         name = config.layer.get("name") or config.layer.get("target")
         raise ConfigError("features", None, f"layer {name} takes it as {users[0]}", "features=8")
+
+
+def _refused(error: Any) -> UserError:
+    """What OmegaConf says, with the key and what to type where a variable of the environment is not set."""
+    what = str(error).splitlines()[0]
+    if match := re.search(r"Environment variable '(.+)' not found", what):
+        reference, suggestion = f"${{oc.env:{match[1]}}}", f"{match[1]}=… before the command"
+        return ConfigError(error.full_key, reference, f"the environment variable {match[1]} is not set", suggestion)
+    return UserError(what)
 
 
 def _writable_schema() -> Any:

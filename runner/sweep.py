@@ -407,7 +407,8 @@ class _Engine:
 
 def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
     """Writes one run, the record last, and gives the record as written."""
-    folder, record, run = task.folder, result.record, task.job.run
+    folder, run = task.folder, task.job.run
+    record = task.config.redaction.record(result.record)
     try:
         if task.state in (State.failed, State.stale):
             storage.archive_run(folder)
@@ -416,13 +417,13 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
         storage.make_run_folder(folder)
         for name, text in task.config.hydra_files(task.job.num).items():
             folder.hydra.mkdir(exist_ok=True)
-            (folder.hydra / name).write_text(text, encoding="utf-8")
+            (folder.hydra / name).write_text(task.config.redaction.text(text), encoding="utf-8")
         if result.output:
             storage.write_output(folder, result.output)
         if run.input.kind is InputKind.file:
             shutil.copyfile(str(run.input.path), folder.input)
         if record.status is Status.done and run.checkpoint.writer is not CheckpointWriter.none and record.variables:
-            record = _save(folder, record, result, clones)
+            record = _save(task, record, result, clones)
         record = dataclasses.replace(record, files=storage.file_digests(folder))
         storage.write_record(folder, record)
     except OSError as error:
@@ -434,8 +435,8 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
     return record
 
 
-def _save(folder: RunFolder, record: Record, result: Result, clones: CloneWriter) -> Record:
-    kind = CheckpointWriter(record.settings["checkpoint"]["writer"])
+def _save(task: Task, record: Record, result: Result, clones: CloneWriter) -> Record:
+    folder, kind = task.folder, task.job.run.checkpoint.writer
     if record.mesh is not None:
         kind = CheckpointWriter.orbax  # what lies on a mesh is not cloned
     writer = clones if kind is CheckpointWriter.fast else None

@@ -24,8 +24,9 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner import grammar, settings
+from runner import grammar, redaction, settings
 from runner.errors import ConfigError, UserError, literal, nearest
+from runner.redaction import Redaction
 from runner.settings import Run
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 # A sweep is long in its seeds: configs that differ in the seed alone are derived from one, if nothing refers to it.
 SEED = re.compile(r"seed=(\d{1,9})")
 
-# Of these resolvers it is known that they look at nothing but their arguments.
-PURE_RESOLVERS = ("axis",)
+# Of these resolvers it is known that they look at nothing in the config but their arguments.
+PURE_RESOLVERS = ("axis", "oc.env")
 
 # Configs kept to derive others from; beyond that the oldest go.
 MAX_FAMILIES = 256
@@ -57,6 +58,7 @@ class _Family:
 
     run: Run | None
     container: dict[str, Any]
+    redaction: Redaction
 
     def config_text(self, seed: int) -> str:
         """`config.yaml` of the member with this seed."""
@@ -132,8 +134,12 @@ class Composer:
 
         typed = tuple(overrides)
         kin = self._kin(typed)
-        run = dataclasses.replace(kin[1], seed=kin[0]) if kin else settings.from_config(self.task_config(typed, num))
-        return Config(run=run, overrides=typed, where=where, hydra_files=self.hydra_files_of(typed))
+        if kin:
+            run, found = dataclasses.replace(kin[1], seed=kin[0]), kin[2].redaction
+        else:
+            task = self.task_config(typed, num)
+            run, found = settings.from_config(task), redaction.of_config(plain(task))
+        return Config(run=run, overrides=typed, where=where, hydra_files=self.hydra_files_of(typed), redaction=found)
 
     def hydra_files_of(self, overrides: tuple[str, ...]) -> Callable[[int], Mapping[str, str]]:
         """What gives the files that Hydra leaves beside a job of these overrides, given the job's number."""
@@ -150,15 +156,16 @@ class Composer:
 
     def _config_text(self, overrides: tuple[str, ...], num: int) -> str:
         kin = self._kin(overrides)
-        return _dump(_plain(self.task_config(overrides, num))) if kin is None else kin[2].config_text(kin[0])
+        return _dump(plain(self.task_config(overrides, num))) if kin is None else kin[2].config_text(kin[0])
 
     def _make_family(self, overrides: tuple[str, ...]) -> _Family:
         task = self.task_config((*overrides, "seed=0"))
-        container = _plain(task)
+        container = plain(task)
         interpolations = [text for text in _texts(container) if "${" in text]
         derivable = "seed" in container and not any(_may_see_seed(text) for text in interpolations)
         # Not derivable, it need not have a meaning of its own with this seed.
-        return _Family(run=settings.from_config(task) if derivable else None, container=container)
+        run = settings.from_config(task) if derivable else None
+        return _Family(run=run, container=container, redaction=redaction.of_config(container))
 
     def _hydra_files(self, overrides: tuple[str, ...], num: int) -> Mapping[str, str]:
         with self._lock:
@@ -295,7 +302,8 @@ def _dump(container: Mapping[str, Any]) -> str:
     return str(yaml.dump(container, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True))
 
 
-def _plain(task: DictConfig) -> dict[str, Any]:
+def plain(task: DictConfig) -> dict[str, Any]:
+    """A config as plain data, nothing in it resolved."""
     container = OmegaConf.to_container(task, resolve=False, enum_to_str=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

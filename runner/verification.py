@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from runner import application, bridge, checks, devices, environment, reloading, settings, storage, trees
+from runner import application, bridge, checks, devices, environment, reloading, storage, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.planning import Config
@@ -135,7 +135,7 @@ class Verifier:
         detail = f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
         if wrong or record.status is Status.failed or not self._code or variables is None:
             return Finding(folder=folder, wrong=wrong, detail=detail)
-        config = settings.from_data(record.settings)
+        config = reloading.config_of(record)
         reloading.require_trust(config, trust=self._trust)
         config = replace(config, device=self._device or config.device)
         try:
@@ -197,7 +197,7 @@ def _compare_applied(
 ) -> tuple[str, list[str]]:
     """How the output of the restored variables agrees with the recorded one, and where it does not."""
     draft, apply = program
-    config = settings.from_data(record.settings)
+    config = reloading.config_of(record)
     place = draft.placement
     x, key = place.put_x(reloading.make_input(folder, config)), place.put(bridge.root_key(config.seed))
     given = place.put_variables(trees.with_keys_of(variables, draft.needs.variables))

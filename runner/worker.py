@@ -142,9 +142,9 @@ class Worker:
     @contextlib.contextmanager
     def _prepared(self, piece: Piece, about: Mapping[str, Any], give_up: Callable[[], bool]) -> Iterator[None]:
         """Sets what is process-wide here, before JAX starts: cores and a card of its own, and a shared cache."""
-        from runner import devices, environment, leases, settings
+        from runner import devices, environment, leases, redaction, settings
 
-        run = settings.from_data(piece.runs[0]["settings"])
+        run = settings.from_data(redaction.resolve(piece.runs[0]["settings"]))
         if about["auto"] is None:
             yield
             return

@@ -73,7 +73,7 @@ ROWS = (
         ),
         *("hlo", "differences", "tree_differences", "trees", "shards", "draws", "seeds"),
     ),
-    ("records",),
+    ("redaction", "records"),
     ("settings",),
     ("errors",),
 )
