@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import functools
 import logging
+import operator
 import os
 import signal
 import sys
@@ -42,6 +43,9 @@ PROCESS_WIDE = (
     "retry",
     "zip",
     "exclude",
+    "checkpoint.keep",
+    "checkpoint.metric",
+    "checkpoint.mode",
 )
 
 
@@ -186,7 +190,7 @@ def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> No
     """
     first = configs[0].run
     for key in PROCESS_WIDE:
-        values = list(dict.fromkeys(literal(getattr(config.run, key)) for config in configs))
+        values = list(dict.fromkeys(literal(operator.attrgetter(key)(config.run)) for config in configs))
         if len(values) > 1:
             raise ConfigError(key, ",".join(values), "one value holds for a whole sweep", f"{key}={values[0]}")
     quiet_libraries()
@@ -318,8 +322,11 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
         lines.append(f"  over seeds  bridge-runner ls {folder} --by {aggregates.suggest(rows)}")
     if plan.folder.checks.exists():
         lines.append(f"  claims      {folder}/{plan.folder.checks.name}")
-    if any(row.checkpoint_bytes for row in rows):
-        lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax)")
+    num_kept = sum(row.checkpoint_bytes is not None for row in rows)
+    if num_kept:
+        keep = plan.tasks[0].job.run.checkpoint
+        kept = "" if keep.num_kept is None else f", {num_kept} of {num_done} kept: {keep.sentence}"
+        lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax{kept})")
     if any(plan.folder.submissions()):
         lines.append(f"  jobs        {folder}/{plan.folder.jobs.name}")
     lines += _tracked(plan.folder, folder)

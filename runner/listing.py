@@ -165,6 +165,8 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     lines += ["", f"layer {record['layer']}{in_host} on {record['device']}{_mesh(record.get('mesh'))}"]
     lines.append(f"  streams {', '.join(record['streams']) or '–'}; mutable {', '.join(record['mutable']) or '–'}")
     lines += ["", "variables", *_variables(record)]
+    removed = (record["checkpoint"] or {}).get("removed")
+    lines += [f"  the checkpoint was removed: {removed}"] if removed else []
     lines += ["", "seed (the same values natively)", *(f"  {line}" for line in seeds.story(record))]
     lines += ["", "output"]
     for array in record["output"]:

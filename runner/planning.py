@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner import checkpoint, environment, inputs, storage, trees
+from runner import checkpoint, environment, inputs, retention, storage, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.experiment import Job, now
@@ -226,8 +226,11 @@ def given_variables(path: str | None) -> Given | None:
         with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
             folder = storage.find_run(folder).path
     run = RunFolder(folder)
+    own = run.record.exists()
+    record = storage.read_record(run) if own else None
+    if record and (reason := retention.sentence(record)):
+        raise ConfigError("variables", path, reason, retention.again(record))
     try:
-        own = run.record.exists()
         tree = checkpoint.restore(run.checkpoint) if own else checkpoint.as_variables(checkpoint.restore(folder))
         state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None
     except checkpoint.CheckpointError as error:
@@ -301,6 +304,7 @@ def validate(
             digest = given.digest_for(config.run) if given else None
             identity = programs.identify(config.run, digest, elsewhere=elsewhere)
             inputs.require(config.run.input, config.run.input_shape)
+            retention.require(config.run.checkpoint)
         except UserError as error:
             errors.append((config.where, error))
             continue

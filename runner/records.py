@@ -319,12 +319,14 @@ class CheckpointInfo:
       digest: SHA-256 over all leaves; see `runner.trees.tree_digest`.
       num_bytes: Size of all files of the folder.
       writer: What wrote it.
+      removed: The setting that removed it when the sweep had enough others; None where it is there.
     """
 
     path: str
     digest: str
     num_bytes: int
     writer: str
+    removed: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,6 +421,11 @@ class Record:
     error: Failure | None = None
 
     @property
+    def saved(self) -> CheckpointInfo | None:
+        """The checkpoint that is there; None where none was written, or it was removed."""
+        return self.checkpoint if self.checkpoint and self.checkpoint.removed is None else None
+
+    @property
     def num_params(self) -> int:
         """Elements of all leaves of `params`."""
         total = 0
@@ -493,7 +500,7 @@ def row_of(record: Record) -> Row:
         apply_s=latency.summary.median_s if latency else None,
         apply_flags=latency.summary.flags if latency else [],
         num_params=record.num_params,
-        checkpoint_bytes=record.checkpoint.num_bytes if record.checkpoint else None,
+        checkpoint_bytes=record.saved.num_bytes if record.saved else None,
         noes=[check.name for check in record.checks if check.verdict is Verdict.no],
         loss_first=record.train.losses[0] if record.train else None,
         loss_last=record.train.losses[-1] if record.train else None,

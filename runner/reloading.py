@@ -15,7 +15,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from runner import bridge, checkpoint, devices, inputs, native, placement, redaction, settings, storage, targets, trees
+from runner import (
+    bridge,
+    checkpoint,
+    devices,
+    inputs,
+    native,
+    placement,
+    redaction,
+    retention,
+    settings,
+    storage,
+    targets,
+    trees,
+)
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.program import Draft
@@ -130,6 +143,8 @@ def read_variables(folder: RunFolder, record: Record, places: Places | None = No
         return {}
     if record.checkpoint is None:
         raise StorageError(f"{folder.path} has no checkpoint", "checkpoint=orbax")
+    if record.checkpoint.removed is not None:
+        raise StorageError(f"{folder.path}: {retention.sentence(record)}", retention.again(record))
     path = folder.path / record.checkpoint.path
     try:
         variables = checkpoint.restore(path) if places is None else checkpoint.restore_onto(path, places.__getitem__)

@@ -127,7 +127,12 @@ COLUMNS: Mapping[str, Column] = {
     "checkpoint_bytes": Column(
         "int64",
         "bytes of the checkpoint's files",
-        lambda record: record.checkpoint.num_bytes if record.checkpoint else None,
+        lambda record: record.saved.num_bytes if record.saved else None,
+    ),
+    "checkpoint_removed": Column(
+        "string",
+        "the setting that removed it when there were enough others",
+        lambda record: record.checkpoint.removed if record.checkpoint else None,
     ),
     "checkpoint_digest": Column(
         "string", "SHA-256 over all leaves", lambda record: record.checkpoint.digest if record.checkpoint else None

@@ -78,6 +78,22 @@ class CheckpointWriter(enum.Enum):
     none = "none"
 
 
+class Keep(enum.Enum):
+    """Which checkpoints of a sweep stay: every one, not one, those of its last runs, or of its best ones."""
+
+    all = "all"
+    none = "none"
+    last = "last"
+    best = "best"
+
+
+class Mode(enum.Enum):
+    """Which values of a metric are better."""
+
+    min = "min"
+    max = "max"
+
+
 class TrackingMode(enum.Enum):
     """Where runs are shown: W&B as files, W&B on a server too, TensorBoard, or nowhere."""
 
@@ -281,9 +297,51 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What writes the Linen variables."""
+    """What writes the Linen variables, and which of a sweep stay.
+
+    Attributes:
+      writer: orbax, fast, or none.
+      keep: all, none, `last:N` (the last runs of the sweep), or `best:N` (by `metric`).
+      metric: The number that best goes by: a column of results.parquet, or a path in record.json.
+      mode: min or max: which values of it are better.
+    """
 
     writer: CheckpointWriter = CheckpointWriter.orbax
+    keep: str = "all"
+    metric: str | None = None
+    mode: Mode = Mode.min
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"all|none|(last|best):[1-9]\d{0,8}", self.keep):
+            reason = "a sweep keeps all, none, last:N or best:N, N being at least 1"
+            raise ConfigError("checkpoint.keep", self.keep, reason, "checkpoint.keep=last:3")
+        if self.rule is Keep.best and self.metric is None:
+            reason = "the number that best goes by is not named"
+            raise ConfigError(
+                "checkpoint.keep", self.keep, reason, f"checkpoint.keep={self.keep} checkpoint.metric=loss_last"
+            )
+
+    @property
+    def rule(self) -> Keep:
+        """Which ones stay."""
+        return Keep(self.keep.partition(":")[0])
+
+    @property
+    def num_kept(self) -> int | None:
+        """How many stay of those that are written; None for all."""
+        number = self.keep.partition(":")[2]
+        return int(number) if number else None
+
+    @property
+    def writes(self) -> bool:
+        """Whether a run is saved at all."""
+        return self.writer is not CheckpointWriter.none and self.rule is not Keep.none
+
+    @property
+    def sentence(self) -> str:
+        """What was typed, for a record to say."""
+        by = f" checkpoint.metric={self.metric} checkpoint.mode={self.mode.value}"
+        return f"checkpoint.keep={self.keep}" + (by if self.rule is Keep.best else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -599,6 +657,7 @@ def _enum_fields() -> dict[tuple[str, str], type[enum.Enum]]:
         ("checks", "depth"): ChecksDepth,
         ("checks", "eager"): EagerCheck,
         ("checkpoint", "writer"): CheckpointWriter,
+        ("checkpoint", "mode"): Mode,
         ("tracking", "mode"): TrackingMode,
         ("distributed", "mode"): DistributedMode,
     }

@@ -38,6 +38,9 @@ PLAN_VERSION = 1
 # Events of the journal that say how a run ended.
 STATUSES = frozenset(status.value for status in Status)
 
+# The event of a run whose checkpoint was removed.
+REMOVED = "removed"
+
 # The leaves have digests of their own: hashing a large file of a checkpoint again would cost as much as saving it.
 HASHED_BYTES = 2**20
 
@@ -70,6 +73,11 @@ class RunFolder:
     def train_state(self) -> Path:
         """The step and the optimiser's state of a run that was trained, a plain Orbax checkpoint."""
         return self.path / "train_state"
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """All that goes when the run's checkpoint is not kept."""
+        return self.checkpoint, self.train_state
 
     @property
     def hydra(self) -> Path:
@@ -425,6 +433,8 @@ def read_rows(folder: SweepFolder) -> list[Row]:
         if event.get("run_id") in rows and event["event"] in STATUSES:
             values = {key: value for key, value in event.items() if key in known}
             rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], status=event["event"], **values)
+        elif event["event"] == REMOVED and event["run_id"] in rows:
+            rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], checkpoint_bytes=None)
     return list(rows.values())
 
 
@@ -488,6 +498,22 @@ def remove_unfinished(folder: RunFolder) -> None:
     """Removes what a run left that was interrupted before the journal had it."""
     if folder.path.exists():
         shutil.rmtree(folder.path)
+
+
+def remove_checkpoint(folder: RunFolder) -> None:
+    """Removes the checkpoints of a run whose record says so and is on the disk."""
+    descriptor = os.open(folder.path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    for path in folder.checkpoints:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def is_of_checkpoint(name: str) -> bool:
+    """Whether a file of a run's folder, by its relative path, is one of a checkpoint's."""
+    return name.partition("/")[0] in {path.name for path in RunFolder(Path()).checkpoints}
 
 
 def archive_run(folder: RunFolder) -> None:

@@ -28,6 +28,7 @@ from runner.leases import Turns
 from runner.planning import Plan, ProgramKey, State, Task
 from runner.program import Program
 from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, row_of
+from runner.retention import Keeper
 from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TimingMode
 from runner.storage import Journal, RunFolder
 from runner.summary import Summary
@@ -104,9 +105,10 @@ def execute(
         pending = plan.pending()
         write_plan(plan)
         with _started(plan, len(pending), tracking, reporter=reporter, stop=stop) as engine:
+            engine.keep(pending)
             num_tracked = engine.catch_up(pending)
             engine.go(pending)
-            if len(plan.tasks) > 1 and (pending or num_tracked):
+            if len(plan.tasks) > 1 and (pending or num_tracked or engine.num_removed):
                 engine.conclude()
     return engine.outcome()
 
@@ -126,6 +128,7 @@ def conclude(plan: Plan, *, tracking: Callable[..., Tracking], reporter: Reporte
         storage.locked(plan.folder),
         _started(plan, len(plan.untracked()), tracking, reporter=reporter, announce=False) as engine,
     ):
+        engine.keep([])
         engine.catch_up([])
         engine.go([])
         engine.conclude()
@@ -157,6 +160,7 @@ def work(
     """
     with _started(plan, len(pending), tracking, reporter=reporter, stop=stop, journal=journal) as engine:
         engine.died = died
+        engine.keep(pending)
         engine.go(pending)
     return engine.outcome()
 
@@ -228,6 +232,7 @@ class _Engine:
     tracking: Tracking
     untracked: dict[str, tuple[Record, RunFolder]] = field(default_factory=dict)
     summary: Summary = field(default_factory=Summary)
+    keeper: Keeper = field(init=False)
     compiled_for: set[ProgramKey] = field(default_factory=set)
     clones: CloneWriter = field(default_factory=CloneWriter)
     writers: ThreadPoolExecutor = field(init=False)
@@ -237,6 +242,7 @@ class _Engine:
     died: Mapping[str, str] = field(default_factory=dict)
     turns: Turns = field(init=False)
     num_failed: int = 0
+    num_removed: int = 0
     interrupted: bool = False
     stopped: str | None = None
 
@@ -276,6 +282,14 @@ class _Engine:
         given_up = [(task, reasons[task.job.num]) for task in pending if reasons[task.job.num]]
         self._write((task, experiment.failed(task.job, experiment.WorkerDied(reason))) for task, reason in given_up)
         return [task for task in pending if not reasons[task.job.num]]
+
+    def keep(self, pending: Sequence[Task]) -> None:
+        """Tells the keeper of the checkpoints that are there, but for those of runs to be done again."""
+        self.keeper = Keeper(self.plan.tasks[0].job.run.checkpoint)
+        again = {task.job.num for task in pending}
+        there = [task for task in self.plan.tasks if task.state in planning.FINISHED and task.job.num not in again]
+        for task in there if self.keeper.removes else []:
+            self._keep(storage.read_record(task.folder), task.folder)
 
     def catch_up(self, pending: Sequence[Task]) -> int:
         """Tracks runs that were finished and not tracked, by an attempt that was stopped before; how many."""
@@ -351,10 +365,21 @@ class _Engine:
             self.summary.add(record)
             if record.status is not result.record.status:
                 self._judge(task.job.run, record)  # it could not be saved
+            self._keep(record, task.folder)
+            record, _ = self.untracked[record.run_id]
             self.tracking.submit(record, result.output, task.folder.path)
             self.reporter.finished(record, task.folder)
         if errors:
             raise errors[0]
+
+    def _keep(self, record: Record, folder: RunFolder) -> None:
+        """Lets go of the checkpoints that are not to be kept now that this run is on the disk."""
+        for changed, where in self.keeper.add(record, folder):
+            self.num_removed += 1
+            self.journal.append(storage.REMOVED, sync=False, run_id=changed.run_id)
+            self.summary.add(changed)
+            if changed.run_id in self.untracked:
+                self.untracked[changed.run_id] = changed, where
 
     def _settle(self) -> None:
         """Waits until nothing of ours runs, and adds what tracking cost to the records."""
@@ -422,7 +447,7 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
             storage.write_output(folder, result.output)
         if run.input.kind is InputKind.file:
             shutil.copyfile(str(run.input.path), folder.input)
-        if record.status is Status.done and run.checkpoint.writer is not CheckpointWriter.none and record.variables:
+        if record.status is Status.done and run.checkpoint.writes and record.variables:
             record = _save(task, record, result, clones)
         record = dataclasses.replace(record, files=storage.file_digests(folder))
         storage.write_record(folder, record)
@@ -471,7 +496,7 @@ def _info(path: Path, leaves: Sequence[Leaf], kind: CheckpointWriter) -> Checkpo
 
 
 def _saves(tasks: Iterable[Task]) -> bool:
-    return any(task.job.run.checkpoint.writer is not CheckpointWriter.none for task in tasks)
+    return any(task.job.run.checkpoint.writes for task in tasks)
 
 
 def _waves(tasks: Sequence[Task], num_programs: int) -> Iterator[list[Task]]:

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from runner import application, bridge, checks, devices, environment, reloading, storage, trees
+from runner import application, bridge, checks, devices, environment, reloading, retention, storage, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.planning import Config
@@ -48,11 +48,13 @@ class Finding:
       folder: Its folder.
       wrong: What is not as it was, one sentence each; empty for a run that verifies.
       detail: What was compared, and how exactly it agrees.
+      removed: Whether its checkpoint was not to be kept, so that there is nothing to apply.
     """
 
     folder: RunFolder
     wrong: list[str] = field(default_factory=list)
     detail: str = ""
+    removed: bool = False
 
 
 def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | None = None) -> int:
@@ -77,11 +79,12 @@ def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | 
     if device is not None:
         devices.find_device(device)
     verifier = Verifier(trust=trust, code=code, device=device)
-    num_wrong = 0
+    num_wrong, num_removed = 0, 0
     with terminal.progress("verified", len(folders)) as advance:
         for folder in folders:
             finding = verifier.verify(folder)
             num_wrong += bool(finding.wrong)
+            num_removed += finding.removed and not finding.wrong
             for text in finding.wrong:
                 terminal.line(f"{folder.path.name}: {text}")
             if not finding.wrong and len(folders) == 1:
@@ -90,7 +93,8 @@ def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | 
     for name in lost:
         terminal.line(f"{name}: the folder is missing")
     num_good = len(folders) - num_wrong
-    terminal.line(f"{num_good} of {len(folders) + len(lost)} runs verified")
+    without = f", {num_removed} of them without a checkpoint (removed by retention)" if num_removed else ""
+    terminal.line(f"{num_good} of {len(folders) + len(lost)} runs verified{without}")
     return EXIT_DIFFERENT if num_wrong or lost else 0
 
 
@@ -126,15 +130,16 @@ class Verifier:
         output, parts = _output(folder, record)
         wrong += parts
         variables: Any = None
-        if record.checkpoint is not None or not record.variables:
+        if record.saved is not None or not record.variables:
             try:
                 places = reloading.own_places(record) if self._code else None
                 variables = reloading.read_variables(folder, record, places)
             except StorageError as error:
                 wrong.append(error.what)
-        detail = f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
+        removed = retention.sentence(record)
+        detail = f"{len(record.files) + 1} files as they were written; {removed}" if removed else _written(record)
         if wrong or record.status is Status.failed or not self._code or variables is None:
-            return Finding(folder=folder, wrong=wrong, detail=detail)
+            return Finding(folder=folder, wrong=wrong, detail=detail, removed=removed is not None)
         config = reloading.config_of(record)
         reloading.require_trust(config, trust=self._trust)
         config = replace(config, device=self._device or config.device)
@@ -166,6 +171,10 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
         application.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
 
 
+def _written(record: Record) -> str:
+    return f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
+
+
 def _misplaced(folder: RunFolder, record: Record) -> list[str]:
     """Whether the record is another run's: folders are named after their run."""
     name = folder.path.absolute().name
@@ -175,6 +184,9 @@ def _misplaced(folder: RunFolder, record: Record) -> list[str]:
 
 def _changed_files(folder: RunFolder, record: Record) -> list[str]:
     found = storage.file_digests(folder)
+    if record.checkpoint and record.checkpoint.removed:
+        # A kill came between the record and the files: the next command removes them.
+        found = {name: digest for name, digest in found.items() if not storage.is_of_checkpoint(name)}
     wrong = [f"{name} is missing" for name in sorted(record.files.keys() - found.keys())]
     wrong += [f"{name} was not written by this run" for name in sorted(found.keys() - record.files.keys())]
     both = sorted(record.files.keys() & found.keys())

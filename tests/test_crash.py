@@ -91,6 +91,30 @@ def test_a_sweep_that_is_killed_at_any_instant_ends_as_an_undisturbed_one(crash_
         assert set(ids.values()) == {1}
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_kill_at_any_instant_loses_no_checkpoint_that_is_to_be_kept(seed, undisturbed, tmp_path):
+    chance = random.Random(seed)
+    words = ["tracking=disabled", "checkpoint=fast", "checkpoint.keep=best:5", "checkpoint.metric=output_norm"]
+    sweep = SweepFolder(tmp_path / "outputs" / "crashed")
+    kills = 0
+    while kills < MAX_KILLS and kill_at_random(tmp_path, chance, *words):
+        kills += 1
+        best_are_there(sweep, undisturbed)
+    finish(tmp_path, *words)
+    assert best_are_there(sweep, undisturbed) == NUM_RUNS
+    assert sum(row.checkpoint_bytes is not None for row in storage.read_rows(sweep)) == 5
+    assert len(list(sweep.path.glob("runs/*/checkpoint"))) == 5
+
+
+def best_are_there(sweep: SweepFolder, undisturbed: dict[str, object]) -> int:
+    """Compares the five smallest outputs of the runs that are done with their checkpoints; how many runs are done."""
+    done = [row for row in storage.read_rows(sweep) if row.status == "done"]
+    for row in sorted(done, key=lambda row: (row.output_norm, row.num))[:5]:
+        restored = checkpoint.restore(sweep.run(row.num, row.run_id).checkpoint)
+        assert trees.tree_digest(trees.leaves(restored)) == undisturbed[row.run_id][0]
+    return len(done)
+
+
 def test_a_killed_sweep_leaves_no_process_behind(tmp_path):
     process = start(tmp_path, "tracking=offline")
     journal = tmp_path / "outputs" / "crashed" / "journal.jsonl"

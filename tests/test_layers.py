@@ -33,8 +33,11 @@ ROWS = (
     ),
     ("listing", "reporting"),
     ("sweeping", "grammar"),
-    ("pieces", "sweep", "following", "planning", "experiment", "summary", "reloading", "loading"),
-    ("terminal", "report_page", "report", "report_head", "matrix", "verdict", "compare", "times", "pairing", "aggregates", "table", "results"),
+    ("pieces", "sweep", "following", "planning", "experiment", "summary", "reloading", "retention", "loading"),
+    (
+        *("terminal", "report_page", "report", "report_head", "matrix"),
+        *("verdict", "compare", "times", "pairing", "aggregates", "table", "results"),
+    ),
     ("claims", "subject", "checks"),
     (
         *("tracking_pool", "tracking_online", "sending", "tracking_wandb", "tracking_tensorboard", "tracking"),
