@@ -165,6 +165,53 @@ def restore_like(path: Path, target: Any) -> Any:
     return variables
 
 
+def save_step(tree: Mapping[str, Any], folder: Path, num: int, *, keep: int, metadata: Mapping[str, Any]) -> None:
+    """Saves step `num` into `folder` by Orbax's own manager, which removes older ones; on the disk on return.
+
+    Args:
+      tree: Nested dicts with NumPy leaves.
+      folder: Of the steps; made if it is not there.
+      num: Above that of every step that is there.
+      keep: So many steps stay.
+      metadata: JSON data kept beside the tree, for `step_metadata`.
+
+    Raises:
+      CheckpointError: A tree that Orbax would not give back, or an error of its own.
+    """
+    _require_keepable(tree)
+    try:
+        import orbax.checkpoint as ocp
+
+        with _manager(folder, preservation_policy=ocp.checkpoint_managers.LatestN(keep)) as manager:
+            manager.save(num, args=ocp.args.PyTreeSave(tree), custom_metadata=dict(metadata))
+        _sync(folder.absolute() / str(num))
+    except Exception as error:
+        raise CheckpointError(f"saving step {num}: {type(error).__name__}: {error}") from error
+
+
+def step_metadata(folder: Path, num: int) -> dict[str, Any]:
+    """What `save_step` kept beside the tree of a step; empty where it is damaged.
+
+    Raises:
+      CheckpointError: Orbax can't read it.
+    """
+    try:
+        with _manager(folder, read_only=True) as manager:
+            return dict(manager.metadata(num).custom_metadata or {})
+    except Exception as error:
+        raise CheckpointError(f"reading step {num}: {type(error).__name__}: {error}") from error
+
+
+def _manager(folder: Path, **options: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    return ocp.CheckpointManager(
+        folder.absolute(),
+        item_handlers=ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),
+        options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, **options),
+    )
+
+
 def is_disk_full(error: CheckpointError) -> bool:
     """Whether a save failed for want of room: then it is not the run that is at fault."""
     cause = error.__cause__

@@ -34,8 +34,9 @@ from runner import (
     trees,
     twins,
 )
+from runner.checkpoint import CheckpointError
 from runner.claims import rounding
-from runner.errors import UserError
+from runner.errors import StorageError, UserError
 from runner.program import Draft, Identity, Program, compile_program, compile_training, timing_id
 from runner.records import (
     ArraySummary,
@@ -53,7 +54,7 @@ from runner.records import (
 )
 from runner.settings import ChecksDepth, ChecksMode, EagerCheck, Run, to_data
 from runner.subject import Subject
-from runner.training import CompiledTraining, Trained, Watch
+from runner.training import CompiledTraining, Steps, Stopped, Trained, Watch
 
 MAX_TRACEBACK_LINES = 60
 
@@ -122,6 +123,7 @@ class _Story:
     load_average: float | None = None
     cards: list[Card] = field(default_factory=list)
     failure: Failure | None = None
+    steps: Steps | None = None
 
 
 class WorkerDied(Exception):
@@ -233,6 +235,7 @@ def execute(
     compiled_here: bool = True,
     clock: timing.Clock = time.perf_counter_ns,
     watch: Watch | None = None,
+    steps: Steps | None = None,
 ) -> Result:
     """The record, variables and output of one run.
 
@@ -244,14 +247,21 @@ def execute(
       compiled_here: Whether this run is the one that the program was compiled for.
       clock: Nanoseconds from any fixed origin.
       watch: Told of the losses while the run trains, outside of all that is timed; see `training.train`.
+      steps: Where the steps of its training are kept meanwhile.
+
+    Raises:
+      Stopped: Its training was asked to end.
+      StorageError: A step of its training can't be written.
     """
     started_at = now()
-    story = _Story()
+    story = _Story(steps=steps)
 
     def tell() -> None:
         try:
             with program.draft.placement.context():
                 _tell(story, job, program, clock=clock, watch=watch)
+        except (Stopped, StorageError):
+            raise
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
             story.failure = describe_failure(error)
 
@@ -347,7 +357,16 @@ def _tell(story: _Story, job: Job, program: Program, *, clock: timing.Clock, wat
         story.variables = place.put_variables(program.draft.given)
     story.initial = story.variables
     if program.training is not None:
-        trained = _trained(job, program, program.training, story.initial, arguments=(key, x), clock=clock, watch=watch)
+        trained = _trained(
+            job,
+            program,
+            program.training,
+            story.initial,
+            arguments=(key, x),
+            clock=clock,
+            watch=watch,
+            steps=story.steps,
+        )
         story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
     (output, story.updated), story.apply_first_s = timing.first_call(
         lambda: program.apply(story.variables, key, x), clock=clock
@@ -387,6 +406,7 @@ def _trained(
     arguments: tuple[jax.Array, jax.Array],
     clock: timing.Clock,
     watch: Watch | None = None,
+    steps: Steps | None = None,
 ) -> Trained:
     run, place, (key, x) = job.run, program.draft.placement, arguments
     teacher = program.init(place.put(bridge.teacher_key(run.train.teacher_seed)), x)
@@ -401,6 +421,7 @@ def _trained(
         num_steps=run.train.steps,
         clock=clock,
         watch=watch,
+        steps=steps,
     )
 
 
@@ -540,6 +561,8 @@ def _certain_kind(error: BaseException) -> FailureKind | None:
         return FailureKind.non_finite if error.check.name == "finite" else FailureKind.check
     if isinstance(error, WorkerDied):
         return FailureKind.died
+    if isinstance(error, CheckpointError):
+        return FailureKind.checkpoint
     if isinstance(error, UserError):
         return FailureKind.config
     if isinstance(error, KeyboardInterrupt):

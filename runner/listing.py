@@ -226,6 +226,9 @@ def _training(train: Mapping[str, Any]) -> list[str]:
     lines = [f"  {first + len(losses)} steps{since}, loss {losses[0]:.6g} to {losses[-1]:.6g}"]
     lines.append(f"  {'step':<17} {_phases(train['step'])} (cache {train['step']['cache']})")
     lines.append(f"  did not move: {', '.join(train['not_moved']) or 'none'}")
+    if train.get("resumed_at"):
+        lines.append(f"  went on at step {', '.join(map(str, train['resumed_at']))} after it was stopped")
+    lines += [f"  {remark}" for remark in train.get("remarks", ())]
     return lines
 
 

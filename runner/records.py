@@ -339,6 +339,8 @@ class TrainInfo:
       step: Phases of a step.
       steps_s: Seconds a step, until its result is ready; the first one is the first call.
       not_moved: Paths of floating leaves that training left as they were, collections that apply updates left out.
+      resumed_at: Steps at which it went on after an attempt that was stopped; the curve is of all attempts.
+      remarks: What is to be known of that: damaged steps, other software.
       state: Where the step and the optimiser's state are, to go on from; None where no checkpoint is written.
     """
 
@@ -347,6 +349,8 @@ class TrainInfo:
     step: Phases
     steps_s: list[float]
     not_moved: list[str]
+    resumed_at: list[int] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     state: CheckpointInfo | None = None
 
 

@@ -274,6 +274,8 @@ class TrainSettings:
       learning_rate: Its step size.
       collections: Collections given to the optimiser.
       teacher_seed: Seed of the weights whose output is to be learnt.
+      save_every: A step is kept on the disk after so many, for a killed run to go on from; 0 keeps none.
+      keep_steps: So many of the kept steps stay, the last ones.
     """
 
     steps: int = 0
@@ -281,8 +283,16 @@ class TrainSettings:
     learning_rate: float = 0.01
     collections: list[str] = field(default_factory=lambda: ["params"])
     teacher_seed: int = 1
+    save_every: int = 0
+    keep_steps: int = 2
 
     def __post_init__(self) -> None:
+        if self.save_every < 0:
+            reason = "steps are kept after so many of them, or none at 0"
+            raise ConfigError("train.save_every", self.save_every, reason, "train.save_every=100")
+        if self.keep_steps < 1:
+            reason = "at least the last step that was kept stays"
+            raise ConfigError("train.keep_steps", self.keep_steps, reason, "train.keep_steps=2")
         if self.steps < 0:
             raise ConfigError("train.steps", self.steps, "steps are a whole number from 0", "train.steps=10")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -293,6 +303,11 @@ class TrainSettings:
             raise ConfigError("train.teacher_seed", self.teacher_seed, "a whole number from 0", "train.teacher_seed=1")
         if not self.collections:
             raise ConfigError("train.collections", [], "the optimiser needs one", "'train.collections=[params]'")
+
+    @property
+    def keeps_steps(self) -> bool:
+        """Whether steps are kept while it trains."""
+        return self.steps > 0 and self.save_every > 0
 
 
 @dataclass(frozen=True, kw_only=True)

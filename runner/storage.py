@@ -77,7 +77,12 @@ class RunFolder:
     @property
     def checkpoints(self) -> tuple[Path, ...]:
         """All that goes when the run's checkpoint is not kept."""
-        return self.checkpoint, self.train_state
+        return self.checkpoint, self.train_state, self.steps
+
+    @property
+    def steps(self) -> Path:
+        """Steps of a run that keeps some while it trains, each a plain Orbax checkpoint."""
+        return self.path / "steps"
 
     @property
     def hydra(self) -> Path:
@@ -494,10 +499,17 @@ def make_run_folder(folder: RunFolder) -> None:
         raise StorageError(f"{folder.path} is there already and is not overwritten") from None
 
 
-def remove_unfinished(folder: RunFolder) -> None:
-    """Removes what a run left that was interrupted before the journal had it."""
-    if folder.path.exists():
-        shutil.rmtree(folder.path)
+def remove_unfinished(folder: RunFolder, *, but_steps: bool = False) -> None:
+    """Removes what a run left that was interrupted before the journal had it; with `but_steps` not the steps."""
+    if not (but_steps and folder.steps.is_dir()):
+        if folder.path.exists():
+            shutil.rmtree(folder.path)
+        return
+    for path in folder.path.iterdir():
+        if path.is_dir() and path != folder.steps:
+            shutil.rmtree(path)
+        elif path != folder.steps:
+            path.unlink()
 
 
 def remove_checkpoint(folder: RunFolder) -> None:

@@ -30,9 +30,11 @@ from runner.program import Program
 from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, row_of
 from runner.retention import Keeper
 from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TimingMode
+from runner.steps import StepFolder
 from runner.storage import Journal, RunFolder
 from runner.summary import Summary
 from runner.tracking import Tracking
+from runner.training import Stopped
 
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
 BURST_RUNS = 32
@@ -245,6 +247,7 @@ class _Engine:
     num_removed: int = 0
     interrupted: bool = False
     stopped: str | None = None
+    broken: StorageError | None = None
 
     def go(self, pending: Sequence[Task]) -> None:
         """Wave after wave, until all is done or the sweep is told to end."""
@@ -275,6 +278,8 @@ class _Engine:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
                 self._settle()
+        if self.broken is not None:
+            raise self.broken
 
     def _give_up(self, pending: Sequence[Task]) -> Sequence[Task]:
         """Writes the runs down that have ended a process before, and gives the others."""
@@ -324,7 +329,13 @@ class _Engine:
             else:
                 first = task.program_key not in self.compiled_for
                 self.compiled_for.add(task.program_key)
-                result = self._measure(task, program, first)
+                try:
+                    result = self._measure(task, program, first)
+                except Stopped:
+                    break
+                except StorageError as error:  # what is executed is written all the same
+                    self.broken = error
+                    break
             results.append((task, result))
             self._judge(task.job.run, result.record)
             if result.record.wall_s > LONG_S:
@@ -338,9 +349,9 @@ class _Engine:
 
     def _measure(self, task: Task, program: Program, first: bool) -> Result:
         """The result of a run, made while no other process of ours works here, or flagged if one does."""
-        job, settings = task.job, task.job.run.timing
+        job, settings, steps = task.job, task.job.run.timing, self._steps(task)
         watch = self.tracking.follow(experiment.head(job), task.folder.path) if program.training else None
-        execute = functools.partial(experiment.execute, job, program, compiled_here=first, watch=watch)
+        execute = functools.partial(experiment.execute, job, program, compiled_here=first, watch=watch, steps=steps)
         if settings.mode is TimingMode.off:
             return execute()
         result, contended = self.turns.measured(execute, wait=settings.turns)
@@ -350,6 +361,22 @@ class _Engine:
         """Says in the journal of a job what it is at: should it die, that run is to blame."""
         if self.beside:
             self.journal.append(event, sync=False, run_id=task.job.identity.run_id)
+
+    def _steps(self, task: Task) -> StepFolder | None:
+        """Where the steps of a run's training go, and those of an attempt before are found."""
+        train = task.job.run.train
+        if not train.keeps_steps:
+            return None
+        _make_room(task)
+        task.folder.steps.mkdir(parents=True, exist_ok=True)
+        return StepFolder(
+            task.folder.steps,
+            every=train.save_every,
+            keep=train.keep_steps,
+            software_id=environment.fingerprint()["software_id"],
+            stopping=self._ending,
+            warn=self.reporter.warned,
+        )
 
     def _write(self, results: Iterable[tuple[Task, Result]]) -> None:
         written = [(task, result, self.writers.submit(_commit, task, result, self.clones)) for task, result in results]
@@ -427,7 +454,18 @@ class _Engine:
 
     def _ending(self) -> bool:
         self.interrupted = self.interrupted or self.stop()
-        return self.interrupted or self.stopped is not None
+        return self.interrupted or self.stopped is not None or self.broken is not None
+
+
+def _make_room(task: Task) -> None:
+    """Makes a run's folder: empty, but for the steps of its training, which an earlier attempt may have kept."""
+    folder = task.folder
+    if task.state in (State.failed, State.stale) and folder.record.exists():
+        storage.archive_run(folder)
+    elif task.state is State.interrupted or not folder.record.exists():
+        storage.remove_unfinished(folder, but_steps=task.job.run.train.keeps_steps)
+    if not folder.steps.is_dir():
+        storage.make_run_folder(folder)
 
 
 def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
@@ -435,11 +473,7 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
     folder, run = task.folder, task.job.run
     record = task.config.redaction.record(result.record)
     try:
-        if task.state in (State.failed, State.stale):
-            storage.archive_run(folder)
-        elif task.state is State.interrupted:
-            storage.remove_unfinished(folder)
-        storage.make_run_folder(folder)
+        _make_room(task)
         for name, text in task.config.hydra_files(task.job.num).items():
             folder.hydra.mkdir(exist_ok=True)
             (folder.hydra / name).write_text(task.config.redaction.text(text), encoding="utf-8")
@@ -449,12 +483,14 @@ def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
             shutil.copyfile(str(run.input.path), folder.input)
         if record.status is Status.done and run.checkpoint.writes and record.variables:
             record = _save(task, record, result, clones)
+        if not run.checkpoint.writes:
+            shutil.rmtree(folder.steps, ignore_errors=True)
         record = dataclasses.replace(record, files=storage.file_digests(folder))
         storage.write_record(folder, record)
     except OSError as error:
         # What is half there would only take room.
         with contextlib.suppress(OSError):
-            storage.remove_unfinished(folder)
+            storage.remove_unfinished(folder, but_steps=True)
         what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
         raise StorageError(what, MAKE_ROOM) from error
     return record

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
@@ -26,6 +26,9 @@ from runner.bridge import Bridged
 from runner.errors import ConfigError, LayerError, nearest
 from runner.records import Phases, TrainInfo
 from runner.settings import TrainSettings
+
+# What a saved step has beside the variables.
+STATE_KEYS = ("step", "opt_state")
 
 # They want the loss as a function, or a key of their own, or have a successor.
 OTHER_OPTIMIZERS = frozenset({"lbfgs", "noisy_sgd", "optimistic_adam"})
@@ -124,6 +127,51 @@ class Trained:
     variables: Any
     state: Any
     info: TrainInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What training has told so far.
+
+    Attributes:
+      losses: The loss before each step.
+      steps_s: Seconds a step.
+      resumed_at: Steps at which it went on after an attempt that was stopped.
+      remarks: What is to be known of that, one sentence each.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    steps_s: list[float] = field(default_factory=list)
+    resumed_at: list[int] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A training run after `num` steps: all that it takes to go on. NumPy leaves in nested dicts."""
+
+    num: int
+    variables: Any
+    state: Any
+    curve: Curve
+
+
+class Steps(Protocol):
+    """Where the steps of a run are kept while it trains; see `runner.steps`."""
+
+    def last(self) -> Step | None:
+        """The step to go on from."""
+
+    def made(self, num: int, is_last: bool, make: Callable[[], Step]) -> None:
+        """Keeps step `num`, if it is its turn.
+
+        Raises:
+          Stopped: The run is to end here.
+        """
+
+
+class Stopped(Exception):
+    """A training run was asked to end, and has kept its last step."""
 
 
 def make_training(
@@ -237,6 +285,7 @@ def train(
     num_steps: int,
     clock: timing.Clock,
     watch: Watch | None = None,
+    steps: Steps | None = None,
 ) -> Trained:
     """Trains until `num_steps` steps are made.
 
@@ -250,32 +299,38 @@ def train(
       num_steps: Steps in all.
       clock: Nanoseconds from any fixed origin.
       watch: Told of the losses about once a second, between two steps and in neither's time.
+      steps: Where steps are kept while it trains, and found again after a kill; None keeps none.
+
+    Raises:
+      Stopped: `steps` ended it.
     """
     state = compiled.start(variables)
     if saved is not None:
         state = with_saved(state, saved)
-    first_step = int(state.step)
-    losses: list[jax.Array] = []
-    seconds: list[float] = []
+    first_step, curve = int(state.step), Curve()
+    if steps is not None and (last := steps.last()) is not None:
+        state, curve = with_saved(compiled.start(_filled(variables, last.variables)), last.state), last.curve
+        curve.resumed_at.append(last.num)
     told, told_at = 0, clock()
-    for num in range(first_step, num_steps):
+    for num in range(int(state.step), num_steps):
         x = batch(num)
         call = functools.partial(compiled.step, state, teacher, key, x)
         (state, loss), step_s = timing.first_call(call, clock=clock)
-        losses.append(loss)
-        seconds.append(step_s)
+        curve.losses.append(float(loss))
+        curve.steps_s.append(step_s)
         if watch is not None and clock() - told_at >= WATCH_EVERY_NS:
-            watch.tell(first_step + told, [float(loss) for loss in losses[told:]])
-            told, told_at = len(losses), clock()
+            watch.tell(first_step + told, curve.losses[told:])
+            told, told_at = len(curve.losses), clock()
+        if steps is not None:
+            steps.made(num + 1, num + 1 == num_steps, functools.partial(_step, state, curve))
     if watch is not None:
         watch.end()
     trained = {**state.others, **state.params}
     info = TrainInfo(
         first_step=first_step,
-        losses=[float(loss) for loss in losses],
-        step=dataclasses.replace(compiled.phases, first_call_s=seconds[0]),
-        steps_s=seconds,
+        step=dataclasses.replace(compiled.phases, first_call_s=curve.steps_s[0]),
         not_moved=not_moved(variables, trained, besides=compiled.training.mutable),
+        **vars(curve),
     )
     return Trained(variables={name: trained[name] for name in variables}, state=to_tree(state), info=info)
 
@@ -301,6 +356,12 @@ def make_teacher(training: Training, variables: Mapping[str, Any], seed: int) ->
     return {
         name: jax.tree.map(moved, tree) if name in training.collections else tree for name, tree in variables.items()
     }
+
+
+def _step(state: TrainState, curve: Curve) -> Step:
+    """What is kept of a state."""
+    variables = _plain(trees.to_host({**state.others, **state.params}))
+    return Step(num=int(state.step), variables=variables, state=_plain(trees.to_host(_kept(state))), curve=curve)
 
 
 def mean_squared_difference(output: Any, target: Any) -> jax.Array:
@@ -329,14 +390,14 @@ def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list
 
 def to_tree(state: TrainState) -> dict[str, Any]:
     """The step and the optimiser's state, as a checkpoint keeps them: nested dicts of arrays (see `trees.to_save`)."""
-    tree: dict[str, Any] = {}
-    for path, leaf in trees.flatten(trees.to_save(_kept(state))):
-        *parents, last = map(str, path)
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree
+    return _plain(trees.to_save(_kept(state)))
+
+
+def _plain(tree: Any) -> dict[str, Any]:
+    """`tree` as nested dicts, every key a text, as a checkpoint gives it back."""
+    plain = trees.nest((tuple(map(str, path)), leaf) for path, leaf in trees.flatten(tree))
+    assert isinstance(plain, dict)
+    return plain
 
 
 def require_saved(training: Training, variables: Any, saved: Any, path: str) -> None:
@@ -363,10 +424,15 @@ def require_saved(training: Training, variables: Any, saved: Any, path: str) -> 
 
 def with_saved(state: TrainState, saved: Any) -> TrainState:
     """`state` with the step and the optimiser's state that `to_tree` kept; see `require_saved`."""
-    # Boxes of metadata are not kept: the leaves come in the same order with and without them.
-    kept, found = _kept(state), _named(saved)
-    filled = jax.tree.unflatten(jax.tree.structure(kept), [found[name] for name in _named(kept)])
+    filled = _filled(_kept(state), saved)
     return state.replace(step=filled["step"], opt_state=filled["opt_state"])
+
+
+def _filled(like: Any, saved: Any) -> Any:
+    """The leaves of `saved` in the structure of `like`."""
+    # Boxes of metadata are not kept: the leaves come in the same order with and without them.
+    found = _named(saved)
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named(like)])
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -16,7 +16,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from runner import application, bridge, checks, devices, environment, reloading, retention, storage, trees
+from runner import (
+    application,
+    bridge,
+    checkpoint,
+    checks,
+    devices,
+    environment,
+    reloading,
+    retention,
+    steps,
+    storage,
+    trees,
+)
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
 from runner.planning import Config
@@ -136,6 +148,7 @@ class Verifier:
                 variables = reloading.read_variables(folder, record, places)
             except StorageError as error:
                 wrong.append(error.what)
+        wrong += _training(folder, record)
         removed = retention.sentence(record)
         detail = f"{len(record.files) + 1} files as they were written; {removed}" if removed else _written(record)
         if wrong or record.status is Status.failed or not self._code or variables is None:
@@ -202,6 +215,22 @@ def _output(folder: RunFolder, record: Record) -> tuple[Mapping[str, np.ndarray]
         return {}, [error.what]
     wrong = [one.path or "y" for one in record.output if trees.array_digest(output[one.path]) != one.digest]
     return output, [f"output {name} has other bits than the record says" for name in wrong]
+
+
+def _training(folder: RunFolder, record: Record) -> list[str]:
+    """What is wrong with the optimiser's state, and with the steps that were kept."""
+    state = record.train.state if record.train else None
+    if state is None or state.removed is not None:
+        return []
+    wrong = []
+    try:
+        found = trees.tree_digest(trees.leaves(checkpoint.restore(folder.train_state)))
+        wrong = [] if found == state.digest else [f"{folder.train_state} is not what the run saved"]
+    except checkpoint.CheckpointError as error:
+        wrong = [f"{folder.train_state} can't be restored: {error.__cause__ or error}"]
+    kept = sorted(folder.steps.iterdir()) if folder.steps.is_dir() else []
+    damaged = [(path, steps.damage(path)) for path in kept if path.name.isdecimal()]
+    return wrong + [f"{path} is not what the run saved: {reason}" for path, reason in damaged if reason]
 
 
 def _compare_applied(

@@ -43,6 +43,7 @@ ROWS = (
         *("tracking_pool", "tracking_online", "sending", "tracking_wandb", "tracking_tensorboard", "tracking"),
         "wandb_files",
         "replica",
+        "steps",
         "checkpoint",
         "clone",
         "tensors",
