@@ -50,7 +50,8 @@ def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = 
     path = path.absolute()
 
     def by_orbax() -> None:
-        _checkpointer().save(path, variables)
+        numpy_only = all(isinstance(leaf, np.ndarray) for _, leaf in leaves)
+        (_numpy_checkpointer() if numpy_only else _checkpointer()).save(path, variables)
         _sync(path)
 
     try:
@@ -230,6 +231,21 @@ def _checkpointer() -> Any:
     if not hasattr(_OWN, "checkpointer"):
         _OWN.checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False))
     return _OWN.checkpointer
+
+
+def _numpy_checkpointer() -> Any:
+    """Saves NumPy leaves as they lie in memory, where Orbax would copy the whole tree first."""
+    import orbax.checkpoint as ocp
+
+    if not hasattr(_OWN, "numpy_checkpointer"):
+        in_place = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+        handler = ocp.PyTreeCheckpointHandler(
+            use_ocdbt=False,
+            use_compression=False,
+            type_handler_registry=ocp.type_handlers.create_type_handler_registry((np.ndarray, in_place)),
+        )
+        _OWN.numpy_checkpointer = ocp.Checkpointer(handler)
+    return _OWN.numpy_checkpointer
 
 
 _OWN = threading.local()

@@ -22,6 +22,9 @@ Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 TIMESTAMPS = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
 STAMPED = "_CHECKPOINT_METADATA"
 
+# Of a larger tree the writing itself takes the time, and a template would hold all of it in memory.
+MAX_CLONED_BYTES = 16 * 2**20
+
 # Structures remembered; a sweep goes program by program, so that few are in use at once.
 MAX_TEMPLATES = 64
 
@@ -45,6 +48,9 @@ class CloneWriter:
         Returns:
           Whether the checkpoint is a clone.
         """
+        if sum(array.nbytes for _, array in leaves) > MAX_CLONED_BYTES:
+            by_orbax()
+            return False
         signature = tuple((name, array.shape, array.dtype.str + array.dtype.name) for name, array in leaves)
         template = self._templates.get(signature)
         if template is not None:

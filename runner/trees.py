@@ -6,7 +6,8 @@ Digests are of values (element type, shape, bytes in C order, little-endian), so
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -15,6 +16,10 @@ from flax.core import meta
 
 from runner import shards
 from runner.records import ArraySummary, Leaf
+
+# From here on threads pay: a core hashes 1.5 GB in a second.
+PARALLEL_BYTES = 32 * 2**20
+DIGEST_THREADS = 4
 
 # A tuple is a key of a dict inside an NNX module: `nnx.SpectralNorm` has them.
 Path = tuple[str | int | tuple[Any, ...], ...]
@@ -108,23 +113,29 @@ def to_save(tree: Any) -> Any:
 
 def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
     """The leaves of a Linen variable dict with their digests, in order."""
-    found = []
-    for path, boxed in flatten(variables):
-        leaf = _unboxed(boxed)
-        array = leaf if shards.is_sharded(leaf) else _as_numpy(leaf)
-        found.append(
-            Leaf(
-                path=[part if isinstance(part, (str, int)) else str(part) for part in path],
-                shape=list(array.shape),
-                dtype=array.dtype.name,
-                num_bytes=array.nbytes,
-                digest=array_digest(array),
-                box=type(boxed).__name__ if isinstance(boxed, meta.AxisMetadata) else None,
-                names=_axis_names(boxed),
-                spec=shards.spec(leaf),
-            )
+    pairs = [(path, boxed, _unboxed(boxed)) for path, boxed in flatten(variables)]
+    arrays = [leaf if shards.is_sharded(leaf) else _as_numpy(leaf) for _, _, leaf in pairs]
+    return [
+        Leaf(
+            path=[part if isinstance(part, (str, int)) else str(part) for part in path],
+            shape=list(array.shape),
+            dtype=array.dtype.name,
+            num_bytes=array.nbytes,
+            digest=digest,
+            box=type(boxed).__name__ if isinstance(boxed, meta.AxisMetadata) else None,
+            names=_axis_names(boxed),
+            spec=shards.spec(leaf),
         )
-    return found
+        for (path, boxed, leaf), array, digest in zip(pairs, arrays, _digests(arrays), strict=True)
+    ]
+
+
+def _digests(arrays: Sequence[np.ndarray | jax.Array]) -> Iterable[str]:
+    """`array_digest` of each; of large ones side by side, since hashing lets other threads work."""
+    if len(arrays) < 2 or sum(array.nbytes for array in arrays) < PARALLEL_BYTES:
+        return map(array_digest, arrays)
+    with ThreadPoolExecutor(DIGEST_THREADS) as pool:
+        return list(pool.map(array_digest, arrays))
 
 
 def named_arrays(output: Any) -> dict[str, np.ndarray]:
