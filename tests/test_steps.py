@@ -32,7 +32,7 @@ LEAN = ("layer=batch_norm", "input_shape=[4,4]", "tracking=disabled", "timing=of
 def train(make_run) -> Callable[..., Trained]:
     """Trains a layer with statistics, compiled once."""
     run = make_run(*LEAN, f"train.steps={NUM_STEPS}")
-    program = compile_program(draft(run, identify(run)), cache="off")
+    program = compile_program(draft(run, identify(run)))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
     start, teacher = (program.init(bridge.root_key(seed), x) for seed in (0, 1))
 
