@@ -134,6 +134,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner show RUN          one run (--json)
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were? (--device gpu)
+  bridge-runner reload RUN        load it (--as nnx, --dtype, --only), apply it, say how exactly it agrees
   bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
   bridge-runner compare A B       two sweeps or runs: same results? slower? one verdict (--rerun 30 settles it)
   bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
@@ -277,6 +278,27 @@ def verify(words: Sequence[str]) -> int:
     return verification.verify(typed.path, trust=typed.trust, code=not typed.no_code, device=typed.device)
 
 
+def reload(words: Sequence[str]) -> int:
+    """Loads a run as asked, applies it to the recorded input, and says how exactly the output agrees.
+
+    Raises:
+      UserError: There is no such run, it is damaged or not trusted, or it can't be loaded so.
+    """
+    _make_importable()
+    parser = _Parser("reload")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--as", dest="as_", choices=("linen", "nnx"), default="linen")
+    parser.add_argument("--device")
+    parser.add_argument("--dtype")
+    parser.add_argument("--only", type=lambda text: text.split(","))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--trust", action="store_true")
+    typed = vars(parser.parse_args(list(words)))
+    from runner import reapplying
+
+    return reapplying.reload(typed.pop("run"), out=typed.pop("out"), **typed)
+
+
 def diff(words: Sequence[str]) -> int:
     """How the variables of two models or checkpoints differ, which names put it right, and the proof; 1 if they do.
 
@@ -391,6 +413,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "show": show,
     "rerun": rerun,
     "verify": verify,
+    "reload": reload,
     "diff": diff,
     "compare": compare,
     "export": export,
@@ -406,6 +429,8 @@ USAGE = {
     "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
     "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]",
     "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
+    "reload": "bridge-runner reload outputs/SWEEP/runs/RUN [--as nnx|linen] [--device cpu:1] [--dtype bfloat16] "
+    "[--only params,batch_stats/mean] [--out FOLDER] [--trust]",
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] "
     "[--trust]",
     "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30] [--force] [--json]",

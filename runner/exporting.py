@@ -100,7 +100,7 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
     folder = storage.find_run(run)
     record = storage.read_record(folder)
     target = Path(os.path.expanduser(out or _default_target(folder, to)))
-    _require_target(target, folder, by_orbax=to != SAFETENSORS)
+    require_target(target, folder, by_orbax=to != SAFETENSORS)
     variables = reloading.read_variables(folder, record)
     if not record.variables:
         why = "the run failed" if record.status is Status.failed else f"the layer {record.layer} has no variables"
@@ -136,13 +136,13 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
     """
     beside = path if path.name else path.absolute()  # `.` has no name of its own
     target = Path(os.path.expanduser(out or beside.with_name(f"{beside.name.removesuffix(SUFFIX)}-variables")))
-    _require_target(target)
+    require_target(target)
     found, text = _read(path)
     wanted = _like(like) if like is not None else _described(path, text)
     leaves = _linen(found, [trees.spell(name) for name, _ in trees.flatten(wanted.tree)])
     _require_same(path, leaves, wanted)
     tree = trees.nest((name, leaves[trees.spell(name)]) for name, _ in trees.flatten(wanted.tree))
-    _save(tree, target)
+    save(tree, target)
     Terminal().line(f"{len(leaves)} leaves, {_compared(leaves, wanted)}: {target}")
     Terminal().line(f"start from them: bridge-runner KEY=… variables={target}")
     return 0
@@ -157,7 +157,17 @@ def _default_target(folder: RunFolder, to: str) -> Path:
     return sweep / "exports" / (f"{path.name}{SUFFIX}" if to == SAFETENSORS else f"{path.name}-{to}")
 
 
-def _require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: bool = True) -> None:
+def require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: bool = True) -> None:
+    """Judges whether `target` can be written.
+
+    Args:
+      target: A folder, or a file, that is not to be there.
+      folder: The run that is written elsewhere.
+      by_orbax: Whether Orbax writes it.
+
+    Raises:
+      StorageError: It is there, it is in the run's folder, or Orbax would not find it again.
+    """
     if folder is not None and target.resolve().is_relative_to(folder.path.resolve()):
         foreign = f"{target} is inside the run's folder, and verify would call it foreign"
         raise StorageError(foreign, "the same without --out")
@@ -259,7 +269,7 @@ def _write_orbax(target: Path, tree: Any, description: Mapping[str, Any]) -> Non
     """Writes the checkpoint with its description in it: both, or neither."""
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        _save(tree, beside)
+        save(tree, beside)
         storage.write_atomic(beside / DESCRIPTION_FILE, json.dumps(description, indent=1).encode() + b"\n")
         os.rename(beside, target)
     except OSError as error:
@@ -268,7 +278,12 @@ def _write_orbax(target: Path, tree: Any, description: Mapping[str, Any]) -> Non
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _save(tree: Any, target: Path) -> None:
+def save(tree: Any, target: Path) -> None:
+    """Writes a checkpoint at `target`, which is not there yet.
+
+    Raises:
+      StorageError: It can't be written.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(tree, target)

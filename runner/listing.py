@@ -216,8 +216,7 @@ def _variables(record: Mapping[str, Any]) -> list[str]:
         )
     if len(rows) == 1:
         return ["  none"]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return table.columns(rows)
 
 
 def _training(train: Mapping[str, Any]) -> list[str]:

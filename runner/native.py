@@ -37,13 +37,16 @@ def variables(layer: Bridged, keys: Mapping[str, jax.Array]) -> dict[str, Any]:
     return _collections(_build(layer, bridge.native_streams(keys)))
 
 
-def with_variables(layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array]) -> nnx.Module:
+def with_variables(
+    layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array], *, cast: bool = False
+) -> nnx.Module:
     """The native module of a wrapped layer with `variables` in it.
 
     Args:
       layer: The wrapped layer.
       variables: A Linen variable dict, whole or in part; what it lacks stays as the constructor made it.
       keys: Keys given to apply: the module's first call then draws what apply drew.
+      cast: Whether the variables may have other element types than the module's own.
 
     Raises:
       LayerError: A leaf that the module does not have, or of another shape or element type; or a host.
@@ -56,8 +59,9 @@ def with_variables(layer: Bridged, variables: Mapping[str, Any], keys: Mapping[s
     kinds = {trees.spell(path): _kind(leaf) for path, leaf in own}
     for path, leaf in nnx.to_flat_state(state):
         name = trees.spell(path)
-        if kinds.get(name) != _kind(leaf):
-            raise LayerError(f"the native module has {name} {kinds.get(name, 'nowhere')}, the variables {_kind(leaf)}")
+        one, two = kinds.get(name, "nowhere"), _kind(leaf)
+        if (one.partition("[")[1:] if cast else one) != (two.partition("[")[1:] if cast else two):
+            raise LayerError(f"the native module has {name} {one}, the variables {two}")
     nnx.update(module, state)
     return module
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
@@ -30,9 +31,10 @@ from runner import (
     trees,
 )
 from runner import program as programs
+from runner.bridge import Bridged
 from runner.errors import ConfigError, StorageError, UserError
 from runner.program import Draft
-from runner.records import Leaf, Record
+from runner.records import Leaf, Record, Status
 from runner.settings import DistributedSettings, InputKind, Run
 from runner.storage import RunFolder
 
@@ -47,15 +49,31 @@ class Reloaded:
 
     Attributes:
       module: The `flax.linen.Module`, or with `as_="nnx"` the native `nnx.Module` with the variables in it.
-      variables: The Linen variable dict, `module.apply(variables, x)`.
+      variables: The Linen variable dict, `module.apply(variables, x, rngs=rngs)`.
+      x: The input that the run was applied to.
+      rngs: Keys that apply gave to every stream but `params`.
+      mutable: Collections that apply may change.
+      call: Keyword arguments of every call.
       settings: The run's config.
       record: What the run left.
     """
 
     module: Any
     variables: Any
+    x: np.ndarray
+    rngs: Mapping[str, jax.Array]
+    mutable: tuple[str, ...]
+    call: Mapping[str, Any]
     settings: Run
     record: Record
+
+    def apply(self, x: Any = None) -> Any:
+        """The output for `x`, by default the recorded input; compiled, as in the run. It may change a native module."""
+        x = self.x if x is None else x
+        if isinstance(self.module, nnx.Module):
+            return nnx.jit(lambda module, x: module(x, **self.call))(self.module, x)
+        bridged = Bridged(model=self.module, call=self.call)
+        return jax.jit(lambda variables, x: bridged.apply(variables, self.rngs, self.mutable, x)[0])(self.variables, x)
 
 
 def reload(
@@ -92,19 +110,34 @@ def reload(
         raise ConfigError("as_", as_, "a run reloads as linen or nnx", "as_=nnx")
     folder = storage.find_run(Path(run))
     record = storage.read_record(folder)
+    if record.status is Status.failed and not record.variables:
+        raise UserError(f"{folder.path}: the run failed before it had variables", f"bridge-runner show {folder.path}")
     config = config_of(record)
     require_trust(config, trust=trust)
     variables = read_variables(folder, record, None if sharding is None else _places(record, sharding))
     draft = rebuild(folder, config)
     variables = trees.with_keys_of(variables, draft.needs.variables)
     placed = _placed(_chosen(variables, only), device if sharding is None else None, dtype)
-    if as_ == "linen":
-        return Reloaded(module=draft.model.model, variables=placed, settings=config, record=record)
-    keys = bridge.apply_keys(bridge.root_key(config.seed), draft.needs.streams)
-    # Of a mesh, axis names may be in the layer: flax would want a mesh to be set, to place what is replaced here.
-    with nnx.use_eager_sharding(False) if record.mesh else contextlib.nullcontext():
-        module = native.with_variables(draft.layer, placed, keys)
-    return Reloaded(module=module, variables=placed, settings=config, record=record)
+    module: Any = draft.model.model
+    if as_ == "nnx":
+        if draft.model.construct is None:
+            raise UserError(
+                f"{folder.path} is a run of the host {record.host}, which has no native module", 'as_="linen"'
+            )
+        own = bridge.apply_keys(bridge.root_key(config.seed), draft.needs.streams)
+        # Of a mesh, axis names may be in the layer: flax would want a mesh to be set, to place what is replaced here.
+        with nnx.use_eager_sharding(False) if record.mesh else contextlib.nullcontext():
+            module = native.with_variables(draft.layer, placed, own, cast=dtype is not None)
+    return Reloaded(
+        module=module,
+        variables=placed,
+        x=make_input(folder, config),
+        rngs=bridge.apply_keys(bridge.root_key(config.seed), draft.rngs),
+        mutable=draft.mutable,
+        call=draft.model.call,
+        settings=config,
+        record=record,
+    )
 
 
 def config_of(record: Record) -> Run:

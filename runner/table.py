@@ -75,6 +75,12 @@ def plain_table(lines: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of aligned columns, indented by two."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))] if rows else []
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
 def notes(rows: Sequence[Row], *, width: int) -> list[str]:
     """What is to be said below the table: why times are marked, which checks say no, and which axes did not fit."""
     lines = []

@@ -96,6 +96,15 @@ def test_every_layer_comes_back_from_each_form_with_its_bits(layer, tmp_path, ca
     assert storage.file_digests(layer) == record.files
 
 
+@pytest.mark.parametrize("as_", reloading.KINDS)
+def test_every_layer_reloads_and_gives_the_recorded_output(as_, layer):
+    record = storage.read_record(layer)
+    made = trees.named_arrays(reloading.reload(layer.path, as_=as_).apply())
+    assert {path: trees.array_digest(array) for path, array in made.items()} == {
+        array.path: array.digest for array in record.output
+    }
+
+
 def test_an_nnx_export_restores_by_the_calls_of_flaxs_guide(layer, tmp_path):
     record = storage.read_record(layer)
     if record.layer in NO_VARIABLES:

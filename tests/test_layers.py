@@ -19,6 +19,7 @@ ROWS = (
         "replay",
         "verification",
         "migration",
+        "reapplying",
         "exporting",
         "comparing",
         "duet",
