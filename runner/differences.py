@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ WRAPPED = "ToLinen"
 
 # Looking for the nearest name compares with every other one: in a tree of thousands that tells nobody anything.
 MAX_NEAREST = 500
+
+# Kept times wrapped modules of one class: beyond that it takes too long to tell what became of which.
+MAX_MERGED = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,24 +234,47 @@ def _pairings(
         kept = sorted((one for one in after if _class(one) == name), key=_count)
         if len(old) != len(kept) + len(wrapped):
             continue
-        known = [one for one in order if one in kept or one in wrapped]
-        orders = [known] if len(known) == len(old) else list(_merges(kept, wrapped))
-        fitting += [
-            dict(zip(old, new, strict=True))
-            for new in orders
-            if all(before[one] == after[two] for one, two in zip(old, new, strict=True))
-        ]
+        known = [one for one in order if one in after and _class(one) in (name, WRAPPED)]
+        if len(known) == len(old):
+            num, new = int(all(before[one] == after[two] for one, two in zip(old, known, strict=True))), known
+        else:
+            num, new = _merge([before[one] for one in old], kept, wrapped, after)
+        if num > 1:
+            return []
+        fitting += [dict(zip(old, new, strict=True))] if num else []
     return fitting if len(fitting) == 1 else []
 
 
-def _merges(one: Sequence[str], two: Sequence[str]) -> Iterable[list[str]]:
-    """All sequences that keep the order of both."""
-    if not one or not two:
-        yield [*one, *two]
-        return
-    for first, rest in ((one, two), (two, one)):
-        for tail in _merges(first[1:], rest):
-            yield [first[0], *tail]
+def _merge(
+    wanted: Sequence[Any], one: Sequence[str], two: Sequence[str], looks: Mapping[str, Any]
+) -> tuple[int, list[str]]:
+    """How many sequences keep the order of `one` and of `two` and look as `wanted` (2: several), and one of them.
+
+    By dynamic programming from the end: there are too many sequences to try them.
+    """
+    if len(one) * len(two) > MAX_MERGED:
+        return 2, []
+    tables: list[dict[int, int]] = [{len(one): 1}]
+    for position in range(len(wanted) - 1, -1, -1):
+        later, here = tables[-1], {}
+        for used in range(max(0, position - len(two)), min(position, len(one)) + 1):
+            num = later.get(used + 1, 0) if used < len(one) and looks[one[used]] == wanted[position] else 0
+            rest = position - used
+            num += later.get(used, 0) if rest < len(two) and looks[two[rest]] == wanted[position] else 0
+            if num:
+                here[used] = min(num, 2)
+        tables.append(here)
+    total = tables[-1].get(0, 0)
+    found: list[str] = []
+    used = 0
+    for position in range(len(wanted) if total else 0):
+        later = tables[len(wanted) - position - 1]
+        if used < len(one) and looks[one[used]] == wanted[position] and later.get(used + 1):
+            found.append(one[used])
+            used += 1
+        else:
+            found.append(two[position - used])
+    return total, found
 
 
 def _leaf_renames(there: Modules, parent: tuple[str, ...], pairs: Mapping[str, str]) -> dict[str, str]:

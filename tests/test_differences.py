@@ -130,6 +130,24 @@ def test_without_the_order_shapes_that_differ_tell():
     }
 
 
+@pytest.mark.parametrize(("num", "num_wrapped"), [(5000, 1), (1000, 300), (40, 20)])
+def test_without_the_order_there_may_be_many_modules(num, num_wrapped):
+    def dense(index: int) -> dict:
+        return {"kernel": leaf(index % 50 + 1, index % 49 + 1)}
+
+    wrapped = range(num // 2, num // 2 + num_wrapped)
+    rest = [index for index in range(num) if index not in wrapped]
+    old = {"params": {f"Dense_{index}": dense(index) for index in range(num)}}
+    new = {f"ToLinen_{count}": dense(index) for count, index in enumerate(wrapped)}
+    new |= {f"Dense_{count}": dense(index) for count, index in enumerate(rest)}
+    renames = differences.counted_anew(old, {"params": new})
+    assert {old: new for old, new in renames.items() if "ToLinen" in new} == {
+        f"params/Dense_{index}/kernel": f"params/ToLinen_{count}/kernel" for count, index in enumerate(wrapped)
+    }
+    same = {"params": {name: {"kernel": leaf(2, 2)} for name in new}}
+    assert differences.counted_anew({"params": dict.fromkeys(old["params"], same["params"]["Dense_0"])}, same) == {}
+
+
 def test_ten_thousand_leaves_take_seconds():
     rng = np.random.default_rng(0)
     old = {"params": {f"block_{index}": {"kernel": rng.normal(size=(2, 2))} for index in range(10_000)}}
