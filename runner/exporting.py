@@ -99,7 +99,7 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
         tensors.require_package()
     folder = storage.find_run(run)
     record = storage.read_record(folder)
-    target = Path(os.path.expanduser(out or _default_target(folder, to)))
+    target = Path(os.path.expanduser(out or default_target(folder, to)))
     require_target(target, folder, by_orbax=to != SAFETENSORS)
     variables = reloading.read_variables(folder, record)
     if not record.variables:
@@ -151,7 +151,8 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
 # Export.
 
 
-def _default_target(folder: RunFolder, to: str) -> Path:
+def default_target(folder: RunFolder, to: str) -> Path:
+    """Where what is made of a run goes: into `exports` beside the sweep's runs. Verify knows the run's own files."""
     path = folder.path.absolute()
     sweep = path.parent.parent if path.parent.name == "runs" else path.parent
     return sweep / "exports" / (f"{path.name}{SUFFIX}" if to == SAFETENSORS else f"{path.name}-{to}")

@@ -26,6 +26,7 @@ from runner import (
     checkpoint,
     checks,
     differences,
+    exporting,
     inputs,
     reloading,
     storage,
@@ -39,6 +40,7 @@ from runner.differences import EXTRA, MISSING, MOVED, SAME, Difference
 from runner.errors import ConfigError, LayerError, StorageError, UserError
 from runner.planning import Config
 from runner.settings import Run
+from runner.storage import RunFolder
 from runner.terminal import Terminal
 
 EXIT_DIFFERENT = 1
@@ -129,12 +131,8 @@ def _diff(old: str, new: str, options: Options) -> int:
     if options.as_json:
         names = differences.module_names(renames)
         leaves = [asdict(item) for item in found]
-        print(
-            json.dumps(
-                {"leaves": leaves, "names": names, "renames": renames, "proof": proof, "written": str(written)},
-                indent=1,
-            )
-        )
+        answer = {"leaves": leaves, "names": names, "renames": renames, "proof": proof}
+        print(json.dumps(answer | {"written": written and str(written)}, indent=1))
         return EXIT_DIFFERENT if different else 0
     terminal = Terminal()
     for line in describe(first, second, found, renames, proof):
@@ -341,10 +339,14 @@ def _write_renamed(old: Side, renames: Mapping[str, str], found: Sequence[Differ
     """Writes the old variables at their new paths, beside the old checkpoint; what nobody wants is left out."""
     if old.folder is None or old.variables is None:
         raise UserError(f"{old.label} has no checkpoint to rename", "diff CHECKPOINT pkg.mod:NewHost(…) --apply")
+    run = RunFolder(old.folder.parent)
     place = old.folder.with_name(f"{old.folder.name}-renamed")
+    if run.record.exists() and old.folder == run.checkpoint:
+        place = exporting.default_target(run, "renamed")
     if place.exists():
         raise StorageError(f"{place} is there already", f"rm -r {place}")
+    storage.require_plain(place, f"{old.label} in another folder")
     wanted = {item.old for item in found if item.new is not None}
     kept = trees.select(trees.to_host(old.variables), lambda path: trees.spell(path) in wanted)
-    checkpoint.save(differences.rename(kept, renames), place)
+    exporting.save(differences.rename(kept, renames), place)
     return place

@@ -136,6 +136,17 @@ def test_apply_writes_the_renamed_checkpoint_beside_the_old_one(run, here):
     assert run("old-renamed", "diffed_nets:New()", *INPUT)[0] == 0
 
 
+def test_the_renamed_checkpoint_of_a_run_is_not_put_among_its_files(run, here):
+    words = ["host=mlp", "host.layer_name=null", "input_shape=[2,4]", "output_root=renamed", "sweep=s", "checks=off"]
+    assert cli.main([*words, "tracking=disabled", "timing=off"]) == 0
+    (path,) = (here / "renamed" / "s" / "runs").iterdir()
+    code, out, _ = run(str(path), "host=mlp host.layer_name=Dense_1 input_shape=[2,4]", "--apply")
+    place = here / "renamed" / "s" / "exports" / f"{path.name}-renamed"
+    assert (code, out.splitlines()[-1]) == (1, f"written: {place}")
+    assert cli.main(["verify", str(path)]) == 0
+    assert sorted(checkpoint.restore(place)["params"]) == ["Dense_0", "Dense_1", "Dense_2"]
+
+
 def test_a_new_host_that_computes_something_else_gets_no_proof(run):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:Reversed()", *INPUT)
     assert code == 1
