@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from runner import shards, trees
-from runner.clone import CloneWriter
+from runner.clone import TEMPORARY, CloneWriter
 
 # What a saved train state has beside params, and what collections are called.
 STATE_KEYS = frozenset({"opt_state", "step", "tx"})
@@ -72,6 +72,8 @@ def restore(path: Path) -> Any:
       CheckpointError: Nothing that Orbax can read is there.
     """
     folder = path.absolute()
+    if TEMPORARY in folder.name:
+        raise CheckpointError(f"restoring {path}: the save that made it never ended")
     # Orbax's manager puts the tree of a step one folder deeper.
     folder = folder / "default" if (folder / "default" / "_METADATA").exists() else folder
     try:
@@ -280,7 +282,7 @@ def _kind(leaf: Any) -> str:
 def _remove_temporary(path: Path) -> None:
     import shutil
 
-    for rest in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+    for rest in path.parent.glob(f"{path.name}{TEMPORARY}*"):
         shutil.rmtree(rest, ignore_errors=True)
 
 

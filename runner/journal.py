@@ -28,8 +28,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open for the life of the sweep
-        fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
-        _drop_torn_tail(path)
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
+            _drop_torn_tail(path)
+        except BaseException:
+            self._file.close()
+            raise
 
     def append(self, event: str, *, sync: bool = True, **values: Any) -> None:
         """Adds a line; with `sync` waits until the disk has it."""

@@ -50,22 +50,31 @@ class StepFolder:
         self._warn = warn
 
     def last(self) -> Step | None:
-        """The last step that is whole; None where there is none. Damaged ones after it are said, and removed."""
+        """The last step that is whole; None where there is none.
+
+        Damaged ones after it are said. They go, and so does what a kill left: half a step, or one half removed.
+        """
+        whole: list[Step] = []
         damaged = []
-        found = None
+        for path in self._others():
+            shutil.rmtree(path, ignore_errors=True)
         for num in self._nums():
             try:
-                found = self._read(num)
-                break
+                step = self._read(num)
             except CheckpointError as error:
-                damaged.append(f"step {num} was damaged ({error})")
-                shutil.rmtree(self._path / str(num), ignore_errors=True)
-        where = f"step {found.num}" if found else "the start"
+                damaged += [] if whole else [f"step {num} was damaged ({error})"]
+            else:
+                if len(whole) < self._keep:
+                    whole.append(step)
+                    continue
+            shutil.rmtree(self._path / str(num), ignore_errors=True)
+        where = f"step {whole[0].num}" if whole else "the start"
         for text in damaged:
             self._warn(f"{self._path.parent.name}: {text}: going on from {where}")
-        if found is not None:
-            found.curve.remarks.extend(damaged)
-        return found
+        if not whole:
+            return None
+        whole[0].curve.remarks.extend(damaged)
+        return whole[0]
 
     def made(self, num: int, is_last: bool, make: Callable[[], Step]) -> None:
         """Saves step `num` where it is its turn.
@@ -88,9 +97,11 @@ class StepFolder:
 
     def _nums(self) -> list[int]:
         """Numbers of the steps that are there, the last first."""
-        if not self._path.is_dir():
-            return []
-        return sorted((int(one.name) for one in self._path.iterdir() if one.name.isdecimal()), reverse=True)
+        return sorted((int(one.name) for one in self._path.glob("*") if one.name.isdecimal()), reverse=True)
+
+    def _others(self) -> list[Path]:
+        """What is there beside steps."""
+        return [one for one in self._path.glob("*") if not one.name.isdecimal()]
 
     def _read(self, num: int) -> Step:
         tree = checkpoint.restore(self._path / str(num))

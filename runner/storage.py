@@ -366,8 +366,8 @@ def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
         with open(path, "rb") as file:  # np.load leaves its own open where it raises, and an archive too
             loaded = np.load(file, allow_pickle=False)
             arrays = {"": loaded} if single else {array.path: loaded[_entry(array.path)] for array in record.output}
-    except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
-        raise StorageError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged header raises whatever Python's tokenizer does
+        raise StorageError(f"{path}: {type(error).__name__}: {error}") from error
     return {array.path: _typed_bits(arrays[array.path], array.dtype) for array in record.output}
 
 

@@ -214,7 +214,8 @@ def _output(folder: RunFolder, record: Record) -> tuple[Mapping[str, np.ndarray]
     except StorageError as error:
         return {}, [error.what]
     wrong = [one.path or "y" for one in record.output if trees.array_digest(output[one.path]) != one.digest]
-    return output, [f"output {name} has other bits than the record says" for name in wrong]
+    file = folder.output(single=list(output) == [""]).name
+    return output, [f"{file}: {name} has other bits than the record says" for name in wrong]
 
 
 def _training(folder: RunFolder, record: Record) -> list[str]:

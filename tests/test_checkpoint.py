@@ -149,6 +149,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     assert refused_restore(path) == f"restoring {path}: FileNotFoundError: Checkpoint at {path} not found."
 
 
+def test_a_save_that_never_ended_is_refused_however_much_of_it_is_there(saved):
+    unfinished = saved.rename(saved.with_name("c.orbax-checkpoint-tmp-3"))
+    assert refused_restore(unfinished) == f"restoring {unfinished}: the save that made it never ended"
+
+
 @pytest.mark.parametrize("kind", ["file", "empty folder", "other folder"])
 def test_what_is_no_checkpoint_is_refused(tmp_path, kind):
     path = tmp_path / "c"

@@ -150,8 +150,10 @@ def test_where_every_step_is_damaged_it_starts_anew(train, whole, tmp_path):
 def test_what_a_kill_left_half_written_is_no_step(train, whole, tmp_path):
     stopped_at(2, train, tmp_path)
     shutil.copytree(tmp_path / "steps" / "2" / "default", tmp_path / "steps" / "3.orbax-checkpoint-tmp" / "default")
-    again = train(step_folder(tmp_path))
-    assert (bits(again), again.info.resumed_at) == (bits(whole), [2])
+    shutil.rmtree(tmp_path / "steps" / "1" / "default")  # it was being removed
+    again = train(step_folder(tmp_path, every=5, keep=9))
+    assert (bits(again), again.info.resumed_at, again.info.remarks) == (bits(whole), [2], [])
+    assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["2", "5", "6"]
 
 
 def test_steps_of_other_software_are_gone_on_from_and_named(train, tmp_path):
