@@ -240,7 +240,7 @@ def _distance(kept: Arrays, made: Arrays) -> tuple[Agreement, int | None, str]:
     ulp = max(ulps) if len(ulps) == len(found) else None
     if ulp is None:
         return Agreement.different, None, checks.largest(found)
-    if not checks.close(kept, made):
+    if not checks.are_close(kept, made):
         # So far apart, units in the last place tell nothing.
         names = ", ".join(path or "output" for path in found)
         return Agreement.different, ulp, f"{names} by up to {checks.apart(kept, made):.2g} of the largest value"
