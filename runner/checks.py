@@ -125,8 +125,13 @@ def are_close(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray])
     found = differences(first, second)
     if any(isinstance(item, str) for item in found.values()):
         return False
-    largest = max((float(np.max(np.abs(trees.as_float64(leaf)), initial=0)) for leaf in second.values()), default=0.0)
+    largest = max((_largest_finite(leaf) for leaf in second.values()), default=0.0)
     return all(_is_close(first[path], second[path], largest) for path in found)
+
+
+def _largest_finite(leaf: np.ndarray) -> float:
+    values = np.abs(_numbers(leaf))
+    return float(np.max(values, where=np.isfinite(values), initial=0))
 
 
 def _is_close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:

@@ -69,7 +69,8 @@ class Turns:
             fcntl.flock(self._work, fcntl.LOCK_UN)
             alone = self._pass_gate(fcntl.LOCK_EX)
             result = act()
-            _taken(self._work, fcntl.LOCK_SH, 0.0, self._give_up)
+            # To change a lock is to let it go first: another one may begin to measure in between.
+            _taken(self._work, fcntl.LOCK_SH, time.monotonic() + MAX_WAIT_S, self._give_up)
             return result, not alone
         before = self._others_work()
         result = act()

@@ -171,7 +171,7 @@ def test_an_output_that_is_gone_is_said_where_it_is_needed(here, capsys):
     path.unlink()
     code, _, err = compare(capsys)
     assert code == 2
-    assert "output.npy: [Errno 2] No such file or directory" in err
+    assert "output.npy: FileNotFoundError: [Errno 2] No such file or directory" in err
 
 
 def test_other_machines_are_not_compared_unless_forced(here, capsys):

@@ -76,13 +76,14 @@ def test_a_time_is_taken_when_no_other_process_works(tmp_path):
 
 
 def test_two_that_measure_take_turns_and_neither_is_contended(tmp_path):
-    with beside(MEASURE, tmp_path) as first, beside(MEASURE, tmp_path) as second:
+    with beside(MEASURE, tmp_path) as first:
         assert said(first) == "measures"
-        go_on(first)
-        assert said(first) == "('\\n', False)"
-        assert said(second) == "measures"
-        go_on(second)
-        assert said(second) == "('\\n', False)"
+        with beside(MEASURE, tmp_path) as second:
+            go_on(first)
+            assert said(first) == "('\\n', False)"
+            assert said(second) == "measures"
+            go_on(second)
+            assert said(second) == "('\\n', False)"
 
 
 @pytest.mark.parametrize("wait", [True, False])

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import runner
-from runner import cli, records, settings, storage, targets
+from runner import cli, errors, records, settings, storage, targets
 from runner.errors import StorageError, UserError
 from runner.settings import HostSettings, LayerSettings, Run
 from runner.storage import RunFolder
@@ -73,9 +73,9 @@ def calls_that_may_unpickle(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-        packages = ("pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib")
+        packages = ("pickle", "shelve", "marshal", "dill", "cloudpickle")
         yield from (f"imports {name}" for name in names if name.partition(".")[0] in packages)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "joblib.load", "joblib.dump"):
             yield ast.unparse(node)
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("np.load", "np.save", "np.lib.format")):
             given = {item.arg: ast.unparse(item.value) for item in node.keywords}
@@ -88,7 +88,7 @@ def test_no_file_of_ours_can_unpickle(path):
     assert list(calls_that_may_unpickle(path.read_text())) == []
 
 
-@pytest.mark.parametrize("source", ["import pickle", "from dill import load", "np.load(file)", "eval('1')"])
+@pytest.mark.parametrize("source", ["import pickle", "from dill import load", "joblib.load(file)", "np.load(file)", "eval('1')"])
 def test_a_call_that_may_unpickle_is_found(source):
     assert len(list(calls_that_may_unpickle(source))) == 1
 
@@ -272,7 +272,7 @@ def wildcard(path: str, sign: str) -> str:
 @pytest.mark.parametrize(("root", "sign"), [("out[4]", "["), ("a*", "*"), ("what?", "?"), ("{a}", "{"), ("a\nb", "\n")])
 def test_an_output_root_that_orbax_reads_as_a_pattern_is_refused(root, sign, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    typed = f"output_root={cli._quoted(root)}"
+    typed = f"output_root={errors.quoted(root)}"
     assert run(capsys, typed, "sweep=s", *LEAN) == (2, "", wildcard(str(tmp_path / root / "s"), sign))
     assert list(tmp_path.iterdir()) == []
 
@@ -280,7 +280,7 @@ def test_an_output_root_that_orbax_reads_as_a_pattern_is_refused(root, sign, tmp
 @pytest.mark.parametrize("name", ["a[b]", "..", "a/b", "%2e", "a\nb", "x" * 101, "", ".hidden", "a b"])
 def test_a_sweep_has_a_plain_name(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, f"sweep={cli._quoted(name)}", *LEAN)
+    code, _, err = run(capsys, f"sweep={errors.quoted(name)}", *LEAN)
     said = (
         f"error: sweep={name}: a folder's name is up to 100 letters, digits, '.', '_' or '-'.\n  Try: sweep=my_sweep\n"
     )
@@ -301,7 +301,7 @@ def test_a_name_that_is_too_long_is_refused(root, tmp_path, monkeypatch, capsys)
 def test_another_name_is_taken_as_it_is(root, tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert run(capsys, f"output_root={cli._quoted(root)}", "sweep=s", *LEAN)[0] == 0
+    assert run(capsys, f"output_root={errors.quoted(root)}", "sweep=s", *LEAN)[0] == 0
     assert run(capsys, "verify", f"{root}/s/0")[:2] == (0, run_line(root))
 
 
