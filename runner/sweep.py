@@ -293,8 +293,14 @@ class _Engine:
         self.keeper = Keeper(self.plan.tasks[0].job.run.checkpoint)
         again = {task.job.num for task in pending}
         there = [task for task in self.plan.tasks if task.state in planning.FINISHED and task.job.num not in again]
-        for task in there if self.keeper.removes else []:
-            self._keep(storage.read_record(task.folder), task.folder)
+        if not self.keeper.removes or not there:
+            return
+        counted = {row.run_id for row in storage.read_rows(self.plan.folder) if row.checkpoint_bytes is not None}
+        for task in there:
+            record = storage.read_record(task.folder)
+            if record.run_id in counted and not record.saved:  # a kill came before the journal had it
+                self._forget(record)
+            self._keep(record, task.folder)
 
     def catch_up(self, pending: Sequence[Task]) -> int:
         """Tracks runs that were finished and not tracked, by an attempt that was stopped before; how many."""
@@ -402,11 +408,15 @@ class _Engine:
     def _keep(self, record: Record, folder: RunFolder) -> None:
         """Lets go of the checkpoints that are not to be kept now that this run is on the disk."""
         for changed, where in self.keeper.add(record, folder):
-            self.num_removed += 1
-            self.journal.append(storage.REMOVED, sync=False, run_id=changed.run_id)
-            self.summary.add(changed)
+            self._forget(changed)
             if changed.run_id in self.untracked:
                 self.untracked[changed.run_id] = changed, where
+
+    def _forget(self, record: Record) -> None:
+        """Says that the checkpoint of a run is gone."""
+        self.num_removed += 1
+        self.journal.append(storage.REMOVED, sync=False, run_id=record.run_id)
+        self.summary.add(record)
 
     def _settle(self) -> None:
         """Waits until nothing of ours runs, and adds what tracking cost to the records."""

@@ -41,10 +41,20 @@ def test_every_experiment_opens_with_question_command_expectation_and_cost(path)
     assert re.search(r"^# Cost:   .+ \(measured \d{4}-\d{2}-\d{2}, .+\)\.$", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_composes(path, tmp_path, monkeypatch, capsys):
+# These trace every layer of conf.
+LONG = ("layers", "matrix")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.stem, marks=[pytest.mark.slow] if path.stem in LONG else [])
+        for path in sorted((CONF / "experiment").glob("*.yaml"))
+    ],
+)
+def test_every_experiment_composes(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["plan", f"+experiment={path.stem}"]) == 0
+    assert cli.main(["plan", f"+experiment={name}"]) == 0
     assert re.search(r"\d+ runs · \d+ programs?", capsys.readouterr().out)
 
 

@@ -138,6 +138,16 @@ def test_files_that_a_kill_left_are_no_damage_and_go_with_the_next_command(here,
     assert gone not in kept()
 
 
+def test_a_checkpoint_that_went_before_the_journal_had_it_is_counted_no_more_after_the_next_command(here, capsys):
+    assert run(capsys, *SWEEP, *BEST)[0] == 0
+    journal = storage.SweepFolder(here / "outputs" / "s").journal
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if f'"{storage.REMOVED}"' not in line))
+    assert [row.num for row in storage.read_rows(storage.SweepFolder(journal.parent)) if row.checkpoint_bytes] != kept()
+    assert run(capsys, *SWEEP, *BEST)[0] == 0
+    assert [row.num for row in storage.read_rows(storage.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
+
+
 def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(here, capsys):
     assert run(capsys, *SWEEP, *BEST)[0] == 0
     folder = folders()[by_loss()[-1]]

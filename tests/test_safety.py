@@ -88,7 +88,9 @@ def test_no_file_of_ours_can_unpickle(path):
     assert list(calls_that_may_unpickle(path.read_text())) == []
 
 
-@pytest.mark.parametrize("source", ["import pickle", "from dill import load", "joblib.load(file)", "np.load(file)", "eval('1')"])
+@pytest.mark.parametrize(
+    "source", ["import pickle", "from dill import load", "joblib.load(file)", "np.load(file)", "eval('1')"]
+)
 def test_a_call_that_may_unpickle_is_found(source):
     assert len(list(calls_that_may_unpickle(source))) == 1
 

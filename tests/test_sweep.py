@@ -265,7 +265,7 @@ def test_a_pipe_gets_no_control_characters(here):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_stopped_has_written_what_it_executed_and_goes_on_later(number, here):
-    words = ["-m", "seed=range(0,300)", "tracking=disabled", "timing=off", "sweep=long"]
+    words = ["-m", "seed=range(0,100)", "tracking=disabled", "timing=off", "sweep=long"]
     command = [sys.executable, "-m", "runner", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
     journal = here / "outputs" / "long" / "journal.jsonl"
@@ -276,12 +276,12 @@ def test_a_sweep_that_is_stopped_has_written_what_it_executed_and_goes_on_later(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     num_done = journal.read_text().count('"done"')
-    assert f"{num_done} of 300 runs done; stopped by you" in out.decode()
+    assert f"{num_done} of 100 runs done; stopped by you" in out.decode()
     assert b"stopping after the current run; Ctrl-C again stops now" in err
-    assert 5 <= num_done < 300
+    assert 5 <= num_done < 100
     again = subprocess.run(command, check=True, timeout=120, capture_output=True)
-    assert f"{num_done} done, {300 - num_done} new · {300 - num_done} to do" in again.stdout.decode()
-    assert len(all_records(SweepFolder(journal.parent))) == 300
+    assert f"{num_done} done, {100 - num_done} new · {100 - num_done} to do" in again.stdout.decode()
+    assert len(all_records(SweepFolder(journal.parent))) == 100
 
 
 def test_two_processes_do_not_work_on_one_sweep(here):

@@ -43,6 +43,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", LAYERS.values(), ids=LAYERS.keys())
 def test_a_layer_of_another_package_is_judged_as_it_comes(typed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
