@@ -263,6 +263,7 @@ def execute(
         except (Stopped, StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
+            _end_if_meant(error)
             story.failure = describe_failure(error)
 
     _, wall_s = timing.seconds(tell, clock=clock)
@@ -333,6 +334,20 @@ def describe_failure(error: BaseException, *, kind: FailureKind | None = None) -
         message=message[:2000],
         traceback="\n".join(lines),
     )
+
+
+def _end_if_meant(error: Exception) -> None:
+    """Ends the process where a signal's handler meant to: raised while a callback ran on the host, it is XLA's error.
+
+    Raises:
+      SystemExit: So does submitit's handler when Slurm preempts a job.
+      KeyboardInterrupt: A second Ctrl-C.
+    """
+    word, _, text = _last_words(error).partition(":")
+    if word == "SystemExit":
+        raise SystemExit(text.strip()) from error
+    if word == "KeyboardInterrupt":
+        raise KeyboardInterrupt from error
 
 
 def _last_words(error: BaseException) -> str:

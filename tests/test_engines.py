@@ -243,6 +243,8 @@ def ray_cluster(here, monkeypatch):
     cluster.shutdown()
 
 
+# Ray's own processes are forked from this one, and replaced at once.
+@pytest.mark.filterwarnings("ignore:os\\.fork\\(\\) was called:RuntimeWarning")
 def test_ray_does_the_job_of_a_node_that_was_killed_again(ray_cluster, undisturbed):
     gates(one="wait", two="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=ray", f"hydra.launcher.address={ray_cluster.address}")

@@ -38,6 +38,19 @@ class Raising(nnx.Module):
         return x
 
 
+class Leaving(nnx.Module):
+    """Gets a signal while the host calls back; its handler raises what ends a process."""
+
+    def __init__(self, kind, *, rngs):
+        self.kind = {"exit": SystemExit(-1), "interrupt": KeyboardInterrupt()}[kind]
+
+    def __call__(self, x):
+        return jax.pure_callback(self.leave, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    def leave(self, x):
+        raise self.kind
+
+
 class NotAgain(nnx.Module):
     """Another output each time it is called."""
 
@@ -286,6 +299,13 @@ def test_a_call_that_gives_other_bits_the_second_time_is_said(execute):
 
 
 # Failures.
+
+
+@pytest.mark.parametrize(("kind", "error"), [("exit", SystemExit), ("interrupt", KeyboardInterrupt)])
+def test_what_ends_a_process_ends_it_from_a_callback_too(kind, error, execute):
+    with pytest.raises(error) as caught:
+        execute("layer=custom", f"layer.target={HERE}.Leaving", f"layer.kwargs.kind={kind}")
+    assert caught.value.args in (("-1",), ())
 
 
 def test_a_layer_that_raises_while_it_runs_ends_its_run_only(execute):
