@@ -19,6 +19,10 @@ from runner.records import Row
 Event = dict[str, Any]
 
 
+# What a row has from other files.
+ELSEWHERE = ("settings", "trial", "objective")
+
+
 class Journal:
     """One line an event, on the disk before the next thing happens; held by one process for as long as it lives.
 
@@ -44,7 +48,7 @@ class Journal:
     def append_run(self, row: Row, *, software_id: str) -> None:
         """Adds the line that makes a run count; its event is the run's status."""
         # Not asdict: it copies the whole config, which the journal does without, and takes milliseconds.
-        values = {key: value for key, value in vars(row).items() if key != "settings"}
+        values = {key: value for key, value in vars(row).items() if key not in ELSEWHERE}
         self.append(values.pop("status"), **values, software_id=software_id)
 
     def close(self) -> None:

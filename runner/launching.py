@@ -23,7 +23,7 @@ from runner.planning import Plan, Task
 from runner.records import Status
 from runner.settings import OnFailure
 from runner.storage import SubmissionFolder
-from runner.sweep import Outcome, Reporter
+from runner.sweep import Growth, Outcome, Reporter
 from runner.tracking import Tracking
 
 # Between two looks at the journals, and at what the engine still has.
@@ -74,6 +74,7 @@ def execute(
     tracking: Callable[..., Tracking],
     reporter: Reporter,
     stop: Callable[[], bool],
+    growth: Growth | None = None,
 ) -> Outcome:
     """Has what is missing of `plan` run by an engine, waits for it, and writes the sweep's files.
 
@@ -84,6 +85,7 @@ def execute(
       tracking: Makes the tracker of the sweep's own W&B run.
       reporter: Told of everything as it happens.
       stop: Asked all the time; True takes back what has not begun and lets the jobs end after their run.
+      growth: How the plan goes on; None where it is whole.
 
     Raises:
       StorageError: The folder can't be written.
@@ -95,13 +97,15 @@ def execute(
     }
     pending = [task for task in plan.pending() if task.job.num not in elsewhere]
     sweep.write_plan(plan)
-    reporter.started(plan, len(pending))
+    reporter.started(plan, growth.num_runs if growth else len(pending))
     if elsewhere:
         reporter.warned(f"runs whose jobs are queued or running, waited for: {len(elsewhere)}")
     launching = _Launching(plan=plan, crew=crew, launch=launch, reporter=reporter, stop=stop)
     launching.follow(before)
     launching.rounds(pending)
     launching.wait_for(before)
+    if growth:
+        launching.grow(growth)
     launching.conclude(tracking)
     return launching.outcome()
 
@@ -142,6 +146,13 @@ class _Launching:
             order = {task.job.num: index for index, task in enumerate(pending)}
             left = [task for num in lost for task in jobs[num] if task.job.identity.run_id not in self._ended]
             pending = sorted(left, key=lambda task: order[task.job.num])
+
+    def grow(self, growth: Growth) -> None:
+        """Goes on with what `growth` gives, as long as it gives something."""
+        while not self._ending() and (longer := growth.longer()) is not None:
+            self.plan = longer
+            sweep.write_plan(longer)
+            self.rounds(longer.pending())
 
     def wait_for(self, numbers: Sequence[int] | Mapping[int, Any]) -> None:
         """Waits for jobs that were submitted by others, or that the engine still has."""

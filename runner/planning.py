@@ -82,7 +82,10 @@ class Plan:
       drafts: The traced program of every task, by its key.
       num_configs: Configs asked for; more than tasks where two are equal.
       origin: The command that made the sweep, for `resume`.
+      retry: Which finished runs are done again.
       seen: Bytes of every journal, by its path in the folder, before the states of the tasks were read from them.
+      study: What the search is for whose trials these runs answer, as JSON data; None where all configs were known.
+      written_at: When the plan was written first; None where it was not yet.
     """
 
     folder: SweepFolder
@@ -90,23 +93,25 @@ class Plan:
     drafts: Mapping[ProgramKey, Draft]
     num_configs: int
     origin: Mapping[str, Any]
+    retry: Retry = Retry.failed
     seen: Mapping[str, int] = field(default_factory=dict)
+    study: Mapping[str, Any] | None = None
+    written_at: str | None = None
 
     def pending(self) -> list[Task]:
         """Tasks to run, ordered by program."""
-        retry = self.tasks[0].job.run.retry
         wanted = {State.new, State.interrupted}
-        wanted |= {State.failed} if retry is not Retry.none else set()
-        wanted |= {State.stale} if retry is Retry.all else set()
+        wanted |= {State.failed} if self.retry is not Retry.none else set()
+        wanted |= {State.stale} if self.retry is Retry.all else set()
         order = {key: index for index, key in enumerate(self.drafts)}
-        chosen = [task for task in self.tasks if task.state in wanted]
+        # A search leaves runs without a program that its study does not ask for any more.
+        chosen = [task for task in self.tasks if task.state in wanted and task.program_key in order]
         return sorted(chosen, key=lambda task: (order[task.program_key], task.job.num))
 
     def untracked(self) -> list[Task]:
         """Finished runs that have no W&B run yet; none where the sweep is not tracked."""
-        if self.tasks[0].job.run.tracking.mode is TrackingMode.disabled:
-            return []
-        return [task for task in self.tasks if task.state in FINISHED and not task.tracked]
+        finished = [task for task in self.tasks if task.state in FINISHED and not task.tracked]
+        return [task for task in finished if task.job.run.tracking.mode is not TrackingMode.disabled]
 
     def counts(self) -> dict[str, int]:
         """How many tasks are in each state; states without any are left out."""
@@ -142,25 +147,55 @@ def make_plan(
     storage.require_plain(folder.path)
     storage.require_writable(folder.path)
     seen = storage.journal_sizes(folder)
-    states, tracked = _known_states(folder, list(distinct))
+    states, tracked = known_states(folder, list(distinct))
     compared: dict[str, int] = {}
     tasks = []
     for num, (run_id, index) in enumerate(distinct.items()):
-        config, identity = configs[index], identities[index]
-        compared_on = _compared_on(config.run, identity, num, compared)
-        job = Job(
-            run=config.run,
-            identity=identity,
-            num=num,
-            sweep=folder.name,
-            overrides=config.overrides,
-            compare_eager=compared_on == num,
-            compared_on=compared_on,
-        )
-        run_folder = folder.run(num, run_id)
-        state = states.get(run_id) or left_over(run_folder)
-        tasks.append(Task(job=job, config=config, folder=run_folder, state=state, tracked=run_id in tracked))
-    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin=origin or {}, seen=seen)
+        task = make_task(configs[index], identities[index], folder, num, state=states.get(run_id), compared=compared)
+        tasks.append(replace(task, tracked=run_id in tracked))
+    return Plan(
+        folder=folder,
+        tasks=tasks,
+        drafts=drafts,
+        num_configs=len(configs),
+        origin=origin or {},
+        retry=configs[0].run.retry,
+        seen=seen,
+    )
+
+
+def make_task(
+    config: Config,
+    identity: Identity,
+    folder: SweepFolder,
+    num: int,
+    *,
+    compared: dict[str, int],
+    state: State | None = None,
+) -> Task:
+    """A run with its place in a sweep.
+
+    Args:
+      config: What to run.
+      identity: Its names.
+      folder: The sweep's.
+      num: Its position.
+      state: What the journals say of it; None where they don't.
+      compared: The runs that compare compiled with eager, by what they compare; this one is added where none does yet.
+    """
+    subject = _subject(config.run, identity)
+    compared_on = None if subject is None else compared.setdefault(subject, num)
+    job = Job(
+        run=config.run,
+        identity=identity,
+        num=num,
+        sweep=folder.name,
+        overrides=config.overrides,
+        compare_eager=compared_on == num,
+        compared_on=compared_on,
+    )
+    run_folder = folder.run(num, identity.run_id)
+    return Task(job=job, config=config, folder=run_folder, state=state or left_over(run_folder))
 
 
 def left_over(folder: RunFolder) -> State:
@@ -170,7 +205,7 @@ def left_over(folder: RunFolder) -> State:
 
 def refreshed(plan: Plan) -> Plan:
     """`plan` with what is there now."""
-    states, tracked = _known_states(plan.folder, [task.job.identity.run_id for task in plan.tasks])
+    states, tracked = known_states(plan.folder, [task.job.identity.run_id for task in plan.tasks])
     tasks = []
     for task in plan.tasks:
         run_id = task.job.identity.run_id
@@ -248,10 +283,12 @@ def draft_from(run: Run, identity: Identity, given: Given | None) -> Draft:
 
 def plan_data(plan: Plan) -> dict[str, Any]:
     """`plan` as JSON data, as it is kept in the sweep's folder."""
+    study = {} if plan.study is None else {"study": dict(plan.study)}
     return {
         "sweep": plan.folder.name,
-        "written_at": now(),
+        "written_at": plan.written_at or now(),
         "origin": dict(plan.origin),
+        **study,
         "num_configs": plan.num_configs,
         "environment": environment.fingerprint(),
         "runs": [run_data(task) for task in plan.tasks],
@@ -272,12 +309,17 @@ def run_data(task: Task) -> dict[str, Any]:
     }
 
 
-def _compared_on(run: Run, identity: Identity, num: int, compared: dict[str, int]) -> int | None:
-    """The run that compares compiled with eager for this one, remembered in `compared`; None where none does."""
+def comparing(tasks: Sequence[Task]) -> dict[str, int]:
+    """The runs that compare compiled with eager, by what they compare; see `make_task`."""
+    jobs = [task.job for task in tasks if task.job.compare_eager]
+    return {str(_subject(job.run, job.identity)): job.num for job in jobs}
+
+
+def _subject(run: Run, identity: Identity) -> str | None:
+    """What is compared once in a sweep; None where nothing is."""
     if run.checks.mode is ChecksMode.off or run.checks.eager is EagerCheck.never:
         return None
-    subject = identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)
-    return compared.setdefault(subject, num)
+    return identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)
 
 
 def validate(
@@ -285,26 +327,28 @@ def validate(
     errors_before: Sequence[tuple[str, UserError]] = (),
     *,
     elsewhere: str | None = None,
+    known: Mapping[ProgramKey, Draft] | None = None,
 ) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
     """Identity of every config and draft of every program; nothing is computed or written. See `make_plan`.
+
+    Args:
+      configs: What to run.
+      errors_before: Said together with what is found here.
+      elsewhere: See `make_plan`.
+      known: Drafts that need not be traced again; they are in what is returned.
 
     Raises:
       UserError: Configs that can't run, all mistakes together.
     """
     identities: list[Identity] = []
-    drafts: dict[ProgramKey, Draft] = {}
+    drafts: dict[ProgramKey, Draft] = dict(known or {})
     errors = list(errors_before)
     refused: dict[ProgramKey, UserError] = {}
     read = functools.cache(given_variables)
     for config in configs:
         try:
             given = read(config.run.variables)
-            if given:
-                given.require_steps(config.run)
-            digest = given.digest_for(config.run) if given else None
-            identity = programs.identify(config.run, digest, elsewhere=elsewhere)
-            inputs.require(config.run.input, config.run.input_shape)
-            retention.require(config.run.checkpoint)
+            identity = identify(config.run, given, elsewhere=elsewhere)
         except UserError as error:
             errors.append((config.where, error))
             continue
@@ -322,13 +366,27 @@ def validate(
     return identities, drafts
 
 
+def identify(run: Run, given: Given | None, *, elsewhere: str | None = None) -> Identity:
+    """The names of `run`, which starts from `given`.
+
+    Raises:
+      UserError: It can't run, as far as that is seen without tracing it.
+    """
+    if given:
+        given.require_steps(run)
+    identity = programs.identify(run, given.digest_for(run) if given else None, elsewhere=elsewhere)
+    inputs.require(run.input, run.input_shape)
+    retention.require(run.checkpoint)
+    return identity
+
+
 def _suggest_name(configs: Sequence[Config], run_ids: Sequence[str]) -> str:
     labels = list(dict.fromkeys(config.run.layer.label for config in configs))
     name = "-".join(labels) if len(labels) <= 3 else f"{len(labels)}-layers"
     return f"{name}-{canonical_digest(sorted(run_ids))[:8]}"
 
 
-def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
+def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
     """States of the runs that the folder knows of, and which of them are tracked.
 
     Raises:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -466,6 +467,7 @@ class Row:
       loss_first: The loss of a trained run before its first step.
       loss_last: The loss before its last step.
       error: Kind and message of the failure.
+      trial: The first trial of a search that the run answered, and `objective` what it was told.
     """
 
     num: int
@@ -482,12 +484,41 @@ class Row:
     loss_first: float | None = None
     loss_last: float | None = None
     error: str | None = None
+    trial: int | None = None
+    objective: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """What the run is called: its folder's name."""
         return f"{self.num}-{self.run_id[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a search asked for, and what came of it.
+
+    Attributes:
+      number: From 0.
+      overrides: What it asked for, one override for each key that the search goes over.
+      value: Of the objective; None where it failed.
+      run_id: The run that answered it, which may have answered an earlier one; None where its config could not run.
+      error: Why it failed.
+    """
+
+    number: int
+    overrides: list[str]
+    value: float | None = None
+    run_id: str | None = None
+    error: str | None = None
+
+
+def best_trial(trials: Iterable[Trial], *, greatest: bool) -> Trial | None:
+    """The trial with the least value, or with the greatest; of equal ones the first; None where none has a value."""
+    valued = [(trial.value, trial) for trial in trials if trial.value is not None]
+    if not valued:
+        return None
+    return (max if greatest else min)(valued, key=lambda pair: pair[0])[1]
 
 
 def row_of(record: Record) -> Row:

@@ -26,7 +26,7 @@ from runner.errors import StorageError, nearest
 from runner.journal import Event, in_order
 from runner.journal import Journal as Journal
 from runner.journal import read_journal as read_journal
-from runner.records import Record, Row, Status
+from runner.records import Record, Row, Status, Trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,6 +153,16 @@ class SweepFolder:
     def journal(self) -> Path:
         """One line an event: the truth after a crash."""
         return self.path / "journal.jsonl"
+
+    @property
+    def study(self) -> Path:
+        """The study of a search, Optuna's own file."""
+        return self.path / "study.db"
+
+    @property
+    def trials(self) -> Path:
+        """One line a trial of a search that was told; held by the process that asks for them."""
+        return self.path / "trials.jsonl"
 
     @property
     def jobs(self) -> Path:
@@ -391,6 +401,13 @@ def journal_sizes(folder: SweepFolder) -> dict[str, int]:
     return {path.relative_to(folder.path).as_posix(): path.stat().st_size for path in paths}
 
 
+def read_news(folder: SweepFolder, seen: Mapping[str, int]) -> Iterator[Event]:
+    """The events that have come to the journals of a sweep since they were as long as `journal_sizes` said."""
+    for name, size in journal_sizes(folder).items():
+        if size > seen.get(name, 0):
+            yield from read_journal(folder.path / name, offset=seen.get(name, 0))
+
+
 def write_plan(folder: SweepFolder, plan: Mapping[str, Any]) -> None:
     """Writes what the sweep is going to do."""
     write_atomic(folder.plan, json.dumps({"plan_version": PLAN_VERSION, **plan}, indent=1).encode() + b"\n")
@@ -440,7 +457,21 @@ def read_rows(folder: SweepFolder) -> list[Row]:
             rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], status=event["event"], **values)
         elif event["event"] == REMOVED and event["run_id"] in rows:
             rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], checkpoint_bytes=None)
+    for trial in sorted(read_trials(folder), key=lambda trial: -trial.number):
+        if trial.run_id in rows:
+            rows[trial.run_id] = dataclasses.replace(rows[trial.run_id], trial=trial.number, objective=trial.value)
     return list(rows.values())
+
+
+def read_trials(folder: SweepFolder) -> list[Trial]:
+    """The trials of a search that were told, in that order; none of a sweep that is no search.
+
+    Raises:
+      StorageError: A line is damaged.
+    """
+    known = {item.name for item in dataclasses.fields(Trial)}
+    lines = read_journal(folder.trials)
+    return [Trial(**{key: value for key, value in line.items() if key in known}) for line in lines]
 
 
 def find_sweeps(root: Path) -> list[SweepFolder]:

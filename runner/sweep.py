@@ -49,6 +49,9 @@ LONG_S = 2.0
 
 MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
 
+# Compiled programs that a search keeps, should it ask for one again: on a CPU each takes a few megabytes at most.
+KEPT_PROGRAMS = 16
+
 # Programs of a wave, a core: enough that the cores seldom wait for its last one, few enough to hold in memory.
 PROGRAMS_AHEAD = 4
 
@@ -84,12 +87,26 @@ class Outcome:
     stopped: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How a plan goes on whose configs are not known before the first of them have run.
+
+    Attributes:
+      num_runs: Runs that may come, at most.
+      longer: The plan with the next runs, once those of the last one have ended; None where none are to come.
+    """
+
+    num_runs: int
+    longer: Callable[[], Plan | None]
+
+
 def execute(
     plan: Plan,
     *,
     tracking: Callable[..., Tracking],
     reporter: Reporter,
     stop: Callable[[], bool] = lambda: False,
+    growth: Growth | None = None,
 ) -> Outcome:
     """Runs what is missing of `plan` and writes it.
 
@@ -98,6 +115,7 @@ def execute(
       tracking: Makes the tracker, given `num_runs`, the number of runs to come.
       reporter: Told of everything as it happens.
       stop: Asked before every run; True ends the sweep after what is executed has been written.
+      growth: How the plan goes on; None where it is whole.
 
     Raises:
       StorageError: Another process works in the folder, or the disk is full.
@@ -106,11 +124,14 @@ def execute(
     with storage.locked(plan.folder):
         pending = plan.pending()
         write_plan(plan)
-        with _started(plan, len(pending), tracking, reporter=reporter, stop=stop) as engine:
+        num_runs = growth.num_runs if growth else len(pending)
+        with _started(plan, num_runs, tracking, reporter=reporter, stop=stop) as engine:
             engine.keep(pending)
             num_tracked = engine.catch_up(pending)
             engine.go(pending)
-            if len(plan.tasks) > 1 and (pending or num_tracked or engine.num_removed):
+            if growth:
+                engine.grow(growth)
+            if len(engine.plan.tasks) > 1 and (num_runs or num_tracked or engine.num_removed):
                 engine.conclude()
     return engine.outcome()
 
@@ -168,13 +189,13 @@ def work(
 
 
 def write_plan(plan: Plan) -> None:
-    """Writes the plan into the sweep's folder, if it is not there.
+    """Writes the plan into the sweep's folder, if it is not there; of a search it is longer each time.
 
     Raises:
       StorageError: The disk is full.
     """
     with _room(plan):
-        if not plan.folder.plan.exists():
+        if plan.study is not None or not plan.folder.plan.exists():
             storage.write_plan(plan.folder, planning.plan_data(plan))
 
 
@@ -236,6 +257,7 @@ class _Engine:
     summary: Summary = field(default_factory=Summary)
     keeper: Keeper = field(init=False)
     compiled_for: set[ProgramKey] = field(default_factory=set)
+    kept: dict[ProgramKey, Future[Program]] = field(default_factory=dict)
     clones: CloneWriter = field(default_factory=CloneWriter)
     writers: ThreadPoolExecutor = field(init=False)
     warming: Future[None] | None = None
@@ -281,6 +303,13 @@ class _Engine:
         if self.broken is not None:
             raise self.broken
 
+    def grow(self, growth: Growth) -> None:
+        """Goes on with what `growth` gives, as long as it gives something."""
+        while not self._ending() and (longer := growth.longer()) is not None:
+            self.plan = longer
+            write_plan(longer)
+            self.go(longer.pending())
+
     def _give_up(self, pending: Sequence[Task]) -> Sequence[Task]:
         """Writes the runs down that have ended a process before, and gives the others."""
         reasons = {task.job.num: self.died.get(task.job.identity.run_id) for task in pending}
@@ -314,10 +343,21 @@ class _Engine:
         return len(missing)
 
     def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
-        return {
-            key: pool.submit(experiment.prepare, self.plan.drafts[key], run, contended=self.contended)
-            for key, run in {task.program_key: task.job.run for task in wave}.items()
-        }
+        programs = {task.program_key: task.job.run for task in wave}
+        for key, run in programs.items():
+            if key not in self.kept:
+                draft = self.plan.drafts[key]
+                self.kept[key] = pool.submit(experiment.prepare, draft, run, contended=self.contended)
+        # A plan that grows comes back to a program; one that is whole does not.
+        self._forget(programs)
+        return {key: self.kept[key] for key in programs}
+
+    def _forget(self, wanted: Mapping[ProgramKey, object]) -> None:
+        """Keeps the programs that are wanted now, and in a plan that grows the newest others."""
+        others = [key for key in self.kept if key not in wanted]
+        num_kept = KEPT_PROGRAMS if self.plan.study is not None else 0
+        for key in others[: max(len(others) - num_kept, 0)]:
+            del self.kept[key]
 
     def _execute(
         self, burst: Sequence[Task], compiled: Mapping[ProgramKey, Program | Exception]
