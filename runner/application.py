@@ -78,6 +78,11 @@ class Application:
         """Whether anything is to be run, rather than planned or checked."""
         return self._task == "run"
 
+    @property
+    def checks(self) -> bool:
+        """Whether the claims are to be judged and nothing else is to be done."""
+        return self._task == "check"
+
     def __call__(self, config: Any) -> float | None:
         """Runs one composed config.
 
@@ -114,6 +119,7 @@ class Application:
         *,
         elsewhere: str | None = None,
         execute: Callable[..., Outcome] | None = None,
+        make_plan: Callable[..., Plan] | None = None,
     ) -> Sequence[Row]:
         """Runs what is missing of `configs` and shows the results.
 
@@ -123,6 +129,7 @@ class Application:
           refused: Where and why other configs of the sweep have no meaning.
           elsewhere: Where other machines do the work, the platform that `device=auto` means there.
           execute: Does what `runner.sweep.execute` does, by other means.
+          make_plan: Does what `runner.planning.make_plan` does, where `configs` are not all there is.
 
         Returns:
           A row for every run, also for those done before; none in a process that only follows the first.
@@ -137,21 +144,21 @@ class Application:
         from runner import environment, following, judgement, planning, processes, storage, sweep, tracking_pool
         from runner.terminal import Terminal, describe_plan
 
-        if self._task == "check":
+        if self.checks:
             self.exit_code = judgement.check(configs, refused, as_json=self._as_json)
             return []
-        make_plan = functools.partial(
-            planning.make_plan,
+        planned = functools.partial(
+            make_plan or planning.make_plan,
             configs,
             lambda name: storage.SweepFolder(place(name)),
             refused,
             origin=self._origin,
             elsewhere=elsewhere,
         )
-        plan = make_plan() if processes.count() == 1 else following.agree(make_plan)
+        plan = planned() if processes.count() == 1 else following.agree(planned)
         if self._task == "plan":
             with Terminal() as terminal:
-                for line in describe_plan(plan):
+                for line in describe_plan(plan, storage.read_trials(plan.folder)):
                     terminal.line(line)
             return []
         tracking_pool.require(configs[0].run.tracking)
@@ -305,14 +312,15 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
     folder = storage.shown(plan.folder.path)
     num_done = sum(row.status == Status.done.value for row in rows)
     num_failed = sum(row.status == Status.failed.value for row in rows)
-    lines = [f"{num_done} of {len(plan.tasks)} runs done" + (f", {num_failed} failed" if num_failed else "")]
+    lines = [f"{num_done} of {len(rows)} runs done" + (f", {num_failed} failed" if num_failed else "")]
     if outcome.interrupted or outcome.stopped:
         lines[0] += f"; stopped by {outcome.stopped or 'you'}"
     if num_missing := len(rows) - num_done - num_failed:
         lines[0] += "" if outcome.interrupted or outcome.stopped else f", {num_missing} missing"
         lines.append("  go on       the same command again")
-    if any(task.state.value == "stale" for task in plan.tasks):
+    if plan.study is None and any(task.state.value == "stale" for task in plan.tasks):
         lines.append("  stale       done by other software; do them again with retry=all")
+    lines += [f"  {line}" for line in _searched(plan.folder)] if plan.study is not None else []
     lines.append(f"  records     {folder}/runs/*/record.json")
     if plan.folder.results.exists():
         lines.append(f"  results     {folder}/{plan.folder.results.name}")
@@ -331,6 +339,14 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
         lines.append(f"  jobs        {folder}/{plan.folder.jobs.name}")
     lines += _tracked(plan.folder, folder)
     return lines
+
+
+def _searched(folder: SweepFolder) -> list[str]:
+    """What has come of a search."""
+    from runner import storage
+    from runner.terminal import describe_study
+
+    return describe_study(storage.read_plan(folder), storage.read_trials(folder))
 
 
 def _tracked(folder: SweepFolder, shown: str) -> list[str]:

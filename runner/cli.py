@@ -126,6 +126,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner num_cpu_devices=8 'mesh={{data:2,model:4}}' 'input_shape=[4,8]'  one run over several devices
   bridge-runner -m +experiment=width                                          a named experiment
   bridge-runner -m seed=0,1,2 hydra/launcher=ray       on an engine: joblib, submitit_local, submitit_slurm, ray
+  bridge-runner -m hydra/sweeper=optuna objective=output_norm 'seed=range(0,99)'  a search for the best run
 
   bridge-runner check KEY=…       is this layer safe inside Linen? every claim, and what mends a no (--json)
   bridge-runner plan KEY=…        what a sweep would do; runs nothing
@@ -179,6 +180,8 @@ def resume(words: Sequence[str]) -> int:
     if origin["cwd"] not in sys.path:
         sys.path.append(origin["cwd"])
     key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
+    # Of a search that was resumed before, the command has one already.
+    command = [word for word in command if not word.startswith(f"{key}=")]
     return hydra_command([*command, *more, f"{key}={quoted(str(sweep.path.absolute()))}"])
 
 

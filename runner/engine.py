@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from runner.errors import UserError, one_or_many
 from runner.planning import Config, Plan
 from runner.records import Row, Status
 from runner.sweep import Outcome
+from runner.sweep import execute as execute_here
 
 OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"
 
@@ -27,26 +28,36 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     Raises:
       UserError: A config that can't run; nothing was written.
     """
-    application = _own(task_function)
+    application = own(task_function)
     zipped = OmegaConf.to_container(config.zip)
     assert isinstance(zipped, list)
     job_overrides = sweeping.expand(arguments, context.config_loader, zipped)
     configs, refused = compose(context, config, job_overrides)
     kept = grammar.leave_out([_excludable(one) for one in configs], [str(text) for text in config.exclude])
     configs = [configs[index] for index in kept]
-    place = functools.partial(_sweep_folder, config)
-    if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
-        return application.sweep(configs, place, refused)
     if not configs:
         raise one_or_many(refused, len(job_overrides))
+    execute, elsewhere = executor(context, config, application)
+    place = functools.partial(sweep_folder, config)
+    return application.sweep(configs, place, refused, elsewhere=elsewhere, execute=execute)
+
+
+def executor(context: Any, config: Any, application: Application) -> tuple[Callable[..., Outcome], str | None]:
+    """What does the work of a sweep, in this process or by another launcher, and what `device=auto` means there.
+
+    Raises:
+      UserError: The launcher is not installed, or nobody answers at its address.
+    """
+    if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
+        return execute_here, None
     engine = engines.Engine(context, config)
     if application.runs:
         engine.begin()
 
     def execute(plan: Plan, **known: Any) -> Outcome:
-        return launching.execute(plan, crew=engine.crew(configs[0].run.workers), launch=engine.launch, **known)
+        return launching.execute(plan, crew=engine.crew(config.workers), launch=engine.launch, **known)
 
-    return application.sweep(configs, place, refused, elsewhere=engine.auto, execute=execute)
+    return execute, engine.auto
 
 
 def launch(
@@ -57,7 +68,7 @@ def launch(
     Raises:
       UserError: A config that can't run; nothing was written.
     """
-    application = _own(task_function)
+    application = own(task_function)
     configs, refused = compose(context, config, [tuple(one) for one in job_overrides])
     folder = Path(config.hydra.sweep.dir) / f"batch-{first_num}"
     rows = {row.run_id: row for row in application.sweep(configs, lambda _: folder, refused)}
@@ -68,24 +79,41 @@ def compose(
     context: Any, config: Any, job_overrides: Sequence[Sequence[str]]
 ) -> tuple[list[Config], list[tuple[str, UserError]]]:
     """The configs of a sweep, and where and why others have no meaning."""
-    hydra_overrides = OmegaConf.to_container(config.hydra.overrides.hydra)
-    assert isinstance(hydra_overrides, list)
-    name = config.hydra.job.config_name
-    composer = sweeping.Composer(context.config_loader, name, [str(item) for item in hydra_overrides], config)
+    composer = make_composer(context, config)
     common = set(job_overrides[0]).intersection(*job_overrides) if len(job_overrides) > 1 else set()
     configs: list[Config] = []
     refused: list[tuple[str, UserError]] = []
     for num, overrides in enumerate(job_overrides):
         where = " ".join(text for text in overrides if text not in common) or "the defaults"
         try:
-            configs.append(composer.config(overrides, num, where))
+            configs.append(compose_one(composer, overrides, num, where=where))
         except UserError as error:
             refused.append((where, error))
-        except Exception as error:
-            if not sweeping.is_hydra_error(error):
-                raise
-            refused.append((where, sweeping.explain(error)))
     return configs, refused
+
+
+def compose_one(composer: sweeping.Composer, overrides: Sequence[str], num: int, *, where: str) -> Config:
+    """One config; `where` tells it from others.
+
+    Raises:
+      UserError: It has no meaning, or Hydra refuses an override.
+    """
+    try:
+        return composer.config(overrides, num, where)
+    except UserError:
+        raise
+    except Exception as error:
+        if not sweeping.is_hydra_error(error):
+            raise
+        raise sweeping.explain(error) from error
+
+
+def make_composer(context: Any, config: Any) -> sweeping.Composer:
+    """What makes the configs of the sweep that began with `config`."""
+    hydra_overrides = OmegaConf.to_container(config.hydra.overrides.hydra)
+    assert isinstance(hydra_overrides, list)
+    name = config.hydra.job.config_name
+    return sweeping.Composer(context.config_loader, name, [str(item) for item in hydra_overrides], config)
 
 
 def _excludable(config: Config) -> dict[str, Any]:
@@ -93,7 +121,12 @@ def _excludable(config: Config) -> dict[str, Any]:
     return settings.flatten(settings.to_data(config.run)) | {"layer": config.run.layer.label}
 
 
-def _own(task_function: Any) -> Application:
+def own(task_function: Any) -> Application:
+    """Our task function.
+
+    Raises:
+      UserError: It is another program's.
+    """
     if not isinstance(task_function, Application):
         raise UserError(
             "hydra/sweeper=bridge_runner and hydra/launcher=bridge_runner run bridge-runner's configs only",
@@ -102,7 +135,7 @@ def _own(task_function: Any) -> Application:
     return task_function
 
 
-def _sweep_folder(config: Any, name: str) -> Path:
+def sweep_folder(config: Any, name: str) -> Path:
     """The folder that was named, or one named after the plan: the same command comes back to the same folder."""
     if any(str(item).startswith("hydra.sweep.dir=") for item in config.hydra.overrides.hydra):
         return Path(str(config.hydra.sweep.dir))

@@ -31,6 +31,7 @@ def begin(
     Raises:
       StorageError: The folder can't be used, or holds a plan that is no study's.
     """
+    storage.require_plain(folder.path)
     storage.require_writable(folder.path)
     plan = Plan(folder=folder, tasks=[], drafts={}, num_configs=0, origin=origin, retry=Retry.none, study=study)
     if not folder.plan.exists():

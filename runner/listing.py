@@ -15,7 +15,7 @@ from runner.errors import StorageError, literal
 from runner.records import Row
 from runner.settings import flatten
 from runner.storage import SweepFolder
-from runner.terminal import Terminal
+from runner.terminal import Terminal, describe_study
 
 # Between two looks at a journal.
 WATCH_S = 0.5
@@ -50,6 +50,9 @@ def ls(path: Path | None, *, as_json: bool, watch: bool = False, by: Sequence[st
             print(json.dumps([dataclasses.asdict(row) for row in rows]))
             return 0
         terminal.line(f"{folder.name}: {_counts(rows)}")
+        if folder.trials.exists():
+            for line in describe_study(storage.read_plan(folder), storage.read_trials(folder)):
+                terminal.line(line)
         terminal.results(rows, max_rows=len(rows))
         return 0
     if by:
@@ -120,6 +123,8 @@ def _watch(folder: SweepFolder, terminal: Terminal) -> None:
 
 def is_over(folder: SweepFolder) -> bool:
     """Whether the last attempt at a sweep has ended: its journal says so, or nobody is left who works on it."""
+    if journal.is_held(folder.trials):  # a search goes on between one submission and the next
+        return False
     last = max(folder.submissions(), default=0)
     own = storage.read_journal(folder.journal)
     if own and int(own[-1].get("after", 0)) >= last and own[-1]["event"] == "end":

@@ -122,6 +122,13 @@ class Retry(enum.Enum):
     none = "none"
 
 
+class Direction(enum.Enum):
+    """Which values of its objective a search likes."""
+
+    minimize = "minimize"
+    maximize = "maximize"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerSettings:
     """Which NNX layer.
@@ -534,6 +541,36 @@ class Run:
             raise ConfigError("device", self.device, reason, f"device={self.device.partition(':')[0]}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a search (`hydra/sweeper=optuna`) looks for. It stands in the config beside a `Run`, and is no part of one.
+
+    Attributes:
+      objective: A number of the record, by its column in results.parquet or its dotted path in record.json.
+      direction: Whether its least or its greatest value is the best.
+      n_trials: Trials of the whole study; a study that has fewer goes on.
+      n_jobs: Trials that are asked for together, before the first of them is told.
+    """
+
+    objective: str | None = None
+    direction: Direction = Direction.minimize
+    n_trials: int = 20
+    n_jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.objective is None:
+            reason = "a search looks for the best of a number of the record"
+            raise ConfigError("objective", None, reason, "objective=apply_latency_median_s")
+        for key in ("n_trials", "n_jobs"):
+            if getattr(self, key) < 1:
+                raise ConfigError(key, getattr(self, key), "at least one trial is needed", f"{key}=1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema(Run, Search):
+    """Everything that stands at the top of conf/config.yaml."""
+
+
 def config_dir() -> Path:
     """The folder of conf/: inside the package in an installed wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -550,6 +587,11 @@ def to_data(run: Run) -> dict[str, Any]:
     """`run` as JSON data: enums by value, the same keys as the config."""
     # Not asdict, which copies everything once more: this is asked several times a run.
     return json.loads(json.dumps(vars(run), default=lambda one: one.value if isinstance(one, enum.Enum) else vars(one)))
+
+
+def defaults() -> dict[str, Any]:
+    """Every key that can be typed, dotted, with its value when nothing is typed."""
+    return flatten(to_data(Run())) | {item.name: item.default for item in dataclasses.fields(Search)}
 
 
 def from_data(data: Mapping[str, Any]) -> Run:
@@ -586,8 +628,17 @@ def from_config(config: Any) -> Run:
     except OmegaConfBaseException as error:
         raise _refused(error) from error
     assert isinstance(data, dict)
-    data.pop("hydra", None)
-    return from_data({str(key): value for key, value in data.items()})
+    beside = {"hydra", *(item.name for item in dataclasses.fields(Search))}
+    return from_data({str(key): value for key, value in data.items() if key not in beside})
+
+
+def search_from_config(config: Any) -> Search:
+    """What the search of a composed config is for.
+
+    Raises:
+      ConfigError: A value without meaning.
+    """
+    return Search(**{item.name: config[item.name] for item in dataclasses.fields(Search)})
 
 
 def register() -> None:
@@ -597,6 +648,8 @@ def register() -> None:
     register_resolvers()
     ConfigStore.instance().store(name=SCHEMA_NAME, node=_writable_schema(), provider="bridge-runner")
     _prefer_files("hydra", "launcher")
+    _prefer_files("hydra", "sweeper")
+    _prefer_files("hydra", "sweeper", "sampler")
 
 
 def _prefer_files(*group: str) -> None:
@@ -729,7 +782,7 @@ def _refused(error: Any) -> UserError:
 
 
 def _writable_schema() -> Any:
-    """`Run` as a config node.
+    """`Schema` as a config node.
 
     Hydra refuses a frozen dataclass, since OmegaConf marks its node read-only: the mark is cleared, on copies whose
     `__post_init__` does not judge half-composed values.
@@ -743,7 +796,7 @@ def _writable_schema() -> Any:
             if isinstance(child, DictConfig):
                 clear(child)
 
-    node = OmegaConf.structured(Run)
+    node = OmegaConf.structured(Schema)
     clear(node)
     # Hydra locks the config against new keys; a constructor's own are not ours to know, so no plus is needed.
     for open_node in (node.layer.kwargs, node.layer.call, node.host.kwargs, node.mesh_rules):

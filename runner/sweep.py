@@ -306,8 +306,11 @@ class _Engine:
     def grow(self, growth: Growth) -> None:
         """Goes on with what `growth` gives, as long as it gives something."""
         while not self._ending() and (longer := growth.longer()) is not None:
+            is_first = not self.plan.tasks
             self.plan = longer
             write_plan(longer)
+            if is_first:
+                self.keep([])
             self.go(longer.pending())
 
     def _give_up(self, pending: Sequence[Task]) -> Sequence[Task]:
@@ -319,6 +322,8 @@ class _Engine:
 
     def keep(self, pending: Sequence[Task]) -> None:
         """Tells the keeper of the checkpoints that are there, but for those of runs to be done again."""
+        if not self.plan.tasks:
+            return  # of a plan that is to grow
         self.keeper = Keeper(self.plan.tasks[0].job.run.checkpoint)
         again = {task.job.num for task in pending}
         there = [task for task in self.plan.tasks if task.state in planning.FINISHED and task.job.num not in again]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
 import functools
 import re
 import threading
@@ -409,15 +410,15 @@ def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> UserErro
 
 def _unknown_key(key: str, override: str) -> UserError:
     value = override.partition("=")[2]
-    known = list(settings.flatten(settings.to_data(settings.Run())))
+    known = list(settings.defaults())
     groups = sorted({name.partition(".")[0] for name in known})
-    close = nearest(key, [*known, *groups])
+    close = nearest(key.removeprefix("hydra.sweeper."), [*known, *groups])
     return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else "bridge-runner --cfg job")
 
 
 def _default_of(key: str) -> str | None:
-    defaults = settings.flatten(settings.to_data(settings.Run()))
-    return f"{key}={literal(defaults[key])}" if defaults.get(key) is not None else None
+    default = settings.defaults().get(key)
+    return None if default is None else f"{key}={literal(default.value if isinstance(default, enum.Enum) else default)}"
 
 
 def _choices(text: str) -> list[str]:

@@ -36,6 +36,10 @@ FLAG_MEANING = {
 
 STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}
 
+# Columns of a search, and those that it does without.
+SEARCHED = ("objective",)
+NOT_SEARCHED = ("output norm", "saved")
+
 # What differs between runs by name only, or is about the sweep.
 NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
 
@@ -194,28 +198,41 @@ def _with_unit(value: float, units: Sequence[str]) -> str:
 
 
 def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
-    """The columns that fit, by heading."""
+    """The columns that fit, by heading; of a search what was told stands in the place of what is seldom asked of it."""
+    searched = any(row.trial is not None for row in rows)
     losses = [
         "–" if row.loss_first is None or row.loss_last is None else f"{row.loss_first:.4g} → {row.loss_last:.4g}"
         for row in rows
     ]
     fixed = {"loss": losses} if any(row.loss_first is not None for row in rows) else {}
     fixed |= {
-        "output norm": ["–" if row.output_norm is None else f"{row.output_norm:.6g}" for row in rows],
+        "objective": [_number(row.objective) for row in rows],
+        "output norm": [_number(row.output_norm) for row in rows],
         "apply": [(FLAGGED if row.apply_flags else "") + duration(row.apply_s) for row in rows],
         "saved": [size(row.checkpoint_bytes) for row in rows],
         "status": [row.status for row in rows],
     }
+    for heading in NOT_SEARCHED if searched else SEARCHED:
+        del fixed[heading]
     columns = {"run": [row.label for row in rows]}
     left = width + GAP - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
     values = [values_of(row) for row in rows]
     for key in shown_keys(rows):
-        cells = [literal(item.get(key)) for item in values]
+        cells = [_cell(item.get(key)) for item in values]
         left -= _width(key, cells) + GAP
         if left < 0:
             break
         columns[key] = cells
     return columns | fixed
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"
+
+
+def _cell(value: Any) -> str:
+    """`value` as it was typed, a fraction with six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else literal(value)
 
 
 def _width(heading: str, cells: Sequence[str]) -> int:

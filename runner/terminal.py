@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from runner import table
-from runner.records import FailureKind, Record, Row, Status
+from runner.records import FailureKind, Record, Row, Status, Trial, best_trial
+from runner.settings import Direction
 
 MAX_REASON_CHARACTERS = 200
 MAX_PROGRAMS = 20
@@ -122,6 +124,9 @@ class Terminal:
 
 def head(plan: Any, num_pending: int) -> str:
     """What a sweep is about to do, in one line."""
+    if plan.study is not None:
+        goal = f"{plan.study['direction']} {plan.study['objective']}"
+        return f"{plan.folder.name}: {goal} · {plan.study['n_trials']} trials, {num_pending} to come"
     num_runs, num_programs = len(plan.tasks), len(plan.drafts)
     parts = [f"{num_runs} run{'s' * (num_runs != 1)}", f"{num_programs} program{'s' * (num_programs != 1)}"]
     if plan.num_configs > num_runs:
@@ -133,8 +138,39 @@ def head(plan: Any, num_pending: int) -> str:
     return f"{plan.folder.name}: {' · '.join(parts)}"
 
 
-def describe_plan(plan: Any) -> list[str]:
-    """What a sweep would do: its head, its programs, and how many runs each still has."""
+def describe_study(plan: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
+    """What has come of a search: how many trials were told, the best of them, and the command that makes its run.
+
+    Args:
+      plan: That of its sweep, as it was written.
+      trials: Those that were told.
+    """
+    study = plan["study"]
+    num_failed = sum(trial.value is None for trial in trials)
+    num_runs = len({trial.run_id for trial in trials if trial.run_id})
+    parts = [f"{len(trials)} of {study['n_trials']} told", f"{num_runs} runs"]
+    parts += [f"{num_failed} failed"] if num_failed else []
+    lines = [f"trials      {', '.join(parts)}"]
+    best = best_trial(trials, greatest=study["direction"] == Direction.maximize.value)
+    if best is not None:
+        run = next(run for run in plan["runs"] if run["run_id"] == best.run_id)
+        typed = [text for text in run["overrides"] if not text.startswith("sweep=")]
+        lines.append(f"best        {study['objective']} {best.value:.6g}, trial {best.number}: {run['folder']}")
+        lines.append(f"            {shlex.join(['bridge-runner', *typed])}")
+    return lines
+
+
+def describe_plan(plan: Any, trials: Sequence[Trial] = ()) -> list[str]:
+    """What a sweep would do: its head, its programs, and how many runs each still has; of a search, where it looks.
+
+    Args:
+      plan: What to do.
+      trials: Those of a search that were told.
+    """
+    if plan.study is not None:
+        lines = [head(plan, max(plan.study["n_trials"] - len(trials), 0)), f"  folder      {plan.folder.path}"]
+        lines += [f"  space       {key}={typed}" for key, typed in plan.study["space"].items()]
+        return [*lines, f"  sampler     {plan.study['sampler']}, {plan.study['n_jobs']} asked for together"]
     pending = plan.pending()
     lines = [head(plan, len(pending)), f"  folder      {plan.folder.path}"]
     todo = Counter(task.program_key for task in pending)

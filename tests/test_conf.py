@@ -70,6 +70,20 @@ def test_every_launcher_composes_and_says_when_to_choose_it(path):
     assert re.search(r"^# .*\b(for|to try)\b", path.read_text(), flags=re.MULTILINE | re.IGNORECASE)
 
 
+SAMPLERS = sorted((CONF / "hydra" / "sweeper" / "sampler").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
+def test_every_sampler_composes_and_says_what_it_does(path):
+    settings.register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        typed = ["hydra/sweeper=optuna", f"hydra/sweeper/sampler={path.stem}"]
+        chosen = hydra.compose("config", typed, return_hydra_config=True).hydra.sweeper
+    assert chosen._target_ == "hydra_plugins.bridge_runner.optuna_sweeper.OptunaSweeper"
+    assert chosen.sampler == OmegaConf.load(path)
+    assert re.match(r"# [A-Z].*\.$", path.read_text().splitlines()[0])
+
+
 def test_the_shell_completes_choices():
     command = str(Path(sys.executable).parent / "bridge-runner")
     line = "bridge-runner host=s"

@@ -135,6 +135,22 @@ def test_a_joblib_worker_that_is_killed_takes_its_batch_along_and_resume_goes_on
     assert bits(sweep()) == undisturbed
 
 
+def test_a_search_on_joblib_ends_where_a_worker_is_killed_and_resume_goes_on_to_what_one_process_finds(here):
+    space = ("seed=int(interval(0,1000))", "layer=custom", "layer.target=my_layers.Waits", "layer.kwargs.until=one")
+    search = ("-m", "hydra/sweeper=optuna", "objective=output_norm", *space, "n_trials=6", "n_jobs=2")
+    end(start(*search, *LEAN, "output_root=alone"), 0)
+    gates(one="wait")
+    process = start(*search, *LEAN, "hydra/launcher=joblib", "workers=2")
+    wait_for(lambda: set(events("begin")) == {0, 1})
+    os.kill(events("arrived")[0]["pid"], signal.SIGKILL)
+    said = end(process, 1)
+    assert "0 of 2 runs done, 2 missing" in said
+    assert "trials      0 of 6 told, 0 runs" in said
+    gates(one="go")
+    assert "trials      6 of 6 told, 6 runs" in end(start("resume", "outputs/mine"), 0)
+    assert storage.read_trials(sweep()) == storage.read_trials(SweepFolder(Path("alone", "mine")))
+
+
 def test_ctrl_c_ends_the_jobs_after_their_run_and_the_sweep_goes_on_later(here, undisturbed):
     gates(one="wait", two="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "workers=2")
