@@ -9,7 +9,7 @@ from typing import Any
 from runner import settings
 from runner.application import PROCESS_WIDE
 from runner.errors import literal
-from runner.objectives import Objective
+from runner.metrics import Metric
 from runner.planning import Config
 from runner.settings import Search
 from runner.study import Axis, Sampler
@@ -34,7 +34,7 @@ class Aim:
     """
 
     wanted: Search
-    objective: Objective
+    objective: Metric
     axes: Sequence[Axis]
     fixed: tuple[str, ...]
     sampler: Sampler

@@ -9,21 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-import types
-import typing
-from collections.abc import Iterable
-from typing import Any
 
-from runner import results, storage
-from runner.errors import ConfigError, nearest
+from runner import metrics, storage
+from runner.metrics import Metric
 from runner.records import CheckpointInfo, Record
 from runner.settings import CheckpointSettings, Keep, Mode
 from runner.storage import RunFolder
-
-NUMBERS = ("double", "int64")
-
-_STEP = re.compile(r"([A-Za-z_]\w*)((?:\[-?\d+\])*)")
 
 
 class Keeper:
@@ -64,7 +55,7 @@ class Keeper:
         """What the runs are sorted by, those to be kept first; of equal ones the first of the sweep stays."""
         if self._settings.rule is Keep.last:
             return (0.0, -record.num)
-        value = number_of(record, str(self._settings.metric))
+        value = _metric(self._settings).of(record)
         if value is None or math.isnan(value):
             return (math.inf, record.num)
         return (value if self._settings.mode is Mode.min else -value, record.num)
@@ -99,78 +90,15 @@ def again(record: Record) -> str:
     return " ".join(["bridge-runner", *record.overrides, "sweep=again"])
 
 
-def number_of(record: Record, metric: str) -> float | None:
-    """A number of a record.
-
-    Args:
-      record: The record.
-      metric: A column of the results (`loss_last`) or a path in the record (`train.losses[-1]`); see `require`.
-
-    Returns:
-      The number, or None where this run has none.
-    """
-    value: Any = record
-    if metric in results.COLUMNS:
-        value = results.COLUMNS[metric].value(record)
-    else:
-        for step in _steps(metric):
-            try:
-                value = value[step] if isinstance(step, int) or isinstance(value, dict) else getattr(value, step)
-            except (LookupError, AttributeError, TypeError):
-                return None
-    return float(value) if isinstance(value, (int, float)) else None
-
-
 def require(settings: CheckpointSettings) -> None:
     """Judges whether every record has a place for the metric.
 
     Raises:
       ConfigError: It is neither a column of numbers nor the path of a number.
     """
-    metric = settings.metric
-    if metric is None or settings.rule is not Keep.best:
-        return
-    columns = [name for name, column in results.COLUMNS.items() if column.type in NUMBERS]
-    if metric in columns:
-        return
-    if metric in results.COLUMNS or not _is_number(Record, _steps(metric)):
-        reason = "no column of numbers in results.parquet and no path of a number in record.json is called so"
-        close = nearest(metric, columns) or "output_norm"
-        raise ConfigError("checkpoint.metric", metric, reason, f"checkpoint.metric={close}")
+    if settings.rule is Keep.best:
+        _metric(settings)
 
 
-def _steps(path: str) -> list[str | int]:
-    steps: list[str | int] = []
-    for part in path.split("."):
-        match = _STEP.fullmatch(part)
-        if match is None:
-            return [""]  # no record has that
-        steps += [match[1], *(int(index) for index in re.findall(r"-?\d+", match[2]))]
-    return steps
-
-
-def _is_number(kind: Any, steps: Iterable[str | int]) -> bool:
-    """Whether a value of the type `kind` may have a number at this path."""
-    for step in steps:
-        kind = _without_none(kind)
-        if kind is Any or typing.get_origin(kind) is dict:
-            return True  # a config, or the evidence of a check: known when it is there
-        if isinstance(step, int):
-            kind = typing.get_args(kind)[0] if typing.get_origin(kind) is list else None
-        else:
-            kind = _type_of(kind, step)
-    return _without_none(kind) in (int, float)
-
-
-def _type_of(kind: Any, name: str) -> Any:
-    if not dataclasses.is_dataclass(kind):
-        return None
-    computed = getattr(kind, name, None)
-    found = computed.fget if isinstance(computed, property) else None
-    return typing.get_type_hints(found).get("return") if found else typing.get_type_hints(kind).get(name)
-
-
-def _without_none(kind: Any) -> Any:
-    options = [one for one in typing.get_args(kind) if one is not type(None)]
-    is_optional = typing.get_origin(kind) in (types.UnionType, typing.Union)
-    return options[0] if is_optional and len(options) == 1 else kind
+def _metric(settings: CheckpointSettings) -> Metric:
+    return metrics.find(str(settings.metric), "checkpoint.metric")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner import aims, engine, growing, objectives, planning, settings, space, storage, study
+from runner import aims, engine, growing, metrics, planning, settings, space, storage, study
 from runner.aims import Aim
 from runner.application import PROCESS_WIDE
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
@@ -57,7 +57,7 @@ def search(
             raise ConfigError(axis.key, axis.typed, "one value holds for a whole search", f"{axis.key}={axis.first}")
     aim = Aim(
         wanted=wanted,
-        objective=objectives.find(str(wanted.objective)),
+        objective=metrics.find(str(wanted.objective), "objective"),
         axes=axes,
         fixed=tuple(text for text in typed if text.partition("=")[0] not in vars(wanted)),
         sampler=Sampler(

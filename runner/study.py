@@ -97,8 +97,8 @@ class Sampler:
     def make(self, number: int, key: str | None = None) -> Any:
         """The sampler of a trial, or of one of its keys where those are drawn one by one.
 
-        It is seeded by these too: a study that goes on must not draw again what it drew before, and asks for what it would
-        have asked for had it not been stopped.
+        It is seeded by these too: a study that goes on must not draw again what it drew before, and asks for what it
+        would have asked for had it not been stopped.
 
         Raises:
           UserError: There is no such sampler, or it can't be made.

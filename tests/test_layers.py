@@ -36,10 +36,13 @@ ROWS = (
     ),
     ("listing", "reporting"),
     ("sweeping", "space", "grammar"),
-    ("pieces", "sweep", "following", "growing", "planning", "experiment", "summary", "reloading", "retention", "loading"),
+    (
+        *("pieces", "sweep", "following", "growing", "planning", "experiment"),
+        *("summary", "reloading", "retention", "loading"),
+    ),
     (
         *("terminal", "report_page", "report", "report_head", "matrix"),
-        *("verdict", "compare", "times", "pairing", "aggregates", "table", "objectives", "results"),
+        *("verdict", "compare", "times", "pairing", "aggregates", "table", "metrics", "results"),
     ),
     ("claims", "subject", "checks"),
     (

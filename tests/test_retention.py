@@ -10,7 +10,7 @@ import pytest
 
 import runner
 from runner import checkpoint, cli, retention, storage, trees
-from runner.errors import ConfigError, UserError
+from runner.errors import UserError
 from runner.settings import CheckpointSettings, Mode
 from runner.storage import RunFolder
 
@@ -190,8 +190,8 @@ def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(
         ),
         (
             ["checkpoint.keep=best:3", "checkpoint.metric=los_last"],
-            "checkpoint.metric=los_last: no column of numbers in results.parquet and no path of a number in record.json"
-            " is called so.\n  Try: checkpoint.metric=loss_last",
+            "checkpoint.metric=los_last: no number of a record; there are loss_last, loss_first and others.\n"
+            "  Try: checkpoint.metric=loss_last",
         ),
         (
             ["-m", "checkpoint.keep=last:1,last:2"],
@@ -203,36 +203,6 @@ def test_a_rule_that_can_not_be_is_refused_before_anything_runs(words, said, tmp
     monkeypatch.chdir(tmp_path)
     assert run(capsys, *words, *LEAN) == (2, "", f"error: {said}\n")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("metric", "expected"),
-    [
-        ("loss_last", lambda record: record.train.losses[-1]),
-        ("train.losses[-1]", lambda record: record.train.losses[-1]),
-        ("train.losses[0]", lambda record: record.train.losses[0]),
-        ("train.losses[7]", lambda record: None),
-        ("output_norm", lambda record: record.output_norm),
-        ("output[0].max", lambda record: record.output[0].max),
-        ("timing.apply_latency.summary.median_s", lambda record: None),
-        ("settings.train.learning_rate", lambda record: 0.01),
-        ("settings.layer.kwargs.nothing", lambda record: None),
-        ("checkpoint.num_bytes", lambda record: float(record.checkpoint.num_bytes)),
-    ],
-)
-def test_a_metric_is_a_number_of_the_record(metric, expected, here):
-    record = storage.read_record(folders()[0])
-    retention.require(CheckpointSettings(keep="best:1", metric=metric))
-    assert retention.number_of(record, metric) == expected(record)
-
-
-@pytest.mark.parametrize(
-    "metric",
-    ["layer", "train.losses", "train.losses[-1].x", "output.max", "output[0].path", "a-b", "run_id", "__class__"],
-)
-def test_what_is_no_number_is_no_metric(metric):
-    with pytest.raises(ConfigError, match="no path of a number"):
-        retention.require(CheckpointSettings(keep="best:1", metric=metric))
 
 
 def test_a_run_whose_number_is_nan_comes_last(here):

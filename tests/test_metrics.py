@@ -8,7 +8,7 @@ import re
 import pytest
 from tracked_records import make_array, make_record
 
-from runner import objectives
+from runner import metrics
 from runner.errors import ConfigError
 from runner.records import CheckpointInfo, TrainInfo
 from runner.results import COLUMNS, results_row
@@ -30,6 +30,9 @@ RECORD = make_record(
         ("timing.apply_latency.samples.durations_s.2", 4e-6),
         ("train.losses.0", 3.0),
         ("train.losses.-1", 1.5),
+        ("train.losses[-1]", 1.5),
+        ("timing.apply_latency.samples.durations_s[2]", 4e-6),
+        ("output[0].norm", 2.0),
         ("output.0.norm", 2.0),
         ("variables.0.num_bytes", 128.0),
         ("checkpoint.num_bytes", 99.0),
@@ -38,18 +41,20 @@ RECORD = make_record(
     ],
 )
 def test_a_path_of_the_record_has_its_number(name, value):
-    assert objectives.find(name).of(RECORD) == value
+    assert metrics.find(name, "objective").of(RECORD) == value
 
 
 @pytest.mark.parametrize("name", [name for name, column in COLUMNS.items() if column.type in ("double", "int64")])
 def test_a_column_of_the_results_has_its_number(name):
-    assert objectives.find(name).of(RECORD) == results_row(RECORD)[name]
+    assert metrics.find(name, "objective").of(RECORD) == results_row(RECORD)[name]
 
 
-@pytest.mark.parametrize("name", ["train.losses.3", "train.losses.-4", "output.1.norm", "timing.init.median_s"])
+@pytest.mark.parametrize(
+    "name", ["train.losses.3", "train.losses.-4", "train.losses[7]", "output.1.norm", "timing.init.median_s"]
+)
 def test_what_a_record_has_not_is_none(name):
-    assert objectives.find(name).of(RECORD) is None
-    assert objectives.find("timing.apply.median_s").of(make_record(timing=None)) is None
+    assert metrics.find(name, "objective").of(RECORD) is None
+    assert metrics.find("timing.apply.median_s", "objective").of(make_record(timing=None)) is None
 
 
 @pytest.mark.parametrize(
@@ -60,12 +65,16 @@ def test_what_a_record_has_not_is_none(name):
         ("los_last", "loss_last"),
         ("output.0.nrm", "output.0.norm"),
         ("qqq", "loss_last"),
+        ("train.losses", "train.losses.0"),
+        ("train.losses[-1].x", "train.losses.0"),
+        ("output.max", "output.0.max"),
+        ("run_id", "loss_last"),
         ("settings.seed", "loss_last"),
     ],
 )
 def test_an_unknown_name_is_answered_with_near_ones(name, near):
     with pytest.raises(ConfigError) as refused:
-        objectives.find(name)
+        metrics.find(name, "objective")
     said = rf"objective={re.escape(name)}: no number of a record; there are {re.escape(near)}.* and others\.\n"
     assert re.fullmatch(rf"{said}  Try: objective={re.escape(near)}", str(refused.value))
 
@@ -83,16 +92,16 @@ def test_an_unknown_name_is_answered_with_near_ones(name, near):
 )
 def test_what_no_run_of_a_config_would_have_is_refused(name, typed, reason, instead, make_run):
     with pytest.raises(ConfigError, match=re.escape(f"objective={name}: {reason}.\n  Try: {instead}")):
-        objectives.find(name).require(make_run(typed))
-    objectives.find(name).require(make_run(instead))
+        metrics.find(name, "objective").require(make_run(typed))
+    metrics.find(name, "objective").require(make_run(instead))
 
 
 @pytest.mark.parametrize("name", ["timing.apply.compile_s", "init_trace_s", "output_norm", "num_params"])
 def test_what_every_run_has_is_not_refused(name, make_run):
-    objectives.find(name).require(make_run("timing=off", "checkpoint=none"))
+    metrics.find(name, "objective").require(make_run("timing=off", "checkpoint=none"))
 
 
 def test_an_output_of_several_arrays_has_numbers_by_position():
     record = dataclasses.replace(RECORD, output=[make_array("a", norm=1.0), make_array("b", norm=5.0)])
-    assert objectives.find("output.1.norm").of(record) == 5.0
-    assert objectives.find("output_mean").of(record) is None
+    assert metrics.find("output.1.norm", "objective").of(record) == 5.0
+    assert metrics.find("output_mean", "objective").of(record) is None

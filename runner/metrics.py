@@ -1,4 +1,4 @@
-"""What a search can look for: every number of a record, by its column in results.parquet or its path in record.json."""
+"""The numbers of a record, by their column in results.parquet or their path in record.json: what best goes by."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ COMMON = ["loss_last", "apply_latency_median_s", "num_params"]
 # Stands for any position in a list.
 ANY = "N"
 
+# A position in a list, as Python and as W&B write it.
+INDEX = r"(?:\[|\.(?=-?\d))(-?\d+)(?:\]|(?=[.\[]|$))"
+
 # What is left out of a path as it is shown elsewhere: W&B has `timing/apply_latency/median_s`.
 SUMMARY = ".summary."
 
@@ -36,14 +39,16 @@ SAVED = r"(^|\.)checkpoint"
 
 
 @dataclass(frozen=True)
-class Objective:
+class Metric:
     """A number of the record.
 
     Attributes:
       name: As it was typed.
+      key: Of the config, where it was typed.
     """
 
     name: str
+    key: str
 
     def of(self, record: Record) -> float | None:
         """Its value; None where the record has none."""
@@ -51,7 +56,7 @@ class Objective:
         if path is None:
             value = COLUMNS[self.name].value(record)
         else:
-            places = iter(re.findall(r"\.(-?\d+)", self.name))
+            places = iter(re.findall(INDEX, self.name))
             value = _follow(record, [next(places) if part == ANY else part for part in path.split(".")])
         return None if value is None else float(value)
 
@@ -62,26 +67,30 @@ class Objective:
           ConfigError: They have not, whatever comes out.
         """
         if run.timing.mode is TimingMode.off and re.search(STEADY, self.name):
-            raise ConfigError("objective", self.name, "with timing=off no run has it", "timing=quick")
+            raise ConfigError(self.key, self.name, "with timing=off no run has it", "timing=quick")
         if not run.train.steps and re.search(TRAINED, self.name):
-            raise ConfigError("objective", self.name, "without training no run has it", "train=short")
+            raise ConfigError(self.key, self.name, "without training no run has it", "train=short")
         if run.checkpoint.writer is CheckpointWriter.none and re.search(SAVED, self.name):
-            raise ConfigError("objective", self.name, "with checkpoint=none no run has it", "checkpoint=orbax")
+            raise ConfigError(self.key, self.name, "with checkpoint=none no run has it", "checkpoint=orbax")
 
 
-def find(name: str) -> Objective:
-    """The objective of that name.
+def find(name: str, key: str) -> Metric:
+    """The number of that name: `loss_last`, `timing.apply_latency.median_s`, `train.losses[-1]` or `train.losses.-1`.
+
+    Args:
+      name: As it was typed.
+      key: Of the config, where it was typed.
 
     Raises:
       ConfigError: No number of a record is called so.
     """
     known = _names()
     if _general(name) in known:
-        return Objective(name)
+        return Metric(name, key)
     spelt = [re.sub(rf"\.{ANY}\b", ".0", one) for one in known]
     near = difflib.get_close_matches(name, spelt, n=MAX_NEAREST, cutoff=0.5) or COMMON
     reason = f"no number of a record; there are {', '.join(near)} and others"
-    raise ConfigError("objective", name, reason, f"objective={near[0]}")
+    raise ConfigError(key, name, reason, f"{key}={near[0]}")
 
 
 @functools.cache
@@ -109,7 +118,7 @@ def _numbers(kind: Any, path: str) -> Iterator[str]:
 
 
 def _general(name: str) -> str:
-    return re.sub(r"(?<=\.)-?\d+(?=\.|$)", ANY, name)
+    return re.sub(INDEX, f".{ANY}", name)
 
 
 def _follow(value: Any, path: list[str]) -> Any:
