@@ -333,7 +333,7 @@ class _Engine:
         for task in there:
             record = storage.read_record(task.folder)
             if record.run_id in counted and not record.saved:  # a kill came before the journal had it
-                self._forget(record)
+                self._count_removed(record)
             self._keep(record, task.folder)
 
     def catch_up(self, pending: Sequence[Task]) -> int:
@@ -453,11 +453,11 @@ class _Engine:
     def _keep(self, record: Record, folder: RunFolder) -> None:
         """Lets go of the checkpoints that are not to be kept now that this run is on the disk."""
         for changed, where in self.keeper.add(record, folder):
-            self._forget(changed)
+            self._count_removed(changed)
             if changed.run_id in self.untracked:
                 self.untracked[changed.run_id] = changed, where
 
-    def _forget(self, record: Record) -> None:
+    def _count_removed(self, record: Record) -> None:
         """Says that the checkpoint of a run is gone."""
         self.num_removed += 1
         self.journal.append(storage.REMOVED, sync=False, run_id=record.run_id)
