@@ -344,7 +344,7 @@ def compare(words: Sequence[str]) -> int:
     """How a second sweep or run compares with a first; 3 if it is slower, 4 if results differ, 5 if they can't be.
 
     Raises:
-      UserError: A side is neither a sweep nor a run, or can't be done anew here.
+      UserError: A side is neither a sweep nor a run, it imports what is not trusted, or can't be done anew here.
     """
     _make_importable()
     parser = _Parser("compare")
@@ -353,10 +353,11 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("--rerun", type=int)
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--trust", action="store_true")
     typed = parser.parse_args(list(words))
     from runner import comparing
 
-    options = comparing.Options(force=typed.force, rerun=typed.rerun, as_json=typed.json)
+    options = comparing.Options(force=typed.force, rerun=typed.rerun, as_json=typed.json, trust=typed.trust)
     return comparing.compare(typed.a, typed.b, options)
 
 
@@ -436,7 +437,7 @@ USAGE = {
     "[--only params,batch_stats/mean] [--out FOLDER] [--trust]",
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] "
     "[--trust]",
-    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30] [--force] [--json]",
+    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json]",
     "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
     "sync": "bridge-runner sync outputs/SWEEP [--watch]",

@@ -32,11 +32,13 @@ class Options:
       force: Whether times of different machines are compared.
       rerun: Rounds in which both sides are done anew; None takes the times of the records.
       as_json: Whether the comparison is printed as JSON.
+      trust: Whether what is done anew may import modules that are neither ours nor flax's.
     """
 
     force: bool = False
     rerun: int | None = None
     as_json: bool = False
+    trust: bool = False
 
 
 class Reader:
@@ -135,6 +137,6 @@ def _times(sides: tuple[Reader, Reader], pairs: Pairing, options: Options, termi
     with terminal.progress("programs", len(groups)) as advance:
         for group in groups:
             folders = [(sides[0].folder(one.a), sides[1].folder(one.b)) for one in group.pairs]
-            measured[group.label] = duet.measure(group.label, folders, num_rounds, terminal.warned)
+            measured[group.label] = duet.measure(group.label, folders, num_rounds, terminal.warned, trust=options.trust)
             advance()
     return times.from_rounds(measured, num_rounds)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from runner import bridge, devices, reloading, settings, storage, timing
+from runner import bridge, devices, reloading, storage, timing
 from runner import program as programs
 from runner.pairing import Entry
 from runner.program import Program
@@ -58,7 +58,12 @@ def prepare_process(entries: Iterable[Entry]) -> None:
 
 
 def measure(
-    label: str, runs: Sequence[tuple[RunFolder, RunFolder]], num_rounds: int, say: Callable[[str], None]
+    label: str,
+    runs: Sequence[tuple[RunFolder, RunFolder]],
+    num_rounds: int,
+    say: Callable[[str], None],
+    *,
+    trust: bool = False,
 ) -> tuple[Samples, Samples]:
     """One blocking call of apply a sample: of the first sides and of the second, taken in turns.
 
@@ -67,12 +72,13 @@ def measure(
       runs: The folders of its pairs.
       num_rounds: Rounds; each has as many calls of either side.
       say: Takes a line on what was built otherwise than it was saved.
+      trust: Whether modules that are neither ours nor flax's may be imported.
 
     Raises:
-      UserError: A layer can't be built here.
+      UserError: A layer can't be built here, or it imports what is not trusted.
     """
     chosen = runs[:MAX_RUNS]
-    parts = [_part([folders[side] for folders in chosen]) for side in (0, 1)]
+    parts = [_part([folders[side] for folders in chosen], trust=trust) for side in (0, 1)]
     for name, part in zip("AB", parts, strict=True):
         if part.changed:
             say(f"{label}: the layer's source is another one than when {name} was saved; the one that is here is timed")
@@ -84,10 +90,12 @@ def measure(
     return samples["A"], samples["B"]
 
 
-def _part(folders: Sequence[RunFolder]) -> Part:
+def _part(folders: Sequence[RunFolder], *, trust: bool) -> Part:
     """The program of runs that differ in their seeds, and a call of it."""
     records = [storage.read_record(folder) for folder in folders]
-    runs = [settings.from_data(record.settings) for record in records]
+    runs = [reloading.config_of(record) for record in records]
+    for run in runs:
+        reloading.require_trust(run, trust=trust)
     # An apply takes as long on trained variables as on init's.
     drafted = reloading.rebuild(folders[0], dataclasses.replace(runs[0], train=TrainSettings()))
     program = programs.compile_program(drafted)

@@ -13,7 +13,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner import journal, listing, results, sending, settings, storage, tracking_online, tracking_wandb, wandb_files
+from runner import (
+    journal,
+    listing,
+    redaction,
+    results,
+    sending,
+    settings,
+    storage,
+    tracking_online,
+    tracking_wandb,
+    wandb_files,
+)
 from runner.errors import ServerError, StorageError
 from runner.records import Row
 from runner.sending import Server
@@ -173,7 +184,8 @@ def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
     # Before much is made: is there a server to send it to?
     with sending.connected(sweep.folder.wandb):
         terminal.line(f"W&B runs made from their records, since missing or out of date: {len(missing)}")
-    asked = settings.from_data(sweep.rows[0].settings).tracking
+    kept = sweep.rows[0].settings
+    asked = settings.from_data(kept | {"tracking": redaction.resolve(kept["tracking"])}).tracking
     rows = []
     tracker = tracking_wandb.WandbTracker(asked, sweep.folder.path, sweep.folder.name, terminal.warned)
     with closing(tracker), terminal.progress("making", len(sweep.rows)) as advance:

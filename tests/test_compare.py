@@ -257,7 +257,7 @@ def test_a_changed_source_pairs_by_settings_and_a_rerun_says_what_is_timed(here,
         record.update(result_id="0" * 64, program_id="1" * 64, run_id=f"{record['num']:064d}")
 
     edit("a", older)
-    code, lines, err = compare(capsys, "--rerun", "10")
+    code, lines, err = compare(capsys, "--rerun", "10", "--trust")
     assert code == 0
     reason = "their ids differ: the layer's source, an input file or given variables are others"
     assert lines[2] == f"pairs        8 by settings ({reason})"
@@ -272,12 +272,18 @@ def test_rerun_does_both_sides_anew_and_times_them_in_turns(here, capsys):
     assert cli.main(["-m", "seed=0,1", "layer.kwargs.loops=10000", "sweep=b", *WORKS]) == 0
     edit("b", on(machine="Another CPU"))
     capsys.readouterr()
-    code, lines, err = compare(capsys, "--rerun", "10")
+    code, lines, err = compare(capsys, "--rerun", "10", "--trust")
     assert err == ""
     assert lines[2] == "pairs        2 by the settings that both sides share (the sides differ on purpose)"
     assert "  layer.kwargs.loops: – → 10000 (2 runs)" in lines
     assert lines[-2] == "median over the fastest calls of 10 rounds in turns (99 % interval, which takes 8)"
     assert (code, lines[-1].split(" by ")[0]) == (3, "verdict      slower: the same results in 2 runs; slower: Works")
+
+
+def test_a_rerun_imports_what_is_not_trusted_only_when_it_may(here, capsys):
+    code, _, err = compare(capsys, "--rerun", "10")
+    said = "error: rebuilding this run imports worked_layers.Works, which runs its code.\n"
+    assert (code, err) == (2, f"{said}  Try: the same with --trust\n")
 
 
 def test_a_run_whose_folder_is_gone_is_said_and_left_out(here, capsys):
@@ -295,7 +301,7 @@ def test_a_run_is_a_side_too(here, capsys):
     assert "unclear: 1 run a side can't tell (1 of 1)" in lines
 
 
-USAGE = "\n  Try: bridge-runner compare outputs/A outputs/B [--rerun 30] [--force] [--json]"
+USAGE = "\n  Try: bridge-runner compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json]"
 
 MISTAKES = [
     ("compare outputs/a", "compare: the following arguments are required: b" + "." + USAGE),

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from runner import cli
+
 
 def records(sweep: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(sweep.glob("runs/*/record.json"))]
@@ -49,6 +51,19 @@ def test_a_run_that_is_missing_or_torn_is_made_from_its_record_first(server, swe
     }
     assert norms == {record["run_id"]: record["output"][0]["norm"] for record in records(sweep)}
     assert {run.exit_code for run in server.runs.values()} == {0}
+
+
+def test_a_project_that_the_environment_names_is_asked_of_it_again(server, sync, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_PROJECT", "project-of-mine")
+    assert cli.main(["tracking.project=${oc.env:MY_PROJECT}", "timing=off", "checkpoint=none", "sweep=s"]) == 0
+    (made,) = tmp_path.glob("outputs/s/wandb/offline-run-*")
+    shutil.rmtree(made)
+    assert sync("outputs/s")[:2] == (
+        0,
+        "W&B runs made from their records, since missing or out of date: 1\ns: 1 W&B runs, 0 sent before\n"
+        f"1 of 1 W&B runs are at {server.url}/team/project-of-mine\n",
+    )
 
 
 def test_a_report_that_came_later_is_sent_with_the_run_of_the_sweep(server, sweep, sync):
