@@ -226,6 +226,9 @@ def _require_together(configs: Sequence[Config], task: str, *, by_jobs: bool) ->
     if len(configs) > 1:
         reason = f"the processes make one run together, and these are {len(configs)}"
         raise ConfigError("distributed", "jax", reason, "one command after the other, or a sweep in one process")
+    if configs[0].run.train.keeps_steps:
+        reason = "steps are kept by one process"
+        raise ConfigError("train.save_every", configs[0].run.train.save_every, reason, "train.save_every=0")
     if by_jobs:
         reason = "a launcher's job is one process"
         raise ConfigError("distributed", "jax", reason, "the same command in every process, without hydra/launcher")

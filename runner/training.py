@@ -345,17 +345,24 @@ def make_teacher(training: Training, variables: Mapping[str, Any], seed: int) ->
     """
     generator = np.random.default_rng(seed)
 
-    def moved(leaf: Any) -> Any:
-        values = np.asarray(leaf)
-        is_constant = values.size > 0 and bool((values == values.flat[0]).all())
-        if not is_constant or not jnp.issubdtype(values.dtype, jnp.floating):
+    def moved(leaf: jax.Array) -> jax.Array:
+        if not leaf.size or not jnp.issubdtype(leaf.dtype, jnp.floating) or (number := _constant(leaf)) is None:
             return leaf
-        noise = TEACHER_NOISE * generator.standard_normal(values.shape)
-        return jax.device_put((values + noise).astype(values.dtype), leaf.sharding)
+        noise = TEACHER_NOISE * generator.standard_normal(leaf.shape)
+        values = (number + noise).astype(leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
 
     return {
         name: jax.tree.map(moved, tree) if name in training.collections else tree for name, tree in variables.items()
     }
+
+
+def _constant(leaf: jax.Array) -> np.ndarray | None:
+    """The number that a leaf is throughout; None where it has several."""
+    # Of a leaf that is cut over processes none has it all, and together they ask the devices.
+    values = np.asarray(leaf) if leaf.is_fully_addressable else leaf
+    first = values.reshape(-1)[0]
+    return np.asarray(first) if bool((values == first).all()) else None
 
 
 def _step(state: TrainState, curve: Curve) -> Step:

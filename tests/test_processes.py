@@ -18,7 +18,8 @@ from runner import checkpoint, cli, processes, storage
 from runner.storage import RunFolder
 
 WORDS = ("layer=custom", "layer.target=meshed_layers.Block", "layer.kwargs.features=16", "input_shape=[4,8]")
-WORDS += ("mesh={data:2,model:4}", "tracking=disabled", "timing=off", "train=short", "train.steps=3", "sweep=together")
+# The first axis goes over the processes: neither of them has a whole kernel, or bias.
+WORDS += ("mesh={model:4,data:2}", "tracking=disabled", "timing=off", "train=short", "train.steps=3", "sweep=together")
 
 
 def free_port() -> int:
@@ -111,7 +112,7 @@ def test_no_socket_leads_beyond_this_machine(together):
         ),
         (
             (["mesh={data:1}"], ["mesh={data:1}"]),  # put into the one above
-            "mesh={data:1,model:4}: it takes 4 devices, and the 2 processes have 8 together.\n  Try: 'mesh={data:8}'",
+            "mesh={model:4,data:1}: it takes 4 devices, and the 2 processes have 8 together.\n  Try: 'mesh={model:8}'",
         ),
         (
             (["output_root=file"], []),
@@ -186,6 +187,10 @@ def test_processes_that_can_not_meet_say_why(monkeypatch):
         (
             ["-m", "seed=0,1"],
             "distributed=jax: the processes make one run together, and these are 2.\n  Try: one command",
+        ),
+        (
+            ["train=short", "train.save_every=5"],
+            "train.save_every=5: steps are kept by one process.\n  Try: train.save_every=0",
         ),
         (
             ["mesh=null"],
