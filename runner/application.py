@@ -22,6 +22,7 @@ from runner.errors import ConfigError, UserError, literal, one_or_many
 if TYPE_CHECKING:
     from runner.planning import Config, Plan
     from runner.records import Row
+    from runner.settings import CheckpointSettings
     from runner.storage import SweepFolder
     from runner.sweep import Outcome
 
@@ -179,7 +180,7 @@ class Application:
             outcome = (execute or sweep.execute)(plan, tracking=make_tracking, reporter=terminal, stop=stop)
             rows = storage.read_rows(plan.folder)
             terminal.results([row for row in rows if row.status in storage.STATUSES])
-            for line in _summary(plan, outcome, rows):
+            for line in _summary(plan, outcome, rows, keep=configs[0].run.checkpoint):
                 terminal.line(line)
         self.exit_code = _exit_code(outcome, rows)
         return rows
@@ -307,7 +308,7 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
     return Path(os.path.expanduser(config.output_root)) / (config.sweep or f"{stamp}_{name.rpartition('-')[0]}")
 
 
-def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
+def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row], *, keep: CheckpointSettings) -> list[str]:
     """How a sweep ended, where its files are, and what to type next."""
     from runner import aggregates, storage
     from runner.records import Status
@@ -335,7 +336,6 @@ def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row]) -> list[str]:
         lines.append(f"  claims      {folder}/{plan.folder.checks.name}")
     num_kept = sum(row.checkpoint_bytes is not None for row in rows)
     if num_kept:
-        keep = plan.tasks[0].job.run.checkpoint
         kept = "" if keep.num_kept is None else f", {num_kept} of {num_done} kept: {keep.sentence}"
         lines.append(f"  checkpoints {folder}/runs/*/checkpoint  (plain Orbax{kept})")
     if any(plan.folder.submissions()):

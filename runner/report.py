@@ -14,7 +14,7 @@ from typing import Any
 
 from runner import matrix, report_head, results, seeds, table
 from runner.errors import literal
-from runner.records import Check, Measurement, Record, Row
+from runner.records import Check, Measurement, Record, Row, Trial
 from runner.settings import flatten
 
 # The columns of results.parquet that the page shows; the others are names, or are told in another way below.
@@ -82,17 +82,19 @@ class Report:
         entry |= {name: value(record, self._pool) for name, value in EXTRA.items()}
         self._entries[record.run_id] = entry
 
-    def data(self, plan: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    def data(self, plan: Mapping[str, Any], folder: str, trials: Sequence[Trial] = ()) -> dict[str, Any]:
         """All that the page shows, as JSON data.
 
         Args:
           plan: The sweep's plan, as `sweep.json` has it: runs without a record are missing.
           folder: The sweep's folder, as it is to be typed.
+          trials: Of a search, those that were told.
 
         Returns:
           `head`: what is said once, in words (`runner.report_head`). Beside it what tables and charts are made of:
           `columns` has a list with an entry a run for each of `TAKEN` and `EXTRA`, and `label`; `axes` the config keys
-          that tell the runs apart, each with its list of values; `pool` what places are places in.
+          that tell the runs apart, each with its list of values; `pool` what places are places in; `search` the trials
+          of a search, None of a sweep that is none.
         """
         runs = sorted(plan["runs"], key=lambda run: run["num"])
         entries = [self._entries.get(run["run_id"]) or _missing(run, self._pool) for run in runs]
@@ -103,8 +105,9 @@ class Report:
         columns["settings"] = varied
         columns["losses"] = _thinned(columns["losses"])
         axes, pool = self._axes(columns), self._pool.values
+        columns |= _of_trials(runs, trials)
         return {
-            "head": report_head.head(plan, axes, columns, pool),
+            "head": report_head.head(plan, axes, columns, pool, trials),
             "sweep": plan["sweep"],
             "folder": folder,
             "axes": axes,
@@ -113,6 +116,7 @@ class Report:
             "steady": list(STEADY),
             "meanings": {name: column.meaning for name, column in results.COLUMNS.items()},
             "flags": table.FLAG_MEANING,
+            "search": _search(plan, trials),
             "columns": columns,
             "pool": pool,
         }
@@ -126,6 +130,31 @@ class Report:
         ]
         keys = table.shown_keys(rows)
         return {key: [table.values_of(row).get(key) for row in rows] for key in keys}
+
+
+def _of_trials(runs: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> dict[str, list[Any]]:
+    """Columns of the runs of a search: the first trial that each answered, and what that was told."""
+    first = {trial.run_id: trial for trial in sorted(trials, key=lambda trial: -trial.number)}
+    answered = [first.get(run["run_id"]) for run in runs]
+    if not trials:
+        return {}
+    return {
+        "trial": [trial and trial.number for trial in answered],
+        "objective": [trial and _number(trial.value) for trial in answered],
+    }
+
+
+def _search(plan: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """What a search was for, and its trials: number, what was told, the place of the run, what was asked for, error."""
+    study = plan.get("study")
+    if study is None:
+        return None
+    places = {run["run_id"]: place for place, run in enumerate(sorted(plan["runs"], key=lambda run: run["num"]))}
+    told = [
+        [trial.number, _number(trial.value), places.get(trial.run_id or ""), " ".join(trial.overrides), trial.error]
+        for trial in sorted(trials, key=lambda trial: trial.number)
+    ]
+    return {"objective": study["objective"], "direction": study["direction"], "trials": told}
 
 
 def _settings(record: Record, pool: Pool) -> list[int]:

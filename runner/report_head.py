@@ -9,7 +9,8 @@ from typing import Any
 
 from runner import table
 from runner.errors import literal
-from runner.records import Verdict
+from runner.records import Trial, Verdict, best_trial
+from runner.settings import Direction
 
 MAX_REASONS = 50
 MAX_RUNS = 5
@@ -18,7 +19,9 @@ MAX_VALUES = 8
 Columns = Mapping[str, Sequence[Any]]
 
 
-def head(plan: Mapping[str, Any], axes: Columns, columns: Columns, pool: Sequence[Any]) -> dict[str, Any]:
+def head(
+    plan: Mapping[str, Any], axes: Columns, columns: Columns, pool: Sequence[Any], trials: Sequence[Trial] = ()
+) -> dict[str, Any]:
     """All of it as JSON data.
 
     Args:
@@ -26,10 +29,12 @@ def head(plan: Mapping[str, Any], axes: Columns, columns: Columns, pool: Sequenc
       axes: The config keys that tell the runs apart, each with a value a run.
       columns: Those of `runner.report.Report.data`.
       pool: What the places in them are places in.
+      trials: Of a search, those that were told.
     """
     return {
         "sweep": plan["sweep"],
         "asked": _asked(plan, axes),
+        "search": _search(plan, trials, columns["label"]),
         "verdict": _verdict(columns, pool),
         "failures": _failures(columns, pool),
         "environments": _environments(columns, pool),
@@ -45,6 +50,30 @@ def _asked(plan: Mapping[str, Any], axes: Columns) -> dict[str, Any]:
         "num_programs": len({run["program_id"] for run in plan["runs"]}),
         "written_at": plan["written_at"][:16].replace("T", " "),
         "axes": {key: _in_words(values) for key, values in axes.items()},
+    }
+
+
+def _search(plan: Mapping[str, Any], trials: Sequence[Trial], labels: Sequence[str]) -> dict[str, Any] | None:
+    """What a search was for, and the best that it found; None of a sweep that is no search."""
+    study = plan.get("study")
+    if study is None:
+        return None
+    best = best_trial(trials, greatest=study["direction"] == Direction.maximize.value)
+    places = {run["run_id"]: place for place, run in enumerate(sorted(plan["runs"], key=lambda run: run["num"]))}
+    return {
+        "goal": f"{study['direction']} {study['objective']}",
+        "space": study["space"],
+        "sampler": study["sampler"],
+        "num_told": len(trials),
+        "num_wanted": study["n_trials"],
+        "num_failed": sum(trial.value is None for trial in trials),
+        "best": best
+        and {
+            "value": f"{best.value:.6g}",
+            "trial": best.number,
+            "asked": " ".join(best.overrides),
+            "run": labels[places[best.run_id]] if best.run_id in places else None,
+        },
     }
 
 

@@ -35,8 +35,7 @@ class Source:
     def __init__(self, folder: SweepFolder, *, live: bool = False) -> None:
         self._folder = folder
         self._live = live
-        self._plan = storage.read_plan(folder)
-        self._nums = {run["run_id"]: run["num"] for run in self._plan["runs"]}
+        self._read_plan()
         self._report = Report()
         self._sizes: dict[str, int] | None = None
         self._num_events: Counter[str] = Counter()
@@ -55,13 +54,20 @@ class Source:
             sizes = storage.journal_sizes(self._folder)
             if sizes != self._sizes and time.monotonic() >= self._rest_until:
                 start = time.monotonic()
+                if "study" in self._plan:  # it grows
+                    self._read_plan()
                 self._read_news()
-                data = self._report.data(self._plan, storage.shown(self._folder.path))
+                trials = storage.read_trials(self._folder)
+                data = self._report.data(self._plan, storage.shown(self._folder.path), trials)
                 self._page = report_page.to_html(data, live=self._live)
                 self._sizes, self._edition = sizes, self._edition + 1
                 # A sweep that is being timed must not have a core taken from it again and again.
                 self._rest_until = time.monotonic() + RESTS * (time.monotonic() - start)
             return self._page, f'"{self._edition}"'
+
+    def _read_plan(self) -> None:
+        self._plan = storage.read_plan(self._folder)
+        self._nums = {run["run_id"]: run["num"] for run in self._plan["runs"]}
 
     def _read_news(self) -> None:
         """Takes the records of which the journals have told more since the last time."""

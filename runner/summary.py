@@ -48,5 +48,5 @@ class Summary:
 
     def write_report(self, folder: SweepFolder) -> None:
         """Writes report.html."""
-        data = self._report.data(storage.read_plan(folder), storage.shown(folder.path))
+        data = self._report.data(storage.read_plan(folder), storage.shown(folder.path), storage.read_trials(folder))
         storage.write_atomic(folder.report, report_page.to_html(data))

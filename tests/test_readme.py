@@ -68,11 +68,13 @@ def test_ci_calls_readmes_two_lines(command):
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", OTHERS)
 def test_a_command_of_the_readme_runs(command, folder):
     assert shell(command, folder) != ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", EXAMPLES, ids=lambda code: code.splitlines()[0])
 def test_a_python_example_of_the_readme_runs(code, folder):
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120, capture_output=True)
@@ -95,6 +97,7 @@ def test_the_table_of_the_readme_has_the_values_of_a_real_sweep(folder):
     assert set(re.findall(r"^(\d+-[0-9a-f]{8}) ", README, flags=re.MULTILINE)) <= names
 
 
+@pytest.mark.slow
 def test_what_diff_prints_is_what_the_readme_says(folder):
     (command,) = EXIT_CODES
     said = shell(command, folder)

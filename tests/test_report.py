@@ -22,7 +22,7 @@ import pytest
 from test_records import RECORD
 
 from runner import cli, records, report_page, seeds, settings, storage
-from runner.records import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
+from runner.records import Check, Failure, FailureKind, Record, Status, TrainInfo, Trial, Verdict
 from runner.report import Report
 from runner.storage import SweepFolder
 from runner.summary import Summary
@@ -217,6 +217,46 @@ def test_what_was_asked_is_the_command_and_the_values_of_each_axis():
     assert "bridge-runner -m seed=0,1 'input_shape=[4],[8]'" in page
     assert "0, 1 … 19 (20 values)" in page
     assert re.search(r"features\s*0, 1\s", page)
+
+
+STUDY = {"objective": "loss_last", "direction": "maximize", "n_trials": 5, "n_jobs": 1, "sampler": "TPESampler(seed=0)"}
+
+
+def test_a_search_has_its_trials_and_the_best_of_them_on_the_page():
+    runs = [record(num, settings={"features": num}) for num in range(2)]
+    report = Report()
+    for run in runs:
+        report.add(run)
+    trials = [
+        Trial(number=0, overrides=["features=0"], value=2.0, run_id=runs[0].run_id),
+        Trial(number=2, overrides=["features=0"], value=2.0, run_id=runs[0].run_id),
+        Trial(number=1, overrides=["features=1"], value=3.5, run_id=runs[1].run_id),
+        Trial(number=3, overrides=[f"features={HOSTILE}"], error="no number"),
+    ]
+    study = {**STUDY, "space": {"features": "range(0,2)"}}
+    data = report.data({**plan(*runs), "study": study}, "outputs/mine", trials)
+    assert data["search"] == {
+        "objective": "loss_last",
+        "direction": "maximize",
+        "trials": [
+            [0, 2.0, 0, "features=0", None],
+            [1, 3.5, 1, "features=1", None],
+            [2, 2.0, 0, "features=0", None],
+            [3, None, None, f"features={HOSTILE}", "no number"],
+        ],
+    }
+    assert (data["columns"]["trial"], data["columns"]["objective"]) == ([0, 1], [2.0, 3.5])
+    page = Text(report_page.to_html(data))
+    assert "img" not in page.tags
+    words = " ".join(page.text.split())
+    said = "search maximize loss_last trials 4 of 5, 1 failed features range(0,2) sampler TPESampler(seed=0)"
+    assert said.replace(" ", "") in words.replace(" ", "")
+    assert "3.5, trial 1: features=1 (1-11111111)" in words
+
+
+def test_a_search_of_which_nothing_is_told_has_a_page():
+    data = Report().data({**plan(), "study": {**STUDY, "space": {"features": "range(0,2)"}}}, "outputs/mine")
+    assert "0 of 5" in Text(report_page.to_html(data)).text
 
 
 def test_machine_software_and_git_are_on_the_page():

@@ -43,7 +43,10 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """`hostile` trains a layer whose name is a script, under every claim; in `mixed` half of the runs fail."""
+    """`hostile` trains a layer whose name is a script, under every claim; in `mixed` half of the runs fail.
+
+    `searched` is a search, some of whose trials ask for what others asked for.
+    """
     path = tmp_path_factory.mktemp("swept")
     (path / "shown_layers.py").write_text(LAYERS)
     (path / "broken").touch()
@@ -56,6 +59,8 @@ def swept(tmp_path_factory):
         assert cli.main(["report", "outputs/hostile"]) == 0
         layer = ("layer=custom", "layer.target=shown_layers.Fails", f"layer.kwargs.when=broken,'{HOSTILE}'")
         assert cli.main(["-m", *layer, "seed=0,1", "sweep=mixed", *OFF]) == 1
+        searched = ("hydra/sweeper=optuna", "objective=apply_latency_median_s", "features=range(2,6)", "n_trials=6")
+        assert cli.main(["-m", *searched, "sweep=searched", *OFF]) == 0
     return path / "outputs"
 
 
@@ -125,7 +130,7 @@ def opened(chromium, swept):
     for page in pages:
         assert page.complaints == []
         assert {url.partition("#")[0] for url in page.requests} <= {
-            swept.joinpath(s, "report.html").as_uri() for s in ("hostile", "mixed")
+            swept.joinpath(s, "report.html").as_uri() for s in ("hostile", "mixed", "searched")
         }
         page.tab.context.close()
 
@@ -135,15 +140,28 @@ def rows_of(swept, sweep):
 
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
-@pytest.mark.parametrize("sweep", ["hostile", "mixed"])
+@pytest.mark.parametrize("sweep", ["hostile", "mixed", "searched"])
 def test_everything_is_shown_without_a_complaint_or_a_request(sweep, colors, opened):
     page = opened(sweep, color_scheme=colors)
     page.show_all()
     drawn = page.tab.evaluate("[...document.querySelectorAll('#figures > section')].map((part) => part.id)")
-    more = {"twins", "losses"} if sweep == "hostile" else set()
+    more = {"hostile": {"twins", "losses"}, "mixed": set(), "searched": {"trials"}}[sweep]
     assert set(drawn) == {"times", "phases", "outputs", "checks", "checkpoints"} | more
     assert page.tab.locator(".chart svg").count() == page.tab.locator(".chart").count() > 5
     assert page.tab.locator("#failures").is_visible() == (sweep == "mixed")
+
+
+def test_the_trials_of_a_search_lead_to_their_runs(opened, swept):
+    page = opened("searched")
+    page.show_all()
+    trials = storage.read_trials(SweepFolder(swept / "searched"))
+    links = page.tab.locator("#trials details a")
+    assert links.count() == len(trials) == 6
+    best = min(trials, key=lambda trial: trial.value)
+    assert f"trial {best.number}: {best.overrides[0]}" in page.tab.text_content("#study")
+    links.nth(2).click()
+    (row,) = [row for row in rows_of(swept, "searched") if row.run_id == trials[2].run_id]
+    assert row.label in page.tab.text_content("#run h2")
 
 
 def test_a_layer_that_is_called_like_a_script_stays_text(opened, swept):

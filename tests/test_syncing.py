@@ -15,6 +15,8 @@ import pytest
 
 from runner import cli
 
+pytestmark = pytest.mark.slow
+
 
 def records(sweep: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(sweep.glob("runs/*/record.json"))]

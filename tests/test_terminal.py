@@ -47,6 +47,7 @@ def plan(num_runs: int = 3, *, num_configs: int | None = None, counts: dict[str,
         num_configs=num_configs or num_runs,
         counts=lambda: counts or {"new": num_runs},
         folder=SimpleNamespace(name="mine"),
+        study=None,
     )
 
 

@@ -20,6 +20,8 @@ from runner.tracking import NullTracker
 from runner.tracking_online import OnlineTracking
 from runner.tracking_pool import InlineTracking
 
+pytestmark = pytest.mark.slow
+
 
 def online(sweep: Path, warnings: list[str], patience_s: float = 60) -> OnlineTracking:
     """What a sweep at its end holds: the files are made."""
@@ -98,7 +100,6 @@ def test_nothing_is_sent_while_a_measurement_runs(server, sweep):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
-@pytest.mark.slow
 def test_a_sweep_that_is_killed_leaves_no_process_standing_still(server, sweep):
     server.fault = lambda what, sent: HANG if what == "UpsertBucket" else None
     code = "import sys; from pathlib import Path; from runner.tracking_online import Sender, children\n"
@@ -115,7 +116,6 @@ def test_a_sweep_that_is_killed_leaves_no_process_standing_still(server, sweep):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["dead", "hangs", "500", "429", "dies"])
 def test_a_sweep_goes_to_its_end_whatever_its_server_does(tmp_path, fault):
     answers = {

@@ -11,6 +11,8 @@ import pytest
 from wandb_sent import API_KEY, NETRC_KEY, Sent, environment, execute, files_with_a_key, write_netrc
 from wandb_server import serve
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def synced(tmp_path_factory: pytest.TempPathFactory, offline_sweep: Path) -> Iterator[Sent]:

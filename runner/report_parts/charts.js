@@ -286,6 +286,25 @@ function curves(width, rows, medians, scales, series) {
   });
 }
 
+/** A dot a trial and the best so far as steps: `{x, value, best, text}`; trials without a value are crosses at the foot. */
+function trialDots(width, rows, scales) {
+  const told = thinned(rows.filter((row) => row.value != null));
+  const failed = thinned(rows.filter((row) => row.value == null));
+  const cross = { x: "x", symbol: "times", r: 4, stroke: "var(--series-6)", strokeWidth: 1.6 };
+  return plot(width, 300, {
+    ...scales,
+    marks: [
+      Plot.line(
+        rows.filter((row) => row.best != null),
+        { x: "x", y: "best", curve: "step-after", stroke: "var(--series-2)", strokeWidth: 2 },
+      ),
+      Plot.dot(told, { x: "x", y: "value", r: 3.5, fill: "var(--series-1)" }),
+      Plot.dot(failed, { ...cross, frameAnchor: "bottom", dy: -6 }),
+      tip(told, "x", "value", "text"),
+    ],
+  });
+}
+
 /** Bars with a second value as a bar across: `{y, value, other, text}`. */
 function bars(width, rows, say) {
   const names = rows.map((row) => row.y);

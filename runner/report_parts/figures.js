@@ -9,6 +9,7 @@ const MAX_BARS = 24;
  * What is made: a hint, choices, charts (a caption, a legend, `draw` for a width), a body, and `numbers` as a table.
  */
 const FIGURES = [
+  { id: "trials", title: "Trials", has: (row) => row.trial != null, make: trials },
   { id: "times", title: "Times", has: (row) => Object.keys(QUANTITIES).some((name) => row[name] != null), make: times },
   { id: "twins", title: "Bridged, native, Linen twin", has: (row) => row.twins != null, make: twins },
   { id: "phases", title: "Phases", has: (row) => row.apply_compile_s != null, make: phases },

@@ -1,4 +1,4 @@
-// What runs gave: outputs, loss curves, checkpoints.
+// What runs gave: trials of a search, outputs, loss curves, checkpoints.
 "use strict";
 
 function outputs(state) {
@@ -66,6 +66,44 @@ function values(state, rows, label) {
     caption: `values of ${label}, a column a seed: min to max, mean ± std`,
     draw: (width) => distributions(width, columns, scales),
   };
+}
+
+// ---- a search
+
+/** Every trial in the order in which it was asked for, also those whose run the filters hide, and the best so far. */
+function trials(state) {
+  const { objective, direction, trials: all } = state.data.search;
+  const better = direction === "maximize" ? (one, two) => one > two : (one, two) => one < two;
+  let best = null;
+  const rows = all.map(([x, value, place, asked, error]) => {
+    if (value != null && (best == null || better(value, best))) best = value;
+    const label = place == null ? null : state.data.columns.label[place];
+    const text = `trial ${x}: ${error ? `failed: ${error}` : number(value)}\n${asked}\n${label ?? "no run"}`;
+    return { x, value, best, label, asked, error, text };
+  });
+  const told = rows.filter((row) => row.value != null);
+  const scales = {
+    x: { label: "trial" },
+    y: valueScale(
+      told.map((row) => row.value),
+      objective,
+      number,
+    ),
+  };
+  const failed = rows.length - told.length;
+  return {
+    hint: `${direction} ${objective}; the line is the best so far${failed ? `; crosses are ${plural(failed, "trial")} that failed` : ""}.`,
+    charts: [{ caption: `${objective} of each trial`, draw: (width) => trialDots(width, rows, scales) }],
+    numbers: () =>
+      plainTable(
+        ["trial", objective, "asked for", "run", "error"],
+        rows.map((row) => [row.x, number(row.value), row.asked, linkTo(row.label), row.error]),
+      ),
+  };
+}
+
+function linkTo(label) {
+  return label == null ? null : element("a", { href: `#run=${label}` }, label);
 }
 
 // ---- training

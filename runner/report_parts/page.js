@@ -187,7 +187,7 @@ async function follow() {
 
 async function takeOver(text) {
   const page = new DOMParser().parseFromString(text, "text/html");
-  for (const id of ["verdict", "asked", "failures", "environment"])
+  for (const id of ["verdict", "asked", "study", "failures", "environment"])
     document.getElementById(id).replaceWith(page.getElementById(id));
   state.data = await unpack(page.getElementById("data").textContent);
   state.rows = rowsOf(state.data);
