@@ -353,11 +353,14 @@ def compare(words: Sequence[str]) -> int:
     parser.add_argument("--rerun", type=int)
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--html", type=Path)
     parser.add_argument("--trust", action="store_true")
     typed = parser.parse_args(list(words))
     from runner import comparing
 
-    options = comparing.Options(force=typed.force, rerun=typed.rerun, as_json=typed.json, trust=typed.trust)
+    options = comparing.Options(
+        force=typed.force, rerun=typed.rerun, as_json=typed.json, page=typed.html, trust=typed.trust
+    )
     return comparing.compare(typed.a, typed.b, options)
 
 
@@ -437,7 +440,7 @@ USAGE = {
     "[--only params,batch_stats/mean] [--out FOLDER] [--trust]",
     "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] "
     "[--trust]",
-    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json]",
+    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json] [--html FILE]",
     "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
     "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
     "sync": "bridge-runner sync outputs/SWEEP [--watch]",

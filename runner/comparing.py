@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import compare as comparisons
-from runner import pairing, storage, table, times, verdict
+from runner import pairing, report_page, storage, table, times, verdict
 from runner.compare import EXIT_CODES, Side
 from runner.errors import UserError
 from runner.pairing import Entry, Pairing
@@ -32,12 +32,14 @@ class Options:
       force: Whether times of different machines are compared.
       rerun: Rounds in which both sides are done anew; None takes the times of the records.
       as_json: Whether the comparison is printed as JSON.
+      page: Where the comparison is written as one HTML page; None for nowhere.
       trust: Whether what is done anew may import modules that are neither ours nor flax's.
     """
 
     force: bool = False
     rerun: int | None = None
     as_json: bool = False
+    page: Path | None = None
     trust: bool = False
 
 
@@ -90,8 +92,10 @@ def compare(a: Path, b: Path, options: Options) -> int:
       can't be compared.
 
     Raises:
-      UserError: A side is neither a sweep nor a run, or can't be done anew here.
+      UserError: A side is neither a sweep nor a run, or can't be done anew here, or the page can't be written.
     """
+    if options.page is not None:
+        _require_page(options.page)
     if options.rerun is not None and options.rerun < MIN_ROUNDS:
         what = f"--rerun {options.rerun}: fewer than {MIN_ROUNDS} rounds tell nothing, however far apart the sides lie"
         raise UserError(what, f"--rerun {verdict.ROUNDS}")
@@ -120,7 +124,23 @@ def compare(a: Path, b: Path, options: Options) -> int:
         for line in verdict.notes(comparison):
             terminal.line(line)
         terminal.line(verdict.verdict_line(comparison))
+    if options.page is not None:
+        storage.write_atomic(options.page, report_page.comparison_to_html(verdict.page_data(comparison)))
+        if not options.as_json:
+            terminal.line(f"page         {options.page}")
     return EXIT_CODES[comparison.outcome]
+
+
+def _require_page(path: Path) -> None:
+    """Judges whether a page can be written, before anything takes time.
+
+    Raises:
+      UserError: It can't.
+    """
+    if path.suffix not in (".html", ".htm"):
+        raise UserError(f"--html {path}: a page's name ends on .html", "--html compare.html")
+    if not path.parent.is_dir():
+        raise UserError(f"--html {path}: there is no folder {path.parent}", f"mkdir -p {path.parent}")
 
 
 def _times(sides: tuple[Reader, Reader], pairs: Pairing, options: Options, terminal: Terminal) -> Sequence[Times]:

@@ -92,6 +92,7 @@ def conf_check(make_run):
     return ask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_no_layer_of_conf_is_refused_and_only_its_second_call_is_warned_of(conf_check, name):
     check = conf_check(name)

@@ -315,7 +315,8 @@ def test_the_bundles_are_those_of_the_manifest_and_bring_their_licences():
 
 def test_every_part_of_the_page_is_used():
     files = {path.name for path in report_page.PARTS.iterdir() if path.is_file()}
-    assert files == {*report_page.SCRIPTS, report_page.STYLE, "page.html"}
+    scripts = {*report_page.SCRIPTS, *report_page.COMPARISON_SCRIPTS}
+    assert files == {*scripts, report_page.STYLE, "page.html", "compare.html"}
 
 
 def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():

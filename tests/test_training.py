@@ -448,6 +448,7 @@ def curve(one, drafted, variables, teacher):
     return trained.info.losses, trees.tree_digest(trees.leaves(trained.variables))
 
 
+@pytest.mark.slow
 def test_the_loss_curve_of_the_twin_pipeline_is_compared_where_everything_is(make_run):
     for words, said in (
         (("host=mlp",), "the pipeline with nn.Dense ends on the same loss curve bit for bit"),

@@ -151,14 +151,7 @@ function route() {
   }
 }
 
-// ---- colours and paper
-
-function chooseTheme() {
-  const select = document.getElementById("theme");
-  select.onchange = () => {
-    document.documentElement.style.colorScheme = select.value;
-  };
-}
+// ---- paper
 
 function preparePaper() {
   for (const section of document.querySelectorAll("#figures > section")) section.fill?.();

@@ -120,6 +120,7 @@ def main() -> None:
         timed("ls SWEEP --json", "ls", sweep, "--json")
         timed("resume SWEEP", "resume", sweep)
         timed("results SWEEP", "results", sweep)
+        timed("report SWEEP", "report", sweep)
 
 
 if __name__ == "__main__":
