@@ -149,6 +149,8 @@ def read_side(text: str, options: Options) -> Side:
       UserError: Nothing that can be compared.
     """
     path = Path(os.path.expanduser(text))
+    if not os.path.exists(path) and os.path.exists(path.parent / "sweep.json"):  # a run by its first letters
+        path = storage.find_run(path).path
     if os.path.exists(path):  # a config may be longer than any name, where pathlib raises
         if _is_run(path):
             return _run_side(text, path, trust=options.trust)

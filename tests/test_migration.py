@@ -169,6 +169,7 @@ def test_a_run_and_a_config_are_compared(run, here):
     (path,) = (here / "runs" / "s" / "runs").iterdir()
     code, out, _ = run(str(path), "layer=mlp features=8")
     assert (code, "4 same" in out) == (0, True)
+    assert out.endswith(run("runs/s/0", "layer=mlp features=8")[1].partition("\n")[2])
     code, out, _ = run(str(path), "layer=mlp features=16")
     assert code == 1
     assert "reshaped  params/linear_1/bias      → " not in out
