@@ -47,7 +47,7 @@ def ls(path: Path | None, *, as_json: bool, watch: bool = False, by: Sequence[st
         if by:
             return _ls_by(folder, rows, by, as_json=as_json)
         if as_json:
-            print(json.dumps([dataclasses.asdict(row) for row in rows]))
+            print(json.dumps([vars(row) for row in rows]))  # asdict would copy every config
             return 0
         terminal.line(f"{folder.name}: {_counts(rows)}")
         if folder.trials.exists():
