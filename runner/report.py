@@ -128,8 +128,8 @@ class Report:
             Row(num=num, run_id="", status="", layer=layer, device="", settings=values)
             for num, (layer, values) in enumerate(zip(columns["layer"], settings, strict=True))
         ]
-        keys = table.shown_keys(rows)
-        return {key: [table.values_of(row).get(key) for row in rows] for key in keys}
+        values = [table.values_of(row) for row in rows]
+        return {key: [one.get(key) for one in values] for key in table.shown_keys(rows)}
 
 
 def _of_trials(runs: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> dict[str, list[Any]]:

@@ -410,7 +410,7 @@ def read_news(folder: SweepFolder, seen: Mapping[str, int]) -> Iterator[Event]:
 
 def write_plan(folder: SweepFolder, plan: Mapping[str, Any]) -> None:
     """Writes what the sweep is going to do."""
-    write_atomic(folder.plan, json.dumps({"plan_version": PLAN_VERSION, **plan}, indent=1).encode() + b"\n")
+    write_atomic(folder.plan, records.data_to_json({"plan_version": PLAN_VERSION, **plan}) + b"\n")
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any]:

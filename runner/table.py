@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -138,7 +138,10 @@ def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
 
 def shown_keys(rows: Sequence[Row]) -> list[str]:
     """The config keys that tell the runs apart, axes first; not those that only follow another one."""
-    values = [values_of(row) for row in rows]
+    first = rows[0].settings if rows else {}
+    # Most groups are the same in all runs: then there is nothing to look for in them.
+    same = {key for key, value in first.items() if all(row.settings.get(key, rows) == value for row in rows)}
+    values = [values_of(row, but=same) for row in rows]
     varied = [key for key in varied_keys(values) if key not in NOT_SHOWN]
     kept: list[str] = []
     for key in sorted(varied, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
@@ -147,11 +150,15 @@ def shown_keys(rows: Sequence[Row]) -> list[str]:
     return kept
 
 
-def values_of(row: Row) -> dict[str, Any]:
-    """The config of a run by dotted key, with the layer's name as `layer` and the mesh as one value."""
-    mesh = literal(row.settings.get("mesh"))
-    flat = {key: value for key, value in flatten(row.settings).items() if not key.startswith("mesh.")}
-    return {**flat, "mesh": mesh, "layer": row.layer}
+def values_of(row: Row, *, but: Collection[str] = ()) -> dict[str, Any]:
+    """The config of a run by dotted key, with the layer's name as `layer` and the mesh as one value.
+
+    Args:
+      row: The run.
+      but: Groups and values of the config that are left out.
+    """
+    taken = {key: value for key, value in row.settings.items() if key != "mesh" and key not in but}
+    return {**flatten(taken), "mesh": literal(row.settings.get("mesh")), "layer": row.layer}
 
 
 def duration(seconds: float | None) -> str:
