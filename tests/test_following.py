@@ -55,7 +55,8 @@ def losses_in(folder: Path) -> list[tuple[int, float]]:
 
 
 def offline_runs(folder: Path) -> list[Path]:
-    return sorted((folder / "wandb").glob("offline-run-*"))
+    """Those that have a file by now: the folder comes first."""
+    return sorted({file.parent for file in (folder / "wandb").glob("offline-run-*/*.wandb")})
 
 
 def content(run: dict[str, Any]) -> dict[str, Any]:
