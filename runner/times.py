@@ -126,7 +126,7 @@ def from_rounds(measured: Mapping[str, tuple[Samples, Samples]], num_rounds: int
     A round is the fastest of its calls of each side, and a ratio of the two. Load that comes and goes hits both sides
     of a round alike, so the ratios are independent where the times are not; Wilcoxon's signed-rank test judges them
     (interleaved trials: A. Abedi, T. Brecht, Conducting repeatable experiments in highly variable cloud computing
-    environments, ICPE 2017). `tests/benchmarks/README.md` has how often this test finds a planted slowdown, and how
+    environments, ICPE 2017). `tests/benchmarks/compare.py` counts how often this test finds a planted slowdown, and how
     often Mann–Whitney's on the same numbers.
 
     Args:

@@ -13,7 +13,7 @@ from runner.pairing import How
 from runner.records import Aggregate
 from runner.times import Pace, Times
 
-# Rounds that find a slowdown of 1.2 × on a busy machine in at least 95 of 100 comparisons (tests/benchmarks/README.md).
+# Rounds that are suggested: three times as many as the fewest. tests/benchmarks/README.md has what was seen with them.
 ROUNDS = 30
 
 # More lines of one kind tell less than the first ones; `--json` has them all.
