@@ -6,12 +6,13 @@ a `Record`. Nothing here touches a file or the network: what is written is writt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,6 +237,7 @@ def execute(
     clock: timing.Clock = time.perf_counter_ns,
     watch: Watch | None = None,
     steps: Steps | None = None,
+    beside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Result:
     """The record, variables and output of one run.
 
@@ -248,6 +250,7 @@ def execute(
       clock: Nanoseconds from any fixed origin.
       watch: Told of the losses while the run trains, outside of all that is timed; see `training.train`.
       steps: Where the steps of its training are kept meanwhile.
+      beside: Entered while the checks run, which may take seconds and are not timed.
 
     Raises:
       Stopped: Its training was asked to end.
@@ -259,7 +262,7 @@ def execute(
     def tell() -> None:
         try:
             with program.draft.placement.context():
-                _tell(story, job, program, clock=clock, watch=watch)
+                _tell(story, job, program, clock=clock, watch=watch, beside=beside)
         except (Stopped, StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
@@ -270,6 +273,20 @@ def execute(
     record = _record(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
     variables = trees.to_save(story.variables)
     return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
+
+
+def rehearse_eager(job: Job, draft: Draft) -> None:
+    """Goes the eager way that a check of `job` will go, so that it finds each operation compiled.
+
+    For a sweep's threads, while they compile: half of the time of a first run is XLA compiling one operation at a time.
+    """
+    run, place = job.run, draft.placement
+    if not job.compare_eager or place.mesh is not None or run.checks.mode is ChecksMode.off:
+        return
+    with contextlib.suppress(Exception), place.context():  # the check says what is wrong
+        x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(bridge.root_key(run.seed))
+        variables = draft.given if draft.given is not None else draft.model.init(key, draft.needs.streams, x)
+        draft.model.apply(variables, bridge.apply_keys(key, draft.rngs), draft.mutable, x)
 
 
 def contended(result: Result) -> Result:
@@ -361,7 +378,15 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _tell(story: _Story, job: Job, program: Program, *, clock: timing.Clock, watch: Watch | None) -> None:
+def _tell(
+    story: _Story,
+    job: Job,
+    program: Program,
+    *,
+    clock: timing.Clock,
+    watch: Watch | None,
+    beside: Callable[[], contextlib.AbstractContextManager[None]],
+) -> None:
     """Init, train, apply, check, time. The order matters: an output is checked before its time is taken."""
     run, place = job.run, program.draft.placement
     x = place.put_x(inputs.make_input(run.input, run.input_shape))
@@ -390,10 +415,11 @@ def _tell(story: _Story, job: Job, program: Program, *, clock: timing.Clock, wat
     story.summaries = [trees.summarize_array(path, array) for path, array in story.output.items()]
     story.checks.extend(program.checks)
     if run.checks.mode is not ChecksMode.off:
-        for check in _checks(job, program, story, output, (key, x)):
-            story.checks.append(check)
-            if run.checks.mode is ChecksMode.strict:
-                _refuse(check, story.checks, run)
+        with beside():
+            for check in _checks(job, program, story, output, (key, x)):
+                story.checks.append(check)
+                if run.checks.mode is ChecksMode.strict:
+                    _refuse(check, story.checks, run)
 
     on_gpu = devices.platform_name(place.device) == "gpu"
     story.load_average, story.cards = environment.load_average(), environment.cards() if on_gpu else []

@@ -7,6 +7,7 @@ A run counts as done when its line in the journal is on the disk, not before.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -45,7 +46,8 @@ BURST_BYTES = 256 * 2**20
 WRITERS = 2
 
 # A run of so many seconds is written before the next one is executed: a crash would lose it, and who follows it waits.
-LONG_S = 2.0
+# The comparison with the eager path, once a sweep, takes two of them.
+LONG_S = 4.0
 
 MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
 
@@ -260,7 +262,8 @@ class _Engine:
     kept: dict[ProgramKey, Future[Program]] = field(default_factory=dict)
     clones: CloneWriter = field(default_factory=CloneWriter)
     writers: ThreadPoolExecutor = field(init=False)
-    warming: Future[None] | None = None
+    warming: list[Future[None]] = field(default_factory=list)  # what is loaded and compiled ahead, whatever comes of it
+    warmed: bool = False
     contended: bool = False
     beside: bool = False
     died: Mapping[str, str] = field(default_factory=dict)
@@ -284,7 +287,7 @@ class _Engine:
                 self.contended = several or self.beside
                 if several and _saves(pending):
                     # While the first programs compile; `_settle` waits for it.
-                    self.warming = self.writers.submit(checkpoint.warm)
+                    self.warming.append(self.writers.submit(checkpoint.warm))
                 wave = next(waves, [])
                 futures = self._compile(pool, wave)
                 while wave and not self._ending():
@@ -349,6 +352,9 @@ class _Engine:
 
     def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
         programs = {task.program_key: task.job.run for task in wave}
+        if self.contended:  # it takes longer than a program: first
+            eager = [(task.job, self.plan.drafts[task.program_key]) for task in wave if task.job.compare_eager]
+            self.warming += [pool.submit(experiment.rehearse_eager, job, draft) for job, draft in eager]
         for key, run in programs.items():
             if key not in self.kept:
                 draft = self.plan.drafts[key]
@@ -402,11 +408,24 @@ class _Engine:
         """The result of a run, made while no other process of ours works here, or flagged if one does."""
         job, settings, steps = task.job, task.job.run.timing, self._steps(task)
         watch = self.tracking.follow(experiment.head(job), task.folder.path) if program.training else None
-        execute = functools.partial(experiment.execute, job, program, compiled_here=first, watch=watch, steps=steps)
+        execute = functools.partial(
+            experiment.execute, job, program, compiled_here=first, watch=watch, steps=steps, beside=self._warming
+        )
         if settings.mode is TimingMode.off:
             return execute()
         result, contended = self.turns.measured(execute, wait=settings.turns)
         return experiment.contended(result) if contended else result
+
+    @contextlib.contextmanager
+    def _warming(self) -> Iterator[None]:
+        """Loads the tracker while the first run is checked: no time is taken then, and XLA lets go of Python's lock."""
+        loading = None if self.warmed else self.writers.submit(self.tracking.warm)
+        self.warmed = True
+        try:
+            yield
+        finally:
+            if loading is not None:
+                loading.result()
 
     def _mark(self, event: str, task: Task) -> None:
         """Says in the journal of a job what it is at: should it die, that run is to blame."""
@@ -465,8 +484,8 @@ class _Engine:
 
     def _settle(self) -> None:
         """Waits until nothing of ours runs, and adds what tracking cost to the records."""
-        if self.warming is not None:
-            self.warming.result()
+        concurrent.futures.wait(self.warming)
+        self.warming.clear()
         # A run that is tracked twice replaces itself: these lines need not be on the disk before we go on.
         for run_id in self.writers.map(self._add_cost, self.tracking.wait()):
             self.journal.append("tracked", sync=False, run_id=run_id)

@@ -32,6 +32,9 @@ class Follow(Protocol):
 class Tracker(Protocol):
     """Where runs are shown beside the sweep's own files."""
 
+    def warm(self) -> None:
+        """Loads what the first run would load: may be called in another thread, before that run. Never raises."""
+
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """Where a run that is to train can be followed till it is logged; None where it can't."""
 
@@ -47,6 +50,9 @@ class Tracker(Protocol):
 
 class Tracking(Protocol):
     """Where a sweep hands its records over; see `runner.tracking_pool`."""
+
+    def warm(self) -> None:
+        """Loads what the first run would load, and is not loaded beside; never raises."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """Where a run that is to train can be followed till it is submitted; None where it can't."""
@@ -66,6 +72,9 @@ class Tracking(Protocol):
 
 class NullTracker:
     """Tracks nothing."""
+
+    def warm(self) -> None:
+        """Loads nothing."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """None: nobody looks."""

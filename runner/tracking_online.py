@@ -58,6 +58,10 @@ class OnlineTracking:
         self._live: Sender | None = None
         self.sender = Sender(folder, "--watch") if at_once else None
 
+    def warm(self) -> None:
+        """Loads what the first run would load."""
+        self._files.warm()
+
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """Where a run can be followed while it trains; a process of its own sends what is told of it."""
         follow = self._files.follow(head, run_dir)

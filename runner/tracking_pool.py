@@ -43,6 +43,10 @@ class InlineTracking:
         self._tracker = tracker
         self._costs: list[tuple[str, float]] = []
 
+    def warm(self) -> None:
+        """Loads what the first run would load."""
+        self._tracker.warm()
+
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """Where a run can be followed while it trains."""
         return self._tracker.follow(head, run_dir)
@@ -100,6 +104,9 @@ class PooledTracking:
         starter = concurrent.futures.ThreadPoolExecutor(1)
         self._sent.append(("", starter.submit(self._warm, num_processes)))
         starter.shutdown(wait=False)
+
+    def warm(self) -> None:
+        """Nothing: the workers load it since they were started."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """Where a run can be followed while it trains, in this process."""

@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +36,9 @@ LEAN |= {"x_transaction_log_flush_interval": 0.5, "finish_timeout": 10.0}
 
 # What the run of the sweep has all the same, once: the installed packages and the machine.
 ONCE_A_SWEEP = frozenset({"x_disable_meta", "x_save_requirements"})
+
+# What W&B imports in `init` and for a table; not everybody has pandas.
+LOADED_BY_FIRST_RUN = ("wandb.sdk.launch.inputs.internal", "pandas")
 
 MAX_TAG_CHARACTERS = 64
 
@@ -68,6 +73,16 @@ class WandbTracker:
         self._clock = clock
         self._warned = False
         self._followed: dict[str, _Following] = {}
+
+    def warm(self) -> None:
+        """Loads W&B and starts its service, which takes a second and more."""
+        # What goes wrong here goes wrong for the first run too, and is said there.
+        with contextlib.suppress(Exception), environment_of(self._folder.wandb):
+            import wandb
+
+            wandb.setup(settings=wandb.Settings(silent=True, quiet=True))
+            for name in LOADED_BY_FIRST_RUN:
+                importlib.import_module(name)
 
     def follow(self, head: Head, run_dir: Path) -> Follow:
         """Where a run can be followed while it trains; `log` ends the W&B run that the first losses open.
@@ -138,6 +153,8 @@ class WandbTracker:
 
     def close(self) -> None:
         """Ends W&B's service of this process; what it was told is then in the files."""
+        if "wandb" not in sys.modules:
+            return  # loading it takes most of a second
         # A service that can't write everything ends with a code that wandb hands to sys.exit.
         with contextlib.suppress(Exception, SystemExit):
             import wandb

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
@@ -80,6 +84,16 @@ def prepare(run, *, compare_eager=False, **place):
     identity = identify(run)
     program = compile_program(draft(run, identity))
     return Job(run=run, identity=identity, compare_eager=compare_eager, **place), program
+
+
+@contextlib.contextmanager
+def monitored(listener):
+    """Has `listener` told of what JAX takes time for."""
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
 
 
 @pytest.fixture
@@ -244,6 +258,33 @@ def test_the_eager_check_says_yes_for_linear(execute):
     check = check_named(execute(compare_eager=True).record, "eager")
     assert (check.verdict, check.evidence) == (Verdict.yes, {})
     assert check.detail == "init and apply give the same bits compiled and eager"
+
+
+def test_after_a_rehearsal_the_eager_check_finds_its_operations_compiled(make_run):
+    seconds = []
+
+    def compiling(event, duration_s, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration_s)
+
+    run = make_run(*QUICK, "input_shape=[3]", "features=7")
+    job, program = prepare(run, compare_eager=True)
+    jax.clear_caches()
+    with monitored(compiling):
+        experiment.execute(dataclasses.replace(job, compare_eager=False), program)
+        others = len(seconds)
+        experiment.rehearse_eager(job, program.draft)
+        rehearsed = len(seconds)
+        result = experiment.execute(job, program)
+    (check,) = (check for check in result.record.checks if check.name == "eager")
+    assert check.verdict is Verdict.yes
+    assert rehearsed - others > 5
+    assert len(seconds) <= rehearsed + 1  # the product with x: a compiled init leaves its kernel uncommitted
+
+
+def test_a_rehearsal_that_fails_is_left_to_the_check(make_run):
+    job, program = prepare(make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones"))
+    experiment.rehearse_eager(dataclasses.replace(job, compare_eager=True), program.draft)
 
 
 def test_bits_that_eager_calls_round_otherwise_are_a_caution_that_says_where_and_by_how_much(execute):

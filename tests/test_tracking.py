@@ -189,6 +189,7 @@ def test_the_run_of_the_sweep_draws_its_runs_and_carries_the_report(make, tmp_pa
 def test_a_failure_of_wandb_is_said_once_and_never_raised(make, tmp_path, warnings):
     (tmp_path / "wandb").write_text("a file where the folder should be")
     tracker = make()
+    tracker.warm()
     assert [tracker.log(make_record(), {}, tmp_path) for _ in range(2)] == [None, None]
     tracker.log_sweep("demo", [])
     assert len(warnings) == 1
@@ -211,6 +212,10 @@ import test_tracking
 from runner import tracking_pool
 assert not {"wandb", "jax"} & set(sys.modules), "imported early"
 tracker = tracking_pool.make_tracker(test_tracking.TrackingSettings(), Path(sys.argv[1]), "demo", print)
+tracker.close()
+assert "wandb" not in sys.modules, "imported to be closed"
+tracker.warm()
+assert {"pandas", "wandb.sdk.launch.inputs.internal"} <= set(sys.modules), "left to the first run"
 assert tracker.log(test_tracking.make_record(), {"": np.ones(2)}, Path(sys.argv[1])) is not None
 tracker.log_sweep("demo", [{"status": "done"}])
 tracker.close()
