@@ -1,4 +1,4 @@
-"""The clock: phases of a program, and samples of a call. How and why: README, "How a time is taken"."""
+"""The clock: phases of a program, and samples of a call. How and why: GUIDE.md, "Times and seeds"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""README is true: its commands run, in order, in one folder, and its two lines are what CI calls."""
+"""README and guide are true: their commands run, in order, in one folder, and README's two lines are what CI calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README, GUIDE = ((ROOT / name).read_text() for name in ("README.md", "GUIDE.md"))
 
 LAYERS = """
 from flax import nnx
@@ -30,7 +30,7 @@ class Gated(nnx.Module):
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", README + GUIDE, flags=re.MULTILINE | re.DOTALL)
 
 
 NETS, *EXAMPLES = sorted(blocks("python"), key=lambda code: not code.startswith("# nets.py"))
@@ -104,6 +104,19 @@ def test_what_diff_prints_is_what_the_readme_says(folder):
     (shown,) = re.findall(r"^```\n(moved.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     for line in shown.splitlines():
         assert line == "…" or line in said
+
+
+def test_every_link_of_the_two_pages_leads_somewhere():
+    titles = {page: {anchor(line) for line in text.splitlines()} for page, text in (("", README), ("GUIDE.md", GUIDE))}
+    for target in re.findall(r"\]\(([^)]+)\)", README + GUIDE):
+        page, _, title = target.partition("#")
+        assert not page or (ROOT / page).exists(), target
+        assert not title or title in titles[page], target
+
+
+def anchor(line: str) -> str:
+    """The anchor that GitHub gives to a title."""
+    return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
 
 
 def test_as_many_layers_come_along_as_the_readme_says():

@@ -113,7 +113,7 @@ def test_no_key_lands_in_an_offline_sweep_or_in_what_it_says(offline_sweep):
 
 def test_the_keys_that_the_readme_names_are_those_that_runs_carry(synced):
     readme = (Path(__file__).resolve().parent.parent / "README.md").read_text()
-    section = readme.partition("## Weights & Biases")[2].partition("\n## ")[0]
+    section = readme.partition("## On dashboards")[2].partition("\n## ")[0]
     for run in synced.runs.values():
         row = next(row for row in run.history if "seed" in row)
         for key, there in {"program": run.config, "status": run.summary, "output/norm": row, "features": row}.items():
