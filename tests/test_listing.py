@@ -449,6 +449,8 @@ def test_what_only_reads_starts_without_jax(words, here):
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE))
     assert "runner.cli" in imported
     assert imported.isdisjoint({"jax", "flax", "orbax", "wandb"})
+    if words in ("ls", "ls outputs/fine", "--help", "--version"):
+        assert "numpy" not in imported
 
 
 def test_every_sweep_that_is_listed_can_be_read(here):

@@ -3,8 +3,9 @@
     python tests/benchmarks/checks.py [--layers linear,mlp] [--rounds 3] [--depth traced]
 
 Every figure is a ratio within one process: claims by the trace, lower and compile of the same program's init and apply,
-in turn, with JAX's caches empty before each. All ten get the compiled program, as in `bridge-runner check`. Prints a
-Markdown table.
+in turn, with JAX's caches empty before each. All ten get the compiled program, as in `bridge-runner check`; most of what
+they cost is tracing, lowering and compiling programs of their own, so the last ratio is by the seconds in which JAX says
+that it does that. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hydra
 import jax
+import jax.monitoring
 
 from runner import application, claims, experiment, settings
 from runner.program import Program, compile_program, draft, identify
@@ -29,6 +31,7 @@ from runner.subject import Subject
 
 LAYERS = ("linear", "batch_norm", "dropout", "lora", "conv", "mlp", "multi_head_attention", "lstm", "transformer_block")
 CHECKS_OFF = 1000
+COMPILING = "/jax/core/compile/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,31 @@ def cost(call: Callable[[], object]) -> Cost:
     cpu, wall = time.process_time(), time.perf_counter()
     call()
     return Cost(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+class Compiling:
+    """When JAX traced, lowered and compiled, since the last `reset`."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float]] = []
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+
+    def reset(self) -> None:
+        """Starts anew."""
+        self._spans.clear()
+
+    def total_s(self) -> float:
+        """Seconds of all of it; what happened within something else counts once."""
+        total, until = 0.0, 0.0
+        for start, end in sorted(self._spans):
+            total += max(end - max(start, until), 0.0)
+            until = max(until, end)
+        return total
+
+    def _add(self, event: str, duration_s: float, **_: object) -> None:
+        if event.startswith(COMPILING):
+            now = time.perf_counter()
+            self._spans.append((now - duration_s, now))
 
 
 def subject_of(run: Run, program: Program | None = None) -> Subject:
@@ -77,9 +105,9 @@ def off_s(run: Run) -> float:
     return (time.perf_counter() - start) / CHECKS_OFF
 
 
-def row(name: str, run: Run, rounds: int, *, full: bool) -> str:
+def row(name: str, run: Run, rounds: int, compiling: Compiling, *, full: bool) -> str:
     """One line of the table."""
-    programs, traced, whole, each = [], [], [], []
+    programs, traced, whole, each, own = [], [], [], [], []
     for _ in range(rounds):
         drafted = draft(run, identify(run))
         jax.clear_caches()
@@ -89,18 +117,20 @@ def row(name: str, run: Run, rounds: int, *, full: bool) -> str:
         traced.append(cost(lambda asked=asked: claims.judge(asked, full=False)))
         if full:
             asked = subject_of(run, program[0])
+            compiling.reset()
             parts = {
                 claim: cost(lambda asked=asked, claim=claim: claims.judge(asked, full=True, only=[claim]))
                 for claim in (*claims.TRACED, *claims.FULL)
             }
             whole.append(Cost(*(sum(dataclasses.astuple(part)[i] for part in parts.values()) for i in (0, 1))))
             each.append(parts)
+            own.append(whole[-1].wall_s / compiling.total_s())
     program_s = statistics.median(one.cpu_s for one in programs)
     cells = [name, f"{1000 * program_s:.0f}", ratios(traced, programs)]
     if full:
         dearest = sorted(claims.FULL, key=lambda claim: -statistics.median(parts[claim].cpu_s for parts in each))[:3]
         shares = [f"{claim} {ratios([parts[claim] for parts in each], programs).split(' (')[0]}" for claim in dearest]
-        cells += [ratios(whole, programs), ", ".join(shares)]
+        cells += [ratios(whole, programs), ", ".join(shares), f"{statistics.median(own):.2f} ×"]
     return f"| {' | '.join([*cells, f'{1e6 * off_s(run):.1f}'])} |"
 
 
@@ -116,13 +146,14 @@ def main() -> None:
     runs = compose(known if given.layers == "all" else given.layers.split(","))
     application.quiet_libraries()
     heads = ["layer", "program, CPU ms", "traced claims: CPU (wall)"]
-    heads += ["all ten: CPU (wall)", "the dearest of them"] * full
+    heads += ["all ten: CPU (wall)", "the dearest of them", "all ten, by what they compile"] * full
     heads.append("`checks=off`, µs")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    compiling = Compiling()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for name, run in runs.items():
-            print(row(name, run, given.rounds, full=full), flush=True)
+            print(row(name, run, given.rounds, compiling, full=full), flush=True)
 
 
 if __name__ == "__main__":
