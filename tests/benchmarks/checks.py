@@ -2,10 +2,10 @@
 
     python tests/benchmarks/checks.py [--layers linear,mlp] [--rounds 3] [--depth traced]
 
-Every figure is a ratio within one process: claims by the trace, lower and compile of the same program's init and apply,
-in turn, with JAX's caches empty before each. All ten get the compiled program, as in `bridge-runner check`; most of what
-they cost is tracing, lowering and compiling programs of their own, so the last ratio is by the seconds in which JAX says
-that it does that. Prints a Markdown table.
+Every figure is a ratio within one process: claims by the trace, lower and compile of the same program's init and
+apply, in turn, with JAX's caches empty before each. All ten get the compiled program, as in `bridge-runner check`; most
+of what they cost is tracing, lowering and compiling programs of their own, so the last ratio is by the seconds in which
+JAX says that it does that. Prints a Markdown table.
 """
 
 from __future__ import annotations
