@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,10 +18,13 @@ import yaml
 from failing_layers import LAYERS
 from wandb_reader import read_offline_run
 
-from runner import claims, cli, storage, trees
+from runner import claims, cli, planning, storage, trees
+from runner import sweep as engine
 from runner.bridge import nnx_inside_linen
+from runner.planning import Config
 from runner.records import FailureKind, Status
 from runner.storage import RunFolder, SweepFolder
+from runner.tracking import NullTracker
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
 
@@ -357,3 +361,41 @@ def test_a_run_that_is_not_compared_with_eager_says_which_one_is(here):
     ]
     said = "compared on run 0 of this sweep: checks.eager=program compares every program"
     assert details == [["init and apply give the same bits compiled and eager"], [said]]
+
+
+class Tells(NullTracker):
+    """Tracks nothing, and keeps what it was asked and whether that was beside the sweep's own thread."""
+
+    def __init__(self):
+        self.asked = []
+
+    def warm(self):
+        self.asked.append(("warm", threading.current_thread() is not threading.main_thread()))
+
+    def submit(self, record, output, run_dir):
+        self.asked.append(("submit", False))
+
+    def wait(self):
+        return ()
+
+
+class Silent:
+    """Is told of a sweep and says nothing."""
+
+    def started(self, plan, num_pending):
+        pass
+
+    def finished(self, record, folder):
+        assert record.status is Status.done
+
+    def advanced(self):
+        pass
+
+
+@pytest.mark.parametrize(("words", "times"), [(("checks=strict",), 1), (("checks=off",), 0)])
+def test_the_tracker_is_loaded_once_beside_the_first_runs_checks(words, times, make_run, tmp_path):
+    runs = [make_run(*words, "timing=off", "checkpoint=none", f"seed={seed}") for seed in range(3)]
+    plan = planning.make_plan([Config(run=run) for run in runs], lambda name: SweepFolder(tmp_path))
+    tracking = Tells()
+    engine.execute(plan, tracking=lambda num_runs: tracking, reporter=Silent())
+    assert tracking.asked == [("warm", True)] * times + [("submit", False)] * 3
