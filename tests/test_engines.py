@@ -121,6 +121,13 @@ def listening(roots: list[psutil.Process]) -> set[str]:
     return {address.removeprefix("::ffff:") for address in listed}  # as IPv6 spells an address of IPv4
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_a_joblib_worker_that_is_killed_takes_its_batch_along_and_resume_goes_on(here, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -266,7 +273,10 @@ def test_ray_does_the_job_of_a_node_that_was_killed_again(ray_cluster, undisturb
     process = start(*SWEEP, *LEAN, "hydra/launcher=ray", f"hydra.launcher.address={ray_cluster.address}")
     wait_for(lambda: set(events("begin")) == {0, 1})
     assert listening([psutil.Process()]) == {"127.0.0.1"}
+    workers = [psutil.Process(int(str(event["pid"]))) for event in events("arrived").values()]
     ray_cluster.remove_node(ray_cluster.second, allow_graceful=False)
+    # A node's processes outlive it by a moment, and could do all that is left of their job in it.
+    wait_for(lambda: any(map(has_ended, workers)))
     gates(one="go", two="go")
     said = end(process, 0)
     assert "was lost and is done again: Task failed because the node it was running on is dead or unavailable" in said
