@@ -248,7 +248,11 @@ def _open(plan: Plan, journal: Journal | None) -> contextlib.AbstractContextMana
 
 @dataclass
 class _Engine:
-    """A sweep under way."""
+    """A sweep under way.
+
+    Attributes:
+      ahead: What is loaded and compiled before anybody asks for it; whatever comes of it is said where it is asked for.
+    """
 
     plan: Plan
     journal: Journal
@@ -262,8 +266,8 @@ class _Engine:
     kept: dict[ProgramKey, Future[Program]] = field(default_factory=dict)
     clones: CloneWriter = field(default_factory=CloneWriter)
     writers: ThreadPoolExecutor = field(init=False)
-    warming: list[Future[None]] = field(default_factory=list)  # what is loaded and compiled ahead, whatever comes of it
-    warmed: bool = False
+    ahead: list[Future[None]] = field(default_factory=list)
+    tracker_is_warm: bool = False
     contended: bool = False
     beside: bool = False
     died: Mapping[str, str] = field(default_factory=dict)
@@ -287,7 +291,7 @@ class _Engine:
                 self.contended = several or self.beside
                 if several and _saves(pending):
                     # While the first programs compile; `_settle` waits for it.
-                    self.warming.append(self.writers.submit(checkpoint.warm))
+                    self.ahead.append(self.writers.submit(checkpoint.warm))
                 wave = next(waves, [])
                 futures = self._compile(pool, wave)
                 while wave and not self._ending():
@@ -354,7 +358,7 @@ class _Engine:
         programs = {task.program_key: task.job.run for task in wave}
         if self.contended:  # it takes longer than a program: first
             eager = [(task.job, self.plan.drafts[task.program_key]) for task in wave if task.job.compare_eager]
-            self.warming += [pool.submit(experiment.rehearse_eager, job, draft) for job, draft in eager]
+            self.ahead += [pool.submit(experiment.rehearse_eager, job, draft) for job, draft in eager]
         for key, run in programs.items():
             if key not in self.kept:
                 draft = self.plan.drafts[key]
@@ -409,7 +413,7 @@ class _Engine:
         job, settings, steps = task.job, task.job.run.timing, self._steps(task)
         watch = self.tracking.follow(experiment.head(job), task.folder.path) if program.training else None
         execute = functools.partial(
-            experiment.execute, job, program, compiled_here=first, watch=watch, steps=steps, beside=self._warming
+            experiment.execute, job, program, compiled_here=first, watch=watch, steps=steps, beside=self._warm_tracker
         )
         if settings.mode is TimingMode.off:
             return execute()
@@ -417,10 +421,10 @@ class _Engine:
         return experiment.contended(result) if contended else result
 
     @contextlib.contextmanager
-    def _warming(self) -> Iterator[None]:
+    def _warm_tracker(self) -> Iterator[None]:
         """Loads the tracker while the first run is checked: no time is taken then, and XLA lets go of Python's lock."""
-        loading = None if self.warmed else self.writers.submit(self.tracking.warm)
-        self.warmed = True
+        loading = None if self.tracker_is_warm else self.writers.submit(self.tracking.warm)
+        self.tracker_is_warm = True
         try:
             yield
         finally:
@@ -484,8 +488,8 @@ class _Engine:
 
     def _settle(self) -> None:
         """Waits until nothing of ours runs, and adds what tracking cost to the records."""
-        concurrent.futures.wait(self.warming)
-        self.warming.clear()
+        concurrent.futures.wait(self.ahead)
+        self.ahead.clear()
         # A run that is tracked twice replaces itself: these lines need not be on the disk before we go on.
         for run_id in self.writers.map(self._add_cost, self.tracking.wait()):
             self.journal.append("tracked", sync=False, run_id=run_id)

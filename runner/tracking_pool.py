@@ -22,13 +22,13 @@ from runner.records import Head, Record
 from runner.settings import TrackingMode, TrackingSettings
 from runner.tracking import Follow, NullTracker, Tracker, Tracking
 from runner.tracking_online import OnlineTracking
+from runner.tracking_wandb import LOADED_BY_FIRST_RUN
 
 # A worker starts in about a second; fewer runs are made sooner in this process.
 MIN_POOLED_RUNS = 6
 
-# Loading W&B takes most of that second: one process loads it, and the workers are forked from there. The first run
-# would load `launch`.
-PRELOADED = ("wandb", "wandb.sdk.launch", "runner.tracking_pool", "runner.tracking_wandb")
+# Loading W&B takes most of that second: one process loads it, and the workers are forked from there.
+PRELOADED = ("wandb", *LOADED_BY_FIRST_RUN, "runner.tracking_pool", "runner.tracking_wandb")
 
 MEND = "bridge-runner sync makes the W&B runs that are missing"
 
@@ -106,7 +106,7 @@ class PooledTracking:
         starter.shutdown(wait=False)
 
     def warm(self) -> None:
-        """Nothing: the workers load it since they were started."""
+        """Nothing: the workers do it from their start on."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """Where a run can be followed while it trains, in this process."""
@@ -249,9 +249,7 @@ def _end_with_parent() -> None:
 
 
 def _warm_worker() -> None:
-    import wandb
-
-    wandb.setup(settings=wandb.Settings(silent=True, quiet=True))
+    _WORKER["tracker"].warm()
 
 
 def _log_in_worker(record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> tuple[float | None, list[str]]:

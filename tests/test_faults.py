@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from told_reporter import Reporter
 
 from runner import checkpoint, cli, planning, records, storage, sweep, trees
 from runner.checkpoint import CheckpointError
@@ -25,6 +26,7 @@ from runner.errors import StorageError
 from runner.planning import Config
 from runner.storage import RunFolder, SweepFolder
 from runner.tracking import NullTracker
+from runner.tracking_pool import InlineTracking
 from runner.verification import Verifier
 
 NUM_FAULTS = 200
@@ -275,41 +277,11 @@ class Faulty:
         return instead
 
 
-class Tracking(NullTracker):
-    """Tracks nothing, in the way that a sweep asks for."""
-
-    def submit(self, record, output, run_dir):
-        """Nothing."""
-
-    def wait(self):
-        """Nothing."""
-        return ()
-
-
-class Reporter:
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.said = []
-
-    def started(self, plan, num_pending):
-        """Nothing."""
-
-    def finished(self, record, folder):
-        self.said += [record.error.message] if record.error else []
-
-    def advanced(self):
-        """Nothing."""
-
-    def warned(self, text):
-        self.said.append(text)
-
-
 def carry_out(configs: list[Config], folder: Path) -> list[str]:
     """Does what is missing of a sweep; what was said of failures."""
     plan = planning.make_plan(configs, lambda name: SweepFolder(folder))
     reporter = Reporter()
-    sweep.execute(plan, tracking=lambda num_runs: Tracking(), reporter=reporter)
+    sweep.execute(plan, tracking=lambda num_runs: InlineTracking(NullTracker()), reporter=reporter)
     return reporter.said
 
 

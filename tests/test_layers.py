@@ -91,7 +91,7 @@ ROWS = (
 
 # Outside packages that are a room's own business.
 OWNERS = {
-    "wandb": {"tracking_wandb", "tracking_pool", "sending", "wandb_files"},
+    "wandb": {"tracking_wandb", "sending", "wandb_files"},
     "tensorboardX": {"tracking_tensorboard"},
     "orbax": {"checkpoint"},
     "safetensors": {"tensors"},
@@ -172,7 +172,7 @@ def test_every_file_has_a_row():
         (
             "checks",
             "def f():\n    import wandb",
-            "checks imports wandb, which belongs to sending, tracking_pool, tracking_wandb, wandb_files",
+            "checks imports wandb, which belongs to sending, tracking_wandb, wandb_files",
         ),
         ("timing", "from flax import linen", "timing imports flax.linen, which belongs to bridge, hosts, lifts, twins"),
     ],

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 from failing_layers import LAYERS
+from told_reporter import Reporter
 from wandb_reader import read_offline_run
 
 from runner import claims, cli, planning, storage, trees
@@ -25,6 +26,7 @@ from runner.planning import Config
 from runner.records import FailureKind, Status
 from runner.storage import RunFolder, SweepFolder
 from runner.tracking import NullTracker
+from runner.tracking_pool import InlineTracking
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
 
@@ -364,38 +366,23 @@ def test_a_run_that_is_not_compared_with_eager_says_which_one_is(here):
 
 
 class Tells(NullTracker):
-    """Tracks nothing, and keeps what it was asked and whether that was beside the sweep's own thread."""
+    """Tracks nothing, and keeps what it was asked and whether that was in the sweep's own thread."""
 
     def __init__(self):
         self.asked = []
 
     def warm(self):
-        self.asked.append(("warm", threading.current_thread() is not threading.main_thread()))
+        self.asked.append(("warm", threading.current_thread() is threading.main_thread()))
 
-    def submit(self, record, output, run_dir):
-        self.asked.append(("submit", False))
-
-    def wait(self):
-        return ()
-
-
-class Silent:
-    """Is told of a sweep and says nothing."""
-
-    def started(self, plan, num_pending):
-        pass
-
-    def finished(self, record, folder):
-        assert record.status is Status.done
-
-    def advanced(self):
-        pass
+    def log(self, record, output, run_dir):
+        self.asked.append(("log", threading.current_thread() is threading.main_thread()))
 
 
 @pytest.mark.parametrize(("words", "times"), [(("checks=strict",), 1), (("checks=off",), 0)])
 def test_the_tracker_is_loaded_once_beside_the_first_runs_checks(words, times, make_run, tmp_path):
     runs = [make_run(*words, "timing=off", "checkpoint=none", f"seed={seed}") for seed in range(3)]
     plan = planning.make_plan([Config(run=run) for run in runs], lambda name: SweepFolder(tmp_path))
-    tracking = Tells()
-    engine.execute(plan, tracking=lambda num_runs: tracking, reporter=Silent())
-    assert tracking.asked == [("warm", True)] * times + [("submit", False)] * 3
+    tracker, reporter = Tells(), Reporter()
+    engine.execute(plan, tracking=lambda num_runs: InlineTracking(tracker), reporter=reporter)
+    assert tracker.asked == [("warm", False)] * times + [("log", True)] * 3
+    assert reporter.said == []
