@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import functools
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,22 +22,20 @@ from runner import (
     bridge,
     checks,
     claims,
+    counterparts,
     devices,
     environment,
-    hosts,
     inputs,
     leases,
-    shards,
     stats,
     timing,
     training,
     trees,
-    twins,
 )
-from runner.checkpoint import CheckpointError
-from runner.claims import rounding
-from runner.errors import StorageError, UserError
-from runner.program import Draft, Identity, Program, compile_program, compile_training, timing_id
+from runner.counterparts import Made
+from runner.errors import StorageError
+from runner.failures import CheckFailed, NotCompiled, describe_failure, end_if_meant
+from runner.program import Draft, Identity, Program, compile_program, timing_id
 from runner.records import (
     ArraySummary,
     Card,
@@ -53,14 +50,9 @@ from runner.records import (
     TrainInfo,
     Verdict,
 )
-from runner.settings import ChecksDepth, ChecksMode, EagerCheck, Run, to_data
+from runner.settings import ChecksDepth, ChecksMode, Run, to_data
 from runner.subject import Subject
 from runner.training import CompiledTraining, Steps, Stopped, Trained, Watch
-
-MAX_TRACEBACK_LINES = 60
-
-# A run over a mesh is compared with one device, unless its variables are more: they may not fit there.
-MAX_ALONE_BYTES = 2**28
 
 # Asked of the system once a process: it reads files, and a run takes milliseconds.
 _num_cores = functools.cache(leases.cores_to_share)
@@ -125,37 +117,6 @@ class _Story:
     cards: list[Card] = field(default_factory=list)
     failure: Failure | None = None
     steps: Steps | None = None
-
-
-class WorkerDied(Exception):
-    """The process that was at a run ended with it: a crash in native code, a kill, or no memory left."""
-
-
-class CheckFailed(Exception):
-    """A strict check said no.
-
-    Args:
-      check: The one that did.
-      asked: All that had been asked till then.
-    """
-
-    def __init__(self, check: Check, asked: Sequence[Check] = ()) -> None:
-        self.check = check
-        self.asked = list(asked)
-        # Of an output that is not finite the failure's kind already says it.
-        super().__init__(check.detail if check.name == "finite" else f"{check.name}: {check.detail}")
-
-
-class NotCompiled(Exception):
-    """A program did not compile, for the error that caused this one.
-
-    Args:
-      asked: What the claims had said till then.
-    """
-
-    def __init__(self, asked: Sequence[Check]) -> None:
-        self.asked = list(asked)
-        super().__init__()
 
 
 def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
@@ -266,27 +227,13 @@ def execute(
         except (Stopped, StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
-            _end_if_meant(error)
+            end_if_meant(error)
             story.failure = describe_failure(error)
 
     _, wall_s = timing.seconds(tell, clock=clock)
     record = _record(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
     variables = trees.to_save(story.variables)
     return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
-
-
-def rehearse_eager(job: Job, draft: Draft) -> None:
-    """Goes the eager way that a check of `job` will go, so that it finds each operation compiled.
-
-    For a sweep's threads, while they compile: half of the time of a first run is XLA compiling one operation at a time.
-    """
-    run, place = job.run, draft.placement
-    if not job.compare_eager or place.mesh is not None or run.checks.mode is ChecksMode.off:
-        return
-    with contextlib.suppress(Exception), place.context():  # the check says what is wrong
-        x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(bridge.root_key(run.seed))
-        variables = draft.given if draft.given is not None else draft.model.init(key, draft.needs.streams, x)
-        draft.model.apply(variables, bridge.apply_keys(key, draft.rngs), draft.mutable, x)
 
 
 def contended(result: Result) -> Result:
@@ -337,40 +284,6 @@ def failed(job: Job, error: Exception) -> Result:
     story.checks = error.asked if isinstance(error, (CheckFailed, NotCompiled)) else []
     record = _record(job, None, story, started_at=now(), wall_s=0.0, compiled_here=True)
     return Result(record=record, variables=None, output={})
-
-
-def describe_failure(error: BaseException, *, kind: FailureKind | None = None) -> Failure:
-    """`error` with its kind (found out where None) and traceback."""
-    lines = "".join(traceback.format_exception(error)).splitlines()
-    if len(lines) > MAX_TRACEBACK_LINES:
-        lines = [*lines[:10], "…", *lines[-(MAX_TRACEBACK_LINES - 11) :]]
-    message = " ".join(_last_words(error).split())
-    return Failure(
-        kind=_certain_kind(error) or kind or FailureKind.other,
-        type=type(error).__name__,
-        message=message[:2000],
-        traceback="\n".join(lines),
-    )
-
-
-def _end_if_meant(error: Exception) -> None:
-    """Ends the process where a signal's handler meant to: raised while a callback ran on the host, it is XLA's error.
-
-    Raises:
-      SystemExit: So does submitit's handler when Slurm preempts a job.
-      KeyboardInterrupt: A second Ctrl-C.
-    """
-    word, _, text = _last_words(error).partition(":")
-    if word == "SystemExit":
-        raise SystemExit(text.strip()) from error
-    if word == "KeyboardInterrupt":
-        raise KeyboardInterrupt from error
-
-
-def _last_words(error: BaseException) -> str:
-    """The error's message; of one that holds a traceback (a callback on the host raised), its last line."""
-    text = str(error).strip()
-    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
 
 
 def now() -> str:
@@ -473,73 +386,26 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
     yield checks.finite(story.summaries)
     again, _ = program.apply(story.variables, key, x)
     yield checks.repeatable(story.output, trees.named_arrays(again))
+    made = Made(initial=story.initial, variables=story.variables, output=story.output)
     on_mesh = program.draft.placement.mesh is not None
     if not job.compare_eager:
         where = "not compared" if job.compared_on is None else f"compared on run {job.compared_on} of this sweep"
         name = "one_device" if on_mesh else "eager"
         yield checks.skipped(name, f"{where}: checks.eager=program compares every program")
     elif on_mesh:
-        yield _compare_one_device(job, program, story)
+        yield counterparts.one_device(job.run, program.draft, made)
     else:
-        yield _compare_eager(program, story, key, x)
+        yield counterparts.eager(program.draft, made, key, x)
     if program.training is not None and job.run.checks.depth is ChecksDepth.full:
-        yield _compare_twin(job, program, story, arguments)
-
-
-def _compare_twin(job: Job, program: Program, story: _Story, arguments: tuple[jax.Array, jax.Array]) -> Check:
-    """The same pipeline with the Linen twin in the layer's place, from the same weights: the same loss curve?"""
-    draft, name = program.draft, "twin_curve"
-    twin = twins.twin_of(draft.layer.model.nnx_class, draft.layer.model.kwargs, draft.layer.call)
-    if twin.layer is None or story.train is None or draft.training is None:
-        return checks.skipped(name, twin.why or "nothing was trained")
-    hosted = job.run.host.target is not None
-    model = hosts.with_linen(draft.model, twin.layer.model) if hosted else twin.layer
-    training_of_twin = dataclasses.replace(draft.training, model=model)
-    compiled = compile_training(draft, training_of_twin)
-    trained = _trained(job, program, compiled, story.initial, arguments=arguments, clock=time.perf_counter_ns)
-    mine, other = np.array(story.train.losses), np.array(trained.info.losses)
-    if (mine == other).all():
-        return checks.yes(
-            name, f"the pipeline with {twin.name} ends on the same loss curve bit for bit ({mine[-1]:.6g})"
+        losses = story.train.losses if story.train else None
+        yield counterparts.twin_curve(
+            job.run,
+            program.draft,
+            losses,
+            train=lambda twin: (
+                _trained(job, program, twin, story.initial, arguments=arguments, clock=time.perf_counter_ns).info.losses
+            ),
         )
-    step = int(np.argmax(mine != other))
-    detail = (
-        f"the loss of the pipeline with {twin.name} differs from step {step} on: {other[-1]:.9g}, not {mine[-1]:.9g}"
-    )
-    return checks.caution(name, detail, losses=other.tolist())
-
-
-def _compare_eager(program: Program, story: _Story, key: jax.Array, x: jax.Array) -> Check:
-    draft = program.draft
-    variables = draft.model.init(key, draft.needs.streams, x) if draft.given is None else story.initial
-    output, _ = draft.model.apply(story.variables, bridge.apply_keys(key, draft.rngs), draft.mutable, x)
-    both = trees.named_arrays(trees.unbox(story.initial)), trees.named_arrays(trees.unbox(variables))
-    return checks.eager(both, (story.output, trees.named_arrays(output)))
-
-
-def _compare_one_device(job: Job, program: Program, story: _Story) -> Check:
-    """The same program on one device of the mesh: the same bits?"""
-    run, draft, name = job.run, program.draft, "one_device"
-    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(story.variables))
-    if num_bytes > MAX_ALONE_BYTES and run.checks.eager is not EagerCheck.program:
-        why = f"{num_bytes} bytes of variables may be more than one device holds: checks.eager=program compares them"
-        return checks.skipped(name, why)
-    place, given = draft.placement.alone(), jax.tree.map(shards.whole, story.variables)
-    with place.context():
-        alone = compile_program(dataclasses.replace(draft, placement=place, training=None))
-        key, x = place.put(bridge.root_key(run.seed)), place.put_x(inputs.make_input(run.input, run.input_shape))
-        variables = alone.init(key, x) if draft.given is None else place.put(draft.given)
-        output, _ = alone.apply(place.put(given), key, x)
-    both = trees.unbox(story.initial), trees.unbox(variables)
-    found = {
-        "init": rounding.difference(*map(trees.named_arrays, both)),
-        "apply": rounding.difference(story.output, trees.named_arrays(output)),
-    }
-    if not any(found.values()):
-        return checks.yes(name, "init and apply give the bits of one device")
-    verdict = checks.no if any(map(rounding.is_wrong, found.values())) else checks.caution
-    parts = [f"{part} {rounding.as_words(text)}" for part, text in found.items()]
-    return verdict(name, f"against one device {'; '.join(parts)}", **found)
 
 
 def _record(
@@ -595,19 +461,3 @@ def _timing(program: Program, story: _Story, *, compiled_here: bool) -> Timing:
 def _with_first_call(phases: Any, first_call_s: float | None) -> Any:
 
     return dataclasses.replace(phases, first_call_s=first_call_s)
-
-
-def _certain_kind(error: BaseException) -> FailureKind | None:
-    if isinstance(error, CheckFailed):
-        return FailureKind.non_finite if error.check.name == "finite" else FailureKind.check
-    if isinstance(error, WorkerDied):
-        return FailureKind.died
-    if isinstance(error, CheckpointError):
-        return FailureKind.checkpoint
-    if isinstance(error, UserError):
-        return FailureKind.config
-    if isinstance(error, KeyboardInterrupt):
-        return FailureKind.interrupted
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return FailureKind.out_of_memory
-    return None

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from runner import checkpoint, environment, experiment, planning, storage, timing, trees
+from runner import checkpoint, counterparts, environment, experiment, failures, planning, storage, timing, trees
 from runner.clone import CloneWriter
 from runner.errors import StorageError
 from runner.experiment import Result
@@ -324,7 +324,7 @@ class _Engine:
         """Writes the runs down that have ended a process before, and gives the others."""
         reasons = {task.job.num: self.died.get(task.job.identity.run_id) for task in pending}
         given_up = [(task, reasons[task.job.num]) for task in pending if reasons[task.job.num]]
-        self._write((task, experiment.failed(task.job, experiment.WorkerDied(reason))) for task, reason in given_up)
+        self._write((task, experiment.failed(task.job, failures.WorkerDied(reason))) for task, reason in given_up)
         return [task for task in pending if not reasons[task.job.num]]
 
     def keep(self, pending: Sequence[Task]) -> None:
@@ -357,8 +357,8 @@ class _Engine:
     def _compile(self, pool: ThreadPoolExecutor, wave: Sequence[Task]) -> dict[ProgramKey, Future[Program]]:
         programs = {task.program_key: task.job.run for task in wave}
         if self.contended:  # it takes longer than a program: first
-            eager = [(task.job, self.plan.drafts[task.program_key]) for task in wave if task.job.compare_eager]
-            self.ahead += [pool.submit(experiment.rehearse_eager, job, draft) for job, draft in eager]
+            eager = [(task.job.run, self.plan.drafts[task.program_key]) for task in wave if task.job.compare_eager]
+            self.ahead += [pool.submit(counterparts.rehearse_eager, run, draft) for run, draft in eager]
         for key, run in programs.items():
             if key not in self.kept:
                 draft = self.plan.drafts[key]
@@ -586,7 +586,7 @@ def _save(task: Task, record: Record, result: Result, clones: CloneWriter) -> Re
     except checkpoint.CheckpointError as error:
         if checkpoint.is_disk_full(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        failure = experiment.describe_failure(error, kind=FailureKind.checkpoint)
+        failure = failures.describe_failure(error, kind=FailureKind.checkpoint)
         return dataclasses.replace(record, status=Status.failed, error=failure)
     train = record.train
     if train is not None:

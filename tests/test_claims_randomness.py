@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
-from runner import cli, draws, experiment, planning
+from runner import cli, draws, experiment, failures, planning
 from runner.claims import nothing_invented, streams
 from runner.experiment import Job
 from runner.planning import Config
@@ -309,7 +309,7 @@ def test_in_full_another_key_must_give_another_output():
 
 def refused(run):
     (identity,), drafts = planning.validate([Config(run=run)])
-    with pytest.raises(experiment.CheckFailed) as caught:
+    with pytest.raises(failures.CheckFailed) as caught:
         experiment.prepare(drafts[identity.program_id, run.device], run)
     return experiment.failed(Job(run=run, identity=identity), caught.value).record
 

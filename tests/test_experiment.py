@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from flax.core.scope import LazyRng
 
-from runner import bridge, checkpoint, checks, experiment, inputs, records, settings, trees
+from runner import bridge, checkpoint, checks, counterparts, experiment, failures, inputs, records, settings, trees
 from runner.errors import LayerError
 from runner.experiment import Job
 from runner.program import compile_program, draft, identify
@@ -273,7 +273,7 @@ def test_after_a_rehearsal_the_eager_check_finds_its_operations_compiled(make_ru
     with monitored(compiling):
         experiment.execute(dataclasses.replace(job, compare_eager=False), program)
         others = len(seconds)
-        experiment.rehearse_eager(job, program.draft)
+        counterparts.rehearse_eager(job.run, program.draft)
         rehearsed = len(seconds)
         result = experiment.execute(job, program)
     (check,) = (check for check in result.record.checks if check.name == "eager")
@@ -284,7 +284,7 @@ def test_after_a_rehearsal_the_eager_check_finds_its_operations_compiled(make_ru
 
 def test_a_rehearsal_that_fails_is_left_to_the_check(make_run):
     job, program = prepare(make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones"))
-    experiment.rehearse_eager(dataclasses.replace(job, compare_eager=True), program.draft)
+    counterparts.rehearse_eager(job.run, program.draft)
 
 
 def test_bits_that_eager_calls_round_otherwise_are_a_caution_that_says_where_and_by_how_much(execute):
@@ -402,7 +402,7 @@ def test_a_run_that_can_not_be_compiled_has_a_record_that_says_why(make_run, err
     ],
 )
 def test_a_failure_is_sorted_by_what_raised_it(error, during, kind):
-    assert experiment.describe_failure(error, kind=during).kind is kind
+    assert failures.describe_failure(error, kind=during).kind is kind
 
 
 def test_a_long_traceback_keeps_its_two_ends():
@@ -416,10 +416,10 @@ def test_a_long_traceback_keeps_its_two_ends():
 
     with pytest.raises(ValueError, match="the bottom") as caught:
         deep(100)
-    failure = experiment.describe_failure(caught.value)
+    failure = failures.describe_failure(caught.value)
     lines = failure.traceback.splitlines()
     assert failure.message == "the bottom of it"
-    assert len(lines) <= experiment.MAX_TRACEBACK_LINES
+    assert len(lines) <= failures.MAX_TRACEBACK_LINES
     assert lines[0] == "Traceback (most recent call last):"
     assert "…" in lines
     assert lines[-2:] == ["ValueError: the bottom", "of it"]
