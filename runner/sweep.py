@@ -10,32 +10,29 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import functools
 import itertools
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from runner import checkpoint, counterparts, environment, experiment, failures, planning, storage, timing, trees
+from runner import checkpoint, counterparts, environment, experiment, failures, planning, storage
 from runner.clone import CloneWriter
 from runner.errors import StorageError
 from runner.experiment import Result
 from runner.leases import Turns
-from runner.planning import Plan, ProgramKey, State, Task
+from runner.planning import Plan, ProgramKey, Task
 from runner.program import Program
-from runner.records import CheckpointInfo, FailureKind, Leaf, Record, Status, row_of
+from runner.records import Record, Status, row_of
 from runner.retention import Keeper
-from runner.settings import CheckpointWriter, InputKind, OnFailure, Run, TimingMode
+from runner.settings import OnFailure, Run, TimingMode
 from runner.steps import StepFolder
 from runner.storage import Journal, RunFolder
 from runner.summary import Summary
 from runner.tracking import Tracking
 from runner.training import Stopped
+from runner.writing import MAKE_ROOM, commit, make_room
 
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
 BURST_RUNS = 32
@@ -48,8 +45,6 @@ WRITERS = 2
 # A run of so many seconds is written before the next one is executed: a crash would lose it, and who follows it waits.
 # The comparison with the eager path, once a sweep, takes two of them.
 LONG_S = 4.0
-
-MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
 
 # Compiled programs that a search keeps, should it ask for one again: on a CPU each takes a few megabytes at most.
 KEPT_PROGRAMS = 16
@@ -441,7 +436,7 @@ class _Engine:
         train = task.job.run.train
         if not train.keeps_steps:
             return None
-        _make_room(task)
+        make_room(task)
         task.folder.steps.mkdir(parents=True, exist_ok=True)
         return StepFolder(
             task.folder.steps,
@@ -453,7 +448,7 @@ class _Engine:
         )
 
     def _write(self, results: Iterable[tuple[Task, Result]]) -> None:
-        written = [(task, result, self.writers.submit(_commit, task, result, self.clones)) for task, result in results]
+        written = [(task, result, self.writers.submit(commit, task, result, self.clones)) for task, result in results]
         errors = []
         for task, result, future in written:
             try:
@@ -533,80 +528,6 @@ class _Engine:
     def _ending(self) -> bool:
         self.interrupted = self.interrupted or self.stop()
         return self.interrupted or self.stopped is not None or self.broken is not None
-
-
-def _make_room(task: Task) -> None:
-    """Makes a run's folder: empty, but for the steps of its training, which an earlier attempt may have kept."""
-    folder = task.folder
-    if task.state in (State.failed, State.stale) and folder.record.exists():
-        storage.archive_run(folder)
-    elif task.state is State.interrupted or not folder.record.exists():
-        storage.remove_unfinished(folder, but_steps=task.job.run.train.keeps_steps)
-    if not folder.steps.is_dir():
-        storage.make_run_folder(folder)
-
-
-def _commit(task: Task, result: Result, clones: CloneWriter) -> Record:
-    """Writes one run, the record last, and gives the record as written."""
-    folder, run = task.folder, task.job.run
-    record = task.config.redaction.record(result.record)
-    try:
-        _make_room(task)
-        for name, text in task.config.hydra_files(task.job.num).items():
-            folder.hydra.mkdir(exist_ok=True)
-            (folder.hydra / name).write_text(task.config.redaction.text(text), encoding="utf-8")
-        if result.output:
-            storage.write_output(folder, result.output)
-        if run.input.kind is InputKind.file:
-            shutil.copyfile(str(run.input.path), folder.input)
-        if record.status is Status.done and run.checkpoint.writes and record.variables:
-            record = _save(task, record, result, clones)
-        if not run.checkpoint.writes:
-            shutil.rmtree(folder.steps, ignore_errors=True)
-        record = dataclasses.replace(record, files=storage.file_digests(folder))
-        storage.write_record(folder, record)
-    except OSError as error:
-        # What is half there would only take room.
-        with contextlib.suppress(OSError):
-            storage.remove_unfinished(folder, but_steps=True)
-        what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
-        raise StorageError(what, MAKE_ROOM) from error
-    return record
-
-
-def _save(task: Task, record: Record, result: Result, clones: CloneWriter) -> Record:
-    folder, kind = task.folder, task.job.run.checkpoint.writer
-    if record.mesh is not None:
-        kind = CheckpointWriter.orbax  # what lies on a mesh is not cloned
-    writer = clones if kind is CheckpointWriter.fast else None
-    try:
-        _, save_s = timing.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint, writer))
-        if result.train_state is not None:
-            checkpoint.save(result.train_state, folder.train_state, writer)
-    except checkpoint.CheckpointError as error:
-        if checkpoint.is_disk_full(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        failure = failures.describe_failure(error, kind=FailureKind.checkpoint)
-        return dataclasses.replace(record, status=Status.failed, error=failure)
-    train = record.train
-    if train is not None:
-        train = dataclasses.replace(train, state=_info(folder.train_state, trees.leaves(result.train_state), kind))
-    assert record.timing is not None
-    return dataclasses.replace(
-        record,
-        checkpoint=_info(folder.checkpoint, record.variables, kind),
-        train=train,
-        timing=dataclasses.replace(record.timing, checkpoint_s=save_s),
-    )
-
-
-def _info(path: Path, leaves: Sequence[Leaf], kind: CheckpointWriter) -> CheckpointInfo:
-    return CheckpointInfo(
-        path=path.name,
-        digest=trees.tree_digest(leaves),
-        num_bytes=storage.folder_bytes(path),
-        writer=kind.value,
-    )
 
 
 def _saves(tasks: Iterable[Task]) -> bool:

@@ -37,7 +37,7 @@ ROWS = (
     ("listing", "reporting"),
     ("sweeping", "space", "grammar"),
     (
-        *("pieces", "sweep", "following", "growing", "planning", "experiment", "counterparts", "failures"),
+        *("pieces", "sweep", "writing", "following", "growing", "planning", "experiment", "counterparts", "failures"),
         *("summary", "reloading", "retention", "loading"),
     ),
     (
