@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner import layout
 from runner.errors import ConfigError, UserError, literal, one_or_many
+from runner.layout import SweepFolder
 
 if TYPE_CHECKING:
     from runner.planning import Config, Plan
     from runner.records import Row
     from runner.settings import CheckpointSettings
-    from runner.storage import SweepFolder
     from runner.sweep import Outcome
 
 EXIT_FAILED = 1
@@ -151,7 +152,7 @@ class Application:
         planned = functools.partial(
             make_plan or planning.make_plan,
             configs,
-            lambda name: storage.SweepFolder(place(name)),
+            lambda name: SweepFolder(place(name)),
             refused,
             origin=self._origin,
             elsewhere=elsewhere,
@@ -310,10 +311,10 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
 
 def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row], *, keep: CheckpointSettings) -> list[str]:
     """How a sweep ended, where its files are, and what to type next."""
-    from runner import aggregates, storage
+    from runner import aggregates
     from runner.records import Status
 
-    folder = storage.shown(plan.folder.path)
+    folder = layout.shown(plan.folder.path)
     num_done = sum(row.status == Status.done.value for row in rows)
     num_failed = sum(row.status == Status.failed.value for row in rows)
     lines = [f"{num_done} of {len(rows)} runs done" + (f", {num_failed} failed" if num_failed else "")]

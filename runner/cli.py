@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runner import application, settings
+from runner import application, layout, settings
 from runner.errors import USER_ERROR_PREFIX, UserError, nearest, quoted
 
 EXIT_USAGE = 2
@@ -177,7 +177,7 @@ def resume(words: Sequence[str]) -> int:
     from runner import storage
 
     folder, *more = _arguments("resume", words, at_least=1)
-    sweep = storage.SweepFolder(Path(folder))
+    sweep = layout.SweepFolder(Path(folder))
     origin = storage.read_plan(sweep)["origin"]
     command = list(origin["command"])
     if origin["cwd"] not in sys.path:

@@ -12,8 +12,8 @@ from runner import compare as comparisons
 from runner import pairing, report_page, storage, table, times, verdict
 from runner.compare import EXIT_CODES, Side
 from runner.errors import UserError
+from runner.layout import RunFolder
 from runner.pairing import Entry, Pairing
-from runner.storage import RunFolder
 from runner.terminal import Terminal
 from runner.times import Times
 

@@ -13,11 +13,11 @@ import jax
 
 from runner import bridge, devices, reloading, storage, timing
 from runner import program as programs
+from runner.layout import RunFolder
 from runner.pairing import Entry
 from runner.program import Program
 from runner.records import Samples
 from runner.settings import Run, TrainSettings
-from runner.storage import RunFolder
 
 WARMUP = 5
 

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf, open_dict, read_write
 from runner import environment
 from runner.errors import UserError, quoted
 from runner.launching import JobEnd, JobLost
+from runner.layout import SubmissionFolder
 from runner.pieces import Crew
-from runner.storage import SubmissionFolder
 from runner.worker import Composing, Worker
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"

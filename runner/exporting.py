@@ -30,6 +30,7 @@ from runner import (
     bridge,
     checkpoint,
     differences,
+    layout,
     native,
     reloading,
     storage,
@@ -39,11 +40,11 @@ from runner import (
 )
 from runner.differences import SAME, Difference
 from runner.errors import LayerError, StorageError, UserError, nearest
+from runner.layout import RunFolder
 from runner.planning import Config
 from runner.program import Draft
 from runner.records import Leaf, Record, Status
 from runner.settings import Run
-from runner.storage import RunFolder
 from runner.terminal import Terminal
 
 NNX, LINEN, SAFETENSORS = KINDS = ("nnx", "linen", "safetensors")
@@ -173,10 +174,10 @@ def require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: b
         foreign = f"{target} is inside the run's folder, and verify would call it foreign"
         raise StorageError(foreign, "the same without --out")
     if by_orbax:
-        storage.require_plain(target, "--out with letters, digits, . _ and -")
+        layout.require_plain(target, "--out with letters, digits, . _ and -")
     if target.exists():
         raise StorageError(f"{target} is there already and is not overwritten", f"--out {_another(target)}")
-    storage.require_writable(target.parent)
+    layout.require_writable(target.parent)
 
 
 def _another(target: Path) -> Path:

@@ -14,10 +14,10 @@ from typing import Any
 from runner import checkpoint, experiment, processes
 from runner.errors import UserError
 from runner.experiment import Result
+from runner.layout import SweepFolder
 from runner.planning import Plan, State, Task
 from runner.records import Status
 from runner.settings import CheckpointWriter, to_data
-from runner.storage import SweepFolder
 
 SAME_COMMAND = "the same command in every process, but for distributed.process_id"
 

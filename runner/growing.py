@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner import devices, planning, settings, storage
+from runner import devices, layout, planning, settings, storage
 from runner.errors import StorageError, UserError
+from runner.layout import SweepFolder
 from runner.planning import Config, Plan
 from runner.program import Identity
 from runner.settings import Retry
-from runner.storage import SweepFolder
 
 
 def begin(
@@ -31,8 +31,8 @@ def begin(
     Raises:
       StorageError: The folder can't be used, or holds a plan that is no study's.
     """
-    storage.require_plain(folder.path)
-    storage.require_writable(folder.path)
+    layout.require_plain(folder.path)
+    layout.require_writable(folder.path)
     plan = Plan(folder=folder, tasks=[], drafts={}, num_configs=0, origin=origin, retry=Retry.none, study=study)
     if not folder.plan.exists():
         return plan

@@ -18,11 +18,11 @@ from typing import Any
 from runner import pieces, planning, storage, submissions, sweep
 from runner.errors import StorageError, UserError
 from runner.journal import Journal
+from runner.layout import SubmissionFolder
 from runner.pieces import Crew
 from runner.planning import Plan, Task
 from runner.records import Status
 from runner.settings import OnFailure
-from runner.storage import SubmissionFolder
 from runner.sweep import Growth, Outcome, Reporter
 from runner.tracking import Tracking
 

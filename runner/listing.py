@@ -12,9 +12,9 @@ from typing import Any
 
 from runner import journal, seeds, storage, submissions, table
 from runner.errors import StorageError, literal
+from runner.layout import SweepFolder
 from runner.records import Row
 from runner.settings import flatten
-from runner.storage import SweepFolder
 from runner.terminal import Terminal, describe_study
 
 # Between two looks at a journal.

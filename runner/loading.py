@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from runner import aggregates, results, stats, storage
 from runner.errors import UserError, literal
+from runner.layout import RunFolder, SweepFolder
 from runner.records import Record
 from runner.settings import flatten
-from runner.storage import RunFolder, SweepFolder
 
 if TYPE_CHECKING:
     import numpy as np

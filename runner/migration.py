@@ -28,6 +28,7 @@ from runner import (
     differences,
     exporting,
     inputs,
+    layout,
     reloading,
     storage,
     sweeping,
@@ -38,9 +39,9 @@ from runner import program as programs
 from runner.bridge import Bridged, Needs
 from runner.differences import EXTRA, MISSING, MOVED, SAME, Difference
 from runner.errors import ConfigError, LayerError, StorageError, UserError
+from runner.layout import RunFolder
 from runner.planning import Config
 from runner.settings import Run
-from runner.storage import RunFolder
 from runner.terminal import Terminal
 
 EXIT_DIFFERENT = 1
@@ -347,7 +348,7 @@ def _write_renamed(old: Side, renames: Mapping[str, str], found: Sequence[Differ
         place = exporting.default_target(run, "renamed")
     if place.exists():
         raise StorageError(f"{place} is there already", f"rm -r {place}")
-    storage.require_plain(place, f"{old.label} in another folder")
+    layout.require_plain(place, f"{old.label} in another folder")
     wanted = {item.old for item in found if item.new is not None}
     kept = trees.select(trees.to_host(old.variables), lambda path: trees.spell(path) in wanted)
     exporting.save(differences.rename(kept, renames), place)

@@ -11,8 +11,9 @@ from typing import Any
 from runner import planning, redaction, settings, storage
 from runner.errors import UserError
 from runner.experiment import Job, now
+from runner.layout import SubmissionFolder, SweepFolder
 from runner.planning import Config, Plan, State, Task
-from runner.storage import STATUSES, SubmissionFolder, SweepFolder
+from runner.storage import STATUSES
 
 # A job of fewer runs of one program costs more to start than it saves, unless the runs are long: `workers` says so.
 MIN_RUNS = 8

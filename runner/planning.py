@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner import checkpoint, environment, inputs, retention, storage, trees
+from runner import checkpoint, environment, inputs, layout, retention, storage, trees
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.experiment import Job, now
+from runner.layout import RunFolder, SweepFolder
 from runner.program import Draft, Identity
 from runner.records import Status
 from runner.redaction import Redaction
 from runner.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
-from runner.storage import RunFolder, SweepFolder
 
 ProgramKey = tuple[str, str]
 
@@ -144,8 +144,8 @@ def make_plan(
     for index, identity in enumerate(identities):
         distinct.setdefault(identity.run_id, index)
     folder = place(_suggest_name(configs, list(distinct)))
-    storage.require_plain(folder.path)
-    storage.require_writable(folder.path)
+    layout.require_plain(folder.path)
+    layout.require_writable(folder.path)
     seen = storage.journal_sizes(folder)
     states, tracked = known_states(folder, list(distinct))
     compared: dict[str, int] = {}

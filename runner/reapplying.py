@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from runner import application, checks, differences, exporting, reloading, seeds, storage, table, trees
+from runner.layout import RunFolder
 from runner.planning import Config
 from runner.reloading import Reloaded
 from runner.settings import Run
-from runner.storage import RunFolder
 from runner.terminal import Terminal
 
 

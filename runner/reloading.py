@@ -33,10 +33,10 @@ from runner import (
 from runner import program as programs
 from runner.bridge import Bridged
 from runner.errors import ConfigError, StorageError, UserError
+from runner.layout import RunFolder
 from runner.program import Draft
 from runner.records import Leaf, Record, Status
 from runner.settings import DistributedSettings, InputKind, Run
-from runner.storage import RunFolder
 
 KINDS = ("linen", "nnx")
 

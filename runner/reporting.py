@@ -9,10 +9,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from runner import report_page, storage
+from runner import layout, report_page, storage
 from runner.errors import StorageError
+from runner.layout import SweepFolder
 from runner.report import Report
-from runner.storage import SweepFolder
 from runner.terminal import Terminal
 
 HOST = "127.0.0.1"
@@ -58,7 +58,7 @@ class Source:
                     self._read_plan()
                 self._read_news()
                 trials = storage.read_trials(self._folder)
-                data = self._report.data(self._plan, storage.shown(self._folder.path), trials)
+                data = self._report.data(self._plan, layout.shown(self._folder.path), trials)
                 self._page = report_page.to_html(data, live=self._live)
                 self._sizes, self._edition = sizes, self._edition + 1
                 # A sweep that is being timed must not have a core taken from it again and again.

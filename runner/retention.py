@@ -11,10 +11,10 @@ import dataclasses
 import math
 
 from runner import metrics, storage
+from runner.layout import RunFolder
 from runner.metrics import Metric
 from runner.records import CheckpointInfo, Record
 from runner.settings import CheckpointSettings, Keep, Mode
-from runner.storage import RunFolder
 
 
 class Keeper:

@@ -18,9 +18,9 @@ from runner.aims import Aim
 from runner.application import PROCESS_WIDE
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.journal import Journal, is_held
+from runner.layout import SweepFolder
 from runner.planning import FINISHED, Config, Plan, State, Task
 from runner.records import Record, Row, Status, Trial
-from runner.storage import SweepFolder
 from runner.study import ANOTHER, Asked, Sampler, Study
 from runner.sweep import Growth, Outcome, Reporter
 

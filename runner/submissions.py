@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner import journal, storage
-from runner.storage import SubmissionFolder, SweepFolder
+from runner.layout import SubmissionFolder, SweepFolder
 
 QUEUE_TIMEOUT_S = 30.0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from runner import matrix, report_page, results, storage
+from runner import layout, matrix, report_page, results, storage
+from runner.layout import SweepFolder
 from runner.records import Record
 from runner.report import Report
-from runner.storage import SweepFolder
 
 
 class Summary:
@@ -48,5 +48,5 @@ class Summary:
 
     def write_report(self, folder: SweepFolder) -> None:
         """Writes report.html."""
-        data = self._report.data(storage.read_plan(folder), storage.shown(folder.path), storage.read_trials(folder))
+        data = self._report.data(storage.read_plan(folder), layout.shown(folder.path), storage.read_trials(folder))
         storage.write_atomic(folder.report, report_page.to_html(data))

@@ -21,6 +21,7 @@ from runner import checkpoint, counterparts, environment, experiment, failures, 
 from runner.clone import CloneWriter
 from runner.errors import StorageError
 from runner.experiment import Result
+from runner.layout import RunFolder
 from runner.leases import Turns
 from runner.planning import Plan, ProgramKey, Task
 from runner.program import Program
@@ -28,7 +29,7 @@ from runner.records import Record, Status, row_of
 from runner.retention import Keeper
 from runner.settings import OnFailure, Run, TimingMode
 from runner.steps import StepFolder
-from runner.storage import Journal, RunFolder
+from runner.storage import Journal
 from runner.summary import Summary
 from runner.tracking import Tracking
 from runner.training import Stopped

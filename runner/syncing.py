@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runner import (
     journal,
+    layout,
     listing,
     redaction,
     results,
@@ -26,9 +27,9 @@ from runner import (
     wandb_files,
 )
 from runner.errors import ServerError, StorageError
+from runner.layout import SweepFolder
 from runner.records import Row
 from runner.sending import Server
-from runner.storage import SweepFolder
 from runner.terminal import Terminal
 from runner.wandb_files import OfflineRun
 
@@ -162,7 +163,7 @@ def _sweep(path: Path, *, ended_only: bool = False) -> _Sweep:
     """
     folder = SweepFolder(path)
     rows = storage.read_rows(folder)
-    storage.require_writable(folder.path)
+    layout.require_writable(folder.path)
     folder.wandb.mkdir(exist_ok=True)
     wanted = [row for row in rows if row.status in storage.STATUSES or not ended_only]
     if not wanted:

@@ -12,9 +12,9 @@ import numpy as np
 
 from runner import replica
 from runner.errors import literal
+from runner.layout import SweepFolder
 from runner.records import Record
 from runner.settings import flatten
-from runner.storage import SweepFolder
 from runner.tracking import NullTracker
 
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from runner import replica, wandb_files
 from runner.errors import literal
+from runner.layout import SweepFolder
 from runner.records import Head, Record, Status
 from runner.settings import TrackingSettings
-from runner.storage import SweepFolder
 from runner.tracking import Follow
 
 # 12-25 ms a run with these, 55-80 ms by default, most of it listing installed packages. Symlinks to the latest run

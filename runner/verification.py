@@ -31,11 +31,11 @@ from runner import (
 )
 from runner import program as programs
 from runner.errors import ConfigError, StorageError, UserError
+from runner.layout import RunFolder
 from runner.planning import Config
 from runner.program import Draft
 from runner.records import Record, Status
 from runner.settings import Run
-from runner.storage import RunFolder
 from runner.terminal import Terminal
 
 EXIT_DIFFERENT = 4

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from runner import application, storage
 from runner.errors import UserError
 from runner.journal import Journal
-from runner.storage import SubmissionFolder, SweepFolder
+from runner.layout import SubmissionFolder, SweepFolder
 
 if TYPE_CHECKING:
+    from runner.layout import RunFolder
     from runner.pieces import Piece
     from runner.records import Record
-    from runner.storage import RunFolder
 
 CACHE = ".compilation_cache"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runner import checkpoint, storage, trees
-from runner.storage import RunFolder, SweepFolder
+from runner.layout import RunFolder, SweepFolder
 
 NUM_RUNS = 40
 MAX_KILLS = 4

@@ -17,7 +17,7 @@ import slurm_cluster
 from failing_layers import LAYERS
 
 from runner import storage, submissions
-from runner.storage import RunFolder, SweepFolder
+from runner.layout import RunFolder, SweepFolder
 
 pytestmark = pytest.mark.engines
 

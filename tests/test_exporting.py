@@ -17,7 +17,7 @@ from flax import nnx
 
 from runner import bridge, checkpoint, cli, exporting, reloading, settings, storage, tensors, trees, twins
 from runner.errors import UserError
-from runner.storage import RunFolder
+from runner.layout import RunFolder
 
 # A sweep over every layer, three formats each way.
 pytestmark = pytest.mark.slow

@@ -23,8 +23,8 @@ from told_reporter import Reporter
 from runner import checkpoint, cli, planning, records, storage, sweep, trees
 from runner.checkpoint import CheckpointError
 from runner.errors import StorageError
+from runner.layout import RunFolder, SweepFolder
 from runner.planning import Config
-from runner.storage import RunFolder, SweepFolder
 from runner.tracking import NullTracker
 from runner.tracking_pool import InlineTracking
 from runner.verification import Verifier

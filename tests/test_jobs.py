@@ -16,8 +16,8 @@ from failing_layers import LAYERS
 
 from runner import cli, journal, listing, locks, pieces, storage, submissions
 from runner.journal import Journal
+from runner.layout import RunFolder, SweepFolder
 from runner.pieces import Crew
-from runner.storage import RunFolder, SweepFolder
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
 SWEEP = ("-m", "seed=0,1,2", "features=4,8", "sweep=mine", *LEAN)

@@ -56,6 +56,7 @@ ROWS = (
         "submissions",
         "study",
         "storage",
+        "layout",
         "journal",
         "locks",
         "leases",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from runner import cli, leases, storage
+from runner.layout import RunFolder
 from runner.leases import Turns
-from runner.storage import RunFolder
 
 WORK = """
 with leases.Turns(folder).working():

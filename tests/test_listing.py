@@ -15,7 +15,7 @@ import pytest
 from failing_layers import LAYERS
 
 from runner import cli, records, storage
-from runner.storage import SweepFolder
+from runner.layout import SweepFolder
 
 QUIET = ("tracking=disabled", "timing=quick", "timing.rounds=2")
 

@@ -12,9 +12,9 @@ import pytest
 from test_records import RECORD
 
 from runner import bridge, claims, cli, experiment, matrix, settings, storage
+from runner.layout import SweepFolder
 from runner.program import draft, identify
 from runner.records import Check, Failure, FailureKind, Status, Verdict
-from runner.storage import SweepFolder
 from runner.summary import Summary
 
 CPU = {"versions": {"flax": "0.12.8", "jax": "0.10.2", "python": "3.11.7", "numpy": "2.4.6"}}

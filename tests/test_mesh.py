@@ -20,7 +20,7 @@ import pytest
 import runner
 from runner import cli, placement, program, storage, trees
 from runner.errors import ConfigError, LayerError, UserError
-from runner.storage import RunFolder
+from runner.layout import RunFolder
 
 HERE = Path(__file__).resolve().parent
 X = ("input_shape=[4,8]", "features=16", "num_cpu_devices=8", "tracking=disabled", "timing=off")

@@ -15,7 +15,7 @@ import pytest
 from test_mesh import HERE, digests, python, recorded
 
 from runner import checkpoint, cli, processes, storage
-from runner.storage import RunFolder
+from runner.layout import RunFolder
 
 WORDS = ("layer=custom", "layer.target=meshed_layers.Block", "layer.kwargs.features=16", "input_shape=[4,8]")
 # The first axis goes over the processes: neither of them has a whole kernel, or bias.

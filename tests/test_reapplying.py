@@ -12,7 +12,7 @@ import pytest
 import runner
 from runner import checkpoint, cli, storage, trees
 from runner.errors import UserError
-from runner.storage import RunFolder
+from runner.layout import RunFolder
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
 WORDS = {

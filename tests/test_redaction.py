@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from runner import cli, redaction, storage
 from runner.errors import ConfigError
+from runner.layout import RunFolder
 from runner.redaction import Redaction
-from runner.storage import RunFolder
 
 SECRET = "correct-horse-battery"
 LAYER = '''

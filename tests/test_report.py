@@ -22,9 +22,9 @@ import pytest
 from test_records import RECORD
 
 from runner import cli, records, report_page, seeds, settings, storage
+from runner.layout import SweepFolder
 from runner.records import Check, Failure, FailureKind, Record, Status, TrainInfo, Trial, Verdict
 from runner.report import Report
-from runner.storage import SweepFolder
 from runner.summary import Summary
 
 SETTINGS = settings.to_data(settings.Run())

@@ -18,7 +18,7 @@ import pytest
 from failing_layers import LAYERS
 
 from runner import cli, stats, storage, table
-from runner.storage import SweepFolder
+from runner.layout import SweepFolder
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import runner
-from runner import checkpoint, cli, retention, storage, trees
+from runner import checkpoint, cli, layout, retention, storage, trees
 from runner.errors import UserError
+from runner.layout import RunFolder
 from runner.settings import CheckpointSettings, Mode
-from runner.storage import RunFolder
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=fast")
 SWEEP = ("-m", "seed=range(0,5)", "train.steps=2", "sweep=s", *LEAN)
@@ -76,7 +76,7 @@ def test_a_sweep_keeps_the_best_ones_and_says_which_are_gone_and_why(swept, tmp_
     assert kept() == sorted(by_loss()[:2])
     assert f"  checkpoints outputs/s/runs/*/checkpoint  (plain Orbax, 2 of 5 kept: {WHY})\n" in out
     assert [storage.read_record(folders()[num]).checkpoint.removed for num in by_loss()[2:]] == [WHY] * 3
-    rows = {row.num: row for row in storage.read_rows(storage.SweepFolder(Path("outputs/s")))}
+    rows = {row.num: row for row in storage.read_rows(layout.SweepFolder(Path("outputs/s")))}
     assert sorted(num for num, row in rows.items() if row.checkpoint_bytes) == kept()
     assert {row.status for row in rows.values()} == {"done"}
 
@@ -140,12 +140,12 @@ def test_files_that_a_kill_left_are_no_damage_and_go_with_the_next_command(here,
 
 def test_a_checkpoint_that_went_before_the_journal_had_it_is_counted_no_more_after_the_next_command(here, capsys):
     assert run(capsys, *SWEEP, *BEST)[0] == 0
-    journal = storage.SweepFolder(here / "outputs" / "s").journal
+    journal = layout.SweepFolder(here / "outputs" / "s").journal
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines if f'"{storage.REMOVED}"' not in line))
-    assert [row.num for row in storage.read_rows(storage.SweepFolder(journal.parent)) if row.checkpoint_bytes] != kept()
+    assert [row.num for row in storage.read_rows(layout.SweepFolder(journal.parent)) if row.checkpoint_bytes] != kept()
     assert run(capsys, *SWEEP, *BEST)[0] == 0
-    assert [row.num for row in storage.read_rows(storage.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
+    assert [row.num for row in storage.read_rows(layout.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
 
 
 def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(here, capsys):

@@ -17,8 +17,8 @@ import yaml
 import runner
 from runner import cli, errors, records, settings, storage, targets
 from runner.errors import StorageError, UserError
+from runner.layout import RunFolder
 from runner.settings import HostSettings, LayerSettings, Run
-from runner.storage import RunFolder
 
 PACKAGE = Path(runner.__file__).parent
 LEAN = ("tracking=disabled", "timing=off", "checks=off")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner import cli, storage
-from runner.storage import RunFolder, SweepFolder
+from runner.layout import RunFolder, SweepFolder
 
 NUM_TRIALS = 20
 MAX_KILLS = 6

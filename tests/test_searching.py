@@ -14,9 +14,9 @@ from failing_layers import LAYERS
 from runner import aims, cli, journal, listing, storage
 from runner.errors import ConfigError
 from runner.journal import Journal
+from runner.layout import RunFolder, SweepFolder
 from runner.records import Trial, best_trial
 from runner.settings import Direction, Search
-from runner.storage import RunFolder, SweepFolder
 from runner.study import Axis, Sampler, Study
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=none")

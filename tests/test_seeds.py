@@ -10,7 +10,7 @@ from flax import nnx
 from flax.core.scope import LazyRng
 
 from runner import cli, seeds, storage, trees
-from runner.storage import RunFolder
+from runner.layout import RunFolder
 
 
 @pytest.mark.parametrize("path", [(), ("layer",), ("Dense_1", "inner")])

@@ -19,9 +19,9 @@ import pytest
 
 from runner import bridge, checkpoint, cli, inputs, records, storage, training, trees
 from runner.errors import StorageError
+from runner.layout import RunFolder
 from runner.program import compile_program, draft, identify
 from runner.steps import StepFolder
-from runner.storage import RunFolder
 from runner.training import Step, Stopped, Trained
 
 NUM_STEPS = 6

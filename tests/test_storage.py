@@ -12,11 +12,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from runner import storage, trees
+from runner import layout, storage, trees
 from runner.errors import StorageError
 from runner.journal import read_on
+from runner.layout import RunFolder, SweepFolder
 from runner.records import Record, Status
-from runner.storage import Journal, RunFolder, SweepFolder
+from runner.storage import Journal
 
 RECORD = Record(
     run_id="0123456789",
@@ -38,9 +39,9 @@ RECORD = Record(
 TAKE_LOCK = """
 import sys
 from pathlib import Path
-from runner import storage
+from runner import layout, storage
 try:
-    with storage.locked(storage.SweepFolder(Path(sys.argv[1]))):
+    with storage.locked(layout.SweepFolder(Path(sys.argv[1]))):
         print("taken")
 except storage.StorageError as error:
     print(error)
@@ -49,8 +50,8 @@ except storage.StorageError as error:
 DIE_WITH_LOCK = """
 import os, sys
 from pathlib import Path
-from runner import storage
-with storage.locked(storage.SweepFolder(Path(sys.argv[1]))):
+from runner import layout, storage
+with storage.locked(layout.SweepFolder(Path(sys.argv[1]))):
     os._exit(9)
 """
 
@@ -140,14 +141,14 @@ def test_a_folder_in_the_way_is_left_and_so_is_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("folder", [".", "new", "new/and/deeper"])
 def test_a_folder_that_can_be_made_is_judged_without_being_made(tmp_path, folder):
-    storage.require_writable(tmp_path / folder)
+    layout.require_writable(tmp_path / folder)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("below", [".", "deeper"])
 def test_a_file_where_a_folder_is_wanted_is_named(tmp_path, below):
     (tmp_path / "file").write_text("x")
-    message = refused(lambda: storage.require_writable(tmp_path / "file" / below))
+    message = refused(lambda: layout.require_writable(tmp_path / "file" / below))
     assert message.startswith(
         f"output folder {tmp_path / 'file' / below}: {tmp_path / 'file'} is a file, not a folder.\n"
     )
@@ -155,7 +156,7 @@ def test_a_file_where_a_folder_is_wanted_is_named(tmp_path, below):
 
 def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    message = refused(lambda: storage.require_writable(tmp_path))
+    message = refused(lambda: layout.require_writable(tmp_path))
     assert message == f"output folder {tmp_path}: {tmp_path} is not writable.\n  Try: output_root=~/outputs"
 
 

@@ -22,9 +22,9 @@ from wandb_reader import read_offline_run
 from runner import claims, cli, planning, storage, trees
 from runner import sweep as engine
 from runner.bridge import nnx_inside_linen
+from runner.layout import RunFolder, SweepFolder
 from runner.planning import Config
 from runner.records import FailureKind, Status
-from runner.storage import RunFolder, SweepFolder
 from runner.tracking import NullTracker
 from runner.tracking_pool import InlineTracking
 

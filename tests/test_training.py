@@ -16,9 +16,23 @@ import pytest
 from flax import nnx
 from wandb_reader import read_offline_run
 
-from runner import bridge, cli, experiment, hosts, inputs, listing, records, results, storage, training, trees, twins
+from runner import (
+    bridge,
+    cli,
+    experiment,
+    hosts,
+    inputs,
+    listing,
+    records,
+    results,
+    storage,
+    training,
+    trees,
+    twins,
+)
 from runner.errors import ConfigError, LayerError
 from runner.experiment import Job
+from runner.layout import RunFolder
 from runner.planning import Given
 from runner.program import compile_program, compile_training, draft, identify
 from runner.settings import InputKind, InputSettings
@@ -100,7 +114,7 @@ def losses_of(result):
 
 def record_of(here, sweep):
     (path,) = (here / "outputs" / sweep / "runs").iterdir()
-    return storage.read_record(storage.RunFolder(path))
+    return storage.read_record(RunFolder(path))
 
 
 # What is learnt.

@@ -17,7 +17,7 @@ import pytest
 import runner
 from runner import cli, records, storage, trees
 from runner.errors import UserError
-from runner.storage import RunFolder
+from runner.layout import RunFolder
 
 LEAN = ("tracking=disabled", "timing=off")
 

@@ -56,11 +56,11 @@ def saver(side: str) -> Callable[[Any, Path], None]:
     writer = CloneWriter() if side == "fast" else None
 
     def ours(tree: Any, path: Path) -> None:
-        from runner import storage
+        from runner import layout, storage
 
         leaves = trees.leaves(tree)
         path.mkdir()
-        folder = storage.RunFolder(path)
+        folder = layout.RunFolder(path)
         checkpoint.save(trees.to_host(tree), folder.checkpoint, writer)
         storage.write_record(folder, record_of(folder, leaves))
 
@@ -83,7 +83,7 @@ def reader(side: str) -> Callable[[Path], None]:
     """Restores what `saver` saved: ours by `verify --no-code`, every file and leaf compared with its digest."""
     import orbax.checkpoint as ocp
 
-    from runner import storage, verification
+    from runner import layout, verification
 
     if side == "plain":
         standard = ocp.StandardCheckpointer()
@@ -91,7 +91,7 @@ def reader(side: str) -> Callable[[Path], None]:
     verifier = verification.Verifier(code=False)
 
     def ours(path: Path) -> None:
-        wrong = verifier.verify(storage.RunFolder(path)).wrong
+        wrong = verifier.verify(layout.RunFolder(path)).wrong
         if wrong:
             raise SystemExit("\n".join(wrong))
 

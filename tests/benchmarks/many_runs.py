@@ -21,10 +21,10 @@ from typing import Any
 
 from runner import application, pieces, planning, records, storage
 from runner.journal import Journal
+from runner.layout import RunFolder, SweepFolder
 from runner.pieces import Crew
 from runner.planning import Config, Plan
 from runner.settings import from_data, to_data
-from runner.storage import RunFolder, SweepFolder
 
 NUM_PROGRAMS = 10
 NUM_JOBS = 200

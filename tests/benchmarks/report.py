@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from runner import records, storage
+from runner.layout import SweepFolder
 from runner.records import Record
-from runner.storage import SweepFolder
 
 RUNNER = (sys.executable, "-m", "runner")
 PROGRAMS = 10
