@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import layout
+from runner import layout, schema
 from runner.errors import ConfigError, UserError, literal, one_or_many
 from runner.layout import SweepFolder
 
@@ -282,14 +282,14 @@ def _composed(config: Any) -> Config:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from runner import redaction, settings, sweeping
+    from runner import redaction, sweeping
     from runner.planning import Config
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     typed = OmegaConf.to_container(hydra.hydra.overrides.task)
     assert isinstance(typed, list)
     overrides = [str(item) for item in typed]
-    run = settings.from_config(config)
+    run = schema.from_config(config)
     return Config(
         run=run,
         overrides=tuple(overrides),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from runner import application, layout, settings
+from runner import application, layout, schema
 from runner.errors import USER_ERROR_PREFIX, UserError, nearest, quoted
 
 EXIT_USAGE = 2
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words and words[0] in VERBS:
             return VERBS[words[0]](words[1:])
         if words and re.fullmatch(r"[a-z]+", words[0]):
-            close = nearest(words[0], [*VERBS, *settings.layer_names()])
+            close = nearest(words[0], [*VERBS, *schema.layer_names()])
             known = f"{words[0]}: no such command; there are {', '.join(VERBS)}, or KEY=VALUE for a run"
             raise UserError(known, f"bridge-runner {close if close in VERBS else f'layer={close}'}" if close else None)
         return hydra_command(words)
@@ -89,14 +89,14 @@ def hydra_command(words: Sequence[str], *, task: str = "run", as_json: bool = Fa
 
     from runner.sweeping import explain, is_hydra_error
 
-    settings.register()
+    schema.register()
     # Hydra would print its own errors and exit with 1; this way they come here, and bugs keep their traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # argparse takes no flag between overrides: `seed=0,1 -m` would be refused.
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
     job = application.Application(words, task=task, as_json=as_json)
-    decorate = hydra.main(version_base="1.3", config_path=str(settings.config_dir()), config_name="config")
+    decorate = hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="config")
     try:
         decorate(job)()
     except UserError:
@@ -112,7 +112,7 @@ def hydra_command(words: Sequence[str], *, task: str = "run", as_json: bool = Fa
 
 def help_text() -> str:
     """What can be typed, from the files of conf/ and without composing them: Hydra takes half a second."""
-    conf = settings.config_dir()
+    conf = schema.config_dir()
     groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in sorted(conf.iterdir())}
     lines = [f"  {name:<11} {', '.join(choices)}" for name, choices in groups.items() if choices]
     keys = (conf / "config.yaml").read_text().partition("# The four axes")[2].partition("\nhydra:")[0]

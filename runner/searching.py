@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner import aims, engine, growing, metrics, planning, settings, space, storage, study
+from runner import aims, engine, growing, metrics, planning, schema, space, storage, study
 from runner.aims import Aim
 from runner.application import PROCESS_WIDE
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
@@ -50,7 +50,7 @@ def search(
         if config[key]:
             reason = "a search has no list of configs that this could be said of"
             raise ConfigError(key, str(config[key]), reason, f"{key}=[]")
-    wanted = settings.search_from_config(config)
+    wanted = schema.search_from_config(config)
     axes, typed = space.parse(arguments, context.config_loader)
     for axis in axes:
         if axis.key in (*PROCESS_WIDE, *vars(wanted)):

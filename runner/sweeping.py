@@ -25,7 +25,7 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner import grammar, redaction, settings
+from runner import grammar, redaction, schema, settings
 from runner.errors import ConfigError, UserError, literal, nearest
 from runner.redaction import Redaction
 from runner.settings import Run
@@ -140,7 +140,7 @@ class Composer:
             run, found = dataclasses.replace(kin[1], seed=kin[0]), kin[2].redaction
         else:
             task = self.task_config(typed, num)
-            run, found = settings.from_config(task), redaction.of_config(plain(task))
+            run, found = schema.from_config(task), redaction.of_config(plain(task))
         return Config(run=run, overrides=typed, where=where, hydra_files=self.hydra_files_of(typed), redaction=found)
 
     def hydra_files_of(self, overrides: tuple[str, ...]) -> Callable[[int], Mapping[str, str]]:
@@ -166,7 +166,7 @@ class Composer:
         interpolations = [text for text in _texts(container) if "${" in text]
         derivable = "seed" in container and not any(_may_see_seed(text) for text in interpolations)
         # Not derivable, it need not have a meaning of its own with this seed.
-        run = settings.from_config(task) if derivable else None
+        run = schema.from_config(task) if derivable else None
         return _Family(run=run, container=container, redaction=redaction.of_config(container))
 
     def _hydra_files(self, overrides: tuple[str, ...], num: int) -> Mapping[str, str]:
@@ -253,10 +253,10 @@ def compose(overrides: Sequence[str]) -> Run:
     """
     import hydra
 
-    settings.register()
+    schema.register()
     try:
-        with hydra.initialize_config_dir(str(settings.config_dir()), version_base="1.3"):
-            return settings.from_config(hydra.compose("config", list(overrides)))
+        with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+            return schema.from_config(hydra.compose("config", list(overrides)))
     except UserError:
         raise
     except Exception as error:

@@ -27,7 +27,7 @@ import pytest
 from wandb_sent import FOREIGN, environment, execute, write_netrc
 from wandb_server import WandbServer, serve
 
-from runner import cli, sending, settings
+from runner import cli, schema, sending
 from runner.settings import Run
 
 # Quick to give up: a user's own settings win over ours.
@@ -63,9 +63,9 @@ def make_run() -> Callable[..., Run]:
     """The `Run` of conf/ with these overrides, as the command line would compose it."""
 
     def make(*overrides: str) -> Run:
-        settings.register()
-        with hydra.initialize_config_dir(str(settings.config_dir()), version_base="1.3"):
-            return settings.from_config(hydra.compose("config", list(overrides)))
+        schema.register()
+        with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+            return schema.from_config(hydra.compose("config", list(overrides)))
 
     return make
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner import cli, settings
+from runner import cli, schema
 
-LAYERS = ", ".join(settings.layer_names())
+LAYERS = ", ".join(schema.layer_names())
 
 MISTAKES = [
     ("sed=1", "sed=1: no such key.\n  Try: seed=1"),

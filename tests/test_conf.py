@@ -12,9 +12,9 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from runner import cli, settings
+from runner import cli, schema
 
-CONF = settings.config_dir()
+CONF = schema.config_dir()
 CHOICES = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name not in ("experiment", "debug")]
 # What a choice needs beside itself to have a meaning.
 NEEDS = {"custom": ["layer.target=flax.nnx.PReLU"], "file": ["input.path=x.npy"], "tokens": ["input.high=8"]}
@@ -63,7 +63,7 @@ LAUNCHERS = sorted((CONF / "hydra" / "launcher").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
 def test_every_launcher_composes_and_says_when_to_choose_it(path):
-    settings.register()
+    schema.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = hydra.compose("config", [f"hydra/launcher={path.stem}"], return_hydra_config=True).hydra.launcher
     assert chosen == OmegaConf.load(path)  # nothing of a plugin's own entry of this name
@@ -75,7 +75,7 @@ SAMPLERS = sorted((CONF / "hydra" / "sweeper" / "sampler").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
 def test_every_sampler_composes_and_says_what_it_does(path):
-    settings.register()
+    schema.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         typed = ["hydra/sweeper=optuna", f"hydra/sweeper/sampler={path.stem}"]
         chosen = hydra.compose("config", typed, return_hydra_config=True).hydra.sweeper

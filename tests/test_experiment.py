@@ -14,14 +14,26 @@ import pytest
 from flax import nnx
 from flax.core.scope import LazyRng
 
-from runner import bridge, checkpoint, checks, counterparts, experiment, failures, inputs, records, settings, trees
+from runner import (
+    bridge,
+    checkpoint,
+    checks,
+    counterparts,
+    experiment,
+    failures,
+    inputs,
+    records,
+    schema,
+    settings,
+    trees,
+)
 from runner.errors import LayerError
 from runner.experiment import Job
 from runner.program import compile_program, draft, identify
 from runner.records import FailureKind, Status, Verdict
 
 HERE = __name__
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = [name for name in schema.layer_names() if name != "custom"]
 QUICK = ("timing=off", "checks.eager=never")
 ALL_INFINITE = ("input=ones", "features=2", "layer.kwargs.kernel_init='constant(value=inf)'")
 

@@ -15,14 +15,14 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from runner import bridge, checkpoint, cli, exporting, reloading, settings, storage, tensors, trees, twins
+from runner import bridge, checkpoint, cli, exporting, reloading, schema, settings, storage, tensors, trees, twins
 from runner.errors import UserError
 from runner.layout import RunFolder
 
 # A sweep over every layer, three formats each way.
 pytestmark = pytest.mark.slow
 
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = [name for name in schema.layer_names() if name != "custom"]
 NO_VARIABLES = {"dropout", "noise"}
 TWINS = {
     *("batch_norm", "conv", "conv_transpose", "einsum", "embed", "group_norm", "instance_norm", "layer_norm"),

@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 from flax.core.scope import LazyRng
 
-from runner import bridge, inputs, layers, recurrent, settings, stateful, trees
+from runner import bridge, inputs, layers, recurrent, schema, settings, stateful, trees
 from runner.bridge import Bridged
 from runner.errors import ConfigError
 
-LAYERS = [name for name in settings.layer_names() if name != "custom"]
+LAYERS = [name for name in schema.layer_names() if name != "custom"]
 STREAMS = {"params": 3, "dropout": 1, "carry": 2, "noise": 4}
 
 # What a layer makes of x [2, 6, 12] with 16 features, where it is not [2, 6, 16].
@@ -33,9 +33,9 @@ SHAPES = dict.fromkeys(SAME, (2, 6, 12)) | {
 
 @functools.cache
 def composed(*overrides: str) -> settings.Run:
-    settings.register()
-    with hydra.initialize_config_dir(str(settings.config_dir()), version_base="1.3"):
-        return settings.from_config(hydra.compose("config", list(overrides)))
+    schema.register()
+    with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+        return schema.from_config(hydra.compose("config", list(overrides)))
 
 
 def parts(run: settings.Run) -> tuple[Bridged, jax.Array]:

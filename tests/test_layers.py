@@ -86,7 +86,7 @@ ROWS = (
         *("hlo", "differences", "tree_differences", "trees", "shards", "draws", "seeds"),
     ),
     ("redaction", "records"),
-    ("settings",),
+    ("schema", "settings"),
     ("errors",),
 )
 
@@ -99,8 +99,8 @@ OWNERS = {
     "scipy": {"stats"},
     "flax.linen": {"bridge", "hosts", "lifts", "twins"},
     "flax.nnx.bridge": {"bridge", "hosts"},
-    "hydra": {"settings", "sweeping", "space", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
-    "omegaconf": {"settings", "sweeping", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
+    "hydra": {"schema", "sweeping", "space", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
+    "omegaconf": {"schema", "sweeping", "application", "engine", "engines", "ray_jobs", "worker", "cli"},
     "optax": {"training"},
     "optuna": {"study"},
     "sqlalchemy": {"study"},

@@ -11,7 +11,7 @@ import jax
 import pytest
 from test_records import RECORD
 
-from runner import bridge, claims, cli, experiment, matrix, settings, storage
+from runner import bridge, claims, cli, experiment, matrix, schema, storage
 from runner.layout import SweepFolder
 from runner.program import draft, identify
 from runner.records import Check, Failure, FailureKind, Status, Verdict
@@ -186,7 +186,7 @@ def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
 
 @pytest.mark.slow
 def test_every_layer_with_params_answers_without_them_and_two_claims_say_no(make_run):
-    names = [name for name in settings.layer_names() if name != "custom"]
+    names = [name for name in schema.layer_names() if name != "custom"]
     drafts = {name: (run, draft(run, identify(run))) for name in names for run in [make_run(f"layer={name}")]}
     asked = {
         name: dataclasses.replace(experiment.subject(drafted, run), given={})
@@ -209,4 +209,4 @@ def test_the_matrix_gives_the_verdicts_of_the_copy_that_is_kept(tmp_path, monkey
     kept = kept[kept.index("\n| layer | complete") :]
     rows = [[line for line in page.splitlines() if line.startswith("| ")] for page in (made, kept)]
     assert rows[0] == rows[1]
-    assert len(rows[0]) == len(settings.layer_names()) - 1 + 2
+    assert len(rows[0]) == len(schema.layer_names()) - 1 + 2

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import runner
-from runner import cli, errors, records, settings, storage, targets
+from runner import cli, errors, records, schema, storage, targets
 from runner.errors import StorageError, UserError
 from runner.layout import RunFolder
 from runner.settings import HostSettings, LayerSettings, Run
@@ -215,7 +215,7 @@ def test_what_a_record_names_is_trusted_only_where_it_is_known(run, foreign):
 
 def test_every_layer_and_host_that_comes_along_is_trusted():
     for group, kind in (("layer", LayerSettings), ("host", HostSettings)):
-        for path in sorted((settings.config_dir() / group).glob("*.yaml")):
+        for path in sorted((schema.config_dir() / group).glob("*.yaml")):
             chosen = yaml.safe_load(path.read_text()) or {}
             if chosen.get("target"):
                 named = {group: kind(target=chosen["target"], kwargs=chosen.get("kwargs", {}))}

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from runner import cli, settings, sweeping
+from runner import cli, schema, sweeping
 from runner.errors import UserError
 
 # A folder of the user's own, as --config-dir names it.
@@ -131,9 +131,9 @@ def loader(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         whole = "# @package _global_\n" if name.startswith("experiment") else ""
         (folder / name).write_text(whole + text)
-    settings.register()
+    schema.register()
     setup_globals()
-    path = create_config_search_path(f"file://{settings.config_dir()}")
+    path = create_config_search_path(f"file://{schema.config_dir()}")
     path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     loader = Hydra.create_main_hydra2("bridge-runner", path).config_loader
@@ -187,7 +187,7 @@ def composed_like_hydra(loader, master, overrides, num=7):
 
 def as_run(task):
     try:
-        return settings.from_config(task)
+        return schema.from_config(task)
     except UserError as error:
         return str(error)
 

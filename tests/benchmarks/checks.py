@@ -24,7 +24,7 @@ import hydra
 import jax
 import jax.monitoring
 
-from runner import application, claims, experiment, settings
+from runner import application, claims, experiment, schema
 from runner.program import Program, compile_program, draft, identify
 from runner.settings import ChecksMode, Run
 from runner.subject import Subject
@@ -83,9 +83,9 @@ def subject_of(run: Run, program: Program | None = None) -> Subject:
 
 def compose(layers: Sequence[str]) -> dict[str, Run]:
     """The run of each layer, as the command line would have it."""
-    settings.register()
-    with hydra.initialize_config_dir(str(settings.config_dir()), version_base="1.3"):
-        return {layer: settings.from_config(hydra.compose("config", [f"layer={layer}"])) for layer in layers}
+    schema.register()
+    with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+        return {layer: schema.from_config(hydra.compose("config", [f"layer={layer}"])) for layer in layers}
 
 
 def ratios(parts: Sequence[Cost], wholes: Sequence[Cost]) -> str:
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--depth", choices=("traced", "full"), default="full")
     given = parser.parse_args()
     full = given.depth == "full"
-    known = [name for name in settings.layer_names() if name != "custom"]
+    known = [name for name in schema.layer_names() if name != "custom"]
     runs = compose(known if given.layers == "all" else given.layers.split(","))
     application.quiet_libraries()
     heads = ["layer", "program, CPU ms", "traced claims: CPU (wall)"]
