@@ -8,10 +8,13 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.errors import ConfigError, nearest
+from runner.errors import ConfigError, literal, nearest
 
 EXAMPLE_ZIP = "zip=[[seed,features]]"
 EXAMPLE_EXCLUDE = "\"exclude=['features>16 and seed==0']\""
+
+# Values of a key that a suggestion spells out; more of them are no longer read.
+MAX_SUGGESTED = 8
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -83,8 +86,10 @@ def _groups(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[li
     keys = [key for group in groups for key in group]
     for key in keys:
         if key not in axes:
-            close = nearest(key, axes)
-            raise ConfigError("zip", groups, f"the sweep is not over {key}", f"{close or key}=1,2 {EXAMPLE_ZIP}")
+            close = nearest(key, [axis for axis in axes if axis not in keys])
+            meant = [[close if one == key and close else one for one in group] for group in groups]
+            suggestion = f"zip={literal(meant)}" if close else f"{key}=1,2 zip={literal(groups)}"
+            raise ConfigError("zip", groups, f"the sweep is not over {key}", suggestion)
         if keys.count(key) > 1:
             raise ConfigError("zip", groups, f"{key} stands in it twice", EXAMPLE_ZIP)
     for group in groups:
@@ -92,9 +97,19 @@ def _groups(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[li
             raise ConfigError("zip", groups, "at least two keys go together", EXAMPLE_ZIP)
         if len({len(axes[key]) for key in group}) > 1:
             counts = ", ".join(f"{key} has {len(axes[key])}" for key in group)
-            raise ConfigError("zip", groups, f"its keys have different numbers of values: {counts}", EXAMPLE_ZIP)
+            reason = f"its keys have different numbers of values: {counts}"
+            raise ConfigError("zip", groups, reason, _as_many(axes, group))
         group.sort(key=list(axes).index)
     return groups
+
+
+def _as_many(axes: Mapping[str, Sequence[str]], group: Sequence[str]) -> str:
+    """What to type so that all keys of `group` have as many values as the one with the fewest."""
+    num = min(len(axes[key]) for key in group)
+    if num > MAX_SUGGESTED:
+        return f"{num} values for each of {', '.join(group)}"
+    typed = [[word.partition("=") for word in axes[key][:num]] for key in group]
+    return " ".join(f"{words[0][0]}={','.join(value for _, _, value in words)}" for words in typed)
 
 
 def _parse(text: str) -> ast.expr:

@@ -60,19 +60,25 @@ def test_any_number_of_keys_goes_together():
         (["a"], f"zip=[[a]]: at least two keys go together.{TRY_ZIP}"),
         ([["a", "a"]], f"zip=[[a,a]]: a stands in it twice.{TRY_ZIP}"),
         ([["a", "c"], ["c", "a"]], f"zip=[[a,c],[c,a]]: a stands in it twice.{TRY_ZIP}"),
-        ([["a", "b"]], f"zip=[[a,b]]: its keys have different numbers of values: a has 2, b has 3.{TRY_ZIP}"),
         (
-            [["a", "c"], ["d", "a2"]],
-            "zip=[[a,c],[d,a2]]: the sweep is not over a2.\n  Try: a=1,2 zip=[[seed,features]]",
+            [["a", "b"]],
+            f"zip=[[a,b]]: its keys have different numbers of values: a has 2, b has 3.\n  Try: a=1,2 b=1,2",
         ),
-        ([["a", "zzzz"]], "zip=[[a,zzzz]]: the sweep is not over zzzz.\n  Try: zzzz=1,2 zip=[[seed,features]]"),
-        ([1], "zip=[[1]]: the sweep is not over 1.\n  Try: 1=1,2 zip=[[seed,features]]"),
+        ([["a", "c"], ["d", "b2"]], "zip=[[a,c],[d,b2]]: the sweep is not over b2.\n  Try: zip=[[a,c],[d,b]]"),
+        ([["a", "zzzz"]], "zip=[[a,zzzz]]: the sweep is not over zzzz.\n  Try: zzzz=1,2 zip=[[a,zzzz]]"),
+        ([1], "zip=[[1]]: the sweep is not over 1.\n  Try: 1=1,2 zip=[[1]]"),
     ],
 )
 def test_a_zip_that_cannot_be_is_refused(zipped, said):
     with pytest.raises(ConfigError) as refused:
         grammar.combine(AXES, zipped)
     assert str(refused.value) == said
+
+
+def test_of_long_axes_a_refused_zip_names_the_number_only():
+    axes = {key: [f"{key}={value}" for value in range(num)] for key, num in (("a", 9), ("b", 10))}
+    with pytest.raises(ConfigError, match=r"a has 9, b has 10\.\n  Try: 9 values for each of a, b$"):
+        grammar.combine(axes, [["a", "b"]])
 
 
 @pytest.mark.parametrize(
