@@ -62,7 +62,7 @@ def test_any_number_of_keys_goes_together():
         ([["a", "c"], ["c", "a"]], f"zip=[[a,c],[c,a]]: a stands in it twice.{TRY_ZIP}"),
         (
             [["a", "b"]],
-            f"zip=[[a,b]]: its keys have different numbers of values: a has 2, b has 3.\n  Try: a=1,2 b=1,2",
+            "zip=[[a,b]]: its keys have different numbers of values: a has 2, b has 3.\n  Try: a=1,2 b=1,2",
         ),
         ([["a", "c"], ["d", "b2"]], "zip=[[a,c],[d,b2]]: the sweep is not over b2.\n  Try: zip=[[a,c],[d,b]]"),
         ([["a", "zzzz"]], "zip=[[a,zzzz]]: the sweep is not over zzzz.\n  Try: zzzz=1,2 zip=[[a,zzzz]]"),
