@@ -249,6 +249,14 @@ def quiet_libraries() -> None:
     # Orbax warns of every save that it has no OCDBT to merge, and logs what it raises; so does jax with callbacks.
     for name in ("absl", "concurrent.futures", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _say_unraisable
+
+
+def _say_unraisable(one: sys.UnraisableHookArgs) -> None:
+    """Says what nobody could be told of, but for other writes of a save that failed: Orbax waits for none of them."""
+    if str(one.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(one)
 
 
 @contextlib.contextmanager

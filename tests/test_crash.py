@@ -153,12 +153,10 @@ def test_a_full_disk_is_said_loses_nothing_else_and_is_resumable(tmp_path, undis
         process = start(tmp_path, "tracking=disabled")
         _, err = process.communicate(timeout=200)
         assert process.returncode == 2
-        # Around it, tensorstore prints what it could not write.
-        assert re.search(
-            r"^error: writing run \d+ to outputs/crashed/runs/\S+: No space left on device\.\n"
-            r"  Try: make room or choose another output_root; the same command goes on from here$",
+        assert re.fullmatch(
+            r"error: writing run \d+ to outputs/crashed/runs/\S+: No space left on device\.\n"
+            r"  Try: make room or choose another output_root; the same command goes on from here\n",
             err.decode(),
-            flags=re.MULTILINE,
         )
         subprocess.run(["mount", "-o", "remount,size=40m", str(small)], check=True)
         finish(tmp_path, "tracking=disabled")
