@@ -14,6 +14,9 @@ from runner.settings import Run, Search, flatten, from_data
 
 SCHEMA_NAME = "schema"
 
+# Nodes that take any key.
+OPEN_NODES = ("layer.kwargs", "layer.call", "host.kwargs", "mesh_rules")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schema(Run, Search):
@@ -142,6 +145,6 @@ def _writable_schema() -> Any:
     node = OmegaConf.structured(Schema)
     clear(node)
     # Hydra locks the config against new keys; a constructor's own are not ours to know, so no plus is needed.
-    for open_node in (node.layer.kwargs, node.layer.call, node.host.kwargs, node.mesh_rules):
-        OmegaConf.set_struct(open_node, False)
+    for name in OPEN_NODES:
+        OmegaConf.set_struct(OmegaConf.select(node, name), False)
     return node

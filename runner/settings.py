@@ -22,6 +22,9 @@ from runner.errors import ConfigError, literal, nearest
 # Without x64 PRNGKey takes no more than 32 bits.
 MAX_SEED = 2**32 - 1
 
+# What to type where a key is none that we know, nor near one.
+ALL_KEYS = "bridge-runner --cfg job"
+
 DEVICE_PATTERN = re.compile(r"(cpu|gpu|tpu|auto)(:\d+)?")
 
 
@@ -585,7 +588,7 @@ def from_data(data: Mapping[str, Any]) -> Run:
     for key, value in data.items():
         if key not in groups:
             close = nearest(key, groups)
-            raise ConfigError(key, value, "no such key", f"{close}={literal(value)}" if close else None)
+            raise ConfigError(key, value, "no such key", f"{close}={literal(value)}" if close else ALL_KEYS)
         is_group = key in _group_types() and isinstance(value, Mapping)
         values[key] = _group(key, value) if is_group else _typed("", key, value)
     return Run(**values)
@@ -654,7 +657,7 @@ def _group(key: str, value: Mapping[str, Any]) -> Any:
     for name, item in value.items():
         if name not in known:
             close = nearest(name, known)
-            suggestion = f"{key}.{close}={literal(item)}" if close else None
+            suggestion = f"{key}.{close}={literal(item)}" if close else ALL_KEYS
             raise ConfigError(f"{key}.{name}", item, "no such key", suggestion)
         values[name] = _typed(key, name, item)
     return group(**values)

@@ -419,8 +419,19 @@ def _unknown_key(key: str, override: str) -> UserError:
     value = override.partition("=")[2]
     known = list(settings.defaults())
     groups = sorted({name.partition(".")[0] for name in known})
-    close = nearest(key.removeprefix("hydra.sweeper."), [*known, *groups])
-    return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else "bridge-runner --cfg job")
+    close = _near_open(key) or nearest(key.removeprefix("hydra.sweeper."), [*known, *groups])
+    return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else settings.ALL_KEYS)
+
+
+def _near_open(key: str) -> str | None:
+    """`key` below the node that was meant, where one that takes any key was misspelt."""
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        if close := nearest(
+            ".".join(parts[:depth]), [name for name in schema.OPEN_NODES if name.count(".") == depth - 1]
+        ):
+            return ".".join([close, *parts[depth:]])
+    return None
 
 
 def _default_of(key: str) -> str | None:
