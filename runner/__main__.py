@@ -1,6 +1,6 @@
 """`python -m runner` is the command `bridge-runner`."""
 
-from runner.cli import entry
+from runner.commands.main import entry
 
 if __name__ == "__main__":
     entry()

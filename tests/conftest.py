@@ -27,8 +27,10 @@ import pytest
 from wandb_sent import FOREIGN, environment, execute, write_netrc
 from wandb_server import WandbServer, serve
 
-from runner import cli, schema, sending
-from runner.settings import Run
+from runner.commands import main
+from runner.config import schema
+from runner.config.settings import Run
+from runner.tracking import wandb_server
 
 # Quick to give up: a user's own settings win over ours.
 IMPATIENT = {
@@ -93,7 +95,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
                 monkeypatch.delenv(name)
         for name, value in known.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sending, "ASK_AGAIN_S", (0.05,))
+        monkeypatch.setattr(wandb_server, "ASK_AGAIN_S", (0.05,))
         yield running
 
 
@@ -107,7 +109,7 @@ def sweep(offline_sweep: Path, tmp_path: Path) -> Path:
 def sync(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = cli.main(["sync", *map(str, words)])
+        code = main.main(["sync", *map(str, words)])
         out, err = capsys.readouterr()
         return code, out, err
 

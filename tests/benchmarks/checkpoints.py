@@ -42,8 +42,8 @@ def saver(side: str) -> Callable[[Any, Path], None]:
     """Saves a tree into the run's folder `path`: ours with digests and a record of them, plain as it is."""
     import orbax.checkpoint as ocp
 
-    from runner import checkpoint, trees
-    from runner.clone import CloneWriter
+    from runner.arrays import checkpoint, trees
+    from runner.arrays.fast_checkpoint import CloneWriter
 
     if side == "plain":
         standard = ocp.StandardCheckpointer()
@@ -56,26 +56,28 @@ def saver(side: str) -> Callable[[Any, Path], None]:
     writer = CloneWriter() if side == "fast" else None
 
     def ours(tree: Any, path: Path) -> None:
-        from runner import layout, storage
+        from runner.records import store
+        from runner.records.paths import RunFolder
 
         leaves = trees.leaves(tree)
         path.mkdir()
-        folder = layout.RunFolder(path)
+        folder = RunFolder(path)
         checkpoint.save(trees.to_host(tree), folder.checkpoint, writer)
-        storage.write_record(folder, record_of(folder, leaves))
+        store.write_record(folder, record_of(folder, leaves))
 
     return ours
 
 
 def record_of(folder: Any, leaves: Any) -> Any:
     """The least record that says what the checkpoint holds."""
-    from runner import records, storage, trees
+    from runner.arrays import trees
+    from runner.records import record, store
 
-    info = records.CheckpointInfo(path="checkpoint", digest=trees.tree_digest(leaves), num_bytes=0, writer="orbax")
+    info = record.CheckpointInfo(path="checkpoint", digest=trees.tree_digest(leaves), num_bytes=0, writer="orbax")
     ids = dict.fromkeys(("run_id", "result_id", "timing_id", "program_id", "started_at", "device", "platform"), "x")
-    return records.Record(
-        **ids, sweep="s", num=0, status=records.Status.done, wall_s=0.0, overrides=[], settings={}, layer="x",
-        variables=leaves, checkpoint=info, files=storage.file_digests(folder),
+    return record.Record(
+        **ids, sweep="s", num=0, status=record.Status.done, wall_s=0.0, overrides=[], settings={}, layer="x",
+        variables=leaves, checkpoint=info, files=store.file_digests(folder),
     )  # fmt: skip
 
 
@@ -83,15 +85,16 @@ def reader(side: str) -> Callable[[Path], None]:
     """Restores what `saver` saved: ours by `verify --no-code`, every file and leaf compared with its digest."""
     import orbax.checkpoint as ocp
 
-    from runner import layout, verification
+    from runner.commands import verify
+    from runner.records.paths import RunFolder
 
     if side == "plain":
         standard = ocp.StandardCheckpointer()
         return lambda path: standard.restore(path / "checkpoint")
-    verifier = verification.Verifier(code=False)
+    verifier = verify.Verifier(code=False)
 
     def ours(path: Path) -> None:
-        wrong = verifier.verify(layout.RunFolder(path)).wrong
+        wrong = verifier.verify(RunFolder(path)).wrong
         if wrong:
             raise SystemExit("\n".join(wrong))
 

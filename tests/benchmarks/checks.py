@@ -24,10 +24,13 @@ import hydra
 import jax
 import jax.monitoring
 
-from runner import application, claims, experiment, schema
-from runner.program import Program, compile_program, draft, identify
-from runner.settings import ChecksMode, Run
-from runner.subject import Subject
+from runner.checks import registry
+from runner.checks.probes.subject import Subject
+from runner.config import schema
+from runner.config.settings import ChecksMode, Run
+from runner.experiment import execute
+from runner.experiment.program import Program, compile_program, draft, identify
+from runner.launch import application
 
 LAYERS = ("linear", "batch_norm", "dropout", "lora", "conv", "mlp", "multi_head_attention", "lstm", "transformer_block")
 CHECKS_OFF = 1000
@@ -76,7 +79,7 @@ class Compiling:
 
 def subject_of(run: Run, program: Program | None = None) -> Subject:
     """A fresh subject: nothing of it has been traced for a claim, and JAX remembers nothing."""
-    subject = experiment.subject(draft(run, identify(run)), run, program)
+    subject = execute.subject(draft(run, identify(run)), run, program)
     jax.clear_caches()
     return subject
 
@@ -101,7 +104,7 @@ def off_s(run: Run) -> float:
     drafted = draft(off, identify(off))
     start = time.perf_counter()
     for _ in range(CHECKS_OFF):
-        experiment.judge(drafted, off)
+        execute.judge(drafted, off)
     return (time.perf_counter() - start) / CHECKS_OFF
 
 
@@ -114,13 +117,13 @@ def row(name: str, run: Run, rounds: int, compiling: Compiling, *, full: bool) -
         program: list[Program] = []
         programs.append(cost(lambda drafted=drafted, program=program: program.append(compile_program(drafted))))
         asked = subject_of(run)
-        traced.append(cost(lambda asked=asked: claims.judge(asked, full=False)))
+        traced.append(cost(lambda asked=asked: registry.judge(asked, full=False)))
         if full:
             asked = subject_of(run, program[0])
             compiling.reset()
             parts = {
-                claim: cost(lambda asked=asked, claim=claim: claims.judge(asked, full=True, only=[claim]))
-                for claim in (*claims.TRACED, *claims.FULL)
+                claim: cost(lambda asked=asked, claim=claim: registry.judge(asked, full=True, only=[claim]))
+                for claim in (*registry.TRACED, *registry.FULL)
             }
             whole.append(Cost(*(sum(dataclasses.astuple(part)[i] for part in parts.values()) for i in (0, 1))))
             each.append(parts)
@@ -128,7 +131,7 @@ def row(name: str, run: Run, rounds: int, compiling: Compiling, *, full: bool) -
     program_s = statistics.median(one.cpu_s for one in programs)
     cells = [name, f"{1000 * program_s:.0f}", ratios(traced, programs)]
     if full:
-        dearest = sorted(claims.FULL, key=lambda claim: -statistics.median(parts[claim].cpu_s for parts in each))[:3]
+        dearest = sorted(registry.FULL, key=lambda claim: -statistics.median(parts[claim].cpu_s for parts in each))[:3]
         shares = [f"{claim} {ratios([parts[claim] for parts in each], programs).split(' (')[0]}" for claim in dearest]
         cells += [ratios(whole, programs), ", ".join(shares), f"{statistics.median(own):.2f} ×"]
     return f"| {' | '.join([*cells, f'{1e6 * off_s(run):.1f}'])} |"

@@ -21,11 +21,15 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from runner import cli, duet, pairing, stats, storage, times
-from runner.comparing import Reader
-from runner.pairing import Pairing
-from runner.records import Samples
-from runner.times import Group, Pace
+from runner.commands import main as commands_main
+from runner.commands.compare import Reader
+from runner.records import store
+from runner.records.record import Samples
+from runner.report.compare import pairing, times
+from runner.report.compare.pairing import Pairing
+from runner.report.compare.rounds import measure
+from runner.report.compare.times import Group, Pace
+from runner.timing import stats
 
 LAYER = """
 import jax
@@ -51,7 +55,7 @@ def sweep(name: str, loops: int, num_seeds: int) -> Reader:
     """A sweep over seeds, with quick timing."""
     layer = ("layer=custom", "layer.target=planted.Works", "layer.kwargs.features=64", f"layer.kwargs.loops={loops}")
     with contextlib.redirect_stdout(io.StringIO()):
-        code = cli.main(["-m", f"seed=range(0,{num_seeds})", *layer, *LEAN, f"sweep={name}"])
+        code = commands_main.main(["-m", f"seed=range(0,{num_seeds})", *layer, *LEAN, f"sweep={name}"])
     if code != 0:
         raise SystemExit(f"sweep {name} ended with {code}")
     return Reader(Path("outputs", name))
@@ -74,7 +78,7 @@ def pooled(sides: Sides) -> Pace:
     """Mann–Whitney on all samples of all seeds."""
     taken: list[list[float]] = []
     for side in sides:
-        records = [storage.read_record(side.folder(entry)) for entry in side.side.entries]
+        records = [store.read_record(side.folder(entry)) for entry in side.side.entries]
         taken.append([one for record in records for one in record.timing.apply_latency.samples.durations_s])
     return pace(statistics.median(taken[1]) / statistics.median(taken[0]), stats.rank_test(*taken))
 
@@ -94,7 +98,7 @@ def rounds(sides: Sides, num_rounds: int) -> tuple[Samples, Samples]:
     """What `compare A B --rerun N` measures."""
     _, group = paired(sides)
     folders = [(sides[0].folder(one.a), sides[1].folder(one.b)) for one in group.pairs]
-    return duet.measure(group.label, folders, num_rounds, lambda text: None, trust=True)
+    return measure(group.label, folders, num_rounds, lambda text: None, trust=True)
 
 
 def unpaired(samples: tuple[Samples, Samples], num_rounds: int, *, median: bool = False) -> Pace:

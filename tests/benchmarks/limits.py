@@ -38,7 +38,7 @@ def compose_s(num: int = 20) -> float:
     """Seconds that Hydra takes to compose one config of ours, twice, as its own sweeper and launcher do."""
     import hydra
 
-    from runner import schema
+    from runner.config import schema
 
     schema.register()
     with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):

@@ -19,12 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner import application, pieces, planning, records, storage
-from runner.journal import Journal
-from runner.layout import RunFolder, SweepFolder
-from runner.pieces import Crew
-from runner.planning import Config, Plan
-from runner.settings import from_data, to_data
+from runner.config.settings import from_data, to_data
+from runner.launch import application, jobs
+from runner.launch.jobs import Crew
+from runner.records import store
+from runner.records.journal import Journal
+from runner.records.paths import RunFolder, SweepFolder
+from runner.records.record import Record, row_of, to_json
+from runner.sweep.plan import Config, Plan, make_plan, plan_data
 
 NUM_PROGRAMS = 10
 NUM_JOBS = 200
@@ -49,7 +51,7 @@ def timed(name: str, *command: str) -> None:
     print(f"| `{name}` | {whole_s:.1f} | {user_s:.1f} | {line[:60]} |", flush=True)
 
 
-def plan_of(template: records.Record, num_runs: int) -> Plan:
+def plan_of(template: Record, num_runs: int) -> Plan:
     """The plan that the command line makes of the sweep, by the function that makes it."""
     base = from_data(template.settings)
     configs = []
@@ -59,7 +61,7 @@ def plan_of(template: records.Record, num_runs: int) -> Plan:
             layer = dataclasses.replace(base.layer, kwargs=kwargs)
             run = dataclasses.replace(base, seed=seed, features=features, layer=layer)
             configs.append(Config(run=run, overrides=(f"seed={seed}", f"features={features}")))
-    return planning.make_plan(configs, lambda _: SweepFolder(Path("outputs/many")), origin=origin(num_runs))
+    return make_plan(configs, lambda _: SweepFolder(Path("outputs/many")), origin=origin(num_runs))
 
 
 def origin(num_runs: int) -> dict[str, Any]:
@@ -67,14 +69,14 @@ def origin(num_runs: int) -> dict[str, Any]:
     return {"command": words(num_runs), "cwd": os.getcwd()}
 
 
-def fill(plan: Plan, template: records.Record) -> None:
+def fill(plan: Plan, template: Record) -> None:
     """Writes what `NUM_JOBS` jobs would have left of nearly all runs."""
-    storage.make_sweep_folder(plan.folder)
-    storage.write_plan(plan.folder, planning.plan_data(plan))
+    store.make_sweep_folder(plan.folder)
+    store.write_plan(plan.folder, plan_data(plan))
     missing = {task.job.num for task in plan.tasks[NUM_PROGRAMS - 1 :: NUM_PROGRAMS][-NUM_MISSING:]}
     tasks = [task for task in plan.tasks if task.job.num not in missing]
     crew = Crew(engine="x", choice="x", num_workers=NUM_JOBS, exact=True)
-    submission = pieces.submit(plan, [tasks[num::NUM_JOBS] for num in range(NUM_JOBS)], crew, {})
+    submission = jobs.submit(plan, [tasks[num::NUM_JOBS] for num in range(NUM_JOBS)], crew, {})
     Journal(submission.launcher).close()
     software_id = template.fingerprint["software_id"]
     for num in range(NUM_JOBS):
@@ -91,9 +93,9 @@ def fill(plan: Plan, template: records.Record) -> None:
                 settings=to_data(task.job.run),
             )
             task.folder.path.mkdir(parents=True)
-            task.folder.record.write_bytes(records.to_json(record))
+            task.folder.record.write_bytes(to_json(record))
             journal.append("begin", sync=False, run_id=names.run_id)
-            values = {key: value for key, value in vars(records.row_of(record)).items() if key != "settings"}
+            values = {key: value for key, value in vars(row_of(record)).items() if key != "settings"}
             journal.append(values.pop("status"), sync=False, **values, software_id=software_id)
         journal.append("end")
         journal.close()
@@ -109,7 +111,7 @@ def main() -> None:
         one = [sys.executable, "-m", "runner", *LEAN[:-1], "sweep=one"]
         subprocess.run(one, check=True, capture_output=True)
         (path,) = Path("outputs/one/runs").iterdir()
-        template = storage.read_record(RunFolder(path))
+        template = store.read_record(RunFolder(path))
         run = from_data(template.settings)
         application.prepare_process([Config(run=run)])
         print("| command | s | user s | says |\n|---|---|---|---|")

@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner import records, storage
-from runner.layout import SweepFolder
-from runner.records import Record
+from runner.records import store
+from runner.records.paths import SweepFolder
+from runner.records.record import Record, to_json
 
 RUNNER = (sys.executable, "-m", "runner")
 PROGRAMS = 10
@@ -76,18 +76,18 @@ def copy_of(record: Record, num: int, seed: int, chance: random.Random) -> Recor
 def large_sweep(real: SweepFolder, num_runs: int) -> SweepFolder:
     """A sweep's folder with `num_runs` records."""
     large = SweepFolder(real.path.with_name("large"))
-    plan = storage.read_plan(real)
-    bases = [(run, storage.read_record(real.run(run["num"], run["run_id"]))) for run in plan["runs"]]
+    plan = store.read_plan(real)
+    bases = [(run, store.read_record(real.run(run["num"], run["run_id"]))) for run in plan["runs"]]
     chance, runs, lines = random.Random(0), [], []
     for num in range(num_runs):
         planned, base = bases[num % PROGRAMS]
         record = copy_of(base, num, num // PROGRAMS, chance)
         folder = large.run(num, record.run_id)
         folder.path.mkdir(parents=True)
-        folder.record.write_bytes(records.to_json(record))
+        folder.record.write_bytes(to_json(record))
         runs.append({**planned, "num": num, "run_id": record.run_id, "settings": record.settings})
         lines.append(json.dumps({"event": "done", "run_id": record.run_id}))
-    storage.write_plan(large, {**plan, "sweep": "large", "num_configs": num_runs, "runs": runs})
+    store.write_plan(large, {**plan, "sweep": "large", "num_configs": num_runs, "runs": runs})
     large.journal.write_text("\n".join(lines) + "\n")
     return large
 

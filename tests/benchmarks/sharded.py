@@ -40,7 +40,7 @@ def calls(side: str, path: Path) -> tuple[Callable[[Any], None], Callable[[Any],
     import jax
     import orbax.checkpoint as ocp
 
-    from runner import checkpoint, trees
+    from runner.arrays import checkpoint, trees
 
     if side == "ours":
 

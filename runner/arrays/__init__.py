@@ -1,0 +1,1 @@
+"""Trees of arrays: named, digested, compared, placed on devices, saved."""

@@ -1,0 +1,235 @@
+"""Where the arrays of a program lie: on one device, or over a mesh of several, cut by the axis names of its variables.
+
+The names are those that a layer gives its variables (`nnx.with_partitioning`, `bridge.with_partitioning`, the
+metadata of a Param): an axis of the mesh, or a logical name that `mesh_rules`, or the variable's own rules, put on one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import jax
+from flax import nnx
+from flax.core import meta
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from runner.arrays import devices, trees
+from runner.config.settings import Run
+from runner.errors import ConfigError, literal
+from runner.records.record import MeshInfo
+
+Rules = Mapping[str, Any]
+
+# The input in an error, beside the paths of variables.
+X, X_KEY = "x", "mesh_input"
+
+SPELL_AXES = "out_sharding with one name, or None, for every axis of the array"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the arrays of a program lie.
+
+    Attributes:
+      device: The device, or the first one of this process in the mesh.
+      mesh: The mesh; None for one device.
+      rules: The mesh axis that an axis name stands for.
+      x: How the input is cut.
+      specs: How each leaf of the variables is cut, by its path as one string; what is not in it is on every device.
+    """
+
+    device: jax.Device
+    mesh: Mesh | None = None
+    rules: Rules = field(default_factory=dict)
+    x: PartitionSpec = field(default_factory=PartitionSpec)
+    specs: Mapping[str, PartitionSpec] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[None]:
+        """What flax and JAX want to be set while the program is traced, compiled or run."""
+        if self.mesh is None:
+            with jax.default_device(self.device):
+                yield
+        else:
+            with jax.set_mesh(self.mesh), nnx.logical_axis_rules(tuple(self.rules.items())):
+                yield
+
+    def put(self, tree: Any) -> Any:
+        """`tree` on the device, or on every device of the mesh."""
+        return jax.device_put(tree, self._sharding(PartitionSpec()))
+
+    def put_x(self, x: Any) -> jax.Array:
+        """The input in its place."""
+        return jax.device_put(x, self._sharding(self.x))
+
+    def put_variables(self, variables: Any) -> Any:
+        """A variable dict in its place, ready."""
+        return jax.block_until_ready(jax.device_put(variables, self.shardings(variables) or self.device))
+
+    def shardings(self, variables: Any) -> Any:
+        """A sharding for every leaf, or metadata box, of `variables`; None for one device."""
+        return None if self.mesh is None else _map(lambda path, _: self._leaf(path), variables)
+
+    def shapes(self, variables: Any) -> Any:
+        """The shapes and dtypes of `variables`, told where they lie."""
+        if self.mesh is None:
+            return variables
+        return _map(lambda path, leaf: jax.tree.map(lambda one: _told(one, self._leaf(path)), leaf), variables)
+
+    def shape(self, array: jax.ShapeDtypeStruct, *, x: bool = False) -> jax.ShapeDtypeStruct:
+        """The shape and dtype of the input (`x`), or of what every device has, told where it lies."""
+        return array if self.mesh is None else _told(array, self._sharding(self.x if x else PartitionSpec()))
+
+    def alone(self) -> Placement:
+        """The same on one device: a mesh of the same axes, each of size 1, since flax may want their names."""
+        if self.mesh is None:
+            return self
+        return Placement(
+            device=self.device, mesh=_mesh(dict.fromkeys(self.mesh.shape, 1), [self.device]), rules=self.rules
+        )
+
+    def info(self) -> MeshInfo | None:
+        """What a record says of the mesh; None for one device."""
+        if self.mesh is None:
+            return None
+        there = list(self.mesh.devices.flat)
+        return MeshInfo(
+            axes=dict(self.mesh.shape),
+            devices=[devices.device_name(device) for device in there],
+            x=[list(axes) if isinstance(axes, tuple) else axes for axes in self.x],
+            num_processes=len({device.process_index for device in there}),
+        )
+
+    def _leaf(self, path: trees.Path) -> NamedSharding:
+        return self._sharding(self.specs.get(trees.spell(path), PartitionSpec()))
+
+    def _sharding(self, spec: PartitionSpec) -> Any:
+        return self.device if self.mesh is None else NamedSharding(self.mesh, spec)
+
+
+def on_device(device: jax.Device) -> Placement:
+    """On one device."""
+    return Placement(device=device)
+
+
+def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Placement:
+    """On the mesh of `run`.
+
+    Args:
+      run: Its `mesh_input` and `mesh_rules` count.
+      mesh: What `make_mesh` made.
+      x: Shape of the input.
+      variables: Shapes of the variables, in their boxes of metadata.
+
+    Raises:
+      ConfigError: A name that is no axis of the mesh, or an axis that can't be cut so.
+    """
+    specs = {}
+    for path, leaf in trees.flatten(variables):
+        name = trees.spell(path)
+        specs[name] = _spec(name, mesh_axes(leaf, run.mesh_rules), jax.tree.leaves(leaf)[0].shape, run)
+    mine = next(device for device in mesh.devices.flat if device.process_index == jax.process_index())
+    return Placement(
+        device=mine, mesh=mesh, rules=run.mesh_rules, x=_spec(X, _x_axes(run, x), x.shape, run), specs=specs
+    )
+
+
+def make_mesh(run: Run) -> Mesh | None:
+    """The mesh that `run` names, over the first devices of its platform, of all processes; None where it names none.
+
+    Raises:
+      ConfigError: There are fewer devices.
+    """
+    if run.mesh is None:
+        return None
+    there, wanted = devices.all_devices(run.device), math.prod(run.mesh.values())
+    if wanted > len(there):
+        platform = devices.platform_name(there[0])
+        here = f"here {'are' if len(there) > 1 else 'is'} {len(there)} of the kind {platform}"
+        mend = f"num_cpu_devices={math.ceil(wanted / jax.process_count())} 'mesh={literal(run.mesh)}'"
+        mend = mend if platform == "cpu" else f"'mesh={literal({next(iter(run.mesh)): len(there)})}'"
+        raise ConfigError("mesh", run.mesh, f"it takes {wanted} devices, and {here}", mend)
+    if wanted < len(there) and jax.process_count() > 1:
+        reason = f"it takes {wanted} devices, and the {jax.process_count()} processes have {len(there)} together"
+        raise ConfigError("mesh", run.mesh, reason, f"'mesh={literal({next(iter(run.mesh)): len(there)})}'")
+    return _mesh(run.mesh, there[:wanted])
+
+
+def on_one_device(run: Run) -> Run:
+    """`run` on one device of this machine's CPU; its mesh keeps its axes, since flax may want their names."""
+    mesh = None if run.mesh is None else dict.fromkeys(run.mesh, 1)
+    return dataclasses.replace(run, device="cpu", mesh=mesh)
+
+
+def mesh_axes(box: Any, rules: Rules = MappingProxyType({})) -> tuple[Any, ...]:
+    """What the axis names in a metadata box are on a mesh: `rules`, and the box's own, turn logical names into axes."""
+    metadata = getattr(box, "metadata", {})
+    own = dict(getattr(box, "rules", None) or metadata.get("sharding_rules") or ())
+    known = {**own, **rules}
+    axes = (known.get(name, name) for name in trees.axis_names(box) or ())
+    return _hashable(axes)
+
+
+def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> PartitionSpec:
+    """`axes` as the spec of an array of `shape`, if it can be cut so; `what` is x or a variable's path."""
+    sizes = run.mesh or {}
+    key, got = (X_KEY, run.mesh_input) if what == X else ("mesh", run.mesh)
+    names = _names(axes)
+    if unknown := [name for name in names if name not in sizes]:
+        reason = f"{what} has the axis name {unknown[0]}, and the mesh has {', '.join(sizes)}"
+        axis = next(iter(sizes))
+        mend = f"'{X_KEY}=[{axis}]'" if what == X else f"'mesh_rules={{{unknown[0]}:{axis}}}'"
+        raise ConfigError(key, got, reason, mend)
+    elsewhere = f"'{X_KEY}=[]'" if what == X else SPELL_AXES
+    if len(axes) > len(shape):
+        raise ConfigError(key, got, f"{what} has {len(shape)} axes and {len(axes)} names", elsewhere)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(key, got, f"{what} is cut along {twice[0]} twice", elsewhere)
+    for index, (size, along) in enumerate(zip(shape, map(_names, zip(axes)), strict=False)):
+        if size % math.prod(sizes[name] for name in along):
+            cut = ", ".join(f"{name}={sizes[name]}" for name in along)
+            reason = f"axis {index} of {what} has {size} elements, which {cut} can't cut into equal parts"
+            fitting = {name: math.gcd(sizes[name], size) if len(along) == 1 else 1 for name in along}
+            mend = elsewhere if what == X else f"'mesh={literal(sizes | fitting)}'"
+            raise ConfigError(key, got, reason, mend)
+    return PartitionSpec(*axes, *[None] * (len(shape) - len(axes)))
+
+
+def _x_axes(run: Run, x: jax.ShapeDtypeStruct) -> tuple[Any, ...]:
+    """The axes of the mesh along which x is cut."""
+    if run.mesh_input is not None:
+        return _hashable(run.mesh_input)
+    first, size = next(iter((run.mesh or {}).items()))
+    # An axis by itself is the features.
+    return (first,) if len(x.shape) > 1 and x.shape[0] % size == 0 else ()
+
+
+def _hashable(axes: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(one) if isinstance(one, (list, tuple)) else one for one in axes)
+
+
+def _names(axes: Iterable[Any]) -> list[str]:
+    """The names in `axes`, of which each is a name, several, or None."""
+    return [name for one in axes if one is not None for name in (one if isinstance(one, tuple) else (one,))]
+
+
+def _mesh(sizes: Mapping[str, int], there: Sequence[jax.Device]) -> Mesh:
+    kinds = (AxisType.Auto,) * len(sizes)  # flax cuts variables on meshes of one kind, and the bridge's are auto
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=list(there))
+
+
+def _told(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _map(function: Callable[[trees.Path, Any], Any], tree: Any) -> Any:
+    """`function` of the path and leaf, or metadata box, for every one in `tree`."""
+    leaves = [function(path, leaf) for path, leaf in trees.flatten(tree)]
+    structure = jax.tree.structure(tree, is_leaf=meta.is_axis_metadata)
+    return jax.tree.unflatten(structure, leaves)

@@ -1,0 +1,220 @@
+"""A tree of variables as a list of named leaves, and digests of them.
+
+Digests are of values (element type, shape, bytes in C order, little-endian), so they are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import meta
+
+from runner.arrays import shards
+from runner.records.record import ArraySummary, Leaf
+
+# From here on threads pay: a core hashes 1.5 GB in a second.
+PARALLEL_BYTES = 32 * 2**20
+DIGEST_THREADS = 4
+
+# A tuple is a key of a dict inside an NNX module: `nnx.SpectralNorm` has them.
+Path = tuple[str | int | tuple[Any, ...], ...]
+
+
+def array_digest(array: np.ndarray | jax.Array) -> str:
+    """SHA-256 over the element type, the shape and the bytes of `array`; one in parts is never whole on the host."""
+    if not shards.is_sharded(array):
+        array = np.asarray(array)
+    digest = hashlib.sha256(f"{array.dtype.name}{list(array.shape)}".encode())
+    for block in shards.blocks(array):
+        plain = block.astype(block.dtype.newbyteorder("<")) if block.dtype.byteorder == ">" else block
+        digest.update(plain.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def tree_digest(leaves: Iterable[Leaf]) -> str:
+    """SHA-256 over the paths and digests of `leaves`, whatever their order."""
+    lines = sorted(f"{leaf.name}={leaf.digest}" for leaf in leaves)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def flatten(tree: Any) -> list[tuple[Path, Any]]:
+    """Paths and leaves of `tree`, metadata boxes (`nn.Partitioned`, `NNXMeta`) kept as leaves."""
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, meta.AxisMetadata))
+    return [(tuple(_key(part) for part in path), leaf) for path, leaf in pairs]
+
+
+def spell(path: Iterable[Any]) -> str:
+    """A path as one string: `params/layers/0/kernel`."""
+    return "/".join(str(part) for part in path)
+
+
+def unbox(tree: Any) -> Any:
+    """`tree` with every metadata box replaced by its array, which stays where it is (flax would place it)."""
+    return jax.tree.map(_unboxed, tree, is_leaf=meta.is_axis_metadata)
+
+
+def shapes(tree: Any) -> Any:
+    """`tree` with a `jax.ShapeDtypeStruct` for every array; metadata boxes stay."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
+
+
+def is_sown(tree: Any) -> bool:
+    """Whether every leaf of the collection `tree` lies in a tuple, as Linen's `sow` leaves them."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return bool(paths) and all(any(isinstance(part, jax.tree_util.SequenceKey) for part in path) for path in paths)
+
+
+def with_keys_of(tree: Any, expected: Any) -> Any:
+    """`tree` with the keys of `expected` where both spell the same: Orbax gives integers and tuples back as strings."""
+    spelled = {spell(path): path for path, _ in flatten(expected)}
+    return nest((spelled.get(spell(path), path), leaf) for path, leaf in flatten(tree))
+
+
+def select(tree: Any, wanted: Callable[[Path], bool]) -> Any:
+    """The leaves of `tree` whose path is wanted, in nested dicts."""
+    return nest((path, leaf) for path, leaf in flatten(tree) if wanted(path))
+
+
+def nest(pairs: Iterable[tuple[Path, Any]]) -> Any:
+    """Nested dicts from paths and leaves: the opposite of `flatten`."""
+    found: dict[Any, Any] = {}
+    for (*parents, last), leaf in pairs:
+        node = found
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return found
+
+
+def axis_names(boxed: Any) -> tuple[Any, ...] | None:
+    """Names of the axes in a metadata box (`nn.Partitioned`, `NNXMeta`), as a partition spec takes them, or None."""
+    names = getattr(boxed, "names", None)
+    if names is None and isinstance(getattr(boxed, "metadata", None), dict):
+        names = boxed.metadata.get("out_sharding") or boxed.metadata.get("sharding_names")
+    names = getattr(names, "spec", names)  # of a NamedSharding
+    return None if names is None else tuple(names)
+
+
+def to_host(tree: Any) -> Any:
+    """`tree` unboxed, with NumPy leaves; the arrays are copied from the device together."""
+    return jax.tree.map(_as_numpy, jax.device_get(unbox(tree)))
+
+
+def to_save(tree: Any) -> Any:
+    """`tree` unboxed, with NumPy leaves; on a mesh as it is, in parts on its devices, so that each saves its own."""
+    plain = unbox(tree)
+    return plain if any(map(shards.is_sharded, jax.tree.leaves(plain))) else to_host(plain)
+
+
+def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
+    """The leaves of a Linen variable dict with their digests, in order."""
+    pairs = [(path, boxed, _unboxed(boxed)) for path, boxed in flatten(variables)]
+    arrays = [leaf if shards.is_sharded(leaf) else _as_numpy(leaf) for _, _, leaf in pairs]
+    return [
+        Leaf(
+            path=[part if isinstance(part, (str, int)) else str(part) for part in path],
+            shape=list(array.shape),
+            dtype=array.dtype.name,
+            num_bytes=array.nbytes,
+            digest=digest,
+            box=type(boxed).__name__ if isinstance(boxed, meta.AxisMetadata) else None,
+            names=_axis_names(boxed),
+            spec=shards.spec(leaf),
+        )
+        for (path, boxed, leaf), array, digest in zip(pairs, arrays, _digests(arrays), strict=True)
+    ]
+
+
+def _digests(arrays: Sequence[np.ndarray | jax.Array]) -> Iterable[str]:
+    """`array_digest` of each; of large ones side by side, since hashing lets other threads work."""
+    if len(arrays) < 2 or sum(array.nbytes for array in arrays) < PARALLEL_BYTES:
+        return map(array_digest, arrays)
+    with ThreadPoolExecutor(DIGEST_THREADS) as pool:
+        return list(pool.map(array_digest, arrays))
+
+
+def named_arrays(output: Any) -> dict[str, np.ndarray]:
+    """The arrays of an output by path; a single array has the path ''."""
+    return {spell(path): _as_numpy(leaf) for path, leaf in flatten(output)}
+
+
+def summarize_array(path: str, array: np.ndarray) -> ArraySummary:
+    """What `array` is and how its values lie; statistics are in float64 over its finite values."""
+    values = as_float64(array).ravel()
+    finite = values[np.isfinite(values)]
+    some = finite.size > 0
+    return ArraySummary(
+        path=path,
+        shape=list(array.shape),
+        dtype=array.dtype.name,
+        digest=array_digest(array),
+        num_elements=array.size,
+        num_non_finite=int(values.size - finite.size),
+        norm=float(np.linalg.norm(finite)) if some else None,
+        mean=float(finite.mean()) if some else None,
+        std=float(finite.std()) if some else None,
+        min=float(finite.min()) if some else None,
+        max=float(finite.max()) if some else None,
+    )
+
+
+def as_float64(array: np.ndarray) -> np.ndarray:
+    """`array` in float64; complex numbers by magnitude."""
+    return np.abs(array).astype(np.float64) if np.iscomplexobj(array) else array.astype(np.float64)
+
+
+def ulp_distance(first: np.ndarray, second: np.ndarray) -> int:
+    """The largest number of representable values between two arrays of one shape and element type.
+
+    0 means equal bits, except that 0.0 and -0.0 count as equal and NaN equals NaN. Integers and booleans are compared
+    by difference. Method: bit patterns mapped to a monotone integer line
+    (https://randomascii.wordpress.com/2012/02/25/comparing-floating-point-numbers-2012-edition/).
+    """
+    if first.size == 0:
+        return 0
+    if not jax.numpy.issubdtype(first.dtype, np.floating):
+        if first.dtype.kind == "c":
+            return max(ulp_distance(first.real, second.real), ulp_distance(first.imag, second.imag))
+        return int(np.max(np.abs(first.astype(object) - second.astype(object))))
+    one, two = _ordered(first), _ordered(second)
+    both_nan = np.isnan(as_float64(first)) & np.isnan(as_float64(second))
+    distance = np.where(both_nan, 0, np.abs(one - two))
+    return int(distance.max())
+
+
+def _ordered(array: np.ndarray) -> np.ndarray:
+    """Bit patterns as Python integers on a monotone line through zero."""
+    bits = array.dtype.itemsize * 8
+    raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").astype(object)
+    sign = 1 << (bits - 1)
+    return np.where(raw >= sign, -(raw - sign), raw)
+
+
+def _unboxed(leaf: Any) -> Any:
+    if not isinstance(leaf, meta.AxisMetadata):
+        return leaf
+    return unbox(leaf.unbox(apply_constraint=False) if isinstance(leaf, meta.Partitioned) else leaf.unbox())
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(leaf))
+    return shards.whole(leaf)
+
+
+def _axis_names(boxed: Any) -> list[Any] | None:
+    names = axis_names(boxed)
+    return None if names is None else [one if one is None or isinstance(one, (str, int)) else str(one) for one in names]
+
+
+def _key(part: Any) -> str | int | tuple[Any, ...]:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(part, attribute):
+            value = getattr(part, attribute)
+            return value if isinstance(value, (str, int, tuple)) else str(value)
+    return str(part)

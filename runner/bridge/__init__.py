@@ -1,0 +1,17 @@
+"""NNX layers in Linen, and back."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.bridge.wrap import nnx_inside_linen
+
+    __all__ = ["nnx_inside_linen"]
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Flax takes a second to import.
+        if name == "nnx_inside_linen":
+            from runner.bridge.wrap import nnx_inside_linen
+
+            return nnx_inside_linen
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,302 @@
+"""Linen modules around a layer, as pipelines have them; and a Linen module inside an NNX one, the other way round.
+
+A host is a `flax.linen.Module` with a field `layer`. `self.layer()` gives the wrapped layer anew, as a submodule of the
+host, under the name of the setting `host.layer_name`; `self.layer(name="mine")` under another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from flax.core import FrozenDict
+from flax.nnx import bridge
+
+from runner.bridge import targets
+from runner.bridge.wrap import Bridged
+from runner.config.settings import HostSettings
+from runner.errors import ConfigError, LayerError, literal, nearest
+
+# Fields that every Linen module has.
+LINEN_FIELDS = ("parent", "name")
+
+PLACES = ("attention", "mlp", "norm")
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the layer where a host wants it; hashable, so that a host can be a static argument of jit.
+
+    Attributes:
+      model: The layer as an unbound Linen module, which is never used itself.
+      name: The name that the layer gets; None leaves it to Linen, which counts.
+      call: Keyword arguments of every call of the layer.
+    """
+
+    model: nn.Module
+    name: str | None = None
+    call: Mapping[str, Any] = field(default_factory=FrozenDict)
+
+    def __call__(self, name: str | None = None) -> nn.Module:
+        """A fresh layer; to be called inside a method of the host."""
+        fields = {item.name: getattr(self.model, item.name) for item in dataclasses.fields(self.model) if item.init}
+        values = {key: value for key, value in fields.items() if key not in LINEN_FIELDS}
+        if self.call:
+            return ToLinen(**values, call=self.call, name=name or self.name)
+        return type(self.model)(**values, name=name or self.name)
+
+
+# By this name, since Linen counts by it.
+class ToLinen(bridge.ToLinen):
+    """A wrapped layer that is called with fixed keyword arguments: a host calls it with an array alone."""
+
+    call: Mapping[str, Any] = FrozenDict()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output."""
+        return super().__call__(*args, **{**self.call, **kwargs})
+
+
+class MLP(nn.Module):
+    """Three blocks, the layer as the middle one: [..., width] to [..., features].
+
+    With a `host.layer_name` the others have the names that they had when all three were `nn.Dense`, `Dense_0` and
+    `Dense_2`; with null Linen counts them, as in a host whose author gave no names.
+
+    Attributes:
+      layer: Makes the layer; it gets [..., width].
+      features: Last axis of the output; null keeps that of x.
+      activation: Between the blocks.
+    """
+
+    layer: Maker
+    features: int | None = None
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., width], floating."""
+        _require_floating("mlp", x)
+        first, last = ("Dense_0", "Dense_2") if self.layer.name else (None, None)
+        y = self.activation(nn.Dense(x.shape[-1], name=first)(x))
+        y = self.activation(self.layer()(y))
+        return nn.Dense(self.features or x.shape[-1], name=last)(y)
+
+
+class Transformer(nn.Module):
+    """A pre-norm encoder block with the layer as one of its parts: [..., length, width] to the same.
+
+    The other parts have the names that they have in a block of Linen layers only; with `host.layer_name` null Linen
+    counts them.
+
+    Attributes:
+      layer: Makes the layer; it gets [..., length, width] and gives the same.
+      place: attention, mlp (both its Dense and their activation), or norm (the one before attention).
+      num_heads: Heads of the attention; width is a multiple.
+      hidden: Width inside the MLP.
+      activation: Inside the MLP.
+    """
+
+    layer: Maker
+    place: str = "mlp"
+    num_heads: int = 2
+    hidden: int = 32
+    activation: Callable[[jax.Array], jax.Array] = nn.gelu
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., length, width], floating."""
+        if self.place not in PLACES:
+            close = nearest(str(self.place), PLACES) or "mlp"
+            reason = f"the layer's place is {', '.join(PLACES[:-1])} or {PLACES[-1]}"
+            raise ConfigError("host.kwargs.place", self.place, reason, f"host.kwargs.place={close}")
+        _require_floating("transformer", x)
+        _require_sequence(x, self.num_heads)
+        x = x + self._part("attention", self._attention, self._part("norm", self._norm_0, x))
+        return x + self._part("mlp", self._mlp, self._norm_1(x))
+
+    def _part(self, place: str, linen: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+        return _keeping_shape(f"transformer with place={place}", self.layer(), x) if self.place == place else linen(x)
+
+    def _attention(self, x: jax.Array) -> jax.Array:
+        return nn.MultiHeadDotProductAttention(self.num_heads, name=self._name("MultiHeadDotProductAttention_0"))(x)
+
+    def _norm_0(self, x: jax.Array) -> jax.Array:
+        return nn.LayerNorm(name=self._name("LayerNorm_0"))(x)
+
+    def _norm_1(self, x: jax.Array) -> jax.Array:
+        return nn.LayerNorm(name=self._name("LayerNorm_1"))(x)
+
+    def _mlp(self, x: jax.Array) -> jax.Array:
+        y = self.activation(nn.Dense(self.hidden, name=self._name("Dense_0"))(x))
+        return nn.Dense(x.shape[-1], name=self._name("Dense_1"))(y)
+
+    def _name(self, name: str) -> str | None:
+        return name if self.layer.name else None
+
+
+class Scanned(nn.Module):
+    """A stack of the layer by `nn.scan`, each added to its input: [..., width] to the same.
+
+    Every collection has a leading axis of `num_layers`, and every rng stream is split, so that each layer has weights
+    and masks of its own.
+
+    Attributes:
+      layer: Makes the layer; it gives the shape that it gets.
+      num_layers: Layers in the stack.
+    """
+
+    layer: Maker
+    num_layers: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., width], floating."""
+        if not isinstance(self.num_layers, int) or self.num_layers < 1:
+            key = "host.kwargs.num_layers"
+            raise ConfigError(key, self.num_layers, "a stack has at least one layer", f"{key}=2")
+        _require_floating("scanned", x)
+        stack = nn.scan(_Residual, variable_axes={True: 0}, split_rngs={True: True}, length=self.num_layers)
+        y, _ = stack(self.layer, name="layers")(x, None)
+        return y
+
+
+class _Residual(nn.Module):
+    """One layer of the stack, as `nn.scan` calls it: a carry in, a carry and nothing out."""
+
+    layer: Maker
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        # The carry of a scan keeps its element type too.
+        return (x + _keeping_shape("scanned", self.layer(), x)).astype(x.dtype), None
+
+
+class LinenInside(nnx.Module):
+    """An MLP whose first layer is a Linen `nn.Dense`, by `ToNNX`: [..., in_features] to [..., out_features].
+
+    The Dense gets its variables here, in the constructor: without `lazy_init` a Linen init of this layer would give no
+    variables for it and raise nothing.
+
+    Args:
+      in_features: Last axis of x.
+      hidden: Features of the Dense.
+      out_features: Last axis of the output.
+      activation: After the Dense.
+      rngs: Stream `params`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        *,
+        activation: Callable[[jax.Array], jax.Array] = nnx.relu,
+        rngs: nnx.Rngs,
+    ) -> None:
+        # Without a parent: it would else become a submodule of the Linen module that is just being run.
+        dense = nn.Dense(hidden, parent=None)
+        self.dense = bridge.ToNNX(dense, rngs=rngs).lazy_init(jnp.zeros((1, in_features)))
+        self.linear = nnx.Linear(hidden, out_features, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [..., in_features]."""
+        return self.linear(self.activation(self.dense(x)))
+
+
+def put_around(layer: Bridged, settings: HostSettings) -> Bridged:
+    """`layer` inside the host that `settings` name; `layer` itself where they name none.
+
+    Raises:
+      LayerError: The target can't be imported, or is no Linen module with a field `layer`.
+      ConfigError: A field that the host doesn't have, or a value that can't be turned into what it names.
+    """
+    if settings.target is None:
+        return layer
+    target = resolve_host(settings.target)
+    _require_fields(settings, target)
+    kwargs = {
+        key: targets.resolve_value(key, value, None, prefix="host.kwargs") for key, value in settings.kwargs.items()
+    }
+    maker = Maker(layer.model, settings.layer_name, FrozenDict(layer.call))
+    return Bridged(model=target(layer=maker, **kwargs))
+
+
+def with_linen(hosted: Bridged, linen: nn.Module) -> Bridged:
+    """The twin pipeline: the same host with the Linen module `linen` where the layer was, under the same name."""
+    maker = getattr(hosted.model, "layer", None)
+    if not isinstance(maker, Maker):
+        raise LayerError("a pipeline without a host has no place for a Linen twin", "host=mlp")
+    return Bridged(model=hosted.model.clone(layer=Maker(linen, maker.name)))
+
+
+def resolve_host(path: str) -> type[nn.Module]:
+    """The Linen module class at a dotted path.
+
+    Raises:
+      LayerError: Nothing importable is there, or no `flax.linen.Module` class with a field `layer`.
+    """
+    found = targets.import_path(path, key="host.target")
+    wanted = "class MyHost(nn.Module): layer: Callable, and in its __call__ self.layer()(x)"
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise LayerError(f"host.target={path}: {kind} is no flax.linen.Module class", wanted)
+    if "layer" not in {item.name for item in dataclasses.fields(found)}:
+        raise LayerError(
+            f"host.target={path}: the class {found.__name__} has no field `layer` to put the layer", wanted
+        )
+    return found
+
+
+def _require_fields(settings: HostSettings, target: type[nn.Module]) -> None:
+    fields = {item.name: item for item in dataclasses.fields(target) if item.name not in (*LINEN_FIELDS, "layer")}
+    for key, value in settings.kwargs.items():
+        if key not in fields:
+            close = nearest(key, fields)
+            raise ConfigError(
+                f"host.kwargs.{key}",
+                value,
+                f"{target.__name__} has the fields {', '.join(fields) or 'layer only'}",
+                f"host.kwargs.{close}={literal(value)}" if close else f"~host.kwargs.{key}",
+            )
+    required = [
+        key
+        for key, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    ]
+    missing = [key for key in required if key not in settings.kwargs]
+    if missing:
+        suggestion = " ".join(f"host.kwargs.{key}=…" for key in missing)
+        raise LayerError(f"host.target={settings.target}: it also needs {', '.join(missing)}", suggestion)
+
+
+def _require_floating(host: str, x: jax.Array) -> None:
+    # Linen's Dense would take the numbers of tokens for quantities, and raise nothing.
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        what = f"host {host} can't take x of shape {literal(x.shape)} {x.dtype}: it calculates with floating numbers"
+        raise LayerError(what, "input=normal, or host=none")
+
+
+def _require_sequence(x: jax.Array, num_heads: int) -> None:
+    what = f"host transformer can't take x of shape {literal(x.shape)}"
+    if x.ndim < 2:
+        raise LayerError(f"{what}: it wants [length, width]", "'input_shape=[6,8]'")
+    if x.shape[-1] % num_heads:
+        raise LayerError(f"{what}: its width is no multiple of {num_heads} heads", "host.kwargs.num_heads=1")
+
+
+def _keeping_shape(host: str, layer: nn.Module, x: jax.Array) -> jax.Array:
+    y = layer(x)
+    if getattr(y, "shape", None) != x.shape:
+        got = literal(y.shape) if hasattr(y, "shape") else f"a {type(y).__name__}"
+        what = f"host {host}: the layer gives {got} for x of {literal(x.shape)}, and the sum needs the same shape"
+        raise LayerError(what, f"features={x.shape[-1]}, or another layer")
+    return y

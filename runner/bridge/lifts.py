@@ -1,0 +1,197 @@
+"""Linen modules around a layer, one for each way in which pipelines lift one: named, jitted, twice, remat, scan, vmap.
+
+In each the layer is the field `layer`, so its variables lie under that name in every collection.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.core import FrozenDict
+
+from runner.bridge import wrap
+from runner.bridge.wrap import Bridged
+
+NAME = "layer"
+
+# What `nn.scan` and `nn.vmap` call the axis that they add to axis names.
+LAYERS_AXIS = "layers"
+
+
+class Named(nn.Module):
+    """The layer, called once under a name."""
+
+    layer: nn.Module
+    call: Mapping[str, Any]
+
+    def __call__(self, x: jax.Array) -> Any:
+        """What the layer gives."""
+        return self.layer(x, **self.call)
+
+
+class Jitted(nn.Module):
+    """The layer under `nn.jit`."""
+
+    layer: nn.Module
+    call: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Any:
+        """What the layer gives."""
+        return nn.jit(lambda layer, x: layer(x, **self.call))(self.layer, x)
+
+
+class Twice(nn.Module):
+    """One instance, called twice on the same input."""
+
+    layer: nn.Module
+    call: Mapping[str, Any]
+
+    def __call__(self, x: jax.Array) -> tuple[Any, Any]:
+        """The two outputs in order."""
+        return self.layer(x, **self.call), self.layer(x, **self.call)
+
+
+class Remat(nn.Module):
+    """The layer under `nn.remat`, its call arguments passed through it as `nn.remat(Layer)(…)(x, …)` does."""
+
+    layer: nn.Module
+    call: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Any:
+        """What the layer gives."""
+        return nn.remat(lambda layer, x, **call: layer(x, **call))(self.layer, x, **self.call)
+
+
+class Scanned(nn.Module):
+    """`length` of the layer one after another by `nn.scan`, each with variables and streams of its own."""
+
+    layer: nn.Module
+    call: Mapping[str, Any]
+    length: int
+    collections: tuple[str, ...]
+    streams: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Any:
+        """What the last layer gives."""
+        stack = nn.scan(
+            lambda layer, carry, _: (layer(carry, **self.call), None),
+            variable_axes=dict.fromkeys(self.collections, 0),
+            split_rngs=dict.fromkeys(self.streams, True),
+            length=self.length,
+            metadata_params={nn.PARTITION_NAME: LAYERS_AXIS},
+        )
+        return stack(self.layer, x, None)[0]
+
+
+class Mapped(nn.Module):
+    """The layer under `nn.vmap` over the first axis of x: `shared` collections are one for all, the others stacked."""
+
+    layer: nn.Module
+    call: Mapping[str, Any]
+    size: int
+    shared: tuple[str, ...]
+    stacked: tuple[str, ...]
+    streams: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Any:
+        """What the layer gives for each entry of x, stacked."""
+        # Shared weights are drawn once: only where none are shared does `params` split.
+        split: Any = {stream: stream != wrap.PARAMS or not self.shared for stream in self.streams}
+        axes: Any = dict.fromkeys(self.shared) | dict.fromkeys(self.stacked, 0)
+        lifted = nn.vmap(
+            lambda layer, x: layer(x, **self.call),
+            variable_axes=axes,
+            split_rngs=split,
+            axis_size=self.size,
+            metadata_params={nn.PARTITION_NAME: LAYERS_AXIS},
+        )
+        return lifted(self.layer, x)
+
+
+def named(layer: Bridged) -> Bridged:
+    """`layer` under a name in a host."""
+    return Bridged(model=Named(**_fields(layer)))
+
+
+def jitted(layer: Bridged) -> Bridged:
+    """`layer` under `nn.jit` in a host."""
+    return Bridged(model=Jitted(**_fields(layer)))
+
+
+def twice(layer: Bridged) -> Bridged:
+    """`layer` called twice in one host."""
+    return Bridged(model=Twice(**_fields(layer)))
+
+
+def remat(layer: Bridged) -> Bridged:
+    """`layer` under `nn.remat` in a host."""
+    return Bridged(model=Remat(**_fields(layer)))
+
+
+def scan(layer: Bridged, length: int, collections: Sequence[str], streams: Sequence[str]) -> Bridged:
+    """A stack of `layer` by `nn.scan`.
+
+    Args:
+      layer: A layer whose output has the shape of its input.
+      length: How many.
+      collections: All that it has or makes; each gets a first axis of that length.
+      streams: All that it draws from.
+    """
+    own: dict[str, Any] = {"length": length, "collections": tuple(collections), "streams": tuple(streams)}
+    return Bridged(model=Scanned(**_fields(layer), **own))
+
+
+def vmap(
+    layer: Bridged, size: int, *, shared: Sequence[str], stacked: Sequence[str], streams: Sequence[str]
+) -> Bridged:
+    """`layer` under `nn.vmap`.
+
+    Args:
+      layer: A layer.
+      size: Length of the first axis of x.
+      shared: Collections that are one for all entries.
+      stacked: Collections with a first axis of that length.
+      streams: All that it draws from.
+    """
+    own: dict[str, Any] = {"size": size, "shared": tuple(shared), "stacked": tuple(stacked), "streams": tuple(streams)}
+    return Bridged(model=Mapped(**_fields(layer), **own))
+
+
+def is_wrapped(model: Bridged) -> bool:
+    """Whether `model` is a wrapped NNX layer itself, and no host."""
+    return hasattr(model.model, "nnx_class")
+
+
+def calls_in_init(model: Bridged, streams: Sequence[str], x: Any) -> dict[str, int]:
+    """How often init calls each wrapped layer inside `model`, by its path ('' for `model` itself); traced only."""
+    return dict(Counter(path for path, _ in wrapped_calls(model, streams, x)))
+
+
+def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, nn.Module]]:
+    """Every call of a wrapped layer that init makes, in order: its path and the layer, unbound; traced only."""
+    calls: list[tuple[str, nn.Module]] = []
+
+    def watch(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name == "__call__" and hasattr(context.module, "nnx_class"):
+            calls.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
+        return run(*args, **kwargs)
+
+    def init(key: jax.Array, x: Any) -> Any:
+        with nn.intercept_methods(watch):
+            return model.init(key, streams, x)
+
+    jax.eval_shape(init, jax.ShapeDtypeStruct((2,), "uint32"), x)
+    return calls
+
+
+def _fields(layer: Bridged) -> dict[str, Any]:
+    # A clone, unbound and unnamed: the field's name becomes its own.
+    return {"layer": layer.model.clone(parent=None, name=None), "call": FrozenDict(layer.call)}

@@ -1,0 +1,158 @@
+"""The NNX module that a wrapped layer is, built and called without Linen; its state spelled as Linen variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from runner.arrays import trees
+from runner.bridge import wrap
+from runner.bridge.wrap import Bridged
+from runner.errors import LayerError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Native:
+    """A native module, split.
+
+    Attributes:
+      apply: `(variables, rng_state, x) -> (output, updated collections)`, as `Bridged.apply` gives them.
+      rng_state: Leaves of the module's own streams, from the keys that it was built with.
+    """
+
+    apply: Callable[[Any, Any, jax.Array], Any]
+    rng_state: Any
+
+
+def variables(layer: Bridged, keys: Mapping[str, jax.Array]) -> dict[str, Any]:
+    """The variables of the native module by collection and path, as Linen's init would name them, unboxed.
+
+    Args:
+      layer: A wrapped layer.
+      keys: Keys given to init.
+    """
+    return _collections(_build(layer, wrap.native_streams(keys)))
+
+
+def with_variables(
+    layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array], *, cast: bool = False
+) -> nnx.Module:
+    """The native module of a wrapped layer with `variables` in it.
+
+    Args:
+      layer: The wrapped layer.
+      variables: A Linen variable dict, whole or in part; what it lacks stays as the constructor made it.
+      keys: Keys given to apply: the module's first call then draws what apply drew.
+      cast: Whether the variables may have other element types than the module's own.
+
+    Raises:
+      LayerError: A leaf that the module does not have, or of another shape or element type; or a host.
+    """
+    if layer.construct is None:
+        raise LayerError("a host has no native module", 'reload(run, as_="linen")')
+    module = _build(layer, {"params": jax.random.key(0), **wrap.native_streams(keys)})
+    state = nnx.merge_state(nnx.State({}), *(nnx.State(collection) for collection in variables.values()))
+    own = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState)))
+    kinds = {trees.spell(path): _kind(leaf) for path, leaf in own}
+    for path, leaf in nnx.to_flat_state(state):
+        name = trees.spell(path)
+        one, two = kinds.get(name, "nowhere"), _kind(leaf)
+        if (one.partition("[")[1:] if cast else one) != (two.partition("[")[1:] if cast else two):
+            raise LayerError(f"the native module has {name} {one}, the variables {two}")
+    nnx.update(module, state)
+    return module
+
+
+def state(module: nnx.Module) -> nnx.State[Any, Any]:
+    """What `nnx.split` gives of `module`, rng state included, on the CPU: what flax's guide saves.
+
+    The arrays stay jax arrays, since rng keys are no NumPy arrays; the CPU is a device that is there on every machine.
+    """
+    return jax.device_put(nnx.split(module)[1], jax.local_devices(backend="cpu")[0])
+
+
+def rng_names(module: nnx.Module) -> list[str]:
+    """Paths of the rng state of `module`: keys and counts of its streams."""
+    return [trees.spell(path) for path, _ in nnx.to_flat_state(nnx.state(module, nnx.RngState))]
+
+
+def _kind(leaf: Any) -> str:
+    value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+    return f"{value.dtype}{list(value.shape)}"
+
+
+def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str]) -> Native:
+    """The native module with the streams that a wrapped one gets from `keys`, ready for variables.
+
+    Args:
+      layer: A wrapped layer.
+      keys: Keys given to apply.
+      mutable: Collections that are returned updated.
+    """
+    graph: dict[str, Any] = {}
+    traced: list[Any] = []
+
+    # Leaves, not Variables: those may only change at the trace level that made them, and a gradient is another.
+    def build(keys: Mapping[str, jax.Array]) -> Any:
+        # In apply the bridge adds the stream `default` where it was not given.
+        module = _build(layer, {"default": jax.random.key(0), **wrap.native_streams(keys)})
+        for _, inner in nnx.iter_modules(module):
+            traced.extend(value for value in vars(inner).values() if isinstance(value, jax.core.Tracer))
+        graph["def"], rng_state, state = nnx.split(module, nnx.RngState, ...)  # type: ignore[misc]
+        graph["state"] = list(nnx.to_flat_state(state))
+        graph["leaves"] = [(path, _collection(leaf), jax.tree.structure(leaf)) for path, leaf in graph["state"]]
+        leaves, graph["rng"] = jax.tree.flatten(rng_state)
+        return leaves
+
+    rng_state = jax.jit(build)(dict(keys))
+    constants: dict[Any, Any] = {}
+    if traced:
+        # An array that is an attribute and no Variable counts as static under jit: the graph would hold its tracer.
+        # Built without jit it is a leaf, which the variables of a jitted init do not have.
+        rng_state = build(dict(keys))
+        constants = {path: leaf for path, leaf in graph["state"] if not isinstance(leaf, nnx.Variable)}
+
+    def apply(variables: Any, rng_state: Any, x: jax.Array) -> Any:
+        given = trees.unbox(variables)
+        leaves = [
+            (path, structure.unflatten(jax.tree.leaves(_at(given[collection], path))))
+            for path, collection, structure in graph["leaves"]
+            if path not in constants
+        ]
+        state = nnx.from_flat_state([*leaves, *constants.items()])
+        module = nnx.merge(graph["def"], graph["rng"].unflatten(rng_state), state)
+        output = module(x, **layer.call)
+        updated = _collections(module) if mutable else {}
+        return output, {name: updated[name] for name in updated if name in mutable}
+
+    return Native(apply=apply, rng_state=rng_state)
+
+
+def _build(layer: Bridged, streams: Mapping[str, jax.Array]) -> Any:
+    assert layer.construct is not None
+    return layer.construct(nnx.Rngs(**streams))
+
+
+def _collections(module: Any) -> dict[str, Any]:
+    found: dict[Any, Any] = {}
+    for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))):
+        node = found
+        *parents, last = (_collection(leaf), *path)
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+    return found
+
+
+def _collection(leaf: Any) -> str:
+    return nnx.variable_name_from_type(type(leaf), allow_register=True)
+
+
+def _at(tree: Any, path: Sequence[Any]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree

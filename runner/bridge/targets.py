@@ -1,0 +1,207 @@
+"""What a config names: dotted paths, dtypes, initialisers and activations, as the Python objects they stand for."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.core import FrozenDict
+
+from runner.config.settings import Run, flatten
+from runner.errors import ConfigError, LayerError, nearest
+
+# What a record from a stranger may name: module classes of these packages, factories of these files, and as an argument
+# functions of these modules. No more of ours or jax's: `jax.numpy.load` runs what a pickle says.
+TRUSTED_PACKAGES = ("runner", "flax")
+TRUSTED_FACTORIES = ("runner.bridge.layers.blocks", "runner.bridge.layers.recurrent")
+TRUSTED_FUNCTIONS = re.compile(r"flax\.(nnx|linen)\.|jax\.(_src\.)?(nn|numpy|lax|random|scipy)\b")
+FILE_FUNCTIONS = frozenset({"load", "save", "savez", "fromfile"})
+
+ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
+
+
+@functools.cache
+def source_digest(path: str, key: str = "layer.target") -> str | None:
+    """SHA-256 of the source file of a layer or host that is not flax's; None for flax's, whose version says it all."""
+    module = inspect.getmodule(import_path(path, key=key))
+    if module is None or module.__name__.split(".")[0] == "flax":
+        return None
+    try:
+        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+@functools.cache
+def resolve_initializer(text: str) -> Callable[..., jax.Array]:
+    """The initialiser named by `text`: `zeros`, `lecun_normal`, `normal(stddev=0.02)`.
+
+    Cached, so that equal configs share one function: a new one each time would retrace.
+    """
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
+    known = {name: value for name, value in vars(nnx.initializers).items() if callable(value) and name[0].islower()}
+    if match is None or not ({match[1], f"{match[1]}_init"} & known.keys()):
+        raise ValueError(nearest(text, known) or "lecun_normal")
+    # `zeros` is an initialiser, `zeros_init` makes one, as `normal` does.
+    factory = known.get(f"{match[1]}_init") or known[match[1]]
+    try:
+        arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
+    except ValueError:
+        raise TypeError(f"the arguments of {match[1]} are name=number, not ({match[2]})") from None
+    return factory(**arguments)
+
+
+def _argument(part: str) -> tuple[str, float]:
+    name, _, value = part.partition("=")
+    return name.strip(), float(value)
+
+
+def import_path(path: str, *, key: str = "layer.target") -> Any:
+    """What is at a dotted path, `pkg.mod.Class` or `pkg.mod:Class`.
+
+    Args:
+      path: The dotted path.
+      key: The config key that names it, for errors.
+
+    Raises:
+      LayerError: Nothing importable is there.
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
+        raise LayerError(f"{key}={path}: a dotted path is wanted", f"{key}=my_pkg.MyLayer")
+    module_path, _, names = path.partition(":")
+    parts = module_path.split(".") if not names else [module_path, *names.split(".")]
+    first = len(parts) - 1 if not names else 1
+    for cut in range(first, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            found = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise LayerError(f"{key}={path}: importing {module_name} failed: {error}") from error
+        except Exception as error:
+            raise LayerError(
+                f"{key}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
+            ) from error
+        return _attribute(f"{key}={path}", found, parts[cut:])
+    suggestion = "run from the folder that holds the module, or install its package"
+    raise LayerError(f"{key}={path}: there is no module {parts[0]}", suggestion)
+
+
+def foreign_paths(run: Run) -> list[str]:
+    """Dotted paths in a config that name code which is neither ours nor flax's or jax's; none of it is imported."""
+    targets = [str(run.layer.target), *([run.host.target] if run.host.target else [])]
+    foreign = [path for path in targets if not _is_trusted(path, _is_own_module)]
+    for kwargs in (run.layer.kwargs, run.layer.call, run.host.kwargs):
+        named = [value for key, value in flatten(kwargs).items() if isinstance(value, str) and _is_imported(key, value)]
+        foreign += [path for path in named if not _is_trusted(path, _is_own_function)]
+    return list(dict.fromkeys(foreign))
+
+
+def _is_imported(key: str, value: str) -> bool:
+    name = key.rpartition(".")[2]
+    resolved = name.endswith("_init") or name in ("initializer", "init") or ACTIVATION_KEYS.fullmatch(name)
+    return bool(resolved) and "." in value.split("(")[0]
+
+
+def _is_trusted(path: str, is_own: Callable[[Any], bool]) -> bool:
+    # Importing runs code: only what is ours, flax's or jax's by its first name is looked at.
+    if re.split(r"[.:]", path)[0] not in (*TRUSTED_PACKAGES, "jax"):
+        return False
+    try:
+        found = import_path(path)
+    except LayerError:
+        return True  # nothing is there to run; building the layer says so
+    return is_own(found)
+
+
+def _is_own_module(found: Any) -> bool:
+    # `jax.….os.system` begins with jax, and is not of jax.
+    module = str(getattr(found, "__module__", ""))
+    return module.split(".")[0] in TRUSTED_PACKAGES if isinstance(found, type) else module in TRUSTED_FACTORIES
+
+
+def _is_own_function(found: Any) -> bool:
+    module, name = str(getattr(found, "__module__", "")), getattr(found, "__name__", "")
+    return TRUSTED_FUNCTIONS.match(module) is not None and name not in FILE_FUNCTIONS
+
+
+def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:
+    for index, name in enumerate(names):
+        if not hasattr(found, name):
+            close = nearest(name, dir(found))
+            where = getattr(found, "__name__", str(found))
+            suggestion = (
+                ".".join([setting.partition("=")[0] + "=" + where, close, *names[index + 1 :]]) if close else None
+            )
+            raise LayerError(f"{setting}: {where} has no {name}", suggestion)
+        found = getattr(found, name)
+    return found
+
+
+def resolve_value(key: str, value: Any, parameter: inspect.Parameter | None, *, prefix: str = "layer.kwargs") -> Any:
+    """A YAML value as the constructor wants it: strings to dtypes, initialisers and activations; lists to tuples."""
+    if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
+        return hashable(value)
+    path = f"{prefix}.{key}"
+    if key.endswith("dtype"):
+        try:
+            return jnp.dtype(value)
+        except TypeError:
+            raise ConfigError(path, value, "no such dtype", f"{path}=bfloat16") from None
+    if key.endswith("_init") or key in ("initializer", "init"):
+        return _dotted(path, value) if "." in value.split("(")[0] else _initializer(path, value)
+    if ACTIVATION_KEYS.fullmatch(key):
+        return _dotted(path, value) if "." in value else _activation(path, value)
+    return value
+
+
+def _initializer(path: str, text: str) -> Any:
+    try:
+        return resolve_initializer(text)
+    except ValueError as error:
+        raise ConfigError(path, text, "no such initialiser in flax.nnx.initializers", f"{path}={error}") from None
+    except TypeError as error:
+        raise ConfigError(path, text, str(error), f"{path}='normal(stddev=0.02)'") from None
+
+
+def _activation(path: str, name: str) -> Any:
+    known = {key: value for key, value in vars(jax.nn).items() if callable(value) and not key.startswith("_")}
+    known |= {"tanh": jnp.tanh, "identity": _identity}
+    if name not in known:
+        close = nearest(name, known) or "relu"
+        raise ConfigError(path, name, "no such activation in jax.nn", f"{path}={close}")
+    return known[name]
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _dotted(path: str, value: str) -> Any:
+    suggestion = f"{path}=lecun_normal" if "init" in path else f"{path}=relu"
+    try:
+        found = import_path(value)
+    except LayerError as error:
+        raise ConfigError(path, value, error.what.partition(": ")[2], suggestion) from None
+    if not callable(found):
+        raise ConfigError(path, value, f"a {type(found).__name__} can't be called", suggestion)
+    return found
+
+
+def hashable(value: Any) -> Any:
+    """`value` with lists as tuples and dicts frozen."""
+    # The wrapped module is a static argument of jit: a list in it would make it unhashable.
+    if isinstance(value, (list, tuple)):
+        return tuple(hashable(item) for item in value)
+    if isinstance(value, dict):
+        return FrozenDict({key: hashable(item) for key, item in value.items()})
+    return value

@@ -1,0 +1,1 @@
+"""Is this layer safe in Linen? One file a check."""

@@ -1,0 +1,202 @@
+"""Claim 1, complete: the variables given to apply are those that init makes, in path, shape, dtype and collection.
+
+Linen refuses a missing or misshapen variable; a wrapped NNX layer takes what fits and goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runner.arrays import tree_diff
+from runner.arrays.tree_diff import Difference, Kind, Parts
+from runner.bridge import wrap
+from runner.checks import verdicts
+from runner.checks.probes.subject import Subject
+from runner.records.record import Check
+
+NAME = "complete"
+MAX_NAMED = 5
+
+# A module's content: where each leaf lies in it, with its collection, and what it is.
+Content = Mapping[tuple[str, Parts], str]
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """Whether the variables given are those that init makes; with `full`, also whether a compiled init makes them."""
+    num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
+    differences = subject.differences
+    if full and subject.given is None:
+        differences = tree_diff.compare(subject.init_variables, subject.needs.variables)
+    if not differences:
+        held = f"all {num_leaves} leaves are as init makes them" if num_leaves > 1 else "the leaf is as init makes it"
+        return verdicts.yes(NAME, held if num_leaves else "the layer has no variables", num_leaves=num_leaves)
+    detail, names = _detail(differences, num_leaves), {}
+    if _is_params_alone(subject):
+        detail += "; these are the params without their collection"
+    if any(one.kind in (Kind.missing, Kind.misplaced) for one in differences):
+        names = new_names(subject)
+    if names:
+        detail += "; Linen names the layers of this host anew: " + _listed(
+            [f"what was {'/'.join(old)} is {'/'.join(new)}" for new, old in names.items()]
+        )
+    evidence = {kind.value: [one.path for one in differences if one.kind is kind] for kind in Kind}
+    named = {"/".join(new): "/".join(old) for new, old in names.items()}
+    found = {kind: paths for kind, paths in evidence.items() if paths}
+    return verdicts.no(
+        NAME, detail, mend(subject), num_leaves=num_leaves, **found, **({"names": named} if named else {})
+    )
+
+
+def _is_params_alone(subject: Subject) -> bool:
+    """Whether what is given would be complete as the collection `params`."""
+    wrapped = None if subject.given is None else {wrap.PARAMS: subject.given}
+    return wrapped is not None and not tree_diff.compare(wrapped, subject.needs.variables)
+
+
+def mend(subject: Subject) -> str:
+    """The code that makes the variables given complete; names in the host where those are what changed."""
+    if _is_params_alone(subject):
+        return "variables = {'params': variables}"
+    if names := new_names(subject):
+        return _naming(subject, names)
+    differences = subject.differences
+    moves = _moves([one for one in differences if one.kind is Kind.misplaced])
+    lines = ["from flax.traverse_util import flatten_dict, unflatten_dict", "given = flatten_dict(variables)"]
+    if moves:
+        lines += [
+            f"for old, new in {moves}.items():",
+            "    given = {new + p[len(old):] if p[: len(old)] == old else p: leaf for p, leaf in given.items()}",
+        ]
+    if any(one.kind is not Kind.misplaced for one in differences):
+        streams = ", ".join(f"'{stream}': k{num}" for num, stream in enumerate(subject.needs.streams, start=1))
+        lines += [
+            f"fresh = flatten_dict(model.init({{{streams}}}, x))",
+            "fits = [p for p, leaf in fresh.items() if p in given and given[p].shape == leaf.shape]",
+            "kept = {p: given[p].astype(fresh[p].dtype) for p in fits}",
+            "variables = unflatten_dict({**fresh, **kept})  # what is not kept is init's, and still to be trained",
+        ]
+    else:
+        lines.append("variables = unflatten_dict(given)")
+    return "\n".join(lines)
+
+
+def new_names(subject: Subject) -> dict[Parts, Parts]:
+    """Modules of the host that Linen's automatic names have moved, by their new path; empty where none explains it.
+
+    Dropped in for `Dense_1`, a wrapped layer is called `ToLinen_0`, and what was `Dense_2` is called `Dense_1`. The
+    layers are walked in the order in which the host makes them, each is given the name that it would have had, and what
+    comes out counts only if every old module is found once, with the same leaves.
+    """
+    if subject.given is None:
+        return {}
+    wanted = tree_diff.leaf_kinds(subject.needs.variables)
+    order = wrap.names_in_order(subject.model, subject.needs.streams, subject.x)
+    given = tree_diff.leaf_kinds(subject.given)
+    parents = {tuple(one.path.split("/")[1:-2]) for one in subject.differences if one.path.count("/") > 1}
+    found: dict[Parts, Parts] = {}
+    for parent in sorted(parents):
+        made, old = _modules(wanted, parent), _modules(given, parent)
+        new = {name: made[name] for name in order.get(parent, ()) if name in made}
+        for name, was in _matched(new, old).items():
+            if name != was:
+                found[*parent, name] = (*parent, was)
+    return found
+
+
+def _modules(kinds: Mapping[Parts, str], parent: Parts) -> dict[str, Content]:
+    """The modules right under `parent` with their content."""
+    found: dict[str, dict[tuple[str, Parts], str]] = defaultdict(dict)
+    level = len(parent) + 1
+    for path, kind in kinds.items():
+        if path[1:level] == parent and len(path) > level + 1:
+            found[path[level]][path[0], path[level + 1 :]] = kind
+    return dict(found)
+
+
+def _matched(new: Mapping[str, Content], old: Mapping[str, Content]) -> dict[str, str]:
+    """The old name of every new module, or nothing where they don't match one by one."""
+    counts: dict[str, int] = defaultdict(int)
+    matched: dict[str, str] = {}
+    for name, content in new.items():
+        kind = _class_of(name)
+        own = [kind] if kind and f"{kind}_0" in old else []
+        others = sorted({_class_of(one) for one in old} - {"", kind}) if kind and not own else []
+        automatic = [f"{one}_{counts[one]}" for one in [*own, *others]]
+        candidates = [one for one in ([name] if not kind else automatic) if old.get(one) == content]
+        if not candidates:
+            return {}
+        matched[name] = candidates[0]
+        counts[_class_of(candidates[0])] += 1
+    return matched if sorted(matched.values()) == sorted(old) else {}
+
+
+def _class_of(name: str) -> str:
+    """The class in an automatic name, `Dense` of `Dense_0`; empty for a name that was given."""
+    match = re.fullmatch(r"(.+)_\d+", name)
+    return match[1] if match else ""
+
+
+def _naming(subject: Subject, names: Mapping[Parts, Parts]) -> str:
+    lines = ["# in the host; a name for the first alone would raise NameInUseError:"]
+    for new, old in names.items():
+        where = f" in {'/'.join(new[:-1])}" if len(new) > 1 else ""
+        kind = _class_of(new[-1])
+        maker = "bridge.to_linen" if kind == "ToLinen" else kind
+        lines.append(f"{maker}(…, name='{old[-1]}')  # what is {new[-1]}{where}")
+        if maker == "bridge.to_linen" and subject.layer is not None:
+            lines.append(f"# here: host.layer_name={old[-1]}")
+    return "\n".join(lines)
+
+
+def _moves(misplaced: Sequence[Difference]) -> dict[Parts, Parts]:
+    """From where to where, without what the ends of both paths share."""
+    found: dict[Parts, Parts] = {}
+    for one in misplaced:
+        old, new = str(one.nearest).split("/"), one.path.split("/")
+        while old[-1] == new[-1]:
+            old, new = old[:-1], new[:-1]
+        found[tuple(old)] = tuple(new)
+    return found
+
+
+def _detail(differences: Sequence[Difference], num_leaves: int) -> str:
+    by_kind: dict[Kind, list[Difference]] = defaultdict(list)
+    for one in differences:
+        by_kind[one.kind].append(one)
+    parts = []
+    for kind, is_what in _WORDS.items():
+        if found := by_kind.get(kind):
+            verb = "is" if len(found) == 1 else "are"
+            parts.append(f"{len(found)} {verb} {is_what}: {_listed([_named(one) for one in found])}")
+    made = "leaf" if num_leaves == 1 else "leaves"
+    detail = f"of the {num_leaves} {made} that init makes, " + ", ".join(parts) if parts else ""
+    if extra := by_kind.get(Kind.extra):
+        leaves = "1 leaf is" if len(extra) == 1 else f"{len(extra)} leaves are"
+        more = f"{leaves} given that init does not make: {_listed([_named(one) for one in extra])}"
+        detail = f"{detail}; {more}" if detail else more
+    return detail
+
+
+_WORDS = {
+    Kind.missing: "missing",
+    Kind.misplaced: "misplaced",
+    Kind.misshapen: "misshapen",
+    Kind.cast: "of another dtype",
+}
+
+
+def _named(one: Difference) -> str:
+    if one.kind is Kind.misplaced:
+        return f"{one.path} (lies at {one.nearest})"
+    if one.kind in (Kind.misshapen, Kind.cast):
+        return f"{one.path} (got {one.given}, wanted {one.wanted})"
+    near = "given" if one.kind is Kind.missing else "wanted"
+    return f"{one.path} ({near}: {one.nearest})" if one.nearest else one.path
+
+
+def _listed(items: Sequence[Any]) -> str:
+    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
+    return ", ".join(items[:MAX_NAMED]) + more

@@ -1,0 +1,176 @@
+"""lifts: what Linen does to modules can be done to this one: jit, grad, vmap, a name, a second call, remat, scan.
+
+Each lift is run on the variables of the plain call and compared with it; bits that differ by rounding alone are no
+change. What the bridge does at a second call inside one host is tested on the subject itself too: init's output must
+be apply's on the variables that init made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.arrays import trees
+from runner.bridge import lifts
+from runner.checks import rounding, verdicts
+from runner.checks.probes import hlo
+from runner.checks.probes.lifted import (
+    NUM,
+    REMAT,
+    SURE,
+    TWICE,
+    Call,
+    Lift,
+    init_and_apply,
+    lifts_of,
+    plain_call,
+    two_inputs,
+)
+from runner.checks.probes.subject import Subject
+from runner.records.record import Check
+
+WORKS = "works"
+NOT_ASKED = "not asked: "
+
+DRAWN_AGAIN = "changes the output: init draws the params at each call and keeps the last"
+
+ONE_CALL = """\
+class Twice(nnx.Module):  # both calls inside one wrapped module
+    def __init__(self, *, rngs):
+        self.layer = make_layer(rngs=rngs)
+    def __call__(self, x):
+        return self.layer(x), self.layer(x)
+layer = bridge.to_linen(Twice)"""
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """Whether the layer works lifted, each lift by itself, and whether the subject's init and apply agree."""
+    lifted, asked_not = lifts_of(subject)
+    arguments = trees.unbox(subject.init_variables), subject.key, subject.x
+    found = {name: _untraceable(lift, subject) for name, lift in lifted.items()}
+    pairs: dict[str, tuple[Call, Call]] = {
+        name: (lift.run, lift.wanted)
+        for name, lift in lifted.items()
+        if not found[name] and not (lift.alike and _is_one_program(lift, arguments))
+    }
+    plain = plain_call(subject)
+    if len(subject.needs.streams) > 1:
+        pairs["random"] = (plain, lambda variables, key, x: plain(variables, jax.random.fold_in(key, 1), x))
+    calls = lifts.calls_in_init(subject.model, subject.needs.streams, subject.x)
+    again = {path: num for path, num in calls.items() if num > 1}
+    if again:
+        pairs["init"] = init_and_apply(subject.model, subject)
+    got = _run(pairs, arguments)
+    random = "random" in got and bool(_said(got["random"]))
+    for name in pairs.keys() & lifted.keys():
+        found[name] = _said(got[name], shapes_only=lifted[name].drawn and random)
+    if _differs_in_init(got.get(TWICE)):
+        found[TWICE] = DRAWN_AGAIN
+    found = {name: text or WORKS for name, text in found.items()}
+    found |= {name: NOT_ASKED + why for name, why in asked_not.items()}
+    # Where state or masks come in, init may give something else for good reason.
+    settled = bool(again) and not random and not subject.needs.mutable
+    apart = _said(got["init"]) if settled else ""
+    if apart and not apart.startswith(WORKS):
+        return _drawn_again(again, found)
+    bad = {name: text for name, text in found.items() if not text.startswith((WORKS, NOT_ASKED))}
+    detail = "; ".join([_listed(found), *(f"{name}: {text}" for name, text in bad.items())])
+    if not bad:
+        return verdicts.yes("lifts", detail, **found)
+    verdict = verdicts.no if any(name in bad for name in SURE) else verdicts.caution
+    return verdict("lifts", detail, _mend(subject, bad), **found)
+
+
+def _is_one_program(lift: Lift, arguments: Any) -> bool:
+    """Whether both calls of `lift` are one program, whatever XLA makes of it."""
+    run, wanted = (hlo.before_xla(jax.jit(call).trace(*arguments)) for call in (lift.run, lift.wanted))
+    return run == wanted
+
+
+def _drawn_again(again: Mapping[str, int], found: Mapping[str, str]) -> Check:
+    named = ", ".join(f"{path} is called {num} times in one host" for path, num in again.items())
+    detail = f"{named}: init draws its params at each call and keeps the last, so init's output is not apply's"
+    return verdicts.no("lifts", detail, ONE_CALL, **found)
+
+
+def _differs_in_init(got: Any) -> bool:
+    if got is None or isinstance(got, str):
+        return False
+    # The first of the two things compared is init's output.
+    made, applied = ({path: leaf for path, leaf in one.items() if path.split("/")[0] == "0"} for one in got)
+    found = rounding.difference(made, applied)
+    return bool(found) and not rounding.is_rounding(found)
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    good = [name for name, text in found.items() if text.startswith(WORKS)]
+    left = [
+        f"{name} not asked ({text.removeprefix(NOT_ASKED)})"
+        for name, text in found.items()
+        if text.startswith(NOT_ASKED)
+    ]
+    return "; ".join([f"works under {', '.join(good) or 'nothing'}", *left])
+
+
+def _mend(subject: Subject, bad: Mapping[str, str]) -> str | None:
+    if REMAT in bad and subject.model.call:
+        call = ", ".join(f"{key}={value!r}" for key, value in subject.model.call.items())
+        return f"nn.remat(lambda layer, x: layer(x, {call}))(layer, x)"
+    return ONE_CALL if TWICE in bad else None
+
+
+def _run(pairs: Mapping[str, tuple[Call, Call]], arguments: Any) -> dict[str, Any]:
+    """What both calls of every pair give, as named arrays, or the error; all are compiled together where that works."""
+    try:
+        run = jax.jit(lambda *args: {name: [call(*args) for call in pair] for name, pair in pairs.items()})
+        got = run.lower(*arguments).compile(hlo.RUN_ONCE)(*arguments)
+        return {name: [trees.named_arrays(trees.unbox(one)) for one in pair] for name, pair in got.items()}
+    except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+        if len(pairs) == 1:
+            return dict.fromkeys(pairs, f"fails: {verdicts.words(error)}")
+    return {name: _run({name: pair}, arguments)[name] for name, pair in pairs.items()}
+
+
+def _said(got: Any, *, shapes_only: bool = False) -> str:
+    """What is wrong with what a lift gave; '' for nothing."""
+    if isinstance(got, str):
+        return got
+    if shapes_only:
+        got = [{path: np.zeros_like(leaf) for path, leaf in one.items()} for one in got]
+    found = rounding.difference(*got)
+    return f"{WORKS}, {found}" if rounding.is_rounding(found) else found
+
+
+def _untraceable(lift: Lift, subject: Subject) -> str:
+    """What raises before anything is compiled, or how the tree differs from the layer's own; '' where all is well."""
+    # Traced, as some boxes place their array on the mesh that is set when they are opened.
+    variables = jax.eval_shape(trees.unbox, subject.needs.variables)
+    arguments = (variables, *trees.shapes((subject.key, subject.x)))
+    try:
+        jax.eval_shape(lift.run, *arguments)
+        jax.eval_shape(lift.wanted, *arguments)
+        host = lift.host
+        if host is None:
+            return ""
+        x = jax.eval_shape(two_inputs, arguments[2]) if lift.many else arguments[2]
+        made = jax.eval_shape(lambda key, x: host.init(key, subject.needs.streams, x), arguments[1], x)
+        opened = jax.eval_shape(trees.unbox, made)
+    except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+        return f"fails: {verdicts.words(error)}"
+    got = _tree({collection: tree.get(lifts.NAME, {}) for collection, tree in opened.items()}, ())
+    wanted = _tree(arguments[0], lift.stacked)
+    changed = sorted(path for path in got | wanted if got.get(path) != wanted.get(path))
+    return f"changes the tree: {', '.join(changed)}" if changed else ""
+
+
+def _tree(variables: Any, stacked: tuple[str, ...]) -> dict[str, Any]:
+    """Shape and dtype of every leaf by its path, with a first axis in the collections that are stacked."""
+    found = {}
+    for path, leaf in trees.flatten(variables):
+        axes = (NUM,) if path[0] in stacked else ()
+        found["/".join(map(str, path))] = ((*axes, *leaf.shape), jnp.dtype(leaf.dtype))
+    return found

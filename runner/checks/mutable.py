@@ -1,0 +1,178 @@
+"""Claim 4: what a layer updates comes back to the pipeline, is right, and can be given to the next apply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from runner.arrays import trees
+from runner.bridge import wrap
+from runner.checks import verdicts
+from runner.checks.probes import as_code, flow
+from runner.checks.probes.subject import Subject
+from runner.errors import nearest
+from runner.records.record import Check
+
+NAME = "mutable"
+
+INDENT = "    "
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """No update is dropped, and updated variables are variables; with `full` the updates are the native module's."""
+    changed = subject.needs.mutable
+    # As in Linen, what is sown and not asked for is no loss.
+    dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
+    if dropped:
+        return _dropped(subject, dropped)
+    fed_back = _fed_back(subject, full=full)
+    if fed_back is not None:
+        return fed_back
+    unknown = [name for name in subject.mutable if name not in subject.shapes and name not in changed]
+    if unknown:
+        return _unknown(subject, unknown)
+    wanted = [name for name in changed if name in subject.mutable]
+    if not wanted:
+        return verdicts.yes(NAME, "apply changes no collection that has to come back")
+    detail = f"apply changes {', '.join(wanted)}, which come back as updates"
+    if not full or subject.model.construct is None:
+        return verdicts.yes(NAME, detail, changed=wanted)
+    return _against_native(subject, subject.model.construct, detail)
+
+
+def _dropped(subject: Subject, dropped: Sequence[str]) -> Check:
+    names = ", ".join(dropped)
+    asked = f"mutable={sorted({*subject.mutable, *dropped})}"
+    code = [
+        f"output, updates = model.apply(variables, x{_rngs(subject)}, {asked})",
+        "variables = {**variables, **updates}",
+    ]
+    detail = f"apply changes {names} and is not asked for it: the update is dropped without a word"
+    return verdicts.no(NAME, detail, "\n".join([*code, "# here: layer.mutable=null"]), dropped=list(dropped))
+
+
+def _unknown(subject: Subject, unknown: Sequence[str]) -> Check:
+    known = {*subject.shapes, *subject.needs.mutable}
+    meant = {name: nearest(name, known) for name in unknown}
+    said = [f"{name} (meant: {close}?)" if close else name for name, close in meant.items()]
+    detail = f"mutable names {', '.join(said)}, which neither the variables nor the updates have"
+    return verdicts.caution(NAME, detail, "layer.mutable=null", unknown=list(unknown))
+
+
+def _fed_back(subject: Subject, *, full: bool) -> Check | None:
+    """What is wrong with giving the updates to the next apply; None if nothing is."""
+    known = set(_paths(subject.needs.variables))
+    try:
+        _, updates = subject.returned
+    except Exception as error:
+        # Variables that an earlier call made, such as a cache, came in with those given.
+        extra = [path for path in _paths(subject.shapes) if path not in known and path[0] in subject.needs.mutable]
+        if not extra:
+            raise
+        shapes = {path: leaf for path, leaf in trees.flatten(trees.unbox(subject.shapes)) if path in extra}
+        told = _eager_error(subject, error, given=True) if full else error
+        return _refused(subject, shapes, told, given=True)
+    made = {path: leaf for path, leaf in trees.flatten(trees.unbox(updates)) if path not in _paths(subject.shapes)}
+    if not made:
+        return None
+    key = jax.ShapeDtypeStruct(subject.key.shape, subject.key.dtype)
+    try:
+        jax.eval_shape(subject.apply, {**subject.shapes, **updates}, key, trees.shapes(subject.x))
+    except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+        told = _eager_error(subject, error, given=False) if full else error
+        return _refused(subject, made, told, given=False)
+    return None
+
+
+def _eager_error(subject: Subject, traced: Exception, *, given: bool) -> Exception:
+    """What apply (where what it made is `given`) or the next one raises outside of jit: its words are of arrays."""
+    # A call that raises does not get far; one that works would compile each of its operations by itself.
+    first = subject.apply if given else subject.run
+    try:
+        _, updates = first(subject.variables, subject.key, subject.x)
+        subject.apply({**subject.variables, **updates}, subject.key, subject.x)
+    except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+        return error
+    return traced
+
+
+def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, *, given: bool) -> Check:
+    collections = sorted({str(path[0]) for path in made})
+    names = flow.listed(["/".join(map(str, path)) for path in made])
+    what = verdicts.words(error)
+    if all(_is_sown(name) for name in collections):
+        say, back = (verdicts.no, "given as variables here") if given else (verdicts.caution, "given back as variables")
+        mend = _without_sown(subject, collections, given=given)
+        return say(NAME, f"apply sows {names}; {back} they raise {what}", mend, made=collections, error=what)
+    is_made, them = ("is made", "it") if len(made) == 1 else ("are made", "them")
+    call = "apply" if given else "the next apply"
+    detail = f"{names} {is_made} by a call, not by the constructor: {call} that is given {them} raises {what}"
+    # A Linen module inside the layer makes its params late where nobody has initialised it.
+    mend = as_code.LAZY_INIT if wrap.PARAMS in collections else _in_constructor(subject, made)
+    return verdicts.no(NAME, detail, mend, made=collections, error=what)
+
+
+def _without_sown(subject: Subject, sown: Sequence[str], *, given: bool) -> str:
+    lines = [f"variables = {{name: tree for name, tree in variables.items() if name not in {list(sown)}}}"] * given
+    lines += [f"output, updates = model.apply(variables, x{_rngs(subject)}, mutable={sorted(subject.mutable)})"]
+    lines += [f"{name} = updates.pop({name!r})" for name in sown]
+    return "\n".join([*lines, "variables = {**variables, **updates}"])
+
+
+def _in_constructor(subject: Subject, made: dict[trees.Path, Any]) -> str:
+    """A factory that makes beforehand what a call makes: the native module then has a place for it."""
+    name = getattr(getattr(subject.model.model, "nnx_class", None), "__name__", "MyLayer")
+    lines = []
+    for (collection, *path), leaf in made.items():
+        owner = "layer" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[:-1])
+        if path[-1] == "cached_key":
+            lines.append(f"{owner}.init_cache({(*leaf.shape[:-2], subject.x.shape[-1])})")
+        elif path[-1] not in ("cached_value", "cache_index"):
+            kind = flow.variable_type(str(collection))
+            kind_name = "Variable" if kind is None else kind.__name__
+            lines.append(f"{owner}.{path[-1]} = nnx.{kind_name}(jnp.zeros({leaf.shape}, '{leaf.dtype}'))")
+    body = [
+        f"layer = {name}(**kwargs, rngs=rngs)",
+        *lines[:3],
+        "return layer  # here: layer.target=my_module.make_layer",
+    ]
+    return "\n".join(["def make_layer(*, rngs, **kwargs):", *(INDENT + line for line in body)])
+
+
+def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
+    _, updates = subject.run(subject.variables, subject.key, subject.x)
+
+    def native(variables: Any, key: jax.Array, x: jax.Array) -> Any:
+        # A stream that is not given is drawn from key 0, as the bridge does.
+        keys = wrap.apply_keys(key, subject.rngs)
+        module = construct(nnx.Rngs({"default": 0, **wrap.native_streams(keys)}))
+        nnx.update(module, nnx.merge_state(*trees.unbox(variables).values()))
+        module(x, **subject.model.call)
+        return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))
+
+    state = trees.named_arrays(jax.jit(native)(subject.variables, subject.key, subject.x))
+    bridged: dict[str, Any] = {}
+    for tree in trees.unbox(updates).values():
+        bridged |= trees.named_arrays(tree)
+    differing = verdicts.differences(bridged, {name: state[name] for name in bridged if name in state})
+    if differing:
+        text = f"{detail}, but {flow.listed(list(differing))} differ from the native module's"
+        return verdicts.no(NAME, text, differing=differing)
+    text = f"{detail}, equal to the native module's bit for bit"
+    return verdicts.yes(NAME, text, num_equal=len(bridged))
+
+
+def _is_sown(collection: str) -> bool:
+    kind = flow.variable_type(collection)
+    return kind is not None and issubclass(kind, nnx.Intermediate)
+
+
+def _paths(tree: Any) -> list[trees.Path]:
+    return [path for path, _ in trees.flatten(trees.unbox(tree))]
+
+
+def _rngs(subject: Subject) -> str:
+    return ", rngs=rngs" if any(name != wrap.PARAMS for name in subject.rngs) else ""

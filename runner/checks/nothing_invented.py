@@ -1,0 +1,92 @@
+"""Claim 2, nothing invented: apply draws no weight and no mask from a key that it is not given.
+
+A wrapped layer's constructor runs in every apply. What it draws is replaced by the variables that apply is given, and
+is then dead code; what is not given stays, drawn from key 0 whatever the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from runner.arrays import tree_diff
+from runner.arrays.tree_diff import Kind
+from runner.bridge import wrap
+from runner.checks import complete, streams, verdicts
+from runner.checks.probes import as_code
+from runner.checks.probes.subject import Subject
+from runner.records.record import Check
+
+NAME = "nothing_invented"
+MAX_NAMED = 5
+
+_OWN_STREAM = "\n".join(
+    [
+        "self.rngs = rngs  # in the constructor",
+        "key = self.rngs.noise()  # in the call, for nnx.Rngs(0); then give apply rngs={'noise': key}",
+    ]
+)
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """Whether all that apply draws comes from what it is given."""
+    if left_out := _left_out(subject):
+        detail = (
+            f"init leaves out {_listed(left_out)}: apply makes them anew at every call, from key 0 whatever the seed"
+        )
+        return verdicts.no(NAME, detail, as_code.LAZY_INIT, left_out=left_out)
+    found = subject.draws
+    lost = _lost(subject)
+    evidence: dict[str, Any] = {"num_draws": len(found.draws), "num_made_up_keys": len(found.made_up)}
+    if not found.invented and not lost:
+        held = "comes from a stream that it is given" if found.draws else "draws nothing"
+        return verdicts.yes(NAME, f"all that apply draws {held}" if found.draws else "apply draws nothing", **evidence)
+    parts, mends = [], []
+    if lost:
+        drawn = "from key 0 whatever the seed" if found.invented else "as constants"
+        parts.append(f"apply makes up {_listed(lost)}, {drawn}")
+        mends.append(complete.mend(subject))
+    missing = streams.absent(subject) if found.invented else []
+    if missing:
+        drawn_from = f"the stream{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        parts.append(f"apply is not given {drawn_from}: what is drawn from there is the same at every call, from key 0")
+        mends.append(streams.mend(subject))
+    own = sorted({line for line in found.made_up if line})
+    if own:
+        parts.append(f"the layer makes a key of its own ({_listed(own)}): what it draws is the same at every call")
+        mends.append(_OWN_STREAM)
+    if not parts:
+        parts.append("apply draws from a key that it is not given: what it draws is the same at every call")
+        mends.append(_OWN_STREAM)
+    evidence |= {"leaves": lost, "streams": missing, "keys_made_at": own}
+    return verdicts.no(NAME, "; ".join(parts), "\n".join(mends), **evidence)
+
+
+def _left_out(subject: Subject) -> list[str]:
+    """Parameters that apply makes and init does not: those of a Linen module inside the layer, not initialised."""
+    if wrap.PARAMS not in subject.needs.mutable:
+        return []
+    needs = subject.needs
+
+    def updates(variables: Any, key: jax.Array, x: jax.Array) -> Any:
+        return subject.model.apply(variables, wrap.apply_keys(key, needs.streams), (wrap.PARAMS,), x)[1]
+
+    made = tree_diff.leaf_kinds(jax.eval_shape(updates, needs.variables, subject.key, subject.x))
+    return sorted("/".join(path) for path in made.keys() - tree_diff.leaf_kinds(needs.variables).keys())
+
+
+def _lost(subject: Subject) -> list[str]:
+    """Leaves that apply has to make itself; a wrapped layer takes one that lies in another collection."""
+    return [
+        one.path
+        for one in subject.differences
+        if one.kind is Kind.missing
+        or (one.kind is Kind.misplaced and str(one.nearest).partition("/")[2] != one.path.partition("/")[2])
+    ]
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
+    return ", ".join(items[:MAX_NAMED]) + more

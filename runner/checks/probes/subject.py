@@ -1,0 +1,226 @@
+"""What claims are tested on: a Linen module as a pipeline calls it, with all that it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from flax import nnx
+
+from runner.arrays import tree_diff, trees
+from runner.arrays.tree_diff import Difference
+from runner.bridge import wrap
+from runner.bridge.wrap import Bridged, Needs
+from runner.checks.probes.draws import Draws, find
+from runner.errors import UserError
+
+# The stream that NNX draws from where the one that it asks for was not given.
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A Linen module as a pipeline calls it.
+
+    Attributes:
+      label: What it is called in a sentence.
+      model: What the pipeline calls: a wrapped layer, or a host with one in it.
+      layer: The wrapped layer alone, if it is known.
+      needs: What `model` wants, found by tracing.
+      x: The input, on the device.
+      given: Variables that apply gets; None where they are init's own. Arrays or `jax.ShapeDtypeStruct`.
+      rngs: Streams that apply gets (`params` is never passed on).
+      init_rngs: Streams that init gets; None where they are all that it needs.
+      mutable: Collections that apply may change.
+      trained: Collections that the optimiser gets.
+      trains: Whether the pipeline trains at all.
+      key: The root key, `jax.random.PRNGKey(0)` by default.
+      compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first claim that wants it.
+      compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
+      again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
+    """
+
+    label: str
+    model: Bridged
+    layer: Bridged | None = None
+    needs: Needs
+    x: jax.Array
+    given: Any = None
+    rngs: tuple[str, ...]
+    init_rngs: tuple[str, ...] | None = None
+    mutable: tuple[str, ...]
+    trained: tuple[str, ...] = (wrap.PARAMS,)
+    trains: bool = False
+    key: jax.Array = field(default_factory=lambda: wrap.root_key(0))
+    compiled_init: Callable[..., Any] | None = None
+    compiled_apply: Callable[..., Any] | None = None
+    again: Callable[[], Bridged] | None = None
+
+    @functools.cached_property
+    def variables(self) -> Any:
+        """The variables that apply gets, as arrays: those given, or what a jitted init makes."""
+        return self.init_variables if self.given is None else self.given
+
+    @functools.cached_property
+    def init_variables(self) -> Any:
+        """What a jitted init makes."""
+        init = self.compiled_init or jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
+        return init(self.key, self.x)
+
+    @functools.cached_property
+    def shapes(self) -> Any:
+        """Shapes and dtypes of the variables that apply gets; nothing is computed."""
+        return self.needs.variables if self.given is None else trees.shapes(self.given)
+
+    @property
+    def applied(self) -> Any:
+        """The jaxpr of apply as the pipeline calls it: `(variables, key, x) -> (output, updated collections)`."""
+        return self._traced[0]
+
+    @property
+    def returned(self) -> Any:
+        """Shapes and dtypes of what apply returns: the output and the updated collections."""
+        return self._traced[1]
+
+    @functools.cached_property
+    def _traced(self) -> tuple[Any, Any]:
+        key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
+        return jax.make_jaxpr(self.apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
+
+    @functools.cached_property
+    def differences(self) -> list[Difference]:
+        """How the variables given differ from those that init makes; what is only sown need not be given."""
+        if self.given is None:
+            return []
+        wanted = {
+            collection: tree
+            for collection, tree in self.needs.variables.items()
+            if collection in self.given or not trees.is_sown(tree)
+        }
+        return tree_diff.compare(self.given, wanted)
+
+    @functools.cached_property
+    def draws(self) -> Draws:
+        """What apply draws, as the pipeline calls it; sources are names of streams."""
+        num_leaves = len(jax.tree.leaves(self.shapes))
+        # No stream can have these names.
+        names = [*["its variables"] * num_leaves, "the root key", "its input"]
+        shapes = self.shapes, jax.ShapeDtypeStruct(self.key.shape, self.key.dtype), trees.shapes(self.x)
+        streams = [stream for stream in self.rngs if stream != wrap.PARAMS]
+        keys = {
+            stream: jax.make_jaxpr(lambda variables, key, x, s=stream: wrap.apply_keys(key, [s])[s])(*shapes)
+            for stream in streams
+        }
+        return find(self.applied, names, keys)
+
+    @functools.cached_property
+    def wanted_streams(self) -> list[str]:
+        """Streams that the output or an update depends on, once apply is given all that there are."""
+        known = {*self.needs.streams, *self.rngs}
+        enough = known <= {wrap.PARAMS, *self.rngs} or self._falls_back
+        whole = self if enough else dataclasses.replace(self, rngs=tuple(sorted(known)))
+        return sorted(known & whole.draws.used)
+
+    @property
+    def _falls_back(self) -> bool:
+        """Whether the stream `default` stands in for all that are not given, as it does for NNX and not for Linen."""
+        if DEFAULT not in self.rngs:
+            return False
+        try:
+            return not self.draws.invented
+        except Exception:  # noqa: BLE001 - what a Linen layer raises without its stream
+            return False
+
+    @functools.cached_property
+    def run(self) -> Callable[..., Any]:
+        """`apply`, compiled, for variables like `variables`."""
+        return self.compiled_apply or jax.jit(self.apply)
+
+    def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
+        """The output and the updated collections, as the pipeline gets them."""
+        return self.model.apply(variables, wrap.apply_keys(key, self.rngs), self.mutable, x)
+
+
+def subject_of(
+    model: Any,
+    x: Any,
+    *,
+    variables: Any = None,
+    rngs: Iterable[str] | str | None = None,
+    init_rngs: Iterable[str] | str | None = None,
+    mutable: Iterable[str] | str | bool | None = None,
+    call: Mapping[str, Any] | None = None,
+    trained: Iterable[str] | str = (wrap.PARAMS,),
+    label: str | None = None,
+    again: Callable[[], Any] | None = None,
+) -> Subject:
+    """Any Linen module as a subject.
+
+    Args:
+      model: A `flax.linen.Module` that is called with `x`.
+      x: Input.
+      variables: Variables given to apply; None for init's own.
+      rngs: Streams given to apply; None for all that it needs.
+      init_rngs: Streams given to init; None for all that it needs.
+      mutable: Collections that apply may change, as flax takes them; None for all that it changes.
+      call: Keyword arguments of every call.
+      trained: Collections that the optimiser gets.
+      label: What it is called; by default its class's name.
+      again: Builds the module a second time, as a script does that makes it for every call.
+
+    Raises:
+      LayerError: The module refuses its arguments or the input.
+      UserError: What is given is no Linen module, no array, or no variable dict.
+    """
+    _require_module(model)
+    _require_variables(variables)
+    bridged = wrap.called(model, dict(call or {}))
+    name = label or type(model).__name__
+    x = _as_array(x)
+    needs = wrap.find_needs(bridged, x, name)
+    return Subject(
+        label=name,
+        model=bridged,
+        layer=None,
+        needs=needs,
+        x=x,
+        given=variables,
+        rngs=needs.streams if rngs is None else _names(rngs),
+        init_rngs=None if init_rngs is None else _names(init_rngs),
+        mutable=needs.mutable if mutable is None or mutable is True else _names(mutable or ()),
+        trained=_names(trained),
+        again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),
+    )
+
+
+def _names(given: Iterable[str] | str) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _as_array(x: Any) -> jax.Array:
+    try:
+        return jax.numpy.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"x is a {type(x).__name__}, and an array is wanted", "x=jnp.ones((2, 8))") from error
+
+
+def _require_module(model: Any) -> None:
+    if wrap.is_linen(type(model)):
+        return
+    kind = model if isinstance(model, type) else type(model)
+    name = f"nnx.{kind.__name__}" if getattr(nnx, kind.__name__, None) is kind else kind.__name__
+    what = f"model is {'the class' if kind is model else 'a'} {name}, and an object of a flax.linen.Module is wanted"
+    raise UserError(what, f"{name}(…)" if wrap.is_linen(kind) else f"bridge.to_linen({name}, …)")
+
+
+def _require_variables(variables: Any) -> None:
+    if isinstance(variables, nnx.State):
+        code = "flax.nnx.bridge.variables.nnx_attrs_to_linen_vars(dict(nnx.state(module, nnx.Not(nnx.RngState))))"
+        raise UserError("variables is an nnx.State, and a Linen variable dict is wanted", code)
+    if variables is not None and not isinstance(variables, Mapping):
+        what = f"variables is a {type(variables).__name__}, and a Linen variable dict is wanted"
+        raise UserError(what, "variables={'params': …}")

@@ -1,0 +1,264 @@
+"""sharding: axis names of the variables fit their arrays, outlive `nn.scan` and `nn.vmap`, and run on a mesh.
+
+NNX variables with axis names come out of the bridge as `NNXMeta`, which keeps them as they are when a lift adds an
+axis; `nn.Partitioned` and `nn.LogicallyPartitioned` take the axis in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import meta
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from runner.arrays import trees
+from runner.arrays.mesh import SPELL_AXES, mesh_axes
+from runner.bridge import lifts, wrap
+from runner.bridge.wrap import Bridged
+from runner.checks import rounding, verdicts
+from runner.checks.probes.subject import Subject
+from runner.records.record import Check
+
+NUM_LAYERS = 2
+
+# Words of the error that flax raises where a variable with axis names is made and no mesh is set.
+NO_MESH = "An auto mesh context or metadata is required"
+
+KEEP_AXES = """\
+def logical(variable):  # a box that nn.scan and nn.vmap tell of their axis
+    names, value = variable.get_metadata().get("out_sharding"), variable.get_value()
+    return nn.LogicallyPartitioned(value, names) if names else value
+layer = layer.clone(metadata_fn=logical)  # or bridge.with_partitioning(init, names) where the layer is written"""
+
+SET_MESH = """\
+mesh = jax.make_mesh({shape}, {names}, axis_types=(jax.sharding.AxisType.Auto,) * {num})
+with jax.set_mesh(mesh):  # `with mesh:` does not count
+    variables = model.init(key, x)
+# or, to keep the names and place nothing: flax.config.update("flax_always_shard_variable", False)"""
+
+
+@dataclass
+class _Findings:
+    """What was seen, each sentence with its mend."""
+
+    wrong: list[tuple[str, str | None]] = field(default_factory=list)
+    limits: list[tuple[str, str | None]] = field(default_factory=list)
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """Whether the axis names of the variables can be used, and the layer runs on all devices that are there."""
+    boxes = _boxes(subject.needs.variables)
+    if not boxes:
+        return _without_names(subject)
+    findings = _Findings(evidence={"names": {path: _texts(trees.axis_names(box)) for path, box in boxes.items()}})
+    mesh = _mesh_of(boxes, _devices(subject))
+    _judge_ranks(subject, boxes, findings)
+    if findings.wrong:  # nothing can be lifted or placed by such names
+        return _verdict(boxes, findings, "")
+    with jax.set_mesh(mesh):
+        _judge_lifts(subject, boxes, findings)
+        _judge_specs(subject, findings)
+    _judge_context(subject, mesh, findings)
+    found = _run(subject, mesh)
+    sizes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    said = f"sharded on a mesh {sizes} it {rounding.as_words(found)}"
+    findings.evidence |= {"mesh": dict(mesh.shape), "run": found or "the same bits"}
+    if rounding.is_wrong(found):
+        findings.wrong.append((said, None))
+    return _verdict(boxes, findings, said)
+
+
+def why_it_fails(error: Exception) -> Check | None:
+    """The verdict on a layer that can't be traced because no mesh is set; None for any other error."""
+    if NO_MESH not in str(error):
+        return None
+    match = re.search(r"out_sharding=(?:P|PartitionSpec)?\((.*?)\)(?:\.| |$)", str(error))
+    names = tuple(re.findall(r"'(\w+)'", match[1])) if match else ("data",)
+    detail = (
+        f"init and apply raise ValueError ({NO_MESH}): a variable has the axis names {', '.join(names)} and no mesh is"
+        " set; `with mesh:` does not count, jax.set_mesh does"
+    )
+    return verdicts.no("sharding", detail, _set_mesh(dict.fromkeys(names, 1)), names=list(names))
+
+
+def _without_names(subject: Subject) -> Check:
+    devices = _devices(subject)
+    if len(devices) == 1:
+        detail = "no leaf has axis names; there is 1 device, so nothing was run on several"
+        return verdicts.yes("sharding", detail, num_devices=1)
+    found = _run(subject, Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,)))
+    detail = f"no leaf has axis names; replicated on {len(devices)} devices it {rounding.as_words(found)}"
+    verdict = verdicts.no if rounding.is_wrong(found) else verdicts.yes
+    return verdict("sharding", detail, num_devices=len(devices), run=found or "the same bits")
+
+
+def _verdict(boxes: Mapping[str, Any], findings: _Findings, ran: str) -> Check:
+    problems = findings.wrong or findings.limits
+    if not problems:
+        named = ", ".join(f"{path} ({', '.join(_texts(trees.axis_names(box)))})" for path, box in boxes.items())
+        detail = f"the axis names of {named} fit their arrays and outlive nn.scan and nn.vmap; {ran}"
+        return verdicts.yes("sharding", detail, **findings.evidence)
+    evidence = {**findings.evidence, "limits": [text for text, _ in findings.limits]}
+    verdict = verdicts.no if findings.wrong else verdicts.caution
+    return verdict("sharding", "; ".join(text for text, _ in problems), problems[0][1], **evidence)
+
+
+def _judge_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
+    """Whether each array has as many names as axes."""
+    # Around a layer, a lift may have added the axis that has no name.
+    mend = SPELL_AXES if lifts.is_wrapped(subject.model) else KEEP_AXES
+    for path, box in boxes.items():
+        names, rank = _texts(trees.axis_names(box)), len(jax.tree.leaves(box)[0].shape)
+        if len(names) != rank:
+            text = f"{path} has {rank} axes and the names ({', '.join(names)})"
+            findings.wrong.append((text, mend if len(names) < rank else SPELL_AXES))
+
+
+def _judge_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
+    """Whether the axis that a lift adds is first among the names."""
+    needs, x = subject.needs, trees.shapes(subject.x)
+    collections = tuple(sorted({*needs.variables, *needs.mutable}))
+    many = jax.ShapeDtypeStruct((NUM_LAYERS, *x.shape), x.dtype)
+    lifted = {
+        "nn.vmap": (lifts.vmap(subject.model, NUM_LAYERS, shared=(), stacked=collections, streams=needs.streams), many)
+    }
+    if jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), needs.output) == (x.shape, x.dtype):
+        lifted["nn.scan"] = lifts.scan(subject.model, NUM_LAYERS, collections, needs.streams), x
+    lost: dict[str, list[str]] = {}
+    for lift, (host, given) in sorted(lifted.items()):
+        try:
+            got = _boxes(_init_shapes(host, subject, given), inside=lifts.NAME)
+        except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+            findings.limits.append((f"{lift} fails: {verdicts.words(error)}", None))
+            continue
+        findings.evidence[lift] = {path: _texts(trees.axis_names(box)) for path, box in got.items()}
+        for path, box in boxes.items():
+            wanted = (lifts.LAYERS_AXIS, *(trees.axis_names(box) or ()))
+            if path not in got or trees.axis_names(got[path]) != wanted:
+                lost.setdefault(path, []).append(lift)
+    for path, under in lost.items():
+        box = boxes[path]
+        rank = len(jax.tree.leaves(box)[0].shape) + 1
+        names = ", ".join(_texts(trees.axis_names(box)))
+        text = f"{' and '.join(under)} lose the added axis: {path} keeps the names ({names}) on {rank} axes"
+        findings.wrong.append((text if len(under) > 1 else text.replace(" lose ", " loses "), KEEP_AXES))
+
+
+def _judge_specs(subject: Subject, findings: _Findings) -> None:
+    """Whether partition specs can be read off shapes, as pipelines do before anything is computed."""
+    try:
+        meta.get_partition_spec(_init_shapes(subject.model, subject, trees.shapes(subject.x)))
+    except Exception as error:  # noqa: BLE001 - whatever the box raises
+        text = f"nn.get_partition_spec of jax.eval_shape(init) fails under jax.set_mesh: {verdicts.words(error)}"
+        findings.limits.append((text, KEEP_AXES))
+
+
+def _judge_context(subject: Subject, mesh: Mesh, findings: _Findings) -> None:
+    """Whether init can be traced where no mesh is set."""
+    try:
+        with jax.set_mesh(None):
+            _init_shapes(subject.model, subject, trees.shapes(subject.x))
+        findings.evidence["context"] = "none"
+    except Exception as error:
+        if NO_MESH not in str(error):
+            raise
+        findings.evidence["context"] = "jax.set_mesh"
+        where = "where no mesh is set by jax.set_mesh (`with mesh:` does not count)"
+        text = f"init and apply raise {type(error).__name__} {where}"
+        findings.limits.append((text, _set_mesh(dict.fromkeys(mesh.axis_names, 1))))
+
+
+def _run(subject: Subject, mesh: Mesh) -> str:
+    """How init and apply on `mesh`, placed by axis names, differ from those on one device; '' for the same bits."""
+    needs, apply = subject.needs, _apply(subject)
+    wanted = trees.to_host(subject.init_variables)
+    # Host arrays belong to no device: with a mesh set around this they would be refused on the first.
+    key, x = np.asarray(subject.key), np.asarray(subject.x)
+    expected = jax.jit(apply)(wanted, key, x)
+    placed = jax.tree.map(lambda leaf: _sharding(leaf, mesh), needs.variables, is_leaf=meta.is_axis_metadata)
+    try:
+        with jax.set_mesh(mesh):
+            init = jax.jit(lambda key, x: subject.model.init(key, needs.streams, x), out_shardings=placed)
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            key, x = jax.device_put((key, x), everywhere)
+            variables = init(key, x)
+            output = jax.jit(apply)(variables, key, x)
+            got = trees.to_host((variables, output))
+    except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+        return f"fails: {verdicts.words(error)}"
+    return rounding.difference(trees.named_arrays(got), trees.named_arrays(trees.to_host((wanted, expected))))
+
+
+def _apply(subject: Subject) -> Any:
+    needs = subject.needs
+    return lambda variables, key, x: subject.model.apply(
+        variables, wrap.apply_keys(key, needs.streams), needs.mutable, x
+    )
+
+
+def _init_shapes(model: Bridged, subject: Subject, x: Any) -> Any:
+    key = jax.ShapeDtypeStruct(subject.key.shape, subject.key.dtype)
+    return jax.eval_shape(lambda key, x: model.init(key, subject.needs.streams, x), key, x)
+
+
+def _boxes(variables: Any, inside: str | None = None) -> dict[str, Any]:
+    """The metadata boxes with axis names by path; of what lies under the name `inside`, without that name."""
+    found = {}
+    for path, leaf in trees.flatten(variables):
+        if trees.axis_names(leaf):
+            found["/".join(str(part) for num, part in enumerate(path) if num != 1 or part != inside)] = leaf
+    return found
+
+
+def _sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(*mesh_axes(leaf)))
+
+
+def _mesh_of(boxes: Mapping[str, Any], devices: Sequence[Any]) -> Mesh:
+    """A mesh with the axes that the boxes name, over as many of `devices` as their arrays can be cut for."""
+    for box in boxes.values():
+        own = getattr(box, "mesh", None) or getattr(box, "metadata", {}).get("mesh")
+        if own is not None:
+            return own
+    cuts: dict[tuple[str, ...], int] = {}
+    for box in boxes.values():
+        for size, names in zip(jax.tree.leaves(box)[0].shape, mesh_axes(box), strict=False):
+            axes = names if isinstance(names, tuple) else (names,) if names else ()
+            cuts[axes] = math.gcd(cuts.get(axes, 0), size)
+    sizes = _cut(dict.fromkeys(itertools.chain(*cuts), 1), cuts, len(devices))
+    used = np.array(devices[: math.prod(sizes.values())])
+    return Mesh(used.reshape(*sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def _cut(sizes: dict[str, int], cuts: Mapping[tuple[str, ...], int], num: int) -> dict[str, int]:
+    """`sizes` of mesh axes grown to `num` devices together, while every size in `cuts` is divided by its axes."""
+    if num < 2:
+        return sizes
+    factor = next(number for number in range(2, num + 1) if num % number == 0)
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        larger = sizes | {name: sizes[name] * factor}
+        if all(size % math.prod(larger[axis] for axis in axes) == 0 for axes, size in cuts.items()):
+            return _cut(larger, cuts, num // factor)
+    return _cut(sizes, cuts, num // factor)
+
+
+def _devices(subject: Subject) -> list[Any]:
+    """All devices of the kind that the input is on."""
+    platform = next(iter(subject.x.devices())).platform
+    return list(jax.local_devices(backend=platform))
+
+
+def _set_mesh(shape: Mapping[str, int]) -> str:
+    return SET_MESH.format(shape=tuple(shape.values()), names=tuple(shape), num=len(shape))
+
+
+def _texts(names: Any) -> list[str]:
+    return [str(name) for name in names or ()]

@@ -1,0 +1,138 @@
+"""Claim 3, streams: apply is given the rng streams that it draws from, and no two masks come from one key.
+
+Linen raises where a stream is missing; a wrapped NNX layer falls back to key 0, so that every dropout has one mask.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from runner.arrays import trees
+from runner.arrays.tree_diff import Kind
+from runner.bridge import wrap
+from runner.checks import verdicts
+from runner.checks.probes.draws import Draws
+from runner.checks.probes.subject import Subject
+from runner.errors import nearest
+from runner.records.record import Check
+
+NAME = "streams"
+
+# Two keys may give one mask by chance where x is small; so many don't.
+NUM_KEYS = 8
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """Whether apply has its streams and uses each key once; with `full`, also whether other keys give other outputs."""
+    if refused := _refused_init(subject):
+        return refused
+    wanted, missing = subject.wanted_streams, absent(subject)
+    # With a stream missing, Linen's own layers raise; a wrapped one goes on.
+    found = _draws(subject) if missing else subject.draws
+    given = [stream for stream in subject.rngs if stream != wrap.PARAMS]
+    unused = [stream for stream in given if stream not in wanted and stream not in subject.needs.streams]
+    shared = _shared(subject, found)
+    evidence: dict[str, Any] = {"init": list(subject.needs.streams), "apply": wanted, "given": given, "unused": unused}
+    evidence |= {"num_draws": len(found.draws) if found else None, "shared": [list(one) for one in shared]}
+    if missing or shared:
+        parts = [_absence(missing, unused)] if missing else []
+        parts += [
+            f"{count} draws of shape {list(shape)} come from one key: their masks are equal" for shape, count in shared
+        ]
+        return verdicts.no(NAME, "; ".join(parts), mend(subject) if missing else _KEY_EACH, **evidence)
+    if unused:
+        detail = f"apply is given {_listed(unused)}, and nothing draws from {'it' if len(unused) == 1 else 'them'}"
+        return verdicts.caution(NAME, detail, _without(subject, unused), **evidence)
+    needs = f"init needs {_listed(subject.needs.streams)}"
+    if not wanted:
+        return verdicts.yes(NAME, f"{needs}; apply draws from no stream", **evidence)
+    if full and not _differs(subject):
+        return verdicts.caution(NAME, f"the output is the same for {NUM_KEYS} keys of {_listed(wanted)}", **evidence)
+    return verdicts.yes(NAME, f"{needs}; apply draws from {_listed(wanted)}, each time with another key", **evidence)
+
+
+def _refused_init(subject: Subject) -> Check | None:
+    """The no for an init that raises with the streams that it is given; None for one that does not."""
+    if subject.init_rngs is None:
+        return None
+    given = subject.init_rngs
+    try:
+        jax.eval_shape(lambda key, x: subject.model.init(key, given, x), subject.key, trees.shapes(subject.x))
+    except Exception as error:  # noqa: BLE001 - Linen's words, or NNX's
+        needed, got = _listed(subject.needs.streams), _listed(given) or "none"
+        detail = f"init needs {needed}, is given {got} and raises {verdicts.words(error)}"
+        return verdicts.no(NAME, detail, mend(subject), init=list(subject.needs.streams), given=list(given))
+    return None
+
+
+def absent(subject: Subject) -> list[str]:
+    """Streams that apply draws from and is not given."""
+    return [stream for stream in subject.wanted_streams if stream not in subject.rngs]
+
+
+def mend(subject: Subject) -> str:
+    """How to give init and apply every stream that they need: the config word, and the code."""
+    init = ", ".join(f"'{stream}': k{num}" for num, stream in enumerate(subject.needs.streams, start=1))
+    first = len(subject.needs.streams) + 1
+    apply = ", ".join(f"'{stream}': k{num}" for num, stream in enumerate(subject.wanted_streams, start=first))
+    words = ["layer.rngs=null", "# in a pipeline of your own:"] if subject.layer is not None else []
+    code = [f"variables = model.init({{{init}}}, x)", f"output = model.apply(variables, x, rngs={{{apply}}})"]
+    return "\n".join([*words, *code])
+
+
+_KEY_EACH = "k1, k2 = jax.random.split(key)  # one key for each draw; of a stream, call rngs.dropout() for each"
+
+
+def _draws(subject: Subject) -> Draws | None:
+    try:
+        return subject.draws
+    except Exception:  # noqa: BLE001 - what the layer raises without the stream
+        return None
+
+
+def _shared(subject: Subject, found: Draws | None) -> list[tuple[list[int], int]]:
+    """Shapes of the draws that have one key, and how many have it."""
+    if found is None:
+        return []
+    # Weights that are made up are drawn alike too; of those the claim nothing_invented speaks.
+    lost = any(one.kind in (Kind.missing, Kind.misplaced) for one in subject.differences)
+    counts = Counter((one.number, one.shape) for one in found.draws if one.sources or not lost)
+    return [(list(shape), count) for (_, shape), count in counts.items() if count > 1]
+
+
+def _absence(missing: Sequence[str], unused: Sequence[str]) -> str:
+    streams, it = ("stream", "it") if len(missing) == 1 else ("streams", "them")
+    detail = f"apply needs the {streams} {_listed(missing)} and is not given {it}"
+    for stream in unused:
+        detail += f"; nothing draws from {stream}"
+        detail += f", is {close} meant?" if (close := nearest(stream, missing)) else ""
+    return detail
+
+
+def _without(subject: Subject, unused: Sequence[str]) -> str:
+    kept = [stream for stream in subject.rngs if stream not in unused]
+    if subject.layer is not None:
+        return f"'layer.rngs=[{','.join(kept)}]'"
+    return f"output = model.apply(variables, x, rngs={{{', '.join(f'{stream!r}: {stream}_key' for stream in kept)}}})"
+
+
+def _differs(subject: Subject) -> bool:
+    """Whether the output of any other key differs."""
+
+    def outputs(num: int) -> Any:
+        output, _ = subject.run(subject.variables, jax.random.fold_in(subject.key, num), subject.x)
+        return trees.named_arrays(output)
+
+    first = outputs(0)
+    return any(
+        not np.array_equal(first[path], array) for num in range(1, NUM_KEYS) for path, array in outputs(num).items()
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,283 @@
+"""Claim 10, traps: what works today and surprises tomorrow, in how the module is built, hashed, switched and fed.
+
+And why a module could not even be initialised, where a known trap is the cause.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from runner.arrays import trees
+from runner.bridge import lifts, wrap
+from runner.bridge.wrap import Bridged
+from runner.checks.probes import as_code, flow, unwrapped
+from runner.checks.probes.subject import Subject
+from runner.checks.verdicts import caution, no, words, yes
+from runner.records.record import Check, Verdict
+
+NAME = "traps"
+
+# What `nnx.Module.train` and `eval` set, and the arguments by which layers let it be set from outside.
+SWITCHES = ("deterministic", "use_running_average")
+SWITCHING_ARGUMENTS = (*SWITCHES, "train", "training", "is_training", "inference", "update_stats")
+
+INTERMEDIATES = "intermediates"
+
+KEPT_BY_TO_LINEN = ("name", "metadata_fn", "skip_rng", "abstract_init")
+
+
+def judge(subject: Subject, *, full: bool) -> Check:
+    """Asks for each trap; the worst verdict is the claim's. Nothing is compiled or computed."""
+    layer = subject.layer or subject.model
+    found = [_static(subject, layer), _mode(layer), _kept(layer), _axes(subject), _captured(subject)]
+    verdicts = [check.verdict for check in found]
+    evidence = {key: value for check in found for key, value in check.evidence.items()}
+    sprung = [check for check in found if check.verdict is not Verdict.yes]
+    if not sprung:
+        return yes(NAME, "no trap: " + ", ".join(check.detail for check in found if check.detail), **evidence)
+    say = no if Verdict.no in verdicts else caution
+    mend = "\n".join(check.mend for check in sprung if check.mend)
+    return say(NAME, "; ".join(check.detail for check in sprung), mend or None, **evidence)
+
+
+def _static(subject: Subject, layer: Bridged) -> Check:
+    """Whether the model can be a static argument of jit, and an equal one hits its cache."""
+    traced = []
+
+    def call(model: Any, x: Any) -> Any:
+        traced.append(model)
+        return x
+
+    # The cache asks only for the model's hash and equality: what is called inside makes no difference.
+    jitted, x = jax.jit(call, static_argnums=0), jax.ShapeDtypeStruct((), np.float32)
+    for model in (subject.model.model, layer.model):
+        try:
+            jitted.eval_shape(model, x)
+        except ValueError:
+            return _unhashable(model)
+    if subject.again is None:
+        return _suspects(layer.model)
+    traced.clear()
+    other = subject.again().model
+    jitted.eval_shape(other, x)
+    if not traced:
+        return yes(NAME, "equal settings are traced once", retraced=False)
+    return _retraced(layer.model, other)
+
+
+def _unhashable(model: Any) -> Check:
+    values = {key: value for key, value in _settings(model).items() if not _is_hashable(value)}
+    names = ", ".join(f"{key} ({type(value).__name__})" for key, value in values.items()) or "a field"
+    detail = f"{names} can't be hashed: as a static argument of jit the model raises ValueError"
+    mend = "\n".join(f"{key}={as_code.hashable(value)}" for key, value in values.items())
+    return no(NAME, detail, mend or None, unhashable=list(values))
+
+
+def _retraced(first: Any, second: Any) -> Check:
+    others = _settings(second)
+    differing = [key for key, value in _settings(first).items() if others.get(key) != value]
+    detail = (
+        f"a second model of the same settings is traced again: {', '.join(differing) or 'it'} is made anew for each"
+    )
+    return no(NAME, detail, _made_once(differing), retraced=True, differing=differing)
+
+
+def _suspects(model: Any) -> Check:
+    made = [key for key, value in _settings(model).items() if hasattr(model, "nnx_class") and _is_made_in_place(value)]
+    if not made:
+        return yes(NAME, "hashable")
+    detail = f"{', '.join(made)} was made by a call: made anew for each model, it lets jit trace each anew"
+    return caution(NAME, detail, _made_once(made), made_in_place=made)
+
+
+def _made_once(names: Sequence[str]) -> str:
+    what = ", ".join(names) or "its arguments"
+    return f"make_model = functools.cache(make_model)  # or make {what} once, at module level"
+
+
+def _mode(layer: Bridged) -> Check:
+    """Whether an argument of the call or the constructor reaches what `.train()` and `.eval()` set."""
+    construct = unwrapped.constructor(layer.model)
+    if construct is None:
+        return yes(NAME, "")
+    module = nnx.eval_shape(lambda: construct({}))
+    switches = _switches(module)
+    inside = {"modules_inside": sum(1 for _ in nnx.iter_modules(module)) - 1}
+    reached = _reached_by_call(type(module), switches) | _reached_by_constructor(layer.model, construct, switches)
+    left = {path: value for path, value in switches.items() if path not in reached}
+    if not left:
+        return yes(NAME, "train and eval within reach" if switches else "", **inside)
+    names = [".".join(map(str, path)) for path in left]
+    # What is stuck in training drops or counts in every evaluation; in evaluation, it is a layer of its own kind.
+    say, method = (caution, "train") if all(left.values()) else (no, "eval")
+    detail = f"no argument of the call or the constructor reaches {', '.join(names)}, and .{method}() changes nothing"
+    kinds = ", ".join(f"{name}=evaluate" for name in SWITCHES if any(path[-1] == name for path in left))
+    mend = (
+        "def make_layer(*, evaluate, rngs):\n"
+        f"    layer = {as_code.call_of(layer.model)}\n"
+        f"    layer.set_attributes({kinds})\n"
+        "    return layer\n"
+        "train, test = (ToLinen(make_layer, kwargs=FrozenDict(evaluate=mode)) for mode in (False, True))"
+    )
+    return say(NAME, detail, mend, unreached=names, **inside)
+
+
+def _switches(module: nnx.Module) -> dict[tuple[Any, ...], Any]:
+    """The mode's attributes by path, but of what drops nothing."""
+    return {
+        (*path, name): getattr(inner, name)
+        for path, inner in nnx.iter_modules(module)
+        for name in SWITCHES
+        if hasattr(inner, name) and getattr(inner, "rate", getattr(inner, "dropout_rate", 1.0)) != 0
+    }
+
+
+def _reached_by_call(kind: type, switches: Mapping[tuple[Any, ...], Any]) -> set[tuple[Any, ...]]:
+    taken = _parameters(getattr(kind, "__call__", kind)).keys() & set(SWITCHING_ARGUMENTS)  # noqa: B004
+    others = taken - set(SWITCHES)
+    return {path for path in switches if others or path[-1] in taken}
+
+
+def _reached_by_constructor(
+    model: Any, construct: Callable[[Mapping[str, Any]], nnx.Module], switches: Mapping[tuple[Any, ...], Any]
+) -> set[tuple[Any, ...]]:
+    reached: set[tuple[Any, ...]] = set()
+    for name in _parameters(_constructor(model)).keys() & set(SWITCHING_ARGUMENTS):
+        try:
+            on, off = (
+                _switches(nnx.eval_shape(functools.partial(construct, {name: value}))) for value in (True, False)
+            )
+        except Exception:  # noqa: BLE001 - it was given by position, or takes no boolean: then it is there to be set
+            return set(switches)
+        reached |= {path for path in switches if on.get(path) != off.get(path)}
+    return reached
+
+
+def _kept(layer: Bridged) -> Check:
+    """Whether the constructor takes an argument that `to_linen` keeps for itself."""
+    model = layer.model
+    kept = [name for name in _parameters(_constructor(model)) if name in KEPT_BY_TO_LINEN]
+    if not kept:
+        return yes(NAME, "")
+    given = [name for name in kept if name in model.kwargs]
+    here = f"ToLinen's kwargs give it {', '.join(given)} here" if given else "it got none here"
+    detail = f"its constructor takes {', '.join(kept)}, which to_linen keeps for itself: {here}"
+    values = {name: _kept_value(model, name) for name in kept} | dict(model.kwargs)
+    arguments = ", ".join(f"{key}={as_code.value(value)}" for key, value in values.items())
+    args = f"args={as_code.value(tuple(model.args))}, " if model.args else ""
+    mend = f"ToLinen({as_code.value(model.nnx_class)}, {args}kwargs=FrozenDict({arguments}))"
+    return caution(NAME, detail, mend, kept_by_to_linen=kept, given=given)
+
+
+def _kept_value(model: Any, name: str) -> Any:
+    # What to_linen took for itself lies in the wrapper's own field.
+    taken = model.name if name == "name" else None
+    return taken if taken is not None else _parameters(_constructor(model))[name].default
+
+
+def _axes(subject: Subject) -> Check:
+    """Whether x may have one axis less or one more."""
+    shape = tuple(subject.x.shape)
+    if not shape:
+        return yes(NAME, "")
+    # A single axis is the features': without it there is no x.
+    fewer = _refusal(subject, shape[1:]) if len(shape) > 1 else "not tried"
+    more = _refusal(subject, (2, *shape))
+    evidence = {"axes": {"fewer": fewer or "works", "more": more or "works"}}
+    if not (fewer and more):
+        return yes(NAME, "other numbers of axes taken", **evidence)
+    if len(shape) == 1:
+        detail = f"it takes no batch axis: x of shape {[2, *shape]} raises {more}"
+        mend = "y = jax.vmap(lambda one: model.apply(variables, one))(x)"
+    else:
+        detail = f"it needs a batch axis: x of {len(shape)} axes works, x[0] raises {fewer}"
+        mend = "y = model.apply(variables, one[None])[0]"
+    return caution(NAME, detail, mend, **evidence)
+
+
+def _refusal(subject: Subject, shape: tuple[int, ...]) -> str | None:
+    x = jax.ShapeDtypeStruct(shape, subject.x.dtype)
+    try:
+        jax.eval_shape(subject.apply, subject.shapes, subject.key, x)
+    except Exception as error:  # noqa: BLE001 - whatever the layer says to another shape
+        return words(error)
+    return None
+
+
+def _captured(subject: Subject) -> Check:
+    """Whether `capture_intermediates` sees what it is asked for: calls of Linen modules, none inside a wrapper."""
+    seen = _seen(subject)
+    evidence = {"captured": seen}
+    if INTERMEDIATES not in subject.mutable or INTERMEDIATES in subject.needs.mutable:
+        return yes(NAME, "", **evidence)
+    hidden = [
+        path
+        for name, model in lifts.wrapped_calls(subject.model, subject.needs.streams, subject.x)
+        for path in _inside(name, model)
+    ]
+    if not hidden:
+        return yes(NAME, "", **evidence)
+    detail = f"apply is asked for intermediates, and capture_intermediates sees {', '.join(seen)}: none of"
+    # Under a name that the layer does not have: an attribute can't be sown into.
+    lines = [f"self.sow(nnx.Intermediate, '{path.split('/')[-1]}_output', y)" for path in hidden[:3]]
+    mend = "\n".join(["# in the layer, y being what each gives:", *dict.fromkeys(lines)])
+    return no(NAME, f"{detail} {flow.listed(hidden)} inside the wrapper", mend, hidden=hidden, **evidence)
+
+
+def _inside(name: str, model: Any) -> list[str]:
+    """Paths of the NNX modules inside the wrapped layer `name`; a List or Dict is no module that is called."""
+    construct = unwrapped.constructor(model)
+    assert construct is not None
+    modules = nnx.iter_modules(nnx.eval_shape(lambda: construct({})))
+    return ["/".join(filter(None, [name, *map(str, path)])) for path, inner in modules if path and callable(inner)]
+
+
+def _seen(subject: Subject) -> list[str]:
+    def run(variables: Any, key: Any, x: Any) -> Any:
+        keys = wrap.apply_keys(key, subject.rngs)
+        mutable = [INTERMEDIATES, *subject.mutable]
+        return subject.model.model.apply(
+            variables, x, rngs=keys, mutable=mutable, capture_intermediates=True, **subject.model.call
+        )[1]
+
+    updated = jax.eval_shape(run, subject.shapes, subject.key, subject.x)
+    return ["/".join(map(str, path)) for path, _ in trees.flatten(updated.get(INTERMEDIATES, {}))]
+
+
+def _constructor(model: Any) -> Any:
+    return as_code.constructor(model.nnx_class) if hasattr(model, "nnx_class") else None
+
+
+def _parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return as_code.parameters(function) if function is not None else {}
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    """What a wrapped layer was built with; the fields of another Linen module."""
+    if hasattr(model, "nnx_class"):
+        return {f"args[{index}]": value for index, value in enumerate(model.args)} | dict(model.kwargs)
+    return {key: getattr(model, key) for key in model.__dataclass_fields__ if key not in ("parent", "name")}
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_made_in_place(value: Any) -> bool:
+    """Whether `value` is a function by identity that no module holds by name: a lambda, a closure, a partial."""
+    if isinstance(value, functools.partial):
+        return True
+    if not inspect.isfunction(value) or "<" not in value.__qualname__:
+        return False
+    return all(value is not other for other in value.__globals__.values())

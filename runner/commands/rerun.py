@@ -1,0 +1,91 @@
+"""A saved run once more, from its record alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from runner.checks import verdicts
+from runner.experiment import execute, saved_run
+from runner.experiment import program as programs
+from runner.experiment.execute import Job
+from runner.launch import application
+from runner.records import store
+from runner.records.record import Record
+from runner.report.terminal import Terminal
+from runner.sweep import plan
+from runner.sweep.plan import Config
+
+EXIT_DIFFERENT = 4
+
+OTHER_SOURCE = (
+    "the layer's source, the input file or a variable of the environment is another one than when the run was saved"
+)
+
+
+def rerun(path: Path, *, trust: bool = False) -> int:
+    """Does the run at `path` again and says whether the bits are the same; nothing is written.
+
+    Args:
+      path: The run's folder.
+      trust: Whether modules that are neither ours nor flax's may be imported.
+
+    Returns:
+      0 for the same bits, 4 for others.
+
+    Raises:
+      UserError: There is no such run, it imports what is not trusted, or its layer can't be built or run here.
+    """
+    folder = store.find_run(path)
+    saved = store.read_record(folder)
+    run = saved_run.in_one_process(saved)
+    saved_run.require_trust(run, trust=trust)
+    # A cache of compiled programs is code too, and the record may name any folder as one.
+    run = dataclasses.replace(run, compilation_cache="off", input=saved_run.saved_input(folder, run))
+    application.prepare_process([Config(run=run)])
+    given = plan.given_variables(run.variables)
+    identity = programs.identify(run, given.digest_for(run) if given else None)
+    job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
+    result = execute.attempt(job, plan.draft_from(run, identity, given))
+    terminal = Terminal()
+    different = _differences(saved, result.record)
+    if result.output and saved.output and not different:
+        kept = store.read_output(folder, saved)
+        different = [
+            f"output {name or 'y'}: {what}" for name, what in verdicts.differences(kept, result.output).items()
+        ]
+    for line in different:
+        terminal.line(f"  {line}")
+    if identity.result_id != saved.result_id:
+        terminal.warned(OTHER_SOURCE)
+    same = "failed again" if saved.error else "the same bits"
+    verdict = "other bits" if different else same
+    num = len(saved.variables) + len(saved.output)
+    terminal.line(f"{folder.path.name}: {verdict} ({num} arrays compared)")
+    return EXIT_DIFFERENT if different else 0
+
+
+def _differences(saved: Record, again: Record) -> list[str]:
+    """What two records of one run do not agree on: status, variables, output."""
+    if saved.status is not again.status:
+        error = f": {again.error.message}" if again.error else ""
+        return [f"status: {saved.status.value} when saved, {again.status.value} now{error}"]
+    variables = _differing(
+        "variable",
+        {leaf.name: leaf.digest for leaf in saved.variables},
+        {leaf.name: leaf.digest for leaf in again.variables},
+    )
+    outputs = _differing(
+        "output",
+        {array.path or "y": array.digest for array in saved.output},
+        {array.path or "y": array.digest for array in again.output},
+    )
+    return [*variables, *outputs]
+
+
+def _differing(kind: str, kept: Mapping[str, str], made: Mapping[str, str]) -> list[str]:
+    """Names whose digests are not the same in both."""
+    names = [name for name in sorted(kept.keys() | made.keys()) if kept.get(name) != made.get(name)]
+    both = kept.keys() & made.keys()
+    return [f"{kind} {name}: {'other bits' if name in both else 'in one of them only'}" for name in names]

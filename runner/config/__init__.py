@@ -1,0 +1,1 @@
+"""conf/ as typed settings."""

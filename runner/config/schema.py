@@ -1,0 +1,150 @@
+"""conf/ and the settings as Hydra knows them: registered as its schema, and read from what it composed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.config.settings import Run, Search, flatten, from_data
+from runner.errors import ConfigError, UserError
+
+SCHEMA_NAME = "schema"
+
+# Nodes that take any key.
+OPEN_NODES = ("layer.kwargs", "layer.call", "host.kwargs", "mesh_rules")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema(Run, Search):
+    """Everything that stands at the top of conf/config.yaml."""
+
+
+def config_dir() -> Path:
+    """The folder of conf/: inside the package in an installed wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def layer_names() -> list[str]:
+    """Names of the layers that come along."""
+    return sorted(path.stem for path in (config_dir() / "layer").glob("*.yaml"))
+
+
+def from_config(config: Any) -> Run:
+    """The `Run` of a composed config.
+
+    Raises:
+      ConfigError: A value without meaning, or an interpolation that can't be resolved.
+      UserError: OmegaConf refuses the config.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_resolvers()
+    _require_features(config)
+    try:
+        data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise _refused(error) from error
+    assert isinstance(data, dict)
+    beside = {"hydra", *(item.name for item in dataclasses.fields(Search))}
+    return from_data({str(key): value for key, value in data.items() if key not in beside})
+
+
+def search_from_config(config: Any) -> Search:
+    """What the search of a composed config is for.
+
+    Raises:
+      ConfigError: A value without meaning.
+    """
+    return Search(**{item.name: config[item.name] for item in dataclasses.fields(Search)})
+
+
+def register() -> None:
+    """Puts the schema and the resolvers where Hydra finds them. May be called again."""
+    from hydra.core.config_store import ConfigStore
+
+    register_resolvers()
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=_writable_schema(), provider="bridge-runner")
+    _prefer_files("hydra", "launcher")
+    _prefer_files("hydra", "sweeper")
+    _prefer_files("hydra", "sweeper", "sampler")
+
+
+def _prefer_files(*group: str) -> None:
+    """Takes out of Hydra's store what plugins put there under the name of a file of conf/: the file says it all.
+
+    Hydra would take such an entry for a schema of the file, and warn that it does.
+    """
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # which registers their entries, and does so once
+    entries: Any = ConfigStore.instance().repo
+    for part in group:
+        entries = entries.get(part, {})
+    for path in config_dir().joinpath(*group).glob("*.yaml"):
+        entries.pop(path.name, None)
+
+
+def register_resolvers() -> None:
+    """`${axis:${input_shape},-1}`: one axis of a shape, counted from the end if negative."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("axis", _axis, replace=True)
+
+
+def _axis(shape: Sequence[int], index: int) -> int | None:
+    # Out of range gives null, not an error: the shape itself is judged later, with a better sentence.
+    return shape[index] if -len(shape) <= index < len(shape) else None
+
+
+def _require_features(config: Any) -> None:
+    from omegaconf import OmegaConf
+
+    if OmegaConf.select(config, "features") is not None:
+        return
+    raw = OmegaConf.to_container(config.layer.kwargs, resolve=False)
+    assert isinstance(raw, dict)
+    flat = flatten({str(key): value for key, value in raw.items()})
+    users = [key for key, value in flat.items() if isinstance(value, str) and "${features}" in value]
+    if users:
+        name = config.layer.get("name") or config.layer.get("target")
+        raise ConfigError("features", None, f"layer {name} takes it as {users[0]}", "features=8")
+
+
+def _refused(error: Any) -> UserError:
+    """What OmegaConf says, with the key and what to type where a variable of the environment is not set."""
+    what = str(error).splitlines()[0]
+    if match := re.search(r"Environment variable '(.+)' not found", what):
+        reference, suggestion = f"${{oc.env:{match[1]}}}", f"{match[1]}=… before the command"
+        return ConfigError(error.full_key, reference, f"the environment variable {match[1]} is not set", suggestion)
+    return UserError(what)
+
+
+def _writable_schema() -> Any:
+    """`Schema` as a config node.
+
+    Hydra refuses a frozen dataclass, since OmegaConf marks its node read-only: the mark is cleared, on copies whose
+    `__post_init__` does not judge half-composed values.
+    """
+    from omegaconf import DictConfig, OmegaConf
+
+    def clear(node: Any) -> None:
+        OmegaConf.set_readonly(node, None)
+        for key in node:
+            child = node._get_node(key)
+            if isinstance(child, DictConfig):
+                clear(child)
+
+    node = OmegaConf.structured(Schema)
+    clear(node)
+    # Hydra locks the config against new keys; a constructor's own are not ours to know, so no plus is needed.
+    for name in OPEN_NODES:
+        OmegaConf.set_struct(OmegaConf.select(node, name), False)
+    return node

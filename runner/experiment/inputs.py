@@ -1,0 +1,135 @@
+"""The values of x: made by NumPy, so that they are the same on every device and cost no compilation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.config.settings import InputKind, InputSettings
+from runner.errors import ConfigError
+
+RANDOM_KINDS = frozenset({InputKind.normal, InputKind.tokens})
+
+
+def make_input(settings: InputSettings, shape: Sequence[int]) -> np.ndarray:
+    """x of `shape`, on the host.
+
+    Raises:
+      ConfigError: An element type that the kind or JAX can't have, or a file that holds no array of `shape`.
+    """
+    return _values(settings, shape, np.random.default_rng(settings.seed))
+
+
+def make_batch(settings: InputSettings, shape: Sequence[int], step: int) -> np.ndarray:
+    """The x of a step of training: drawn anew for each where x is drawn (normal, tokens), else the same x.
+
+    Raises:
+      ConfigError: As `make_input`.
+    """
+    return _values(settings, shape, np.random.default_rng((settings.seed, step)))
+
+
+def _values(settings: InputSettings, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:
+    dtype = input_dtype(settings)
+    kind = settings.kind
+    if kind is InputKind.file:
+        return _load(settings, shape, dtype)
+    if kind is InputKind.normal:
+        return generator.standard_normal(shape).astype(dtype)
+    if kind is InputKind.tokens:
+        return generator.integers(0, settings.high or 1, shape).astype(dtype)
+    if kind is InputKind.arange:
+        return np.arange(int(np.prod(shape))).reshape(shape).astype(dtype)
+    return np.full(shape, 1 if kind is InputKind.ones else 0).astype(dtype)
+
+
+def input_dtype(settings: InputSettings) -> np.dtype:
+    """The element type of x.
+
+    Raises:
+      ConfigError: No such type, one that JAX would silently narrow, or one that the kind can't have.
+    """
+    try:
+        dtype = np.dtype(jnp.dtype(settings.dtype))
+    except TypeError:
+        raise ConfigError("input.dtype", settings.dtype, "no such dtype", "input.dtype=float32") from None
+    if not (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_):
+        raise ConfigError("input.dtype", settings.dtype, "JAX has no such element type", "input.dtype=float32")
+    narrowed = jax.dtypes.canonicalize_dtype(dtype)
+    if narrowed != dtype:
+        reason = "JAX would narrow it to 32 bits; set the environment variable JAX_ENABLE_X64=1"
+        raise ConfigError("input.dtype", settings.dtype, reason, f"input.dtype={narrowed.name}")
+    if settings.kind is InputKind.normal and not jnp.issubdtype(dtype, jnp.inexact):
+        raise ConfigError("input.dtype", settings.dtype, "normal values need a floating type", "input.dtype=float32")
+    if settings.kind is InputKind.tokens and not jnp.issubdtype(dtype, jnp.integer):
+        raise ConfigError("input.dtype", settings.dtype, "tokens are integers", "input.dtype=int32")
+    if settings.kind is InputKind.tokens and (settings.high or 1) - 1 > jnp.iinfo(dtype).max:
+        reason = f"it holds no token up to {(settings.high or 1) - 1}"
+        raise ConfigError("input.dtype", settings.dtype, reason, "input.dtype=int32")
+    return dtype
+
+
+def require(settings: InputSettings, shape: Sequence[int]) -> None:
+    """Judges whether x can be made; nothing but a file is made for it.
+
+    Raises:
+      ConfigError: It can't.
+    """
+    input_dtype(settings)
+    if settings.kind is InputKind.file:
+        make_input(settings, shape)
+
+
+def content_digest(settings: InputSettings) -> str | None:
+    """SHA-256 of the input's file; None where x is made and not read.
+
+    Raises:
+      ConfigError: The file can't be read.
+    """
+    if settings.kind is not InputKind.file:
+        return None
+    try:
+        return hashlib.sha256(_path(settings).read_bytes()).hexdigest()
+    except OSError as error:
+        raise _unreadable(settings, error) from error
+
+
+def _path(settings: InputSettings) -> Path:
+    return Path(os.path.expanduser(str(settings.path)))
+
+
+def _unreadable(settings: InputSettings, error: Exception) -> ConfigError:
+    if isinstance(error, FileNotFoundError):
+        return ConfigError("input.path", settings.path, "there is no such file", "input.path=x.npy")
+    words = str(error).splitlines()
+    reason = f"not an .npy array ({words[0] if words else type(error).__name__})"
+    return ConfigError("input.path", settings.path, reason, "numpy.save('x.npy', x), then input.path=x.npy")
+
+
+def _load(settings: InputSettings, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    try:
+        with open(_path(settings), "rb") as file:  # np.load leaves its own open where it raises, and an archive too
+            array = np.load(file, allow_pickle=False)
+    except Exception as error:  # a damaged header raises whatever Python's tokenizer does
+        raise _unreadable(settings, error) from error
+    if not isinstance(array, np.ndarray):
+        raise ConfigError("input.path", settings.path, "an archive of arrays, not one array", "input.path=x.npy")
+    if array.dtype.kind not in "biufc" or (array.dtype.kind == "c" and dtype.kind != "c"):
+        raise ConfigError(
+            "input.path",
+            settings.path,
+            f"an array of {array.dtype} can't become {dtype.name}",
+            f"numpy.save('x.npy', x.astype('float32')), then input.path=x.npy input.dtype={dtype.name}",
+        )
+    if list(array.shape) != list(shape):
+        found = "[" + ",".join(str(axis) for axis in array.shape) + "]"
+        raise ConfigError(
+            "input_shape", list(shape), f"{settings.path} holds an array of shape {found}", f"'input_shape={found}'"
+        )
+    return array.astype(dtype)

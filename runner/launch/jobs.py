@@ -1,0 +1,203 @@
+"""A sweep cut into jobs for an engine beside this process: what each of them is to do, as files, both ways."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runner.config import env_secrets, settings
+from runner.errors import UserError
+from runner.experiment.execute import Job, now
+from runner.records import store
+from runner.records.paths import SubmissionFolder, SweepFolder
+from runner.records.store import STATUSES
+from runner.sweep.plan import Config, Plan, State, Task, left_over, run_data, validate
+
+# A job of fewer runs of one program costs more to start than it saves, unless the runs are long: `workers` says so.
+MIN_RUNS = 8
+
+# Where a process takes one job after the other: few enough that starting them costs little, enough that none waits long
+# for the last one.
+JOBS_PER_WORKER = 4
+
+HydraFiles = Callable[[tuple[str, ...]], Callable[[int], Mapping[str, str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """What an engine offers.
+
+    Attributes:
+      engine: Dotted name of its launcher.
+      choice: What was typed to choose it.
+      num_workers: Jobs that it runs side by side.
+      exact: Whether the user named that number.
+      process_per_job: Whether every job starts Python and JAX anew, so that there are to be few of them.
+      auto: The platform that `device=auto` means there; None where the jobs run in this process.
+      num_cores: Cores of each job, where several share a machine and the engine doesn't keep them apart.
+    """
+
+    engine: str
+    choice: str
+    num_workers: int
+    exact: bool = False
+    process_per_job: bool = True
+    auto: str | None = "cpu"
+    num_cores: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one job does.
+
+    Attributes:
+      runs: Its runs as they stand in the plan, with their state and the run that compares compiled with eager for them.
+      died: Runs that are to be written down as failed, since they ended the process that was at them: id and reason.
+    """
+
+    runs: Sequence[Mapping[str, Any]]
+    died: Mapping[str, str]
+
+
+def cut(tasks: Sequence[Task], crew: Crew) -> list[list[Task]]:
+    """`tasks`, ordered by program, as jobs: whole programs, cut where there are fewer of them than workers, and several
+    to a job where there are many more."""
+    jobs = [list(group) for _, group in itertools.groupby(tasks, key=lambda task: task.program_key)]
+    least = 1 if crew.exact else MIN_RUNS
+    while len(jobs) < crew.num_workers:
+        longest = max(range(len(jobs)), key=lambda index: len(jobs[index]))
+        middle = (len(jobs[longest]) + 1) // 2
+        if len(jobs[longest]) < 2 * least:
+            break
+        jobs[longest : longest + 1] = [jobs[longest][:middle], jobs[longest][middle:]]
+    most = crew.num_workers * (1 if crew.process_per_job else JOBS_PER_WORKER)
+    if len(jobs) > most:
+        shared: list[list[Task]] = [[] for _ in range(most)]
+        for job in sorted(jobs, key=len, reverse=True):
+            min(shared, key=len).extend(job)
+        jobs = shared
+    return jobs
+
+
+def submit(plan: Plan, jobs: Sequence[Sequence[Task]], crew: Crew, died: Mapping[str, str]) -> SubmissionFolder:
+    """Writes what `jobs` are to do, and gives the folder of the submission.
+
+    Args:
+      plan: The sweep's.
+      jobs: Runs of each job.
+      crew: What the engine offers.
+      died: See `Piece`.
+    """
+    submission = _new_folder(plan.folder)
+    for num, tasks in enumerate(jobs):
+        ids = [task.job.identity.run_id for task in tasks]
+        runs = [_run_data(task) for task in tasks]
+        mine = {run_id: reason for run_id, reason in died.items() if run_id in ids}
+        _write(submission.job(num), {"runs": runs, "died": mine})
+    about = {"engine": crew.engine, "at": now(), "num_jobs": len(jobs), "auto": crew.auto, "num_cores": crew.num_cores}
+    _write(submission.about, about | {"seen": dict(plan.seen)})
+    return submission
+
+
+def read(submission: SubmissionFolder, num: int) -> Piece:
+    """What job `num` is to do.
+
+    Raises:
+      StorageError: The file can't be read.
+    """
+    data = store.read_json(submission.job(num))
+    return Piece(runs=data["runs"], died=data["died"])
+
+
+def plan_of(folder: SweepFolder, piece: Piece, hydra_files: HydraFiles) -> Plan:
+    """The part of a sweep's plan that one job has: identified and traced where the work is done.
+
+    Raises:
+      UserError: A config can't run here, or is not here what it was where it was planned.
+    """
+    configs = [_config(run, hydra_files) for run in piece.runs]
+    identities, drafts = validate(configs)
+    tasks = []
+    for config, identity, run in zip(configs, identities, piece.runs, strict=True):
+        num = run["num"]
+        if identity.run_id != run["run_id"]:
+            raise UserError(
+                f"run {num} of {folder.path} is another run on this machine: its layer's source, its input or its "
+                "device is not what it was where the sweep was planned",
+                "the same files on every machine, then the same sweep again",
+            )
+        job = Job(
+            run=config.run,
+            identity=identity,
+            num=num,
+            sweep=folder.name,
+            overrides=config.overrides,
+            compare_eager=run["compared_on"] == num,
+            compared_on=run["compared_on"],
+        )
+        state = State(run["state"])
+        tasks.append(Task(job=job, config=config, folder=folder.run(num, identity.run_id), state=state))
+    return Plan(folder=folder, tasks=tasks, drafts=drafts, num_configs=len(configs), origin={})
+
+
+def remaining(plan: Plan, submission: SubmissionFolder, num: int) -> list[Task]:
+    """The tasks of job `num` that nobody has ended since the sweep was planned, with the state that they have now.
+
+    The job itself may have: one that was requeued begins again. Ask with the locks of its runs held.
+
+    Raises:
+      StorageError: A journal is damaged.
+    """
+    ended = {event["run_id"] for event in _news(plan.folder, submission, num) if event["event"] in STATUSES}
+    left = []
+    for task in plan.tasks:
+        if task.job.identity.run_id not in ended:
+            again = task.state in (State.failed, State.stale)
+            left.append(task if again else replace(task, state=left_over(task.folder)))
+    return left
+
+
+def _news(folder: SweepFolder, submission: SubmissionFolder, num: int) -> Iterable[dict[str, Any]]:
+    """What has been written to journals since the sweep was planned, by others than the siblings of job `num`."""
+    seen = store.read_json(submission.about)["seen"]
+    others = [one for one in folder.submissions().values() if one.path != submission.path]
+    paths = [folder.journal, submission.journal(num), *(path for one in others for path in one.journals())]
+    for path in paths:
+        offset = seen.get(path.relative_to(folder.path).as_posix(), 0)
+        if path.exists() and path.stat().st_size > offset:
+            yield from store.read_journal(path, offset=offset)
+
+
+def _new_folder(folder: SweepFolder) -> SubmissionFolder:
+    """A submission's folder that nobody else has: two that submit at once get two."""
+    number = max(folder.submissions(), default=0) + 1
+    while True:
+        submission = folder.submission(number)
+        try:
+            submission.path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return submission
+
+
+def _run_data(task: Task) -> dict[str, Any]:
+    return run_data(task) | {"state": task.state.value, "compared_on": task.job.compared_on}
+
+
+def _config(run: Mapping[str, Any], hydra_files: HydraFiles) -> Config:
+    overrides = tuple(run["overrides"])
+    return Config(
+        run=settings.from_data(env_secrets.resolve(run["settings"])),
+        redaction=env_secrets.of_kept(run["settings"]),
+        overrides=overrides,
+        where=f"run {run['num']}",
+        hydra_files=hydra_files(overrides),
+    )
+
+
+def _write(path: Any, data: Mapping[str, Any]) -> None:
+    store.write_atomic(path, json.dumps(data, separators=(",", ":")).encode() + b"\n")

@@ -1,0 +1,99 @@
+"""Which jobs of a sweep are still queued or running, wherever they were submitted from."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.records import journal, store
+from runner.records.paths import SubmissionFolder, SweepFolder
+
+QUEUE_TIMEOUT_S = 30.0
+
+# One line a job that Slurm still has: pending, running, requeued, suspended.
+SQUEUE = ("squeue", "--noheader", "--array", "--format=%i")
+
+
+def unfinished(folder: SweepFolder) -> dict[int, list[int]]:
+    """Jobs that are queued or running, by the number of their submission."""
+    found = {number: living_jobs(submission) for number, submission in folder.submissions().items()}
+    return {number: jobs for number, jobs in found.items() if jobs}
+
+
+def living_jobs(submission: SubmissionFolder, *, launcher_lives: bool | None = None) -> list[int]:
+    """Jobs of one submission that have not ended.
+
+    Args:
+      submission: The submission.
+      launcher_lives: Whether the process that submitted them is there to start those that have not begun; None asks.
+    """
+    if not submission.about.exists():
+        return []
+    num_jobs = store.read_json(submission.about)["num_jobs"]
+    open_jobs = [num for num in range(num_jobs) if not has_ended(submission.journal(num))]
+    if not open_jobs:
+        return []
+    if launcher_lives is None:
+        launcher_lives = journal.is_held(submission.launcher)
+    if launcher_lives:
+        return open_jobs
+    running = [num for num in open_jobs if journal.is_held(submission.journal(num))]
+    queued = set(_queued(submission))
+    return sorted({*running, *(num for num in open_jobs if num in queued)})
+
+
+def run_nums(submission: SubmissionFolder, jobs: list[int]) -> set[int]:
+    """Numbers of the runs that `jobs` have."""
+    return {run["num"] for num in jobs for run in store.read_json(submission.job(num))["runs"]}
+
+
+def has_ended(path: Path) -> bool:
+    """Whether a journal says so in its last line."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(path.stat().st_size - 1000, 0))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return False
+    return bool(lines) and lines[-1].startswith(b'{"event":"end"')
+
+
+def cancel_queued(submission: SubmissionFolder) -> None:
+    """Takes back the jobs that have not begun, where the engine keeps a queue of its own."""
+    if job_ids := _slurm_ids(submission):
+        _output("scancel", "--state=PENDING", *job_ids)
+
+
+def _queued(submission: SubmissionFolder) -> Iterator[int]:
+    """Jobs that the engine itself says it has."""
+    if job_ids := _slurm_ids(submission):
+        for line in _output(*SQUEUE, f"--jobs={','.join(job_ids)}").split():
+            yield int(line.partition("_")[2] or 0)
+    elif any(_is_controller(path.name) for path in submission.path.glob(".submitit/[0-9]*")):
+        # A process of its own for each job; which is which only the job itself says, once its journal is there.
+        nums = [int(path.stem) for path in submission.path.glob("[0-9]*.json")]
+        yield from (num for num in nums if not submission.journal(num).exists())
+
+
+def _slurm_ids(submission: SubmissionFolder) -> list[str]:
+    """Slurm's ids of the submission, one for a whole array; submitit names folders after them."""
+    if not submission.about.exists() or not store.read_json(submission.about)["engine"].endswith(".SlurmLauncher"):
+        return []
+    return sorted({path.name.partition("_")[0] for path in submission.path.glob(".submitit/[0-9]*")})
+
+
+def _is_controller(pid: str) -> bool:
+    with contextlib.suppress(OSError):
+        return b"submitit" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _output(*command: str) -> str:
+    """What a command of the engine prints; nothing where it is not here or does not know the jobs any more."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=QUEUE_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout

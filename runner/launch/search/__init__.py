@@ -1,0 +1,1 @@
+"""A sweep whose configs Optuna chooses."""

@@ -1,0 +1,81 @@
+"""Plans that grow: of a search, whose configs are not known before the first of them have run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runner.arrays import devices
+from runner.config import settings
+from runner.config.settings import Retry
+from runner.errors import StorageError, UserError
+from runner.experiment.program import Identity
+from runner.records import paths, store
+from runner.records.paths import SweepFolder
+from runner.sweep.plan import FINISHED, Config, Plan, comparing, known_states, make_task, validate
+
+
+def begin(
+    folder: SweepFolder, study: Mapping[str, Any], *, origin: Mapping[str, Any], elsewhere: str | None = None
+) -> Plan:
+    """The plan that is in `folder`, to be made longer; one without runs where there is none.
+
+    Its runs have the state that they have now, and nothing is traced for them. What has ended is not done again: it was
+    told. Writes nothing.
+
+    Args:
+      folder: Where.
+      study: What the search is for.
+      origin: The command that makes it.
+      elsewhere: See `runner.planning.make_plan`.
+
+    Raises:
+      StorageError: The folder can't be used, or holds a plan that is no study's.
+    """
+    paths.require_plain(folder.path)
+    paths.require_writable(folder.path)
+    plan = Plan(folder=folder, tasks=[], drafts={}, num_configs=0, origin=origin, retry=Retry.none, study=study)
+    if not folder.plan.exists():
+        return plan
+    data = store.read_plan(folder)
+    if "study" not in data:
+        raise StorageError(f"{folder.path} holds a sweep, and no study", "-m with sweep=another_name")
+    states, tracked = known_states(folder, [run["run_id"] for run in data["runs"]])
+    compared: dict[str, int] = {}
+    tasks = []
+    for run in data["runs"]:
+        names = {key: run[key] for key in ("run_id", "result_id", "program_id")}
+        config = Config(run=settings.from_data(run["settings"]), overrides=tuple(run["overrides"]))
+        device = devices.find_device("cpu" if elsewhere else config.run.device)
+        state = states.get(run["run_id"])
+        task = make_task(config, Identity(**names, device=device), folder, run["num"], state=state, compared=compared)
+        tasks.append(replace(task, tracked=run["run_id"] in tracked))
+    return replace(plan, tasks=tasks, num_configs=len(tasks), written_at=data["written_at"])
+
+
+def longer(
+    plan: Plan, configs: Sequence[Config], *, elsewhere: str | None = None
+) -> tuple[Plan, list[str | UserError]]:
+    """`plan` with runs for `configs` too, and for each of these the id of its run, or why it can't run.
+
+    A config that the plan has already gets the run that is there. Writes nothing.
+    """
+    seen = store.journal_sizes(plan.folder)
+    tasks = {task.job.identity.run_id: task for task in plan.tasks}
+    compared = comparing(plan.tasks)
+    drafts = dict(plan.drafts)
+    answers: list[str | UserError] = []
+    for config in configs:
+        try:
+            (identity,), drafts = validate([config], elsewhere=elsewhere, known=drafts)
+        except UserError as error:
+            answers.append(error)
+            continue
+        run_id = identity.run_id
+        answers.append(run_id)
+        there = tasks.get(run_id)
+        if there is None or there.state not in FINISHED:
+            num = len(tasks) if there is None else there.job.num
+            tasks[run_id] = make_task(config, identity, plan.folder, num, compared=compared)
+    return replace(plan, tasks=list(tasks.values()), drafts=drafts, num_configs=len(tasks), seen=seen), answers

@@ -1,0 +1,212 @@
+"""The results table: one row a run, with stable columns. As Parquet, for pandas, polars and DuckDB, and as CSV."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.errors import literal
+from runner.records.record import Record, TrainInfo, row_of
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Arrow type, what it means, and where it comes from; None where a run has no such value."""
+
+    type: str
+    meaning: str
+    value: Callable[[Record], Any]
+
+
+def _measured(name: str, number: str) -> Callable[[Record], Any]:
+    def value(record: Record) -> Any:
+        measurement = getattr(record.timing, name) if record.timing else None
+        return getattr(measurement.summary, number) if measurement else None
+
+    return value
+
+
+def _phase(function: str, number: str) -> Callable[[Record], Any]:
+    return lambda record: getattr(getattr(record.timing, function), number) if record.timing else None
+
+
+def _train(number: Callable[[TrainInfo], Any]) -> Callable[[Record], Any]:
+    return lambda record: number(record.train) if record.train else None
+
+
+def _output(number: str) -> Callable[[Record], Any]:
+    return lambda record: getattr(record.output[0], number) if len(record.output) == 1 else None
+
+
+COLUMNS: Mapping[str, Column] = {
+    "num": Column("int64", "position in the sweep", lambda record: record.num),
+    "run_id": Column("string", "names the run in its sweep", lambda record: record.run_id),
+    "result_id": Column("string", "names all that can change the result", lambda record: record.result_id),
+    "timing_id": Column("string", "names runs whose times may be compared", lambda record: record.timing_id),
+    "program_id": Column("string", "names what was compiled", lambda record: record.program_id),
+    "status": Column("string", "done or failed", lambda record: record.status.value),
+    "error": Column("string", "kind and message of a failure", lambda record: row_of(record).error),
+    "layer": Column("string", "name of the layer", lambda record: record.layer),
+    "host": Column(
+        "string", "name of the Linen module around it; empty where there is none", lambda record: record.host
+    ),
+    "seed": Column("int64", "seed of the Linen init key", lambda record: record.settings.get("seed")),
+    "input_shape": Column("string", "shape of x", lambda record: literal(record.settings.get("input_shape"))),
+    "features": Column("int64", "out_features", lambda record: record.settings.get("features")),
+    "device": Column("string", "platform and index", lambda record: record.device),
+    "mesh": Column(
+        "string",
+        "names and sizes of the mesh's axes; empty on one device",
+        lambda record: literal(record.mesh.axes) if record.mesh else None,
+    ),
+    "overrides": Column("string", "what was typed", lambda record: " ".join(record.overrides)),
+    "settings": Column("string", "the whole config, JSON", lambda record: json.dumps(record.settings)),
+    "started_at": Column("string", "ISO 8601, UTC", lambda record: record.started_at),
+    "wall_s": Column("double", "seconds of init, apply, checks and samples", lambda record: record.wall_s),
+    "output_norm": Column("double", "Euclidean norm of the output", lambda record: record.output_norm),
+    "output_mean": Column("double", "mean of the output, if it is one array", _output("mean")),
+    "output_std": Column("double", "standard deviation of the output, if it is one array", _output("std")),
+    "output_digest": Column("string", "SHA-256 of the output, if it is one array", _output("digest")),
+    "num_params": Column("int64", "elements of params", lambda record: record.num_params),
+    "variables_bytes": Column("int64", "bytes of all variables", lambda record: record.variables_bytes),
+    "train_steps": Column(
+        "int64",
+        "optimiser steps behind the variables; empty where nothing was trained",
+        _train(lambda train: train.first_step + len(train.losses)),
+    ),
+    "loss_first": Column("double", "loss before the first step of this run", _train(lambda train: train.losses[0])),
+    "loss_last": Column("double", "loss before the last step", _train(lambda train: train.losses[-1])),
+    "not_moved": Column(
+        "string", "leaves that training left as they were", _train(lambda train: " ".join(train.not_moved))
+    ),
+    "train_compile_s": Column("double", "compiling a step", _train(lambda train: train.step.compile_s)),
+    "apply_latency_median_s": Column("double", "one blocking apply, median", _measured("apply_latency", "median_s")),
+    "apply_latency_low_s": Column("double", "its 99 % interval, low end", _measured("apply_latency", "median_low_s")),
+    "apply_latency_high_s": Column("double", "its high end", _measured("apply_latency", "median_high_s")),
+    "apply_latency_flags": Column(
+        "string",
+        "why it is to be read with care",
+        lambda record: " ".join(row_of(record).apply_flags) if row_of(record).apply_s is not None else None,
+    ),
+    "apply_dispatch_median_s": Column("double", "until apply returns, median", _measured("apply_dispatch", "median_s")),
+    "apply_throughput_median_s": Column(
+        "double", "a call, many in flight, median", _measured("apply_throughput", "median_s")
+    ),
+    "apply_device_median_s": Column(
+        "double", "kernels of one apply by the GPU's own clock, median", _measured("apply_device", "median_s")
+    ),
+    "init_latency_median_s": Column("double", "one blocking init, median", _measured("init_latency", "median_s")),
+    "init_trace_s": Column("double", "tracing init", _phase("init", "trace_s")),
+    "init_lower_s": Column("double", "lowering init", _phase("init", "lower_s")),
+    "init_compile_s": Column("double", "compiling init", _phase("init", "compile_s")),
+    "init_first_call_s": Column("double", "first call of init in this run", _phase("init", "first_call_s")),
+    "apply_trace_s": Column("double", "tracing apply", _phase("apply", "trace_s")),
+    "apply_lower_s": Column("double", "lowering apply", _phase("apply", "lower_s")),
+    "apply_compile_s": Column("double", "compiling apply", _phase("apply", "compile_s")),
+    "apply_first_call_s": Column("double", "first call of apply in this run", _phase("apply", "first_call_s")),
+    "cache": Column("string", "compilation cache: off, cold or warm", _phase("apply", "cache")),
+    "compile_contended": Column(
+        "bool",
+        "true where trace, lower and compile shared the machine with other work of the sweep",
+        _phase("apply", "contended"),
+    ),
+    "compiled_here": Column(
+        "bool",
+        "false where the program was compiled for another run",
+        lambda record: record.timing.compiled_here if record.timing else None,
+    ),
+    "checkpoint_s": Column(
+        "double", "saving the checkpoint", lambda record: record.timing.checkpoint_s if record.timing else None
+    ),
+    "tracker_s": Column(
+        "double", "making the W&B run", lambda record: record.timing.tracker_s if record.timing else None
+    ),
+    "checkpoint_bytes": Column(
+        "int64",
+        "bytes of the checkpoint's files",
+        lambda record: record.saved.num_bytes if record.saved else None,
+    ),
+    "checkpoint_removed": Column(
+        "string",
+        "the setting that removed it when there were enough others",
+        lambda record: record.checkpoint.removed if record.checkpoint else None,
+    ),
+    "checkpoint_digest": Column(
+        "string", "SHA-256 over all leaves", lambda record: record.checkpoint.digest if record.checkpoint else None
+    ),
+    "machine_id": Column("string", "names the machine", lambda record: record.fingerprint.get("machine_id")),
+    "software_id": Column("string", "names the software", lambda record: record.fingerprint.get("software_id")),
+}
+
+
+def results_row(record: Record) -> dict[str, Any]:
+    """`record` as one flat row."""
+    return {name: column.value(record) for name, column in COLUMNS.items()}
+
+
+def results_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """`records` as flat rows."""
+    return [results_row(record) for record in records]
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of `results_row` as a Parquet file."""
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(to_table(rows), sink)
+    return sink.getvalue()
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of `results_row` as CSV in UTF-8: what is missing is empty, text is quoted."""
+    import pyarrow.csv
+
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(to_table(rows), sink)
+    return sink.getvalue()
+
+
+def read_parquet(content: bytes) -> Any:
+    """The `pyarrow.Table` of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(content))
+
+
+def unit(name: str) -> str:
+    """Unit of the column `name`, which names end with; empty for a column without one."""
+    return next((word for ending, word in (("_s", "s"), ("_bytes", "bytes")) if name.endswith(ending)), "")
+
+
+def columns_page() -> str:
+    """What each column is, as a page in Markdown."""
+    rows = [f"| `{name}` | {unit(name)} | {column.type} | {column.meaning} |" for name, column in COLUMNS.items()]
+    return "\n".join([PAGE_HEAD, "| column | unit | type | meaning |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows of `results_row` as a `pyarrow.Table`; unit and meaning of each column are in its field's metadata."""
+    import pyarrow as pa
+
+    types = {"double": pa.float64(), "int64": pa.int64(), "string": pa.string(), "bool": pa.bool_()}
+    fields = [
+        pa.field(name, types[column.type], metadata={"unit": unit(name), "meaning": column.meaning})
+        for name, column in COLUMNS.items()
+    ]
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(fields))
+
+
+PAGE_HEAD = """\
+# Columns of results.parquet and results.csv
+
+One row a run that is done or has failed, in the order of the sweep. A column keeps its name, type and meaning; new ones
+come at the end. What a run does not have (it failed, it was not timed) is null, in CSV nothing.
+
+A time is to be read with its flags (`apply_latency_flags`), and a single seed's time says little. The median over the
+seeds, its 99 % interval and the number of runs: `bridge-runner ls SWEEP --by features`, and in Python
+`runner.load(SWEEP).by("features")`.
+"""

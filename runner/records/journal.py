@@ -1,0 +1,138 @@
+"""Journals: what happened to the runs of a sweep, one line an event.
+
+Each is written by one process. A sweep in one process has one; a submission to an engine beside it has one for each job
+and one for the process that submitted it. Together, in order, they are the truth after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.errors import StorageError
+from runner.records.record import Row
+
+Event = dict[str, Any]
+
+
+# What a row has from other files.
+ELSEWHERE = ("settings", "trial", "objective")
+
+
+class Journal:
+    """One line an event, on the disk before the next thing happens; held by one process for as long as it lives.
+
+    Args:
+      path: The file. Where another process has it, this waits: a job that is requeued may overlap with its own end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open for the life of the sweep
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
+            _drop_torn_tail(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, event: str, *, sync: bool = True, **values: Any) -> None:
+        """Adds a line; with `sync` waits until the disk has it."""
+        self._file.write(json.dumps({"event": event, **values}, separators=(",", ":")).encode() + b"\n")
+        if sync:
+            os.fsync(self._file.fileno())
+
+    def append_run(self, row: Row, *, software_id: str) -> None:
+        """Adds the line that makes a run count; its event is the run's status."""
+        # Not asdict: it copies the whole config, which the journal does without, and takes milliseconds.
+        values = {key: value for key, value in vars(row).items() if key not in ELSEWHERE}
+        self.append(values.pop("status"), **values, software_id=software_id)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
+    """The events of a journal; a torn last line is left out.
+
+    Args:
+      path: The file; one that is not there has no events.
+      offset: Bytes to leave out, up to the end of a line.
+
+    Raises:
+      StorageError: A line in the middle is damaged.
+    """
+    if not path.exists():
+        return []
+    events = []
+    with open(path, "rb") as file:
+        file.seek(offset)
+        lines = file.read().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise StorageError(
+                f"{path} line {number} is damaged", f"sed -i {number}d {path}, then the same sweep again"
+            ) from error
+        events.append(event)
+    return events
+
+
+def read_on(path: Path, position: int) -> tuple[list[Event], int]:
+    """The events of a journal from a place in it on, and the place after them: for whoever follows a sweep."""
+    if not path.exists():
+        return [], position
+    with open(path, "rb") as file:
+        file.seek(position)
+        new = file.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines() if line.strip()], position + len(whole)
+
+
+def in_order(own: Sequence[Event], submissions: Mapping[int, Sequence[Event]]) -> list[Event]:
+    """All events of a sweep in the order in which they came.
+
+    By the attempt, not by the clock, since every machine has its own: an attempt in the sweep's own journal starts with
+    the number of submissions before it, and within one submission a run belongs to one job.
+
+    Args:
+      own: Events of the sweep's own journal.
+      submissions: Events of the journals of each submission, by its number from 1.
+    """
+    sections: list[tuple[int, int, Sequence[Event]]] = [(number, 0, events) for number, events in submissions.items()]
+    starts = [index for index, event in enumerate(own) if event["event"] == "start"] or [0]
+    starts[0] = 0
+    for start, end in zip(starts, [*starts[1:], len(own)], strict=True):
+        if start < end:
+            sections.append((int(own[start].get("after", 0)), 1, own[start:end]))
+    sections.sort(key=lambda section: section[:2])
+    return [event for _, _, events in sections for event in events]
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process, on this machine or on another one that shares the folder, has the journal open."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _drop_torn_tail(path: Path) -> None:
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        with open(path, "r+b") as file:
+            file.truncate(whole)

@@ -1,0 +1,1 @@
+"""Records as text, pandas frames and Markdown."""

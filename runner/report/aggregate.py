@@ -1,0 +1,107 @@
+"""Runs that differ in their seeds as one line: median, interval and number of runs. Pure; no JAX."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.errors import UserError, literal, nearest
+from runner.records.record import Aggregate, Row, Status
+from runner.report import table
+from runner.timing import stats
+
+# What runs differ in that are to be taken together.
+SEEDS = ("seed", "input.seed", "train.teacher_seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs with the same values of some keys.
+
+    Attributes:
+      values: The keys with their values, as Hydra's command line spells them.
+      num_runs: Runs that are done.
+      num_failed: Runs that failed.
+      output_norm: Euclidean norm of the output.
+      apply_s: Median of one blocking call of apply: seconds.
+      flags: How many runs carry each flag.
+      also_varied: Other keys, seeds left out, that are not the same in all of the runs.
+    """
+
+    values: Mapping[str, str]
+    num_runs: int
+    num_failed: int
+    output_norm: Aggregate | None
+    apply_s: Aggregate | None
+    flags: Mapping[str, int]
+    also_varied: Sequence[str]
+
+
+def by(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
+    """`rows` that share the values of `keys`, in the order of their first ones.
+
+    Raises:
+      UserError: The runs have no such key.
+    """
+    found: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        values = table.values_of(row)
+        for key in keys:
+            require_key(key, values)
+        found[tuple(literal(values[key]) for key in keys)].append(row)
+    return [_group(dict(zip(keys, values, strict=True)), members) for values, members in found.items()]
+
+
+def suggest(rows: Sequence[Row]) -> str:
+    """The keys, with commas, by which runs that differ in their seeds alone come together."""
+    return ",".join(key for key in table.shown_keys(rows) if key not in SEEDS) or "layer"
+
+
+def require_key(key: str, known: Mapping[str, object]) -> None:
+    """Judges whether runs can be put together by `key`.
+
+    Raises:
+      UserError: They have no such key.
+    """
+    if key not in known:
+        close = nearest(key, known)
+        raise UserError(f"{key}: the runs have no such key", close)
+
+
+def lines(groups: Sequence[Group]) -> list[Mapping[str, str]]:
+    """A row of a table for each group."""
+    failed = any(group.num_failed for group in groups)
+    return [
+        dict(group.values)
+        | {"runs": str(group.num_runs)}
+        | ({"failed": str(group.num_failed)} if failed else {})
+        | {"output norm": table.spread(group.output_norm, "{:.6g}".format)}
+        | {"apply": (table.FLAGGED if group.flags else "") + table.spread(group.apply_s, table.duration)}
+        for group in groups
+    ]
+
+
+def notes(groups: Sequence[Group]) -> list[str]:
+    """What is to be said below that table: what its numbers are, why they are marked, what else was put together."""
+    said = ["median over the runs (99 % interval, which takes 8)"]
+    flags: Counter[str] = Counter()
+    for group in groups:
+        flags += Counter(group.flags)
+    said += [table.flags_line(flags)] if flags else []
+    more = list(dict.fromkeys(key for group in groups for key in group.also_varied))
+    together = ",".join([*groups[0].values, *more]) if more else ""
+    return said + ([f"runs of several {', '.join(more)} are taken together: --by {together}"] if more else [])
+
+
+def _group(values: Mapping[str, str], rows: Sequence[Row]) -> Group:
+    done = [row for row in rows if row.status == Status.done.value]
+    return Group(
+        values=values,
+        num_runs=len(done),
+        num_failed=sum(row.status == Status.failed.value for row in rows),
+        output_norm=stats.aggregate(row.output_norm for row in done),
+        apply_s=stats.aggregate(row.apply_s for row in done),
+        flags=dict(Counter(flag for row in done for flag in row.apply_flags)),
+        also_varied=[key for key in table.shown_keys(rows) if key not in SEEDS and key not in values],
+    )

@@ -1,0 +1,1 @@
+"""Two sweeps compared, with one verdict."""

@@ -1,0 +1,256 @@
+"""Are the times of one side longer than those of the other? A verdict a program, and how it was come to. Pure.
+
+A verdict wants both: a difference that chance does not make (p < 0.002, and of many programs p < 0.01 / programs, so
+that a whole comparison cries wolf once in a hundred at most; Bonferroni), and a ratio of 1.1. The samples of a single
+run are never a distribution: they were taken within milliseconds, and what disturbed one disturbed them all. What is
+compared is therefore a number a run, from records, or a ratio a round, where both sides are called in turns.
+"""
+
+from __future__ import annotations
+
+import enum
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runner.records.record import Aggregate, Samples
+from runner.report.aggregate import SEEDS
+from runner.report.compare import pairing
+from runner.report.compare.pairing import Entry, Pair
+from runner.timing import stats
+
+MAX_P = 0.002
+MAX_P_TOGETHER = 0.01
+MIN_RATIO = 1.1
+
+# Runs of one program whose medians lie further apart than this, or of which more than half ran on a busy machine, say
+# more about the machine than about the program: tests/benchmarks/README.md has how wrong they would be.
+MAX_IQR = 0.1
+MAX_BUSY = 0.5
+BUSY_FLAGS = frozenset({"loaded", "contended"})
+
+
+class Pace(enum.Enum):
+    """What the times of the second side are, seen from the first."""
+
+    slower = "slower"
+    faster = "faster"
+    same = "same"
+    unclear = "unclear"
+    untimed = "not timed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The pairs that share a program and how they were timed: they differ in their seeds.
+
+    Attributes:
+      label: What tells it from the other programs.
+      pairs: At least one.
+    """
+
+    label: str
+    pairs: Sequence[Pair]
+
+    def medians(self) -> tuple[list[float], list[float]]:
+        """The runs' medians of both sides, seconds a call."""
+        both = [(one.a.apply_s, one.b.apply_s) for one in self.pairs]
+        timed = [(a, b) for a, b in both if a is not None and b is not None]
+        return [a for a, _ in timed], [b for _, b in timed]
+
+    def flags(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """How many runs of both sides carry each flag."""
+        sides = [one.a for one in self.pairs], [one.b for one in self.pairs]
+        a, b = (Counter(flag for entry in side for flag in entry.apply_flags) for side in sides)
+        return a, b
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """One blocking call of apply on both sides: seconds of the first (a) and of the second (b).
+
+    Attributes:
+      program: Which program, or all of them.
+      a: Median over the runs, or over the rounds; None where it was not timed, and of all programs together.
+      b: The same of the second side.
+      a_flags: How many runs of the first side carry each flag.
+      b_flags: The same of the second.
+      ratio: How many times as long the second side takes.
+      low: Lower end of the ratio's 99 % interval, where it was taken in rounds.
+      high: Its upper end.
+      p: Two-sided.
+      pace: The verdict.
+      why: Why there is none, where there is none.
+      together: Whether this is of all programs together.
+    """
+
+    program: str
+    a: Aggregate | None = None
+    b: Aggregate | None = None
+    a_flags: Mapping[str, int] = field(default_factory=dict)
+    b_flags: Mapping[str, int] = field(default_factory=dict)
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    pace: Pace = Pace.untimed
+    why: str = ""
+    together: bool = False
+
+
+def groups(pairs: Iterable[Pair]) -> list[Group]:
+    """The pairs that went well on both sides, by program."""
+    found: defaultdict[Hashable, list[Pair]] = defaultdict(list)
+    for one in pairs:
+        if one.a.done and one.b.done:
+            found[_program(one.a), _program(one.b)].append(one)
+    labels = _labels([members[0] for members in found.values()])
+    return [Group(label=label, pairs=members) for label, members in zip(labels, found.values(), strict=True)]
+
+
+def from_records(members: Sequence[Group]) -> list[Times]:
+    """A verdict for each program, and, where there are several, one for all of them together.
+
+    Each program by Mann–Whitney's test on the medians of its runs, all together by van Elteren's, so that few seeds of
+    many programs tell what those of one can't.
+    """
+    limit = _limit(len(members) + (len(members) > 1))
+    rows = [_of_group(group, limit) for group in members]
+    quiet = [group for group in members if group.medians()[0] and not _obstacle(group)]
+    return [*rows, _together(quiet, len(members), limit)] if len(members) > 1 and quiet else rows
+
+
+def from_rounds(measured: Mapping[str, tuple[Samples, Samples]], num_rounds: int) -> list[Times]:
+    """A verdict for each program whose sides were called in turns.
+
+    A round is the fastest of its calls of each side, and a ratio of the two. Load that comes and goes hits both sides
+    of a round alike, so the ratios are independent where the times are not; Wilcoxon's signed-rank test judges them
+    (interleaved trials: A. Abedi, T. Brecht, Conducting repeatable experiments in highly variable cloud computing
+    environments, ICPE 2017). `tests/benchmarks/compare.py` counts how often this test finds a planted slowdown, and how
+    often Mann–Whitney's on the same numbers.
+
+    Args:
+      measured: Samples of both sides by the program's label, entries of one index taken in turn.
+      num_rounds: Rounds that they are cut into.
+    """
+    return [_of_rounds(label, sides, num_rounds, _limit(len(measured))) for label, sides in measured.items()]
+
+
+def _of_rounds(label: str, sides: tuple[Samples, Samples], num_rounds: int, limit: float) -> Times:
+    a, b = (stats.fastest_of_blocks(samples, num_rounds) for samples in sides)
+    ratios = [two / one for one, two in zip(a, b, strict=True)]
+    ratio, p = stats.aggregate(ratios), stats.signed_rank_test(ratios)
+    assert ratio is not None
+    pace, why = _judged(ratio.median, p, limit)
+    if 2 ** (1 - num_rounds) >= limit:
+        pace, why = Pace.unclear, f"{num_rounds} rounds can't tell"
+    return Times(
+        program=label,
+        a=stats.aggregate(a),
+        b=stats.aggregate(b),
+        ratio=ratio.median,
+        low=ratio.low,
+        high=ratio.high,
+        p=p,
+        pace=pace,
+        why=why,
+    )
+
+
+def _of_group(group: Group, limit: float) -> Times:
+    a, b = group.medians()
+    of_a, of_b = stats.aggregate(a), stats.aggregate(b)
+    if of_a is None or of_b is None:
+        return Times(program=group.label)
+    ratio, p = of_b.median / of_a.median, stats.rank_test(a, b)
+    pace, why = _judged(ratio, p, limit)
+    obstacle = _obstacle(group) or _too_few([(a, b)], limit)
+    if obstacle:
+        pace, why = Pace.unclear, obstacle
+    a_flags, b_flags = group.flags()
+    return Times(
+        program=group.label,
+        a=of_a,
+        b=of_b,
+        a_flags=a_flags,
+        b_flags=b_flags,
+        ratio=ratio,
+        p=p,
+        pace=pace,
+        why=why,
+    )
+
+
+def _together(quiet: Sequence[Group], num_groups: int, limit: float) -> Times:
+    """All programs without an obstacle, each ranked by itself."""
+    strata = [group.medians() for group in quiet]
+    ratios = stats.aggregate(statistics.median(b) / statistics.median(a) for a, b in strata)
+    assert ratios is not None
+    p = stats.stratified_rank_test(strata)
+    pace, why = _judged(ratios.median, p, limit)
+    if too_few := _too_few(strata, limit):
+        pace, why = Pace.unclear, too_few
+    which = "all" if len(quiet) == num_groups else f"{len(quiet)} of"
+    program = f"{which} {num_groups} programs"
+    return Times(program=program, ratio=ratios.median, p=p, pace=pace, why=why, together=True)
+
+
+def _judged(ratio: float, p: float, limit: float) -> tuple[Pace, str]:
+    """The verdict of a ratio and its p, and why there is none."""
+    large = not 1 / MIN_RATIO < ratio < MIN_RATIO
+    if not large:
+        return Pace.same, ""
+    if p >= limit:
+        return Pace.unclear, "it may be chance"
+    return (Pace.slower if ratio > 1 else Pace.faster), ""
+
+
+def _limit(num_tests: int) -> float:
+    return min(MAX_P, MAX_P_TOGETHER / max(1, num_tests))
+
+
+def _too_few(strata: Sequence[tuple[list[float], list[float]]], limit: float) -> str:
+    """That so many runs never tell; empty where they may."""
+    num = sum(len(a) for a, _ in strata)
+    possible = stats.smallest_p([(len(a), len(b)) for a, b in strata]) < limit
+    return "" if possible else f"{num} run{'s' * (num != 1)} a side can't tell"
+
+
+def _obstacle(group: Group) -> str:
+    """Why the times of a program can't be compared; empty where they can."""
+    first = group.pairs[0]
+    other = pairing.differing(_timing(first.a), _timing(first.b))
+    if other:
+        return f"timed in two ways: {', '.join(other)}"
+    for name, medians, flags in zip("AB", group.medians(), group.flags(), strict=True):
+        if sum(flags.get(flag, 0) for flag in BUSY_FLAGS) > MAX_BUSY * len(medians):
+            return f"{name} was timed on a busy machine"
+        if stats.relative_iqr(medians) > MAX_IQR:
+            return f"the runs of {name} lie more than 10 % apart"
+    return ""
+
+
+def _program(entry: Entry) -> Hashable:
+    return entry.program_id, entry.device, tuple(_timing(entry).items())
+
+
+def _timing(entry: Entry) -> dict[str, str]:
+    return {key: value for key, value in entry.settings.items() if key.startswith("timing.")}
+
+
+def _labels(pairs: Sequence[Pair]) -> list[str]:
+    """What each of several programs is called: its layer and what else varies, told apart by a number if need be."""
+    keys = [key for key in pairing.varied([one.a for one in pairs]) if key not in SEEDS]
+    short = [key for key in keys if not key.startswith(("layer.", "host."))]
+    layers = len({one.a.layer for one in pairs}) > 1
+    for chosen in (short, keys):
+        labels = [_label(one.a, chosen, layer=layers or not chosen) for one in pairs]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
+
+
+def _label(entry: Entry, keys: Sequence[str], *, layer: bool) -> str:
+    values = [f"{key}={entry.settings[key]}" for key in keys if key in entry.settings]
+    return " ".join([*([entry.layer] if layer else []), *values])

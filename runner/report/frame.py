@@ -1,0 +1,154 @@
+"""The results of a sweep in Python: a pandas data frame, and the outputs when they are asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.config.settings import flatten
+from runner.errors import UserError, literal
+from runner.records import columns, store
+from runner.records.paths import RunFolder, SweepFolder
+from runner.records.record import Record
+from runner.report import aggregate
+from runner.timing import stats
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+# Why a time is to be read with care stands in a column of its own.
+FLAGS = {"apply_latency_median_s": "apply_latency_flags"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a sweep.
+
+    Attributes:
+      path: The sweep's folder.
+      frame: A row a run, with the columns of `results.parquet` (`outputs/COLUMNS.md`).
+    """
+
+    path: Path
+    frame: pd.DataFrame
+
+    def by(self, key: str, *more: str, of: Sequence[str] = ("apply_latency_median_s", "output_norm")) -> pd.DataFrame:
+        """The runs that share the values of some keys as one row: a single seed is no distribution.
+
+        Args:
+          key: A column, or any dotted config key: `features`, `layer.kwargs.hidden`.
+          *more: Others.
+          of: Columns with numbers.
+
+        Returns:
+          Indexed by the keys. For each of `of`: `median`, `low` and `high` (its 99 % nonparametric interval, NaN under
+          8 runs) and `n`, the runs that have such a number; of a time also `flagged`, how many of them are to be read
+          with care.
+
+        Raises:
+          UserError: There is no such key or column.
+        """
+        import pandas as pd
+
+        for column in of:
+            aggregate.require_key(column, columns.COLUMNS)
+        keys = [key, *more]
+        groups = list(self.frame.groupby([self._values(name) for name in keys], sort=False, dropna=False))
+        rows = [
+            {(column, name): number for column in of for name, number in _numbers(members, column).items()}
+            for _, members in groups
+        ]
+        names = [group if more else group[0] for group, _ in groups]
+        index = pd.MultiIndex.from_tuples(names, names=keys) if more else pd.Index(names, name=key)
+        return pd.DataFrame(rows, index=index, columns=pd.MultiIndex.from_tuples(rows[0]))
+
+    def output(self, run: int | str) -> np.ndarray | dict[str, np.ndarray]:
+        """The output of a run, read when this is called: an array, or several by path.
+
+        Args:
+          run: Its `num`, or the first letters of its `run_id` or of its folder's name.
+
+        Raises:
+          UserError: There is no such run, or it failed before it had an output.
+        """
+        folder = self._folder(run)
+        record = store.read_record(folder)
+        if not record.output:
+            raise UserError(f"run {folder.path.name} has no output: it failed")
+        arrays = store.read_output(folder, record)
+        return arrays[""] if list(arrays) == [""] else arrays
+
+    def record(self, run: int | str) -> Record:
+        """All that is known of a run.
+
+        Raises:
+          UserError: There is no such run.
+        """
+        return store.read_record(self._folder(run))
+
+    def _folder(self, run: int | str) -> RunFolder:
+        chosen = self.frame["num"].astype(str) == str(run)
+        if isinstance(run, str) and not chosen.any():
+            names = self.frame["num"].astype(str) + "-" + self.frame["run_id"]
+            chosen = names.str.startswith(run) | self.frame["run_id"].str.startswith(run)
+        found = self.frame[chosen]
+        if len(found) != 1:
+            known = ", ".join(f"{num}-{run_id[:8]}" for num, run_id in self.frame[["num", "run_id"]].head(3).values)
+            raise UserError(f"run {run!r}: {len(found)} such runs are there, one is wanted; the first are {known}")
+        return SweepFolder(self.path).run(int(found["num"].iloc[0]), found["run_id"].iloc[0])
+
+    def _values(self, key: str) -> pd.Series:
+        if key in self.frame.columns:
+            return self.frame[key]
+        settings = [flatten(json.loads(text)) for text in self.frame["settings"]]
+        known = dict.fromkeys([*self.frame.columns, *(name for one in settings for name in one)])
+        aggregate.require_key(key, known)
+        import pandas as pd
+
+        values = [one.get(key) for one in settings]
+        plain = [value if isinstance(value, (bool, int, float, str)) else literal(value) for value in values]
+        return pd.Series(plain, index=self.frame.index, name=key)
+
+
+def load(sweep: str | Path) -> Results:
+    """The results of a sweep: `.frame`, `.by("features")`, `.output(run)`, `.record(run)`.
+
+    `results.parquet` is read where it has the runs that the journal has; otherwise, as while the sweep runs or after it
+    was killed, the records.
+
+    Raises:
+      UserError: There is no such sweep, none of its runs is done, or pandas is not installed.
+    """
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        raise UserError("the package pandas is not installed", "pip install 'bridge-runner[pandas]'") from None
+    folder = SweepFolder(Path(sweep))
+    there = [row for row in store.read_rows(folder) if row.status in store.STATUSES]
+    if not there:
+        raise UserError(f"{sweep}: no run of this sweep is done", f"bridge-runner resume {sweep}")
+    table = columns.read_parquet(folder.results.read_bytes()) if folder.results.exists() else None
+    if table is None or _names(table) != [(row.run_id, row.status) for row in there]:
+        records = store.read_records(folder.run(row.num, row.run_id) for row in there)
+        table = columns.to_table(columns.results_rows(records))
+    return Results(path=folder.path, frame=table.to_pandas())
+
+
+def _names(table: Any) -> list[tuple[str, str]]:
+    return list(zip(table["run_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+def _numbers(members: pd.DataFrame, column: str) -> dict[str, float | int]:
+    one = stats.aggregate(members[column])
+    ends = (None, None, None) if one is None else (one.median, one.low, one.high)
+    numbers = {
+        name: math.nan if end is None else end for name, end in zip(("median", "low", "high"), ends, strict=True)
+    }
+    numbers["n"] = 0 if one is None else one.num
+    flags = FLAGS.get(column)
+    return numbers if flags is None else numbers | {"flagged": int((members[flags].fillna("") != "").sum())}

@@ -1,0 +1,129 @@
+"""Reports as one HTML file each: template, style, scripts and data together, so that they need no network. Pure."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PARTS = Path(__file__).resolve().parent / "assets"
+VENDOR = PARTS / "vendor"
+
+# Our own, in the order in which they build on each other; bundles of others come before them.
+SCRIPTS = (
+    *("data.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
+    *("figures.js", "run.js", "theme.js", "page.js"),
+)
+COMPARISON_SCRIPTS = ("data.js", "charts.js", "theme.js", "compare.js")
+STYLE = "page.css"
+TABLES = "tabulator-tables"
+
+# Devtools would look for what these lines name.
+SOURCE_MAP = "//# sourceMappingURL="
+
+
+def to_html(data: Mapping[str, Any], *, live: bool = False) -> bytes:
+    """The page of a sweep, in UTF-8.
+
+    Args:
+      data: What `runner.report.html.data.Report.data` gives.
+      live: Whether the page is served, and asks its server for news.
+    """
+    return _page("page.html", SCRIPTS, manifest(), data, live=live)
+
+
+def comparison_to_html(data: Mapping[str, Any]) -> bytes:
+    """The page of a comparison, in UTF-8.
+
+    Args:
+      data: What `runner.verdict.page_data` gives.
+    """
+    bundles = [entry for entry in manifest() if entry["package"] != TABLES]
+    return _page("compare.html", COMPARISON_SCRIPTS, bundles, data, live=False)
+
+
+def _page(
+    template: str, own: Sequence[str], bundles: Sequence[Mapping[str, Any]], data: Mapping[str, Any], *, live: bool
+) -> bytes:
+    """A page with the data's `head` in its text, and the rest of it for its scripts.
+
+    All text goes through Jinja's escaping or is packed, so a layer may be called `<script>`; the page's policy lets
+    nothing be loaded and no script run but those that are in it by their digest.
+    """
+    scripts = [_script(entry) for entry in bundles if entry["file"].endswith(".js")]
+    scripts += [(PARTS / name).read_text(encoding="utf-8") for name in own]
+    sheets = [(VENDOR / entry["file"]).read_text() for entry in bundles if entry["file"].endswith(".css")]
+    sheets.append((PARTS / STYLE).read_text(encoding="utf-8"))
+    drawn = [style for entry in bundles for style in entry.get("styles", ())]
+    html = _template(template).render(
+        head=data["head"],
+        packed=pack({key: value for key, value in data.items() if key != "head"}),
+        policy=policy(scripts, sheets, drawn, live=live),
+        scripts=scripts,
+        sheets=sheets,
+        bundles={f"{entry['package']} {entry['version']}": entry["license"] for entry in bundles},
+        live=live,
+    )
+    # Half a surrogate pair, as in an error about a file's name, is no UTF-8.
+    return html.encode(errors="replace")
+
+
+def manifest() -> list[dict[str, Any]]:
+    """The bundles that travel along: file, package, version, licence, SHA-256, and the styles that they put in."""
+    entries: list[dict[str, Any]] = json.loads((VENDOR / "manifest.json").read_text())
+    return entries
+
+
+def pack(data: Mapping[str, Any]) -> str:
+    """`data` as compressed JSON in letters, digits, `+`, `/` and `=`: a tenth of its size, and nothing to escape."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
+
+
+def policy(scripts: list[str], sheets: list[str], drawn: list[str], *, live: bool = False) -> str:
+    """The page's Content-Security-Policy.
+
+    Args:
+      scripts: Those that may run.
+      sheets: Those that may be used.
+      drawn: Digests of style elements that the bundles put in.
+      live: Whether the page asks its server for news.
+    """
+    rules = {
+        "default-src": "'none'",
+        "script-src": " ".join(f"'{_digest(script)}'" for script in scripts),
+        "style-src": " ".join(f"'{style}'" for style in [*map(_digest, sheets), *drawn]),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    if live:
+        rules["connect-src"] = "'self'"
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _script(entry: Mapping[str, Any]) -> str:
+    return (VENDOR / entry["file"]).read_text(encoding="utf-8").partition(SOURCE_MAP)[0]
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+@functools.cache
+def _template(name: str) -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PARTS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)

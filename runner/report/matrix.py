@@ -1,0 +1,122 @@
+"""The claims of a sweep as a table in Markdown: a row a program, a column a claim. Pure; no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+
+from runner.errors import literal
+from runner.records.record import Record, Verdict, row_of
+from runner.report import table
+
+# In the order in which `runner.claims` asks them; spelled here so that no table needs JAX.
+CLAIMS = (
+    "complete",
+    "nothing_invented",
+    "streams",
+    "mutable",
+    "trained",
+    "parity",
+    "lifts",
+    "checkpoint",
+    "sharding",
+    "traps",
+)
+
+NOT_TESTED = "–"
+
+VERSIONS = ("flax", "jax", "jaxlib", "orbax-checkpoint", "python")
+
+# What another seed gives is the same program.
+NOT_OF_A_PROGRAM = ("seed",)
+
+
+def remember(record: Record, programs: MutableMapping[str, Record]) -> None:
+    """Keeps the first record of each program that answers a claim; without its arrays, since programs may be many."""
+    kept = programs.get(record.program_id)
+    if kept is None or (not _claims(kept) and _claims(record)):
+        programs[record.program_id] = dataclasses.replace(record, variables=[], updated=[], output=[], timing=None)
+
+
+def to_markdown(records: Iterable[Record]) -> str | None:
+    """The verdicts as a page: versions and date, the table, and a line for every no, then for every caution.
+
+    Args:
+      records: One a program.
+
+    Returns:
+      The page; None where there is nothing to compare: no claim was asked, or only some, of one layer.
+    """
+    rows = sorted(records, key=lambda record: record.num)
+    asked = [claim for claim in CLAIMS if any(claim in _claims(record) for record in rows)]
+    one_layer = len({record.layer for record in rows}) < 2
+    if not asked or (one_layer and not any(_depth(record) == "full" for record in rows)):
+        return None
+    names = _row_names(rows)
+    lines = [f"# Claims about {len(rows)} program{'s' if len(rows) > 1 else ''}", "", *_heads(rows), ""]
+    lines += [_line(["layer", *asked]), _line(["---"] * (len(asked) + 1))]
+    for name, record in zip(names, rows, strict=True):
+        lines.append(_line([_escaped(name), *(_cell(record, claim) for claim in asked)]))
+    notes = _notes(dict(zip(names, rows, strict=True)), asked)
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def _claims(record: Record) -> Mapping[str, tuple[Verdict, str]]:
+    return {check.name: (check.verdict, check.detail) for check in record.checks if check.name in CLAIMS}
+
+
+def _depth(record: Record) -> str | None:
+    return record.settings.get("checks", {}).get("depth")
+
+
+def _heads(rows: Sequence[Record]) -> list[str]:
+    """A line for each set of versions and kind of device, with the days on which its records were made."""
+    days: dict[str, set[str]] = {}
+    for record in rows:
+        known = record.fingerprint.get("versions", {})
+        versions = [f"{name} {known[name]}" for name in VERSIONS if known.get(name)]
+        days.setdefault(" · ".join([*versions, record.platform]), set()).add(record.started_at[:10])
+    return [f"{_escaped(head)} · {' to '.join(sorted({min(found), max(found)}))}" for head, found in days.items()]
+
+
+def _row_names(rows: Sequence[Record]) -> list[str]:
+    """The layer's name; where it has several programs, with what tells them apart."""
+    names = []
+    for record in rows:
+        alike = [row_of(other) for other in rows if other.layer == record.layer]
+        keys = [key for key in table.shown_keys(alike) if key not in NOT_OF_A_PROGRAM] if len(alike) > 1 else []
+        values = table.values_of(row_of(record))
+        names.append(" ".join([record.layer, *(f"{key}={literal(values.get(key))}" for key in keys)]))
+    return names
+
+
+def _cell(record: Record, claim: str) -> str:
+    verdict, _ = _claims(record).get(claim, (Verdict.skipped, ""))
+    return NOT_TESTED if verdict is Verdict.skipped else verdict.value
+
+
+def _notes(rows: Mapping[str, Record], asked: Sequence[str]) -> list[str]:
+    """A line for what is said of one layer or of several in the same words; noes first."""
+    said: dict[tuple[str, str, str], list[str]] = {}
+    for verdict in (Verdict.no, Verdict.caution):
+        for claim in asked:
+            for name, record in rows.items():
+                found, detail = _claims(record).get(claim, (Verdict.skipped, ""))
+                if found is verdict:
+                    said.setdefault((claim, verdict.value, detail), []).append(name)
+    notes = [
+        f"- {claim}, {verdict}: {_escaped(', '.join(names))}: {_escaped(detail)}"
+        for (claim, verdict, detail), names in said.items()
+    ]
+    failed = [(name, row_of(record).error or "") for name, record in rows.items() if record.error is not None]
+    return [*(f"- the run of {_escaped(name)} failed: {_escaped(error)}" for name, error in failed), *notes]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """`text` on one line, with what Markdown would take for its own escaped."""
+    return re.sub(r"([\\|<*`\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,252 @@
+"""Records as tables for the terminal. Pure: records in, text out; no JAX."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from runner.config.settings import flatten, varied_keys
+from runner.errors import literal
+from runner.records.record import Aggregate, Record, Row, Status
+
+# A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
+MAX_ROWS = 40
+
+# Shown wherever they vary, in this order.
+AXES = ("layer", "seed", "input_shape", "features", "device")
+
+GAP = 2
+LEFT = ("run", "status")
+
+FLAGGED = "~"
+FLAG_MEANING = {
+    "spread": "with a deviation of 10 % or more",
+    "iqr": "with quartiles over 10 % apart",
+    "short": "under 1 ms a sample (timing=careful loops)",
+    "loaded": "on a busy machine",
+    "contended": "beside other work of this program",
+    "shared": "beside other processes on the GPU",
+}
+
+STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}
+
+# Columns of a search, and those that it does without.
+SEARCHED = ("objective",)
+NOT_SEARCHED = ("output norm", "saved")
+
+# What differs between runs by name only, or is about the sweep.
+NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
+
+
+def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> Text:
+    """One row a run: id, what varied, loss, output norm, apply time with its flag, checkpoint size, status.
+
+    Args:
+      rows: The runs.
+      width: Characters a line; axes that don't fit are left out, and `notes` says so.
+      max_rows: Rows at most.
+    """
+    columns = _columns(rows, width)
+    # Put together by hand: rich takes half a second to lay out a thousand rows.
+    widths = [_width(heading, cells) for heading, cells in columns.items()]
+    adjust = [str.ljust if heading in LEFT else str.rjust for heading in columns]
+    lines = list(zip(*columns.values(), strict=True))[:max_rows]
+
+    def line(cells: Iterable[str]) -> str:
+        return (" " * GAP).join(put(cell, size) for put, cell, size in zip(adjust, cells, widths, strict=True)).rstrip()
+
+    text = Text(f"{line(columns)}\n{'─' * (sum(widths) + GAP * (len(widths) - 1))}")
+    for cells in lines:
+        body, status = line(cells), cells[-1]
+        text.append(f"\n{body.removesuffix(status)}")
+        text.append(status, style=STATUS_STYLE.get(status, ""))
+    return text
+
+
+def plain_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """Mappings of one kind as a table: text to the left, numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    for heading, value in lines[0].items():
+        table.add_column(heading, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(str(value)) for value in line.values()))
+    return table
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of aligned columns, indented by two."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))] if rows else []
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def notes(rows: Sequence[Row], *, width: int) -> list[str]:
+    """What is to be said below the table: why times are marked, which checks say no, and which axes did not fit."""
+    lines = []
+    flags = Counter(flag for row in rows for flag in row.apply_flags)
+    if flags:
+        lines.append(flags_line(flags))
+    # A failed run has said what it failed of.
+    noes = Counter(name for row in rows if row.status == Status.done.value for name in row.noes)
+    if noes:
+        said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in noes.items())
+        lines.append(f"checks that say no: {said} (bridge-runner show RUN says what mends it)")
+    shown = _columns(rows, width)
+    more = [key for key in shown_keys(rows) if key not in shown]
+    if more:
+        lines.append(f"also varied: {', '.join(more)}")
+    return lines
+
+
+def flags_line(flags: Mapping[str, int]) -> str:
+    """What the mark before a time means, and how many runs have it for which reason."""
+    reasons = ", ".join(f"{number} {FLAG_MEANING.get(flag, flag)}" for flag, number in flags.items())
+    return f"{FLAGGED} read with care: {reasons}"
+
+
+def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
+    """A line a check with its verdict, then for each no and caution what mends it.
+
+    Args:
+      head: What was judged.
+      record: Its record.
+      width: Characters a line.
+    """
+    name_width = max((len(check.name) for check in record.checks), default=0)
+    lines = [head]
+    for check in record.checks:
+        left = f"  {check.name:<{name_width}}  {check.verdict.value:<7}  "
+        body = textwrap.wrap(check.detail, max(20, width - len(left))) or [""]
+        lines += [left + body[0], *(" " * len(left) + text for text in body[1:])]
+    for check in record.checks:
+        if check.mend:
+            lines += [
+                "",
+                f"  {check.name}: {check.verdict.value}",
+                *(f"    {text}" for text in check.mend.splitlines()),
+            ]
+    if record.error is not None:
+        lines += ["", f"  the run failed: {record.error.kind.value}: {record.error.message}"]
+    counts = Counter(check.verdict.value for check in record.checks)
+    return [*lines, "", "  " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items())]
+
+
+def shown_keys(rows: Sequence[Row]) -> list[str]:
+    """The config keys that tell the runs apart, axes first; not those that only follow another one."""
+    first = rows[0].settings if rows else {}
+    # Most groups are the same in all runs: then there is nothing to look for in them.
+    same = {key for key, value in first.items() if all(row.settings.get(key, rows) == value for row in rows)}
+    values = [values_of(row, but=same) for row in rows]
+    varied = [key for key in varied_keys(values) if key not in NOT_SHOWN]
+    kept: list[str] = []
+    for key in sorted(varied, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
+        if key in AXES or not any(_follows(key, other, values) for other in kept):
+            kept.append(key)
+    return kept
+
+
+def values_of(row: Row, *, but: Collection[str] = ()) -> dict[str, Any]:
+    """The config of a run by dotted key, with the layer's name as `layer` and the mesh as one value.
+
+    Args:
+      row: The run.
+      but: Groups and values of the config that are left out.
+    """
+    taken = {key: value for key, value in row.settings.items() if key != "mesh" and key not in but}
+    return {**flatten(taken), "mesh": literal(row.settings.get("mesh")), "layer": row.layer}
+
+
+def duration(seconds: float | None) -> str:
+    """`seconds` with three digits and its unit: `12.3 µs`."""
+    if seconds is None:
+        return "–"
+    return _with_unit(seconds * 1e9, ("ns", "µs", "ms", "s"))
+
+
+def spread(one: Aggregate | None, show: Callable[[float], str]) -> str:
+    """A median with its interval and the number of runs: `12.3 µs (11.9–13.1) n 10`.
+
+    Args:
+      one: What is shown; None where no run has such a number.
+      show: A number with its unit.
+    """
+    if one is None:
+        return "–"
+    interval = ""
+    if one.low is not None and one.high is not None:
+        unit = show(one.median).partition(" ")[2]
+        low, high = (show(end) for end in (one.low, one.high))
+        if unit and low.endswith(f" {unit}") and high.endswith(f" {unit}"):
+            low, high = low.removesuffix(f" {unit}"), high.removesuffix(f" {unit}")
+        interval = f" ({low}–{high})"
+    return f"{show(one.median)}{interval} n {one.num}"
+
+
+def size(num_bytes: int | None) -> str:
+    """`num_bytes` with its unit: `1.2 kB`."""
+    if num_bytes is None:
+        return "–"
+    return _with_unit(float(num_bytes), ("B", "kB", "MB", "GB", "TB"))
+
+
+def _with_unit(value: float, units: Sequence[str]) -> str:
+    """`value` with three digits, in the first unit in which it is below 1000 as it is shown."""
+    for unit in units[:-1]:
+        shown = float(f"{value:.3g}")
+        if shown < 1000:
+            return f"{shown:g} {unit}"
+        value /= 1000
+    return f"{value:.3g} {units[-1]}" if value < 999.5 else f"{value:.0f} {units[-1]}"
+
+
+def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
+    """The columns that fit, by heading; of a search what was told stands in the place of what is seldom asked of it."""
+    searched = any(row.trial is not None for row in rows)
+    losses = [
+        "–" if row.loss_first is None or row.loss_last is None else f"{row.loss_first:.4g} → {row.loss_last:.4g}"
+        for row in rows
+    ]
+    fixed = {"loss": losses} if any(row.loss_first is not None for row in rows) else {}
+    fixed |= {
+        "objective": [_number(row.objective) for row in rows],
+        "output norm": [_number(row.output_norm) for row in rows],
+        "apply": [(FLAGGED if row.apply_flags else "") + duration(row.apply_s) for row in rows],
+        "saved": [size(row.checkpoint_bytes) for row in rows],
+        "status": [row.status for row in rows],
+    }
+    for heading in NOT_SEARCHED if searched else SEARCHED:
+        del fixed[heading]
+    columns = {"run": [row.label for row in rows]}
+    left = width + GAP - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
+    values = [values_of(row) for row in rows]
+    for key in shown_keys(rows):
+        cells = [_cell(item.get(key)) for item in values]
+        left -= _width(key, cells) + GAP
+        if left < 0:
+            break
+        columns[key] = cells
+    return columns | fixed
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"
+
+
+def _cell(value: Any) -> str:
+    """`value` as it was typed, a fraction with six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else literal(value)
+
+
+def _width(heading: str, cells: Sequence[str]) -> int:
+    return max(len(text) for text in (heading, *cells))
+
+
+def _follows(key: str, other: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the value of `key` is told by that of `other`."""
+    pairs = {(literal(row.get(other)), literal(row.get(key))) for row in rows}
+    return len(pairs) == len({first for first, _ in pairs})

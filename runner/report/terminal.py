@@ -1,0 +1,192 @@
+"""What a sweep says on the terminal while it runs and at its end; the same in a pipe, without control characters."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from runner.config.settings import Direction
+from runner.records.record import FailureKind, Record, Row, Status, Trial, best_trial
+from runner.report import table
+
+MAX_REASON_CHARACTERS = 200
+MAX_PROGRAMS = 20
+
+
+class Terminal:
+    """Progress and results on the terminal.
+
+    Args:
+      console: Where results go: standard output.
+      errors: Where progress, warnings and failures go: standard error, so that a pipe gets results only.
+    """
+
+    def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=False)
+        self.errors = errors or Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._num_failed = 0
+        self._not_moved: set[tuple[str, ...]] = set()
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_progress()
+
+    def started(self, plan: Any, num_pending: int) -> None:
+        """The head of a sweep and the progress bar."""
+        self.line(head(plan, num_pending))
+        if self.errors.is_terminal and num_pending > 1:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[failed]}"),
+                TimeRemainingColumn(),
+                console=self.errors,
+                transient=True,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("runs", total=num_pending, failed="")
+
+    def finished(self, record: Record, folder: Any) -> None:
+        """One run more; a failure is said at once, and leaves that training left alone, of each kind once."""
+        if record.status is Status.failed and record.error is not None:
+            self._num_failed += 1
+            reason = f"{record.error.kind.value}: {record.error.message or record.error.type}"
+            self.warned(f"run {record.num} failed: {shorten(reason)}  ({folder.record})")
+            if record.error.kind is FailureKind.check and any(check.mend for check in record.checks):
+                self.warned(f"  what mends it: bridge-runner show {folder.record.parent}")
+        if record.train is not None and record.train.not_moved:
+            self._say_not_moved(record.num, tuple(record.train.not_moved))
+        self.advanced()
+
+    def advanced(self) -> None:
+        """The bar goes on by one run."""
+        if self._progress is not None and self._task is not None:
+            failed = f"{self._num_failed} failed" if self._num_failed else ""
+            self._progress.update(self._task, advance=1, failed=failed)
+
+    def _say_not_moved(self, num: int, paths: tuple[str, ...]) -> None:
+        if paths not in self._not_moved:
+            self._not_moved.add(paths)
+            self.warned(shorten(f"run {num}: training did not move {', '.join(paths)}"))
+
+    def warned(self, text: str) -> None:
+        """One line on standard error."""
+        # Text, not markup: a layer may be called [red].
+        self.errors.print(Text(text), soft_wrap=True)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar on standard error while something is done `total` times; the answer is to be called after each."""
+        if not self.errors.is_terminal or total < 2:
+            yield lambda: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.errors, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
+
+    def line(self, text: str) -> None:
+        """One line on standard output."""
+        self.console.print(Text(text), soft_wrap=True)
+
+    def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> None:
+        """The table of runs."""
+        self._end_progress()
+        if not rows:
+            return
+        width = self.console.width
+        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows), soft_wrap=True)
+        if len(rows) > max_rows:
+            self.line(f"… and {len(rows) - max_rows} more: bridge-runner ls SWEEP")
+        for note in table.notes(rows, width=width):
+            self.line(note)
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def head(plan: Any, num_pending: int) -> str:
+    """What a sweep is about to do, in one line."""
+    if plan.study is not None:
+        goal = f"{plan.study['direction']} {plan.study['objective']}"
+        return f"{plan.folder.name}: {goal} · {plan.study['n_trials']} trials, {num_pending} to come"
+    num_runs, num_programs = len(plan.tasks), len(plan.drafts)
+    parts = [f"{num_runs} run{'s' * (num_runs != 1)}", f"{num_programs} program{'s' * (num_programs != 1)}"]
+    if plan.num_configs > num_runs:
+        parts.append(f"{plan.num_configs - num_runs} equal configs left out")
+    counts = plan.counts()
+    if set(counts) != {"new"}:
+        parts.append(", ".join(f"{number} {state}" for state, number in counts.items()))
+        parts.append(f"{num_pending} to do")
+    return f"{plan.folder.name}: {' · '.join(parts)}"
+
+
+def describe_study(plan: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
+    """What has come of a search: how many trials were told, the best of them, and the command that makes its run.
+
+    Args:
+      plan: That of its sweep, as it was written.
+      trials: Those that were told.
+    """
+    study = plan["study"]
+    num_failed = sum(trial.value is None for trial in trials)
+    num_runs = len({trial.run_id for trial in trials if trial.run_id})
+    parts = [f"{len(trials)} of {study['n_trials']} told", f"{num_runs} runs"]
+    parts += [f"{num_failed} failed"] if num_failed else []
+    lines = [f"trials      {', '.join(parts)}"]
+    best = best_trial(trials, greatest=study["direction"] == Direction.maximize.value)
+    if best is not None:
+        run = next(run for run in plan["runs"] if run["run_id"] == best.run_id)
+        typed = [text for text in run["overrides"] if not text.startswith("sweep=")]
+        lines.append(f"best        {study['objective']} {best.value:.6g}, trial {best.number}: {run['folder']}")
+        lines.append(f"            {shlex.join(['bridge-runner', *typed])}")
+    return lines
+
+
+def describe_plan(plan: Any, trials: Sequence[Trial] = ()) -> list[str]:
+    """What a sweep would do: its head, its programs, and how many runs each still has; of a search, where it looks.
+
+    Args:
+      plan: What to do.
+      trials: Those of a search that were told.
+    """
+    if plan.study is not None:
+        lines = [head(plan, max(plan.study["n_trials"] - len(trials), 0)), f"  folder      {plan.folder.path}"]
+        lines += [f"  space       {key}={typed}" for key, typed in plan.study["space"].items()]
+        return [*lines, f"  sampler     {plan.study['sampler']}, {plan.study['n_jobs']} asked for together"]
+    pending = plan.pending()
+    lines = [head(plan, len(pending)), f"  folder      {plan.folder.path}"]
+    todo = Counter(task.program_key for task in pending)
+    runs = Counter(task.program_key for task in plan.tasks)
+    jobs = {task.program_key: task.job for task in reversed(plan.tasks)}
+    for key in list(runs)[:MAX_PROGRAMS]:
+        job = jobs[key]
+        typed = " ".join(text for text in job.overrides if not text.startswith("seed="))
+        what = f"{job.run.layer.label} on x {plan.drafts[key].x.dtype}{job.run.input_shape}, {job.run.device}"
+        lines.append(f"  program     {runs[key]} runs, {todo[key]} to do: {what}  {typed}".rstrip())
+    if len(runs) > MAX_PROGRAMS:
+        lines.append(f"  … and {len(runs) - MAX_PROGRAMS} more programs")
+    return lines
+
+
+def shorten(text: str) -> str:
+    """`text` on one line of bearable length."""
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_REASON_CHARACTERS else f"{text[: MAX_REASON_CHARACTERS - 1]}…"

@@ -1,0 +1,1 @@
+"""Many runs: plan, compile, execute, write, resume."""

@@ -1,0 +1,96 @@
+"""A run that several processes make together: how they agree on it, and what those do that are not the first.
+
+The first process does all that a single one does. The others compute with it and write their parts of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner.arrays import checkpoint
+from runner.config.settings import CheckpointWriter, to_data
+from runner.errors import UserError
+from runner.experiment import distributed, execute
+from runner.experiment.execute import Result
+from runner.records.paths import SweepFolder
+from runner.records.record import Status
+from runner.sweep.plan import Plan, State, Task
+
+SAME_COMMAND = "the same command in every process, but for distributed.process_id"
+
+
+def agree(make_plan: Callable[[], Plan]) -> Plan:
+    """The plan of a run in every process, with the folder and the state that the first one found.
+
+    Args:
+      make_plan: Makes this process's own.
+
+    Raises:
+      UserError: One of the processes has no plan, or that of another run.
+    """
+    plan, refusal = None, None
+    try:
+        plan = make_plan()
+    except UserError as error:
+        refusal = error
+    said = [json.loads(text) for text in distributed.exchange(json.dumps(_said(plan, refusal)))]
+    if refusal is not None:
+        raise refusal
+    assert plan is not None
+    for num, one in enumerate(said):
+        if one["refusal"]:
+            raise UserError(f"process {num}: {one['refusal']}")
+        if one["run"] != said[0]["run"]:
+            raise UserError(f"process {num} has another config than process 0", SAME_COMMAND)
+    folder = SweepFolder(Path(said[0]["folder"]))
+    (task,) = plan.tasks
+    place = folder.run(task.job.num, task.job.identity.run_id)
+    task = dataclasses.replace(task, folder=place, state=State(said[0]["state"]))
+    return dataclasses.replace(plan, folder=folder, tasks=[task])
+
+
+def follow(plan: Plan) -> int:
+    """Does what every process does of a run; 1 if it failed.
+
+    Args:
+      plan: Of one run.
+    """
+    return max([_follow(task, plan) for task in plan.pending()], default=0)
+
+
+def _follow(task: Task, plan: Plan) -> int:
+    result, folder = _result(task, plan), task.folder
+    if result.record.status is Status.failed:
+        return 1
+    if task.job.run.checkpoint.writer is CheckpointWriter.none or not result.record.variables:
+        return 0
+    try:
+        checkpoint.save(result.variables, folder.checkpoint)
+        if result.train_state is not None:
+            checkpoint.save(result.train_state, folder.train_state)
+    except checkpoint.CheckpointError:  # the first process could not save either, and says so
+        return 1
+    return 0
+
+
+def _result(task: Task, plan: Plan) -> Result:
+    try:
+        program = execute.prepare(plan.drafts[task.program_key], task.job.run)
+    except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything, and the first process says what
+        return execute.failed(task.job, error)
+    return execute.execute(task.job, program)
+
+
+def _said(plan: Plan | None, refusal: UserError | None) -> dict[str, Any]:
+    """What a process has to say of its plan."""
+    if plan is None:
+        return {"refusal": refusal.what if refusal else ""}
+    (task,) = plan.tasks
+    settings = to_data(task.job.run)
+    del settings["distributed"], settings["output_root"]
+    run = {"run_id": task.job.identity.run_id, "settings": settings}
+    return {"refusal": "", "run": run, "folder": str(plan.folder.path.absolute()), "state": task.state.value}

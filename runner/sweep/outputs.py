@@ -1,0 +1,54 @@
+"""The files at a sweep's end, made from its records alone: results.parquet and .csv, checks.md, report.html. No JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from runner.records import columns, paths, store
+from runner.records.paths import SweepFolder
+from runner.records.record import Record
+from runner.report import matrix
+from runner.report.html.data import Report
+from runner.report.html.page import to_html
+
+
+class Summary:
+    """What the files at a sweep's end are made of, gathered record by record."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._programs: dict[str, Record] = {}
+        self._report = Report()
+
+    def add(self, record: Record) -> None:
+        """Takes one record, in the place of an earlier one of the same run."""
+        row = self._rows[record.run_id] = columns.results_row(record)
+        self._report.add(record, row)
+        matrix.remember(record, self._programs)
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._rows
+
+    def write(self, folder: SweepFolder, run_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """Writes the results, and checks.md only where claims were asked of several layers, or all claims of one.
+
+        Args:
+          folder: The sweep.
+          run_ids: Its runs in their order; those without a record are left out.
+
+        Returns:
+          The rows of results.parquet.
+        """
+        rows = [self._rows[run_id] for run_id in run_ids if run_id in self._rows]
+        store.write_atomic(folder.results, columns.to_parquet(rows))
+        store.write_atomic(folder.results_csv, columns.to_csv(rows))
+        page = matrix.to_markdown(self._programs.values())
+        if page is not None:
+            store.write_atomic(folder.checks, page.encode())
+        return rows
+
+    def write_report(self, folder: SweepFolder) -> None:
+        """Writes report.html."""
+        data = self._report.data(store.read_plan(folder), paths.shown(folder.path), store.read_trials(folder))
+        store.write_atomic(folder.report, to_html(data))

@@ -1,0 +1,110 @@
+"""A run written into its folder, the record last; half of it is never taken for the whole."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.arrays import checkpoint, trees
+from runner.arrays.fast_checkpoint import CloneWriter
+from runner.config.settings import CheckpointWriter, InputKind
+from runner.errors import StorageError
+from runner.experiment import failures
+from runner.experiment.execute import Result
+from runner.records import store
+from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
+from runner.sweep.plan import State, Task
+from runner.timing import clock
+
+MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
+
+
+def make_room(task: Task) -> None:
+    """Makes a run's folder: empty, but for the steps of its training, which an earlier attempt may have kept."""
+    folder = task.folder
+    if task.state in (State.failed, State.stale) and folder.record.exists():
+        store.archive_run(folder)
+    elif task.state is State.interrupted or not folder.record.exists():
+        store.remove_unfinished(folder, but_steps=task.job.run.train.keeps_steps)
+    if not folder.steps.is_dir():
+        store.make_run_folder(folder)
+
+
+def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
+    """Writes one run, the record last.
+
+    Args:
+      task: Where it goes.
+      result: What it left.
+      clones: Writes checkpoints by template, where `checkpoint=fast` asks for it.
+
+    Returns:
+      The record as written: failed, where the checkpoint could not be saved.
+
+    Raises:
+      StorageError: The disk is full or can't be written; nothing of the run stays.
+    """
+    folder, run = task.folder, task.job.run
+    record = task.config.redaction.record(result.record)
+    try:
+        make_room(task)
+        for name, text in task.config.hydra_files(task.job.num).items():
+            folder.hydra.mkdir(exist_ok=True)
+            (folder.hydra / name).write_text(task.config.redaction.text(text), encoding="utf-8")
+        if result.output:
+            store.write_output(folder, result.output)
+        if run.input.kind is InputKind.file:
+            shutil.copyfile(str(run.input.path), folder.input)
+        if record.status is Status.done and run.checkpoint.writes and record.variables:
+            record = _save(task, record, result, clones)
+        if not run.checkpoint.writes:
+            shutil.rmtree(folder.steps, ignore_errors=True)
+        record = dataclasses.replace(record, files=store.file_digests(folder))
+        store.write_record(folder, record)
+    except OSError as error:
+        # What is half there would only take room.
+        with contextlib.suppress(OSError):
+            store.remove_unfinished(folder, but_steps=True)
+        what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
+        raise StorageError(what, MAKE_ROOM) from error
+    return record
+
+
+def _save(task: Task, record: Record, result: Result, clones: CloneWriter) -> Record:
+    folder, kind = task.folder, task.job.run.checkpoint.writer
+    if record.mesh is not None:
+        kind = CheckpointWriter.orbax  # what lies on a mesh is not cloned
+    writer = clones if kind is CheckpointWriter.fast else None
+    try:
+        _, save_s = clock.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint, writer))
+        if result.train_state is not None:
+            checkpoint.save(result.train_state, folder.train_state, writer)
+    except checkpoint.CheckpointError as error:
+        if checkpoint.is_disk_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        failure = failures.describe_failure(error, kind=FailureKind.checkpoint)
+        return dataclasses.replace(record, status=Status.failed, error=failure)
+    train = record.train
+    if train is not None:
+        train = dataclasses.replace(train, state=_info(folder.train_state, trees.leaves(result.train_state), kind))
+    assert record.timing is not None
+    return dataclasses.replace(
+        record,
+        checkpoint=_info(folder.checkpoint, record.variables, kind),
+        train=train,
+        timing=dataclasses.replace(record.timing, checkpoint_s=save_s),
+    )
+
+
+def _info(path: Path, leaves: Sequence[Leaf], kind: CheckpointWriter) -> CheckpointInfo:
+    return CheckpointInfo(
+        path=path.name,
+        digest=trees.tree_digest(leaves),
+        num_bytes=store.folder_bytes(path),
+        writer=kind.value,
+    )

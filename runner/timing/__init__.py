@@ -1,0 +1,1 @@
+"""The clock, its statistics, and the machine that may disturb it."""

@@ -1,0 +1,334 @@
+"""The clock: phases of a program, and samples of a call. How and why: GUIDE.md, "Times and seeds"."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from runner.config.settings import TimingMode, TimingSettings
+from runner.records.record import Measurement, Phases, Samples
+from runner.timing import stats
+
+Clock = Callable[[], int]
+
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
+
+# A sample in which something was compiled is taken again, so often at most.
+MAX_RETAKES = 3
+
+
+def measure(
+    call: Callable[[], Any],
+    *,
+    warmup: int,
+    rounds: int,
+    min_warmup_s: float = 0.0,
+    min_sample_s: float = 0.0,
+    block: bool = True,
+    clock: Clock = time.perf_counter_ns,
+) -> Samples:
+    """Times `call`, one sample a round.
+
+    JAX returns before the device is done, so a sample ends when the whole result is ready
+    (https://docs.jax.dev/en/latest/async_dispatch.html). Warm-up calls come before the first sample and are not in the
+    result. A call too short for `min_sample_s` is looped inside its sample (calibration as in pyperf,
+    https://pyperf.readthedocs.io/en/latest/runner.html#loops).
+
+    Args:
+      call: Takes nothing, returns a pytree of arrays.
+      warmup: Calls made and not counted, at least 1.
+      rounds: Samples.
+      min_warmup_s: Warm-up goes on for so many seconds.
+      min_sample_s: A sample lasts at least so long; 0 makes one call a sample.
+      block: Whether a sample waits for the device; False times dispatch alone, the wait coming after the sample.
+      clock: Nanoseconds from any fixed origin; tests pass a fake one.
+
+    Returns:
+      Durations in seconds a call, shape [rounds].
+    """
+    _warm_up(call, warmup, min_warmup_s, clock)
+    num_calls = _calibrate(call, min_sample_s, clock) if min_sample_s else 1
+    durations: list[float] = []
+    num_discarded = 0
+    while len(durations) < rounds:
+        compiled_before = _compile_count()
+        duration = _sample(call, num_calls, block=block, clock=clock)
+        if _compile_count() != compiled_before and num_discarded < MAX_RETAKES:
+            num_discarded += 1
+            continue
+        durations.append(duration)
+    return Samples(durations_s=durations, num_calls=num_calls, num_discarded=num_discarded)
+
+
+def measure_pipelined(
+    call: Callable[[], Any], *, depth: int, rounds: int, clock: Clock = time.perf_counter_ns
+) -> Samples:
+    """Times `depth` calls in flight with one wait at the end; seconds a call, shape [rounds]."""
+    durations = []
+    for _ in range(rounds):
+        start = clock()
+        results = [call() for _ in range(depth)]
+        jax.block_until_ready(results)
+        durations.append((clock() - start) / depth / 1e9)
+    return Samples(durations_s=durations, num_calls=depth)
+
+
+def measure_interleaved(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    warmup: int,
+    rounds: int,
+    min_sample_s: float = 0.0,
+    clock: Clock = time.perf_counter_ns,
+) -> dict[str, Samples]:
+    """Times calls that are to be compared: every round takes a sample of each, so that drift hits all alike.
+
+    Each round starts with another call than the one before. All loop equally often inside a sample: as often as the
+    shortest needs. A round in which something was compiled is taken again as a whole, so that samples stay pairs.
+
+    Args:
+      calls: By name; each takes nothing and returns a pytree of arrays.
+      warmup: Calls of each that are made and not counted, at least 1.
+      rounds: Samples of each.
+      min_sample_s: A sample lasts at least so long; 0 makes one call a sample.
+      clock: Nanoseconds from any fixed origin; tests pass a fake one.
+
+    Returns:
+      Durations in seconds a call by name, shape [rounds], entries of one index from one round.
+    """
+    for call in calls.values():
+        _warm_up(call, warmup, 0.0, clock)
+    num_calls = max(_calibrate(call, min_sample_s, clock) for call in calls.values()) if min_sample_s else 1
+    taken: list[dict[str, float]] = []
+    num_discarded = 0
+    while len(taken) < rounds:
+        compiled_before = _compile_count()
+        order = _rotated(list(calls), len(taken))
+        durations = {name: _sample(calls[name], num_calls, block=True, clock=clock) for name in order}
+        if _compile_count() != compiled_before and num_discarded < MAX_RETAKES:
+            num_discarded += 1
+            continue
+        taken.append(durations)
+    return {
+        name: Samples(durations_s=[one[name] for one in taken], num_calls=num_calls, num_discarded=num_discarded)
+        for name in calls
+    }
+
+
+def measure_program(
+    init: Callable[[], Any],
+    apply: Callable[[], Any],
+    settings: TimingSettings,
+    *,
+    num_cores: int,
+    load_average: float | None,
+    shared: bool = False,
+    clock: Clock = time.perf_counter_ns,
+) -> dict[str, Measurement]:
+    """The steady times of a run by their names in `records.Timing`; empty with `timing=off`."""
+    if settings.mode is TimingMode.off:
+        return {}
+
+    def steady(call: Callable[[], Any], *, block: bool) -> Samples:
+        return measure(
+            call,
+            warmup=settings.warmup,
+            rounds=settings.rounds,
+            min_warmup_s=settings.min_warmup_s,
+            min_sample_s=settings.min_sample_s,
+            block=block,
+            clock=clock,
+        )
+
+    samples = {
+        "apply_latency": steady(apply, block=True),
+        "apply_dispatch": steady(apply, block=False),
+        "apply_throughput": measure_pipelined(apply, depth=settings.pipeline, rounds=settings.rounds, clock=clock),
+        "init_latency": steady(init, block=True),
+    }
+    found = {}
+    for name, one in samples.items():
+        summary = stats.summarize(one, load_average=load_average, num_cores=num_cores, shared=shared)
+        found[name] = Measurement(samples=one, summary=summary)
+    return found
+
+
+def measure_on_device(compiled: Any, arguments: tuple[Any, ...], *, rounds: int) -> Samples | None:
+    """Times a compiled function by the GPU's own clock, one sample a round: what its kernels take, without the gaps.
+
+    The clock is CUPTI's, as `jax.experimental.mosaic.gpu.profiler.measure` reads it.
+
+    Args:
+      compiled: Compiled, and called before.
+      arguments: Its arguments, on the GPU.
+      rounds: Samples.
+
+    Returns:
+      Seconds, shape [rounds]; None where JAX reads no such clock.
+    """
+    try:
+        from jax.experimental.mosaic.gpu import profiler
+
+        _, milliseconds = profiler.measure(compiled, iterations=rounds)(*arguments)
+    except Exception:  # noqa: BLE001 - experimental, and absent on most platforms: another clock is there all the same
+        return None
+    found = milliseconds if isinstance(milliseconds, list) else [milliseconds]
+    durations = [one / 1e3 for one in found if one is not None]
+    return Samples(durations_s=durations) if durations else None
+
+
+def first_call(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> tuple[Any, float]:
+    """The result of `call`, ready, and the seconds until it was."""
+    start = clock()
+    result = jax.block_until_ready(call())
+    return result, (clock() - start) / 1e9
+
+
+def seconds(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> tuple[Any, float]:
+    """The result of `call` and the seconds it took on the host."""
+    start = clock()
+    result = call()
+    return result, (clock() - start) / 1e9
+
+
+def compile_phases(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    *,
+    out_shardings: Any = None,
+    clock: Clock = time.perf_counter_ns,
+) -> tuple[Any, Phases]:
+    """`function` compiled for `arguments`, and what each phase cost.
+
+    Args:
+      function: What is compiled, as given to `jax.jit`.
+      arguments: Arrays or their shapes and dtypes.
+      out_shardings: As given to `jax.jit`.
+      clock: Nanoseconds from any fixed origin.
+    """
+    jitted = jax.jit(function, out_shardings=out_shardings)
+    traced, trace_s = seconds(lambda: jitted.trace(*arguments), clock=clock)
+    lowered, lower_s = seconds(traced.lower, clock=clock)
+    with _cache_hits() as hits:
+        compiled, compile_s = seconds(lowered.compile, clock=clock)
+    label = "off" if not _cache_is_on() else "warm" if hits() else "cold"
+    return compiled, Phases(trace_s=trace_s, lower_s=lower_s, compile_s=compile_s, cache=label)
+
+
+def compile_interleaved(
+    functions: Mapping[str, Callable[..., Any]],
+    arguments: Mapping[str, tuple[Any, ...]],
+    *,
+    rounds: int,
+    clock: Clock = time.perf_counter_ns,
+) -> tuple[dict[str, Any], dict[str, list[Phases]]]:
+    """Functions that are to be compared, compiled, and what each phase cost them in every round.
+
+    What several trace in common (JAX keeps its own inner functions traced) costs only the first of them: each is
+    traced and lowered once before anything is counted.
+
+    Args:
+      functions: By name, as given to `jax.jit`.
+      arguments: Of each, by name.
+      rounds: How often each is compiled and counted.
+      clock: Nanoseconds from any fixed origin.
+    """
+    compiled: dict[str, Any] = {}
+    phases: dict[str, list[Phases]] = {name: [] for name in functions}
+    # A new function each time: JAX remembers what it has traced.
+    for name, function in functions.items():
+        jax.jit(functools.partial(function)).trace(*arguments[name]).lower()
+    for index in range(rounds):
+        for name in _rotated(list(functions), index):
+            again = functools.partial(functions[name])
+            compiled[name], cost = compile_phases(again, arguments[name], clock=clock)
+            phases[name].append(cost)
+    return compiled, phases
+
+
+def listen() -> None:
+    """Counts compilations from now on; may be called again."""
+    if not _EVENTS.listening:
+        _EVENTS.listening = True
+        jax.monitoring.register_event_duration_secs_listener(_EVENTS.on_duration)
+        jax.monitoring.register_event_listener(_EVENTS.on_event)
+
+
+class _Events:
+    """Counts of JAX's monitoring events, by thread where a thread asks."""
+
+    def __init__(self) -> None:
+        self.listening = False
+        self.num_compiled = 0
+        self.hits_by_thread: dict[int, int] = {}
+
+    def on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
+        del duration_secs
+        if event == COMPILE_EVENT:
+            self.num_compiled += 1
+
+    def on_event(self, event: str, **_: Any) -> None:
+        if event == CACHE_HIT_EVENT:
+            thread = threading.get_ident()
+            self.hits_by_thread[thread] = self.hits_by_thread.get(thread, 0) + 1
+
+
+_EVENTS = _Events()
+
+
+def _compile_count() -> int:
+    return _EVENTS.num_compiled
+
+
+def _cache_is_on() -> bool:
+    # Asked of JAX, not of our settings: a variable of the environment turns its cache on too.
+    return bool(jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"])
+
+
+@contextlib.contextmanager
+def _cache_hits() -> Iterator[Callable[[], int]]:
+    listen()
+    thread = threading.get_ident()
+    before = _EVENTS.hits_by_thread.get(thread, 0)
+    yield lambda: _EVENTS.hits_by_thread.get(thread, 0) - before
+
+
+def _warm_up(call: Callable[[], Any], warmup: int, min_warmup_s: float, clock: Clock) -> None:
+    listen()
+    start = clock()
+    calls = 0
+    while calls < warmup or (clock() - start) / 1e9 < min_warmup_s:
+        jax.block_until_ready(call())
+        calls += 1
+
+
+def _rotated(names: list[str], index: int) -> list[str]:
+    first = index % len(names)
+    return names[first:] + names[:first]
+
+
+def _calibrate(call: Callable[[], Any], min_sample_s: float, clock: Clock) -> int:
+    """The smallest power of two of calls that lasts `min_sample_s`."""
+    num_calls = 1
+    while _sample(call, num_calls, block=True, clock=clock) * num_calls < min_sample_s and num_calls < 2**24:
+        num_calls *= 2
+    return num_calls
+
+
+def _sample(call: Callable[[], Any], num_calls: int, *, block: bool, clock: Clock) -> float:
+    result = None
+    start = clock()
+    for _ in range(num_calls):
+        result = call()
+        if block:
+            jax.block_until_ready(result)
+    duration = (clock() - start) / num_calls / 1e9
+    jax.block_until_ready(result)
+    return duration

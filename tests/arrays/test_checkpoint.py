@@ -1,0 +1,173 @@
+"""Variables to an Orbax folder and back: what is refused, what is left behind, what damage is noticed."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from runner.arrays import checkpoint
+from runner.arrays.checkpoint import CheckpointError
+
+ONES = np.ones(3, np.float32)
+VARIABLES = {
+    "params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": ONES},
+    "batch_stats": {"n": ONES},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoint.save(VARIABLES, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def refused_save(variables, path):
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.save(variables, path)
+    return str(caught.value)
+
+
+def refused_restore(path):
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.restore(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(3, np.int32),
+        np.array([np.nan, -0.0, np.inf], np.float32),
+        np.arange(4).astype(ml_dtypes.bfloat16),
+        np.arange(4).astype(ml_dtypes.float8_e4m3fn),
+        np.array([True, False]),
+        np.array([1 + 2j], np.complex64),
+        np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    ],
+    ids=lambda array: f"{array.dtype.name}{list(array.shape)}",
+)
+def test_an_array_comes_back_bit_for_bit(tmp_path, array):
+    checkpoint.save({"params": {"w": array}}, tmp_path / "c")
+    back = checkpoint.restore(tmp_path / "c")["params"]["w"]
+    assert type(back) is np.ndarray
+    assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+def test_integer_keys_come_back_as_strings(tmp_path):
+    checkpoint.save({"params": {"layers": {0: ONES, 2: ONES * 2}}}, tmp_path / "c")
+    back = checkpoint.restore(tmp_path / "c")["params"]["layers"]
+    assert {key: leaf.tolist() for key, leaf in back.items()} == {"0": [1, 1, 1], "2": [2, 2, 2]}
+
+
+def test_a_relative_path_is_taken_from_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save(VARIABLES, checkpoint.Path("c"))
+    assert set(checkpoint.restore(checkpoint.Path("c"))) == set(VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "the layer has no variables: there is nothing to save"),
+        ({"params": {}}, "the layer has no variables: there is nothing to save"),
+        (
+            {"a.b": ONES, "a": {"b": ONES}},
+            "the paths ('a', 'b') and ('a.b',) are one to Orbax (a.b)",
+        ),
+        (
+            {"params": {"w": np.ones((0, 3))}},
+            "params/w has shape [0, 3]: Orbax saves no empty array",
+        ),
+        (
+            {"a/b": ONES, "a": {"c": ONES}},
+            "the path ('a/b',) has a slash or a backslash in a name: Orbax would not give it back",
+        ),
+        (
+            {"params": {"w\\b": ONES}},
+            r"the path ('params', 'w\\b') has a slash or a backslash in a name: Orbax would not give it back",
+        ),
+    ],
+)
+def test_a_tree_that_orbax_would_not_give_back_is_refused(tmp_path, variables, message):
+    assert refused_save(variables, tmp_path / "c") == message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_not_overwritten(saved):
+    assert (
+        refused_save({"params": {"w": ONES}}, saved)
+        == f"saving checkpoint: ValueError: Destination {saved} already exists."
+    )
+    assert set(checkpoint.restore(saved)) == set(VARIABLES)
+
+
+def test_a_leaf_that_orbax_can_not_write_is_named(tmp_path):
+    message = refused_save({"params": {"w": ONES, "z": object()}}, tmp_path / "c")
+    assert message.startswith("saving c: ValueError: TypeHandler lookup failed for: type=<class 'object'>")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_that_fails_at_the_end_leaves_no_folder_behind(tmp_path, monkeypatch):
+    left = []
+
+    def no_space(source, *_, **__):
+        left.extend(path.name for path in tmp_path.iterdir())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, no_space)
+    message = refused_save(VARIABLES, tmp_path / "c")
+    assert message == "saving c: OSError: [Errno 28] No space left on device"
+    assert left == ["c.orbax-checkpoint-tmp"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["_METADATA", "params.kernel/.zarray", "params.kernel/0.0"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "garbage"])
+def test_a_damaged_file_is_noticed(saved, file, damage):
+    path = saved / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes({"empty": b"", "cut": content[:-1], "garbage": b"\xff\x00"}[damage])
+    assert refused_restore(saved).startswith(f"restoring {saved}: ")
+
+
+def test_a_leaf_that_is_gone_is_noticed(saved):
+    for path in (saved / "batch_stats.n").iterdir():
+        path.unlink()
+    (saved / "batch_stats.n").rmdir()
+    assert refused_restore(saved).startswith(f"restoring {saved}: ")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "nothing"
+    assert refused_restore(path) == f"restoring {path}: FileNotFoundError: Checkpoint at {path} not found."
+
+
+def test_a_save_that_never_ended_is_refused_however_much_of_it_is_there(saved):
+    unfinished = saved.rename(saved.with_name("c.orbax-checkpoint-tmp-3"))
+    assert refused_restore(unfinished) == f"restoring {unfinished}: the save that made it never ended"
+
+
+@pytest.mark.parametrize("kind", ["file", "empty folder", "other folder"])
+def test_what_is_no_checkpoint_is_refused(tmp_path, kind):
+    path = tmp_path / "c"
+    if kind == "file":
+        path.write_bytes(b"x")
+    else:
+        path.mkdir()
+    if kind == "other folder":
+        (path / "notes.txt").write_text("x")
+    assert refused_restore(path).startswith(f"restoring {path}: ")
+
+
+def test_every_file_and_folder_is_flushed_before_save_returns(tmp_path, monkeypatch):
+    flushed, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    checkpoint.save(VARIABLES, tmp_path / "c")
+    assert {str(path) for path in [tmp_path, tmp_path / "c", *(tmp_path / "c").rglob("*")]} <= flushed

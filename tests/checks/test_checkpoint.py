@@ -1,0 +1,254 @@
+"""Claim 8: what does not come back from an Orbax checkpoint, and the code that mends it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from common_layers import QUICK
+from flax import linen as nn
+from flax import nnx
+from flax.nnx import bridge
+
+from runner.arrays import checkpoint
+from runner.arrays.checkpoint import CheckpointError
+from runner.checks import checkpoint as claim
+from runner.checks.probes.subject import subject_of
+from runner.experiment import execute
+from runner.records.record import Verdict
+from runner.sweep import plan
+from runner.sweep.plan import Config
+
+LAYERS = QUICK
+X = jnp.arange(8.0).reshape(2, 4) / 8
+RENAMED = "name the attribute or Dict key with letters, digits and _: no dot, slash or backslash"
+
+
+class Stack(nnx.Module):
+    def __init__(self, *, rngs):
+        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs)])
+
+    def __call__(self, x):
+        return self.layers[0](x)
+
+
+class Spectral(nnx.Module):
+    def __init__(self, *, rngs):
+        self.norm = nnx.SpectralNorm(nnx.Linear(4, 4, rngs=rngs), rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(x, update_stats=False)
+
+
+class Raw(nnx.Module):
+    def __init__(self, *, rngs):
+        self.scale = nnx.data(jax.random.normal(rngs.params(), (4,)))
+
+    def __call__(self, x):
+        return x * self.scale
+
+
+class Constant(nnx.Module):
+    def __init__(self, *, rngs):
+        self.scale = jnp.full((4,), 2.0)
+        self.bias = nnx.Param(jnp.ones((4,)))
+
+    def __call__(self, x):
+        return x * self.scale + self.bias
+
+
+class Empty(nnx.Module):
+    def __init__(self, *, rngs):
+        self.extra = nnx.Param(jnp.ones((0, 4)))
+        self.scale = nnx.Param(jnp.full((4,), 3.0))
+
+    def __call__(self, x):
+        return x * self.scale + self.extra.sum()
+
+
+class Named(nnx.Module):
+    """One param by the name that is given, and one at a/b."""
+
+    def __init__(self, name, *, rngs):
+        setattr(self, name, nnx.Param(jnp.full((4,), 2.0)))
+        self.a = nnx.Dict(b=nnx.Param(jnp.full((4,), 3.0)))
+        self.key = name
+
+    def __call__(self, x):
+        return x * getattr(self, self.key) + self.a["b"]
+
+
+def judged(target, *args, **options):
+    return claim.judge(subject_of(bridge.ToLinen(target, args=args), X, **options), full=True)
+
+
+def saved(model, folder):
+    variables = jax.jit(model.init)(jax.random.key(0), X)
+    checkpoint.save(jax.tree.map(np.asarray, variables), folder / "c")
+    return variables
+
+
+def run(code, **names):
+    exec(code, {"jax": jax, "jnp": jnp, "nn": nn, "nnx": nnx, "ocp": ocp, "np": np, **names}, names)
+    return names
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_of_conf_comes_back_from_a_checkpoint_but_for_the_sequential_one(make_run, name):
+    run_ = make_run(f"layer={name}")
+    _, drafts = plan.validate([Config(run=run_, overrides=())])
+    check = claim.judge(execute.subject(next(iter(drafts.values())), run_), full=True)
+    assert check.verdict is (Verdict.no if name == "sequential" else Verdict.yes)
+    if name not in ("sequential", "dropout"):
+        assert check.detail == "the same bits after saving and restoring, with a target and without"
+        assert (check.evidence, check.mend) == ({"without_target": "same bits", "with_target": "same bits"}, None)
+
+
+def test_a_layer_without_variables_has_nothing_to_save():
+    check = claim.judge(subject_of(bridge.to_linen(nnx.Dropout, 0.5), X), full=True)
+    assert (check.verdict, check.detail) == (Verdict.yes, "no variables: nothing to save")
+
+
+def test_metadata_boxes_are_no_hindrance():
+    init = nnx.with_metadata(nnx.initializers.ones, mine="yes")
+    check = claim.judge(subject_of(bridge.to_linen(nnx.Linear, 4, 4, kernel_init=init), X), full=True)
+    assert check.verdict is Verdict.yes
+
+
+def test_the_mend_for_integer_keys_gives_the_bits_again(tmp_path):
+    check = judged(Stack)
+    assert check.evidence["with_target"] == "same bits"
+    assert check.mend == "variables = nnx.restore_int_paths(ocp.PyTreeCheckpointer().restore(path))"
+    model = bridge.to_linen(Stack)
+    variables = saved(model, tmp_path)
+    mended = run(check.mend, path=tmp_path / "c")["variables"]
+    np.testing.assert_array_equal(model.apply(mended, X), model.apply(variables, X))
+
+
+@pytest.mark.filterwarnings("ignore:Found unknown module paths")
+def test_tuple_keys_need_the_target(tmp_path):
+    check = judged(Spectral)
+    assert check.evidence["keys"] == [f"batch_stats/norm/batch_stats/('kernel', {name!r})" for name in ("sigma", "u")]
+    assert check.mend == (
+        "target = nn.unbox(jax.eval_shape(lambda key: model.init({'params': key}, x), key))\n"
+        "variables = ocp.StandardCheckpointer().restore(path, target)"
+    )
+    model = bridge.to_linen(Spectral)
+    variables = saved(model, tmp_path)
+    mended = run(check.mend, path=tmp_path / "c", model=model, x=X, key=jax.random.key(0))["variables"]
+    np.testing.assert_array_equal(model.apply(mended, X), model.apply(variables, X))
+
+
+@pytest.mark.parametrize(("layer", "jitted"), [(Raw, "DynamicJaxprTracer"), (Constant, "nowhere")])
+def test_a_raw_array_changes_its_collection_under_jit_and_is_mended_by_a_param(layer, jitted):
+    check = judged(layer)
+    assert check.verdict is Verdict.no
+    assert check.detail == (
+        f"raw array, no nnx.Variable: scale (ArrayImpl eagerly, {jitted} jitted): "
+        "an eager init's checkpoint does not fit a jitted one's tree"
+    )
+    assert check.mend == (
+        "self.scale = nnx.data(nnx.Param(self.scale))  # at the end of its __init__; nnx.Variable for a constant"
+    )
+    assert check.evidence["raised"].startswith("ValueError: User-provided restore item and on-disk value metadata")
+
+    class Mended(layer):
+        def __init__(self, *, rngs):
+            super().__init__(rngs=rngs)
+            exec(check.mend, {"self": self, "nnx": nnx})
+
+    assert judged(Mended).verdict is Verdict.yes
+
+
+def test_an_empty_array_can_not_be_saved_and_the_mend_leaves_it_out(tmp_path):
+    check = judged(Empty)
+    assert (check.verdict, check.detail) == (
+        Verdict.no,
+        "params/extra is of size 0, and Orbax saves no empty array",
+    )
+    model = bridge.to_linen(Empty)
+    variables = model.init(jax.random.key(0), X)
+    mended = run(check.mend, variables=variables, path=tmp_path / "c")["variables"]
+    np.testing.assert_array_equal(model.apply(mended, X), model.apply(variables, X))
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "detail"),
+    [
+        (
+            "c.d",
+            Verdict.caution,
+            "the same bits come back, but joined by dots or slashes a name is like a nested one: params/c.d",
+        ),
+        (
+            "a.b",
+            Verdict.no,
+            "the variables can't be saved: "
+            "the paths ('params', 'a', 'b') and ('params', 'a.b') are one to Orbax (params.a.b)",
+        ),
+        (
+            "a/b",
+            Verdict.no,
+            "the variables can't be saved: the path ('params', 'a/b') has a slash or a backslash in a name: "
+            "Orbax would not give it back",
+        ),
+    ],
+)
+def test_a_dot_or_slash_in_a_name_is_named(name, verdict, detail):
+    check = judged(Named, name)
+    assert (check.verdict, check.detail, check.mend) == (verdict, detail, RENAMED)
+    assert judged(Named, name.replace(".", "_").replace("/", "_")).verdict is Verdict.yes
+
+
+def test_a_backslash_in_a_name_is_named():
+    check = judged(Named, "c\\d")
+    said = r"the path ('params', 'c\\d') has a slash or a backslash in a name: Orbax would not give it back"
+    assert (check.verdict, check.detail) == (Verdict.no, f"the variables can't be saved: {said}")
+
+
+def test_variables_known_by_shape_alone_are_not_judged():
+    model = bridge.to_linen(nnx.Linear, 4, 4)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), X)
+    check = claim.judge(subject_of(model, X, variables=shapes), full=True)
+    assert (check.verdict, check.detail) == (
+        Verdict.skipped,
+        "the variables that were given are shapes without values",
+    )
+
+
+def test_a_layer_that_never_answers_the_same_is_not_judged():
+    class Counting(nnx.Module):
+        calls = 0
+
+        def __init__(self, *, rngs):
+            self.scale = nnx.Param(jnp.ones(()))
+
+        def __call__(self, x):
+            return jax.pure_callback(self.count, jax.ShapeDtypeStruct((), jnp.float32), x * self.scale)
+
+        @classmethod
+        def count(cls, x):
+            cls.calls += 1
+            return np.float32(cls.calls)
+
+    check = judged(Counting)
+    assert (check.verdict, check.detail) == (
+        Verdict.skipped,
+        "the same call gives other bits each time, with the same variables",
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "reason"),
+    [
+        ((3,), "float32", "params/0/w is float32[2], and the target is float32[3]"),
+        ((2,), "int32", "params/0/w is float32[2], and the target is int32[2]"),
+    ],
+)
+def test_a_target_of_another_shape_or_dtype_is_refused(tmp_path, shape, dtype, reason):
+    checkpoint.save({"params": {0: {"w": np.ones(2, np.float32)}}}, tmp_path / "c")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.restore_like(tmp_path / "c", {"params": {0: {"w": jax.ShapeDtypeStruct(shape, dtype)}}})
+    assert str(caught.value) == f"restoring {tmp_path / 'c'}: {reason}"

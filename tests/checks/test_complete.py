@@ -1,0 +1,381 @@
+"""Claim 1, complete, and the comparison of trees under it: every way in which variables are not those of init."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common_layers import COMMON
+from flax import linen as nn
+from flax import nnx
+from flax.nnx import bridge as nnx_bridge
+
+from runner.arrays import checkpoint, trees
+from runner.arrays.tree_diff import Difference, Kind, compare
+from runner.checks import complete
+from runner.checks.probes.subject import subject_of
+from runner.experiment import execute as experiment_execute
+from runner.experiment.execute import Job
+from runner.experiment.program import draft, identify
+from runner.records.record import FailureKind, Status, Verdict
+from runner.sweep import plan
+from runner.sweep.plan import Config
+
+QUICK = ("timing=off", "checks.eager=never")
+LAYERS = COMMON
+K1 = jax.random.key(7)
+X = jnp.arange(16.0).reshape(2, 8)
+LINEAR = nnx_bridge.to_linen(nnx.Linear, 8, 8)
+OTHER = {"params": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}}
+
+MERGE = """from flax.traverse_util import flatten_dict, unflatten_dict
+given = flatten_dict(variables)
+fresh = flatten_dict(model.init({'params': k1}, x))
+fits = [p for p, leaf in fresh.items() if p in given and given[p].shape == leaf.shape]
+kept = {p: given[p].astype(fresh[p].dtype) for p in fits}
+variables = unflatten_dict({**fresh, **kept})  # what is not kept is init's, and still to be trained"""
+MOVE = """from flax.traverse_util import flatten_dict, unflatten_dict
+given = flatten_dict(variables)
+for old, new in {('weights',): ('params',)}.items():
+    given = {new + p[len(old):] if p[: len(old)] == old else p: leaf for p, leaf in given.items()}
+variables = unflatten_dict(given)"""
+NAMES = """# in the host; a name for the first alone would raise NameInUseError:
+bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0
+Dense(…, name='Dense_2')  # what is Dense_1"""
+
+
+class Old(nn.Module):
+    """What a checkpoint was made with: the layer called last is made, and so named, first."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8)(nn.Dense(8)(nn.Dense(8)(x)))
+
+
+class Steps(nn.Module):
+    """The same, made in the order of the calls."""
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(3):
+            x = nn.Dense(8)(x)
+        return x
+
+
+class New(nn.Module):
+    """The second layer is an NNX one now."""
+
+    names: tuple[tuple[str, str], ...] = ()
+
+    @nn.compact
+    def __call__(self, x):
+        named = dict(self.names)
+        x = nn.Dense(8)(x)
+        x = nnx_bridge.to_linen(nnx.Linear, 8, 8, name=named.get("ToLinen_0"))(x)
+        return nn.Dense(8, name=named.get("Dense_1"))(x)
+
+
+class NewInside(nn.Module):
+    """Its middle layer is an NNX one, and what is called last is made first."""
+
+    names: tuple[tuple[str, str], ...] = ()
+
+    @nn.compact
+    def __call__(self, x):
+        named = dict(self.names)
+        return nn.Dense(8)(
+            nnx_bridge.to_linen(nnx.Linear, 8, 8, name=named.get("ToLinen_0"))(
+                nn.Dense(8, name=named.get("Dense_1"))(x)
+            )
+        )
+
+
+class Outer(nn.Module):
+    inner: type[nn.Module]
+
+    @nn.compact
+    def __call__(self, x):
+        return self.inner(name="body")(x)
+
+
+class Mixed(nn.Module):
+    """Layers of two classes, one of each wrapped."""
+
+    wrapped: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(nn.Dense(8)(x))
+        x = nnx_bridge.to_linen(nnx.Linear, 8, 8)(x) if self.wrapped else nn.Dense(8)(x)
+        x = nnx_bridge.to_linen(nnx.LayerNorm, 8)(x) if self.wrapped else nn.LayerNorm()(x)
+        return nn.LayerNorm()(nn.Dense(8)(x))
+
+
+class Sows(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.Dense(8)(x)
+        self.sow("losses", "norm", y.sum())
+        return y
+
+
+def judge(model, variables, *, x=X, full=False):
+    return complete.judge(subject_of(model, x, variables=variables), full=full)
+
+
+def mended(check, *, model, variables):
+    scope = {"model": model, "variables": variables, "x": X, "k1": K1}
+    exec(check.mend, scope)
+    return scope["variables"]
+
+
+def tree(**leaves):
+    return {"params": {path.replace("__", "/"): np.zeros(shape, np.float32) for path, shape in leaves.items()}}
+
+
+# The claim.
+
+
+def test_what_init_makes_is_complete():
+    assert judge(LINEAR, None).detail == "all 2 leaves are as init makes them"
+    assert judge(LINEAR, OTHER).verdict is Verdict.yes
+    assert judge(nnx_bridge.to_linen(nnx.RMSNorm, 8), None).detail == "the leaf is as init makes it"
+    assert judge(nnx_bridge.to_linen(nnx.Dropout, 0.5, deterministic=True), None).detail == "the layer has no variables"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_of_conf_is_complete_when_traced(make_run, name):
+    run = make_run(f"layer={name}")
+    assert complete.judge(experiment_execute.subject(draft(run, identify(run)), run), full=False).verdict is Verdict.yes
+
+
+def test_in_full_a_compiled_init_is_compared_with_the_traced_one():
+    assert judge(LINEAR, None, full=True).detail == "all 2 leaves are as init makes them"
+
+
+def test_no_variables_at_all_are_missing():
+    check = judge(LINEAR, {})
+    assert (check.verdict, check.mend) == (Verdict.no, MERGE)
+    assert check.detail == "of the 2 leaves that init makes, 2 are missing: params/bias, params/kernel"
+    assert check.evidence == {"num_leaves": 2, "missing": ["params/bias", "params/kernel"]}
+    assert subject_of(LINEAR, X, variables=mended(check, model=LINEAR, variables={})).differences == []
+
+
+def test_a_missing_leaf_is_named_with_the_nearest_path():
+    given = {"params": {"kernel": jnp.ones((8, 8)), "biases": jnp.ones(8)}}
+    check = judge(LINEAR, given)
+    assert check.detail == (
+        "of the 2 leaves that init makes, 1 is missing: params/bias (given: params/biases); "
+        "1 leaf is given that init does not make: params/biases (wanted: params/bias)"
+    )
+    after = mended(check, model=LINEAR, variables=given)
+    np.testing.assert_array_equal(after["params"]["kernel"], 1)
+    assert subject_of(LINEAR, X, variables=after).differences == []
+
+
+def test_leaves_of_shapes_that_the_bridge_takes_are_made_anew():
+    given = {"params": {"kernel": jnp.ones((8, 5)), "bias": jnp.ones(5)}}
+    assert LINEAR.apply(given, X).shape == (2, 5)
+    assert mended(judge(LINEAR, given), model=LINEAR, variables=given)["params"]["kernel"].shape == (8, 8)
+
+
+def test_a_collection_of_another_name_is_moved():
+    given = {"weights": OTHER["params"]}
+    check = judge(LINEAR, given)
+    assert check.mend == MOVE
+    assert mended(check, model=LINEAR, variables=given) == OTHER
+
+
+def test_another_dtype_is_said_and_cast():
+    given = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), OTHER)
+    check = judge(LINEAR, given)
+    assert check.detail.endswith(
+        "2 are of another dtype: params/bias (got bfloat16[8], wanted float32[8]), "
+        "params/kernel (got bfloat16[8, 8], wanted float32[8, 8])"
+    )
+    assert subject_of(LINEAR, X, variables=mended(check, model=LINEAR, variables=given)).differences == []
+
+
+def test_of_many_leaves_five_are_named():
+    subject = subject_of(nnx_bridge.to_linen(nnx.MultiHeadAttention, 2, 8, decode=False), X, variables={})
+    assert complete.judge(subject, full=False).detail == (
+        "of the 8 leaves that init makes, 8 are missing: params/key/bias, params/key/kernel, params/out/bias, "
+        "params/out/kernel, params/query/bias and 3 more"
+    )
+
+
+def test_what_is_only_sown_need_not_be_given():
+    variables = Sows().init(K1, X)
+    assert set(variables) == {"params", "losses"}
+    assert judge(Sows(), {"params": variables["params"]}).verdict is Verdict.yes
+    assert judge(Sows(), variables).verdict is Verdict.yes
+
+
+def test_metadata_boxes_do_not_count():
+    boxed = nnx_bridge.to_linen(nnx.Linear, 8, 8, bias_init=nnx.with_metadata(nnx.initializers.zeros, note="b"))
+    assert type(boxed.init(K1, X)["params"]["bias"]).__name__ == "NNXMeta"
+    assert judge(boxed, OTHER).verdict is Verdict.yes
+
+
+# Names that Linen gives.
+
+
+@pytest.mark.parametrize(("before", "after"), [(Steps, New), (Old, NewInside)])
+def test_neighbours_that_linen_renamed_get_their_names_and_bits_back(before, after):
+    variables = before().init(K1, X)
+    check = judge(after(), variables)
+    assert (check.verdict, check.mend) == (Verdict.no, NAMES)
+    assert check.evidence["names"] == {"ToLinen_0": "Dense_1", "Dense_1": "Dense_2"}
+    old = before().apply(variables, X)
+    assert not np.array_equal(after().apply(variables, X), old)
+    names = tuple((new, name) for name, new in re.findall(r"name='(\w+)'\)  # what is (\w+)", check.mend))
+    np.testing.assert_array_equal(after(names).apply(variables, X), old)
+    assert judge(after(names), variables).verdict is Verdict.yes
+
+
+def test_one_name_alone_raises_as_the_mend_says():
+    with pytest.raises(flax.errors.NameInUseError):
+        New((("ToLinen_0", "Dense_1"),)).init(K1, X)
+
+
+def test_renamed_neighbours_are_found_inside_a_module_of_the_host():
+    check = judge(Outer(New), Outer(Steps).init(K1, X))
+    assert check.detail.endswith("what was body/Dense_1 is body/ToLinen_0, what was body/Dense_2 is body/Dense_1")
+    assert check.mend == (
+        "# in the host; a name for the first alone would raise NameInUseError:\n"
+        "bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0 in body\n"
+        "Dense(…, name='Dense_2')  # what is Dense_1 in body"
+    )
+
+
+def test_renamed_neighbours_of_two_classes_are_told_apart():
+    check = judge(Mixed(True), Mixed(False).init(K1, X))
+    assert check.evidence["names"] == {
+        "ToLinen_0": "Dense_1",
+        "ToLinen_1": "LayerNorm_1",
+        "Dense_1": "Dense_2",
+        "LayerNorm_1": "LayerNorm_2",
+    }
+
+
+def test_names_are_not_held_to_explain_what_they_do_not():
+    variables = {"params": {**Steps().init(K1, X)["params"], "head": {"kernel": jnp.ones((3, 3))}}}
+    check = judge(New(), variables)
+    assert "names" not in check.evidence
+    assert check.mend.splitlines()[2] == "for old, new in {('params', 'Dense_2'): ('params', 'ToLinen_0')}.items():"
+
+
+# The comparison.
+
+
+def test_equal_trees_have_no_differences_whatever_the_spelling_of_their_keys():
+    ints = {"params": {0: {"kernel": np.zeros(3)}, 1: {"kernel": np.zeros(3)}}}
+    texts = {"params": {"0": {"kernel": np.zeros(3)}, "1": {"kernel": np.zeros(3)}}}
+    assert compare(texts, ints) == compare(ints, texts) == []
+
+
+def test_a_difference_says_what_was_given_and_wanted():
+    assert compare(tree(kernel=(3, 4)), tree(kernel=(4, 4))) == [
+        Difference(kind=Kind.misshapen, path="params/kernel", given="float32[3, 4]", wanted="float32[4, 4]")
+    ]
+    assert compare({"params": {"kernel": np.zeros(3, np.int8)}}, tree(kernel=(3,)))[0].kind is Kind.cast
+
+
+def test_a_module_moves_together_though_a_leaf_would_fit_elsewhere():
+    given = {"params": {"a": tree(bias=2, kernel=(2, 2))["params"], "b": tree(bias=2, kernel=(3, 2))["params"]}}
+    wanted = {"params": {"c": tree(bias=2, kernel=(3, 2))["params"]}}
+    moved = {one.path: one.nearest for one in compare(given, wanted) if one.kind is Kind.misplaced}
+    assert moved == {"params/c/bias": "params/b/bias", "params/c/kernel": "params/b/kernel"}
+
+
+def test_part_of_a_module_moves_where_the_rest_is_not_wanted():
+    given = {"params": {"a": tree(bias=2, kernel=(2, 2))["params"]}}
+    wanted = {"params": {"c": tree(kernel=(2, 2))["params"]}}
+    assert [(one.kind, one.path, one.nearest) for one in compare(given, wanted)] == [
+        (Kind.extra, "params/a/bias", None),
+        (Kind.misplaced, "params/c/kernel", "params/a/kernel"),
+    ]
+
+
+def test_numbers_in_names_sort_as_numbers():
+    def layers(name):
+        return {"params": {f"{name}_{num}": tree(kernel=(2,))["params"] for num in range(12)}}
+
+    assert [one.nearest for one in compare(layers("a"), layers("b"))] == [f"params/a_{num}/kernel" for num in range(12)]
+
+
+def test_ten_thousand_leaves_are_compared_at_once():
+    def many(*parts):
+        leaf = jax.ShapeDtypeStruct((4,), jnp.float32)
+        inner = {f"{parts[-1]}_{num}": {"bias": leaf, "kernel": leaf} for num in range(5000)}
+        return {"params": {parts[0]: inner} if len(parts) > 1 else inner}
+
+    start = time.process_time()
+    assert len(compare(many("a"), many("b"))) == 10_000
+    assert len(compare(many("a"), many("deeper", "b"))) == 20_000
+    assert time.process_time() - start < 5
+
+
+# Runs that start from a checkpoint.
+
+
+def saved(tmp_path, variables):
+    checkpoint.save(jax.tree.map(np.asarray, variables), tmp_path / "checkpoint")
+    return f"variables={tmp_path / 'checkpoint'}"
+
+
+def execute(run):
+    """The result of `run` as a sweep would get it, refused or not."""
+    (identity,), drafts = plan.validate([Config(run=run)])
+    job = Job(run=run, identity=identity, compare_eager=False)
+    try:
+        program = experiment_execute.prepare(drafts[identity.program_id, run.device], run)
+    except Exception as error:  # noqa: BLE001 - as a sweep does
+        return experiment_execute.failed(job, error)
+    return experiment_execute.execute(job, program)
+
+
+LINEAR_VARIABLES = {"params": {"kernel": np.ones((4, 8), np.float32), "bias": np.ones(8, np.float32)}}
+LACKING = {"params": {"kernel": LINEAR_VARIABLES["params"]["kernel"]}}
+WRONG = {"params": {"kernel": np.ones((4, 5), np.float32), "bias": np.ones(5, np.float32)}}
+LACKING_DETAIL = "of the 2 leaves that init makes, 1 is missing: params/bias"
+WRONG_DETAIL = (
+    "of the 2 leaves that init makes, 2 are misshapen: params/bias (got float32[5], wanted float32[8]), "
+    "params/kernel (got float32[4, 5], wanted float32[4, 8])"
+)
+
+
+@pytest.mark.parametrize(("variables", "detail"), [(LACKING, LACKING_DETAIL), (WRONG, WRONG_DETAIL)])
+def test_a_strict_run_refuses_a_checkpoint_that_is_not_complete(make_run, tmp_path, variables, detail):
+    record = execute(make_run(*QUICK, saved(tmp_path, variables))).record
+    assert record.error is not None
+    assert (record.status, record.error.kind) == (Status.failed, FailureKind.check)
+    assert record.error.message == f"complete: {detail}"
+    assert {check.name: check.verdict for check in record.checks}["complete"] is Verdict.no
+
+
+def test_a_run_that_only_reports_goes_on_with_it(make_run, tmp_path):
+    result = execute(make_run(*QUICK, "checks=report", saved(tmp_path, LACKING)))
+    assert (result.record.status, result.record.error) == (Status.done, None)
+    assert next(check for check in result.record.checks if check.name == "complete").detail == LACKING_DETAIL
+    assert result.output[""].shape == (8,)
+
+
+def test_a_run_from_the_checkpoint_of_another_seed_gives_that_seeds_bits(make_run, tmp_path):
+    three = execute(make_run(*QUICK, "seed=3"))
+    given = execute(make_run(*QUICK, "seed=4", saved(tmp_path, three.variables)))
+    assert given.record.error is None
+    assert trees.array_digest(given.output[""]) == trees.array_digest(three.output[""])
+    assert trees.array_digest(execute(make_run(*QUICK, "seed=4")).output[""]) != given.record.output[0].digest
+
+
+def test_integer_keys_come_back_from_a_checkpoint(make_run, tmp_path):
+    run = make_run(*QUICK, "layer=sequential")
+    given = execute(make_run(*QUICK, "layer=sequential", "seed=9", saved(tmp_path, execute(run).variables)))
+    assert given.record.error is None
+    assert given.record.output[0].digest == execute(run).record.output[0].digest

@@ -1,0 +1,200 @@
+"""The claim `lifts`: what Linen does to modules can be done to a wrapped layer, and where it can't, it is said."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from common_layers import QUICK
+from flax import linen as nn
+from flax import nnx
+from flax.core import FrozenDict
+from flax.nnx import bridge
+
+from runner.checks import lifts
+from runner.checks.probes.subject import subject_of
+from runner.experiment import execute
+from runner.records.record import Verdict
+from runner.sweep import plan
+from runner.sweep.plan import Config
+
+X = jnp.arange(8.0).reshape(2, 4) / 8
+LIFTS = [
+    "jit",
+    "grad",
+    "jax.vmap",
+    "a name in a host",
+    "two calls in one host",
+    "nn.remat",
+    "nn.scan over layers",
+    "nn.vmap with shared params",
+    "nn.vmap with stacked params",
+]
+NAMES = QUICK
+ROUNDED = "works, rounded otherwise"
+
+
+def make_layer(*, rngs):
+    return nnx.Linear(4, 4, rngs=rngs)
+
+
+def make_norm(*, rngs):
+    return nnx.LayerNorm(4, rngs=rngs)
+
+
+class CalledTwice(nn.Module):
+    make: object
+
+    @nn.compact
+    def __call__(self, x):
+        layer = bridge.ToLinen(self.make, name="mine")
+        return layer(layer(x))
+
+
+class OneCallEach(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return bridge.ToLinen(make_layer, name="two")(bridge.ToLinen(make_layer, name="one")(x))
+
+
+class NoBatching(nnx.Module):
+    """Asks the host for its output, and does not say what a batch of inputs means."""
+
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+class NameSeen(nnx.Module):
+    """Looks where in the host it is, and gives something else there."""
+
+    def __init__(self, *, rngs):
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        path = nn.module._context.module_stack[-1].path
+        return x * self.scale[...] + len(path)
+
+
+@pytest.fixture(scope="module")
+def conf_check(make_run):
+    """What the claim says of a layer of conf/, asked once."""
+    asked = {}
+
+    def ask(name):
+        if name not in asked:
+            run = make_run(f"layer={name}")
+            _, drafts = plan.validate([Config(run=run)])
+            asked[name] = lifts.judge(execute.subject(next(iter(drafts.values())), run), full=True)
+        return asked[name]
+
+    return ask
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_no_layer_of_conf_is_refused_and_only_its_second_call_is_warned_of(conf_check, name):
+    check = conf_check(name)
+    assert sorted(check.evidence) == sorted(LIFTS)
+    bad = {lift for lift, text in check.evidence.items() if not text.startswith(("works", "not asked: "))}
+    assert bad <= {"two calls in one host"}
+    assert check.verdict is (Verdict.caution if bad else Verdict.yes)
+
+
+def test_a_layer_that_starts_from_constants_works_under_every_lift(conf_check):
+    check = conf_check("layer_norm")
+    assert check.detail == f"works under {', '.join(LIFTS)}"
+    assert (check.verdict, check.mend) == (Verdict.yes, None)
+
+
+def test_a_layer_that_draws_its_params_is_warned_of_a_second_call(conf_check):
+    check = conf_check("linear")
+    assert check.detail == (
+        "works under jit, grad, jax.vmap, a name in a host, nn.remat, nn.vmap with shared params, nn.vmap with stacked "
+        "params; nn.scan over layers not asked (the output is not shaped like x); two calls in one host: changes the "
+        "output: init draws the params at each call and keeps the last"
+    )
+
+
+def test_a_dropout_has_no_variables_to_share_and_works_under_all_other_lifts(conf_check):
+    check = conf_check("dropout")
+    assert check.verdict is Verdict.yes
+    assert check.evidence["nn.vmap with shared params"] == "not asked: no variables to share"
+    assert [text for text in check.evidence.values() if text != "works"] == ["not asked: no variables to share"]
+
+
+def test_tokens_have_no_gradient_and_the_table_has(conf_check):
+    assert conf_check("embed").evidence["grad"] == "works"
+
+
+def test_a_second_call_of_what_draws_nothing_is_fine():
+    assert lifts.judge(subject_of(CalledTwice(make_norm), X), full=True).verdict is Verdict.yes
+
+
+def test_one_instance_a_call_is_fine():
+    check = lifts.judge(subject_of(OneCallEach(), X), full=True)
+    assert check.verdict is Verdict.caution
+    assert [text for text in check.evidence.values() if not text.startswith("works")] == [
+        "changes the output: init draws the params at each call and keeps the last"
+    ]
+
+
+def test_what_mends_a_second_call_makes_init_and_apply_agree():
+    scope = {"nnx": nnx, "bridge": bridge, "make_layer": make_layer}
+    exec(lifts.ONE_CALL, scope)
+    key = jax.random.PRNGKey(0)
+    output, variables = scope["layer"].init_with_output(key, X)
+    again = scope["layer"].apply(variables, X)
+    assert jax.tree.map(lambda one, two: bool((one == two).all()), output, again) == (True, True)
+    assert bool((again[0] == again[1]).all())
+    twice, made = CalledTwice(make_layer).init_with_output(key, X)
+    assert not jnp.allclose(twice, CalledTwice(make_layer).apply(made, X))
+
+
+def test_a_call_argument_that_remat_would_trace_is_warned_of_with_what_mends_it():
+    layer = bridge.ToLinen(nnx.Dropout, kwargs=FrozenDict(rate=0.5))
+    check = lifts.judge(subject_of(layer, X, call={"deterministic": True}), full=True)
+    assert check.verdict is Verdict.caution
+    assert check.detail.startswith("works under jit, grad, jax.vmap, a name in a host, two calls in one host, nn.scan")
+    assert "; nn.remat: fails: TracerBoolConversionError: Attempted boolean conversion" in check.detail
+    assert check.mend == "nn.remat(lambda layer, x: layer(x, deterministic=True))(layer, x)"
+
+    class Host(nn.Module):
+        layer: nn.Module
+
+        @nn.compact
+        def __call__(self, x):
+            return eval(check.mend, {"nn": nn, "layer": self.layer, "x": x})
+
+    assert bool((Host(layer).apply({}, X) == X).all())
+
+
+def test_a_layer_that_can_not_be_batched_is_refused():
+    check = lifts.judge(subject_of(bridge.ToLinen(NoBatching), X), full=True)
+    assert check.verdict is Verdict.no
+    assert check.evidence["jit"] == check.evidence["a name in a host"] == "works"
+    assert check.evidence["jax.vmap"].startswith("fails: NotImplementedError: vmap is only supported for")
+    assert check.evidence["grad"].startswith("fails: ValueError: Pure callbacks do not support JVP.")
+    assert "; jax.vmap: fails: NotImplementedError" in check.detail
+    assert check.mend is None
+
+
+def test_bits_that_change_under_a_name_are_refused():
+    check = lifts.judge(subject_of(bridge.ToLinen(NameSeen), X), full=True)
+    assert check.verdict is Verdict.no
+    assert check.evidence["a name in a host"].startswith("changes the bits (")
+
+
+def test_what_has_nothing_to_differentiate_is_not_asked_for_its_gradient():
+    class Parity(nnx.Module):
+        def __init__(self, *, rngs):
+            pass
+
+        def __call__(self, x):
+            return x % 2
+
+    check = lifts.judge(subject_of(bridge.ToLinen(Parity), jnp.arange(4)), full=True)
+    assert check.verdict is Verdict.yes
+    assert check.evidence["grad"] == check.evidence["nn.remat"] == "not asked: nothing to differentiate"

@@ -1,0 +1,294 @@
+"""The claim `parity`: what a wrapped layer is beside the native one and beside its Linen twin."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common_layers import QUICK
+from flax import linen as nn
+from flax import nnx
+from flax.core.scope import LazyRng
+
+import runner
+from runner.arrays import trees
+from runner.bridge import native, wrap
+from runner.bridge.wrap import Bridged
+from runner.checks import parity
+from runner.checks.probes import hlo
+from runner.checks.probes.subject import Subject, subject_of
+from runner.experiment import execute
+from runner.experiment.program import draft, identify
+from runner.records.record import Verdict
+
+LAYERS = QUICK
+TWINS = {
+    "batch_norm": "nn.BatchNorm",
+    "conv": "nn.Conv",
+    "embed": "nn.Embed",
+    "layer_norm": "nn.LayerNorm",
+    "linear": "nn.Dense",
+    "multi_head_attention": "nn.MultiHeadDotProductAttention",
+    "rms_norm": "nn.RMSNorm",
+}
+
+
+class TwoLinear(nnx.Module):
+    def __init__(self, *, rngs, reverse=False):
+        for name in ("second", "first") if reverse else ("first", "second"):
+            setattr(self, name, nnx.Linear(4, 4, rngs=rngs))
+
+    def __call__(self, x):
+        return self.second(self.first(x))
+
+
+class Counting(nnx.Module):
+    """Another layer each time it is made: what it draws hangs on what the process did before."""
+
+    made = itertools.count()
+
+    def __init__(self, *, rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (4,)) + next(self.made))
+
+    def __call__(self, x):
+        return x * self.kernel[...]
+
+
+class Off(nnx.Module):
+    """Its output is `factor` times the input, whatever its param."""
+
+    def __init__(self, factor, *, rngs):
+        self.factor = factor
+        self.scale = nnx.Param(jnp.ones(4))
+
+    def __call__(self, x):
+        return x * self.scale[...] * self.factor
+
+
+class Masks(nnx.Module):
+    """Weights, a mask, a running mean and integer keys in one layer."""
+
+    def __init__(self, *, rngs):
+        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)])
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = self.dropout(layer(x))
+        return self.norm(x)
+
+
+def wrapped(nnx_class, construct=None, x=None, **kwargs) -> Subject:
+    """A wrapped layer as a subject; `construct` builds something else natively."""
+    model = wrap.bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs))
+    layer = Bridged(model=model, construct=construct or (lambda rngs: nnx_class(**kwargs, rngs=rngs)))
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32) if x is None else x
+    needs = wrap.find_needs(layer, x, nnx_class.__name__)
+    return Subject(
+        label=nnx_class.__name__, model=layer, layer=layer, needs=needs, x=x, rngs=needs.streams, mutable=needs.mutable
+    )
+
+
+def judge(subject):
+    return parity.judge(subject, full=True)
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def of_conf(request, make_run):
+    """What the claim says of a layer of conf/."""
+    run = make_run("timing=off", f"layer={request.param}")
+    return request.param, judge(execute.subject(draft(run, identify(run)), run))
+
+
+def test_a_layer_of_conf_is_its_native_module_bit_for_bit(of_conf):
+    _, check = of_conf
+    assert check.verdict is Verdict.yes
+    assert check.detail.startswith("native: the same variables")
+    parts = ("variables", "output", "updates", "gradient")
+    assert [check.evidence[part] for part in parts] == [{}] * 4
+
+
+def test_a_layer_of_conf_is_its_linen_twin_bit_for_bit(of_conf):
+    name, check = of_conf
+    linen = check.evidence["linen"]
+    assert linen["layer"] == TWINS.get(name, "")
+    if name in TWINS:
+        assert linen == {"layer": TWINS[name], "why": "", "tree": {}, "output": {}, "updates": {}, "gradient": {}}
+        assert check.evidence["hlo_equal"]["linen"] is (name != "multi_head_attention")
+        program = "another" if name == "multi_head_attention" else "the same"
+        assert f"; Linen {TWINS[name]}: the same tree; the same output" in check.detail
+        assert f" bit for bit; {program} optimised HLO; steady " in check.detail
+
+
+def test_what_each_costs_is_in_the_evidence(of_conf):
+    name, check = of_conf
+    assert json.loads(json.dumps(check.evidence)) == check.evidence
+    variants = {"bridged", "native"} | ({"linen"} if name in TWINS else set())
+    assert check.evidence["costs"].keys() == variants
+    for cost in check.evidence["costs"].values():
+        assert min(cost["trace_s"], cost["lower_s"], cost["compile_s"], cost["steady_s"]) > 0
+        assert len(cost["samples_s"]) == parity.ROUNDS
+        assert cost["cache"] in ("off", "cold", "warm")
+    for ratio in check.evidence["steady_ratio"].values():
+        assert ratio["low"] <= ratio["median"] <= ratio["high"]
+
+
+def test_masks_running_means_and_integer_keys_are_compared_too():
+    check = judge(wrapped(Masks))
+    assert check.verdict is Verdict.yes
+    assert check.detail.startswith("native: the same variables, output, updates and gradient bit for bit; steady ")
+
+
+class Tabled(nnx.Module):
+    """Holds a constant that is no Variable."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.table = jnp.arange(4.0)
+
+    def __call__(self, x):
+        return self.linear(x) * self.table
+
+
+def test_an_array_that_is_no_variable_is_no_hindrance():
+    check = judge(wrapped(Tabled))
+    assert check.verdict is Verdict.yes
+    assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
+
+
+def test_a_constructor_that_draws_in_another_order_is_a_no():
+    check = judge(wrapped(TwoLinear, lambda rngs: TwoLinear(rngs=rngs, reverse=True)))
+    assert check.verdict is Verdict.no
+    assert check.evidence["variables"].keys() == {"params/first/kernel", "params/second/kernel"}
+    assert check.detail.startswith("native: variables differ in params/first/kernel by ")
+
+
+def test_a_layer_that_is_another_each_time_is_a_no():
+    check = judge(wrapped(Counting))
+    assert check.verdict is Verdict.no
+    assert check.detail.startswith("native: variables differ in params/kernel by ")
+
+
+def test_the_code_that_mends_a_no_is_a_layer_with_parity():
+    scope = {"nnx": nnx, "jax": jax}
+    exec(judge(wrapped(Counting)).mend, scope)
+    assert judge(wrapped(scope["Mine"])).verdict is Verdict.yes
+
+
+def test_leaves_of_only_one_are_named():
+    check = judge(wrapped(TwoLinear, lambda rngs: nnx.Linear(4, 4, rngs=rngs)))
+    assert check.verdict is Verdict.no
+    assert check.detail == (
+        "native: variables differ in params/bias (only native), params/first/bias (only bridged), "
+        "params/first/kernel (only bridged) and 3 more"
+    )
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(2.0, Verdict.no), (1.0 + 2**-23, Verdict.caution)])
+def test_another_output_is_a_no_and_one_ulp_a_caution(factor, verdict):
+    check = judge(wrapped(Off, lambda rngs: Off(factor, rngs=rngs), factor=1.0))
+    assert check.verdict is verdict
+    assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
+    assert "gradient differs in scale by " in check.detail
+
+
+def test_a_norm_that_computes_in_bfloat16_is_not_its_linen_twin():
+    check = judge(wrapped(nnx.LayerNorm, num_features=4, dtype=jnp.bfloat16))
+    assert check.verdict is Verdict.caution
+    assert "; Linen nn.LayerNorm: the same tree; output differs in output by " in check.detail
+    assert "; another optimised HLO; steady " in check.detail
+    assert (check.evidence["output"], check.evidence["gradient"]) == ({}, {})
+
+
+def test_a_twin_of_another_tree_is_a_caution_that_names_the_leaf():
+    x = jnp.ones((2, 4))
+    check = judge(wrapped(nnx.Einsum, einsum_str="bd,dh->bh", kernel_shape=(4, 3), bias_shape=(1, 3), x=x))
+    assert check.verdict is Verdict.caution
+    assert "; Linen nn.Einsum: another tree: params/bias is float32[1, 3] against float32[3]; steady " in check.detail
+    assert "linen" not in check.evidence["costs"]
+
+
+def test_why_there_is_no_twin_is_said():
+    check = judge(wrapped(nnx.Linear, in_features=4, out_features=2, preferred_element_type=jnp.float32))
+    assert check.verdict is Verdict.yes
+    why = "nnx.Linear's preferred_element_type has no counterpart in nn.Dense"
+    assert f"; no Linen twin: {why}; steady " in check.detail
+
+
+def test_a_wrapped_layer_from_python_is_compared_whether_its_arguments_have_names_or_not():
+    for model in (nnx.bridge.to_linen(nnx.Linear, 4, 4), nnx.bridge.to_linen(nnx.Linear, 4, out_features=4)):
+        (check,) = runner.check(model, jnp.ones((2, 4)), only=["parity"])
+        assert check.detail.startswith("native: the same variables, output and gradient bit for bit; Linen nn.Dense: ")
+
+
+def test_a_host_is_skipped():
+    check = judge(subject_of(nn.Dense(2), jnp.ones((1, 4))))
+    assert check.verdict is Verdict.skipped
+    assert check.detail == "only a wrapped layer by itself has a native module to be compared with"
+
+
+# The formula.
+
+
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Inner(name="inner")(x)
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return wrap.bridge.ToLinen(nnx.Linear, args=(4, 2), name="layer")(x)
+
+
+@pytest.mark.parametrize("path", [(), ("layer",), ("inner", "layer")])
+def test_a_stream_is_flaxs_own_key_for_the_first_draw_at_a_path(path):
+    keys = wrap.init_keys(wrap.root_key(7), ("params", "dropout"))
+    streams = wrap.native_streams(keys, path)
+    assert streams.keys() == keys.keys()
+    for name, key in keys.items():
+        assert (streams[name] == LazyRng.create(key, *path, 1).as_jax_rng()).all()
+
+
+def test_a_nested_layer_has_the_kernel_that_the_formula_says():
+    keys = {"params": jax.random.PRNGKey(3)}
+    kernel = Nested().init(keys, jnp.ones((1, 4)))["params"]["inner"]["layer"]["kernel"]
+    streams = wrap.native_streams(keys, ("inner", "layer"))
+    assert (nnx.Linear(4, 2, rngs=nnx.Rngs(**streams)).kernel[...] == kernel).all()
+
+
+def test_a_native_module_has_its_variables_by_linens_names():
+    subject = wrapped(Masks)
+    keys = wrap.init_keys(subject.key, subject.needs.streams)
+    shapes = jax.eval_shape(lambda keys: native.variables(subject.layer, keys), keys)
+    assert trees.flatten(shapes) == trees.flatten(subject.needs.variables)
+
+
+# Programs.
+
+
+def test_programs_that_differ_in_names_and_lines_alone_are_equal():
+    def one(x):
+        return jnp.sin(x) * 2
+
+    def another(argument):
+        doubled = jnp.sin(argument)
+        return doubled * 2
+
+    x = jnp.ones(3)
+    first, second = (jax.jit(function).lower(x).compile() for function in (one, another))
+    assert first.as_text() != second.as_text()
+    assert hlo.equal(first, second) is True
+
+
+@pytest.mark.parametrize("other", [lambda x: jnp.sin(x) * 3, lambda x: jnp.cos(x) * 2, lambda x: jnp.sin(x[:2]) * 2])
+def test_programs_of_another_constant_operation_or_shape_are_not(other):
+    x = jnp.ones(3)
+    first, second = (jax.jit(function).lower(x).compile() for function in (lambda x: jnp.sin(x) * 2, other))
+    assert hlo.equal(first, second) is False

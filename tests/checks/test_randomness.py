@@ -1,0 +1,449 @@
+"""Claims 2 and 3, nothing invented and streams: where the random numbers of apply come from."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from common_layers import COMMON
+from flax import linen as nn
+from flax import nnx
+from flax.nnx import bridge as nnx_bridge
+
+from runner.checks import nothing_invented, streams
+from runner.checks.probes import draws
+from runner.checks.probes.subject import subject_of
+from runner.commands import main
+from runner.experiment import execute, failures
+from runner.experiment.execute import Job
+from runner.experiment.program import draft, identify
+from runner.records.record import FailureKind, Verdict
+from runner.sweep import plan
+from runner.sweep.plan import Config
+
+QUICK = ("timing=off", "checks.eager=never")
+LAYERS = COMMON
+X = jnp.ones((2, 8))
+LINEAR = nnx_bridge.to_linen(nnx.Linear, 8, 8)
+KEPT_KEY = jax.random.key(3)
+
+MASK_FROM_NOWHERE = (
+    "apply is not given the stream dropout: what is drawn from there is the same at every call, from key 0"
+)
+GIVE_DROPOUT = """variables = model.init({'params': k1, 'dropout': k2}, x)
+output = model.apply(variables, x, rngs={'dropout': k3})"""
+LAZY_INIT = """# at the end of the constructor, for every bridge.ToNNX in it; x: an array of the shape that they take
+bridge.lazy_init(self.inner, x)"""
+OWN_STREAM = """self.rngs = rngs  # in the constructor
+key = self.rngs.noise()  # in the call, for nnx.Rngs(0); then give apply rngs={'noise': key}"""
+KEY_EACH = "k1, k2 = jax.random.split(key)  # one key for each draw; of a stream, call rngs.dropout() for each"
+
+
+def dropout():
+    return nnx_bridge.to_linen(nnx.Dropout, 0.5, deterministic=False)
+
+
+class TwoDropouts(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return {"first": dropout()(x), "second": dropout()(x)}
+
+
+class LinenDropout(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5, deterministic=False)(x)
+
+
+class Scanned(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        def body(layer, x, _):
+            return layer(x), None
+
+        split = {"params": True, "dropout": True}
+        return nn.scan(body, variable_axes={"params": 0}, split_rngs=split, length=3)(dropout(), x, None)[0]
+
+
+class Inner(nnx.Module):
+    """Linen inside NNX."""
+
+    def __init__(self, *, lazy: bool, rngs):
+        self.inner = nnx_bridge.ToNNX(nn.Dense(8), rngs=rngs)
+        if lazy:
+            nnx_bridge.lazy_init(self.inner, jnp.ones((1, 8)))
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+class OwnKey(nnx.Module):
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return x + nnx.Rngs(0).noise.normal(x.shape)
+
+
+class OwnStream(nnx.Module):
+    """What the mend of `OwnKey` says."""
+
+    def __init__(self, *, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        key = self.rngs.noise()
+        return x + jax.random.normal(key, x.shape)
+
+
+class RawKey(nnx.Module):
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return jax.jit(lambda x: x + jax.random.normal(jax.random.PRNGKey(0), x.shape))(x)
+
+
+class KeptKey(nnx.Module):
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return x + jax.random.normal(KEPT_KEY, x.shape)
+
+
+class OneKeyTwice(nnx.Module):
+    def __init__(self, *, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        key = self.rngs.dropout()
+        return jax.random.bernoulli(key, 0.5, x.shape) * x, jax.random.bernoulli(key, 0.5, x.shape) * x
+
+
+class TwoKeys(nnx.Module):
+    """What the mend of `OneKeyTwice` says."""
+
+    def __init__(self, *, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        k1, k2 = jax.random.split(self.rngs.dropout())
+        return jax.random.bernoulli(k1, 0.5, x.shape) * x, jax.random.bernoulli(k2, 0.5, x.shape) * x
+
+
+class Seldom(nnx.Module):
+    """Depends on its key, but not so that it shows."""
+
+    def __init__(self, *, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        return x * (jax.random.uniform(self.rngs.dropout()) < 2)
+
+
+def invented(model, *, full=False, **given):
+    return nothing_invented.judge(subject_of(model, X, **given), full=full)
+
+
+def judged(model, *, full=False, **given):
+    return streams.judge(subject_of(model, X, **given), full=full)
+
+
+def found(function, *arguments, names="kx"):
+    return draws.find(jax.make_jaxpr(function)(*arguments), list(names))
+
+
+# Claim 2.
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_of_a_layer_of_conf_both_claims_say_yes(make_run, name):
+    run = make_run(f"layer={name}")
+    subject = execute.subject(draft(run, identify(run)), run)
+    assert nothing_invented.judge(subject, full=False).verdict is Verdict.yes
+    assert streams.judge(subject, full=False).verdict is Verdict.yes
+
+
+def test_weights_that_are_given_leave_nothing_to_draw():
+    check = invented(LINEAR)
+    assert (check.verdict, check.detail) == (Verdict.yes, "apply draws nothing")
+    assert invented(dropout()).detail == "all that apply draws comes from a stream that it is given"
+
+
+def test_what_mends_weights_from_key_0_gives_them():
+    check = invented(LINEAR, variables={})
+    scope = {"model": LINEAR, "variables": {}, "x": X, "k1": jax.random.key(1)}
+    exec(str(check.mend), scope)
+    assert invented(LINEAR, variables=scope["variables"]).verdict is Verdict.yes
+
+
+def test_a_constant_that_is_made_up_leaves_no_draw_and_is_found_in_the_tree():
+    check = invented(LINEAR, variables={"params": {"kernel": jnp.ones((8, 8))}})
+    assert check.detail == "apply makes up params/bias, as constants"
+    assert check.evidence["num_draws"] == 0
+
+
+def test_what_lies_in_another_collection_is_not_made_up():
+    weights = LINEAR.init(jax.random.key(0), X)["params"]
+    assert invented(LINEAR, variables={"weights": weights}).verdict is Verdict.yes
+
+
+def test_a_mask_from_key_0_is_found_and_its_stream_named():
+    check = invented(dropout(), rngs=())
+    assert (check.verdict, check.detail, check.mend) == (Verdict.no, MASK_FROM_NOWHERE, GIVE_DROPOUT)
+    assert check.evidence["streams"] == ["dropout"]
+
+
+def test_linen_in_nnx_that_was_not_initialised_is_mended_in_its_constructor():
+    check = invented(nnx_bridge.to_linen(Inner, lazy=False))
+    assert (check.verdict, check.mend) == (Verdict.no, LAZY_INIT)
+    assert invented(nnx_bridge.to_linen(Inner, lazy=True)).verdict is Verdict.yes
+
+
+@pytest.mark.parametrize("layer", [OwnKey, RawKey])
+def test_a_key_that_the_layer_makes_in_its_call_is_found_with_its_line(layer):
+    check = invented(nnx_bridge.to_linen(layer))
+    (line,) = check.evidence["keys_made_at"]
+    assert line.startswith("test_claims_randomness.py:")
+    assert f" in {layer.__name__}.__call__" in line
+    assert (check.verdict, check.mend) == (Verdict.no, OWN_STREAM)
+    assert check.detail == f"the layer makes a key of its own ({line}): what it draws is the same at every call"
+    assert invented(nnx_bridge.to_linen(OwnStream)).verdict is Verdict.yes
+
+
+def test_a_key_kept_since_the_import_is_found_too():
+    check = invented(nnx_bridge.to_linen(KeptKey))
+    assert check.detail == "apply draws from a key that it is not given: what it draws is the same at every call"
+    assert (check.verdict, check.mend) == (Verdict.no, OWN_STREAM)
+
+
+def test_what_is_invented_in_a_scanned_stack_is_found():
+    assert invented(Scanned()).verdict is Verdict.yes
+    assert invented(Scanned(), rngs=()).detail == MASK_FROM_NOWHERE
+
+
+# Claim 3.
+
+
+def test_streams_of_init_and_apply_are_listed():
+    check = judged(dropout())
+    assert check.detail == "init needs params, dropout; apply draws from dropout, each time with another key"
+    assert (check.evidence["init"], check.evidence["apply"]) == (["params", "dropout"], ["dropout"])
+    assert judged(LINEAR).detail == "init needs params; apply draws from no stream"
+
+
+def test_two_dropouts_without_rngs_share_a_mask_until_the_stream_is_given():
+    model = TwoDropouts()
+    check = judged(model, rngs=())
+    assert (check.verdict, check.mend) == (Verdict.no, GIVE_DROPOUT)
+    shared = model.apply({}, X)
+    np.testing.assert_array_equal(shared["first"], shared["second"])
+    scope = {"model": model, "x": X} | {f"k{num}": jax.random.key(num) for num in (1, 2, 3)}
+    exec(GIVE_DROPOUT, scope)
+    assert not np.array_equal(scope["output"]["first"], scope["output"]["second"])
+    assert judged(model).verdict is Verdict.yes
+
+
+def test_a_misspelt_stream_is_named():
+    check = judged(dropout(), rngs=("params", "dropuot"))
+    assert (check.verdict, check.evidence["unused"]) == (Verdict.no, ["dropuot"])
+    assert check.detail == (
+        "apply needs the stream dropout and is not given it; nothing draws from dropuot, is dropout meant?"
+    )
+
+
+def test_the_stream_default_stands_in_for_one_of_nnx_and_not_for_one_of_linen():
+    check = judged(TwoDropouts(), rngs=["default"])
+    assert (check.verdict, check.evidence["apply"]) == (Verdict.yes, ["default"])
+    assert judged(LinenDropout(), rngs=["default"]).verdict is Verdict.no
+
+
+def test_streams_that_init_is_given_may_be_all_or_stood_in_for():
+    for given in (["params", "dropout"], ["default"], None):
+        assert judged(dropout(), init_rngs=given).verdict is Verdict.yes
+    check = judged(dropout(), init_rngs=[])
+    assert check.detail.startswith("init needs params, dropout, is given none and raises ")
+
+
+def test_the_stream_of_a_linen_dropout_is_missed_though_apply_raises():
+    assert subject_of(LinenDropout(), X).needs.streams == ("params", "dropout")
+    check = judged(LinenDropout(), rngs=())
+    assert (check.verdict, check.detail) == (Verdict.no, "apply needs the stream dropout and is not given it")
+
+
+def test_a_stream_that_nobody_uses_is_a_caution_with_what_to_leave_out():
+    check = judged(dropout(), rngs=("dropout", "noise"))
+    assert (check.verdict, check.detail) == (Verdict.caution, "apply is given noise, and nothing draws from it")
+    assert check.mend == "output = model.apply(variables, x, rngs={'dropout': dropout_key})"
+
+
+def test_a_stream_that_only_init_needs_may_be_given():
+    model = nnx_bridge.to_linen(nnx.Dropout, 0.0, deterministic=False)
+    check = judged(model)
+    assert (check.verdict, check.evidence["apply"], check.evidence["given"]) == (Verdict.yes, [], ["dropout"])
+
+
+def test_one_key_for_two_masks_is_found():
+    check = judged(nnx_bridge.to_linen(OneKeyTwice))
+    assert (check.verdict, check.mend) == (Verdict.no, KEY_EACH)
+    assert check.detail == "2 draws of shape [2, 8] come from one key: their masks are equal"
+    assert judged(nnx_bridge.to_linen(TwoKeys)).verdict is Verdict.yes
+
+
+def test_weights_that_are_made_up_are_not_taken_for_masks():
+    class Twins(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nnx_bridge.to_linen(nnx.Linear, 8, 8)(nnx_bridge.to_linen(nnx.Linear, 8, 8)(x))
+
+    assert judged(Twins(), variables={}).verdict is Verdict.yes
+
+
+def test_in_full_another_key_must_give_another_output():
+    assert judged(dropout(), full=True).verdict is Verdict.yes
+    check = judged(nnx_bridge.to_linen(Seldom), full=True)
+    assert (check.verdict, check.detail) == (Verdict.caution, "the output is the same for 8 keys of dropout")
+
+
+# Runs.
+
+
+def refused(run):
+    (identity,), drafts = plan.validate([Config(run=run)])
+    with pytest.raises(failures.CheckFailed) as caught:
+        execute.prepare(drafts[identity.program_id, run.device], run)
+    return execute.failed(Job(run=run, identity=identity), caught.value).record
+
+
+def test_a_strict_run_whose_config_takes_the_stream_away_fails_and_says_what_to_type(make_run):
+    record = refused(make_run(*QUICK, "layer=dropout", "layer.rngs=[]"))
+    assert record.error is not None
+    assert (record.error.kind, record.error.message) == (FailureKind.check, f"nothing_invented: {MASK_FROM_NOWHERE}")
+    mend = next(check.mend for check in record.checks if check.name == "streams")
+    assert mend == f"layer.rngs=null\n# in a pipeline of your own:\n{GIVE_DROPOUT}"
+    run = make_run(*QUICK, "layer=dropout", "layer.rngs=[]", str(mend).splitlines()[0])
+    assert streams.judge(execute.subject(draft(run, identify(run)), run), full=False).verdict is Verdict.yes
+
+
+def test_a_run_is_told_which_streams_to_leave_out(make_run):
+    run = make_run("layer=dropout", "layer.rngs=[dropout,noise]")
+    check = streams.judge(execute.subject(draft(run, identify(run)), run), full=False)
+    assert check.mend == "'layer.rngs=[dropout]'"
+    run = make_run("layer=dropout", "layer.rngs=[dropout,noise]", str(check.mend).strip("'"))
+    assert streams.judge(execute.subject(draft(run, identify(run)), run), full=False).verdict is Verdict.yes
+
+
+# Draws of a traced function.
+
+KEY = jax.random.key(0)
+ZERO = jnp.zeros(4)
+
+
+def test_dead_draws_do_not_count():
+    dead = found(lambda k, x: (jax.random.normal(jax.random.key(0), x.shape), x)[1], KEY, ZERO)
+    assert (dead.draws, dead.made_up, dead.invented) == ((), (), False)
+
+
+def test_typed_and_raw_keys_are_followed_alike():
+    for key in (KEY, jax.random.PRNGKey(0)):
+        draw = found(lambda k, x: x + jax.random.normal(jax.random.fold_in(k, 1), x.shape), key, ZERO)
+        assert [(one.shape, one.sources) for one in draw.draws] == [((4,), {"k"})]
+
+
+def made_up_in(body, key):
+    traced = found(body, key, ZERO)
+    return len(traced.made_up), traced.invented, [sorted(one.sources) for one in traced.draws]
+
+
+def noise(key, x):
+    return x + jax.random.normal(key, x.shape)
+
+
+def seeded(x):
+    return noise(jax.random.key(0), x)
+
+
+@jax.custom_jvp
+def custom(x):
+    return seeded(x)
+
+
+custom.defjvp(lambda primals, tangents: (custom(*primals), *tangents))
+
+
+@jax.custom_vjp
+def custom_backwards(x):
+    return seeded(x)
+
+
+custom_backwards.defvjp(lambda x: (custom_backwards(x), None), lambda _, g: (g,))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        jax.jit(seeded),
+        jax.checkpoint(seeded),
+        custom,
+        custom_backwards,
+        lambda x: jax.lax.cond(x[0] > 0, seeded, lambda x: x, x),
+        lambda x: jax.lax.fori_loop(0, x.shape[0], lambda _, x: seeded(x), x),
+        lambda x: jax.lax.while_loop(lambda x: x[0] < 1, seeded, x),
+        jax.vmap(lambda x: seeded(x[None])[0]),
+    ],
+    ids=["jit", "remat", "custom_jvp", "custom_vjp", "cond", "scan", "while", "vmap"],
+)
+def test_a_key_made_inside_a_transformation_is_found(body):
+    count, is_invented, sources = made_up_in(lambda k, x: body(x), KEY)
+    assert (count, is_invented, sources) == (1, True, [[]])
+
+
+@pytest.mark.parametrize("around", [jax.jit, jax.checkpoint, lambda function: function])
+def test_a_key_kept_outside_is_found_where_it_is_drawn_from(around):
+    kept = np.array([1, 2], np.uint32)
+    body = around(lambda x: noise(jax.random.wrap_key_data(kept), x))
+    assert made_up_in(lambda k, x: body(x), KEY) == (0, True, [[]])
+
+
+def test_a_key_carried_through_a_loop_keeps_its_source():
+    def step(carry, _):
+        key, x = carry
+        key, now = jax.random.split(key)
+        return (key, noise(now, x)), None
+
+    def loop(k, x):
+        return jax.lax.scan(step, (k, x), length=3)[0][1]
+
+    assert made_up_in(loop, KEY) == (0, False, [["k"]])
+    assert made_up_in(lambda k, x: loop(jax.random.key(1), x), KEY) == (1, True, [[]])
+
+
+def test_what_a_loop_carries_in_later_rounds_is_followed():
+    def swap(_, carry):
+        first, second, x = carry
+        return second, first, noise(jax.random.fold_in(KEY, first), x)
+
+    two = jnp.uint32(0), jnp.uint32(1)
+    traced = found(lambda k, x: jax.lax.fori_loop(0, 3, swap, (two[0], k, x))[2], jnp.uint32(1), ZERO)
+    assert [one.sources for one in traced.draws] == [{"k"}]
+
+
+def test_draws_are_equal_only_where_key_and_shape_are():
+    def draw(k, x):
+        again, other, longer = jax.random.normal(k, (4,)), jax.random.normal(jax.random.split(k)[0], (4,)), (5,)
+        return jax.random.normal(k, (4,)) + again + other + x, jax.random.normal(k, longer)
+
+    numbers = [one.number for one in found(draw, KEY, ZERO).draws]
+    assert len(numbers) == 4
+    assert len(set(numbers)) == 3
+
+
+def test_what_mends_a_refused_run_is_said_on_the_terminal_and_shown(tmp_path, capsys):
+    words = ["layer=dropout", "layer.rngs=[]", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]
+    assert main.main(words) == 1
+    (folder,) = (tmp_path / "s" / "runs").iterdir()
+    assert capsys.readouterr().err.endswith(f"\n  what mends it: bridge-runner show {folder}\n")
+    assert main.main(["show", str(folder)]) == 0
+    assert "\n            layer.rngs=null\n" in capsys.readouterr().out

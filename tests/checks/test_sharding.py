@@ -1,0 +1,204 @@
+"""The claim `sharding`: axis names fit their arrays, outlive lifts, run on a mesh, and need no context unsaid."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import flax
+import jax
+import jax.numpy as jnp
+import pytest
+from common_layers import QUICK
+from flax import linen as nn
+from flax import nnx
+from flax.nnx import bridge
+from jax.sharding import PartitionSpec
+
+from runner.checks import sharding
+from runner.checks.probes.subject import subject_of
+from runner.errors import LayerError
+from runner.experiment import execute
+from runner.records.record import Verdict
+from runner.sweep import plan
+from runner.sweep.plan import Config
+
+X = jnp.arange(32.0).reshape(4, 8) / 32
+INIT = nnx.initializers.lecun_normal()
+NAMES = QUICK
+MESH = jax.make_mesh((1, 1), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def named(*, rngs):
+    return nnx.Linear(8, 8, kernel_init=nnx.with_partitioning(INIT, ("data", "model")), rngs=rngs)
+
+
+def boxed(*, rngs):
+    return nnx.Linear(8, 8, kernel_init=bridge.with_partitioning(INIT, ("data", "model")), rngs=rngs)
+
+
+def one_name(*, rngs):
+    return nnx.Linear(8, 8, kernel_init=nnx.with_partitioning(INIT, ("data",)), rngs=rngs)
+
+
+class Stack(nn.Module):
+    """Three of the layer by `nn.scan`."""
+
+    layer: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        params = {nn.PARTITION_NAME: "layers"}
+        body = nn.scan(
+            lambda layer, x, _: (layer(x), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=3,
+            metadata_params=params,
+        )
+        return body(self.layer, x, None)[0]
+
+
+def judge(model):
+    return sharding.judge(subject_of(model, X), full=True)
+
+
+@pytest.fixture
+def placing_nothing():
+    with nnx.use_eager_sharding(False):
+        yield
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, name):
+    run = make_run(f"layer={name}")
+    _, drafts = plan.validate([Config(run=run)])
+    check = sharding.judge(execute.subject(next(iter(drafts.values())), run), full=True)
+    assert check.detail == "no leaf has axis names; there is 1 device, so nothing was run on several"
+    assert (check.verdict, check.evidence, check.mend) == (Verdict.yes, {"num_devices": 1}, None)
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_axis_names_that_lose_the_axis_of_a_scan_are_in_the_evidence():
+    check = judge(bridge.ToLinen(named))
+    assert check.evidence["nn.scan"] == {"params/kernel": ["data", "model"]}
+    assert check.mend == sharding.KEEP_AXES
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_what_mends_a_lost_axis_keeps_it():
+    scope = {"nn": nn, "layer": bridge.ToLinen(named)}
+    exec(sharding.KEEP_AXES, scope)
+    shapes = jax.eval_shape(Stack(scope["layer"]).init, jax.random.PRNGKey(0), X)
+    kernel = shapes["params"]["layer"]["kernel"]
+    assert nn.get_partition_spec(kernel) == PartitionSpec("layers", "data", "model")
+    assert judge(scope["layer"]).verdict is Verdict.yes
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_partitioning_by_the_bridge_is_fine():
+    check = judge(bridge.ToLinen(boxed))
+    assert check.verdict is Verdict.yes
+    assert check.detail == (
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
+        "mesh data=1, model=1 it gives the same bits"
+    )
+    assert check.evidence["nn.scan"] == check.evidence["nn.vmap"] == {"params/kernel": ["layers", "data", "model"]}
+    assert check.evidence["context"] == "none"
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_scanned_stack_whose_layer_axis_has_no_name_is_refused():
+    check = judge(Stack(bridge.ToLinen(named)))
+    assert (check.verdict, check.mend) == (Verdict.no, sharding.KEEP_AXES)
+    assert check.detail == "params/layer/kernel has 3 axes and the names (data, model)"
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_name_too_few_in_the_layer_is_refused():
+    check = judge(bridge.ToLinen(one_name))
+    assert check.verdict is Verdict.no
+    assert check.detail == "params/kernel has 2 axes and the names (data)"
+    assert check.mend == "out_sharding with one name, or None, for every axis of the array"
+
+
+def test_any_other_error_is_left_to_others():
+    assert sharding.why_it_fails(LayerError("layer x can't take x")) is None
+
+
+def test_what_mends_a_missing_mesh_runs():
+    model, key = bridge.ToLinen(named), jax.random.PRNGKey(0)
+    with pytest.raises(ValueError, match="An auto mesh context or metadata is required"):
+        model.init(key, X)
+    with pytest.raises(LayerError) as caught:
+        subject_of(model, X)
+    check = sharding.why_it_fails(caught.value)
+    scope = {"jax": jax, "flax": flax, "model": model, "key": key, "x": X}
+    exec(check.mend, scope)
+    assert scope["variables"]["params"]["kernel"].value.sharding.spec == PartitionSpec("data", "model")
+    flag = check.mend.splitlines()[-1].split(": ", 1)[1]
+    before = flax.config.flax_always_shard_variable
+    try:
+        exec(flag, scope)
+        assert model.init(key, X)["params"]["kernel"].value.shape == (8, 8)
+    finally:
+        flax.config.update("flax_always_shard_variable", before)
+
+
+def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
+    with jax.set_mesh(MESH):
+        check = judge(bridge.ToLinen(boxed))
+    assert check.verdict is Verdict.caution
+    assert check.detail == (
+        "init and apply raise ValueError where no mesh is set by jax.set_mesh (`with mesh:` does not count)"
+    )
+    assert check.evidence["context"] == "jax.set_mesh"
+    assert check.mend == sharding.SET_MESH.format(shape=(1, 1), names=("data", "model"), num=2)
+
+
+def test_specs_that_can_not_be_read_off_shapes_are_in_the_evidence():
+    with jax.set_mesh(MESH):
+        check = judge(bridge.ToLinen(named))
+    assert check.verdict is Verdict.no
+    start = (
+        "nn.get_partition_spec of jax.eval_shape(init) fails under jax.set_mesh: TypeError: The sharding on the input"
+    )
+    assert check.evidence["limits"][0].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "num", "sizes"),
+    [
+        ({("data",): 8, ("model",): 8}, 8, {"data": 4, "model": 2}),
+        ({("data",): 3, ("model",): 8}, 8, {"data": 1, "model": 8}),
+        ({("data", "model"): 4}, 8, {"data": 2, "model": 2}),
+        ({("data",): 5, ("model",): 7}, 6, {"data": 1, "model": 1}),
+    ],
+)
+def test_a_mesh_has_as_many_devices_as_the_arrays_can_be_cut_for(cuts, num, sizes):
+    assert sharding._cut({"data": 1, "model": 1}, cuts, num) == sizes
+
+
+# JAX takes the number of devices once a process.
+ON_EIGHT = f"""
+import sys; sys.path[:0] = {sys.path!r}
+from tests.checks.test_sharding import *
+print(judge(bridge.ToLinen(lambda *, rngs: nnx.Linear(8, 8, rngs=rngs))).detail)
+with nnx.use_eager_sharding(False):
+    print(judge(bridge.ToLinen(boxed)).detail)
+    print(judge(bridge.ToLinen(named)).detail)
+"""
+
+
+def test_on_eight_devices_the_layer_runs_sharded():
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", ON_EIGHT], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    replicated, sharded, lost = done.stdout.splitlines()
+    assert replicated == "no leaf has axis names; replicated on 8 devices it gives the same bits"
+    assert sharded.startswith(
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
+        "mesh data=4, model=2 it is rounded otherwise ("
+    )
+    assert lost == "nn.scan and nn.vmap lose the added axis: params/kernel keeps the names (data, model) on 3 axes"

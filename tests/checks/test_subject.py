@@ -1,0 +1,75 @@
+"""What `runner.check` takes, as pipelines write it, and what it says of what it can't take."""
+
+from __future__ import annotations
+
+import flax
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from flax import nnx
+from flax.nnx import bridge
+
+import runner
+from runner.checks.probes.subject import subject_of
+from runner.errors import UserError
+from runner.records.record import Verdict
+
+X = jnp.ones((2, 8))
+LINEAR = bridge.to_linen(nnx.Linear, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "said"),
+    [
+        (
+            nnx.Linear(8, 8, rngs=nnx.Rngs(0)),
+            {},
+            "model is a nnx.Linear, and an object of a flax.linen.Module is wanted",
+        ),
+        (nn.Dense, {}, "model is the class Dense, and an object of a flax.linen.Module is wanted.\n  Try: Dense(…)"),
+        (nnx.Linear, {}, "is wanted.\n  Try: bridge.to_linen(nnx.Linear, …)"),
+        (lambda x: x, {}, "model is a function, and"),
+        (LINEAR, {"x": None}, "x is a NoneType, and an array is wanted.\n  Try: x=jnp.ones((2, 8))"),
+        (LINEAR, {"variables": [1]}, "variables is a list, and a Linen variable dict is wanted"),
+        (LINEAR, {"x": jnp.ones((2, 5))}, "got (5,) and (8,).\n  Try: 'input_shape=[2,8]'"),
+    ],
+)
+def test_what_can_not_be_checked_is_said_with_what_to_write(model, given, said):
+    with pytest.raises(UserError) as caught:
+        runner.check(model, **{"x": X, **given})
+    assert said in str(caught.value)
+
+
+def test_the_state_of_a_native_module_is_mended_by_flaxs_own_function():
+    module = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match=r"^variables is an nnx.State, and a Linen variable dict is wanted") as caught:
+        runner.check(LINEAR, X, variables=nnx.state(module))
+    variables = eval(str(caught.value.suggestion), {"flax": flax, "nnx": nnx, "module": module})
+    (check,) = runner.check(LINEAR, X, only="complete", variables=variables)
+    assert check.verdict is Verdict.yes
+
+
+def test_params_without_their_collection_are_known_for_what_they_are():
+    names = {"variables": LINEAR.init(jax.random.key(0), X)["params"]}
+    (check,) = runner.check(LINEAR, X, only="complete", **names)
+    assert check.detail.endswith("; these are the params without their collection")
+    exec(str(check.mend), names)
+    (check,) = runner.check(LINEAR, X, only="complete", variables=names["variables"])
+    assert check.verdict is Verdict.yes
+
+
+def test_names_may_be_given_as_flax_takes_them():
+    norm = bridge.to_linen(nnx.BatchNorm, 8)
+    mutable = [subject_of(norm, X, mutable=given).mutable for given in ("batch_stats", True, False, ["batch_stats"])]
+    assert mutable == [("batch_stats",), ("batch_stats",), (), ("batch_stats",)]
+    given = subject_of(LINEAR, X, rngs="dropout", init_rngs="params", trained="LoRAParam")
+    assert (given.rngs, given.init_rngs, given.trained) == (("dropout",), ("params",), ("LoRAParam",))
+    keys = {"dropout": jax.random.key(0)}
+    assert subject_of(LINEAR, X, rngs=keys).rngs == ("dropout",)
+
+
+def test_variables_known_by_shape_alone_are_enough_for_what_is_traced():
+    shapes = jax.eval_shape(LINEAR.init, jax.random.key(0), X)
+    found = runner.check(LINEAR, X, only=["complete", "trained"], variables=shapes)
+    assert [check.verdict for check in found] == [Verdict.yes, Verdict.yes]

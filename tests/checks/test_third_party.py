@@ -1,0 +1,78 @@
+"""Layers of other packages on the index: judged and run as they come, with no adapter of ours."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runner.checks import registry
+from runner.checks.verdicts import STRICT
+from runner.commands import main
+
+# Each as it is typed after `layer=custom`; the packages are in the extra `test`.
+LAYERS = {
+    "a KAN layer": (
+        "layer.target=jaxkan.layers.ChebyshevLayer",
+        "+layer.kwargs.n_in=4",
+        "+layer.kwargs.n_out=8",
+        "input_shape=[2,4]",
+    ),
+    "a whole KAN": (
+        "layer.target=jaxkan.models.KAN.KAN",
+        "+layer.kwargs.layer_dims=[4,5,8]",
+        "+layer.kwargs.layer_type=chebyshev",
+        "+layer.kwargs.required_parameters={D: 3}",
+        "input_shape=[2,4]",
+    ),
+    "a causal convolution that also gives its state": (
+        "layer.target=mamba2_jax.modeling.DepthwiseConv1d",
+        "+layer.kwargs.features=4",
+        "+layer.kwargs.kernel_size=4",
+        "input_shape=[2,8,4]",
+    ),
+    "a state space model": (
+        "layer.target=mamba2_jax.Mamba2Forecaster",
+        "+layer.kwargs.input_dim=4",
+        "+layer.kwargs.d_model=16",
+        "+layer.kwargs.n_layers=1",
+        "+layer.kwargs.forecast_horizon=2",
+        "+layer.kwargs.d_state=8",
+        "+layer.kwargs.headdim=8",
+        "+layer.kwargs.chunk_size=4",
+        "input_shape=[2,8,4]",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", LAYERS.values(), ids=LAYERS.keys())
+def test_a_layer_of_another_package_is_judged_as_it_comes(typed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main.main(["check", "--json", "layer=custom", *typed])
+    (judged,) = json.loads(capsys.readouterr().out)
+    verdicts = {item["name"]: item["verdict"] for item in judged["checks"]}
+    assert judged["error"] is None
+    assert {*registry.TRACED, *registry.FULL, "as_traced", "finite"} <= verdicts.keys()
+    assert {name: said for name, said in verdicts.items() if name in STRICT and said == "no"} == {}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_of_another_package_runs_and_is_saved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = LAYERS["a causal convolution that also gives its state"]
+    assert main.main(["-m", "layer=custom", *typed, "seed=0,1", "sweep=other", "timing=off", "tracking=disabled"]) == 0
+    runs = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/other/runs/*/record.json"))]
+    assert [leaf["path"] for leaf in runs[0]["variables"]] == [["params", "conv", "bias"], ["params", "conv", "kernel"]]
+    assert runs[0]["output"][0]["digest"] != runs[1]["output"][0]["digest"]
+    assert len(list(tmp_path.glob("outputs/other/runs/*/checkpoint"))) == 2
+
+
+def test_a_layer_with_a_seed_of_its_own_does_not_follow_the_seed_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = ["layer=custom", *LAYERS["a KAN layer"], "timing=off", "tracking=disabled", "checkpoint=none"]
+    assert main.main(["-m", *typed, "seed=0,1", "sweep=runs"]) == 0
+    assert main.main(["-m", *typed, "+layer.kwargs.seed=0,1", "sweep=layers"]) == 0
+    for sweep, num_different in (("runs", 1), ("layers", 2)):
+        paths = tmp_path.glob(f"outputs/{sweep}/runs/*/record.json")
+        assert len({json.loads(path.read_text())["output"][0]["digest"] for path in paths}) == num_different

@@ -1,0 +1,255 @@
+"""Claim 5, `trained`: leaves that the optimiser never sees, that nobody reads, that get no gradient."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from common_layers import COMMON
+from flax import linen as nn
+from flax import nnx
+from flax.nnx import bridge
+from flax.training.train_state import TrainState
+
+from runner.checks import trained
+from runner.checks.probes.subject import subject_of
+from runner.experiment import execute
+from runner.experiment.program import draft, identify
+from runner.records.record import Verdict
+
+LAYERS = COMMON
+X = jnp.ones((2, 4))
+
+
+def lora():
+    return bridge.to_linen(nnx.LoRALinear, 4, 3, lora_rank=2)
+
+
+class RawScale(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.scale = nnx.data(jnp.ones(4))
+
+    def __call__(self, x):
+        return self.linear(x) * self.scale
+
+
+class Own(nnx.Param):
+    pass
+
+
+class OwnType(nnx.Module):
+    def __init__(self, *, rngs):
+        self.w = Own(jnp.ones(4))
+        self.seen = nnx.BatchStat(jnp.ones(4))
+
+    def __call__(self, x):
+        return x * self.w[...] + self.seen[...]
+
+
+class Frozen(nnx.Module):
+    def __init__(self, *, rngs):
+        self.w = nnx.Param(jnp.ones(4))
+        self.hold()
+
+    def hold(self):
+        pass
+
+    def __call__(self, x):
+        return x * jax.lax.stop_gradient(self.w[...])
+
+
+class Counts(nnx.Module):
+    def __init__(self, *, rngs):
+        self.w = nnx.Param(jnp.ones(4))
+
+    def __call__(self, x):
+        return jnp.argmax(x * self.w[...], -1)
+
+
+class OnTheHost(nnx.Module):
+    def __init__(self, *, rngs):
+        self.w = nnx.Param(jnp.ones(4))
+
+    def __call__(self, x):
+        return jax.pure_callback(lambda y: y, jax.ShapeDtypeStruct(x.shape, x.dtype), x * self.w[...])
+
+
+class Old(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(3):
+            x = nn.Dense(4)(x)
+        return x
+
+
+class New(nn.Module):
+    """`Old` with an NNX layer in the middle."""
+
+    middle: str | None = None
+    last: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4)(x)
+        x = bridge.to_linen(nnx.Linear, 4, 4, name=self.middle)(x)
+        return nn.Dense(4, name=self.last)(x)
+
+
+@pytest.fixture
+def of_config(make_run):
+    def make(*overrides):
+        run = make_run(*overrides)
+        return execute.subject(draft(run, identify(run)), run)
+
+    return make
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_only_lora_of_the_layers_of_conf_has_leaves_outside_params(of_config, layer):
+    check = trained.judge(of_config(f"layer={layer}"), full=False)
+    assert check.verdict is (Verdict.no if layer == "lora" else Verdict.yes)
+
+
+@pytest.mark.parametrize("layer", ["linear", "embed", "gru", "transformer_block"])
+def test_every_leaf_of_a_healthy_layer_gets_a_gradient(of_config, layer):
+    check = trained.judge(of_config(f"layer={layer}"), full=True)
+    num = {"linear": 2, "embed": 1, "gru": 3, "transformer_block": 16}[layer]
+    leaves = "the one trainable leaf is" if num == 1 else f"all {num} trainable leaves are"
+    assert (check.verdict, check.detail) == (Verdict.yes, f"{leaves} in params, and each gets a nonzero gradient")
+
+
+def test_the_code_for_lora_trains_its_weights():
+    check = trained.judge(subject_of(lora(), X), full=False)
+    assert check.evidence == {"outside": ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]}
+    assert check.mend == (
+        "trained = {name: variables[name] for name in ['params', 'LoRAParam']}\n"
+        "state = TrainState.create(apply_fn=model.apply, params=trained, tx=tx)\n"
+        "output = state.apply_fn({**variables, **state.params}, x)\n"
+        "# here: train.collections=[params,LoRAParam]"
+    )
+    model = lora()
+    names = {"model": model, "x": X, "variables": model.init(jax.random.key(0), X)}
+    exec(check.mend, names | {"TrainState": TrainState, "tx": optax.sgd(0.1)}, names)
+    assert names["output"].shape == (2, 3)
+    given = subject_of(model, X, trained=tuple(names["state"].params))
+    assert trained.judge(given, full=True).verdict is Verdict.yes
+
+
+def test_naming_loras_collection_turns_the_verdict(of_config):
+    check = trained.judge(of_config("layer=lora", "train.collections=[params,LoRAParam]"), full=True)
+    assert (check.verdict, check.detail) == (
+        Verdict.yes,
+        "all 4 trainable leaves are in params, LoRAParam, and each gets a nonzero gradient",
+    )
+
+
+def test_leaving_params_out_on_purpose_is_only_said():
+    check = trained.judge(subject_of(lora(), X, trained=["LoRAParam"]), full=False)
+    assert (check.verdict, check.detail) == (
+        Verdict.caution,
+        "params/bias, params/kernel stay as they are: train.collections leaves out params",
+    )
+
+
+def test_a_misspelt_collection_is_not_on_purpose():
+    check = trained.judge(subject_of(lora(), X, trained=["params", "LoraParam"]), full=False)
+    assert (check.verdict, check.detail) == (
+        Verdict.no,
+        "LoRAParam/lora/lora_a, LoRAParam/lora/lora_b stay as they are: "
+        "train.collections (LoraParam: no such collection) leaves out LoRAParam",
+    )
+
+
+def test_a_raw_array_is_trained_once_it_is_a_param():
+    model = bridge.to_linen(RawScale)
+    check = trained.judge(subject_of(model, X), full=False)
+    assert check.mend == (
+        "# at the end of its __init__; nnx.Variable for a constant:\n"
+        "self.scale = nnx.data(nnx.Param(self.scale))\n"
+        "# here: train.collections=[params,DynamicJaxprTracer]"
+    )
+
+    class Mended(RawScale):
+        def __init__(self, *, rngs):
+            super().__init__(rngs=rngs)
+            exec(check.mend, {"self": self, "nnx": nnx})
+
+    assert trained.judge(subject_of(bridge.to_linen(Mended), X), full=False).verdict is Verdict.yes
+    named = subject_of(model, X, trained=["params", "DynamicJaxprTracer"])
+    assert trained.judge(named, full=False).verdict is Verdict.yes
+
+
+def test_a_type_of_ones_own_that_is_a_param_is_to_be_trained():
+    check = trained.judge(subject_of(bridge.to_linen(OwnType), X), full=False)
+    assert (check.verdict, check.evidence) == (Verdict.no, {"outside": ["Own/w"]})
+    named = subject_of(bridge.to_linen(OwnType), X, trained=["Own"])
+    assert trained.judge(named, full=True).verdict is Verdict.yes
+
+
+def test_leaves_of_an_old_checkpoint_that_nobody_reads_are_named():
+    old = Old().init(jax.random.key(0), X)
+    check = trained.judge(subject_of(New(), X, variables=old), full=False)
+    assert (check.verdict, check.evidence) == (
+        Verdict.no,
+        {"unread": ["params/Dense_2/bias", "params/Dense_2/kernel"]},
+    )
+    assert check.detail == "params/Dense_2/bias, params/Dense_2/kernel can't be trained: no output depends on them"
+    assert check.mend == (
+        "# in the host; a name for the first alone would raise NameInUseError:\n"
+        "bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0\n"
+        "Dense(…, name='Dense_2')  # what is Dense_1"
+    )
+    named = subject_of(New(middle="Dense_1", last="Dense_2"), X, variables=old)
+    assert trained.judge(named, full=True).verdict is Verdict.yes
+
+
+def test_a_leaf_too_many_is_named_with_the_name_that_would_read_it():
+    variables = New().init(jax.random.key(0), X)
+    variables["params"]["Dense_9"] = variables["params"]["Dense_1"]
+    check = trained.judge(subject_of(New(), X, variables=variables), full=False)
+    assert check.mend == "name='Dense_9',  # for the layer that is to read Dense_9 of these variables"
+    named = subject_of(New(last=eval(f"dict(\n{check.mend}\n)")["name"]), X, variables=variables)
+    assert "Dense_9" not in trained.judge(named, full=False).detail
+
+
+def test_a_leaf_behind_a_stopped_gradient_is_named_and_can_be_made_a_constant():
+    check = trained.judge(subject_of(bridge.to_linen(Frozen), X), full=True)
+    assert (check.verdict, check.detail) == (
+        Verdict.no,
+        "params/w can't be trained: the gradient is zero whatever the data",
+    )
+    assert check.mend == "self.w = nnx.Variable(self.w[...])  # a constant, no nnx.Param"
+
+    class Held(Frozen):
+        def hold(self):
+            exec(check.mend, {"self": self, "nnx": nnx})
+
+    mended = trained.judge(subject_of(bridge.to_linen(Held), X), full=True)
+    assert (mended.verdict, mended.detail) == (Verdict.yes, "nothing to train: no leaf is trainable")
+
+
+def test_a_gradient_that_is_zero_for_the_datas_sake_is_no_mistake(of_config):
+    check = trained.judge(of_config("layer=multi_head_attention", "input_shape=[1,8]"), full=True)
+    assert (check.verdict, check.mend) == (Verdict.caution, "'input_shape=[4,8]'")
+    assert check.detail == (
+        "params/key/bias, params/key/kernel, params/query/bias and 1 more got a zero gradient "
+        "on random x of shape [1, 8]"
+    )
+    mended = of_config("layer=multi_head_attention", check.mend.strip("'"))
+    assert trained.judge(mended, full=True).verdict is Verdict.yes
+
+
+def test_an_output_of_integers_has_no_gradient_to_test():
+    check = trained.judge(subject_of(bridge.to_linen(Counts), X), full=False)
+    assert (check.verdict, check.detail) == (
+        Verdict.skipped,
+        "the output is int32, and only a floating one has a gradient",
+    )
+
+
+def test_a_layer_that_can_not_be_differentiated_says_what_it_raised():
+    check = trained.judge(subject_of(bridge.to_linen(OnTheHost), X), full=True)
+    assert check.verdict is Verdict.no
+    assert check.detail.startswith("the gradient can't be taken: ValueError: Pure callbacks do not support JVP.")

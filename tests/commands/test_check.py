@@ -1,0 +1,72 @@
+"""`bridge-runner check` as it is typed: a table, what mends a no, and an exit code, whatever the config does."""
+
+from __future__ import annotations
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from runner.arrays import checkpoint
+from runner.commands import main
+
+HERE = __name__
+
+
+class Old(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4)(x)
+        x = nn.Dense(4)(x)
+        return nn.Dense(2)(x)
+
+
+class New(nn.Module):
+    """`Old` with a layer in the place of its second Dense; nobody gave the last one its name."""
+
+    layer: object
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4)(x)
+        x = self.layer()(x)
+        return nn.Dense(2)(x)
+
+
+WORDS = (f"host.target={HERE}.New", "input_shape=[3,4]", "features=4", "variables=old")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the checkpoint of an old pipeline."""
+    monkeypatch.chdir(tmp_path)
+    variables = Old().init(jax.random.PRNGKey(0), jnp.ones((3, 4)))
+    checkpoint.save(jax.tree.map(np.asarray, variables), tmp_path / "old")
+    return tmp_path
+
+
+def test_a_config_that_does_not_even_compile_is_judged_all_the_same(here, capsys):
+    assert main.main(["check", "--json", *WORDS, "host.layer_name=null"]) == 1
+    (judged,) = json.loads(capsys.readouterr().out)
+    checks = {check["name"]: check for check in judged["checks"]}
+    assert checks["complete"]["verdict"] == "no"
+    assert checks["complete"]["mend"].splitlines()[1:3] == [
+        "bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0",
+        "# here: host.layer_name=Dense_1",
+    ]
+    assert checks["streams"]["detail"] == "could not be tested: as nothing_invented"
+    assert judged["error"].startswith('For parameter "kernel" in "/Dense_1", the given initializer is expected')
+    assert not (here / "outputs").exists()
+
+
+def test_a_run_that_did_not_compile_has_its_claims_and_fails_again(here, capsys):
+    lean = ["checks=report", "timing=off", "tracking=disabled", "sweep=s"]
+    assert main.main([*WORDS, "host.layer_name=null", *lean]) == 1
+    capsys.readouterr()
+    assert main.main(["show", "outputs/s/0"]) == 0
+    assert "            # here: host.layer_name=Dense_1\n" in capsys.readouterr().out
+    assert main.main(["rerun", "outputs/s/0", "--trust"]) == 0
+    assert ": failed again (0 arrays compared)\n" in capsys.readouterr().out

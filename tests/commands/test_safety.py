@@ -1,0 +1,329 @@
+"""A stranger's run: no code of his runs unless he is trusted, no path leads out; and no name of ours is a pattern."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import runner
+from runner import errors
+from runner.bridge import targets
+from runner.commands import main
+from runner.config import schema
+from runner.config.settings import HostSettings, LayerSettings, Run
+from runner.errors import StorageError, UserError
+from runner.records import record, store
+from runner.records.paths import RunFolder
+
+PACKAGE = Path(runner.__file__).parent
+LEAN = ("tracking=disabled", "timing=off", "checks=off")
+
+STRANGER = """
+import pathlib
+from flax import nnx
+
+pathlib.Path("ran").touch()
+
+
+class Layer(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(rngs.params.normal((4,)))
+
+    def __call__(self, x):
+        return x * self.kernel
+"""
+
+# Its own code is what a stranger's record would have us run.
+REFUSED = "rebuilding this run imports strangers_layer.Layer, which runs its code.\n  Try: the same with --trust"
+
+
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    code = main.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def only_run(sweep: str) -> Path:
+    (path,) = Path("outputs", sweep, "runs").iterdir()
+    return path
+
+
+def edit(folder: Path, **changes: object) -> None:
+    """Changes a record as somebody would who knows how it is sealed; keys are dotted by two underscores."""
+    data = json.loads((folder / "record.json").read_text())
+    del data["digest"]
+    for dotted, value in changes.items():
+        *parents, last = dotted.split("__")
+        node = data
+        for key in parents:
+            node = node[key]
+        node[last] = value
+    (folder / "record.json").write_bytes(record.seal(json.dumps(data, indent=1).encode()))
+
+
+# No pickle.
+
+
+def calls_that_may_unpickle(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        packages = ("pickle", "shelve", "marshal", "dill", "cloudpickle")
+        yield from (f"imports {name}" for name in names if name.partition(".")[0] in packages)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "joblib.load", "joblib.dump"):
+            yield ast.unparse(node)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("np.load", "np.save", "np.lib.format")):
+            given = {item.arg: ast.unparse(item.value) for item in node.keywords}
+            if given.get("allow_pickle") != "False":
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_file_of_ours_can_unpickle(path):
+    assert list(calls_that_may_unpickle(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["import pickle", "from dill import load", "joblib.load(file)", "np.load(file)", "eval('1')"]
+)
+def test_a_call_that_may_unpickle_is_found(source):
+    assert len(list(calls_that_may_unpickle(source))) == 1
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory) -> Path:
+    """A folder with a run of ours."""
+    folder = tmp_path_factory.mktemp("ours")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main.main(["sweep=ours", *LEAN]) == 0
+    return folder
+
+
+@pytest.fixture
+def saved(ours, tmp_path, monkeypatch) -> Path:
+    """A copy of the run, in a folder where nothing else is."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ours / "outputs", "outputs")
+    return only_run("ours")
+
+
+def test_an_output_that_is_a_pickle_is_not_opened(saved, capsys):
+    np.save(saved / "output.npy", np.array([Bomb()], object), allow_pickle=True)
+    edit(saved, files=store.file_digests(RunFolder(saved)))
+    code, out, err = run(capsys, "verify", saved, "--no-code")
+    assert (code, "Object arrays cannot be loaded when allow_pickle=False" in out, err) == (4, True, "")
+    assert not Path("exploded").exists()
+
+
+# No code.
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory) -> Path:
+    """A folder with a stranger's module, and his sweep, named `s`."""
+    folder = tmp_path_factory.mktemp("stranger")
+    (folder / "strangers_layer.py").write_text(STRANGER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        assert main.main(["layer=custom", "layer.target=strangers_layer.Layer", "sweep=s", *LEAN]) == 0
+        yield folder
+
+
+@pytest.fixture
+def untouched(stranger, monkeypatch) -> Path:
+    """The stranger's run, his module not yet imported."""
+    monkeypatch.chdir(stranger)
+    monkeypatch.delitem(sys.modules, "strangers_layer", raising=False)
+    Path("ran").unlink(missing_ok=True)
+    return only_run("s")
+
+
+@pytest.mark.parametrize(
+    "words", ["ls", "ls outputs/s", "show RUN", "results outputs/s", "verify RUN --no-code", "diff RUN RUN/checkpoint"]
+)
+def test_looking_at_a_strangers_run_runs_no_code_of_his(words, untouched, capsys):
+    code, out, err = run(capsys, *words.replace("RUN", str(untouched)).split())
+    assert (code, err) == (0, "")
+    assert out
+    assert not Path("ran").exists()
+
+
+def test_the_trees_of_a_strangers_runs_are_compared_and_what_the_proof_needs_is_said(untouched, capsys):
+    code, out, _ = run(capsys, "diff", untouched, untouched)
+    assert (code, "same  params/kernel" in out) == (0, True)
+    assert "proof: none, since building it imports strangers_layer.Layer: the same with --trust\n" in out
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("words", ["verify RUN", "rerun RUN", "export RUN --to nnx"])
+def test_a_verb_that_builds_a_strangers_layer_names_it_and_asks_for_trust(words, untouched, capsys):
+    typed = words.replace("RUN", str(untouched)).split()
+    assert run(capsys, *typed) == (2, "", f"error: {REFUSED}\n")
+    assert not Path("ran").exists()
+    assert run(capsys, *typed, "--trust")[0] == 0
+    assert Path("ran").exists()
+
+
+def test_a_reload_in_python_asks_for_trust_too(untouched):
+    with pytest.raises(UserError) as caught:
+        runner.reload(untouched)
+    assert str(caught.value) == REFUSED
+    assert not Path("ran").exists()
+
+
+def config(target: str = "flax.nnx.Linear", **kwargs: object) -> Run:
+    return Run(layer=LayerSettings(target=target, kwargs=kwargs))
+
+
+@pytest.mark.parametrize(
+    ("run", "foreign"),
+    [
+        (config(), []),
+        (config("runner.bridge.layers.blocks.sequential"), []),
+        (config("runner.bridge.layers.recurrent.rnn", cell="lstm"), []),
+        (config("runner.bridge.layers.variables.Noisy"), []),
+        (config(bias_init="jax.nn.initializers.ones", kernel_init="normal(stddev=0.02)"), []),
+        (config(kernel_init="jax.random.normal", activation="jax.numpy.tanh", gate_fn="flax.nnx.relu"), []),
+        (config("my_pkg.Layer"), ["my_pkg.Layer"]),
+        (config("my_pkg:Layer"), ["my_pkg:Layer"]),
+        # Ours and jax's by name, and with arguments of his choice they run what he likes.
+        (config("runner.bridge.targets.import_path", path="my_pkg.x"), ["runner.bridge.targets.import_path"]),
+        (config("jax.numpy.load", file="x.npy", allow_pickle=True), ["jax.numpy.load"]),
+        (config(kernel_init="jax._src.config.os.system"), ["jax._src.config.os.system"]),
+        (config(activation="jax.numpy.load"), ["jax.numpy.load"]),
+        (config(kernel_init="my_pkg.init(scale=1)"), ["my_pkg.init(scale=1)"]),
+        (config(inner={"gate_fn": "my_pkg.gate"}), ["my_pkg.gate"]),
+        (Run(host=HostSettings(target="my_pkg.Host", kwargs={"activation": "other.f"})), ["my_pkg.Host", "other.f"]),
+        (Run(host=HostSettings(target="runner.bridge.hosts.MLP", kwargs={"activation": "jax.nn.gelu"})), []),
+    ],
+)
+def test_what_a_record_names_is_trusted_only_where_it_is_known(run, foreign):
+    assert targets.foreign_paths(run) == foreign
+
+
+def test_every_layer_and_host_that_comes_along_is_trusted():
+    for group, kind in (("layer", LayerSettings), ("host", HostSettings)):
+        for path in sorted((schema.config_dir() / group).glob("*.yaml")):
+            chosen = yaml.safe_load(path.read_text()) or {}
+            if chosen.get("target"):
+                named = {group: kind(target=chosen["target"], kwargs=chosen.get("kwargs", {}))}
+                assert targets.foreign_paths(Run(**named)) == [], path
+
+
+def test_a_rerun_takes_no_compiled_program_from_a_folder_that_the_record_names(saved, capsys):
+    edit(saved, settings__compilation_cache=str(Path("strangers_cache").absolute()))
+    assert run(capsys, "rerun", saved)[0] == 0
+    assert not Path("strangers_cache").exists()
+
+
+# No way out.
+
+
+@pytest.mark.parametrize("path", ["../ours/checkpoint", "/tmp", "checkpoint/../../..", "linked"])
+@pytest.mark.parametrize(
+    "words", ["verify RUN", "rerun RUN", "export RUN --to safetensors", "import SAVED/checkpoint --like RUN --out y"]
+)
+def test_a_path_in_a_record_does_not_lead_out_of_its_folder(words, path, saved, tmp_path, capsys):
+    copy = shutil.copytree(saved, "copy")
+    os.symlink(tmp_path, Path(copy) / "linked")
+    edit(Path(copy), checkpoint__path=path)
+    code, out, err = run(capsys, *words.replace("RUN", "copy").replace("SAVED", str(saved)).split())
+    if words.startswith("verify"):
+        assert (code, out) == (4, "copy: linked is a link, and a run leaves none\n0 of 1 runs verified\n")
+    else:
+        said = f"error: copy/record.json: the path {path} leads out of the run's folder.\n"
+        assert (code, out, err) == (2, "", said)
+
+
+@pytest.mark.parametrize("name", ["output.npy", "record.json", "checkpoint", ".hydra/config.yaml"])
+def test_a_link_to_what_is_elsewhere_is_named(name, saved, capsys):
+    os.rename(saved / name, "elsewhere")
+    os.symlink(Path("elsewhere").absolute(), saved / name)
+    code, out, _ = run(capsys, "verify", saved)
+    assert (code, out.splitlines()[0]) == (4, f"{saved.name}: {name} is a link, and a run leaves none")
+
+
+def test_an_output_elsewhere_is_not_read(saved):
+    os.rename(saved / "output.npy", "elsewhere.npy")
+    os.symlink(Path("elsewhere.npy").absolute(), saved / "output.npy")
+    folder = RunFolder(saved)
+    with pytest.raises(StorageError, match=r"the path output\.npy leads out of the run's folder"):
+        store.read_output(folder, store.read_record(folder))
+
+
+# No pattern.
+
+
+def wildcard(path: str, sign: str) -> str:
+    reason = f"Orbax reads {sign!r} in a path as a wildcard, or not at all"
+    return f"error: {path if path.isprintable() else repr(path)}: {reason}.\n  Try: output_root=~/outputs\n"
+
+
+@pytest.mark.parametrize(("root", "sign"), [("out[4]", "["), ("a*", "*"), ("what?", "?"), ("{a}", "{"), ("a\nb", "\n")])
+def test_an_output_root_that_orbax_reads_as_a_pattern_is_refused(root, sign, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = f"output_root={errors.quoted(root)}"
+    assert run(capsys, typed, "sweep=s", *LEAN) == (2, "", wildcard(str(tmp_path / root / "s"), sign))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a[b]", "..", "a/b", "%2e", "a\nb", "x" * 101, "", ".hidden", "a b"])
+def test_a_sweep_has_a_plain_name(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, f"sweep={errors.quoted(name)}", *LEAN)
+    said = (
+        f"error: sweep={name}: a folder's name is up to 100 letters, digits, '.', '_' or '-'.\n  Try: sweep=my_sweep\n"
+    )
+    assert (code, err) == (2, said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["x" * 300, "/".join(["long"] * 1000)])
+def test_a_name_that_is_too_long_is_refused(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, f"output_root={root}", *LEAN)
+    assert (code, out) == (2, "")
+    assert "a name has 200 at most and a path 3000.\n  Try: output_root=~/outputs\n" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["%2e", "ü 'b", "~x", ".."])
+def test_another_name_is_taken_as_it_is(root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(capsys, f"output_root={errors.quoted(root)}", "sweep=s", *LEAN)[0] == 0
+    assert run(capsys, "verify", f"{root}/s/0")[:2] == (0, run_line(root))
+
+
+def run_line(root: str) -> str:
+    (path,) = Path(root, "s", "runs").iterdir()
+    num_files = sum(file.is_file() for file in path.rglob("*"))
+    compared = f"{num_files} files and 2 leaves as they were written; applied again, the output is the same bit for bit"
+    return f"{path.name}: {compared}\n1 of 1 runs verified\n"
+
+
+@pytest.mark.parametrize(
+    "words", ["show NAME", "ls NAME", "verify NAME", "rerun NAME", "results NAME", "diff NAME NAME"]
+)
+@pytest.mark.parametrize("name", ["x" * 300, "a[", "**x", "a\nb"])
+def test_a_name_that_no_folder_has_is_said_in_a_line_or_two(words, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *(name if word == "NAME" else word for word in words.split()))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")

@@ -1,0 +1,196 @@
+"""`bridge-runner sync` against a server of the tests' own: what arrives, what is refused, what is sent again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.commands import main
+
+pytestmark = pytest.mark.slow
+
+
+def records(sweep: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(sweep.glob("runs/*/record.json"))]
+
+
+def test_every_run_is_sent_once_however_often_it_is_asked(server, sweep, sync):
+    there = f"5 of 5 W&B runs are at {server.url}/team/bridge-runner\n"
+    assert sync(sweep) == (0, f"{sweep.name}: 5 W&B runs, 0 sent before\n{there}", "")
+    arrived, asked = dict(server.runs), server.asked["UpsertBucket"]
+    ids = {run.summary.get("run_id") for run in arrived.values()}
+    assert ids == {None, *(record["run_id"] for record in records(sweep))}
+    assert sync(sweep) == (0, f"{sweep.name}: 5 W&B runs, 5 sent before\n{there}", "")
+    assert (server.runs, server.asked["UpsertBucket"], server.errors) == (arrived, asked, [])
+
+
+def test_a_run_that_is_sent_again_doubles_no_rows(server, sweep, sync):
+    sync(sweep)
+    (sweep / "wandb" / "sent.jsonl").unlink()
+    assert sync(sweep)[0] == 0
+    rows = {run.fields["jobType"]: len(run.history) for run in server.runs.values()}
+    assert (len(server.runs), rows) == (5, {"linear": 1, "sweep": 5})
+
+
+def test_a_run_that_is_missing_or_torn_is_made_from_its_record_first(server, sweep, sync):
+    missing, torn, *_ = sorted((sweep / "wandb").glob("offline-run-*-*"))
+    shutil.rmtree(missing)
+    (file,) = torn.glob("*.wandb")
+    os.truncate(file, file.stat().st_size - 10)
+    code, out, err = sync(sweep)
+    assert (code, err) == (0, "")
+    assert out.startswith("W&B runs made from their records, since missing or out of date: 2\n")
+    norms = {
+        run.summary["run_id"]: run.summary["output/norm"] for run in server.runs.values() if "run_id" in run.summary
+    }
+    assert norms == {record["run_id"]: record["output"][0]["norm"] for record in records(sweep)}
+    assert {run.exit_code for run in server.runs.values()} == {0}
+
+
+def test_a_project_that_the_environment_names_is_asked_of_it_again(server, sync, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_PROJECT", "project-of-mine")
+    assert main.main(["tracking.project=${oc.env:MY_PROJECT}", "timing=off", "checkpoint=none", "sweep=s"]) == 0
+    (made,) = tmp_path.glob("outputs/s/wandb/offline-run-*")
+    shutil.rmtree(made)
+    assert sync("outputs/s")[:2] == (
+        0,
+        "W&B runs made from their records, since missing or out of date: 1\ns: 1 W&B runs, 0 sent before\n"
+        f"1 of 1 W&B runs are at {server.url}/team/project-of-mine\n",
+    )
+
+
+def test_a_report_that_came_later_is_sent_with_the_run_of_the_sweep(server, sweep, sync):
+    sync(sweep)
+    (sweep / "report.html").write_text("<p>all of it</p>")
+    assert "since missing or out of date: 1\n" in sync(sweep)[1]
+    (whole,) = [run for run in server.runs.values() if run.fields["jobType"] == "sweep"]
+    assert "report.html" in whole.artifacts["report"]["manifest"]["contents"]
+
+
+def test_a_refused_run_is_named_and_only_it_is_sent_the_next_time(server, sweep, sync):
+    first = records(sweep)[0]
+    server.fault = lambda what, sent: 403 if what == "UpsertBucket" and first["run_id"][:12] in sent["name"] else None
+    code, out, err = sync(sweep)
+    assert (code, out.splitlines()[-1].split(" are at ")[0]) == (1, "4 of 5 W&B runs")
+    assert err == f"not sent: 0-{first['run_id'][:8]}: the server does not have it; wandb sync says: <no message>\n"
+    server.fault = lambda what, sent: None
+    server.asked.clear()
+    assert sync(sweep)[:2] == (
+        0,
+        f"{sweep.name}: 5 W&B runs, 4 sent before\n5 of 5 W&B runs are at {server.url}/team/bridge-runner\n",
+    )
+    assert server.asked["CreateRunFiles"] == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("upload", "of its files are not there: media/table/"),
+        ("CommitArtifact", "of its artifacts are not there: "),
+        ("file_stream", "Fatal error while uploading data"),
+    ],
+)
+def test_what_did_not_arrive_is_found_out_though_wandb_says_that_it_is_well(server, sweep, sync, what, reason):
+    server.fault = lambda asked, sent: 500 if asked == what else None
+    code, _, err = sync(sweep)
+    assert code == 1
+    assert err.count("not sent: ") == err.count(reason) == 5
+
+
+def test_a_server_that_asks_for_time_gets_it(server, sweep, sync, monkeypatch):
+    monkeypatch.setenv("WANDB_X_GRAPHQL_RETRY_MAX", "5")
+    since = time.monotonic()
+    refused = []
+
+    def fault(what, sent):
+        if what == "UpsertBucket" and time.monotonic() < since + 2:
+            refused.append(sent["name"])
+            return 429
+        return None
+
+    server.fault = fault
+    server.retry_after_s = 3
+    assert sync(sweep)[0] == 0
+    # Without Retry-After it would ask again every 0.1 s.
+    assert sorted(refused) == sorted(set(refused)) and refused
+
+
+def test_a_sync_that_was_killed_goes_on_where_it_was(server, sweep, sync):
+    (sweep / "journal.jsonl").write_text((sweep / "journal.jsonl").read_text().rsplit("\n", 2)[0] + "\n")
+    command = [sys.executable, "-m", "runner", "sync", str(sweep), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        sent = [line for line in (watching.stdout.readline() for _ in range(5)) if line.startswith("sent ")]
+        watching.kill()
+    assert len(sent) == 4
+    code, out, _ = sync(sweep)
+    assert (code, out.splitlines()[0]) == (0, f"{sweep.name}: 5 W&B runs, 4 sent before")
+    assert {len(run.history) for run in server.runs.values()} == {1, 5}
+
+
+def test_a_server_that_takes_nothing_is_not_asked_for_ever(server, sweep, sync, monkeypatch):
+    from runner.commands import sync as commands_sync
+
+    monkeypatch.setattr(commands_sync, "BATCH_RUNS", 1)
+    server.fault = lambda what, sent: 403 if what == "UpsertBucket" else None
+    code, _, err = sync(sweep)
+    assert (code, server.asked["UpsertBucket"]) == (1, 2)
+    assert err.count("the server took none before it") == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda what, sent: 500, "error: the W&B server at URL is broken: HTTP 500.\n"),
+        (
+            lambda what, sent: 401 if what != "GET" else None,
+            "error: the W&B server at URL does not let us in: Failed to verify credentials with URL: "
+            'returned error 401: {"data":null}.\n',
+        ),
+    ],
+)
+def test_a_server_that_lets_nobody_in_is_said(server, sweep, sync, fault, message):
+    server.fault = fault
+    code, _, err = sync(sweep)
+    assert (code, err.replace(server.url, "URL")) == (1, message)
+
+
+def test_a_server_that_is_not_there_is_said(server, sweep, sync, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    code, _, err = sync(sweep)
+    assert (code, err) == (1, "error: no W&B server answers at http://127.0.0.1:9: [Errno 111] Connection refused.\n")
+
+
+def test_without_a_key_nothing_is_made_or_sent(server, sweep, sync, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    shutil.rmtree(sweep / "wandb")
+    code, _, err = sync(sweep)
+    assert code == 2
+    assert err == f"error: no API key is configured for {server.url}.\n  Try: wandb login, or WANDB_API_KEY=…\n"
+    assert not list((sweep / "wandb").glob("offline-run-*"))
+
+
+def test_a_sweep_without_an_ended_run_is_said(server, sweep, sync):
+    (sweep / "journal.jsonl").write_text("")
+    again = f"bridge-runner sync {sweep} --watch"
+    assert sync(sweep) == (2, "", f"error: {sweep} has no run that has ended.\n  Try: {again}\n")
+
+
+def test_a_sweep_that_goes_on_is_left_alone(server, sweep, sync):
+    code = "import sys; from pathlib import Path; from runner import layout, storage\n"
+    code += "with storage.locked(layout.SweepFolder(Path(sys.argv[1]))): print('locked', flush=True), input()"
+    command = [sys.executable, "-c", code, str(sweep)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        said = sync(sweep)
+        other.communicate("\n")
+    reason = f"error: {sweep}: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
+    assert said == (2, "", reason)

@@ -1,0 +1,255 @@
+"""`verify`: what was changed behind our back is found and named; what was not is the same bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import runner
+from runner.arrays import trees
+from runner.commands import main
+from runner.errors import UserError
+from runner.records import store
+from runner.records.paths import RunFolder
+from runner.records.record import seal
+
+LEAN = ("tracking=disabled", "timing=off")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """A sweep of three layers, two seeds each."""
+    folder = tmp_path_factory.mktemp("verified")
+    words = ["-m", "layer=mlp,sequential,dropout", "seed=0,1", f"output_root={folder}", "sweep=good", *LEAN]
+    assert main.main(words) == 0
+    return folder / "good"
+
+
+def run_folder(sweep: Path, num: int) -> Path:
+    (path,) = (sweep / "runs").glob(f"{num}-*")
+    return path
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = main.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def edit(folder: Path, change: Callable[[dict], None]) -> None:
+    """Changes a record as somebody would who knows how it is sealed."""
+    path = folder / "record.json"
+    data = json.loads(path.read_text())
+    del data["digest"]
+    change(data)
+    path.write_bytes(seal(json.dumps(data, indent=1).encode()))
+
+
+def test_every_run_of_a_sweep_verifies(sweep, capsys):
+    assert run(capsys, "verify", sweep) == (0, "6 of 6 runs verified\n", "")
+
+
+def test_a_run_says_what_was_compared(sweep, capsys):
+    folder = run_folder(sweep, 0)
+    num_files = sum(path.is_file() for path in folder.rglob("*"))
+    said = f"{folder.name}: {num_files} files and 4 leaves as they were written; applied again, the output is the same"
+    assert run(capsys, "verify", folder) == (0, f"{said} bit for bit\n1 of 1 runs verified\n", "")
+
+
+def test_a_run_whose_variables_come_in_boxes_verifies(tmp_path, capsys):
+    words = ("layer=linear_with_metadata", f"output_root={tmp_path}", "sweep=boxed", *LEAN)
+    assert main.main([*words]) == 0
+    capsys.readouterr()
+    code, out, _ = run(capsys, "verify", tmp_path / "boxed")
+    assert (code, out.partition("; ")[2]) == (
+        0,
+        "applied again, the output is the same bit for bit\n1 of 1 runs verified\n",
+    )
+
+
+def test_a_run_verifies_from_its_folder_alone_and_with_other_devices(sweep, tmp_path):
+    copy = shutil.copytree(run_folder(sweep, 2), tmp_path / "copy")
+    command = [sys.executable, "-m", "runner", "verify", str(copy)]
+    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PATH": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (0, "1 of 1 runs verified"), done.stderr
+
+
+def flip(path: Path, generator: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    path.write_bytes(content)
+
+
+def test_records_swapped_between_two_runs_are_named(sweep, tmp_path, capsys):
+    copy = shutil.copytree(sweep, tmp_path / "swapped")
+    one, two = run_folder(copy, 0), run_folder(copy, 1)
+    shutil.copyfile(run_folder(sweep, 1) / "record.json", one / "record.json")
+    code, out, _ = run(capsys, "verify", copy, "--no-code")
+    assert code == 4
+    assert f"{one.name}: record.json is that of run {two.name}\n" in out
+    assert f"{one.name}: output.npy is not what was written\n" in out
+    assert out.endswith("5 of 6 runs verified\n")
+
+
+def test_a_flipped_bit_that_orbax_does_not_notice_is_named_with_its_leaf(sweep, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "flipped"))
+    victim = folder.checkpoint / "params.linear_0.kernel" / "0.0"
+    flip(victim, random.Random(1))
+    # Somebody has even made the files' digests fit.
+    edit(folder.path, lambda data: data["files"].update(store.file_digests(folder)))
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert code == 4
+    assert f"{folder.checkpoint} is not what the run saved: params/linear_0/kernel has other bits\n" in out
+
+
+def test_an_output_that_the_layer_does_not_give_is_found(sweep, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "faked"))
+    record = store.read_record(folder)
+    output = np.load(folder.path / "output.npy")
+    output[0] = np.nextafter(output[0], np.float32(np.inf))
+    np.save(folder.path / "output.npy", output)
+
+    def change(data):
+        data["output"][0]["digest"] = trees.array_digest(output)
+        data["files"].update(store.file_digests(folder))
+
+    edit(folder.path, change)
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert (code, record.num) == (4, 0)
+    assert out.startswith("faked: applied again, the output differs in output by 1 ulp\n")
+
+
+@pytest.mark.parametrize(
+    ("platform", "factor", "said"),
+    [
+        ("gpu", 1.002, "applied on cpu instead of gpu, the output is within"),
+        ("gpu", 1.02, "applied again on cpu instead of gpu, the output differs in output by"),
+        ("tpu", 1.02, "and within the tolerance of 0.062 of its largest element"),
+        ("cpu", 1.002, "applied again, the output differs in output by"),
+    ],
+)
+def test_another_platform_is_given_the_rounding_of_its_products(sweep, tmp_path, capsys, platform, factor, said):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "elsewhere"))
+    output = (np.load(folder.path / "output.npy") * np.float32(factor)).astype(np.float32)
+    np.save(folder.path / "output.npy", output)
+
+    def change(data):
+        data["platform"] = platform
+        data["output"][0]["digest"] = trees.array_digest(output)
+        data["files"].update(store.file_digests(folder))
+
+    edit(folder.path, change)
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert (code, said in out) == (4 if "differs" in said else 0, True), out
+
+
+def test_a_run_is_verified_on_the_device_that_is_named(sweep, capsys):
+    folder = run_folder(sweep, 0)
+    assert run(capsys, "verify", folder, "--device", "cpu")[0] == 0
+    code, _, err = run(capsys, "verify", folder, "--device", "gpu")
+    assert (code, err.partition("; ")[0]) == (2, "error: device=gpu: not here")
+
+
+def test_files_that_are_gone_or_foreign_are_named(sweep, tmp_path, capsys):
+    copy = shutil.copytree(sweep, tmp_path / "gone")
+    one, two, three = (run_folder(copy, num) for num in range(3))
+    shutil.rmtree(one / "checkpoint")
+    (two / "checkpoint" / "more").write_text("?")
+    shutil.rmtree(three)
+    code, out, _ = run(capsys, "verify", copy, "--no-code")
+    assert code == 4
+    assert f"{one.name}: checkpoint/_METADATA is missing\n" in out
+    assert f"{two.name}: checkpoint/more was not written by this run\n" in out
+    assert out.endswith(f"{three.name}: the folder is missing\n3 of 6 runs verified\n")
+
+
+def test_a_saved_input_file_is_verified_without_the_original(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.arange(4, dtype=np.float32))
+    assert main.main(["input=file", "input.path=x.npy", "sweep=s", *LEAN]) == 0
+    (tmp_path / "x.npy").unlink()
+    (path,) = Path("outputs/s/runs").iterdir()
+    capsys.readouterr()
+    code, out, _ = run(capsys, "verify", path)
+    assert (code, "the output is the same bit for bit" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "verify",
+            "verify: the following arguments are required: path.\n"
+            "  Try: bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
+        ),
+        ("verify nowhere", "nowhere is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
+    ],
+)
+def test_what_is_no_run_exits_with_2(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, *words.split()) == (2, "", f"error: {said}\n")
+
+
+@pytest.mark.parametrize("num", range(6))
+def test_a_reloaded_linen_module_and_its_native_one_give_the_recorded_output(sweep, num):
+    path = run_folder(sweep, num)
+    saved = np.load(path / "output.npy")
+    linen = runner.reload(path)
+    from runner.bridge import wrap
+    from runner.experiment import saved_run
+
+    x = saved_run.make_input(RunFolder(path), linen.settings)
+    rngs = wrap.apply_keys(wrap.root_key(linen.settings.seed), linen.record.streams)
+    assert (jax.jit(linen.module.apply)(linen.variables, x, rngs=rngs) == saved).all()
+    native = runner.reload(path, as_="nnx")
+    from flax import nnx
+
+    assert (nnx.jit(lambda module, x: module(x))(native.module, x) == saved).all()
+
+
+def test_a_reload_places_casts_and_chooses(sweep):
+    path = run_folder(sweep, 0)
+    found = runner.reload(path, device="cpu", dtype="bfloat16", only=["params/linear_0"]).variables
+    assert list(found["params"]) == ["linear_0"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"bfloat16"}
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = runner.reload(path, sharding=sharding).variables
+    assert {leaf.sharding for leaf in jax.tree.leaves(placed)} == {sharding}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"as_": "torch"}, "as_=torch: a run reloads as linen or nnx.\n  Try: as_=nnx"),
+        ({"dtype": "float33"}, "dtype=float33: no such dtype.\n  Try: dtype=bfloat16"),
+        (
+            {"only": ["kernel"]},
+            "only=kernel: the run has params/linear_0/bias, params/linear_0/kernel, params/linear_1/bias, "
+            "params/linear_1/kernel.\n  Try: only=['params/linear_0/bias']",
+        ),
+        ({"device": "tpu"}, None),
+    ],
+)
+def test_a_reload_that_can_not_be_done_says_why(sweep, options, said):
+    with pytest.raises(UserError) as caught:
+        runner.reload(run_folder(sweep, 0), **options)
+    assert said is None or str(caught.value) == said
+
+
+def test_a_reload_refuses_a_damaged_leaf(sweep, tmp_path):
+    folder = shutil.copytree(run_folder(sweep, 0), tmp_path / "bad")
+    flip(folder / "checkpoint" / "params.linear_0.kernel" / "0.0", random.Random(1))
+    with pytest.raises(UserError, match="params/linear_0/kernel has other bits"):
+        runner.reload(folder)

@@ -1,0 +1,122 @@
+"""What reaches a W&B server: the real command, the real `wandb sync`, and a loopback server of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wandb_sent import API_KEY, NETRC_KEY, Sent, environment, execute, files_with_a_key, write_netrc
+from wandb_server import serve
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory: pytest.TempPathFactory, offline_sweep: Path) -> Iterator[Sent]:
+    """A sweep of four runs that was tracked offline, then sent by `wandb sync`."""
+    folder = tmp_path_factory.mktemp("synced")
+    shutil.copytree(offline_sweep.parent, folder / "outputs")
+    with serve() as server:
+        paths = [str(path) for path in folder.glob("outputs/*/wandb/offline-run-*")]
+        known = environment(folder / "home", server.url)
+        yield Sent(folder, server, execute(folder, "wandb", "sync", *paths, environment=known))
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
+    """One run that was tracked online, by a user whose key is in their .netrc."""
+    folder = tmp_path_factory.mktemp("online")
+    with serve() as server:
+        write_netrc(folder / "home", server.server_port)
+        known = environment(folder / "home", server.url, key=None)
+        yield Sent(
+            folder,
+            server,
+            execute(folder, "runner", "seed=7", "tracking=online", "tracking.patience_s=60", environment=known),
+        )
+
+
+@pytest.fixture(params=["synced", "online"])
+def sent(request: pytest.FixtureRequest) -> Sent:
+    return request.getfixturevalue(request.param)
+
+
+def test_wandb_sync_sends_every_run_of_a_sweep_and_the_sweep(synced):
+    # wandb sync exits 0 whatever happens: what the server has is the proof.
+    assert synced.done.returncode == 0 and "ERROR" not in synced.done.stderr
+    (sweep,) = {record["sweep"] for record in synced.records.values()}
+    assert {run.fields["groupName"] for run in synced.server.runs.values()} == {sweep}
+    assert sorted(run.fields["jobType"] for run in synced.server.runs.values()) == ["linear"] * 4 + ["sweep"]
+    axes = {(run.config["seed"], run.config["features"]) for run in synced.runs.values()}
+    assert axes == {(0, 8), (0, 16), (1, 8), (1, 16)}
+
+
+def test_a_run_that_arrived_says_what_its_record_says(sent):
+    assert sent.runs.keys() == sent.records.keys()
+    for run_id, record in sent.records.items():
+        run = sent.runs[run_id]
+        assert run.summary["output/norm"] == record["output"][0]["norm"]
+        assert run.config["seed"] == record["settings"]["seed"]
+        assert (run.fields["groupName"], run.fields["project"]) == (record["sweep"], "bridge-runner")
+        assert (run.fields["tags"], run.exit_code) == (["linear", "cpu", "done"], 0)
+        (row,) = (row for row in run.history if "seed" in row)
+        assert row["timing/apply_latency/median_s"] == record["timing"]["apply_latency"]["summary"]["median_s"]
+
+
+def test_a_checkpoint_arrives_as_a_reference_to_where_it_lies(sent):
+    for run_id, record in sent.records.items():
+        artifact = sent.runs[run_id].artifacts["checkpoint"]
+        assert json.loads(artifact["metadata"]) == record["checkpoint"]
+        (path,) = sent.folder.glob(f"outputs/*/runs/{record['num']}-{run_id[:8]}/checkpoint")
+        references = {entry["ref"] for entry in artifact["manifest"]["contents"].values()}
+        assert all(reference.startswith("file:///") for reference in references)
+        # The sweep that was synced is a copy: its references point into the one that it was copied from.
+        below = {reference.partition("/outputs/")[2] for reference in references}
+        files = {str(file.relative_to(sent.folder / "outputs")) for file in path.rglob("*") if file.is_file()}
+        assert below == files
+
+
+def test_tables_arrive_with_their_rows(synced):
+    (sweep,) = [run for run in synced.server.runs.values() if run.fields["jobType"] == "sweep"]
+    assert (sweep.summary["num_runs"], sweep.summary["num_failed"]) == (4, 0)
+    tables = [run.summary["runs" if run is sweep else "output/table"] for run in synced.server.runs.values()]
+    assert sorted(table["nrows"] for table in tables) == [4, 8, 8, 16, 16]
+    assert all(any(path.endswith(table["path"]) for path in synced.server.files) for table in tables)
+    assert all("run_table" in run.artifacts for run in synced.server.runs.values())
+
+
+def test_an_online_run_arrives_at_once_and_the_last_lines_say_where(online):
+    assert (online.done.returncode, online.done.stderr) == (0, "")
+    assert [run.config["seed"] for run in online.runs.values()] == [7]
+    assert f"  online      {online.server.url}/team/bridge-runner\n" in online.done.stdout
+    assert "send " not in online.done.stdout
+
+
+def test_the_server_had_an_answer_to_all_that_was_asked(sent):
+    assert sent.server.errors == []
+
+
+def test_the_api_key_is_used_and_lands_in_no_file(sent):
+    (key,) = sent.server.keys
+    assert key in (API_KEY, NETRC_KEY)
+    assert files_with_a_key(sent.folder) == []
+    assert key not in sent.done.stdout + sent.done.stderr
+
+
+def test_no_key_lands_in_an_offline_sweep_or_in_what_it_says(offline_sweep):
+    assert (offline_sweep.parent.parent / "said.txt").exists()
+    assert files_with_a_key(offline_sweep.parent.parent) == []
+
+
+def test_the_keys_that_the_readme_names_are_those_that_runs_carry(synced):
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    section = readme.partition("## On dashboards")[2].partition("\n## ")[0]
+    for run in synced.runs.values():
+        row = next(row for row in run.history if "seed" in row)
+        for key, there in {"program": run.config, "status": run.summary, "output/norm": row, "features": row}.items():
+            assert f"`{key}`" in section and key in there
+        assert "`timing/apply_latency/median_s`" in section and "timing/apply_latency/median_s" in row
+        assert run.config["layer"]["kwargs"]["out_features"] == run.config["features"]

@@ -1,0 +1,432 @@
+"""One run from settings to record: every layer that comes along, end to end, and every way a run can end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+from flax.core.scope import LazyRng
+
+from runner.arrays import checkpoint, trees
+from runner.bridge import wrap
+from runner.checks.verdicts import COMPILED, eager
+from runner.config import schema, settings
+from runner.errors import LayerError
+from runner.experiment import cross_checks, failures, inputs
+from runner.experiment import execute as experiment_execute
+from runner.experiment.execute import Job
+from runner.experiment.program import compile_program, draft, identify
+from runner.records.record import FailureKind, Status, Verdict, from_json, to_json
+
+HERE = __name__
+LAYERS = [name for name in schema.layer_names() if name != "custom"]
+QUICK = ("timing=off", "checks.eager=never")
+ALL_INFINITE = ("input=ones", "features=2", "layer.kwargs.kernel_init='constant(value=inf)'")
+
+
+class Raising(nnx.Module):
+    """Raises on the host while it runs, where x is positive."""
+
+    def __init__(self, *, rngs):
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        return jax.pure_callback(self.judge, jax.ShapeDtypeStruct(x.shape, x.dtype), x * self.scale[...])
+
+    @staticmethod
+    def judge(x):
+        if (x > 0).all():
+            raise RuntimeError("the sensor is unplugged")
+        return x
+
+
+class Leaving(nnx.Module):
+    """Gets a signal while the host calls back; its handler raises what ends a process."""
+
+    def __init__(self, kind, *, rngs):
+        self.kind = {"exit": SystemExit(-1), "interrupt": KeyboardInterrupt()}[kind]
+
+    def __call__(self, x):
+        return jax.pure_callback(self.leave, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    def leave(self, x):
+        raise self.kind
+
+
+class NotAgain(nnx.Module):
+    """Another output each time it is called."""
+
+    num_calls = 0
+
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return jax.pure_callback(self.count, jax.ShapeDtypeStruct((1,), jnp.float32), x)
+
+    @classmethod
+    def count(cls, x):
+        cls.num_calls += 1
+        return np.full(1, cls.num_calls, np.float32)
+
+
+class TwoOutputs(nnx.Module):
+    def __init__(self, *, rngs):
+        pass
+
+    def __call__(self, x):
+        return {"twice": x * 2, "parts": (x.sum(), x > 0)}
+
+
+def prepare(run, *, compare_eager=False, **place):
+    identity = identify(run)
+    program = compile_program(draft(run, identity))
+    return Job(run=run, identity=identity, compare_eager=compare_eager, **place), program
+
+
+@contextlib.contextmanager
+def monitored(listener):
+    """Has `listener` told of what JAX takes time for."""
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+@pytest.fixture
+def execute(make_run):
+    """The result of one run of these overrides."""
+
+    def run_it(*overrides, compare_eager=False):
+        job, program = prepare(make_run(*QUICK, *overrides), compare_eager=compare_eager)
+        return experiment_execute.execute(job, program)
+
+    return run_it
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def layer_run(request, make_run):
+    """A layer of conf/, executed as it comes, once for all tests: its job, program and result."""
+    job, program = prepare(make_run(*QUICK, f"layer={request.param}"))
+    return job, program, experiment_execute.execute(job, program)
+
+
+def verdicts(record):
+    return {check.name: check.verdict for check in record.checks}
+
+
+def check_named(record, name):
+    return next(check for check in record.checks if check.name == name)
+
+
+def bits(tree):
+    return {path: (leaf.dtype.name, leaf.shape, np.asarray(leaf).tobytes()) for path, leaf in by_text(tree).items()}
+
+
+def by_text(tree):
+    return {"/".join(map(str, path)): leaf for path, leaf in trees.flatten(tree)}
+
+
+# Every layer that comes along.
+
+
+def test_a_layer_of_conf_runs_and_its_record_says_so(layer_run):
+    job, program, result = layer_run
+    record = result.record
+    assert (record.status, record.error) == (Status.done, None)
+    assert verdicts(record) == {
+        "as_traced": Verdict.yes,
+        "finite": Verdict.yes,
+        "repeatable": Verdict.yes,
+        "eager": Verdict.skipped,
+    }
+    assert record.settings == settings.to_data(job.run)
+    assert {leaf.name: leaf.digest for leaf in record.variables} == {
+        path: trees.array_digest(leaf) for path, leaf in by_text(result.variables).items()
+    }
+    assert sum(array.nbytes for array in result.output.values()) + record.variables_bytes == program.result_bytes
+
+
+def test_the_record_of_a_layer_of_conf_comes_back_from_json(layer_run):
+    _, _, result = layer_run
+    assert from_json(to_json(result.record)) == result.record
+    assert settings.from_data(result.record.settings) == layer_run[0].run
+
+
+@pytest.mark.parametrize("reader", [ocp.StandardCheckpointer, ocp.PyTreeCheckpointer])
+def test_plain_orbax_gives_a_layer_of_conf_back_bit_for_bit(layer_run, reader, tmp_path):
+    _, _, result = layer_run
+    if not result.record.variables:
+        with pytest.raises(checkpoint.CheckpointError, match="^the layer has no variables: there is nothing to save$"):
+            checkpoint.save(result.variables, tmp_path / "c")
+        return
+    checkpoint.save(result.variables, tmp_path / "c")
+    with reader() as plain:
+        assert bits(plain.restore(tmp_path / "c")) == bits(result.variables)
+
+
+def test_the_native_module_on_restored_variables_gives_the_output_bit_for_bit(layer_run, tmp_path):
+    job, program, result = layer_run
+    layer, streams = program.draft.layer, result.record.streams
+    keys = wrap.apply_keys(wrap.root_key(job.run.seed), streams)
+    # Other weights are drawn, then replaced; the masks come from the stream that the bridge derives at its root.
+    native = layer.construct(nnx.Rngs(7, **{name: LazyRng.create(key, 1).as_jax_rng() for name, key in keys.items()}))
+    if result.record.variables:
+        checkpoint.save(result.variables, tmp_path / "c")
+        # Integers and tuples come back from Orbax as strings.
+        restored = trees.with_keys_of(ocp.PyTreeCheckpointer().restore(tmp_path / "c"), result.variables)
+        nnx.update(native, nnx.merge_state(*restored.values()))
+    x = jnp.asarray(inputs.make_input(job.run.input, job.run.input_shape))
+    assert bits(nnx.jit(lambda module, x: module(x))(native, x)) == bits(result.output[""])
+
+
+# The result.
+
+
+def test_one_program_gives_each_seed_its_own_result_and_each_time_the_same(make_run):
+    job, program = prepare(make_run(*QUICK, "seed=3"))
+    other = make_run(*QUICK, "seed=4")
+    results = [
+        experiment_execute.execute(Job(run=run, identity=identify(run)), program) for run in (job.run, job.run, other)
+    ]
+    first, again, third = [(bits(result.variables), bits(dict(result.output))) for result in results]
+    assert first == again
+    assert first[0] != third[0]
+    assert first[1] != third[1]
+    assert [result.record.result_id for result in results].count(job.identity.result_id) == 2
+
+
+def test_the_linear_layer_is_the_worked_example(execute):
+    result = execute("seed=5", "features=3", "input=ones")
+    expected = wrap.nnx_inside_linen(5, jnp.ones(4), 3)
+    np.testing.assert_allclose(result.output[""], expected, rtol=1e-6)
+    assert result.variables["params"]["kernel"].shape == (4, 3)
+
+
+def test_variables_are_plain_arrays_on_the_host(execute):
+    result = execute("layer=batch_norm")
+    assert {type(leaf) for leaf in jax.tree.leaves(result.variables)} == {np.ndarray}
+    assert [leaf.name for leaf in result.record.updated] == ["batch_stats/mean", "batch_stats/var"]
+    before = {leaf.name: leaf.digest for leaf in result.record.variables}
+    assert all(leaf.digest != before[leaf.name] for leaf in result.record.updated)
+
+
+def test_an_output_of_several_arrays_is_kept_by_path(execute):
+    result = execute("layer=custom", f"layer.target={HERE}.TwoOutputs", "input=arange")
+    assert {path: array.tolist() for path, array in result.output.items()} == {
+        "parts/0": 6.0,
+        "parts/1": [False, True, True, True],
+        "twice": [0, 2, 4, 6],
+    }
+    assert [array.path for array in result.record.output] == ["parts/0", "parts/1", "twice"]
+
+
+def test_the_place_in_the_sweep_is_in_the_record(make_run):
+    job, program = prepare(make_run(*QUICK), num=7, sweep="mine", overrides=("seed=1",))
+    record = experiment_execute.execute(job, program, compiled_here=False).record
+    assert (record.num, record.sweep, record.overrides) == (7, "mine", ["seed=1"])
+    assert (record.run_id, record.program_id) == (job.identity.run_id, job.identity.program_id)
+    assert record.timing is not None
+    assert not record.timing.compiled_here
+
+
+def test_times_are_taken_with_the_clock_that_is_given(make_run):
+    job, program = prepare(make_run("timing.rounds=2", "timing.warmup=1", "timing.pipeline=3", "checks.eager=never"))
+    ticks = iter(range(0, 10**12, 10**6))
+    timing = experiment_execute.execute(job, program, clock=lambda: next(ticks)).record.timing
+    assert timing is not None
+    assert timing.init.first_call_s == timing.apply.first_call_s == 0.001
+    assert timing.apply_latency is not None
+    assert timing.apply_latency.samples.durations_s == [0.001, 0.001]
+    assert timing.apply_throughput is not None
+    assert timing.apply_throughput.samples.durations_s == pytest.approx([0.001 / 3] * 2)
+
+
+def test_a_run_that_was_not_timed_has_its_phases_all_the_same(execute):
+    timing = execute().record.timing
+    assert timing is not None
+    assert (timing.apply_latency, timing.init_latency) == (None, None)
+    assert timing.apply.first_call_s is not None
+    assert timing.apply.compile_s > 0
+
+
+# Checks.
+
+
+def test_the_eager_check_says_yes_for_linear(execute):
+    check = check_named(execute(compare_eager=True).record, "eager")
+    assert (check.verdict, check.evidence) == (Verdict.yes, {})
+    assert check.detail == "init and apply give the same bits compiled and eager"
+
+
+def test_after_a_rehearsal_the_eager_check_finds_its_operations_compiled(make_run):
+    seconds = []
+
+    def compiling(event, duration_s, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration_s)
+
+    run = make_run(*QUICK, "input_shape=[3]", "features=7")
+    job, program = prepare(run, compare_eager=True)
+    jax.clear_caches()
+    with monitored(compiling):
+        experiment_execute.execute(dataclasses.replace(job, compare_eager=False), program)
+        others = len(seconds)
+        cross_checks.rehearse_eager(job.run, program.draft)
+        rehearsed = len(seconds)
+        result = experiment_execute.execute(job, program)
+    (check,) = (check for check in result.record.checks if check.name == "eager")
+    assert check.verdict is Verdict.yes
+    assert rehearsed - others > 5
+    assert len(seconds) <= rehearsed + 1  # the product with x: a compiled init leaves its kernel uncommitted
+
+
+def test_a_rehearsal_that_fails_is_left_to_the_check(make_run):
+    job, program = prepare(make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones"))
+    cross_checks.rehearse_eager(job.run, program.draft)
+
+
+def test_bits_that_eager_calls_round_otherwise_are_a_caution_that_says_where_and_by_how_much(execute):
+    record = execute("layer=embed", compare_eager=True).record
+    check = check_named(record, "eager")
+    assert (record.status, check.verdict) == (Status.done, Verdict.caution)
+    assert check.detail == "init differs in params/embedding by 1 ulp"
+    assert check.evidence["init"]["params/embedding"]["ulp"] == 1
+    assert check.evidence["apply"] == {}
+
+
+def test_more_than_rounding_between_compiled_and_eager_calls_is_a_no():
+    same, one = ({"": np.ones(2)},) * 2, np.ones(2, np.float32)
+    for other, verdict in ((one + 1e-6, Verdict.caution), (one + 1e-3, Verdict.no), (np.ones(3), Verdict.no)):
+        check = eager(same, ({"y": one}, {"y": other}))
+        assert (check.verdict, check.mend) == (verdict, COMPILED if verdict is Verdict.no else None)
+
+
+def test_a_check_that_was_not_made_says_why(execute):
+    check = check_named(execute().record, "eager")
+    assert check.detail == "not compared: checks.eager=program compares every program"
+
+
+def test_an_output_that_is_not_finite_fails_a_strict_run(execute):
+    result = execute(*ALL_INFINITE, "checks=strict")
+    error = result.record.error
+    assert result.record.status is Status.failed
+    assert error is not None
+    assert (error.kind, error.kind.value, error.type) == (FailureKind.non_finite, "non-finite output", "CheckFailed")
+    assert error.message == "2 of 2 elements are NaN or infinite"
+    assert check_named(result.record, "finite").evidence == {"non_finite": {"output": 2}}
+    assert np.isinf(result.output[""]).all()
+    assert result.variables["params"]["kernel"].shape == (4, 2)
+
+
+def test_an_output_that_is_not_finite_is_only_said_in_a_report(execute):
+    record = execute(*ALL_INFINITE, "checks=report").record
+    assert (record.status, record.error) == (Status.done, None)
+    assert verdicts(record)["finite"] is Verdict.no
+    assert record.output[0].num_non_finite == 2
+
+
+def test_with_checks_off_none_is_made(execute):
+    record = execute(*ALL_INFINITE, "checks=off").record
+    assert (record.status, record.checks) == (Status.done, [])
+
+
+def test_a_call_that_gives_other_bits_the_second_time_is_said(execute):
+    record = execute("layer=custom", f"layer.target={HERE}.NotAgain").record
+    check = check_named(record, "repeatable")
+    assert (record.status, check.verdict) == (Status.done, Verdict.no)
+    assert check.detail.startswith("differs in output by ")
+
+
+# Failures.
+
+
+@pytest.mark.parametrize(("kind", "error"), [("exit", SystemExit), ("interrupt", KeyboardInterrupt)])
+def test_what_ends_a_process_ends_it_from_a_callback_too(kind, error, execute):
+    with pytest.raises(error) as caught:
+        execute("layer=custom", f"layer.target={HERE}.Leaving", f"layer.kwargs.kind={kind}")
+    assert caught.value.args in (("-1",), ())
+
+
+def test_a_layer_that_raises_while_it_runs_ends_its_run_only(execute):
+    result = execute("layer=custom", f"layer.target={HERE}.Raising", "input=ones")
+    record, error = result.record, result.record.error
+    assert record.status is Status.failed
+    assert error is not None
+    assert error.kind is FailureKind.other
+    assert error.message == "RuntimeError: the sensor is unplugged"
+    assert "in judge" in error.traceback
+    assert (result.variables, result.output, record.checks) == ({"params": {"scale": 1.0}}, {}, [])  # what was reached
+    assert from_json(to_json(record)) == record
+
+
+def test_a_run_that_failed_does_not_spoil_its_program(make_run):
+    run = make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=zeros")
+    job, program = prepare(run)
+    ones = make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones")
+    assert experiment_execute.execute(job, program).record.status is Status.done
+    failed = experiment_execute.execute(Job(run=ones, identity=identify(ones)), program)
+    assert failed.record.status is Status.failed
+    assert experiment_execute.execute(job, program).record.status is Status.done
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("no lowering"), FailureKind.compile),
+        (MemoryError("too big"), FailureKind.out_of_memory),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), FailureKind.out_of_memory),
+        (LayerError("the layer is gone"), FailureKind.config),
+    ],
+)
+def test_a_run_that_can_not_be_compiled_has_a_record_that_says_why(make_run, error, kind):
+    run = make_run()
+    result = experiment_execute.failed(Job(run=run, identity=identify(run), num=4), error)
+    record = result.record
+    assert record.error is not None
+    assert (record.status, record.error.kind, record.error.type) == (Status.failed, kind, type(error).__name__)
+    assert record.error.message == str(error)
+    assert (record.num, record.timing, record.streams, result.variables, result.output) == (4, None, [], None, {})
+    assert from_json(to_json(record)) == record
+
+
+@pytest.mark.parametrize(
+    ("error", "during", "kind"),
+    [
+        (ValueError("x"), None, FailureKind.other),
+        (ValueError("x"), FailureKind.compile, FailureKind.compile),
+        (KeyboardInterrupt(), None, FailureKind.interrupted),
+        (MemoryError(), FailureKind.compile, FailureKind.out_of_memory),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), None, FailureKind.out_of_memory),
+    ],
+)
+def test_a_failure_is_sorted_by_what_raised_it(error, during, kind):
+    assert failures.describe_failure(error, kind=during).kind is kind
+
+
+def test_a_long_traceback_keeps_its_two_ends():
+    def deep(depth):
+        return deep(depth - 1) if depth % 2 else even(depth - 1)
+
+    def even(depth):
+        if depth < 0:
+            raise ValueError("the bottom\nof it")
+        return deep(depth - 1)
+
+    with pytest.raises(ValueError, match="the bottom") as caught:
+        deep(100)
+    failure = failures.describe_failure(caught.value)
+    lines = failure.traceback.splitlines()
+    assert failure.message == "the bottom of it"
+    assert len(lines) <= failures.MAX_TRACEBACK_LINES
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "…" in lines
+    assert lines[-2:] == ["ValueError: the bottom", "of it"]

@@ -1,0 +1,474 @@
+"""Training steps: what is learnt, carried, drawn anew and left alone; going on bit for bit; the twin's loss curve."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from wandb_reader import read_offline_run
+
+from runner.arrays import trees
+from runner.bridge import hosts, twins, wrap
+from runner.commands import ls, main
+from runner.config.settings import InputKind, InputSettings
+from runner.errors import ConfigError, LayerError
+from runner.experiment import execute as experiment_execute
+from runner.experiment import inputs, training
+from runner.experiment.execute import Job
+from runner.experiment.program import compile_program, compile_training, draft, identify
+from runner.experiment.training import WATCH_EVERY_NS
+from runner.records import columns, store
+from runner.records.paths import RunFolder
+from runner.records.record import from_json, to_data, to_json
+from runner.sweep.plan import Given
+
+HERE = __name__
+QUICK = ("timing=off", "checks.eager=never", "input_shape=[4,4]")
+
+
+class Counts(nnx.Module):
+    """Gives integers only."""
+
+    def __init__(self, *, rngs):
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        return (x > self.scale[...]).sum()
+
+
+class Whole(nnx.Module):
+    """Has a param that is no floating number."""
+
+    def __init__(self, *, rngs):
+        self.offset = nnx.Param(jnp.ones((), jnp.int32))
+
+    def __call__(self, x):
+        return x + self.offset[...]
+
+
+class Sows(nnx.Module):
+    """Keeps what it saw, one value more at each call."""
+
+    def __init__(self, *, rngs):
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x):
+        self.sow(nnx.Intermediate, "seen", x)
+        return x * self.scale[...]
+
+
+@pytest.fixture(scope="module")
+def execute(make_run):
+    """The result of one run of these overrides; equal ones run once."""
+    known = {}
+
+    def run_it(*overrides):
+        if overrides not in known:
+            run = make_run(*QUICK, *overrides)
+            program = compile_program(draft(run, identify(run)))
+            known[overrides] = experiment_execute.execute(
+                Job(run=run, identity=identify(run), compare_eager=False), program
+            )
+        return known[overrides]
+
+    return run_it
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Watching:
+    """Who looks on, and what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def tell(self, first_step, losses):
+        self.told.append((first_step, losses))
+
+    def end(self):
+        self.told.append("end")
+
+
+def losses_of(result):
+    assert result.record.error is None
+    return result.record.train.losses
+
+
+def record_of(here, sweep):
+    (path,) = (here / "outputs" / sweep / "runs").iterdir()
+    return store.read_record(RunFolder(path))
+
+
+# What is learnt.
+
+
+def test_the_loss_goes_down_and_the_record_has_the_trained_variables(execute):
+    result, untrained = execute("train=short"), execute()
+    losses = losses_of(result)
+    assert len(losses) == 20
+    assert losses[-1] < 0.8 * losses[0]
+    assert not np.array_equal(result.variables["params"]["kernel"], untrained.variables["params"]["kernel"])
+    x = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    params = result.variables["params"]
+    np.testing.assert_allclose(result.output[""], x @ params["kernel"] + params["bias"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_is_plain_optax_over_the_mean_squared_difference_to_the_teacher(execute):
+    result = execute("train.steps=1", "train.optimizer=sgd", "train.learning_rate=0.5")
+    model = nn.Dense(8)
+    layer = execute().variables["params"]
+    run_x = inputs.make_batch(InputSettings(), [4, 4], 0)
+    teacher_key = wrap.teacher_key(1)
+    named = nnx.bridge.to_linen(nnx.Linear, 4, 8).init(teacher_key, run_x)
+    # The bias would be zero, as the student's.
+    named["params"]["bias"] += 0.1 * np.random.default_rng(1).standard_normal(8).astype(np.float32)
+
+    def loss_of(params):
+        return jnp.mean((model.apply({"params": params}, run_x) - model.apply(named, run_x)) ** 2)
+
+    loss, gradients = jax.value_and_grad(loss_of)(layer)
+    np.testing.assert_allclose(losses_of(result), [loss], rtol=1e-5)
+    expected = layer["kernel"] - 0.5 * gradients["kernel"]
+    np.testing.assert_allclose(result.variables["params"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_is_never_its_own_teacher(execute):
+    assert losses_of(execute("train.steps=1", "seed=1", "train.teacher_seed=1"))[0] > 0
+
+
+def test_the_mean_is_over_all_floating_elements_and_no_others():
+    output = {"a": jnp.array([3.0]), "b": jnp.zeros(3), "n": jnp.array([5])}
+    target = {"a": jnp.array([1.0]), "b": jnp.zeros(3), "n": jnp.array([0])}
+    assert training.mean_squared_difference(output, target) == 1.0
+
+
+def test_each_step_draws_its_x_and_a_given_x_stays():
+    normal = InputSettings(seed=3)
+    batches = [inputs.make_batch(normal, [2], step) for step in (0, 1, 1)]
+    assert not np.array_equal(batches[0], batches[1])
+    assert np.array_equal(batches[1], batches[2])
+    ones = InputSettings(kind=InputKind.ones)
+    assert np.array_equal(inputs.make_batch(ones, [2], 7), inputs.make_input(ones, [2]))
+
+
+def test_who_watches_is_told_of_the_losses_about_once_a_second_and_in_no_steps_time(make_run):
+    run = make_run(*QUICK, "train.steps=20")
+    program = compile_program(draft(run, identify(run)))
+    now, watch = itertools.count(step=WATCH_EVERY_NS // 8), Watching()
+    result = experiment_execute.execute(
+        Job(run=run, identity=identify(run), compare_eager=False),
+        program,
+        clock=lambda: next(now),
+        watch=watch,
+    )
+    *told, last = watch.told
+    assert last == "end"
+    starts = [first for first, _ in told]
+    assert starts == list(range(0, starts[-1] + 1, starts[1]))
+    assert 1 < len(told) < 10
+    assert result.record.train.steps_s == [0.125] * 20
+    known = [loss for _, losses in told for loss in losses]
+    assert known == result.record.train.losses[: len(known)]
+
+
+# What is carried, drawn, and left alone.
+
+
+def test_statistics_are_carried_from_step_to_step(execute):
+    mean = execute("layer=batch_norm", "train.steps=3", "layer.kwargs.momentum=0.5").variables["batch_stats"]["mean"]
+    batches = [inputs.make_batch(InputSettings(), [4, 4], step).mean(0) for step in range(3)]
+    np.testing.assert_allclose(mean, batches[0] / 8 + batches[1] / 4 + batches[2] / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_the_masks_of_dropout_differ_from_step_to_step(make_run):
+    words = ("layer=transformer_block", "input_shape=[3,4]", "layer.kwargs.dropout_rate=0.5")
+    run = make_run(*words, "train.steps=2", "train.optimizer=sgd", "train.learning_rate=1e-30")
+    drafted = draft(run, identify(run))
+    x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
+    compiled = compile_training(drafted, drafted.training)
+    start, teacher = (drafted.model.init(wrap.root_key(seed), drafted.needs.streams, x) for seed in (0, 1))
+    state, first = compiled.step(compiled.start(start), teacher, wrap.root_key(0), x)
+    _, second = compiled.step(state, teacher, wrap.root_key(0), x)
+    _, again = compiled.step(compiled.start(start), teacher, wrap.root_key(0), x)
+    assert first == again
+    assert first != second  # weights and x are the same: what changed is the mask
+
+
+def test_a_leaf_that_did_not_move_is_named(execute):
+    result = execute("layer=lora", "train.steps=2")
+    assert result.record.train.not_moved == ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]
+    both = execute("layer=lora", "train.steps=2", "train.collections=[params,LoRAParam]")
+    assert both.record.train.not_moved == []
+    # lora_b starts at zero, so lora_a has no gradient in the first step.
+    one = execute("layer=lora", "train.steps=1", "train.collections=[params,LoRAParam]")
+    assert one.record.train.not_moved == ["LoRAParam/lora/lora_a"]
+
+
+def test_statistics_that_apply_updates_are_no_leaves_that_did_not_move():
+    before = {"params": {"w": np.ones(2)}, "batch_stats": {"mean": np.ones(2)}, "n": {"i": np.ones(2, int)}}
+    assert training.not_moved(before, before, besides=("batch_stats",)) == ["params/w"]
+
+
+@pytest.mark.parametrize("layer", ["embed", "sequential", "linen_inside", "lstm", "batch_norm"])
+def test_layers_of_other_kinds_learn(layer, execute):
+    # The same x at every step, so that the curve is no noisier than the optimiser.
+    x = ("input=arange", "input.dtype=int32", "input_shape=[4]") if layer == "embed" else ("input=ones",)
+    losses = losses_of(execute(f"layer={layer}", "train=short", *x))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_leaves_without_an_element_or_of_integers_leave_the_teacher_as_they_are():
+    variables = {"params": {"none": jnp.ones((0, 4)), "ids": jnp.ones(2, int), "w": jnp.ones(2)}, "n": jnp.ones(2)}
+    made = training.make_teacher(SimpleNamespace(collections=("params",)), variables, 1)
+    changed = [path for path, leaf in trees.named_arrays(made).items() if leaf.size and (leaf != 1).any()]
+    assert changed == ["params/w"]
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow\\(\\)':DeprecationWarning")
+def test_a_layer_that_keeps_what_it_saw_trains(execute):
+    result = execute("layer=custom", f"layer.target={HERE}.Sows", "train.steps=3")
+    assert len(losses_of(result)) == 3
+
+
+def test_every_optimizer_that_is_offered_makes_a_step():
+    params = {"kernel": jnp.ones((2, 2))}
+    for name in training.optimizer_names():
+        optimizer = training.make_optimizer(name, 0.1)
+        jax.eval_shape(lambda p, tx=optimizer: tx.update(p, tx.init(p), p), params)
+
+
+# Wrong ones.
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["train=short", "train.optimizer=adamm"],
+            "train.optimizer=adamm: no such function in optax that takes a learning rate and gradients alone.\n"
+            "  Try: train.optimizer=adam",
+        ),
+        (
+            ["train=short", "train.optimizer=lbfgs"],
+            "train.optimizer=lbfgs: no such function in optax that takes a learning rate and gradients alone.\n"
+            "  Try: train.optimizer=adam",
+        ),
+        (["train.steps=-1"], "train.steps=-1: steps are a whole number from 0.\n  Try: train.steps=10"),
+        (
+            ["train=short", "layer=lora", "train.collections=[LoRA]"],
+            "train.collections=[LoRA]: layer lora has LoRAParam, params.\n  Try: 'train.collections=[LoRAParam]'",
+        ),
+        (
+            ["train=short", "layer=lora", "train.collections=[params,LoraParam]"],
+            "train.collections=[params,LoraParam]: layer lora has LoRAParam, params.\n"
+            "  Try: 'train.collections=[params,LoRAParam]'",
+        ),
+        (
+            ["train=short", "layer=dropout"],
+            "train.collections=[params]: layer dropout has no variables at all.\n  Try: train=none",
+        ),
+        (
+            ["train=short", "layer=custom", f"layer.target={HERE}.Counts"],
+            "layer Counts has no floating output, and so no loss.\n  Try: train=none",
+        ),
+        (
+            ["train=short", "layer=custom", f"layer.target={HERE}.Whole"],
+            "train.collections=[params]: params/offset is int32, and gradients are of floating numbers.\n"
+            "  Try: 'train.collections=[params]'",
+        ),
+    ],
+)
+def test_what_can_not_be_trained_is_told_in_one_sentence(words, message, make_run):
+    def drafted():
+        run = make_run(*words)
+        return draft(run, identify(run))
+
+    with pytest.raises((ConfigError, LayerError)) as caught:
+        drafted()
+    assert str(caught.value) == message
+
+
+def test_a_wrong_optimizer_exits_with_2(here, capsys):
+    assert main.main(["train=short", "train.optimizer=adamm"]) == 2
+    assert capsys.readouterr().err.startswith("error: train.optimizer=adamm: ")
+
+
+# What is left, and going on.
+
+
+def test_ids_of_runs_that_train_nothing_do_not_know_of_training(make_run):
+    plain = identify(make_run())
+    assert identify(make_run("train.optimizer=sgd", "train.teacher_seed=5")) == plain
+    short = identify(make_run("train=short"))
+    assert short.program_id != plain.program_id
+    more, other_teacher = (
+        identify(make_run("train=short", "train.steps=30")),
+        identify(make_run("train=short", "train.teacher_seed=2")),
+    )
+    assert {short.program_id} == {more.program_id, other_teacher.program_id}
+    assert len({short.result_id, more.result_id, other_teacher.result_id}) == 3
+
+
+def test_the_record_of_a_trained_run_comes_back_and_shows_its_curve(execute):
+    record = execute("train=short").record
+    assert from_json(to_json(record)) == record
+    row = columns.results_row(record)
+    assert (row["train_steps"], row["loss_first"], row["loss_last"]) == (
+        20,
+        record.train.losses[0],
+        record.train.losses[-1],
+    )
+    text = "\n".join(ls.describe(to_data(record), Path("runs/0")))
+    assert f"  20 steps, loss {record.train.losses[0]:.6g} to {record.train.losses[-1]:.6g}" in text
+    assert "did not move: none" in text
+
+
+def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(here):
+    words = ["layer=batch_norm", "input_shape=[4,4]", "timing=off", "checks.eager=never", "train=short"]
+    lean = [*words, "tracking=disabled"]
+    assert main.main([*words, "train.steps=6", "sweep=whole"]) == 0
+    assert main.main([*lean, "train.steps=3", "sweep=half"]) == 0
+    half = next((here / "outputs" / "half" / "runs").iterdir())
+    assert main.main([*lean, "train.steps=6", "sweep=rest", f"variables={half}"]) == 0
+    whole, rest = record_of(here, "whole"), record_of(here, "rest")
+    assert (rest.train.first_step, rest.train.losses) == (3, whole.train.losses[3:])
+    assert [leaf.digest for leaf in rest.variables] == [leaf.digest for leaf in whole.variables]
+    assert rest.output[0].digest == whole.output[0].digest
+    assert rest.train.state.digest == whole.train.state.digest
+    assert main.main(["rerun", str(next((here / "outputs" / "rest" / "runs").iterdir()))]) == 0
+    history_is_in_wandb(here, whole)
+    plain_checkpoint_starts_at_step_0(here, lean, half)
+
+
+# Each layer in a host of another kind; between them what can go wrong: masks, statistics, a collection more, a stack.
+HOSTED = (
+    ("host=mlp", "layer=dropout"),
+    ("host=scanned", "layer=batch_norm"),
+    ("host=transformer", "host.kwargs.place=norm", "layer=batch_norm"),
+    ("host=transformer", "layer=lora", "train.collections=[params,LoRAParam]"),
+    ("host=transformer", "host.kwargs.place=attention", "layer=multi_head_attention"),
+    ("host=scanned", "layer=multi_head_attention"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", HOSTED, ids=lambda words: "-".join(word.partition("=")[2] for word in words))
+def test_a_pipeline_that_goes_on_has_the_bits_of_one_that_never_stopped(here, words):
+    lean = [*words, "input_shape=[2,3,8]", "features=8", "timing=off", "tracking=disabled", "checks.eager=never"]
+    assert main.main([*lean, "train.steps=4", "sweep=whole"]) == 0
+    assert main.main([*lean, "train.steps=2", "sweep=half"]) == 0
+    assert main.main([*lean, "train.steps=4", "sweep=rest", "variables=outputs/half/0"]) == 0
+    whole, rest = record_of(here, "whole"), record_of(here, "rest")
+    assert (rest.train.first_step, rest.train.losses) == (2, whole.train.losses[2:])
+    assert whole.train.not_moved == []
+    assert len(set(whole.train.losses)) == 4
+    assert [leaf.digest for leaf in rest.variables] == [leaf.digest for leaf in whole.variables]
+    assert rest.train.state.digest == whole.train.state.digest
+
+
+def history_is_in_wandb(here, record):
+    (path,) = (here / "outputs" / "whole" / "wandb").glob("offline-run-*")
+    run = read_offline_run(path)
+    rows = [(row["train/step"], row["train/loss"]) for row in run["history"] if "train/loss" in row]
+    assert rows == list(enumerate(record.train.losses))
+    assert run["summary"]["train/last_loss"] == record.train.losses[-1]
+
+
+def plain_checkpoint_starts_at_step_0(here, lean, half):
+    weights = half / "checkpoint"
+    assert main.main([*lean, "train.steps=2", "sweep=anew", f"variables={weights}"]) == 0
+    assert record_of(here, "anew").train.first_step == 0
+
+
+def test_only_a_run_that_trains_is_named_after_the_state_that_it_goes_on_from(make_run):
+    given = Given("run", {}, "weights", {"step": np.int32(3)})
+    assert given.digest_for(make_run()) == "weights"
+    assert given.digest_for(make_run("train=short")) not in ("weights", given.digest_for(make_run()))
+    assert Given("run", {}, "weights").digest_for(make_run("train=short")) == "weights"
+
+
+def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsys):
+    lean = ["timing=off", "checks.eager=never", "tracking=disabled", "train=short", "train.steps=2"]
+    assert main.main([*lean, "sweep=a"]) == 0
+    run = next((here / "outputs" / "a" / "runs").iterdir()).relative_to(here)
+    capsys.readouterr()
+    assert main.main([*lean, f"variables={run}"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: train.steps=2: {run} has made 2, and the steps are counted from its first.\n  Try: train.steps=4\n"
+    )
+    assert main.main([*lean, f"variables={run}", "train.steps=4", "train.optimizer=sgd"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: variables={run}: that run trained another layer, other collections or by another optimiser, as "
+        f"opt_state/0/count shows; its checkpoint alone starts anew.\n  Try: variables={run}/checkpoint\n"
+    )
+
+
+# The twin.
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("host=mlp",),
+        pytest.param(("host=transformer",), marks=pytest.mark.slow),
+        pytest.param(("host=scanned", "layer=batch_norm"), marks=pytest.mark.slow),
+        *(pytest.param(words, marks=pytest.mark.slow) for words in (HOSTED[2], *HOSTED[4:])),
+    ],
+)
+def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_for_bit(make_run, words):
+    run = make_run(*QUICK, *words, "train=short", "train.steps=5", "input_shape=[2,4,8]")
+    drafted = draft(run, identify(run))
+    x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
+    init = jax.jit(lambda key: drafted.model.init(key, ("params",), x))
+    start, teacher = init(wrap.root_key(0)), init(wrap.root_key(1))
+    linen = twins.twin_of(drafted.layer.model.nnx_class, drafted.layer.model.kwargs).layer.model
+    twin = dataclasses.replace(drafted.training, model=hosts.with_linen(drafted.model, linen))
+    curves = [curve(one, drafted, start, teacher) for one in (drafted.training, twin)]
+    assert curves[0][0] == curves[1][0]
+    assert curves[0][1] == curves[1][1]
+
+
+def curve(one, drafted, variables, teacher):
+    arguments = jax.ShapeDtypeStruct((2,), jnp.uint32), drafted.x
+    compiled = training.compile_training(one, trees.shapes(variables), trees.shapes(teacher), arguments)
+    trained = training.train(
+        compiled,
+        variables,
+        saved=None,
+        teacher=teacher,
+        key=wrap.root_key(0),
+        batch=lambda step: jnp.asarray(inputs.make_batch(InputSettings(), list(drafted.x.shape), step)),
+        num_steps=5,
+        clock=time.perf_counter_ns,
+    )
+    return trained.info.losses, trees.tree_digest(trees.leaves(trained.variables))
+
+
+@pytest.mark.slow
+def test_the_loss_curve_of_the_twin_pipeline_is_compared_where_everything_is(make_run):
+    for words, said in (
+        (("host=mlp",), "the pipeline with nn.Dense ends on the same loss curve bit for bit"),
+        ((), "the pipeline with nn.Dense ends on the same loss curve bit for bit"),
+        (("layer=lora", "train.collections=[params,LoRAParam]"), "flax.linen has no LoRALinear"),
+    ):
+        run = make_run(*QUICK, *words, "train=short", "train.steps=3", "checks=full", "timing=off")
+        identity = identify(run)
+        program = experiment_execute.prepare(draft(run, identity), run)
+        record = experiment_execute.execute(
+            experiment_execute.Job(run=run, identity=identity, compare_eager=False), program
+        ).record
+        (check,) = (check for check in record.checks if check.name == "twin_curve")
+        assert check.detail.startswith(said)

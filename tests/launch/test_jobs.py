@@ -1,0 +1,291 @@
+"""Sweeps that other processes work on: jobs cut from a plan, journals read together, runs that belong to one job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from failing_layers import LAYERS
+
+from runner.commands import ls, main
+from runner.launch import queue
+from runner.launch.jobs import Crew, State, cut, plan_of, read, remaining
+from runner.records import journal, locks, store
+from runner.records.journal import Journal
+from runner.records.paths import RunFolder, SweepFolder
+
+LEAN = ("tracking=disabled", "timing=off", "checks=off")
+SWEEP = ("-m", "seed=0,1,2", "features=4,8", "sweep=mine", *LEAN)
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from runner import locks
+with locks.parts(Path(sys.argv[1]), [int(text) for text in sys.argv[2:]]) as taken:
+    print(taken, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_layers.py").write_text(LAYERS)
+    sys.modules.pop("my_layers", None)
+    return tmp_path
+
+
+def in_jobs(*words: str) -> int:
+    """Hydra's own launcher runs the jobs one after the other in this process: the least that an engine can be."""
+    return main.main([*words, "hydra/launcher=basic"])
+
+
+def bits(folder: SweepFolder) -> dict[str, object]:
+    found = {}
+    for path in sorted((folder.path / "runs").iterdir()):
+        record = store.read_record(RunFolder(path))
+        found[path.name] = [leaf.digest for leaf in record.variables], [array.digest for array in record.output]
+    return found
+
+
+def hydra_files(folder: SweepFolder, name: str) -> dict[str, str]:
+    return {path.parent.parent.name: path.read_text() for path in folder.path.glob(f"runs/*/.hydra/{name}")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    with contextlib.chdir(folder):
+        assert in_jobs(*SWEEP) == 0
+    return folder / "outputs"
+
+
+@pytest.fixture
+def done(finished, here):
+    """A sweep that was done in two jobs."""
+    shutil.copytree(finished, here / "outputs")
+    return SweepFolder(here / "outputs" / "mine")
+
+
+@contextlib.contextmanager
+def holding(lock: Path, *numbers: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the runs of these numbers meanwhile."""
+    words = [sys.executable, "-c", HOLD, str(lock), *map(str, numbers)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f"{list(numbers)}\n"
+        yield process
+
+
+def tasks(*counts: int) -> list[SimpleNamespace]:
+    return [SimpleNamespace(program_key=key, seed=seed) for key, count in enumerate(counts) for seed in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "crew", "sizes"),
+    [
+        ((3, 3), {"num_workers": 1, "process_per_job": False}, [3, 3]),
+        ((3, 3), {"num_workers": 1}, [6]),
+        ((3, 3), {"num_workers": 8}, [3, 3]),
+        ((3, 3), {"num_workers": 4, "exact": True}, [2, 1, 2, 1]),
+        ((64,), {"num_workers": 3}, [16, 16, 32]),
+        ((2,), {"num_workers": 5, "exact": True}, [1, 1]),
+        ((4, 1, 1, 2), {"num_workers": 2}, [4, 4]),
+        ((1,) * 10, {"num_workers": 2, "process_per_job": False}, [2, 2, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_whole_programs_go_to_a_job_and_are_cut_where_workers_would_be_idle(counts, crew, sizes):
+    jobs = cut(tasks(*counts), Crew(engine="x", choice="hydra/launcher=x", **crew))
+    assert [len(job) for job in jobs] == sizes
+    assert sorted((one.program_key, one.seed) for job in jobs for one in job) == [
+        (one.program_key, one.seed) for one in tasks(*counts)
+    ]
+
+
+def test_events_of_several_journals_come_in_the_order_of_the_attempts():
+    own = [{"event": "start", "at": 9}, {"event": "start", "after": 2, "at": 1}, {"event": "done", "at": 0}]
+    submitted = {2: [{"event": "failed", "at": 99}], 1: [{"event": "done", "at": 50}]}
+    assert [event["at"] for event in journal.in_order(own, submitted)] == [9, 50, 99, 1, 0]
+
+
+def test_a_run_belongs_to_one_process_and_is_free_when_that_ends(tmp_path):
+    with holding(tmp_path / ".lock", 1, 3) as process:
+        with locks.parts(tmp_path / ".lock", range(5)) as taken:
+            assert taken == [0, 2, 4]
+        with locks.whole(tmp_path / ".lock") as whole:
+            assert not whole
+        process.kill()
+    with locks.parts(tmp_path / ".lock", range(5)) as taken:
+        assert taken == [0, 1, 2, 3, 4]
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(store.StorageError) as raised, locks.whole(tmp_path / ".lock"):
+        pass
+    assert str(raised.value) == (
+        f"{tmp_path / '.lock'}: this file system keeps no locks (No locks available).\n"
+        "  Try: output_root=FOLDER on a file system that does (NFS 4, Lustre mounted with flock)"
+    )
+
+
+def test_a_journal_is_held_as_long_as_its_process_has_it(tmp_path):
+    path = tmp_path / "0.jsonl"
+    assert not journal.is_held(path)
+    lines = Journal(path)
+    assert journal.is_held(path)
+    lines.close()
+    assert not journal.is_held(path)
+
+
+def test_a_sweep_in_jobs_leaves_what_a_sweep_in_one_process_leaves(done, here, capsys):
+    assert main.main([*SWEEP, "output_root=alone"]) == 0
+    shared, alone = done, SweepFolder(here / "alone" / "mine")
+    assert bits(shared) == bits(alone)
+    assert shared.results.exists()
+    typed = {
+        name: text.replace("- output_root=alone\n", "") for name, text in hydra_files(alone, "overrides.yaml").items()
+    }
+    assert hydra_files(shared, "overrides.yaml") == typed
+    assert len(hydra_files(shared, "hydra.yaml")) == len(hydra_files(shared, "config.yaml")) == 6
+    rows = [[(row.label, row.status) for row in store.read_rows(folder)] for folder in (shared, alone)]
+    assert rows[0] == rows[1]
+    capsys.readouterr()
+    assert in_jobs(*SWEEP) == 0
+    assert "6 done · 0 to do" in capsys.readouterr().out
+
+
+def test_a_run_that_another_job_has_is_left_to_it_and_said(done, capsys):
+    folder = done
+    for path in folder.jobs.glob("*/*.jsonl"):
+        path.unlink()
+    with holding(folder.lock, 0, 1):
+        assert in_jobs(*SWEEP) == 1
+    captured = capsys.readouterr()
+    assert "runs that another process has by now, left to it: 1" in captured.err
+    assert "another process works on this sweep: its results come at its end" in captured.err
+    assert "4 of 6 runs done, 2 missing" in captured.out
+    assert main.main(["resume", str(folder.path)]) == 0
+    assert [row.status for row in store.read_rows(folder)] == ["done"] * 6
+
+
+def test_a_job_leaves_out_what_was_done_since_it_was_planned(done):
+    folder = done
+    first = folder.submission(1)
+    again = folder.submission(2)
+    again.path.mkdir()
+    again.about.write_bytes(first.about.read_bytes())  # planned when nothing was done
+    again.job(0).write_bytes(first.job(0).read_bytes())
+    plan = SimpleNamespace(folder=folder, tasks=[run_task(run) for run in read(again, 0).runs])
+    assert remaining(plan, again, 0) == []
+    seen = json.loads(again.about.read_text()) | {"seen": store.journal_sizes(folder)}
+    again.about.write_text(json.dumps(seen))
+    assert len(remaining(plan, again, 0)) == 3
+
+
+def run_task(run):
+    identity = SimpleNamespace(run_id=run["run_id"])
+    return SimpleNamespace(job=SimpleNamespace(identity=identity), state=State.failed)
+
+
+def test_a_failing_run_in_a_job_is_said_at_once_and_done_again(here, capsys):
+    words = ["-m", "layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN]
+    (here / "broken").touch()
+    assert in_jobs(*words) == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 runs done, 1 failed" in captured.out
+    assert "run 0 failed: other: RuntimeError: the cable is out  (" in captured.err
+    (here / "broken").unlink()
+    assert in_jobs(*words) == 0
+    assert "1 done, 1 failed · 1 to do" in capsys.readouterr().out
+
+
+def test_a_job_whose_runs_are_others_there_is_refused_with_the_reason(done):
+    folder = done
+    job = folder.submission(1).job(0)
+    data = json.loads(job.read_text())
+    data["runs"][0]["settings"]["seed"] = 5
+    job.write_text(json.dumps(data))
+    with pytest.raises(main.UserError) as raised:
+        plan_of(folder, read(folder.submission(1), 0), lambda overrides: lambda num: {})
+    assert str(raised.value) == (
+        f"run 0 of {folder.path} is another run on this machine: its layer's source, its input or its device is not "
+        "what it was where the sweep was planned.\n  Try: the same files on every machine, then the same sweep again"
+    )
+
+
+def test_jobs_live_as_long_as_their_launcher_or_their_own_process(done):
+    submission = done.submission(1)
+    assert queue.living_jobs(submission) == []
+    first = submission.journal(0)
+    first.write_bytes(first.read_bytes().rpartition(b'{"event":"end"')[0])
+    assert queue.living_jobs(submission) == []
+    lines = Journal(first)
+    assert queue.living_jobs(submission) == [0]
+    lines.close()
+    lines = Journal(submission.launcher)
+    assert queue.living_jobs(submission) == [0]
+    assert queue.run_nums(submission, [0]) == {0, 2, 4}
+    lines.close()
+
+
+def test_a_sweep_is_over_when_nobody_is_left_who_works_on_it(done):
+    assert ls.is_over(done)
+    done.journal.unlink()
+    assert ls.is_over(done)
+    lines = Journal(done.submission(1).launcher)
+    assert not ls.is_over(done)
+    lines.close()
+
+
+def test_jobs_track_their_runs_and_the_launcher_the_sweep(here):
+    assert in_jobs("-m", "seed=0,1", "timing=off", "checks=off", "sweep=mine") == 0
+    folders = [path.name for path in (here / "outputs" / "mine" / "wandb").glob("offline-run-*")]
+    assert len(folders) == 3
+    assert sum(name.endswith("mine-sweep") for name in folders) == 1
+
+
+def test_a_sweep_for_other_machines_asks_no_device_of_this_one(here, capsys):
+    words = ["plan", "device=gpu,auto", "hydra/launcher=ray", *LEAN]
+    assert main.main([*words, "hydra.launcher.num_gpus=1"]) == 0
+    assert "1 run · 2 programs · 1 equal configs left out" in capsys.readouterr().out
+    assert main.main(words) == 0
+    assert "2 runs · 2 programs" in capsys.readouterr().out
+
+
+def test_runs_whose_jobs_live_are_waited_for_and_not_submitted_again(done):
+    folder = done
+    path = folder.submission(1).journal(0)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    words = [sys.executable, "-c", "import sys; from runner import cli; sys.exit(cli.main(sys.argv[1:]))"]
+    lines = Journal(path)
+    with subprocess.Popen([*words, *SWEEP, "hydra/launcher=basic"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr.readline() == "runs whose jobs are queued or running, waited for: 3\n"
+        path.write_bytes(whole)
+        lines.close()
+        assert process.wait(timeout=60) == 0
+    assert list(folder.submissions()) == [1]
+
+
+def test_an_engine_that_is_not_installed_is_named_with_what_to_install(here, capsys, monkeypatch):
+    from hydra.core.plugins import Plugins
+
+    known = Plugins.instance().class_name_to_class
+    there = {name: plugin for name, plugin in known.items() if "joblib" not in name}
+    monkeypatch.setattr(Plugins.instance(), "class_name_to_class", there)
+    assert main.main([*SWEEP, "hydra/launcher=joblib"]) == 2
+    assert capsys.readouterr().err == (
+        "error: hydra/launcher=joblib: hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher is not "
+        "installed.\n  Try: pip install 'bridge-runner[joblib]'\n"
+    )

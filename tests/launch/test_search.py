@@ -1,0 +1,395 @@
+"""Searches end to end, through the command: what is asked, run, told and kept, and how they go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from failing_layers import LAYERS
+
+from runner.commands import ls, main
+from runner.config.settings import Direction, Search
+from runner.errors import ConfigError
+from runner.launch.search import objective
+from runner.launch.search.study import Axis, Sampler, Study
+from runner.records import journal, store
+from runner.records.journal import Journal
+from runner.records.paths import RunFolder, SweepFolder
+from runner.records.record import Trial, best_trial
+
+LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=none")
+SEARCH = ("-m", "hydra/sweeper=optuna", *LEAN, "sweep=mine", "objective=output_norm")
+# One program, so that a trial costs next to nothing.
+SEEDS = (*SEARCH, "seed=int(interval(0,1000000))")
+FEW = (*SEARCH, "seed=range(0,2)")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "my_layers.py").write_text(LAYERS)
+    sys.modules.pop("my_layers", None)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Two searches: `whole`, of six trials, and `part`, the same as it was when four of them had been told."""
+    folder = tmp_path_factory.mktemp("searched")
+    for name, n_trials in (("whole", 6), ("part", 4)):
+        (folder / name).mkdir()
+        with contextlib.chdir(folder / name):
+            assert main.main([*SEEDS, f"n_trials={n_trials}", "n_jobs=2"]) == 0
+    return {name: folder / name / "outputs" for name in ("whole", "part")}
+
+
+@pytest.fixture
+def done(searched, here):
+    """The whole search."""
+    shutil.copytree(searched["whole"], here / "outputs")
+    return mine()
+
+
+@pytest.fixture
+def part(searched, here):
+    """The part."""
+    shutil.copytree(searched["part"], here / "outputs")
+    return mine()
+
+
+def mine() -> SweepFolder:
+    return SweepFolder(Path("outputs") / "mine")
+
+
+def told(folder: SweepFolder | None = None) -> list[tuple]:
+    trials = store.read_trials(folder or mine())
+    return [(trial.number, tuple(trial.overrides), trial.value, trial.run_id) for trial in trials]
+
+
+def bits(path: Path):
+    record = store.read_record(RunFolder(path))
+    return [leaf.digest for leaf in record.variables], [array.digest for array in record.output]
+
+
+def num_done() -> int:
+    return sum(event["event"] == "done" for event in store.read_events(mine()))
+
+
+def open_study(*axes: Axis):
+    sampler = Sampler(target="optuna.samplers.TPESampler", arguments={"seed": 0})
+    return contextlib.closing(Study(mine().study, axes, Direction.minimize, sampler))
+
+
+SEED = Axis(key="seed", typed="", low=0, high=1000000, whole=True)
+
+
+def test_a_search_leaves_a_study_trials_and_the_files_of_a_sweep(done):
+    assert [number for number, *_ in told()] == list(range(6))
+    assert {path.name for path in done.path.iterdir()} >= {
+        "study.db",
+        "trials.jsonl",
+        "results.parquet",
+        "journal.jsonl",
+    }
+    for _, (typed,), value, run_id in told():
+        (record,) = [
+            one
+            for path in (done.path / "runs").iterdir()
+            if (one := store.read_record(RunFolder(path))).run_id == run_id
+        ]
+        assert typed == f"seed={record.settings['seed']}"
+        assert value == record.output_norm
+
+
+def test_the_runs_of_a_search_have_the_bits_of_the_same_runs_alone(done, capsys):
+    for number, (typed,), *_ in told()[:3]:
+        assert main.main([*LEAN, typed, "output_root=alone", f"sweep=run{number}"]) == 0
+        (swept,) = done.path.glob(f"runs/{number}-*")
+        (alone,) = Path("alone", f"run{number}", "runs").iterdir()
+        assert bits(alone) == bits(swept)
+
+
+def test_resume_goes_on_to_what_was_wanted_last(done, capsys):
+    assert main.main(["resume", str(done.path), "n_trials=7"]) == 0
+    assert main.main(["resume", str(done.path)]) == 0
+    assert "mine: minimize output_norm · 7 trials, 0 to come" in capsys.readouterr().out
+    assert len(told()) == num_done() == 7
+    command = store.read_plan(done)["origin"]["command"]
+    assert sum(word.startswith("hydra.sweep.dir=") for word in command) == 1
+
+
+def test_a_search_that_was_killed_goes_on_to_the_end_of_one_that_was_not(searched, part):
+    with open_study(SEED) as one:
+        one.ask(4)
+    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert told() == told(SweepFolder(searched["whole"] / "mine"))
+    assert num_done() == 6
+
+
+def test_a_run_that_ended_before_its_trial_was_told_is_told_and_not_done_twice(searched, done):
+    before = told()
+    for name in ("study.db", "trials.jsonl"):
+        shutil.copy(searched["part"] / "mine" / name, done.path / name)
+    with open_study(SEED) as one:
+        one.ask(4)
+        one.ask(5)
+    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert told() == before
+    assert num_done() == 6
+
+
+def test_what_the_study_was_told_and_views_were_not_is_written_for_them(done):
+    lines = done.trials.read_text().splitlines(keepends=True)
+    before = told()
+    done.trials.write_text("".join(lines[:4]) + lines[4][:30])
+    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert told() == before
+
+
+def test_a_run_that_is_lost_is_done_again_and_its_trial_is_not_told_twice(done):
+    before = told()
+    (path,) = done.path.glob("runs/3-*")
+    lost = bits(path)
+    shutil.rmtree(path)
+    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert bits(path) == lost
+    assert told() == before
+
+
+def test_equal_configs_run_once_and_their_value_is_told_again(here, capsys):
+    assert main.main([*FEW, "n_trials=6", "n_jobs=3"]) == 0
+    assert (len(told()), num_done()) == (6, 2)
+    assert len({(overrides, value) for _, overrides, value, _ in told()}) == 2
+    assert "6 of 6 told, 2 runs\n" in capsys.readouterr().out
+
+
+def test_a_program_is_compiled_once_for_all_trials_that_need_it(done):
+    records = [store.read_record(RunFolder(path)) for path in (done.path / "runs").iterdir()]
+    assert sum(record.timing.compiled_here for record in records) == 1
+
+
+def test_a_failed_run_is_told_as_failed_and_never_ends_the_search(here, capsys):
+    (here / "broken").touch()
+    layer = ("layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole")
+    assert main.main([*SEARCH, *layer, "n_trials=4"]) == 1
+    values = {overrides: value for _, overrides, value, _ in told()}
+    assert values["layer.kwargs.when=broken",] is None
+    assert values["layer.kwargs.when=whole",] > 0
+    assert "4 of 4 told, 2 runs, " in capsys.readouterr().out
+    errors = {trial.error for trial in store.read_trials(mine()) if trial.value is None}
+    assert errors == {"other: RuntimeError: the cable is out"}
+
+
+def test_a_config_that_can_not_run_is_told_as_failed_without_a_run(here, capsys):
+    assert main.main([*SEARCH, "layer=linear,conv", "input_shape=[4]", "n_trials=4"]) == 0
+    failed = [trial for trial in store.read_trials(mine()) if trial.value is None]
+    assert failed
+    assert {trial.run_id for trial in failed} == {None}
+    assert {tuple(trial.overrides) for trial in failed} == {("layer=conv",)}
+    assert (
+        f"trial {failed[0].number} failed: layer=conv: layer conv can't take x of shape [4]" in capsys.readouterr().err
+    )
+
+
+def test_a_run_without_the_number_is_told_as_failed(here, capsys):
+    layer = ("layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "checks=report")
+    assert main.main([*SEARCH, *layer, "n_trials=4"]) == 0
+    assert "layer.kwargs.by=0.0: its record has no number output_norm\n" in capsys.readouterr().err
+    assert {value is None for _, (typed,), value, _ in told() if typed.endswith("=0.0")} == {True}
+
+
+@pytest.mark.slow
+def test_a_sampler_that_has_asked_for_everything_ends_the_search(here, capsys):
+    brute = "hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler"
+    assert main.main([*FEW, "n_trials=9", brute]) == 0
+    captured = capsys.readouterr()
+    assert "BruteForceSampler(seed=0) has asked for all there is: 2 trials\n" in captured.err
+    assert "2 of 9 told, 2 runs\n" in captured.out
+
+
+def test_the_space_of_a_named_experiment_is_searched_and_what_is_typed_wins(here, capsys):
+    folder = here / "my_conf" / "experiment"
+    folder.mkdir(parents=True)
+    params = "hydra: {sweeper: {params: {seed: 'range(0,5)', features: 'range(4,6)'}}}"
+    (folder / "mine.yaml").write_text(f"# @package _global_\n{params}\n")
+    words = ["--config-dir", "my_conf", *SEARCH[1:], "+experiment=mine", "features=7"]
+    assert main.main(["plan", *words]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "space" in line] == [
+        "  space       seed=range(0,5)"
+    ]
+
+
+def test_the_same_search_again_runs_nothing_and_says_the_best_trial_and_its_command_as_ls_does(done, capsys):
+    best = min(told(), key=lambda one: one[2])
+    (run,) = done.path.glob(f"runs/{best[0]}-*")
+    lines = [
+        "trials      6 of 6 told, 6 runs",
+        f"best        output_norm {best[2]:.6g}, trial {best[0]}: runs/{run.name}",
+        f"            bridge-runner {' '.join(LEAN)} {best[1][0]}",
+    ]
+    before = {path: path.stat().st_mtime_ns for path in done.path.rglob("record.json")}
+    assert main.main([*SEEDS, "n_trials=6"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in done.path.rglob("record.json")} == before
+    assert "".join(f"  {line}\n" for line in lines) in capsys.readouterr().out
+    assert main.main(["ls", str(done.path)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[:4] == ["mine: 6 done", *lines]
+    assert out.splitlines()[4].split() == ["run", "seed", "objective", "apply", "status"]
+
+
+def test_ls_json_has_the_trial_and_the_value_of_every_run(done, capsys):
+    main.main(["ls", str(done.path), "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["trial"], row["objective"], row["run_id"]) for row in rows] == [(n, v, i) for n, _, v, i in told()]
+
+
+def test_plan_says_where_a_search_would_look_and_writes_nothing(here, capsys):
+    assert main.main(["plan", *SEEDS[1:], "layer=linear,mlp", "n_jobs=3"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "mine: minimize output_norm · 20 trials, 20 to come",
+        "  folder      outputs/mine",
+        "  space       seed=int(interval(0,1000000))",
+        "  space       layer=linear,mlp",
+        "  sampler     TPESampler(seed=0), 3 asked for together",
+    ]
+    assert not (here / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_search_in_jobs_of_another_launcher_is_the_same(searched, here):
+    assert main.main([*SEEDS, "n_trials=4", "n_jobs=2", "hydra/launcher=basic"]) == 0
+    assert told() == told(SweepFolder(searched["part"] / "mine"))
+    assert sorted(mine().submissions()) == [1, 2]
+    assert ls.is_over(mine())
+
+
+def test_a_search_is_not_over_while_its_process_lives(done):
+    assert ls.is_over(done)
+    with contextlib.closing(Journal(done.trials)):
+        assert not ls.is_over(done)
+
+
+MISTAKES = [
+    ("objective=loss_last", "objective=loss_last: without training no run has it.\n  Try: train=short"),
+    ("n_jobs=1,2", "n_jobs=1,2: one value holds for a whole search.\n  Try: n_jobs=1"),
+    (
+        "direction=up",
+        "direction=up: Invalid value 'up', expected one of [minimize, maximize].\n  Try: direction=minimize",
+    ),
+    (
+        "exclude=['seed>3']",
+        "exclude=['seed>3']: a search has no list of configs that this could be said of.\n  Try: exclude=[]",
+    ),
+    (
+        "hydra/sweeper/sampler=tp",
+        "hydra/sweeper/sampler=tp: no such choice; there are random, tpe.\n  Try: hydra/sweeper/sampler=tpe",
+    ),
+    ("hydra.sweeper.n_trials=9", "hydra.sweeper.n_trials=9: no such key.\n  Try: n_trials=9"),
+    ("features=int(interval(0,4))", "features=0: a layer gives at least one feature.\n  Try: features=8"),
+]
+
+
+@pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
+def test_a_mistake_exits_with_2_says_what_to_type_and_writes_nothing(typed, said, here, capsys):
+    assert main.main([*SEEDS, typed]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"error: {said}\n")
+    assert not (here / "outputs").exists()
+
+
+def test_a_search_none_of_whose_first_trials_can_run_is_refused_and_nothing_is_written(here, capsys):
+    assert main.main([*SEARCH, "layer=conv", "input_shape=[4]", "seed=range(0,50)"]) == 2
+    assert (
+        "error: 8 of 8 configs of this sweep are invalid; nothing was run.\nlayer conv can't take x of shape [4]"
+        in capsys.readouterr().err
+    )
+    assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"objective": None}, "objective=null: a search looks for the best of a number of the record"),
+        ({"objective": "wall_s", "n_trials": 0}, "n_trials=0: at least one trial is needed"),
+        ({"objective": "wall_s", "n_jobs": -1}, "n_jobs=-1: at least one trial is needed"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(keys, said):
+    with pytest.raises(ConfigError, match=said):
+        Search(**keys)
+
+
+def test_another_study_in_the_folder_is_said_and_left_as_it_was(done, capsys):
+    before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
+    assert main.main([*SEEDS, "seed=int(interval(0,9))"]) == 2
+    there = "outputs/mine holds another study: seed=int(interval(0,1000000))"
+    assert capsys.readouterr().err == f"error: {there}.\n  Try: -m with sweep=another_name\n"
+    assert {path: path.stat().st_mtime_ns for path in done.path.rglob("*")} == before
+
+
+ABOUT = {
+    "objective": "wall_s",
+    "direction": "minimize",
+    "space": {"seed": [0, 9]},
+    "typed": ["seed=range(0,10)"],
+    "fixed": {"features": 8, "tracking.mode": "disabled", "workers": None},
+    "run_id": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"fixed": {"features": 8, "tracking.mode": "offline", "workers": 4}}, None),
+        ({"typed": ["seed=range( 0, 10 )"]}, None),
+        ({"objective": "loss_last"}, "objective=wall_s"),
+        ({"direction": "maximize"}, "direction=minimize"),
+        ({"space": {"seed": [0, 5]}, "typed": ["seed=range(0,6)"]}, "seed=range(0,10)"),
+        ({"space": {"seed": [0, 9], "x": []}, "typed": ["seed=range(0,10)", "x=1,2"]}, "it goes over seed alone"),
+        ({"run_id": "2", "fixed": {"features": 9, "tracking.mode": "offline"}}, "features=8"),
+        ({"run_id": "2"}, "the source of its layer, or what it starts from, was another"),
+    ],
+)
+def test_what_makes_another_study_is_said_and_what_changes_no_run_does_not(changes, said):
+    assert objective.difference(ABOUT, ABOUT | changes) == said
+    assert objective.difference({}, ABOUT | changes) is None
+
+
+def test_a_folder_of_a_sweep_is_no_study(done, capsys):
+    done.study.unlink()
+    plan = store.read_plan(done)
+    del plan["study"]
+    store.write_plan(done, plan)
+    assert main.main([*SEEDS]) == 2
+    said = "error: outputs/mine holds a sweep, and no study.\n  Try: -m with sweep=another_name\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_study_that_another_process_works_on_is_left_to_it(done, capsys):
+    with contextlib.closing(Journal(done.trials)):
+        assert main.main([*SEEDS, "n_trials=7"]) == 2
+    said = "error: outputs/mine: another process works on this study.\n  Try: wait for it, or sweep=another_name\n"
+    assert capsys.readouterr().err == said
+    assert not journal.is_held(done.trials)
+
+
+def test_without_optuna_it_is_said_and_nothing_is_written(here, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main.main([*SEEDS]) == 2
+    install = "pip install 'bridge-runner[optuna]'"
+    assert capsys.readouterr().err == f"error: hydra/sweeper=optuna: Optuna is not installed.\n  Try: {install}\n"
+    assert not (here / "outputs").exists()
+
+
+def test_the_best_trial_is_the_first_of_the_best():
+    trials = [Trial(number=n, overrides=[], value=value) for n, value in enumerate((None, 2.0, 1.0, 1.0, 2.0))]
+    assert best_trial(trials, greatest=False).number == 2
+    assert best_trial(trials, greatest=True).number == 1
+    assert best_trial(trials[:1], greatest=True) is None

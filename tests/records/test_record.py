@@ -1,0 +1,210 @@
+"""The record, both ways to JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from runner.errors import StorageError
+from runner.records.record import (
+    ArraySummary,
+    Check,
+    CheckpointInfo,
+    Failure,
+    FailureKind,
+    Leaf,
+    Measurement,
+    Phases,
+    Record,
+    Samples,
+    Status,
+    Summary,
+    Timing,
+    Verdict,
+    from_json,
+    is_whole,
+    seal,
+    to_data,
+    to_json,
+)
+
+PHASES = Phases(trace_s=0.1, lower_s=0.2, compile_s=0.3, cache="cold", first_call_s=1e-9)
+SUMMARY = Summary(
+    num_samples=2,
+    median_s=0.1,
+    min_s=0.1,
+    max_s=0.2,
+    mean_s=0.15,
+    std_s=0.05,
+    quartile1_s=0.1,
+    quartile3_s=0.2,
+    mad_s=0.05,
+    median_low_s=None,
+    median_high_s=None,
+    num_outliers=0,
+    flags=["short"],
+)
+KERNEL = Leaf(path=["params", 0, "0"], shape=[2, 3], dtype="float32", num_bytes=24, digest="d", names=["a", None])
+OUTPUT = ArraySummary(
+    path="",
+    shape=[2],
+    dtype="bfloat16",
+    digest="d",
+    num_elements=2,
+    num_non_finite=0,
+    norm=5.0,
+    mean=0.0,
+    std=0.5,
+    min=0.0,
+    max=4.0,
+)
+RECORD = Record(
+    run_id="r",
+    result_id="x",
+    timing_id="t",
+    program_id="p",
+    sweep="s",
+    num=3,
+    status=Status.failed,
+    started_at="2026-01-01T00:00:00.000+00:00",
+    wall_s=0.1 + 0.2,
+    overrides=["seed=1", "layer=β"],
+    settings={"layer": {"kwargs": {"kernel_size": [3, 3], "scale": 1e-300, "none": None, "big": 2**70}}},
+    layer="β",
+    device="cpu:0",
+    platform="cpu",
+    streams=["params", "dropout"],
+    mutable=["batch_stats"],
+    variables=[KERNEL, dataclasses.replace(KERNEL, path=["batch_stats", "mean"], shape=[3], num_bytes=12)],
+    output=[OUTPUT],
+    checks=[Check(name="finite", verdict=Verdict.no, detail="why", evidence={"non_finite": {"output": 1}})],
+    timing=Timing(
+        construct_s=0.01,
+        init=PHASES,
+        apply=PHASES,
+        compiled_here=False,
+        apply_latency=Measurement(samples=Samples(durations_s=[0.1, 0.2], num_calls=2), summary=SUMMARY),
+    ),
+    checkpoint=CheckpointInfo(path="checkpoint", digest="d", num_bytes=100, writer="orbax"),
+    fingerprint={"cores": 2, "versions": {"jax": "0"}},
+    error=Failure(kind=FailureKind.non_finite, type="CheckFailed", message="“NaN”", traceback="a\nb"),
+)
+
+
+def damaged(text, where="runs/0-abc/record.json"):
+    with pytest.raises(StorageError) as caught:
+        from_json(text, where)
+    return str(caught.value)
+
+
+def with_value(key, value):
+    return seal(json.dumps({**to_data(RECORD), key: value}, indent=1).encode())
+
+
+def test_a_record_comes_back_as_it_was():
+    text = to_json(RECORD)
+    assert from_json(text) == RECORD
+    assert to_json(from_json(text)) == text
+
+
+def test_integer_and_string_keys_of_a_path_stay_apart():
+    back = from_json(to_json(RECORD)).variables[0]
+    assert back.path == ["params", 0, "0"]
+    assert back.name == "params/0/0"
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 5e-324, 1.7976931348623157e308])
+def test_every_float_comes_back(value):
+    output = dataclasses.replace(OUTPUT, mean=value)
+    record = dataclasses.replace(RECORD, wall_s=value, settings={"list": [value]}, output=[output])
+    back = from_json(to_json(record))
+    for one in (back.wall_s, back.settings["list"][0], back.output[0].mean):
+        assert one == value or (math.isnan(one) and math.isnan(value))
+
+
+def test_the_json_is_what_python_reads():
+    data = json.loads(to_json(RECORD))
+    assert len(data.pop("digest")) == 64
+    assert data == to_data(RECORD)
+    assert (data["schema_version"], data["status"], data["error"]["kind"]) == (2, "failed", "non-finite output")
+    assert (data["checks"][0]["verdict"], data["overrides"][1]) == ("no", "layer=β")
+
+
+@pytest.mark.parametrize("text", ["\x00", "“”", "🙂", "\u2028", "\udc80"])
+def test_any_text_that_a_layer_may_raise_can_be_read_again(text):
+    error = Failure(kind=FailureKind.other, type="E", message=text, traceback=text)
+    back = from_json(to_json(dataclasses.replace(RECORD, error=error)))
+    assert back.error is not None
+    assert text == "\udc80" or back.error.message == text
+
+
+MEND = "\n  Try: run the same sweep again: what is damaged is done anew"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "EOF while parsing a value at line 1 column 0"),
+        (b"{", "EOF while parsing an object at line 1 column 1"),
+        (b"\xff", "expected value at line 1 column 1"),
+    ],
+)
+def test_text_that_is_no_json_is_damaged(text, reason):
+    assert damaged(text) == f"runs/0-abc/record.json is damaged: {reason}.{MEND}"
+
+
+def test_a_record_cut_anywhere_is_damaged():
+    text = to_json(RECORD)
+    for length in range(0, len(text) - 2, 97):
+        assert damaged(text[:length]).startswith("runs/0-abc/record.json is damaged: ")
+
+
+def test_a_bit_that_flips_anywhere_is_noticed():
+    text = bytearray(to_json(RECORD))
+    for index in range(0, len(text) - 2, 53):
+        text[index] ^= 1 << index % 7
+        damaged(bytes(text))
+        assert not is_whole(bytes(text))
+        text[index] ^= 1 << index % 7
+    assert from_json(bytes(text)) == RECORD
+    assert is_whole(bytes(text))
+
+
+def test_a_record_that_was_edited_is_damaged():
+    text = to_json(RECORD).replace(b'"num": 3', b'"num": 4')
+    assert damaged(text) == f"runs/0-abc/record.json is damaged: it is not what was written, by its digest.{MEND}"
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("[]", None), ("null", None), ("7", None), ("{}", None), (with_value("schema_version", 3), 3)],
+)
+def test_another_version_is_named(text, version):
+    assert damaged(text) == f"runs/0-abc/record.json has record version {version}, this program reads 2."
+    assert not is_whole(text.encode() if isinstance(text, str) else text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("status", "don", "status: Input should be 'done' or 'failed'"),
+        ("num", "x", "num: Input should be a valid integer, unable to parse string as an integer"),
+        ("run_id", None, "run_id: Input should be a valid string"),
+        ("variables", [{}], "variables.0.path: Field required"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_by_its_place(key, value, reason):
+    assert damaged(with_value(key, value)) == f"runs/0-abc/record.json is no record: {reason}."
+
+
+def test_sizes_are_counted_from_the_leaves():
+    assert (RECORD.num_params, RECORD.variables_bytes) == (6, 36)
+
+
+@pytest.mark.parametrize(("norms", "norm"), [([3.0, 4.0], 5.0), ([], None), ([3.0, None], None)])
+def test_the_norm_of_an_output_is_over_all_its_arrays(norms, norm):
+    output = [dataclasses.replace(OUTPUT, norm=one) for one in norms]
+    assert dataclasses.replace(RECORD, output=output).output_norm == norm

@@ -1,0 +1,61 @@
+"""The seed's story: what `show` prints gives the same values natively."""
+
+from __future__ import annotations
+
+import flax
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from flax.core.scope import LazyRng
+
+from runner.arrays import trees
+from runner.commands import main
+from runner.records import seeds, store
+from runner.records.paths import RunFolder
+
+
+@pytest.mark.parametrize("path", [(), ("layer",), ("Dense_1", "inner")])
+def test_the_stream_of_a_path_is_the_one_that_flax_folds(path):
+    key = jax.random.PRNGKey(3)
+    mine = jax.random.fold_in(key, seeds.stream_number(path))
+    assert (mine == LazyRng.create(key, *path, 1).as_jax_rng()).all()
+
+
+@pytest.mark.parametrize("layer", ["linear", "mlp", "sequential", "batch_norm", "dropout"])
+def test_the_code_that_show_prints_builds_the_layer_with_the_saved_values(layer, tmp_path, capsys):
+    words = [f"layer={layer}", "seed=7", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]
+    assert main.main(words) == 0
+    (path,) = (tmp_path / "s" / "runs").iterdir()
+    capsys.readouterr()
+    assert main.main(["show", str(path)]) == 0
+    code = capsys.readouterr().out.partition("seed (the same values natively)\n")[2].partition("\n\n")[0]
+    scope = {
+        "jax": jax,
+        "nnx": nnx,
+        "flax": flax,
+        "runner": __import__("runner.bridge.layers.blocks"),
+        "relu": nnx.relu,
+    }
+    exec(
+        "\n".join(line.strip() for line in code.splitlines()).replace("'relu'", "relu").replace("'gelu'", "nnx.gelu"),
+        scope,
+    )
+    record = store.read_record(RunFolder(path))
+    state = nnx.state(scope["layer"], nnx.Not(nnx.RngState))
+    native = {"/".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(state)}
+    assert {"/".join(map(str, leaf.path[1:])): leaf.digest for leaf in record.variables} == {
+        name: trees.array_digest(array) for name, array in native.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "layer", "shown"),
+    [
+        (["params", "layers", 0, "kernel"], [], "layers[0].kernel"),
+        (["params", "layer", "kernel"], ["layer"], "kernel"),
+        (["params", "Dense_0", "kernel"], ["layer"], "–"),
+    ],
+)
+def test_a_leaf_has_its_native_name(path, layer, shown):
+    assert seeds.nnx_path(path, layer) == shown

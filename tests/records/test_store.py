@@ -1,0 +1,374 @@
+"""Files that are whole or not there, a journal that survives a kill, and a folder that one process holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from runner.arrays import trees
+from runner.errors import StorageError
+from runner.records import store
+from runner.records.journal import read_on
+from runner.records.paths import RunFolder, SweepFolder, require_writable
+from runner.records.record import Record, Status
+from runner.records.store import Journal
+
+RECORD = Record(
+    run_id="0123456789",
+    result_id="x",
+    timing_id="t",
+    program_id="p",
+    sweep="mine",
+    num=0,
+    status=Status.done,
+    started_at="2026-01-01T00:00:00.000+00:00",
+    wall_s=1.0,
+    overrides=[],
+    settings={},
+    layer="linear",
+    device="cpu:0",
+    platform="cpu",
+)
+
+TAKE_LOCK = """
+import sys
+from pathlib import Path
+from runner import layout, storage
+try:
+    with storage.locked(layout.SweepFolder(Path(sys.argv[1]))):
+        print("taken")
+except storage.StorageError as error:
+    print(error)
+"""
+
+DIE_WITH_LOCK = """
+import os, sys
+from pathlib import Path
+from runner import layout, storage
+with storage.locked(layout.SweepFolder(Path(sys.argv[1]))):
+    os._exit(9)
+"""
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    folder = SweepFolder(tmp_path).run(0, RECORD.run_id)
+    store.make_run_folder(folder)
+    return folder
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A journal of two events."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("started", num=1)
+    journal.append("done")
+    journal.close()
+    return tmp_path / "journal.jsonl"
+
+
+def refused(call):
+    with pytest.raises(StorageError) as caught:
+        call()
+    return str(caught.value)
+
+
+def python(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def recorded(output):
+    return dataclasses.replace(RECORD, output=[trees.summarize_array(path, one) for path, one in output.items()])
+
+
+def test_every_path_of_a_sweep_is_spelled_here(tmp_path):
+    sweep = SweepFolder(tmp_path / "mine")
+    run = sweep.run(12, "0123456789abcdef")
+    paths = [sweep.plan, sweep.journal, sweep.results, sweep.checks, sweep.lock, run.record, run.checkpoint, run.hydra]
+    assert [str(path.relative_to(sweep.path)) for path in paths] == [
+        "sweep.json",
+        "journal.jsonl",
+        "results.parquet",
+        "checks.md",
+        ".lock",
+        "runs/12-01234567/record.json",
+        "runs/12-01234567/checkpoint",
+        "runs/12-01234567/.hydra",
+    ]
+    assert sweep.name == "mine"
+
+
+# Whole or not there.
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    store.write_atomic(tmp_path / "a", b"old and long")
+    store.write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, step):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store.write_atomic(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, step, no_space)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.write_atomic(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_in_the_way_is_left_and_so_is_nothing_else(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError):
+        store.write_atomic(tmp_path / "a", b"new")
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("folder", [".", "new", "new/and/deeper"])
+def test_a_folder_that_can_be_made_is_judged_without_being_made(tmp_path, folder):
+    require_writable(tmp_path / folder)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", [".", "deeper"])
+def test_a_file_where_a_folder_is_wanted_is_named(tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    message = refused(lambda: require_writable(tmp_path / "file" / below))
+    assert message.startswith(
+        f"output folder {tmp_path / 'file' / below}: {tmp_path / 'file'} is a file, not a folder.\n"
+    )
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    message = refused(lambda: require_writable(tmp_path))
+    assert message == f"output folder {tmp_path}: {tmp_path} is not writable.\n  Try: output_root=~/outputs"
+
+
+# Runs.
+
+
+def test_a_record_comes_back(run_folder):
+    store.write_record(run_folder, RECORD)
+    assert store.read_record(run_folder) == RECORD
+    assert names(run_folder.path) == ["record.json"]
+
+
+def test_a_record_that_is_not_there_is_named(run_folder):
+    assert refused(lambda: store.read_record(run_folder)) == f"{run_folder.record}: No such file or directory."
+
+
+def test_a_damaged_record_is_named_by_its_path(run_folder):
+    run_folder.record.write_bytes(b"{")
+    assert refused(lambda: store.read_record(run_folder)).startswith(f"{run_folder.record} is damaged: ")
+
+
+def test_records_that_are_there_come_in_order(tmp_path):
+    folders = [RunFolder(tmp_path / str(num)) for num in range(3)]
+    for num in (2, 0):
+        store.make_run_folder(folders[num])
+        store.write_record(folders[num], dataclasses.replace(RECORD, num=num))
+    assert [record.num for record in store.read_records(folders)] == [0, 2]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_folder_that_is_there_is_never_overwritten(run_folder, finished):
+    if finished:
+        store.write_record(run_folder, RECORD)
+    (run_folder.path / "mine.txt").write_text("x")
+    assert refused(lambda: store.make_run_folder(run_folder)) == (
+        f"{run_folder.path} is there already and is not overwritten."
+    )
+    assert (run_folder.path / "mine.txt").read_text() == "x"
+
+
+def test_what_an_interrupted_run_left_is_removed(run_folder):
+    (run_folder.path / "checkpoint").mkdir()
+    store.remove_unfinished(run_folder)
+    store.remove_unfinished(run_folder)
+    assert not run_folder.path.exists()
+
+
+def test_a_run_that_is_done_again_is_moved_aside(run_folder):
+    for text in ("first", "second"):
+        run_folder.record.write_text(text)
+        store.archive_run(run_folder)
+        store.make_run_folder(run_folder)
+    store.archive_run(run_folder)
+    store.archive_run(run_folder)  # nothing is there any more
+    name = run_folder.path.name
+    assert names(run_folder.path.parent) == [f"{name}.old-{number}" for number in (1, 2, 3)]
+    assert (run_folder.path.with_name(f"{name}.old-2") / "record.json").read_text() == "second"
+
+
+# Outputs.
+
+
+@pytest.mark.parametrize(
+    ("output", "file"),
+    [
+        ({"": np.arange(3, dtype=np.float32)}, "output.npy"),
+        ({"": np.array(5, np.int8)}, "output.npy"),
+        ({"": np.array([1.5, np.nan, -0.0], ml_dtypes.bfloat16)}, "output.npy"),
+        ({"": np.array(1.5, ml_dtypes.bfloat16)}, "output.npy"),
+        ({"": np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16).T}, "output.npy"),
+        ({"": np.array([1 + 2j], np.complex64)}, "output.npy"),
+        ({"": np.array([1, -2], ml_dtypes.int4)}, "output.npy"),
+        ({"0": np.array([True]), "1/h": np.ones((2, 2), ml_dtypes.float8_e4m3fn)}, "output.npz"),
+        ({"y": np.ones(2, ml_dtypes.bfloat16)}, "output.npz"),
+        ({}, "output.npz"),
+        ({"file": np.ones(2), "allow_pickle": np.zeros(1)}, "output.npz"),
+        ({"a": np.ones(1), "a.npy": np.zeros(1)}, "output.npz"),
+    ],
+    ids=lambda value: ",".join(f"{k}:{v.dtype.name}" for k, v in value.items()) if isinstance(value, dict) else "",
+)
+def test_an_output_comes_back_bit_for_bit(run_folder, output, file):
+    store.write_output(run_folder, output)
+    assert names(run_folder.path) == [file]
+    back = store.read_output(run_folder, recorded(output))
+    assert {path: (one.dtype, one.shape, one.tobytes()) for path, one in back.items()} == {
+        path: (one.dtype, one.shape, one.tobytes()) for path, one in output.items()
+    }
+
+
+@pytest.mark.parametrize("path", ["", "y"])
+@pytest.mark.parametrize("content", [None, b"", b"xx", b"PK\x03\x04xx"])
+def test_an_output_that_is_gone_or_damaged_is_named(run_folder, path, content):
+    file = run_folder.output(single=not path)
+    if content is not None:
+        file.write_bytes(content)
+    message = refused(lambda: store.read_output(run_folder, recorded({path: np.ones(1)})))
+    assert message.startswith(f"{file}: ")
+
+
+def test_an_array_that_the_record_has_and_the_file_has_not_is_named(run_folder):
+    store.write_output(run_folder, {"a": np.ones(1)})
+    message = refused(lambda: store.read_output(run_folder, recorded({"b": np.ones(1)})))
+    assert message.startswith(f"{run_folder.output(single=False)}: ")
+
+
+# The journal.
+
+
+def test_events_come_back_in_order(journal):
+    assert store.read_journal(journal) == [{"event": "started", "num": 1}, {"event": "done"}]
+
+
+def test_a_journal_that_is_not_there_has_no_events(tmp_path):
+    assert store.read_journal(tmp_path / "journal.jsonl") == []
+
+
+def test_a_torn_last_line_is_left_out_and_dropped_before_the_next(journal):
+    whole = journal.read_bytes()
+    for length in range(len(b'{"event":"started","num":1}\n') + 1, len(whole)):
+        journal.write_bytes(whole[:length])
+        assert [event["event"] for event in store.read_journal(journal)][:1] == ["started"]
+        again = Journal(journal)
+        again.append("next")
+        again.close()
+        assert [event["event"] for event in store.read_journal(journal)] == ["started", "next"]
+
+
+def test_a_journal_is_followed_line_by_line(journal):
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-3])
+    first, position = read_on(journal, 0)
+    journal.write_bytes(whole)
+    rest, end = read_on(journal, position)
+    assert (first + rest, end) == (store.read_journal(journal), len(whole))
+    assert first and rest
+    assert read_on(journal.with_name("none"), 7) == ([], 7)
+
+
+def test_a_line_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
+    seen = []
+    fsync = os.fsync
+    journal = Journal(tmp_path / "j")
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append((tmp_path / "j").read_bytes()) or fsync(fd))
+    journal.append("done", num=1)
+    journal.close()
+    assert seen == [b'{"event":"done","num":1}\n']
+
+
+@pytest.mark.parametrize("line", [b"xx", b'{"event":', b"\xff", b"\x00\x00"])
+def test_a_damaged_line_in_the_middle_is_named_by_its_number(journal, line):
+    first, second, _ = journal.read_bytes().split(b"\n")
+    journal.write_bytes(first + b"\n" + line + b"\n" + second + b"\n")
+    assert refused(lambda: store.read_journal(journal)) == (
+        f"{journal} line 2 is damaged.\n  Try: sed -i 2d {journal}, then the same sweep again"
+    )
+
+
+# The plan.
+
+
+def test_a_plan_comes_back_with_its_version(tmp_path):
+    sweep = SweepFolder(tmp_path)
+    store.write_plan(sweep, {"runs": [{"run_id": "a"}]})
+    assert store.read_plan(sweep) == {"plan_version": 1, "runs": [{"run_id": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", " has version None, this program reads 1."),
+        (b'{"plan_version": 9}', " has version 9, this program reads 1."),
+        (b"{", " is damaged: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)."),
+        (b"\xff", " is damaged: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte."),
+    ],
+)
+def test_a_plan_that_can_not_be_read_says_why(tmp_path, content, message):
+    sweep = SweepFolder(tmp_path)
+    sweep.plan.write_bytes(content)
+    assert refused(lambda: store.read_plan(sweep)) == f"{sweep.plan}{message}"
+
+
+def test_a_folder_that_is_no_sweep_names_the_nearest_that_is(tmp_path):
+    (tmp_path / "width").mkdir()
+    store.write_plan(SweepFolder(tmp_path / "width"), {})
+    near, far = SweepFolder(tmp_path / "wdth"), SweepFolder(tmp_path / "qqqqqqqq")
+    assert refused(lambda: store.read_plan(near)) == (
+        f"{near.path} is no sweep: it has no sweep.json.\n  Try: {tmp_path / 'width'}"
+    )
+    assert refused(lambda: store.read_plan(far)) == f"{far.path} is no sweep: it has no sweep.json."
+
+
+# The lock.
+
+
+def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path):
+    sweep = SweepFolder(tmp_path)
+    with store.locked(sweep):
+        assert python(TAKE_LOCK, tmp_path).stdout == (
+            f"{tmp_path}: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
+        )
+    assert python(TAKE_LOCK, tmp_path).stdout == "taken\n"
+
+
+def test_the_lock_of_a_process_that_died_is_free(tmp_path):
+    assert python(DIE_WITH_LOCK, tmp_path).returncode == 9
+    with store.locked(SweepFolder(tmp_path)):
+        assert names(tmp_path) == [".lock"]
+
+
+def test_the_bytes_of_a_folder_are_those_of_its_files(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "x").write_bytes(b"123")
+    (tmp_path / "a" / "b" / "y").write_bytes(b"45")
+    assert store.folder_bytes(tmp_path) == 5

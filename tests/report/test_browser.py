@@ -1,0 +1,407 @@
+"""The report in a real browser: Debian's Chromium without a screen, on real sweeps."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from failing_layers import LAYERS
+
+from runner.commands import main
+from runner.records import store
+from runner.records.paths import SweepFolder
+from runner.report import table
+from runner.timing import stats
+
+pytestmark = pytest.mark.slow
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+FLAGS = ("--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update")
+OFF = ("tracking=disabled", "timing.rounds=10")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The browser; without one these tests say so and are left out, but not where CI is set."""
+    path = shutil.which("chromium")
+    if path is None and "CI" not in os.environ:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """`hostile` trains a layer whose name is a script, under every claim; in `mixed` half of the runs fail.
+
+    `searched` is a search, some of whose trials ask for what others asked for.
+    """
+    path = tmp_path_factory.mktemp("swept")
+    (path / "shown_layers.py").write_text(LAYERS)
+    (path / "broken").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.syspath_prepend(str(path))
+        asked = ("train=short", "checks=full", "seed=0,1,2", "features=4,8")
+        assert main.main(["-m", *asked, "sweep=hostile", *OFF]) == 0
+        rename(SweepFolder(path / "outputs" / "hostile"))
+        assert main.main(["report", "outputs/hostile"]) == 0
+        layer = ("layer=custom", "layer.target=shown_layers.Fails", f"layer.kwargs.when=broken,'{HOSTILE}'")
+        assert main.main(["-m", *layer, "seed=0,1", "sweep=mixed", *OFF]) == 1
+        searched = ("hydra/sweeper=optuna", "objective=apply_latency_median_s", "features=range(2,6)", "n_trials=6")
+        assert main.main(["-m", *searched, "sweep=searched", *OFF]) == 0
+    return path / "outputs"
+
+
+def rename(sweep):
+    """Gives the layer of all runs a name that our own settings would not let pass, but a record of others may have."""
+    plan = store.read_plan(sweep)
+    for run in plan["runs"]:
+        folder = sweep.run(run["num"], run["run_id"])
+        store.write_record(folder, dataclasses.replace(store.read_record(folder), layer=HOSTILE))
+    store.write_plan(sweep, {**plan, "runs": [{**run, "layer": HOSTILE} for run in plan["runs"]]})
+
+
+class Page:
+    """A tab with a report in it, and all that it complained of."""
+
+    def __init__(self, browser, address, **context):
+        self.tab = browser.new_context(viewport={"width": 1200, "height": 900}, **context).new_page()
+        self.complaints: list[str] = []
+        self.tab.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
+        self.requests: list[str] = []
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.set_default_timeout(60_000)
+        self.open(address)
+
+    def open(self, address):
+        self.tab.goto(address)
+        self.tab.wait_for_selector("html[data-ready]", state="attached")
+
+    def show_all(self):
+        """Draws every part, opens everything that is folded, asks every check."""
+        self.tab.evaluate("document.querySelectorAll('#figures > section').forEach((section) => section.fill?.())")
+        self.tab.wait_for_timeout(200)  # a frame, until a chart has its width
+        self.tab.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true })")
+        self.tab.evaluate("document.querySelectorAll('.matrix button').forEach((button) => button.click())")
+        self.tab.wait_for_timeout(200)
+
+    def column(self, field):
+        """The texts of a column, from the top."""
+        return self.tab.eval_on_selector_all(
+            f'#table .tabulator-cell[tabulator-field="{field}"]', "(cells) => cells.map((cell) => cell.textContent)"
+        )
+
+    def filter(self, heading, text):
+        box = self.tab.get_by_role("searchbox", name=f"filter {heading}")
+        box.press("Control+a")
+        box.press("Delete")
+        box.press_sequentially(text)
+        self.tab.wait_for_timeout(700)  # Tabulator waits for more letters
+
+    def count(self):
+        return self.tab.text_content("#count")
+
+
+@pytest.fixture
+def opened(chromium, swept):
+    """Opens the report of a sweep; at the end nothing may have complained or asked for anything."""
+    pages = []
+
+    def open_page(sweep, fragment="", **context):
+        address = f"{(swept / sweep / 'report.html').as_uri()}{fragment}"
+        pages.append(Page(chromium, address, **context))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        assert page.complaints == []
+        assert {url.partition("#")[0] for url in page.requests} <= {
+            swept.joinpath(s, "report.html").as_uri() for s in ("hostile", "mixed", "searched")
+        }
+        page.tab.context.close()
+
+
+def rows_of(swept, sweep):
+    return store.read_rows(SweepFolder(swept / sweep))
+
+
+@pytest.mark.parametrize("colors", ["light", "dark"])
+@pytest.mark.parametrize("sweep", ["hostile", "mixed", "searched"])
+def test_everything_is_shown_without_a_complaint_or_a_request(sweep, colors, opened):
+    page = opened(sweep, color_scheme=colors)
+    page.show_all()
+    drawn = page.tab.evaluate("[...document.querySelectorAll('#figures > section')].map((part) => part.id)")
+    more = {"hostile": {"twins", "losses"}, "mixed": set(), "searched": {"trials"}}[sweep]
+    assert set(drawn) == {"times", "phases", "outputs", "checks", "checkpoints"} | more
+    assert page.tab.locator(".chart svg").count() == page.tab.locator(".chart").count() > 5
+    assert page.tab.locator("#failures").is_visible() == (sweep == "mixed")
+
+
+def test_the_trials_of_a_search_lead_to_their_runs(opened, swept):
+    page = opened("searched")
+    page.show_all()
+    trials = store.read_trials(SweepFolder(swept / "searched"))
+    links = page.tab.locator("#trials details a")
+    assert links.count() == len(trials) == 6
+    best = min(trials, key=lambda trial: trial.value)
+    assert f"trial {best.number}: {best.overrides[0]}" in page.tab.text_content("#study")
+    links.nth(2).click()
+    (row,) = [row for row in rows_of(swept, "searched") if row.run_id == trials[2].run_id]
+    assert row.label in page.tab.text_content("#run h2")
+
+
+def test_a_comparison_is_a_page_with_its_chart(chromium, swept):
+    sides = [str(swept / name) for name in ("hostile", "searched")]
+    page_file = swept / "compared.html"
+    assert main.main(["compare", sides[0], sides[0], "--html", str(page_file)]) == 0
+    page = Page(chromium, page_file.as_uri(), color_scheme="dark")
+    assert page.tab.locator("#ratios svg").count() == 1
+    assert page.tab.text_content(".verdict span") == "same"
+    assert (page.complaints, page.requests) == ([], [page_file.as_uri()])
+    assert main.main(["compare", *sides, "--html", str(page_file)]) == 5
+    page.open(page_file.as_uri())
+    assert page.tab.text_content("#times p") == "Not timed on both sides."
+    assert page.complaints == []
+    page.tab.context.close()
+
+
+def test_a_layer_that_is_called_like_a_script_stays_text(opened, swept):
+    page = opened("hostile")
+    page.show_all()
+    assert page.tab.locator("img").count() == 0
+    assert HOSTILE in page.tab.text_content(".matrix")
+    label = rows_of(swept, "hostile")[0].label
+    page.open(page.tab.url + f"#run={label}")
+    page.tab.wait_for_selector("#run h2")
+    assert HOSTILE in page.tab.text_content("#run .facts")
+    assert page.tab.locator("img").count() == 0
+
+
+def test_a_value_that_is_like_a_script_stays_text_in_the_table_charts_and_failures(opened):
+    page = opened("mixed")
+    page.show_all()
+    assert HOSTILE in page.column("set.layer.kwargs.when")
+    assert HOSTILE in page.tab.text_content("#times")
+    page.tab.hover("#times .chart svg [aria-label=dot] >> nth=0", force=True)
+    assert page.tab.locator("img").count() == 0
+
+
+def test_a_script_that_got_in_would_not_run(chromium, swept):
+    page = Page(chromium, (swept / "mixed" / "report.html").as_uri())
+    page.tab.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:, onerror=\"window.got = 1\">')")
+    page.tab.wait_for_timeout(300)
+    assert page.tab.evaluate("window.got") is None
+    assert any("Content Security Policy" in complaint for complaint in page.complaints)
+    page.tab.context.close()
+
+
+def test_a_click_on_a_heading_sorts_and_enter_does_too(opened):
+    page = opened("hostile")
+    heading = page.tab.get_by_role("button", name="output norm", exact=True)
+    heading.click()
+    rising = [float(text) for text in page.column("output_norm")]
+    assert rising == sorted(rising)
+    heading.press("Enter")
+    falling = [float(text) for text in page.column("output_norm")]
+    assert falling == rising[::-1]
+
+
+def test_filters_take_words_and_comparisons_and_the_charts_follow(opened):
+    page = opened("hostile")
+    page.show_all()
+    assert page.count() == "6 runs"
+    page.filter("features", ">= 8")
+    assert page.column("set.features") == ["8"] * 3
+    assert page.count() == "3 of 6 runs"
+    page.tab.evaluate("document.getElementById('checkpoints').fill?.()")
+    page.tab.wait_for_timeout(200)
+    assert page.tab.text_content("#checkpoints tbody") == page.tab.text_content("#checkpoints tbody tr")
+    page.filter("features", "")
+    page.filter("apply", "> 1 h")
+    assert page.count() == "0 of 6 runs"
+
+
+def test_a_search_finds_what_no_chosen_column_shows(opened):
+    page = opened("mixed")
+    page.tab.fill("#search", "the cable")
+    page.tab.wait_for_timeout(500)
+    assert set(page.column("status")) == {"failed"}
+    page.tab.fill("#search", "cpu:0")
+    page.tab.wait_for_timeout(500)
+    assert page.count() == "4 runs"
+
+
+def test_columns_are_chosen(opened):
+    page = opened("hostile")
+    assert page.column("num_params") == []
+    page.tab.click("#columns summary")
+    page.tab.get_by_label("params", exact=True).check()
+    page.tab.wait_for_selector('#table .tabulator-cell[tabulator-field="num_params"]')
+    assert sorted(set(page.column("num_params"))) == ["20", "40"]
+    page.tab.get_by_label("saved", exact=True).uncheck()
+    page.tab.wait_for_selector('#table .tabulator-cell[tabulator-field="checkpoint_bytes"]', state="detached")
+
+
+def test_the_csv_has_the_chosen_columns_of_the_rows_that_pass(opened, swept):
+    page = opened("mixed")
+    page.filter("status", "done")
+    with page.tab.expect_download() as download:
+        page.tab.click("#csv")
+    assert download.value.suggested_filename == "mixed.csv"
+    lines = list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"), newline="")))
+    known = {row.label: row for row in rows_of(swept, "mixed") if row.status == "done"}
+    assert {line["run"] for line in lines} == set(known)
+    for line in lines:
+        row = known[line["run"]]
+        assert line["layer.kwargs.when"] == HOSTILE
+        assert float(line["apply_latency_median_s"]) == pytest.approx(row.apply_s, rel=1e-6)
+        assert line["apply_latency_flags"].split() == row.apply_flags
+        assert float(line["output_norm"]) == pytest.approx(row.output_norm, rel=1e-6)
+
+
+def test_a_run_opens_by_click_by_address_and_by_going_back(opened, swept):
+    first, second, *_ = rows_of(swept, "hostile")
+    page = opened("hostile")
+    page.tab.click(f"#table a >> text={first.label}")
+    page.tab.wait_for_selector(f"#run h2:has-text('{first.label}')")
+    assert page.tab.locator("#sweep").is_hidden()
+    assert page.tab.title() == f"run {first.label} · hostile · bridge-runner"
+    page.tab.click("#run >> text=next")
+    page.tab.wait_for_selector(f"#run h2:has-text('{second.label}')")
+    page.tab.go_back()
+    page.tab.go_back()
+    assert page.tab.locator("#sweep").is_visible()
+    assert opened("hostile", f"#run={second.label}").tab.locator(f"#run h2:has-text('{second.label}')").is_visible()
+    assert "There is no run 9-x here." in opened("hostile", "#run=9-x").tab.text_content("#run")
+
+
+def test_a_runs_page_has_what_show_has_and_the_commands_to_have_it_again(opened, swept):
+    row = rows_of(swept, "hostile")[0]
+    record = json.loads(SweepFolder(swept / "hostile").run(row.num, row.run_id).record.read_text())
+    text = re.sub(r"\s+", " ", opened("hostile", f"#run={row.label}").tab.text_content("#run"))
+    folder = f"outputs/hostile/runs/{row.label}"
+    for verb in ("rerun", "verify", "show"):
+        assert f"bridge-runner {verb} {folder}" in text
+    assert f'runner.reload("{folder}")' in text
+    for leaf in record["variables"]:
+        assert leaf["digest"][:12] in text
+    for check in record["checks"]:
+        assert re.sub(r"\s+", " ", check["detail"]) in text
+    assert "key = jax.random.PRNGKey(0)" in text
+    assert f"train.steps={record['settings']['train']['steps']}" in text
+
+
+def test_a_failed_runs_page_has_its_traceback(opened, swept):
+    row = next(row for row in rows_of(swept, "mixed") if row.status == "failed")
+    text = opened("mixed", f"#run={row.label}").tab.text_content("#run")
+    assert "the cable is out" in text
+    assert "in look" in text
+
+
+def test_a_check_shows_its_evidence_on_click_and_by_key(opened):
+    page = opened("hostile")
+    page.show_all()
+    cell = page.tab.locator(".matrix button").first
+    cell.focus()
+    page.tab.keyboard.press("Enter")
+    assert cell.get_attribute("aria-pressed") == "true"
+    assert page.tab.locator(".matrix [aria-pressed=true]").count() == 1
+    assert "leaves are as init makes them" in page.tab.text_content(".evidence")
+
+
+def test_keys_alone_lead_to_a_run(opened, swept):
+    page = opened("hostile")
+    label = rows_of(swept, "hostile")[0].label
+    for _ in range(60):
+        page.tab.keyboard.press("Tab")
+        if page.tab.evaluate("document.activeElement.textContent") == label:
+            break
+    page.tab.keyboard.press("Enter")
+    page.tab.wait_for_selector(f"#run h2:has-text('{label}')")
+    assert page.tab.evaluate("document.activeElement.id") == "run"
+
+
+def test_medians_and_intervals_are_those_of_stats(opened):
+    page = opened("mixed")
+    generator = np.random.default_rng(0)
+    for num in (*range(2, 30), 100, 1500):
+        values = generator.lognormal(size=num)
+        found = page.tab.evaluate("(values) => aggregate(values)", values.tolist())
+        low, high = stats._median_interval(np.sort(values))
+        assert found["median"] == pytest.approx(np.median(values), rel=1e-12)
+        assert (found["low"], found["high"]) == (low or values.min(), high or values.max())
+        assert found["interval"] == ("range over runs" if low is None else "99 % interval over runs")
+
+
+@pytest.mark.parametrize("seconds", [1.5e-9, 9.996e-7, 1.2345e-5, 0.9994, 0.9996, 2.5, 1234.0])
+def test_times_and_sizes_are_said_as_on_the_terminal(seconds, opened):
+    page = opened("mixed")
+    assert page.tab.evaluate("(seconds) => duration(seconds)", seconds) == table.duration(seconds)
+    assert page.tab.evaluate("(bytes) => size(bytes)", round(seconds * 1e9)) == table.size(round(seconds * 1e9))
+
+
+def test_on_paper_it_is_light_and_the_table_is_whole(opened):
+    page = opened("hostile", color_scheme="dark")
+    page.tab.emulate_media(media="print", color_scheme="dark")
+    page.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.tab.wait_for_timeout(300)
+    assert page.tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.tab.locator("#printed tbody tr").count() == 6
+    assert page.tab.locator("#table").is_hidden()
+    assert page.tab.locator(".chart svg").count() > 5
+
+
+def test_colours_are_chosen_and_dark_is_dark(opened):
+    page = opened("hostile", color_scheme="light")
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert page.tab.evaluate(background) == "rgb(255, 255, 255)"
+    page.tab.select_option("#theme", "dark")
+    assert page.tab.evaluate(background) == "rgb(21, 23, 28)"
+
+
+@pytest.mark.parametrize("fragment", ["", "#run={}"])
+def test_a_narrow_window_has_no_sideways_scroll(fragment, opened, swept):
+    page = opened("hostile", fragment.format(rows_of(swept, "hostile")[0].label))
+    page.tab.set_viewport_size({"width": 360, "height": 700})
+    if not fragment:
+        page.show_all()
+    assert page.tab.evaluate("document.scrollingElement.scrollWidth") <= 360
+
+
+def test_a_served_page_follows_its_sweep_and_keeps_what_is_typed(chromium, swept, tmp_path):
+    folder = SweepFolder(tmp_path / "growing")
+    shutil.copytree(swept / "hostile", folder.path)
+    lines = folder.journal.read_text().splitlines(keepends=True)
+    ends = [place for place, line in enumerate(lines) if '"done"' in line]
+    folder.journal.write_text("".join(lines[: ends[1]]))
+    command = [sys.executable, "-m", "runner", "report", "growing", "--watch"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        page = Page(chromium, server.stdout.readline().split()[0])
+        page.filter("features", "<= 8")
+        assert page.column("status").count("done") == 1
+        folder.journal.write_text("".join(lines))
+        page.tab.wait_for_selector("#verdict:has-text('6 of 6 runs done')")
+        assert page.column("status") == ["done"] * 6
+        assert page.tab.get_by_role("searchbox", name="filter features").input_value() == "<= 8"
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+        page.tab.wait_for_selector("#verdict[data-stopped]")
+    assert [text for text in page.complaints if "ERR_CONNECTION_REFUSED" not in text] == []
+    page.tab.context.close()

@@ -1,0 +1,454 @@
+"""The report: what it is made of, that text stays text, that nothing is loaded, and the verb. Without a browser."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import gzip
+import hashlib
+import html
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from html.parser import HTMLParser
+
+import pytest
+
+from runner.commands import main
+from runner.config import settings
+from runner.records import seeds, store
+from runner.records.paths import SweepFolder
+from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Trial, Verdict, to_data
+from runner.report.html.data import Report
+from runner.report.html.page import COMPARISON_SCRIPTS, PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
+from runner.sweep.outputs import Summary
+from tests.records.test_record import RECORD
+
+SETTINGS = settings.to_data(settings.Run())
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+MACHINE = {
+    "versions": {"jax": "0.10.2", "wandb": None},
+    "xla_flags": None,
+    "devices": [{"kind": "cpu", "platform": "cpu", "count": 1}],
+    "cpu": {"model": "fast", "num_cores": 2, "quota_cores": None},
+    "memory_bytes": 2**33,
+    "os": "Linux",
+    "git": {"commit": "abc", "dirty": True},
+    "machine_id": "m",
+    "software_id": "s",
+}
+
+
+def record(num: int, **values) -> Record:
+    """A run that is done, of the layer `linear`; `settings` are those that it has of its own."""
+    own = values.pop("settings", {})
+    given = {"run_id": f"{num}" * 64, "num": num, "status": Status.done, "error": None, "layer": "linear", "checks": []}
+    given |= {"settings": {**SETTINGS, **own}, "fingerprint": MACHINE}
+    return dataclasses.replace(RECORD, **(given | values))
+
+
+def plan(*runs: Record, num_configs: int | None = None) -> dict:
+    return {
+        "sweep": "mine",
+        "written_at": "2026-01-01T10:20:30.000+00:00",
+        "origin": {"command": ["-m", "seed=0,1", "input_shape=[4],[8]"]},
+        "num_configs": num_configs or len(runs),
+        "runs": [
+            {
+                **{"num": run.num, "run_id": run.run_id, "result_id": run.result_id, "program_id": run.program_id},
+                **{"layer": run.layer, "overrides": run.overrides, "settings": run.settings},
+            }
+            for run in runs
+        ],
+    }
+
+
+def data_of(*runs: Record, missing: tuple[Record, ...] = ()) -> dict:
+    report = Report()
+    for run in runs:
+        report.add(run)
+    return report.data(plan(*runs, *missing), "outputs/mine")
+
+
+def verdict(*runs: Record, missing: tuple[Record, ...] = ()) -> tuple[str, list[str]]:
+    found = data_of(*runs, missing=missing)["head"]["verdict"]
+    return found["level"], found["sentences"]
+
+
+def said(name: str, answer: str, **values) -> Check:
+    return Check(name=name, verdict=Verdict(answer), detail="as it was", **values)
+
+
+def unpacked(page: bytes) -> dict:
+    packed = re.search(r'<script type="text/plain" id="data">([A-Za-z0-9+/=]+)</script>', page.decode())
+    assert packed is not None
+    return json.loads(gzip.decompress(base64.b64decode(packed[1])))
+
+
+class Text(HTMLParser):
+    """The tags of a page, and its text outside of scripts and styles."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, text: str) -> None:
+        if self.tags[-1:] not in (["script"], ["style"]):
+            self.text += text
+
+
+def test_every_column_has_an_entry_a_run_in_the_order_of_the_plan():
+    runs = [record(num, settings={"seed": num}) for num in (2, 0, 1)]
+    columns = data_of(*runs)["columns"]
+    assert columns["num"] == [0, 1, 2]
+    assert columns["label"] == ["0-00000000", "1-11111111", "2-22222222"]
+    assert {len(values) for values in columns.values()} == {3}
+
+
+def test_axes_are_the_settings_that_tell_runs_apart_and_the_rest_is_said_once():
+    runs = [record(num, settings={"seed": num, "input_shape": [num, 4]}) for num in range(2)]
+    data = data_of(*runs)
+    assert data["axes"] == {"seed": [0, 1], "input_shape": ["[0,4]", "[1,4]"]}
+    own = [[data["pool"][place] for place in places] for places in data["columns"]["settings"]]
+    assert own[1] == [["seed", 1], ["input_shape", "[1,4]"]]
+    common = dict(data["pool"][place] for place in data["common"])
+    assert common["timing.rounds"] == SETTINGS["timing"]["rounds"]
+    assert "seed" not in common
+
+
+def test_what_runs_share_stands_once_in_the_pool():
+    runs = [record(num, checks=[said("streams", "yes", evidence={"n": 1})]) for num in range(3)]
+    data = data_of(*runs)
+    assert data["columns"]["checks"] == [data["columns"]["checks"][0]] * 3
+    (place,) = data["columns"]["checks"][0]
+    assert data["pool"][place] == ["streams", "yes", "as it was", None, '{\n "n": 1\n}']
+    assert len({json.dumps(value) for value in data["pool"]}) == len(data["pool"])
+
+
+def test_the_seeds_story_is_that_of_show():
+    run = record(1, settings={"seed": 7})
+    data = data_of(run)
+    story = [data["pool"][place] for place in data["columns"]["story"][0]]
+    assert story == seeds.story(to_data(run))
+
+
+def test_true_one_and_one_point_nought_stay_apart():
+    runs = [record(num, settings={"features": value}) for num, value in enumerate((1, True, 1.0, "1"))]
+    data = data_of(*runs)
+    assert data["columns"]["settings"] != [[], [], [], []]
+    assert [
+        dict(data["pool"][place] for place in [*data["common"], *own])["features"]
+        for own in data["columns"]["settings"]
+    ] == [1, "true", 1.0, "1"]
+
+
+def test_a_run_without_a_record_is_missing_and_keeps_its_place():
+    gone = record(1, settings={"seed": 1})
+    data = data_of(record(0), missing=(gone,))
+    assert data["columns"]["status"] == ["done", "missing"]
+    assert data["axes"] == {"seed": [0, 1]}
+    assert verdict(record(0), missing=(gone,)) == (
+        "care",
+        ["1 of 2 runs done, 1 missing", "times: 1 of 1 to be read with care (~)"],
+    )
+
+
+def test_a_sweep_of_which_nothing_is_done_has_a_page():
+    data = data_of(missing=(record(0), record(1, settings={"seed": 1})))
+    assert data["head"]["verdict"]["sentences"] == ["0 of 2 runs done, 2 missing"]
+    assert "No run has been made yet." in Text(to_html(data)).text
+
+
+@pytest.mark.parametrize(
+    ("answers", "level", "sentence"),
+    [
+        ({"streams": "yes", "mutable": "yes"}, "good", "2 checks: each holds"),
+        ({"streams": "yes", "mutable": "caution"}, "care", "2 checks: caution for mutable"),
+        ({"streams": "no", "mutable": "caution"}, "bad", "2 checks: no for streams; caution for mutable"),
+        ({"streams": "yes", "traps": "skipped"}, "good", "1 check: each holds"),
+        ({"eager": "no"}, "bad", "1 check: no for eager"),
+    ],
+)
+def test_the_verdict_names_the_checks_that_do_not_hold(answers, level, sentence):
+    found = verdict(record(0, timing=None, checks=[said(name, answer) for name, answer in answers.items()]))
+    assert found == (level, ["1 of 1 runs done", sentence])
+
+
+def test_a_failure_makes_the_verdict_bad_and_its_reason_stands_once():
+    error = Failure(kind=FailureKind.compile, type="ValueError", message="no way", traceback="")
+    runs = [record(num, status=Status.failed, error=error, settings={"seed": num}) for num in range(7)]
+    head = data_of(*runs)["head"]
+    assert head["verdict"]["level"] == "bad"
+    assert head["verdict"]["sentences"][0] == "0 of 7 runs done, 7 failed"
+    (reason,) = head["failures"]
+    assert (reason["kind"], reason["message"], reason["num"], len(reason["runs"])) == ("compile", "no way", 7, 5)
+
+
+def test_numbers_that_json_has_no_word_for_are_left_out():
+    output = [dataclasses.replace(RECORD.output[0], norm=math.nan, max=math.inf)]
+    train = TrainInfo(first_step=0, losses=[1.0, math.nan], step=RECORD.timing.init, steps_s=[], not_moved=[])
+    data = data_of(record(0, output=output, train=train, settings={"input": {"high": math.inf}}))
+    page = to_html(data)
+    assert data["columns"]["outputs"][0][0][1:6] == [None, 0.0, 0.5, 0.0, None]
+    assert unpacked(page)["columns"]["losses"] == [[[0, 1.0], [1, None]]]
+
+
+def test_a_long_loss_curve_keeps_its_ends_and_few_points():
+    train = TrainInfo(
+        first_step=5, losses=[float(n) for n in range(10_000)], step=RECORD.timing.init, steps_s=[], not_moved=[]
+    )
+    data = data_of(record(0, train=train))
+    (curve,) = data["columns"]["losses"]
+    assert len(curve) == 200
+    assert (curve[0], curve[-1]) == ([0, 0.0], [9999, 9999.0])
+
+
+def test_what_was_asked_is_the_command_and_the_values_of_each_axis():
+    runs = [record(num, settings={"seed": num, "features": num % 2}) for num in range(20)]
+    page = Text(to_html(data_of(*runs))).text
+    assert "bridge-runner -m seed=0,1 'input_shape=[4],[8]'" in page
+    assert "0, 1 … 19 (20 values)" in page
+    assert re.search(r"features\s*0, 1\s", page)
+
+
+STUDY = {"objective": "loss_last", "direction": "maximize", "n_trials": 5, "n_jobs": 1, "sampler": "TPESampler(seed=0)"}
+
+
+def test_a_search_has_its_trials_and_the_best_of_them_on_the_page():
+    runs = [record(num, settings={"features": num}) for num in range(2)]
+    report = Report()
+    for run in runs:
+        report.add(run)
+    trials = [
+        Trial(number=0, overrides=["features=0"], value=2.0, run_id=runs[0].run_id),
+        Trial(number=2, overrides=["features=0"], value=2.0, run_id=runs[0].run_id),
+        Trial(number=1, overrides=["features=1"], value=3.5, run_id=runs[1].run_id),
+        Trial(number=3, overrides=[f"features={HOSTILE}"], error="no number"),
+    ]
+    study = {**STUDY, "space": {"features": "range(0,2)"}}
+    data = report.data({**plan(*runs), "study": study}, "outputs/mine", trials)
+    assert data["search"] == {
+        "objective": "loss_last",
+        "direction": "maximize",
+        "trials": [
+            [0, 2.0, 0, "features=0", None],
+            [1, 3.5, 1, "features=1", None],
+            [2, 2.0, 0, "features=0", None],
+            [3, None, None, f"features={HOSTILE}", "no number"],
+        ],
+    }
+    assert (data["columns"]["trial"], data["columns"]["objective"]) == ([0, 1], [2.0, 3.5])
+    page = Text(to_html(data))
+    assert "img" not in page.tags
+    words = " ".join(page.text.split())
+    said = "search maximize loss_last trials 4 of 5, 1 failed features range(0,2) sampler TPESampler(seed=0)"
+    assert said.replace(" ", "") in words.replace(" ", "")
+    assert "3.5, trial 1: features=1 (1-11111111)" in words
+
+
+def test_a_search_of_which_nothing_is_told_has_a_page():
+    data = Report().data({**plan(), "study": {**STUDY, "space": {"features": "range(0,2)"}}}, "outputs/mine")
+    assert "0 of 5" in Text(to_html(data)).text
+
+
+def test_machine_software_and_git_are_on_the_page():
+    page = Text(to_html(data_of(record(0)))).text
+    for words in ("jax\n?0.10.2", r"1 × cpu \(cpu\)", "fast, 2 cores", "8.0 GiB", "abc, changed files"):
+        assert re.search(words, page), words
+    assert "wandb" not in page
+
+
+def test_text_stays_text_wherever_it_comes_from():
+    error = Failure(kind=FailureKind.other, type=HOSTILE, message=HOSTILE, traceback=HOSTILE)
+    run = record(0, layer=HOSTILE, error=error, status=Status.failed, checks=[said(HOSTILE, "no", mend=HOSTILE)])
+    other = record(1, settings={"variables": HOSTILE}, fingerprint={**MACHINE, "os": HOSTILE})
+    report = Report()
+    report.add(run)
+    report.add(other)
+    hostile_plan = {**plan(run, other), "sweep": HOSTILE, "origin": {"command": [HOSTILE]}}
+    page = to_html(report.data(hostile_plan, HOSTILE))
+    plain = to_html(data_of(record(0), record(1, settings={"variables": "x"})))
+    assert "img" not in Text(page).tags
+    assert Text(page).tags.count("script") == Text(plain).tags.count("script")
+    assert html.escape(HOSTILE) in page.decode()
+    assert unpacked(page)["columns"]["layer"][0] == HOSTILE
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_page():
+    error = Failure(kind=FailureKind.other, type="OSError", message="file \ud800", traceback="")
+    assert b"file ?" in to_html(data_of(record(0, status=Status.failed, error=error)))
+
+
+def test_the_policy_lets_run_what_is_in_the_page_and_load_nothing():
+    page = to_html(data_of(record(0))).decode()
+    rules = dict(
+        rule.split(" ", 1) for rule in html.unescape(re.search(r'Policy" content="([^"]*)"', page)[1]).split("; ")
+    )
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert rules["script-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
+    assert rules["default-src"] == "'none'"
+    assert "unsafe" not in json.dumps(rules)
+    assert "connect-src" not in rules
+    assert not re.search(r'<(?:link|img|iframe)[^>]* (?:src|href)="(?!data:)', page)
+
+
+def test_the_bundles_are_those_of_the_manifest_and_bring_their_licences():
+    entries = manifest()
+    for entry in entries:
+        content = (VENDOR / entry["file"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"], entry["file"]
+        assert re.search(rb"</script|<!--|</style", content, re.IGNORECASE) is None, entry["file"]
+        assert "Permission" in (VENDOR / entry["license_file"]).read_text()
+    listed = {entry["file"] for entry in entries} | {entry["license_file"] for entry in entries} | {"manifest.json"}
+    assert listed == {path.name for path in VENDOR.iterdir()}
+    assert all(entry["version"] and entry["license"] in ("MIT", "ISC") for entry in entries)
+
+
+def test_every_part_of_the_page_is_used():
+    files = {path.name for path in PARTS.iterdir() if path.is_file()}
+    scripts = {*SCRIPTS, *COMPARISON_SCRIPTS}
+    assert files == {*scripts, STYLE, "page.html", "compare.html"}
+
+
+def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():
+    data = data_of(record(0))
+    page = to_html(data)
+    assert len(page) < 1.2e6
+    assert to_html(data) == page
+
+
+def test_the_report_needs_no_jax():
+    code = "import sys, runner.reporting; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A sweep's folder with a plan of two runs, of which one is done."""
+    monkeypatch.chdir(tmp_path)
+    sweep = SweepFolder(tmp_path / "mine")
+    store.make_sweep_folder(sweep)
+    done, gone = record(0), record(1, settings={"seed": 1})
+    store.write_plan(sweep, plan(done, gone))
+    finish(sweep, done)
+    return sweep
+
+
+def finish(sweep: SweepFolder, run: Record) -> None:
+    """Writes what a sweep writes when a run is done."""
+    place = sweep.run(run.num, run.run_id)
+    store.make_run_folder(place)
+    store.write_record(place, run)
+    with open(sweep.journal, "a") as journal:
+        journal.write(json.dumps({"event": run.status.value, "run_id": run.run_id}) + "\n")
+
+
+def test_report_writes_the_page_of_what_is_there(folder, capsys):
+    assert main.main(["report", "mine"]) == 0
+    said = f"mine/report.html: {folder.report.stat().st_size / 1e6:.1f} MB, opens in any browser\n"
+    assert capsys.readouterr().out == said
+    data = unpacked(folder.report.read_bytes())
+    assert data["columns"]["status"] == ["done", "missing"]
+    assert data["folder"] == "mine"
+
+
+def test_a_sweeps_end_writes_the_page_that_report_writes(folder):
+    summary = Summary()
+    for run in store.read_records([folder.run(0, "0" * 64)]):
+        summary.add(run)
+    summary.write_report(folder)
+    at_end = folder.report.read_bytes()
+    assert main.main(["report", "mine"]) == 0
+    assert folder.report.read_bytes() == at_end
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "report: got nothing.\n  Try: bridge-runner report outputs/SWEEP [--watch]"),
+        (["a", "b"], "report: got a b.\n  Try: bridge-runner report outputs/SWEEP [--watch]"),
+        (["mine", "--open"], "report: got mine --open.\n  Try: bridge-runner report outputs/SWEEP [--watch]"),
+        (["min"], "min is no sweep: it has no sweep.json.\n  Try: mine"),
+        (["min", "--watch"], "min is no sweep: it has no sweep.json.\n  Try: mine"),
+    ],
+)
+def test_a_mistake_says_what_to_type_and_writes_nothing(words, message, folder, capsys):
+    assert main.main(["report", *words]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not folder.report.exists()
+
+
+def test_a_damaged_record_is_said_and_the_old_page_stays(folder, capsys):
+    folder.report.write_text("old")
+    path = folder.run(0, "0" * 64).record
+    path.write_bytes(path.read_bytes().replace(b"linear", b"binary", 1))
+    assert main.main(["report", "mine"]) == 2
+    assert "is damaged: it is not what was written, by its digest" in capsys.readouterr().err
+    assert folder.report.read_text() == "old"
+
+
+def test_a_page_that_cannot_be_written_is_said(folder, capsys):
+    folder.report.mkdir()
+    assert main.main(["report", "mine"]) == 2
+    said = "error: mine/report.html: Is a directory.\n  Try: bridge-runner report mine --watch\n"
+    assert capsys.readouterr().err == said
+
+
+def get(url: str, **headers: str) -> tuple[int, bytes, str | None]:
+    request = urllib.request.Request(url, headers={name.replace("_", "-"): text for name, text in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read(), answer.headers["ETag"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(), None
+
+
+@pytest.fixture
+def served(folder):
+    """The address of `report mine --watch`, which ends well on Ctrl-C."""
+    command = [sys.executable, "-m", "runner", "report", "mine", "--watch"]
+    process = subprocess.Popen(command, cwd=folder.path.parent, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process:
+        line = process.stdout.readline()
+        yield re.fullmatch(r"(http://127\.0\.0\.1:\d+/) follows mine; Ctrl-C ends it\n", line)[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_served_page_follows_its_sweep_and_is_sent_only_when_it_is_new(folder, served):
+    status, page, name = get(served)
+    assert (status, unpacked(page)["columns"]["status"]) == (200, ["done", "missing"])
+    assert b"connect-src &#39;self&#39;" in page
+    assert get(served, If_None_Match=name) == (304, b"", None)
+    finish(folder, record(1, settings={"seed": 1}))
+    while (news := get(served, If_None_Match=name))[0] == 304:
+        time.sleep(0.05)
+    assert (news[0], unpacked(news[1])["columns"]["status"]) == (200, ["done", "done"])
+
+
+def test_a_server_answers_this_machine_only_and_has_one_page(served):
+    assert get(served, Host="evil.example") == (403, b"this page is for this machine", None)
+    assert get(f"{served}etc/passwd") == (404, b"there is one page here: /", None)
+
+
+def test_a_server_says_what_is_damaged_and_goes_on(folder, served):
+    content = folder.journal.read_bytes()
+    folder.journal.write_bytes(b"{\n" + content)
+    status, text, _ = get(served)
+    assert (status, b"journal.jsonl line 1 is damaged" in text) == (500, True)
+    folder.journal.write_bytes(content)
+    assert get(served)[0] == 200

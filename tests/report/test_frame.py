@@ -1,0 +1,146 @@
+"""`runner.load`: a data frame of a sweep's runs, aggregates over seeds, and outputs when they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from failing_layers import LAYERS
+
+import runner
+from runner.arrays import trees
+from runner.commands import main
+from runner.errors import StorageError, UserError
+from runner.records import store
+from runner.report.frame import Results
+
+QUIET = ("timing.rounds=2", "tracking=disabled", "checkpoint=none")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Two sweeps: `many` has ten seeds of two programs, `mixed` a run that is done and one that failed."""
+    path = tmp_path_factory.mktemp("loaded")
+    (path / "loaded_layers.py").write_text(LAYERS)
+    (path / "broken").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.syspath_prepend(str(path))
+        assert main.main(["-m", "seed=range(0,10)", "features=4,8", "sweep=many", *QUIET]) == 0
+        layer = ["layer=custom", "layer.target=loaded_layers.Fails", "layer.kwargs.when=broken,whole"]
+        assert main.main(["-m", *layer, "sweep=mixed", *QUIET]) == 1
+    return path / "outputs"
+
+
+@pytest.fixture
+def many(root) -> Results:
+    return runner.load(root / "many")
+
+
+def test_the_frame_is_what_pandas_reads_from_the_file(root, many):
+    pd.testing.assert_frame_equal(many.frame, pd.read_parquet(root / "many" / "results.parquet"))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: shutil.copy(path.parents[1] / "mixed" / path.name, path)]
+)
+def test_the_frame_comes_from_the_records_where_the_file_is_not_of_these_runs(damage, root, many, tmp_path):
+    shutil.copytree(root, tmp_path / "copy")
+    damage(tmp_path / "copy" / "many" / "results.parquet")
+    pd.testing.assert_frame_equal(runner.load(tmp_path / "copy" / "many").frame, many.frame)
+
+
+def test_seeds_come_together_with_median_interval_and_number(many):
+    found = many.by("features")
+    norms = many.frame.loc[many.frame["features"] == 4, "output_norm"]
+    interval = scipy.stats.quantile_test(norms, p=0.5).confidence_interval(confidence_level=0.99)
+    assert list(found.index) == [4, 8]
+    assert found.loc[4, "output_norm"].tolist() == [norms.median(), interval.low, interval.high, 10]
+
+
+def test_a_time_over_seeds_says_how_many_runs_are_to_be_read_with_care(many):
+    flagged = many.frame[many.frame["features"] == 8]["apply_latency_flags"] != ""
+    assert many.by("features").loc[8, ("apply_latency_median_s", "flagged")] == flagged.sum() > 0
+
+
+def test_runs_come_together_by_any_config_key(many):
+    found = many.by("layer.kwargs.out_features", "input_shape", of=["init_latency_median_s"])
+    assert found.index.names == ["layer.kwargs.out_features", "input_shape"]
+    assert found["init_latency_median_s"]["n"].to_dict() == {(4, "[4]"): 10, (8, "[4]"): 10}
+
+
+def test_few_seeds_have_no_interval_and_a_failed_run_no_number(root):
+    found = runner.load(root / "mixed").by("layer.kwargs.when")["output_norm"]
+    assert found["n"].to_dict() == {"broken": 0, "whole": 1}
+    assert found[["low", "high"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("run", [3, "3", "{label}", "{run_id}"])
+def test_an_output_is_read_when_it_is_asked_for(run, root, many):
+    (folder,) = (root / "many" / "runs").glob("3-*")
+    run_id = many.frame["run_id"][3]
+    asked = run.format(label=folder.name, run_id=run_id) if isinstance(run, str) else run
+    assert np.array_equal(many.output(asked), np.load(folder / "output.npy"))
+    assert many.record(asked).run_id == run_id
+
+
+def test_several_outputs_come_by_path(root, many, tmp_path):
+    folder = store.find_run(shutil.copytree(root / "many", tmp_path / "many") / "0")
+    record = store.read_record(folder)
+    arrays = {name: np.full(2, number, np.float32) for number, name in enumerate(["carry", "y"])}
+    store.write_output(folder, arrays)
+    summaries = [trees.summarize_array(path, array) for path, array in arrays.items()]
+    store.write_record(folder, dataclasses.replace(record, output=summaries))
+    output = runner.load(tmp_path / "many").output(0)
+    assert {path: array.tolist() for path, array in output.items()} == {"carry": [0, 0], "y": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda results: results.by("feature"), "feature: the runs have no such key.\n  Try: features"),
+        (lambda results: results.by("seed", of=["apply"]), "apply: the runs have no such key"),
+        (lambda results: results.output(20), "run 20: 0 such runs are there, one is wanted; the first are 0-"),
+        (lambda results: results.output(""), "run '': 20 such runs are there, one is wanted; the first are 0-"),
+    ],
+)
+def test_what_is_not_there_is_said(ask, said, many):
+    with pytest.raises(UserError) as caught:
+        ask(many)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_failed_run_has_no_output(root):
+    with pytest.raises(UserError, match=r"run 0-\w{8} has no output: it failed"):
+        runner.load(root / "mixed").output(0)
+
+
+def test_a_folder_that_is_no_sweep_is_said(root):
+    with pytest.raises(StorageError, match="man is no sweep: it has no sweep.json"):
+        runner.load(root / "man")
+
+
+def test_a_sweep_of_which_nothing_is_done_is_said(root, tmp_path):
+    (tmp_path / "none").mkdir()
+    shutil.copy(root / "many" / "sweep.json", tmp_path / "none")
+    with pytest.raises(UserError, match="none: no run of this sweep is done"):
+        runner.load(tmp_path / "none")
+
+
+def test_without_pandas_it_says_what_to_install(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError) as caught:
+        runner.load(root / "many")
+    assert str(caught.value) == "the package pandas is not installed.\n  Try: pip install 'bridge-runner[pandas]'"
+
+
+def test_a_sweep_over_many_seeds_says_how_to_see_them_together(root, capsys):
+    words = ["seed=range(0,10)", "features=4,8", f"output_root={root}", "sweep=many", *QUIET]
+    assert main.main(["-m", *words]) == 0
+    assert f"\n  over seeds  bridge-runner ls {root}/many --by features\n" in capsys.readouterr().out

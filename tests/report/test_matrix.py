@@ -1,0 +1,218 @@
+"""The claims of a sweep as a table in Markdown."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from runner.bridge import wrap
+from runner.checks import registry
+from runner.commands import main
+from runner.config import schema
+from runner.experiment import execute
+from runner.experiment.program import draft, identify
+from runner.records import store
+from runner.records.paths import SweepFolder
+from runner.records.record import Check, Failure, FailureKind, Status, Verdict
+from runner.report import matrix
+from runner.sweep.outputs import Summary
+from tests.records.test_record import RECORD
+
+CPU = {"versions": {"flax": "0.12.8", "jax": "0.10.2", "python": "3.11.7", "numpy": "2.4.6"}}
+
+
+def record(num, layer, verdicts, *, depth="full", error=None, program=None, **settings):
+    """A record of a run, with what each claim said: a verdict, or a verdict and its sentence."""
+    pairs = {name: said if isinstance(said, tuple) else (said, "well") for name, said in verdicts.items()}
+    return dataclasses.replace(
+        RECORD,
+        num=num,
+        run_id=f"{num}" * 16,
+        program_id=program or f"program {num}",
+        layer=layer,
+        settings={"seed": 0, "layer": {"target": "m.Mine", "kwargs": {}}, "checks": {"depth": depth}, **settings},
+        status=Status.failed if error else Status.done,
+        checks=[Check(name=name, verdict=Verdict(said), detail=why) for name, (said, why) in pairs.items()],
+        fingerprint=CPU,
+        error=error,
+    )
+
+
+LINEAR = record(0, "linear", {"complete": "yes", "finite": "no", "traps": "yes"})
+LORA = record(
+    1, "lora", {"complete": "yes", "trained": ("no", "lora_a and lora_b\nare not in params | <never> trained")}
+)
+LIST = record(2, "list", {"traps": ("caution", "keys [0, 1] are integers"), "trained": "skipped"})
+
+TABLE = r"""# Claims about 3 programs
+
+flax 0.12.8 · jax 0.10.2 · python 3.11.7 · cpu · 2026-01-01
+
+| layer | complete | trained | traps |
+| --- | --- | --- | --- |
+| linear | yes | – | yes |
+| lora | yes | no | – |
+| list | – | – | caution |
+
+- trained, no: lora: lora_a and lora_b are not in params \| \<never> trained
+- traps, caution: list: keys \[0, 1\] are integers
+"""
+
+
+def test_the_table_has_a_row_a_layer_a_column_a_claim_and_a_line_for_each_no():
+    assert matrix.to_markdown([LIST, LINEAR, LORA]) == TABLE
+
+
+def test_nothing_below_the_table_where_every_claim_holds():
+    page = matrix.to_markdown([LINEAR])
+    assert page is not None
+    assert page.startswith("# Claims about 1 program\n")
+    assert page.endswith("| layer | complete | traps |\n| --- | --- | --- |\n| linear | yes | yes |\n")
+
+
+def test_programs_of_one_layer_are_told_apart_by_what_varied():
+    rows = [record(num, "linear", {"complete": "yes"}, features=width, seed=num) for num, width in enumerate((8, 32))]
+    page = matrix.to_markdown(rows)
+    assert page is not None
+    assert page.splitlines()[-2:] == ["| linear features=8 | yes |", "| linear features=32 | yes |"]
+
+
+def test_a_run_that_failed_before_its_claims_has_a_row_and_its_reason():
+    error = Failure(kind=FailureKind.compile, type="ValueError", message="no\nway", traceback="")
+    page = matrix.to_markdown([LINEAR, record(1, "odd", {}, error=error)])
+    assert page is not None
+    assert page.splitlines()[-3:] == ["| odd | – | – |", "", "- the run of odd failed: compile: no way"]
+
+
+def test_other_versions_and_days_have_a_line_of_their_own():
+    later = dataclasses.replace(LORA, started_at="2026-01-03T00:00:00.000+00:00")
+    other = dataclasses.replace(LIST, fingerprint={"versions": {"flax": "0.13.0", "jax": None}})
+    page = matrix.to_markdown([LINEAR, later, other])
+    assert page is not None
+    assert page.splitlines()[2:4] == [
+        "flax 0.12.8 · jax 0.10.2 · python 3.11.7 · cpu · 2026-01-01 to 2026-01-03",
+        "flax 0.13.0 · cpu · 2026-01-01",
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [record(0, "linear", {"finite": "no"}), record(1, "mlp", {"eager": "yes"})],
+        [record(0, "linear", {"complete": "yes"}, depth="traced", features=8)],
+        [record(num, "linear", {"complete": "yes"}, depth="traced", features=num) for num in (8, 9)],
+    ],
+)
+def test_no_table_where_no_claim_was_asked_or_only_some_of_one_layer(rows):
+    assert matrix.to_markdown(rows) is None
+
+
+def test_two_layers_are_compared_by_traced_claims_too():
+    rows = [record(num, layer, {"streams": "yes"}, depth="traced") for num, layer in enumerate(("linear", "mlp"))]
+    assert "| mlp | yes |" in str(matrix.to_markdown(rows))
+
+
+def test_a_program_is_judged_by_its_first_record_that_answers():
+    silent, answers, later = (
+        record(0, "linear", {}, program="p"),
+        record(1, "linear", {"traps": "yes"}, program="p"),
+        record(2, "linear", {"traps": "no"}, program="p"),
+    )
+    programs = {}
+    for one in (silent, answers, later):
+        matrix.remember(one, programs)
+    assert [kept.num for kept in programs.values()] == [1]
+
+
+def test_the_columns_are_the_claims_in_the_order_in_which_they_are_asked():
+    asked = [*registry.TRACED, *registry.FULL]
+    assert list(matrix.CLAIMS) == asked
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sweep's folder with three records in it."""
+    sweep = SweepFolder(tmp_path / "mine")
+    store.make_sweep_folder(sweep)
+    for one in (LINEAR, LORA, LIST):
+        run = sweep.run(one.num, one.run_id)
+        store.make_run_folder(run)
+        store.write_record(run, one)
+    return sweep
+
+
+def runs(folder):
+    return [folder.run(one.num, one.run_id) for one in (LINEAR, LORA, LIST)]
+
+
+def test_the_files_at_a_sweeps_end_are_written_from_its_records(folder):
+    summary = Summary()
+    for one in store.read_records(runs(folder)):
+        summary.add(one)
+    rows = summary.write(folder, [one.run_id for one in (LINEAR, LORA, LIST)])
+    assert [row["layer"] for row in rows] == ["linear", "lora", "list"]
+    assert folder.results.exists()
+    assert folder.checks.read_text(encoding="utf-8") == TABLE
+
+
+def test_no_table_is_written_where_there_is_nothing_to_compare(folder):
+    Summary().write(folder, [])
+    assert folder.results.exists()
+    assert not folder.checks.exists()
+
+
+def test_the_table_needs_no_jax():
+    code = "import sys, runner.summary; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_sweep_over_two_layers_names_its_table_and_results_writes_it_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    off = ["timing=off", "tracking=disabled", "checkpoint=none"]
+    assert main.main(["-m", "layer=prelu,linear", "sweep=two", *off]) == 0
+    page = tmp_path / "outputs" / "two" / "checks.md"
+    assert "  claims      outputs/two/checks.md\n" in capsys.readouterr().out
+    before = page.read_bytes()
+    page.unlink()
+    assert main.main(["results", "outputs/two"]) == 0
+    assert page.read_bytes() == before
+    assert "outputs/two/checks.md\n" in capsys.readouterr().out
+
+
+def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
+    rows = [record(num, name, {"lifts": ("caution", "not twice")}) for num, name in enumerate(("linear", "mlp"))]
+    assert str(matrix.to_markdown(rows)).endswith("\n\n- lifts, caution: linear, mlp: not twice\n")
+
+
+@pytest.mark.slow
+def test_every_layer_with_params_answers_without_them_and_two_claims_say_no(make_run):
+    names = [name for name in schema.layer_names() if name != "custom"]
+    drafts = {name: (run, draft(run, identify(run))) for name in names for run in [make_run(f"layer={name}")]}
+    asked = {
+        name: dataclasses.replace(execute.subject(drafted, run), given={})
+        for name, (run, drafted) in drafts.items()
+        if wrap.PARAMS in drafted.needs.variables
+    }
+    assert len(asked) == 39
+    for subject in asked.values():
+        jax.eval_shape(subject.apply, {}, subject.key, subject.x)  # raises nothing
+        found = registry.judge(subject, full=False, only=["complete", "nothing_invented"])
+        assert [check.verdict for check in found] == [Verdict.no, Verdict.no]
+
+
+@pytest.mark.slow
+def test_the_matrix_gives_the_verdicts_of_the_copy_that_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["-m", "+experiment=matrix", "tracking=disabled", "sweep=m"]) == 0
+    made = (tmp_path / "outputs" / "m" / "checks.md").read_text()
+    kept = (Path(__file__).resolve().parents[2] / "MATRIX.md").read_text()
+    kept = kept[kept.index("\n| layer | complete") :]
+    rows = [[line for line in page.splitlines() if line.startswith("| ")] for page in (made, kept)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == len(schema.layer_names()) - 1 + 2

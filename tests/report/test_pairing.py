@@ -1,0 +1,98 @@
+"""Which run of one side answers to which of another."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from runner.config.settings import Run, flatten, to_data
+from runner.report.compare import pairing
+from runner.report.compare.pairing import Entry, How
+
+
+def entry(num: int = 0, *, result: str | None = None, **settings) -> Entry:
+    """A run whose ids are told by its settings; names of config keys with `__` for the dot."""
+    values = {key.replace("__", "."): str(value) for key, value in settings.items()}
+    flat = {
+        key: str(value) for key, value in flatten(to_data(Run())).items() if key.split(".")[0] != "tracking"
+    } | values
+    result = result or str(sorted((key, value) for key, value in values.items() if not key.startswith("timing")))
+    return Entry(
+        label=f"{num}-x",
+        run_id=f"{result} {values}",
+        result_id=result,
+        program_id=result,
+        layer="linear",
+        device="cpu:0",
+        platform="cpu",
+        status="done",
+        settings=flat,
+        output={},
+        variables="",
+        checks={},
+        apply_s=None,
+        apply_flags=(),
+        machine_id="m",
+        software_id="s",
+    )
+
+
+def paired(a: list[Entry], b: list[Entry]) -> tuple[list[tuple[str, str, How]], list[str], list[str]]:
+    found = pairing.pair(a, b)
+    only = [[one.label for one in side] for side in (found.only_a, found.only_b)]
+    return [(one.a.label, one.b.label, one.how) for one in found.pairs], *only
+
+
+def test_runs_of_one_result_id_are_a_pair_in_whatever_order():
+    a = [entry(num, seed=num) for num in range(3)]
+    b = [entry(num, seed=2 - num) for num in range(3)]
+    pairs = [("0-x", "2-x", How.result_id), ("1-x", "1-x", How.result_id), ("2-x", "0-x", How.result_id)]
+    assert paired(a, b) == (pairs, [], [])
+
+
+def test_a_result_timed_in_two_ways_meets_its_own_kind():
+    a = [entry(0, timing__mode="quick"), entry(1, timing__mode="careful")]
+    b = [entry(0, timing__mode="careful"), entry(1, timing__mode="off")]
+    assert paired(a, b) == ([("0-x", "1-x", How.result_id), ("1-x", "0-x", How.result_id)], [], [])
+
+
+def test_runs_that_only_one_side_has_are_named():
+    pairs, only_a, only_b = paired([entry(0, seed=0), entry(1, seed=1)], [entry(0, seed=1), entry(1, seed=2)])
+    assert (pairs, only_a, only_b) == ([("1-x", "0-x", How.result_id)], ["0-x"], ["1-x"])
+
+
+def test_equal_settings_make_a_pair_where_the_layers_source_changed_the_ids():
+    a = [entry(num, result=f"old {num}", seed=num) for num in range(2)]
+    b = [entry(num, result=f"new {num}", seed=num, checkpoint__writer="none") for num in range(2)]
+    assert paired(a, b)[0] == [("0-x", "0-x", How.settings), ("1-x", "1-x", How.settings)]
+
+
+def test_sides_that_differ_on_purpose_are_paired_by_what_they_share():
+    a = [entry(num, seed=num, layer__target="one") for num in range(3)]
+    b = [entry(num, seed=num, layer__target="two", layer__kwargs__hidden=8) for num in range(1, 4)]
+    pairs, only_a, only_b = paired(a, b)
+    assert pairs == [("1-x", "1-x", How.other_settings), ("2-x", "2-x", How.other_settings)]
+    assert (only_a, only_b) == (["0-x"], ["3-x"])
+
+
+def test_what_is_left_is_not_paired_by_less_where_some_runs_have_partners():
+    a, b = [entry(0, features=8), entry(1, features=16)], [entry(0, features=16), entry(1, features=32)]
+    assert paired(a, b) == ([("1-x", "0-x", How.result_id)], ["0-x"], ["1-x"])
+
+
+def test_runs_of_which_nothing_says_which_belong_together_stay_alone():
+    a = [entry(num, layer__target=name) for num, name in enumerate(["one", "two"])]
+    b = [entry(num, layer__target=name) for num, name in enumerate(["three", "four"])]
+    assert paired(a, b) == ([], ["0-x", "1-x"], ["0-x", "1-x"])
+
+
+def test_a_key_that_one_side_lacks_differs():
+    assert pairing.differing({"a": "1", "b": "2"}, {"b": "2", "c": "3"}) == {"a": ("1", "–"), "c": ("–", "3")}
+
+
+@pytest.mark.parametrize(("key", "varies"), [("seed", True), ("timing.mode", False), ("layer.kwargs.hidden", True)])
+def test_what_varies_is_what_changes_the_result(key, varies):
+    one = entry(timing__mode="quick", seed=0, layer__kwargs__hidden=4)
+    two = dataclasses.replace(entry(timing__mode="careful", seed=1))
+    assert (key in pairing.varied([one, two])) is varies

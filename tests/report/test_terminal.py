@@ -1,0 +1,347 @@
+"""What the terminal shows: the table of runs, notes below it, progress, and text as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from runner.config import settings
+from runner.records.record import (
+    Aggregate,
+    Check,
+    Failure,
+    FailureKind,
+    Phases,
+    Record,
+    Row,
+    Status,
+    TrainInfo,
+    Verdict,
+    row_of,
+)
+from runner.report import table
+from runner.report import terminal as report_terminal
+from runner.report.terminal import Terminal
+
+SETTINGS = settings.to_data(settings.Run())
+
+
+def make_row(num: int, **values) -> Row:
+    """A row that is done; names of config keys (`__` for the dot) go into its settings."""
+    fields = {field.name for field in dataclasses.fields(Row)}
+    data = {**SETTINGS, "layer": {**SETTINGS["layer"], "kwargs": {}}}
+    for key, value in values.items():
+        if key not in fields or key == "device":
+            head, _, rest = key.partition("__")
+            data[head] = {**data[head], rest: value} if rest else value
+    given = {key: value for key, value in values.items() if key in fields}
+    row = {"num": num, "run_id": f"{num}abcdef0123", "status": "done", "layer": "linear", "device": "cpu:0"}
+    return Row(**(row | {"output_norm": 1.5, "apply_s": 2e-3, "checkpoint_bytes": 1234, "settings": data} | given))
+
+
+def record(status: Status = Status.done, **values) -> Record:
+    empty = dict.fromkeys(("run_id", "result_id", "timing_id", "program_id", "sweep", "started_at"), "x")
+    given = {"num": 0, "status": status, "wall_s": 0.0, "overrides": [], "settings": SETTINGS, "platform": "cpu"}
+    return Record(**(empty | given | {"layer": "linear", "device": "cpu:0"} | values))
+
+
+def failure(kind: str, name: str, message: str) -> Failure:
+    return Failure(kind=FailureKind[kind], type=name, message=message, traceback="")
+
+
+def plan(num_runs: int = 3, *, num_configs: int | None = None, counts: dict[str, int] | None = None):
+    return SimpleNamespace(
+        tasks=[None] * num_runs,
+        drafts=dict.fromkeys(range(2)),
+        num_configs=num_configs or num_runs,
+        counts=lambda: counts or {"new": num_runs},
+        folder=SimpleNamespace(name="mine"),
+        study=None,
+    )
+
+
+def on_terminal(width: int = 80) -> Terminal:
+    """A terminal of `width` columns whose two streams are kept."""
+    return Terminal(*(Console(file=io.StringIO(), width=width, force_terminal=True) for _ in range(2)))
+
+
+def in_pipe(width: int = 80) -> Terminal:
+    return Terminal(*(Console(file=io.StringIO(), width=width, highlight=False) for _ in range(2)))
+
+
+def said(shown: Terminal) -> tuple[str, str]:
+    return shown.console.file.getvalue(), shown.errors.file.getvalue()
+
+
+def headings(rows, width):
+    return re.split(r" {2,}", table.runs_table(rows, width=width).plain.splitlines()[0].strip())
+
+
+FIXED = ["output norm", "apply", "saved", "status"]
+
+WIDE = [
+    make_row(
+        seed,
+        seed=seed,
+        features=8 * seed + 8,
+        input_shape=[4, seed + 1],
+        device=f"cpu:{seed}",
+        layer=f"a_layer_of_a_long_name_{seed}",
+    )
+    for seed in range(3)
+]
+
+
+@pytest.mark.parametrize(
+    ("varied", "shown"),
+    [
+        ({}, []),
+        ({"seed": [0, 1, 2]}, ["seed"]),
+        ({"features": [8, 16, 8], "seed": [0, 0, 1]}, ["seed", "features"]),
+        ({"input_shape": [[4], [8], [4]], "layer": ["linear", "linear", "mlp"]}, ["layer", "input_shape"]),
+        ({"timing__rounds": [10, 10, 20], "seed": [0, 1, 1]}, ["seed", "timing.rounds"]),
+        ({"layer": ["a", "b", "b"], "layer__name": ["a", "b", "b"], "layer__target": ["x", "y", "y"]}, ["layer"]),
+        ({"layer": ["a", "b", "b"], "input__high": [None, 32, 32]}, ["layer"]),
+        ({"seed": [0, 1, 2], "features": [8, 16, 32]}, ["seed", "features"]),
+        ({"sweep": ["a", "b", "c"], "output_root": ["a", "b", "c"]}, []),
+    ],
+)
+def test_a_table_shows_the_axes_that_tell_the_runs_apart(varied, shown):
+    rows = [make_row(num, **{key: values[num] for key, values in varied.items()}) for num in range(3)]
+    assert headings(rows, 200) == ["run", *shown, *FIXED]
+    assert table.notes(rows, width=200) == []
+
+
+def test_axes_that_do_not_fit_are_named_below():
+    assert headings(WIDE, 200) == ["run", "layer", "seed", "input_shape", "features", "device", *FIXED]
+    assert headings(WIDE, 80) == ["run", "layer", "seed", *FIXED]
+    assert table.notes(WIDE, width=80) == ["also varied: input_shape, features, device"]
+    assert table.notes(WIDE, width=200) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (None, "–"),
+        (Aggregate(num=3, median=2e-5, low=None, high=None), "20 µs n 3"),
+        (Aggregate(num=8, median=2e-5, low=1.9e-5, high=3.25e-5), "20 µs (19–32.5) n 8"),
+        (Aggregate(num=8, median=9.9e-4, low=9.8e-4, high=1.1e-3), "990 µs (980 µs–1.1 ms) n 8"),
+    ],
+)
+def test_a_median_is_shown_with_its_interval_and_number(one, said):
+    assert table.spread(one, table.duration) == said
+
+
+@pytest.mark.parametrize("width", [60, 80, 81, 100, 120, 200])
+def test_no_line_of_a_table_is_wider_than_the_terminal(width):
+    shown = in_pipe(width)
+    shown.console.print(table.runs_table(WIDE, width=width))
+    lines = said(shown)[0].splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+
+
+def test_a_table_has_a_line_a_run():
+    rows = [make_row(0, apply_flags=["short"]), make_row(1, seed=1, status="failed", output_norm=None, apply_s=None)]
+    shown = in_pipe()
+    shown.results([rows[0], dataclasses.replace(rows[1], checkpoint_bytes=None)])
+    heading, _, first, second, note = said(shown)[0].splitlines()
+    assert heading.split("  ")[0] == "run"
+    assert first.split() == ["0-0abcdef0", "0", "1.5", "~2", "ms", "1.23", "kB", "done"]
+    assert second.split() == ["1-1abcdef0", "1", "–", "–", "–", "failed"]
+    assert note == "~ read with care: 1 under 1 ms a sample (timing=careful loops)"
+
+
+def test_a_long_table_says_where_the_rest_is():
+    rows = [make_row(num, seed=num) for num in range(table.MAX_ROWS + 2)]
+    shown = in_pipe()
+    shown.results(rows)
+    lines = said(shown)[0].splitlines()
+    assert len(lines) == 2 + table.MAX_ROWS + 1
+    assert lines[-1] == "… and 2 more: bridge-runner ls SWEEP"
+    shown.results(rows, max_rows=len(rows))
+    assert said(shown)[0].count("done") == 2 * table.MAX_ROWS + 2
+
+
+def test_no_rows_are_no_table():
+    shown = in_pipe()
+    shown.results([])
+    assert said(shown) == ("", "")
+
+
+def test_flags_are_counted_and_explained():
+    rows = [make_row(0, apply_flags=["short", "spread"]), make_row(1, apply_flags=["short"]), make_row(2)]
+    assert table.notes(rows, width=80) == [
+        "~ read with care: 2 under 1 ms a sample (timing=careful loops), 1 with a deviation of 10 % or more"
+    ]
+    assert table.notes([make_row(0, apply_flags=["odd"])], width=80) == ["~ read with care: 1 odd"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0.0, "0 ns"),
+        (1.234e-9, "1.23 ns"),
+        (9.99e-7, "999 ns"),
+        (9.999e-7, "1 µs"),
+        (1e-6, "1 µs"),
+        (12.34e-6, "12.3 µs"),
+        (9.996e-4, "1 ms"),
+        (1e-3, "1 ms"),
+        (0.1234, "123 ms"),
+        (0.9999, "1 s"),
+        (1.0, "1 s"),
+        (61.26, "61.3 s"),
+        (999.6, "1000 s"),
+        (3600.0, "3600 s"),
+        (86400.0, "86400 s"),
+    ],
+)
+def test_a_duration_has_three_digits_and_its_unit(seconds, text):
+    assert table.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1234, "1.23 kB"),
+        (999_499, "999 kB"),
+        (999_999, "1 MB"),
+        (12_345_678, "12.3 MB"),
+        (999_999_999, "1 GB"),
+        (5 * 10**12, "5 TB"),
+        (5678 * 10**12, "5678 TB"),
+    ],
+)
+def test_a_size_has_three_digits_and_its_unit(num_bytes, text):
+    assert table.size(num_bytes) == text
+
+
+def test_a_list_of_sweeps_has_text_to_the_left_and_numbers_to_the_right():
+    shown = in_pipe()
+    shown.console.print(table.plain_table([{"sweep": "[red]a[/]", "runs": 5}, {"sweep": "b", "runs": 100}]))
+    _, _, first, second = said(shown)[0].splitlines()
+    assert (first, second) == ("[red]a[/]     5", "b           100")
+
+
+@pytest.mark.parametrize("make", [on_terminal, in_pipe])
+def test_what_looks_like_markup_is_text(make):
+    shown = make(200)
+    rows = [make_row(0, layer="[red]x[/]"), make_row(1, layer="[/]y :smile:", layer__kwargs={"[bold]": "[b]"})]
+    shown.results(rows)
+    shown.line("[red]line[/]")
+    shown.warned("[red]warned[/] [/]")
+    shown.finished(record(Status.failed, error=failure("other", "E", "[blink]")), SimpleNamespace(record="f"))
+    out, err = said(shown)
+    assert "[red]x[/]" in out and "[/]y :smile:" in out and "[red]line[/]" in out
+    assert "[red]warned[/] [/]" in err and "[blink]" in err
+
+
+def test_colours_are_for_terminals_without_no_color(monkeypatch):
+    rows = [make_row(0), make_row(1, seed=1, status="failed")]
+    for make, coloured in ((on_terminal, True), (in_pipe, False)):
+        shown = make()
+        shown.results(rows)
+        assert ("\x1b[32mdone" in said(shown)[0], "\x1b[1;31mfailed" in said(shown)[0]) == (coloured, coloured)
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = on_terminal()
+    shown.results(rows)
+    assert "\x1b[32m" not in said(shown)[0] and "31m" not in said(shown)[0]
+
+
+def test_a_terminal_shows_progress_on_standard_error_and_takes_it_away():
+    shown = on_terminal()
+    with shown:
+        shown.started(plan(3), 3)
+        shown.finished(record(), None)
+        shown._progress.refresh()
+        shown.finished(record(Status.failed, error=failure("other", "E", "no")), SimpleNamespace(record="f"))
+        shown._progress.refresh()
+    out, err = said(shown)
+    assert out == "mine: 3 runs · 2 programs\n"
+    assert "1/3" in err and "2/3" in err and "1 failed" in err
+    assert err.endswith("\x1b[2K") or "\x1b[?25h" in err
+
+
+@pytest.mark.parametrize(("make", "num_pending"), [(in_pipe, 3), (on_terminal, 1), (on_terminal, 0)])
+def test_there_is_no_progress_bar_in_a_pipe_or_for_one_run(make, num_pending):
+    with make() as shown:
+        shown.started(plan(3), num_pending)
+        shown.finished(record(), None)
+    assert said(shown) == ("mine: 3 runs · 2 programs\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (failure("other", "E", "no cable"), "other: no cable"),
+        (failure("compile", "TypeError", ""), "compile: TypeError"),
+        (failure("out_of_memory", "E", "two\n  lines"), "out of memory: two lines"),
+        (failure("other", "E", "x" * 300), f"other: {'x' * 192}…"),
+    ],
+)
+def test_a_failure_is_said_at_once_on_one_line_of_standard_error(error, text):
+    shown = in_pipe()
+    shown.finished(record(Status.failed, num=7, error=error), SimpleNamespace(record="r/record.json"))
+    assert said(shown) == ("", f"run 7 failed: {text}  (r/record.json)\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "num_pending", "line"),
+    [
+        (plan(1), 1, "mine: 1 run · 2 programs"),
+        (plan(3, num_configs=5), 3, "mine: 3 runs · 2 programs · 2 equal configs left out"),
+        (plan(3, counts={"done": 2, "new": 1}), 1, "mine: 3 runs · 2 programs · 2 done, 1 new · 1 to do"),
+        (plan(3, counts={"stale": 3}), 0, "mine: 3 runs · 2 programs · 3 stale · 0 to do"),
+    ],
+)
+def test_the_head_of_a_sweep_says_what_is_to_do(given, num_pending, line):
+    assert report_terminal.head(given, num_pending) == line
+
+
+def trained(not_moved, num=0):
+    step = Phases(trace_s=0.1, lower_s=0.1, compile_s=0.1, cache="off")
+    return record(num=num, train=TrainInfo(first_step=0, losses=[2.0, 0.5], step=step, steps_s=[], not_moved=not_moved))
+
+
+def test_a_run_that_trained_has_its_first_and_last_loss_in_the_table():
+    row = row_of(trained([]))
+    assert (row.loss_first, row.loss_last) == (2.0, 0.5)
+    text = table.runs_table([make_row(0, loss_first=2.0, loss_last=0.5), make_row(1)], width=80).plain
+    assert text.splitlines()[0].split()[:3] == ["run", "loss", "output"]
+    assert "  2 → 0.5          1.5" in text and "        –          1.5" in text
+    assert "loss" not in table.runs_table([make_row(1)], width=80).plain
+
+
+def test_checks_that_say_no_are_counted_below_the_table_but_those_of_failed_runs():
+    rows = [make_row(0, noes=["trained"]), make_row(1, noes=["trained", "traps"]), make_row(2)]
+    rows.append(make_row(3, noes=["streams"], status="failed"))
+    said = "checks that say no: trained in 2 of 4, traps in 1 of 4 (bridge-runner show RUN says what mends it)"
+    assert said in table.notes(rows, width=200)
+    check = Check(name="trained", verdict=Verdict.no, detail="")
+    assert row_of(record(checks=[check])).noes == ["trained"]
+
+
+def test_leaves_that_training_did_not_move_are_said_once_of_each_kind():
+    terminal = in_pipe()
+    for num, paths in enumerate((["params/a"], ["params/a"], [], ["params/a", "params/b"])):
+        terminal.finished(trained(paths, num), None)
+    assert terminal.errors.file.getvalue() == (
+        "run 0: training did not move params/a\nrun 3: training did not move params/a, params/b\n"
+    )
+
+
+def test_the_row_of_a_record_has_what_the_table_shows():
+    row = row_of(record(Status.failed, error=failure("compile", "TypeError", "")))
+    assert (row.status, row.error, row.apply_s, row.output_norm) == ("failed", "compile: TypeError", None, None)

@@ -1,0 +1,155 @@
+"""A verdict about times: significant and large, a number a run or a ratio a round, none where the machine was busy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from runner.records.record import Samples
+from runner.report.compare import times
+from runner.report.compare.pairing import How, Pair
+from runner.report.compare.times import Group, Pace
+from tests.report.test_pairing import entry
+
+SPREAD = [0.97, 0.98, 0.99, 1.0, 1.005, 1.01, 1.02, 1.03]
+
+
+def group(a: list[float], b: list[float], *, flags: tuple[str, ...] = (), **settings) -> Group:
+    """Pairs with these medians."""
+    pairs = [
+        Pair(
+            a=dataclasses.replace(entry(num, seed=num), apply_s=one, apply_flags=flags),
+            b=dataclasses.replace(entry(num, seed=num, **settings), apply_s=two),
+            how=How.result_id,
+        )
+        for num, (one, two) in enumerate(zip(a, b, strict=True))
+    ]
+    return Group(label="linear", pairs=pairs)
+
+
+def scaled(factor: float, values: list[float] = SPREAD) -> list[float]:
+    return [factor * value for value in values]
+
+
+@pytest.mark.parametrize(
+    ("factor", "pace"),
+    [(1.0, Pace.same), (1.08, Pace.same), (1.12, Pace.slower), (1.5, Pace.slower), (1 / 1.12, Pace.faster)],
+)
+def test_a_verdict_wants_a_difference_that_is_significant_and_large(factor, pace):
+    (row,) = times.from_records([group(SPREAD, scaled(factor))])
+    assert (row.pace, row.why) == (pace, "")
+    assert row.ratio == pytest.approx(factor)
+
+
+def test_a_program_has_median_interval_and_number_of_its_runs():
+    (row,) = times.from_records([group(SPREAD, scaled(2))])
+    assert (row.a.num, row.a.median, row.a.low, row.a.high) == (8, 1.0025, 0.97, 1.03)
+    assert row.p < 0.001
+
+
+@pytest.mark.parametrize(("num", "pace"), [(1, Pace.unclear), (6, Pace.unclear), (7, Pace.slower)])
+def test_few_runs_tell_nothing_however_far_apart_they_lie(num, pace):
+    (row,) = times.from_records([group(SPREAD[:num], scaled(10, SPREAD[:num]))])
+    assert (row.pace, row.why) == (pace, f"{num} run{'s' * (num > 1)} a side can't tell" if num < 7 else "")
+
+
+def test_few_runs_of_many_programs_tell_together():
+    *rows, together = times.from_records(
+        [group([one, 1.01 * one], [1.2 * one, 1.3 * one]) for one in (1.0, 5.0, 9.0, 20.0)]
+    )
+    assert {row.pace for row in rows} == {Pace.unclear}
+    assert (together.program, together.pace) == ("all 4 programs", Pace.slower)
+    assert together.ratio == pytest.approx(1.25 / 1.005)
+
+
+def test_a_large_difference_that_may_be_chance_is_no_verdict():
+    (row,) = times.from_records([group(SPREAD, scaled(1.2, SPREAD[:4]) + SPREAD[:2] + scaled(1.2, SPREAD[:2]))])
+    assert (row.pace, row.why) == (Pace.unclear, "it may be chance")
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (group(SPREAD, scaled(2), flags=("short", "loaded")), "A was timed on a busy machine"),
+        (group(SPREAD, scaled(2), flags=("contended",)), "A was timed on a busy machine"),
+        (group(scaled(1, [0.8, 0.8, 0.9, 0.9, 1, 1.1, 1.1, 1.2]), scaled(3)), "the runs of A lie more than 10 % apart"),
+        (group(SPREAD, scaled(2), timing__mode="careful"), "timed in two ways: timing.mode"),
+    ],
+)
+def test_times_that_say_themselves_how_far_to_trust_them_are_no_verdict(made, why):
+    (row,) = times.from_records([made])
+    assert (row.pace, row.why) == (Pace.unclear, why)
+
+
+def test_a_few_marked_runs_do_not_hide_a_difference():
+    marked = dataclasses.replace(
+        group(SPREAD, scaled(2)).pairs[0], a=dataclasses.replace(entry(), apply_s=1.0, apply_flags=("loaded",))
+    )
+    (row,) = times.from_records([Group(label="linear", pairs=[marked, *group(SPREAD, scaled(2)).pairs[1:]])])
+    assert (row.pace, row.a_flags) == (Pace.slower, {"loaded": 1})
+
+
+def test_of_many_programs_each_has_to_be_surer():
+    assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 16)[0].pace is Pace.slower
+    assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 18)[0].why == "7 runs a side can't tell"
+
+
+def test_runs_that_were_not_timed_have_no_times():
+    (row,) = times.from_records([Group(label="linear", pairs=[Pair(a=entry(), b=entry(), how=How.result_id)])])
+    assert (row.pace, row.a, row.ratio) == (Pace.untimed, None, None)
+
+
+def test_pairs_come_together_by_program_and_failed_ones_are_left_out():
+    def program(num: int, name: str, status: str = "done", **settings) -> Pair:
+        one = dataclasses.replace(entry(num, seed=num, **settings), program_id=name, status=status)
+        return Pair(a=one, b=one, how=How.result_id)
+
+    pairs = [
+        program(0, "p", features=4),
+        program(1, "p", features=4),
+        program(2, "q", features=8),
+        program(3, "r", "failed"),
+    ]
+    assert [(one.label, len(one.pairs)) for one in times.groups(pairs)] == [("features=4", 2), ("features=8", 1)]
+    assert [one.label for one in times.groups(pairs[:2])] == ["linear"]
+
+
+def test_programs_that_differ_in_the_layer_alone_are_told_apart():
+    def program(name: str, **settings) -> Pair:
+        one = dataclasses.replace(entry(**settings), program_id=name)
+        return Pair(a=one, b=one, how=How.result_id)
+
+    hidden = [program(str(size), layer__kwargs__hidden=size) for size in (8, 16)]
+    assert [one.label for one in times.groups(hidden)] == ["layer.kwargs.hidden=8", "layer.kwargs.hidden=16"]
+    sources = [program("old"), program("new")]
+    assert [one.label for one in times.groups(sources)] == ["linear (1)", "linear (2)"]
+
+
+def rounds(a: np.ndarray, b: np.ndarray) -> tuple[Samples, Samples]:
+    return Samples(durations_s=a.ravel().tolist()), Samples(durations_s=b.ravel().tolist())
+
+
+def test_load_that_comes_and_goes_hides_no_slowdown_from_rounds_in_turns():
+    generator = np.random.default_rng(0)
+    load = generator.uniform(1, 4, (20, 1))
+    a, b = load * (1 + generator.exponential(0.2, (20, 10))), 1.2 * load * (1 + generator.exponential(0.2, (20, 10)))
+    (row,) = times.from_rounds({"linear": rounds(a, b)}, 20)
+    assert (row.pace, row.a.num) == (Pace.slower, 20)
+    assert row.low < 1.2 < row.high
+    # The same numbers without their rounds: the load is larger than the slowdown.
+    assert times.from_records([group(a.min(axis=1).tolist(), b.min(axis=1).tolist())])[0].pace is Pace.unclear
+
+
+def test_equal_sides_in_turns_are_the_same():
+    calls = np.random.default_rng(1).exponential(1, (2, 20, 10)) + 5
+    (row,) = times.from_rounds({"linear": rounds(*calls)}, 20)
+    assert (row.pace, row.why) == (Pace.same, "")
+
+
+def test_rounds_that_can_not_tell_say_so():
+    sides = rounds(np.full((10, 2), 1.0), np.linspace(2, 3, 20).reshape(10, 2))
+    assert times.from_rounds({"linear": sides}, 10)[0].pace is Pace.slower
+    rows = times.from_rounds({str(number): sides for number in range(6)}, 10)
+    assert {(row.pace, row.why) for row in rows} == {(Pace.unclear, "10 rounds can't tell")}

@@ -1,0 +1,216 @@
+"""Which checkpoints stay: the ones that were asked for, whatever happens in between; the other runs stay done."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import runner
+from runner.arrays import checkpoint, trees
+from runner.commands import main
+from runner.config.settings import CheckpointSettings, Mode
+from runner.errors import UserError
+from runner.records import paths, store
+from runner.records.paths import RunFolder
+from runner.sweep import retention
+
+LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=fast")
+SWEEP = ("-m", "seed=range(0,5)", "train.steps=2", "sweep=s", *LEAN)
+BEST = ("checkpoint.keep=best:2", "checkpoint.metric=loss_last")
+WHY = "checkpoint.keep=best:2 checkpoint.metric=loss_last checkpoint.mode=min"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    """A folder with a sweep that kept every checkpoint."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main.main(list(SWEEP)) == 0
+    return folder
+
+
+@pytest.fixture
+def here(swept, tmp_path, monkeypatch) -> Path:
+    """A copy of it."""
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def run(capsys, *words: object) -> tuple[int, str, str]:
+    code = main.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def folders() -> list[RunFolder]:
+    found = sorted(Path("outputs/s/runs").iterdir(), key=lambda path: int(path.name.split("-")[0]))
+    return [RunFolder(path) for path in found]
+
+
+def kept() -> list[int]:
+    """Numbers of the runs with a checkpoint, each compared with its record; the others have none and say so."""
+    nums = []
+    for folder in folders():
+        record = store.read_record(folder)
+        assert record.checkpoint is not None and record.train is not None and record.train.state is not None
+        if record.checkpoint.removed is None:
+            assert trees.tree_digest(trees.leaves(checkpoint.restore(folder.checkpoint))) == record.checkpoint.digest
+            nums.append(record.num)
+        assert record.train.state.removed == record.checkpoint.removed
+        assert folder.checkpoint.exists() == folder.train_state.exists() == (record.checkpoint.removed is None)
+    return nums
+
+
+def by_loss() -> list[int]:
+    """Numbers of the runs, that with the smallest last loss first."""
+    records = [store.read_record(folder) for folder in folders()]
+    return [record.num for record in sorted(records, key=lambda record: record.train.losses[-1])]
+
+
+def test_a_sweep_keeps_the_best_ones_and_says_which_are_gone_and_why(swept, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *SWEEP, *BEST)
+    assert (code, err) == (0, "")
+    assert kept() == sorted(by_loss()[:2])
+    assert f"  checkpoints outputs/s/runs/*/checkpoint  (plain Orbax, 2 of 5 kept: {WHY})\n" in out
+    assert [store.read_record(folders()[num]).checkpoint.removed for num in by_loss()[2:]] == [WHY] * 3
+    rows = {row.num: row for row in store.read_rows(paths.SweepFolder(Path("outputs/s")))}
+    assert sorted(num for num, row in rows.items() if row.checkpoint_bytes) == kept()
+    assert {row.status for row in rows.values()} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["checkpoint.keep=all"], lambda order: [0, 1, 2, 3, 4]),
+        (["checkpoint.keep=last:2"], lambda order: [3, 4]),
+        (["checkpoint.keep=last:9"], lambda order: [0, 1, 2, 3, 4]),
+        (BEST, lambda order: sorted(order[:2])),
+        ([*BEST, "checkpoint.mode=max"], lambda order: sorted(order[-2:])),
+        (["checkpoint.keep=best:1", "checkpoint.metric='train.losses[-1]'"], lambda order: order[:1]),
+        # Of equal ones the first stays; so do those without the number, after all others.
+        (["checkpoint.keep=best:2", "checkpoint.metric=num_params"], lambda order: [0, 1]),
+        (["checkpoint.keep=best:2", "checkpoint.metric=apply_latency_median_s"], lambda order: [0, 1]),
+    ],
+)
+def test_the_same_command_with_another_rule_keeps_what_that_one_asks_for(words, wanted, here, capsys):
+    order = by_loss()
+    assert run(capsys, *SWEEP, *words)[0] == 0
+    assert kept() == wanted(order)
+    code, out, _ = run(capsys, "verify", "outputs/s")
+    gone = 5 - len(kept())
+    without = f", {gone} of them without a checkpoint (removed by retention)" if gone else ""
+    assert (code, out) == (0, f"5 of 5 runs verified{without}\n")
+
+
+def test_what_one_rule_removed_no_later_rule_brings_back_and_the_results_say_so(here, capsys):
+    import pyarrow.parquet as pq
+
+    order = by_loss()
+    assert run(capsys, "resume", "outputs/s", *BEST)[0] == 0
+    assert run(capsys, *SWEEP, "checkpoint.keep=last:1")[0] == 0
+    assert kept() == [max(order[:2])]
+    table = pq.read_table("outputs/s/results.parquet").to_pydict()
+    said = {num: store.read_record(folders()[num]).checkpoint.removed for num in range(5)}
+    assert dict(zip(table["num"], table["checkpoint_removed"], strict=True)) == said
+    assert set(said.values()) == {None, WHY, "checkpoint.keep=last:1"}
+
+
+def test_with_none_no_checkpoint_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "sweep=s", *LEAN, "checkpoint.keep=none")[0] == 0
+    (folder,) = folders()
+    assert store.read_record(folder).checkpoint is None
+    assert not folder.checkpoint.exists()
+    assert run(capsys, "verify", folder.path)[0] == 0
+
+
+def test_files_that_a_kill_left_are_no_damage_and_go_with_the_next_command(here, capsys):
+    gone = by_loss()[-1]
+    shutil.copytree(folders()[gone].checkpoint, "left")
+    assert run(capsys, *SWEEP, *BEST)[0] == 0
+    shutil.copytree("left", folders()[gone].checkpoint)
+    (folders()[gone].checkpoint / "_METADATA").unlink()
+    assert run(capsys, "verify", "outputs/s")[0] == 0
+    assert run(capsys, *SWEEP, *BEST)[0] == 0
+    assert gone not in kept()
+
+
+def test_a_checkpoint_that_went_before_the_journal_had_it_is_counted_no_more_after_the_next_command(here, capsys):
+    assert run(capsys, *SWEEP, *BEST)[0] == 0
+    journal = paths.SweepFolder(here / "outputs" / "s").journal
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if f'"{store.REMOVED}"' not in line))
+    assert [row.num for row in store.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] != kept()
+    assert run(capsys, *SWEEP, *BEST)[0] == 0
+    assert [row.num for row in store.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
+
+
+def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(here, capsys):
+    assert run(capsys, *SWEEP, *BEST)[0] == 0
+    folder = folders()[by_loss()[-1]]
+    record = store.read_record(folder)
+    said = f"its checkpoint was removed by retention ({WHY})"
+    num_files = sum(path.is_file() for path in folder.path.rglob("*"))
+    detail = f"{folder.path.name}: {num_files} files as they were written; {said}\n"
+    last = "1 of 1 runs verified, 1 of them without a checkpoint (removed by retention)\n"
+    assert run(capsys, "verify", folder.path) == (0, f"{detail}{last}", "")
+    again = f"\n  Try: bridge-runner {' '.join(record.overrides)} sweep=again"
+    with pytest.raises(UserError) as caught:
+        runner.reload(folder.path)
+    assert str(caught.value) == f"{folder.path}: {said}.{again}"
+    code, _, err = run(capsys, f"variables={folder.path}", *LEAN)
+    assert (code, err) == (2, f"error: variables={folder.path}: {said}.{again}\n")
+    assert f"  the checkpoint was removed: {WHY}\n" in run(capsys, "show", folder.path)[1]
+    assert run(capsys, "rerun", folder.path)[0] == 0
+
+
+# Rules and numbers.
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["checkpoint.keep=best"],
+            "checkpoint.keep=best: a sweep keeps all, none, last:N or best:N, N being at least 1.\n"
+            "  Try: checkpoint.keep=last:3",
+        ),
+        (
+            ["checkpoint.keep=last:0"],
+            "checkpoint.keep=last:0: a sweep keeps all, none, last:N or best:N, N being at least 1.\n"
+            "  Try: checkpoint.keep=last:3",
+        ),
+        (
+            ["checkpoint.keep=best:3"],
+            "checkpoint.keep=best:3: the number that best goes by is not named.\n"
+            "  Try: checkpoint.keep=best:3 checkpoint.metric=loss_last",
+        ),
+        (
+            ["checkpoint.keep=best:3", "checkpoint.metric=los_last"],
+            "checkpoint.metric=los_last: no number of a record; there are loss_last, loss_first and others.\n"
+            "  Try: checkpoint.metric=loss_last",
+        ),
+        (
+            ["-m", "checkpoint.keep=last:1,last:2"],
+            "checkpoint.keep=last:1,last:2: one value holds for a whole sweep.\n  Try: checkpoint.keep=last:1",
+        ),
+    ],
+)
+def test_a_rule_that_can_not_be_is_refused_before_anything_runs(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, *words, *LEAN) == (2, "", f"error: {said}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_whose_number_is_nan_comes_last(here):
+    keeper = retention.Keeper(CheckpointSettings(keep="best:1", metric="wall_s", mode=Mode.max))
+    records = [store.read_record(folder) for folder in folders()[:2]]
+    first = replace(records[0], wall_s=float("nan"))
+    assert keeper.add(first, folders()[0]) == []
+    assert [record.num for record, _ in keeper.add(replace(records[1], wall_s=0.1), folders()[1])] == [0]

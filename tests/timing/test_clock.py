@@ -1,0 +1,306 @@
+"""What is in a sample and what is not, on a clock that only the calls move."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from runner.config.settings import TimingMode, TimingSettings
+from runner.timing.clock import (
+    MAX_RETAKES,
+    compile_interleaved,
+    compile_phases,
+    first_call,
+    measure,
+    measure_interleaved,
+    measure_on_device,
+    measure_pipelined,
+    measure_program,
+    seconds,
+)
+
+MS = 1_000_000
+
+CACHED = """
+import sys
+import jax, jax.numpy as jnp
+from runner import devices, timing
+devices.prepare_process(1, sys.argv[1])
+x = jax.ShapeDtypeStruct((3,), jnp.float32)
+for _ in range(2):
+    compiled, phases = timing.compile_phases(lambda x: jnp.sin(x) * 17, (x,))
+    print(phases.cache, compiled(jnp.ones(3)).shape)
+    jax.clear_caches()
+"""
+
+
+class Clock:
+    """A clock that stands still but for `sleep`."""
+
+    def __init__(self):
+        self.now = 5 * MS
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, nanoseconds):
+        self.now += nanoseconds
+
+
+class Call:
+    """A call that takes the given times, one after the other, then the last one for ever."""
+
+    def __init__(self, clock, *times):
+        self.clock, self.times, self.num = clock, times, 0
+
+    def __call__(self):
+        self.clock.sleep(self.times[min(self.num, len(self.times) - 1)])
+        self.num += 1
+
+
+class Pending:
+    """A result that is ready only after a wait."""
+
+    def __init__(self, clock, wait):
+        self.clock, self.wait, self.num_waits = clock, wait, 0
+
+    def block_until_ready(self):
+        self.clock.sleep(self.wait)
+        self.num_waits += 1
+        return self
+
+
+def compile_something_new(size):
+    jax.jit(lambda x: x * 2 + size)(jnp.ones(size)).block_until_ready()
+
+
+def test_warmup_calls_are_left_out_of_the_samples():
+    clock = Clock()
+    call = Call(clock, 900 * MS, 800 * MS, 1 * MS, 2 * MS, 3 * MS)
+    samples = measure(call, warmup=2, rounds=3, clock=clock)
+    assert samples.durations_s == [0.001, 0.002, 0.003]
+    assert (samples.num_calls, samples.num_discarded, call.num) == (1, 0, 5)
+
+
+@pytest.mark.parametrize(("min_warmup_s", "num_warmup"), [(0.0, 1), (0.1, 1), (0.35, 4)])
+def test_warmup_goes_on_for_its_least_time(min_warmup_s, num_warmup):
+    clock = Clock()
+    call = Call(clock, *[100 * MS] * num_warmup, MS)
+    samples = measure(call, warmup=1, rounds=2, min_warmup_s=min_warmup_s, clock=clock)
+    assert samples.durations_s == [0.001, 0.001]
+    assert call.num == num_warmup + 2
+
+
+@pytest.mark.parametrize(
+    ("min_sample_s", "num_calls"),
+    [(0.0, 1), (0.0005, 1), (0.001, 1), (0.0011, 2), (0.008, 8), (0.01, 16)],
+)
+def test_a_short_call_is_looped_until_its_sample_is_long_enough(min_sample_s, num_calls):
+    clock = Clock()
+    call = Call(clock, MS)
+    samples = measure(call, warmup=1, rounds=2, min_sample_s=min_sample_s, clock=clock)
+    assert samples.num_calls == num_calls
+    assert samples.durations_s == [0.001, 0.001]  # a call, not a sample
+    calibration = 2 * num_calls - 1 if min_sample_s else 0
+    assert call.num == 1 + calibration + 2 * num_calls
+
+
+def test_a_sample_during_which_something_was_compiled_is_thrown_out_and_counted():
+    clock = Clock()
+    call = Call(clock, MS, MS, 500 * MS, 2 * MS)
+
+    def sometimes_compiling():
+        call()
+        if call.num == 3:
+            compile_something_new(3)
+
+    samples = measure(sometimes_compiling, warmup=1, rounds=3, clock=clock)
+    assert samples.durations_s == [0.001, 0.002, 0.002]
+    assert samples.num_discarded == 1
+
+
+def test_a_call_that_compiles_each_time_is_measured_all_the_same():
+    clock = Clock()
+    call = Call(clock, MS)
+
+    def always_compiling():
+        call()
+        compile_something_new(call.num)
+
+    samples = measure(always_compiling, warmup=1, rounds=2, clock=clock)
+    assert (len(samples.durations_s), samples.num_discarded) == (2, MAX_RETAKES)
+
+
+@pytest.mark.parametrize(("block", "duration_s"), [(True, 0.010), (False, 0.001)])
+def test_a_blocking_sample_ends_when_the_result_is_ready(block, duration_s):
+    clock = Clock()
+    results = []
+
+    def call():
+        clock.sleep(MS)
+        results.append(Pending(clock, 9 * MS))
+        return {"y": results[-1]}
+
+    samples = measure(call, warmup=1, rounds=2, block=block, clock=clock)
+    assert samples.durations_s == [duration_s] * 2
+    assert all(result.num_waits >= 1 for result in results)
+
+
+def test_a_loop_of_blocking_calls_waits_for_each_of_them():
+    clock = Clock()
+
+    def call():
+        clock.sleep(MS)
+        return Pending(clock, MS)
+
+    samples = measure(call, warmup=1, rounds=2, min_sample_s=0.008, clock=clock)
+    assert (samples.num_calls, samples.durations_s) == (4, [0.002, 0.002])
+
+
+def test_pipelined_calls_share_one_wait():
+    clock = Clock()
+    started = []
+
+    class Queued(Pending):
+        def block_until_ready(self):
+            if self is started[-1]:  # the last of a pipeline takes the device's time, the others are done by then
+                self.clock.sleep(6 * MS)
+            return self
+
+    def call():
+        clock.sleep(MS)
+        started.append(Queued(clock, 0))
+        return started[-1]
+
+    samples = measure_pipelined(call, depth=4, rounds=3, clock=clock)
+    assert samples.durations_s == [(4 + 6) / 4 * 1e-3] * 3
+    assert (samples.num_calls, len(started)) == (4, 12)
+
+
+def test_interleaved_calls_take_turns_and_each_round_starts_with_another():
+    clock = Clock()
+    order = []
+
+    def call(name, nanoseconds):
+        return lambda: (order.append(name), clock.sleep(nanoseconds))[1]
+
+    calls = {"one": call("one", MS), "two": call("two", 2 * MS), "three": call("three", 3 * MS)}
+    samples = measure_interleaved(calls, warmup=1, rounds=4, clock=clock)
+    assert order[3:] == ["one", "two", "three", "two", "three", "one", "three", "one", "two", "one", "two", "three"]
+    assert {name: taken.durations_s for name, taken in samples.items()} == {
+        "one": [0.001] * 4,
+        "two": [0.002] * 4,
+        "three": [0.003] * 4,
+    }
+
+
+def test_interleaved_calls_loop_as_often_as_the_shortest_needs():
+    clock = Clock()
+    calls = {"short": Call(clock, MS), "long": Call(clock, 8 * MS)}
+    samples = measure_interleaved(calls, warmup=1, rounds=2, min_sample_s=0.008, clock=clock)
+    assert [(taken.num_calls, taken.durations_s) for taken in samples.values()] == [
+        (8, [0.001] * 2),
+        (8, [0.008] * 2),
+    ]
+
+
+def test_a_round_in_which_something_was_compiled_is_taken_again_as_a_whole():
+    clock = Clock()
+    first, second = Call(clock, MS, MS, 2 * MS), Call(clock, MS, 500 * MS, 3 * MS)
+
+    def once_compiling():
+        second()
+        if second.num == 2:
+            compile_something_new(5)
+
+    calls = {"first": first, "second": once_compiling}
+    samples = measure_interleaved(calls, warmup=1, rounds=2, clock=clock)
+    assert {name: taken.durations_s for name, taken in samples.items()} == {
+        "first": [0.002] * 2,
+        "second": [0.003] * 2,
+    }
+    assert {taken.num_discarded for taken in samples.values()} == {1}
+
+
+def test_interleaved_programs_are_traced_anew_and_once_more_than_counted():
+    traced = []
+
+    def one(x):
+        traced.append("one")
+        return x + 1
+
+    def two(x):
+        traced.append("two")
+        return x + 2
+
+    ticks = iter(range(0, 1000 * MS, MS))
+    x = jnp.ones(3)
+    functions, arguments = {"one": one, "two": two}, {"one": (x,), "two": (x,)}
+    compiled, phases = compile_interleaved(functions, arguments, rounds=2, clock=lambda: next(ticks))
+    assert traced == ["one", "two", "one", "two", "two", "one"]
+    assert [compiled["one"](x).tolist(), compiled["two"](x).tolist()] == [[2, 2, 2], [3, 3, 3]]
+    assert {name: [one.compile_s for one in costs] for name, costs in phases.items()} == {
+        "one": [0.001] * 2,
+        "two": [0.001] * 2,
+    }
+
+
+def test_a_program_has_four_times_by_the_names_of_the_record():
+    clock = Clock()
+    settings = TimingSettings(warmup=1, rounds=3, pipeline=2)
+    init, apply = Call(clock, 4 * MS), Call(clock, 2 * MS)
+    steady = measure_program(init, apply, settings, num_cores=2, load_average=3.0, clock=clock)
+    medians = {name: one.summary.median_s for name, one in steady.items()}
+    assert medians == {"apply_latency": 2e-3, "apply_dispatch": 2e-3, "apply_throughput": 2e-3, "init_latency": 4e-3}
+    assert {tuple(one.summary.flags) for one in steady.values()} == {("loaded",)}
+    assert {len(one.samples.durations_s) for one in steady.values()} == {3}
+
+
+def test_with_timing_off_nothing_is_called():
+    clock = Clock()
+    call = Call(clock, MS)
+    off = TimingSettings(mode=TimingMode.off)
+    assert measure_program(call, call, off, num_cores=1, load_average=None, clock=clock) == {}
+    assert call.num == 0
+
+
+def test_a_first_call_lasts_until_its_result_is_ready():
+    clock = Clock()
+    pending = Pending(clock, 3 * MS)
+    assert first_call(lambda: pending, clock=clock) == (pending, 0.003)
+    assert seconds(lambda: clock.sleep(2 * MS) or "built", clock=clock) == ("built", 0.002)
+
+
+def test_the_phases_of_a_program_lie_one_after_the_other(without_cache):
+    ticks = iter(range(0, 100 * MS, MS))
+    x = jax.ShapeDtypeStruct((3,), jnp.float32)
+    compiled, phases = compile_phases(lambda x: x + 1, (x,), clock=lambda: next(ticks))
+    assert compiled(jnp.ones(3)).tolist() == [2, 2, 2]
+    assert (phases.trace_s, phases.lower_s, phases.compile_s, phases.cache) == (0.001, 0.001, 0.001, "off")
+    assert phases.first_call_s is None
+
+
+def test_a_cache_that_a_variable_of_the_environment_turned_on_is_said_too(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", CACHED, "off"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cold (3,)\nwarm (3,)\n")
+
+
+def test_with_a_persistent_cache_the_first_program_is_cold_and_the_same_again_warm(tmp_path):
+    def labels():
+        command = [sys.executable, "-W", "error", "-c", CACHED, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+
+    assert labels()[:2] == ["cold (3,)", "warm (3,)"]
+    assert labels()[:2] == ["warm (3,)", "warm (3,)"]
+
+
+def test_where_jax_reads_no_clock_of_the_device_there_are_no_samples_of_it():
+    compiled = jax.jit(jnp.sin).lower(jnp.ones(3)).compile()
+    assert measure_on_device(compiled, (jnp.ones(3),), rounds=2) is None

@@ -1,0 +1,268 @@
+"""The W&B replica, with the real wandb: what is written is read back from its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from tracked_records import make_array, make_record
+from wandb_reader import read_offline_run
+
+from runner.config.settings import TrackingMode, TrackingSettings
+from runner.records.record import CheckpointInfo, Failure, FailureKind, Status
+from runner.tracking import payload, pool
+from runner.tracking.pool import PooledTracking
+from runner.tracking.tracker import NullTracker, Tracker
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[..., Tracker]]:
+    made = []
+
+    def make_one(**settings: Any) -> Tracker:
+        made.append(pool.make_tracker(TrackingSettings(**settings), tmp_path, "demo", warnings.append))
+        return made[-1]
+
+    yield make_one
+    for tracker in made:
+        tracker.close()
+
+
+def offline_runs(folder: Path) -> list[dict[str, Any]]:
+    # The service writes a moment behind `finish`: the last thing that it writes is the exit code.
+    deadline = time.monotonic() + 20
+    while True:
+        runs = [read_offline_run(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
+        if all(run["exit_code"] is not None for run in runs) or time.monotonic() > deadline:
+            return runs
+        time.sleep(0.05)
+
+
+def table(folder: Path, key: str) -> dict[str, Any]:
+    (path,) = (folder / "wandb").glob(f"offline-run-*/files/media/table/{key}_*.table.json")
+    return json.loads(path.read_text())
+
+
+def test_the_offline_run_holds_what_was_logged(make, tmp_path, warnings):
+    tracker = make(tags=["mine"], notes="why")
+    assert 0 < tracker.log(make_record(), {"": np.array([0.0, 1.0], np.float32)}, tmp_path) < 60
+    (run,) = offline_runs(tmp_path)
+    assert (run["run_id"], run["name"], run["group"]) == ("demo-a1b2c3d4e5f6", "3-linear-s7", "demo")
+    assert (run["job_type"], run["project"], run["notes"], run["exit_code"]) == ("linear", "bridge-runner", "why", 0)
+    assert sorted(run["tags"]) == ["cpu", "done", "linear", "mine"]
+    assert run["config"] == payload.config_of(make_record())
+    assert payload.summary_of(make_record()).items() <= run["summary"].items()
+    (row,) = run["history"]
+    assert (row["seed"], row["output/norm"], row["timing/apply_latency/median_s"]) == (7, 2.0, 2e-6)
+    assert sum(row["timing/apply_latency/samples_s/values"]) == 3
+    assert sum(run["summary"]["output/histogram/values"]) == 2
+    assert table(tmp_path, "output/table")["data"] == [["", "[0]", 0], ["", "[1]", 1]]
+    assert warnings == []
+
+
+def test_a_failed_run_is_tracked_with_its_reason(make, tmp_path):
+    failure = Failure(kind=FailureKind.out_of_memory, type="E", message="m" * 5000, traceback="")
+    make().log(make_record(status=Status.failed, error=failure, timing=None, output=[]), {}, tmp_path)
+    (run,) = offline_runs(tmp_path)
+    assert (run["summary"]["error/kind"], run["exit_code"]) == ("out of memory", 1)
+    assert len(run["summary"]["error/message"]) == payload.MAX_MESSAGE_CHARACTERS
+    assert "failed" in run["tags"]
+
+
+def test_nan_and_infinity_reach_the_run_by_name(make, tmp_path, warnings):
+    array = np.array([math.nan, math.inf, -math.inf, 1.0])
+    make().log(make_record(output=[make_array(norm=math.inf, mean=math.nan)]), {"": array}, tmp_path)
+    (run,) = offline_runs(tmp_path)
+    assert (run["summary"]["output/norm"], run["summary"]["output/mean"]) == ("Infinity", "NaN")
+    assert sum(run["summary"]["output/histogram/values"]) == 1
+    assert [row[2] for row in table(tmp_path, "output/table")["data"]] == ["NaN", "Infinity", "-Infinity", 1]
+    assert warnings == []
+
+
+def test_outputs_of_any_element_type_are_tracked(make, tmp_path, warnings):
+    output = {
+        "half": np.array([1.5], ml_dtypes.bfloat16),
+        "complex": np.array([1 + 2j], np.complex64),
+        "truth": np.array(True),
+        "whole": np.array([2], np.int8),
+        "none": np.zeros((0,)),
+    }
+    make().log(make_record(), output, tmp_path)
+    (run,) = offline_runs(tmp_path)
+    assert sum(run["summary"]["output/half/histogram/values"]) == 1
+    rows = {row[0]: row[1:] for row in table(tmp_path, "output/table")["data"]}
+    assert rows == {"half": ["[0]", 1.5], "complex": ["[0]", "(1+2j)"], "truth": ["[]", True], "whole": ["[0]", 2]}
+    assert warnings == []
+
+
+def test_a_large_output_has_no_table(make, tmp_path):
+    make(table_max_elements=3).log(make_record(), {"": np.zeros(4)}, tmp_path)
+    (run,) = offline_runs(tmp_path)
+    assert sum(run["summary"]["output/histogram/values"]) == 4
+    assert not [key for key in run["summary"] if key.startswith("output/table")]
+
+
+def test_the_checkpoint_is_a_reference_with_our_digest(make, tmp_path):
+    checkpoint = tmp_path / "run 3" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "leaf").write_bytes(b"012345678")
+    info = CheckpointInfo(path="checkpoint", digest="d1", num_bytes=9, writer="orbax")
+    make(table_max_elements=0).log(make_record(checkpoint=info), {}, tmp_path / "run 3")
+    (artifact,) = offline_runs(tmp_path)[0]["artifacts"]
+    assert (artifact["type"], artifact["metadata"]["digest"]) == ("checkpoint", "d1")
+    assert artifact["references"] == [(checkpoint / "leaf").as_uri()]
+
+
+def test_each_number_knows_its_axis_and_the_notes_say_how_to_see_the_run(make, tmp_path):
+    make().log(make_record(), {}, tmp_path / "3-a1b2c3d4")
+    (run,) = offline_runs(tmp_path)
+    assert run["axes"] == {"output/norm": "seed"}
+    assert {"output/norm", "seed"} <= run["history"][0].keys()
+    assert run["notes"] == f"bridge-runner show {tmp_path / '3-a1b2c3d4'}"
+
+
+def test_the_same_run_logged_twice_leaves_one_folder(make, tmp_path):
+    other = make_record(run_id="ffffffffffffffff")
+    make().log(make_record(wall_s=1.0), {}, tmp_path)
+    tracker = make()
+    for record in (make_record(wall_s=2.0), other, make_record(wall_s=3.0)):
+        tracker.log(record, {}, tmp_path)
+    assert {run["run_id"]: run["summary"]["wall_s"] for run in offline_runs(tmp_path)} == {
+        "demo-a1b2c3d4e5f6": 3.0,
+        "demo-ffffffffffff": 1.5,
+    }
+
+
+def test_the_run_of_the_sweep_holds_the_whole_table(make, tmp_path, warnings):
+    rows = [
+        {"num": 0, "status": "done", "norm": 1.5},
+        {"num": 1, "status": "failed", "note": ["odd"], "norm": math.nan},
+    ]
+    make().log_sweep("demo, all", rows)
+    (run,) = offline_runs(tmp_path)
+    assert (run["run_id"], run["name"], run["group"], run["job_type"]) == ("demo-sweep", "demo, all", "demo", "sweep")
+    assert (run["summary"]["num_runs"], run["summary"]["num_failed"]) == (2, 1)
+    assert table(tmp_path, "runs") == {
+        "columns": ["num", "status", "norm", "note"],
+        "data": [[0, "done", 1.5, None], [1, "failed", "NaN", "[odd]"]],
+    }
+    assert warnings == []
+
+
+def test_the_run_of_the_sweep_draws_its_runs_and_carries_the_report(make, tmp_path, warnings):
+    (tmp_path / "report.html").write_text("<p>all of it</p>")
+    (tmp_path / "results.parquet").write_bytes(b"rows")
+    rows = [{"num": num, "seed": num, "output_norm": num / 2, "layer": "linear", "features": 8} for num in range(3)]
+    make().log_sweep("demo", rows)
+    (run,) = offline_runs(tmp_path)
+    assert table(tmp_path, "chart/output_norm_by_seed_table")["data"] == [
+        [0, 0.0, "linear"],
+        [1, 0.5, "linear"],
+        [2, 1.0, "linear"],
+    ]
+    points = [(row["sweep/num"], row["sweep/output_norm"]) for row in run["history"] if "sweep/num" in row]
+    assert points == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert run["axes"] == {"sweep/*": "sweep/num"}
+    assert "report" in {artifact["type"] for artifact in run["artifacts"]}
+    assert run["summary"]["results_digest"] == hashlib.sha256(b"rows").hexdigest()
+    assert warnings == []
+
+
+def test_a_failure_of_wandb_is_said_once_and_never_raised(make, tmp_path, warnings):
+    (tmp_path / "wandb").write_text("a file where the folder should be")
+    tracker = make()
+    tracker.warm()
+    assert [tracker.log(make_record(), {}, tmp_path) for _ in range(2)] == [None, None]
+    tracker.log_sweep("demo", [])
+    assert len(warnings) == 1
+    assert warnings[0].startswith("W&B run demo-a1b2c3d4e5f6 is missing or incomplete: FileExistsError: ")
+
+
+def test_tables_leave_nothing_in_the_users_home(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    make().log(make_record(), {"": np.ones(2)}, tmp_path)
+    assert not (tmp_path / "home").exists()
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_wandb_is_imported_late_prints_nothing_and_sends_nothing(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from runner.tracking import pool
+from tests.tracking import test_wandb_tracker
+assert not {"wandb", "jax"} & set(sys.modules), "imported early"
+tracker = pool.make_tracker(test_wandb_tracker.TrackingSettings(), Path(sys.argv[1]), "demo", print)
+tracker.close()
+assert "wandb" not in sys.modules, "imported to be closed"
+tracker.warm()
+assert {"pandas", "wandb.sdk.launch.inputs.internal"} <= set(sys.modules), "left to the first run"
+assert tracker.log(test_wandb_tracker.make_record(), {"": np.ones(2)}, Path(sys.argv[1])) is not None
+tracker.log_sweep("demo", [{"status": "done"}])
+tracker.close()
+"""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = os.environ | {
+            "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests' / 'support'}",
+            "WANDB_BASE_URL": url,
+        }
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=120)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(offline_runs(tmp_path)) == 2
+
+
+def test_disabled_tracks_nothing(make, tmp_path):
+    tracker = make(mode=TrackingMode.disabled)
+    assert isinstance(tracker, NullTracker)
+    assert tracker.log(make_record(), {}, tmp_path) is None
+    tracker.log_sweep("demo", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracking_process_that_dies_is_said_once_and_ends_nothing(tmp_path, warnings):
+    tracking = PooledTracking(TrackingSettings(), tmp_path, "demo", warnings.append, num_processes=1)
+    assert tracking.wait() == []
+    (worker,) = tracking._pool._processes
+    os.kill(worker, signal.SIGKILL)
+    for num in range(3):
+        tracking.submit(make_record(num=num), {}, tmp_path)
+    assert tracking.wait() == []
+    tracking.log_sweep("demo", [])
+    tracking.close()
+    assert len(warnings) == 1
+    assert warnings[0].startswith("a tracking process died: A ")
+    assert warnings[0].endswith("; bridge-runner sync makes the W&B runs that are missing")
+
+
+def test_packages_and_machine_are_listed_once_a_sweep(make, tmp_path):
+    tracker = make()
+    tracker.log(make_record(), {}, tmp_path)
+    tracker.log_sweep("demo", [{"num": 3, "status": "done"}])
+    offline_runs(tmp_path)
+    found = [path.parent.parent.name for path in (tmp_path / "wandb").glob("offline-run-*/files/requirements.txt")]
+    assert [name.endswith("demo-sweep") for name in found] == [True]
