@@ -91,8 +91,12 @@ def test_show_has_the_mesh_and_the_specs(sweep, capsys):
 def test_the_run_is_compared_with_one_device(sweep, num):
     record = store.read_record(run_of(sweep, num))
     (check,) = (check for check in record.checks if check.name == "one_device")
-    assert check.verdict.value == "caution"
-    assert check.detail.startswith("against one device init gives the same bits; apply is rounded otherwise (")
+    # Whether eight devices round as one does is up to the CPU's vector instructions.
+    if check.verdict.value == "yes":
+        assert check.detail == "init and apply give the bits of one device"
+    else:
+        assert check.verdict.value == "caution"
+        assert check.detail.startswith("against one device init gives the same bits; apply is rounded otherwise (")
 
 
 def test_every_part_is_in_a_file_of_its_own(sweep):
@@ -108,7 +112,9 @@ def test_it_verifies_bit_for_bit_on_as_many_devices(sweep):
 @pytest.mark.parametrize("num", range(len(LAYERS)))
 def test_on_one_device_it_verifies_within_a_tolerance_that_is_said(sweep, num, capsys):
     assert main.main(["verify", str(run_of(sweep, num).path), "--trust"]) == 0
-    assert "; applied on 1 device instead of 8, the output is within " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    within = "; applied on 1 device instead of 8, the output is within " in out
+    assert within or "; applied again, the output is the same bit for bit" in out
 
 
 def test_a_flipped_bit_in_a_part_is_found(sweep, tmp_path, capsys):

@@ -423,10 +423,13 @@ def served(folder):
     process = subprocess.Popen(command, cwd=folder.path.parent, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
-        line = process.stdout.readline()
-        yield re.fullmatch(r"(http://127\.0\.0\.1:\d+/) follows mine; Ctrl-C ends it\n", line)[1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        try:
+            line = process.stdout.readline()
+            yield re.fullmatch(r"(http://127\.0\.0\.1:\d+/) follows mine; Ctrl-C ends it\n", line)[1]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()  # where SIGINT is ignored (nohup, a script's `&`) it would be waited for without end
 
 
 def test_a_served_page_follows_its_sweep_and_is_sent_only_when_it_is_new(folder, served):
