@@ -46,9 +46,9 @@ def test_the_wheel_has_the_config_and_the_plugins_where_they_are_looked_for(whee
 
 def test_the_wheel_has_the_reports_parts_and_the_licences_of_its_bundles(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    parts = ROOT / "runner" / "report_parts"
-    assert {f"runner/{path.relative_to(parts.parent)}" for path in parts.rglob("*") if path.is_file()} <= names
-    assert "runner/report_parts/vendor/d3.LICENSE" in names
+    parts = ROOT / "runner" / "report" / "html" / "assets"
+    assert {path.relative_to(ROOT).as_posix() for path in parts.rglob("*") if path.is_file()} <= names
+    assert "runner/report/html/assets/vendor/d3.LICENSE" in names
 
 
 def test_the_wheel_elsewhere_runs_a_sweep(elsewhere):

@@ -17,7 +17,7 @@ SEVERAL = """
 import os
 os.environ.pop("XLA_FLAGS", None)
 import jax
-from runner import devices
+from runner.arrays import devices
 from runner.errors import UserError
 devices.prepare_process(3, "off")
 print(*[devices.device_name(devices.find_device(name)) for name in ("cpu", "cpu:0", "cpu:2", "auto", "auto:1")])

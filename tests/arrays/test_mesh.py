@@ -173,7 +173,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 import orbax.checkpoint as ocp
 import runner
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from runner import trees
+from runner.arrays import trees
 
 mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 found = runner.reload(sys.argv[1], sharding=mesh, trust=True).variables
@@ -201,7 +201,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import ml_dtypes
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from runner import shards, trees
+from runner.arrays import shards, trees
 
 mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 shards.BLOCK_BYTES = 200
@@ -232,12 +232,14 @@ def test_an_array_in_parts_has_the_digest_of_the_whole_and_is_never_whole():
 
 REFUSED = """
 import json, sys
-from runner import devices, planning, sweeping
+from runner.arrays import devices
+from runner.sweep import plan
+from runner.config import compose
 from runner.errors import UserError
 devices.prepare_process(8, "off")
 for words in json.loads(sys.argv[1]):
     try:
-        planning.validate([planning.Config(run=sweeping.compose(words))])
+        plan.validate([plan.Config(run=compose.compose(words))])
     except UserError as error:
         print(f"error: {error}")
 """

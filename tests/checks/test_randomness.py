@@ -206,7 +206,7 @@ def test_linen_in_nnx_that_was_not_initialised_is_mended_in_its_constructor():
 def test_a_key_that_the_layer_makes_in_its_call_is_found_with_its_line(layer):
     check = invented(nnx_bridge.to_linen(layer))
     (line,) = check.evidence["keys_made_at"]
-    assert line.startswith("test_claims_randomness.py:")
+    assert line.startswith("test_randomness.py:")
     assert f" in {layer.__name__}.__call__" in line
     assert (check.verdict, check.mend) == (Verdict.no, OWN_STREAM)
     assert check.detail == f"the layer makes a key of its own ({line}): what it draws is the same at every call"

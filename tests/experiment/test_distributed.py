@@ -136,12 +136,13 @@ def test_processes_that_can_not_agree_refuse_all_of_them(words, said, tmp_path):
 
 WRONG = """
 import sys
-from runner import processes, sweeping
+from runner.experiment import distributed
+from runner.config import compose
 from runner.errors import UserError
 for words in sys.argv[1:]:
     try:
-        run = sweeping.compose(["mesh={data:2}", "distributed=jax", *words.split()])
-        processes.start(run.distributed, print)
+        run = compose.compose(["mesh={data:2}", "distributed=jax", *words.split()])
+        distributed.start(run.distributed, print)
     except UserError as error:
         print(error)
 """

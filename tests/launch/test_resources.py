@@ -19,23 +19,23 @@ from runner.records import store
 from runner.records.paths import RunFolder
 
 WORK = """
-with leases.Turns(folder).working():
+with resources.Turns(folder).working():
     print("works", flush=True)
     sys.stdin.readline()
 """
 MEASURE = """
-turns = leases.Turns(folder)
+turns = resources.Turns(folder)
 with turns.working():
     print(turns.measured(lambda: print("measures", flush=True) or sys.stdin.readline(), wait=True), flush=True)
 """
 CORES = """
-leases.keep_to_cores(1, folder)
-leases.keep_to_cores(1, folder)
-print(sorted(os.sched_getaffinity(0)), leases.cores_to_share(), flush=True)
+resources.keep_to_cores(1, folder)
+resources.keep_to_cores(1, folder)
+print(sorted(os.sched_getaffinity(0)), resources.cores_to_share(), flush=True)
 sys.stdin.readline()
 """
 CARD = """
-with leases.card(folder) as name:
+with resources.card(folder) as name:
     print(name, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     sys.stdin.readline()
 """
@@ -45,7 +45,7 @@ with leases.card(folder) as name:
 def beside(code: str, folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A process that runs `code`, and goes on at a line."""
     folder.mkdir(exist_ok=True)
-    head = "import os, sys\nfrom pathlib import Path\nfrom runner import leases\nfolder = Path(sys.argv[1])\n"
+    head = "import os, sys\nfrom pathlib import Path\nfrom runner.launch import resources\nfolder = Path(sys.argv[1])\n"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", head + code, str(folder)]
     with subprocess.Popen(command, env=os.environ | environment, **pipes) as process:

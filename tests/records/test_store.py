@@ -40,19 +40,19 @@ RECORD = Record(
 TAKE_LOCK = """
 import sys
 from pathlib import Path
-from runner import layout, storage
+from runner.records import paths, store
 try:
-    with storage.locked(layout.SweepFolder(Path(sys.argv[1]))):
+    with store.locked(paths.SweepFolder(Path(sys.argv[1]))):
         print("taken")
-except storage.StorageError as error:
+except store.StorageError as error:
     print(error)
 """
 
 DIE_WITH_LOCK = """
 import os, sys
 from pathlib import Path
-from runner import layout, storage
-with storage.locked(layout.SweepFolder(Path(sys.argv[1]))):
+from runner.records import paths, store
+with store.locked(paths.SweepFolder(Path(sys.argv[1]))):
     os._exit(9)
 """
 

@@ -330,7 +330,7 @@ def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():
 
 
 def test_the_report_needs_no_jax():
-    code = "import sys, runner.reporting; sys.exit('jax' in sys.modules)"
+    code = "import sys, runner.commands.report; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

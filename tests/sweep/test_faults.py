@@ -173,8 +173,8 @@ SAVES = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
-from runner import checkpoint
-from runner.clone import CloneWriter
+from runner.arrays import checkpoint
+from runner.arrays.fast_checkpoint import CloneWriter
 
 def tree(number):
     leaf = np.full((64, 1024), number, np.float32)

@@ -29,11 +29,12 @@ MS = 1_000_000
 CACHED = """
 import sys
 import jax, jax.numpy as jnp
-from runner import devices, timing
+from runner.arrays import devices
+from runner.timing import clock
 devices.prepare_process(1, sys.argv[1])
 x = jax.ShapeDtypeStruct((3,), jnp.float32)
 for _ in range(2):
-    compiled, phases = timing.compile_phases(lambda x: jnp.sin(x) * 17, (x,))
+    compiled, phases = clock.compile_phases(lambda x: jnp.sin(x) * 17, (x,))
     print(phases.cache, compiled(jnp.ones(3)).shape)
     jax.clear_caches()
 """

@@ -66,18 +66,18 @@ def test_each_caller_gets_a_copy() -> None:
 
 
 def test_importing_the_module_does_not_import_jax() -> None:
-    assert fresh_process("import sys, runner.environment; print('jax' in sys.modules)") == "False\n"
+    assert fresh_process("import sys, runner.timing.machine; print('jax' in sys.modules)") == "False\n"
 
 
 def test_processes_find_the_same_ids_and_print_nothing() -> None:
-    code = "import json; from runner.environment import fingerprint; found = fingerprint(); print(json.dumps(found))"
+    code = "import json; from runner.timing.machine import fingerprint; found = fingerprint(); print(json.dumps(found))"
     first, second = (json.loads(fresh_process(code, PYTHONHASHSEED=seed)) for seed in "12")
     assert first["machine_id"] == second["machine_id"]
     assert first["software_id"] == second["software_id"]
 
 
 def test_settings_of_jax_made_by_variables_are_told() -> None:
-    code = "import json; from runner.environment import fingerprint; print(json.dumps(fingerprint()['jax_config']))"
+    code = "import json; from runner.timing.machine import fingerprint; print(json.dumps(fingerprint()['jax_config']))"
     found = fresh_process(code, JAX_ENABLE_X64="1", JAX_PLATFORMS="cpu", JAX_COMPILATION_CACHE_DIR="/tmp/none")
     assert json.loads(found)["jax_enable_x64"] is True
     assert set(json.loads(found)) <= set(machine.JAX_SETTINGS)

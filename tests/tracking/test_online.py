@@ -102,7 +102,7 @@ def test_nothing_is_sent_while_a_measurement_runs(server, sweep):
 
 def test_a_sweep_that_is_killed_leaves_no_process_standing_still(server, sweep):
     server.fault = lambda what, sent: HANG if what == "UpsertBucket" else None
-    code = "import sys; from pathlib import Path; from runner.tracking_online import Sender, children\n"
+    code = "import sys; from pathlib import Path; from runner.tracking.online import Sender, children\n"
     code += "sender = Sender(Path(sys.argv[1]), '--watch'); input(); sender.pause()\n"
     code += "print(sender.pid, *children(sender.pid), flush=True); input()"
     command = [sys.executable, "-c", code, str(sweep)]
