@@ -22,7 +22,7 @@ from typing import Any
 
 from runner.errors import ServerError, UserError
 from runner.tracking.wandb_files import OfflineRun
-from runner.tracking.wandb_tracker import environment_of
+from runner.tracking.wandb_runs import environment_of
 
 # Runs that `wandb sync` has under way at a time: most of the time of each is waiting for answers.
 PARALLEL = 8

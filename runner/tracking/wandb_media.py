@@ -1,0 +1,38 @@
+"""What a W&B run shows beside numbers: histograms, tables and charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runner.errors import literal
+from runner.records.record import Record
+from runner.tracking import payload
+
+
+def media(wandb: Any, record: Record, output: Mapping[str, np.ndarray], table_max_elements: int) -> dict[str, Any]:
+    """Histograms of a run's times and output, and the output as a table where it is small; by key."""
+    shown = {}
+    latency = record.timing.apply_latency if record.timing else None
+    if latency and (histogram := payload.histogram_of(np.array(latency.samples.durations_s))):
+        # One row a run: a row a sample takes W&B ten times as long and draws the same picture.
+        shown["timing/apply_latency/samples_s"] = wandb.Histogram(np_histogram=histogram)
+    for path, array in output.items():
+        if histogram := payload.histogram_of(array):
+            shown[f"{payload.output_key(path, len(output))}/histogram"] = wandb.Histogram(np_histogram=histogram)
+    if 0 < sum(array.size for array in output.values()) <= table_max_elements:
+        places = [(path, index) for path, array in output.items() for index in np.ndindex(array.shape)]
+        rows = [[path, literal(index), payload.cell(output[path][index])] for path, index in places]
+        shown["output/table"] = wandb.Table(columns=["array", "index", "value"], data=rows, allow_mixed_types=True)
+    return shown
+
+
+def charts(wandb: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The charts of a sweep, by key."""
+    shown = {}
+    for x, y, title, points in payload.sweep_charts(rows):
+        table = wandb.Table(columns=[x, y, "layer"], data=points, allow_mixed_types=True)
+        shown[f"chart/{y}_by_{x}"] = wandb.plot.scatter(table, x, y, title=title)
+    return shown

@@ -1,0 +1,127 @@
+"""Opens and ends the offline W&B runs of a sweep; what goes wrong is said once, and never raised."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.config.settings import TrackingSettings
+from runner.records.paths import SweepFolder
+from runner.tracking import wandb_files
+
+# 12-25 ms a run with these, 55-80 ms by default, most of it listing installed packages. Symlinks to the latest run
+# would be fought over by the processes of a sweep.
+LEAN = {"silent": True, "quiet": True, "console": "off", "disable_git": True, "save_code": False, "symlink": False}
+LEAN |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
+LEAN |= {"x_transaction_log_flush_interval": 0.5, "finish_timeout": 10.0}
+
+MAX_TAG_CHARACTERS = 64
+
+
+class WandbRuns:
+    """The offline W&B runs of one sweep.
+
+    Args:
+      settings: What the runs carry.
+      folder: The sweep's folder.
+      sweep: The sweep's name, the group of its runs.
+      warn: Takes one sentence, the first time that something fails.
+
+    Attributes:
+      folder: The sweep's folder.
+    """
+
+    def __init__(
+        self, settings: TrackingSettings, folder: SweepFolder, sweep: str, warn: Callable[[str], None]
+    ) -> None:
+        self.folder = folder
+        self._settings = settings
+        self._sweep = sweep
+        self._warn = warn
+        self._warned = False
+
+    def make(
+        self,
+        fill: Callable[[Any, Any], None],
+        settings: Mapping[str, Any],
+        init: Mapping[str, Any],
+        *,
+        opened: Any = None,
+        exit_code: int = 0,
+    ) -> bool:
+        """Makes a W&B run from its opening to its end; False where W&B failed.
+
+        Args:
+          fill: Logs to the run, given wandb and the run.
+          settings: W&B's own.
+          init: What the run is opened with; of one that is open its tags.
+          opened: The run, where it is open.
+          exit_code: What it ends with.
+        """
+        with self.warning_once(init["id"]), environment_of(self.folder.wandb):
+            import wandb
+
+            run = self.open(init, settings) if opened is None else opened
+            try:
+                if opened is not None:
+                    run.tags = self._tags(init)
+                fill(wandb, run)
+            finally:
+                run.finish(exit_code=exit_code)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def warning_once(self, wandb_id: str) -> Iterator[None]:
+        """Warns of what is raised inside, the first time, and goes on after it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - W&B is a replica: whatever it raises, the run itself is well
+            if not self._warned:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._warn(f"W&B run {wandb_id} is missing or incomplete: {reason}")
+            self._warned = True
+
+    def open(self, init: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+        """An open W&B run; an older folder of the same id is removed first."""
+        import wandb
+
+        # Where it can't be written, wandb would silently take the system's temporary folder.
+        self.folder.wandb.mkdir(parents=True, exist_ok=True)
+        if stale := self._folders.pop(init["id"], None):
+            shutil.rmtree(stale)
+        known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
+        more: dict[str, Any] = {"group": self._sweep, "dir": str(self.folder.path), "reinit": "create_new"}
+        more |= {"project": self._settings.project, "entity": self._settings.entity}
+        words = {**init, **more, "tags": self._tags(init)}
+        run = wandb.init(mode="offline", **words, settings=wandb.Settings(**known))
+        self._folders[init["id"]] = Path(run.settings.sync_dir)
+        return run
+
+    def _tags(self, init: Mapping[str, Any]) -> list[str]:
+        tags = (tag[:MAX_TAG_CHARACTERS] for tag in [*self._settings.tags, *init["tags"]] if tag)
+        return list(dict.fromkeys(tags))
+
+    @functools.cached_property
+    def _folders(self) -> dict[str, Path]:
+        return wandb_files.find_offline_runs(self.folder.wandb)
+
+
+@contextlib.contextmanager
+def environment_of(wandb_dir: Path, **more: str) -> Iterator[None]:
+    """Sets what wandb takes from variables only, and `more`, for as long as our calls last."""
+    # wandb keeps a copy of every table in its data folder until it is synced, by default in the user's home; and it
+    # sends statistics to its makers, even offline. Only variables govern these; the user's own values win.
+    wanted = {"WANDB_DATA_DIR": str(wandb_dir / "staging"), "WANDB_ERROR_REPORTING": "false"} | more
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
