@@ -15,8 +15,8 @@ from runner.experiment.execute import Job
 from runner.records.record import Record, Verdict
 from runner.report import table
 from runner.report.terminal import Terminal
-from runner.sweep import plan
 from runner.sweep.plan import Config
+from runner.sweep.validate import validate
 
 EXIT_NO = 1
 
@@ -35,7 +35,7 @@ def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = 
     Raises:
       UserError: A config that can't run.
     """
-    identities, drafts = plan.validate(configs, refused)
+    identities, drafts = validate(configs, refused)
     terminal = Terminal()
     judged: list[dict[str, Any]] = []
     seen = set()

@@ -14,7 +14,7 @@ from runner.launch import application
 from runner.records import store
 from runner.records.record import Record
 from runner.report.terminal import Terminal
-from runner.sweep import plan
+from runner.sweep.initial_variables import draft_from, read_initial_variables
 from runner.sweep.plan import Config
 
 EXIT_DIFFERENT = 4
@@ -44,10 +44,10 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     # A cache of compiled programs is code too, and the record may name any folder as one.
     run = dataclasses.replace(run, compilation_cache="off", input=saved_run.saved_input(folder, run))
     application.prepare_process([Config(run=run)])
-    given = plan.given_variables(run.variables)
+    given = read_initial_variables(run.variables)
     identity = programs.identify(run, given.digest_for(run) if given else None)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
-    result = execute.attempt(job, plan.draft_from(run, identity, given))
+    result = execute.attempt(job, draft_from(run, identity, given))
     terminal = Terminal()
     different = _differences(saved, result.record)
     if result.output and saved.output and not different:

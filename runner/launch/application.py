@@ -25,8 +25,8 @@ from runner.records.paths import SweepFolder
 if TYPE_CHECKING:
     from runner.config.settings import CheckpointSettings
     from runner.records.record import Row
-    from runner.sweep.execute import Outcome
     from runner.sweep.plan import Config, Plan
+    from runner.sweep.reporter import SweepOutcome
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -121,7 +121,7 @@ class Application:
         refused: Sequence[tuple[str, UserError]] = (),
         *,
         elsewhere: str | None = None,
-        execute: Callable[..., Outcome] | None = None,
+        execute: Callable[..., SweepOutcome] | None = None,
         make_plan: Callable[..., Plan] | None = None,
     ) -> Sequence[Row]:
         """Runs what is missing of `configs` and shows the results.
@@ -328,7 +328,7 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
     return Path(os.path.expanduser(config.output_root)) / (config.sweep or f"{stamp}_{name.rpartition('-')[0]}")
 
 
-def _summary(plan: Plan, outcome: Outcome, rows: Sequence[Row], *, keep: CheckpointSettings) -> list[str]:
+def _summary(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, keep: CheckpointSettings) -> list[str]:
     """How a sweep ended, where its files are, and what to type next."""
     from runner.records.record import Status
     from runner.report import aggregate
@@ -387,7 +387,7 @@ def _tracked(folder: SweepFolder, shown: str) -> list[str]:
     return lines
 
 
-def _exit_code(outcome: Outcome, rows: Sequence[Row]) -> int:
+def _exit_code(outcome: SweepOutcome, rows: Sequence[Row]) -> int:
     from runner.records.record import Status
 
     if outcome.interrupted:

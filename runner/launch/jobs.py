@@ -14,7 +14,9 @@ from runner.experiment.execute import Job, now
 from runner.records import store
 from runner.records.paths import SubmissionFolder, SweepFolder
 from runner.records.store import STATUSES
-from runner.sweep.plan import Config, Plan, State, Task, left_over, run_data, validate
+from runner.sweep.plan import Config, Plan, Task, run_data
+from runner.sweep.run_state import State, left_over
+from runner.sweep.validate import validate
 
 # A job of fewer runs of one program costs more to start than it saves, unless the runs are long: `workers` says so.
 MIN_RUNS = 8

@@ -17,9 +17,9 @@ from runner.errors import UserError, one_or_many
 from runner.launch import dispatch, launchers
 from runner.launch.application import Application, RunFailed
 from runner.records.record import Row, Status
-from runner.sweep.execute import Outcome
 from runner.sweep.execute import execute as execute_here
 from runner.sweep.plan import Config, Plan
+from runner.sweep.reporter import SweepOutcome
 
 OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"
 
@@ -44,7 +44,7 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     return application.sweep(configs, place, refused, elsewhere=elsewhere, execute=execute)
 
 
-def executor(context: Any, config: Any, application: Application) -> tuple[Callable[..., Outcome], str | None]:
+def executor(context: Any, config: Any, application: Application) -> tuple[Callable[..., SweepOutcome], str | None]:
     """What does the work of a sweep, in this process or by another launcher, and what `device=auto` means there.
 
     Raises:
@@ -56,7 +56,7 @@ def executor(context: Any, config: Any, application: Application) -> tuple[Calla
     if application.runs:
         engine.begin()
 
-    def execute(plan: Plan, **known: Any) -> Outcome:
+    def execute(plan: Plan, **known: Any) -> SweepOutcome:
         return dispatch.execute(plan, crew=engine.crew(config.workers), launch=engine.launch, **known)
 
     return execute, engine.auto

@@ -18,7 +18,8 @@ from runner.experiment import distributed, execute
 from runner.experiment.execute import Result
 from runner.records.paths import SweepFolder
 from runner.records.record import Status
-from runner.sweep.plan import Plan, State, Task
+from runner.sweep.plan import Plan, Task
+from runner.sweep.run_state import State
 
 SAME_COMMAND = "the same command in every process, but for distributed.process_id"
 

@@ -1,44 +1,21 @@
-"""What a sweep is going to do: configs validated, each once, with what is already there. Nothing here writes."""
+"""Plans a sweep: validates and deduplicates configs, looks up finished runs. Read-only."""
 
 from __future__ import annotations
 
-import contextlib
-import enum
-import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from runner.arrays import checkpoint, trees
 from runner.config.env_secrets import Redaction
 from runner.config.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
-from runner.errors import ConfigError, StorageError, UserError, one_or_many
-from runner.experiment import inputs
-from runner.experiment import program as programs
+from runner.errors import UserError
 from runner.experiment.execute import Job, now
 from runner.experiment.program import Draft, Identity
 from runner.records import paths, store
 from runner.records.paths import RunFolder, SweepFolder
-from runner.records.record import Status
-from runner.sweep import retention
+from runner.sweep.run_state import FINISHED, State, known_states, left_over
+from runner.sweep.validate import ProgramKey, validate
 from runner.timing import machine
-
-ProgramKey = tuple[str, str]
-
-
-class State(enum.Enum):
-    """What is known of a run before the sweep goes on."""
-
-    done = "done"
-    failed = "failed"
-    interrupted = "interrupted"
-    stale = "stale"
-    new = "new"
-
-
-FINISHED = frozenset({State.done, State.stale, State.failed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +99,19 @@ class Plan:
         return {state.value: n for state in State if (n := sum(task.state is state for task in self.tasks))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How a plan goes on whose configs are not known before the first of them have run.
+
+    Attributes:
+      num_runs: Runs that may come, at most.
+      longer: The plan with the next runs, once those of the last one have ended; None where none are to come.
+    """
+
+    num_runs: int
+    longer: Callable[[], Plan | None]
+
+
 def make_plan(
     configs: Sequence[Config],
     place: Callable[[str], SweepFolder],
@@ -202,11 +192,6 @@ def make_task(
     return Task(job=job, config=config, folder=run_folder, state=state or left_over(run_folder))
 
 
-def left_over(folder: RunFolder) -> State:
-    """The state of a run that no journal says the end of."""
-    return State.interrupted if folder.path.exists() else State.new
-
-
 def refreshed(plan: Plan) -> Plan:
     """`plan` with what is there now."""
     states, tracked = known_states(plan.folder, [task.job.identity.run_id for task in plan.tasks])
@@ -216,73 +201,6 @@ def refreshed(plan: Plan) -> Plan:
         state = states.get(run_id) or left_over(task.folder)
         tasks.append(replace(task, state=state, tracked=run_id in tracked))
     return replace(plan, tasks=tasks)
-
-
-@dataclass(frozen=True)
-class Given:
-    """Variables that a run starts from instead of init's.
-
-    Attributes:
-      path: Where they were found.
-      tree: The variables.
-      digest: Their digest.
-      train_state: What training goes on from, where they are those of a run that was trained.
-    """
-
-    path: str
-    tree: Any
-    digest: str
-    train_state: Any = None
-
-    def digest_for(self, run: Run) -> str:
-        """The digest of all that `run` takes from here: one that trains takes the optimiser's state too."""
-        if self.train_state is None or not run.train.steps:
-            return self.digest
-        return canonical_digest([self.digest, trees.tree_digest(trees.leaves(self.train_state))])
-
-    def require_steps(self, run: Run) -> None:
-        """Judges whether `run` has anything left to train.
-
-        Raises:
-          ConfigError: As many steps were made before.
-        """
-        num_made = int(self.train_state["step"]) if self.train_state is not None else 0
-        if 0 < run.train.steps <= num_made:
-            reason = f"{self.path} has made {num_made}, and the steps are counted from its first"
-            raise ConfigError("train.steps", run.train.steps, reason, f"train.steps={num_made + run.train.steps}")
-
-
-def given_variables(path: str | None) -> Given | None:
-    """The variables in the Orbax checkpoint, or in the run, at `path`; None for None.
-
-    Raises:
-      ConfigError: There is no checkpoint.
-    """
-    if path is None:
-        return None
-    folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
-            folder = store.find_run(folder).path
-    run = RunFolder(folder)
-    own = run.record.exists()
-    record = store.read_record(run) if own else None
-    if record and (reason := retention.sentence(record)):
-        raise ConfigError("variables", path, reason, retention.again(record))
-    try:
-        tree = checkpoint.restore(run.checkpoint) if own else checkpoint.as_variables(checkpoint.restore(folder))
-        state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None
-    except checkpoint.CheckpointError as error:
-        reason = "no Orbax checkpoint is there" if folder.is_dir() else "there is no such folder"
-        raise ConfigError("variables", path, reason, "variables=outputs/SWEEP/runs/RUN") from error
-    return Given(path, tree, trees.tree_digest(trees.leaves(tree)), state)
-
-
-def draft_from(run: Run, identity: Identity, given: Given | None) -> Draft:
-    """The traced program of `run` with the variables that it starts from; see `runner.program.draft`."""
-    if given is None:
-        return programs.draft(run, identity)
-    return programs.draft(run, identity, given.tree, train_state=given.train_state)
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
@@ -326,99 +244,7 @@ def _subject(run: Run, identity: Identity) -> str | None:
     return identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)
 
 
-def validate(
-    configs: Sequence[Config],
-    errors_before: Sequence[tuple[str, UserError]] = (),
-    *,
-    elsewhere: str | None = None,
-    known: Mapping[ProgramKey, Draft] | None = None,
-) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
-    """Identity of every config and draft of every program; nothing is computed or written. See `make_plan`.
-
-    Args:
-      configs: What to run.
-      errors_before: Said together with what is found here.
-      elsewhere: See `make_plan`.
-      known: Drafts that need not be traced again; they are in what is returned.
-
-    Raises:
-      UserError: Configs that can't run, all mistakes together.
-    """
-    identities: list[Identity] = []
-    drafts: dict[ProgramKey, Draft] = dict(known or {})
-    errors = list(errors_before)
-    refused: dict[ProgramKey, UserError] = {}
-    read = functools.cache(given_variables)
-    for config in configs:
-        try:
-            given = read(config.run.variables)
-            identity = identify(config.run, given, elsewhere=elsewhere)
-        except UserError as error:
-            errors.append((config.where, error))
-            continue
-        identities.append(identity)
-        key = identity.program_id, config.run.device
-        if key not in drafts and key not in refused:
-            try:
-                drafts[key] = draft_from(config.run, identity, given)
-            except UserError as error:
-                refused[key] = error
-        if key in refused:
-            errors.append((config.where, refused[key]))
-    if errors:
-        raise one_or_many(errors, len(configs) + len(errors_before))
-    return identities, drafts
-
-
-def identify(run: Run, given: Given | None, *, elsewhere: str | None = None) -> Identity:
-    """The names of `run`, which starts from `given`.
-
-    Raises:
-      UserError: It can't run, as far as that is seen without tracing it.
-    """
-    if given:
-        given.require_steps(run)
-    identity = programs.identify(run, given.digest_for(run) if given else None, elsewhere=elsewhere)
-    inputs.require(run.input, run.input_shape)
-    retention.require(run.checkpoint)
-    return identity
-
-
 def _suggest_name(configs: Sequence[Config], run_ids: Sequence[str]) -> str:
     labels = list(dict.fromkeys(config.run.layer.label for config in configs))
     name = "-".join(labels) if len(labels) <= 3 else f"{len(labels)}-layers"
     return f"{name}-{canonical_digest(sorted(run_ids))[:8]}"
-
-
-def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
-    """States of the runs that the folder knows of, and which of them are tracked.
-
-    Raises:
-      StorageError: The folder holds another plan.
-    """
-    if not folder.plan.exists():
-        return {}, set()
-    known = [run["run_id"] for run in store.read_plan(folder)["runs"]]
-    if set(known) != set(run_ids):
-        common = len(set(known) & set(run_ids))
-        others = f"{len(known)} runs, {common} of them among these {len(run_ids)}"
-        raise StorageError(f"{folder.path} holds another plan: {others}", "-m with sweep=another_name")
-    states: dict[str, State] = {}
-    tracked: set[str] = set()
-    software_id = machine.fingerprint()["software_id"]
-    nums = {run_id: num for num, run_id in enumerate(run_ids)}
-    for event in store.read_events(folder):
-        run_id = event.get("run_id")
-        if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
-            stale = event["event"] == Status.done.value and event["software_id"] != software_id
-            states[run_id] = State.stale if stale else State(event["event"])
-            tracked.discard(run_id)
-        elif event["event"] == "tracked":
-            tracked.add(str(run_id))
-    confirmed = {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
-    return confirmed, tracked
-
-
-def _confirmed(folder: RunFolder, state: State) -> State:
-    """`state`, unless the run's record is missing or damaged: then the run counts as interrupted."""
-    return state if store.has_whole_record(folder) else State.interrupted

@@ -18,7 +18,8 @@ from runner.experiment import failures
 from runner.experiment.execute import Result
 from runner.records import store
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
-from runner.sweep.plan import State, Task
+from runner.sweep.plan import Task
+from runner.sweep.run_state import State
 from runner.timing import clock
 
 MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"

@@ -29,7 +29,7 @@ from runner.experiment.training import WATCH_EVERY_NS
 from runner.records import columns, store
 from runner.records.paths import RunFolder
 from runner.records.record import from_json, to_data, to_json
-from runner.sweep.plan import Given
+from runner.sweep.initial_variables import InitialVariables
 
 HERE = __name__
 QUICK = ("timing=off", "checks.eager=never", "input_shape=[4,4]")
@@ -394,10 +394,10 @@ def plain_checkpoint_starts_at_step_0(here, lean, half):
 
 
 def test_only_a_run_that_trains_is_named_after_the_state_that_it_goes_on_from(make_run):
-    given = Given("run", {}, "weights", {"step": np.int32(3)})
+    given = InitialVariables("run", {}, "weights", {"step": np.int32(3)})
     assert given.digest_for(make_run()) == "weights"
     assert given.digest_for(make_run("train=short")) not in ("weights", given.digest_for(make_run()))
-    assert Given("run", {}, "weights").digest_for(make_run("train=short")) == "weights"
+    assert InitialVariables("run", {}, "weights").digest_for(make_run("train=short")) == "weights"
 
 
 def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsys):

@@ -16,10 +16,11 @@ from failing_layers import LAYERS
 
 from runner.commands import ls, main
 from runner.launch import queue
-from runner.launch.jobs import Crew, State, cut, plan_of, read, remaining
+from runner.launch.jobs import Crew, cut, plan_of, read, remaining
 from runner.records import journal, locks, store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
+from runner.sweep.run_state import State
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
 SWEEP = ("-m", "seed=0,1,2", "features=4,8", "sweep=mine", *LEAN)

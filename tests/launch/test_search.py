@@ -15,7 +15,9 @@ from runner.commands import ls, main
 from runner.config.settings import Direction, Search
 from runner.errors import ConfigError
 from runner.launch.search import objective
-from runner.launch.search.study import Axis, Sampler, Study
+from runner.launch.search.sampler import Sampler
+from runner.launch.search.space import Axis
+from runner.launch.search.study import Study
 from runner.records import journal, store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from runner.errors import UserError
 from runner.launch.search import space
-from runner.launch.search.study import Axis
+from runner.launch.search.space import Axis
 
 
 def axis(typed: str) -> Axis:

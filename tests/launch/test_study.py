@@ -10,7 +10,9 @@ import pytest
 from runner.config.settings import Direction
 from runner.errors import StorageError, UserError
 from runner.launch.search import study
-from runner.launch.search.study import Axis, Sampler, Study
+from runner.launch.search.sampler import Sampler
+from runner.launch.search.space import Axis
+from runner.launch.search.study import Study
 
 AXES = (
     Axis(key="rate", typed="tag(log,interval(1e-4,1))", low=1e-4, high=1.0, log=True),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,13 +19,18 @@ from runner.launch.application import PROCESS_WIDE
 from runner.launch.search import objective, space, study
 from runner.launch.search import plan as search_plan
 from runner.launch.search.objective import Aim
-from runner.launch.search.study import ANOTHER, Asked, Sampler, Study
+from runner.launch.search.sampler import Sampler
+from runner.launch.search.study import ANOTHER, Asked, Study
+from runner.launch.search.tell import Teller
+from runner.launch.search.trials import Trials
 from runner.records import metrics, store
 from runner.records.journal import Journal, is_held
 from runner.records.paths import SweepFolder
-from runner.records.record import Record, Row, Status, Trial
-from runner.sweep.execute import Growth, Outcome, Reporter
-from runner.sweep.plan import FINISHED, Config, Plan, State, Task, given_variables, identify
+from runner.records.record import Row
+from runner.sweep.initial_variables import read_initial_variables
+from runner.sweep.plan import Config, Growth, Plan
+from runner.sweep.reporter import Reporter, SweepOutcome
+from runner.sweep.validate import identify
 
 # So many trials are looked at before a search is refused that can run none of them.
 MAX_PROBES = 8
@@ -90,7 +94,7 @@ class _Search:
       execute: Does what `runner.sweep.execute.execute` does.
     """
 
-    def __init__(self, aim: Aim, *, compose: Callable[..., Config], execute: Callable[..., Outcome]) -> None:
+    def __init__(self, aim: Aim, *, compose: Callable[..., Config], execute: Callable[..., SweepOutcome]) -> None:
         self._aim = aim
         self._compose = compose
         self._execute = execute
@@ -121,7 +125,7 @@ class _Search:
         """
         self._elsewhere = elsewhere
         run = configs[0].run
-        identity = identify(run, given_variables(run.variables), elsewhere=elsewhere)
+        identity = identify(run, read_initial_variables(run.variables), elsewhere=elsewhere)
         self._about = self._aim.about(configs[0], identity.run_id)
         folder = place(f"{run.layer.label}-study-{self._aim.digest(self._about)[:8]}")
         plan = search_plan.begin(folder, self._aim.data, origin=origin, elsewhere=elsewhere)
@@ -135,19 +139,19 @@ class _Search:
                 raise StorageError(f"{folder.path} holds another study: {difference}", ANOTHER)
         return plan
 
-    def execute(self, plan: Plan, *, reporter: Reporter, **known: Any) -> Outcome:
+    def execute(self, plan: Plan, *, reporter: Reporter, **known: Any) -> SweepOutcome:
         """Asks, runs and tells until there are as many trials as were wanted; see `runner.sweep.execute.execute`."""
-        self._plan = plan
-        self._reporter = reporter
         store.make_sweep_folder(plan.folder)
         with (
-            contextlib.closing(Journal(plan.folder.trials)) as self._journal,
-            contextlib.closing(self._open(plan.folder)) as self._study,
+            contextlib.closing(Journal(plan.folder.trials)) as journal,
+            contextlib.closing(self._open(plan.folder)) as study,
         ):
-            num_left = self._begin()
-            growth = Growth(num_runs=num_left, longer=self._longer)
-            outcome = self._execute(self._longer() or self._plan, reporter=reporter, growth=growth, **known)
-            self._tell_what_ended()
+            study.keep(self._about)
+            teller = Teller(study, journal, self._aim.objective, reporter)
+            trials = Trials(self._aim, plan, study, teller=teller, reporter=reporter, lengthen=self._lengthened)
+            growth = Growth(num_runs=trials.begin(), longer=trials.longer)
+            outcome = self._execute(trials.longer() or trials.plan, reporter=reporter, growth=growth, **known)
+            trials.tell_what_ended()
         return outcome
 
     def _open(self, folder: SweepFolder | None) -> Study:
@@ -175,52 +179,6 @@ class _Search:
                 probe.fail(number, str(answer))
         raise one_or_many(errors, len(errors))
 
-    def _begin(self) -> int:
-        """Brings study, plan and `trials.jsonl` to one state; how many trials are left to be told."""
-        self._study.keep(self._about)
-        self._waiting: list[tuple[Asked, str]] = []
-        ended = [trial for trial in self._study.trials() if trial.ended]
-        written = {trial.number for trial in store.read_trials(self._plan.folder)}
-        for trial in ended:
-            if trial.number not in written:
-                self._write(trial, value=trial.value, run_id=trial.run_id, error=trial.error)
-        unfinished = {task.job.identity.run_id for task in self._plan.tasks if task.state not in FINISHED}
-        self._lost = [trial for trial in ended if trial.run_id in unfinished]
-        return max(self._aim.wanted.n_trials - len(ended), 0)
-
-    def _longer(self) -> Plan | None:
-        """The plan with what is asked for next, after what was asked for last has been told; None where that is all."""
-        self._tell_what_ended()
-        if self._waiting:
-            return None  # its engine lost a run, and would lose it again
-        while wanted := [*self._ask(), *self._lost]:
-            self._lost = []
-            self._plan, answers = self._lengthened(self._plan, wanted)
-            for trial, answer in zip(wanted, answers, strict=True):
-                if not trial.ended:
-                    self._take(trial, answer)
-            if self._plan.pending():
-                return self._plan
-        return None
-
-    def _ask(self) -> list[Asked]:
-        """Trials that have not been told: those that were left, and new ones until there are `n_jobs` together.
-
-        Batches end at multiples of `n_jobs`: so a search that goes on asks what it would have asked had it not been
-        stopped, knowing as much.
-        """
-        trials = self._study.trials()
-        n_jobs = self._aim.wanted.n_jobs
-        num_open = sum(not trial.ended for trial in trials)
-        full = math.ceil((len(trials) + (not num_open)) / n_jobs) * n_jobs
-        new = range(len(trials), min(full, self._aim.wanted.n_trials))
-        if new and self._study.exhausted:
-            self._reporter.warned(f"{self._aim.sampler.label} has asked for all there is: {len(trials)} trials")
-            new = range(0)
-        for number in new:
-            self._study.ask(number)
-        return [trial for trial in self._study.trials() if not trial.ended]
-
     def _lengthened(self, plan: Plan, trials: Sequence[Asked]) -> tuple[Plan, list[str | UserError]]:
         """`plan` with runs for `trials`, and for each of these the id of its run, or why it can't run."""
         composed: list[Config | UserError] = []
@@ -233,52 +191,3 @@ class _Search:
         longer, answers = search_plan.longer(plan, configs, elsewhere=self._elsewhere)
         found = iter(answers)
         return longer, [next(found) if isinstance(one, Config) else one for one in composed]
-
-    def _take(self, trial: Asked, answer: str | UserError) -> None:
-        """Tells a trial whose answer is known; the others wait for their runs."""
-        if isinstance(answer, UserError):
-            self._fail(trial, None, answer.what)
-            return
-        self._study.note(trial.number, answer)
-        task = self._task(answer)
-        if task.state in FINISHED:
-            self._tell(trial, store.read_record(task.folder))
-        else:
-            self._waiting.append((trial, answer))
-
-    def _tell_what_ended(self) -> None:
-        """Tells the trials whose runs have ended since the plan was made longer."""
-        if not self._waiting:
-            return
-        news = store.read_news(self._plan.folder, self._plan.seen)
-        ended = {event["run_id"]: State(event["event"]) for event in news if event["event"] in store.STATUSES}
-        tasks = [replace(task, state=ended.get(task.job.identity.run_id, task.state)) for task in self._plan.tasks]
-        self._plan = replace(self._plan, tasks=tasks)
-        for trial, run_id in self._waiting:
-            if run_id in ended:
-                self._tell(trial, store.read_record(self._task(run_id).folder))
-        self._waiting = [(trial, run_id) for trial, run_id in self._waiting if run_id not in ended]
-
-    def _task(self, run_id: str) -> Task:
-        return next(task for task in reversed(self._plan.tasks) if task.job.identity.run_id == run_id)
-
-    def _tell(self, trial: Asked, record: Record) -> None:
-        value = self._aim.objective.of(record) if record.status is Status.done else None
-        if record.error is not None:
-            self._fail(trial, record, f"{record.error.kind.value}: {record.error.message or record.error.type}")
-        elif value is None or math.isnan(value):
-            self._fail(trial, record, f"its record has no number {self._aim.objective.name}")
-        else:
-            self._study.tell(trial.number, value)
-            self._write(trial, value=value, run_id=record.run_id)
-
-    def _fail(self, trial: Asked, record: Record | None, error: str) -> None:
-        self._study.fail(trial.number, error)
-        self._write(trial, run_id=record.run_id if record else None, error=error)
-        if record is None or record.error is None:  # that one was said when it happened
-            self._reporter.warned(f"trial {trial.number} failed: {' '.join(trial.overrides)}: {error}")
-
-    def _write(self, trial: Asked, **known: Any) -> None:
-        """Says for views what was told."""
-        told = Trial(number=trial.number, overrides=list(trial.overrides), **known)
-        self._journal.append("told", **vars(told))

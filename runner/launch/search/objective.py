@@ -10,7 +10,8 @@ from runner.config import settings
 from runner.config.settings import Search
 from runner.errors import literal
 from runner.launch.application import PROCESS_WIDE
-from runner.launch.search.study import Axis, Sampler
+from runner.launch.search.sampler import Sampler
+from runner.launch.search.space import Axis
 from runner.records.metrics import Metric
 from runner.sweep.plan import Config
 

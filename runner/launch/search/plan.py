@@ -13,7 +13,9 @@ from runner.errors import StorageError, UserError
 from runner.experiment.program import Identity
 from runner.records import paths, store
 from runner.records.paths import SweepFolder
-from runner.sweep.plan import FINISHED, Config, Plan, comparing, known_states, make_task, validate
+from runner.sweep.plan import Config, Plan, comparing, make_task
+from runner.sweep.run_state import FINISHED, known_states
+from runner.sweep.validate import validate
 
 
 def begin(

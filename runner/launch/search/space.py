@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+import decimal
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from runner.errors import ConfigError, UserError
-from runner.launch.search.study import Axis
+from runner.errors import ConfigError, UserError, literal
 
 LOG = "log"
 
 EXAMPLE = "'train.learning_rate=tag(log,interval(1e-4,1))'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One key that a search goes over.
+
+    Attributes:
+      key: As it stands in an override, with its `+`.
+      typed: Its values as they were typed.
+      choices: The values, as they are typed; empty where they are numbers between `low` and `high`.
+      low: The least number.
+      high: The greatest, itself among them.
+      step: Between two numbers; None where all are possible.
+      log: Whether the logarithm is what matters.
+      whole: Whether the numbers are whole.
+    """
+
+    key: str
+    typed: str
+    choices: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    step: float | None = None
+    log: bool = False
+    whole: bool = False
+
+    @property
+    def first(self) -> Any:
+        """The first choice, or the least number."""
+        return self.choices[0] if self.choices else self.low
+
+    @property
+    def data(self) -> list[Any]:
+        """What makes it the same axis, however it was typed."""
+        return [self.key, list(self.choices), self.low, self.high, self.step, self.log, self.whole]
+
+    def override(self, value: Any) -> str:
+        """The override that stands for one of its values."""
+        if self.choices or self.whole or self.step is None:
+            return f"{self.key}={literal(value)}"
+        # As Hydra counts a range: step after step, in decimals of so many digits.
+        steps = itertools.repeat(decimal.Decimal(self.step), round((value - self.low) / self.step))
+        return f"{self.key}={float(sum(steps, start=decimal.Decimal(self.low)))}"
 
 
 def parse(arguments: Sequence[str], config_loader: Any) -> tuple[list[Axis], list[str]]:

@@ -1,137 +1,27 @@
 """A study of Optuna: asked for trials and told their values, in a file of SQLite that outlives the process.
 
-That file is Optuna's; views are made from the lines of `trials.jsonl`. Whatever knows Optuna is here.
+That file is Optuna's; views are made from the lines of `trials.jsonl`. Only this file and `sampler` know Optuna.
 """
 
 from __future__ import annotations
 
 import contextlib
-import decimal
 import importlib.util
-import inspect
-import itertools
-import pkgutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config import settings
 from runner.config.settings import Direction
-from runner.errors import ConfigError, StorageError, UserError, literal
+from runner.errors import StorageError, UserError
+from runner.launch.search.sampler import Sampler
+from runner.launch.search.space import Axis
 
 NAME = "study"
 
-# They lay out the points of all trials by their seed.
-SEQUENCES = ("QMCSampler",)
-
 RUN_ID, ERROR, EXHAUSTED = "run_id", "error", "exhausted"
 
-KEY = "hydra.sweeper.sampler"
-INSTEAD = "hydra/sweeper/sampler=tpe"
 ANOTHER = "-m with sweep=another_name"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """One key that a search goes over.
-
-    Attributes:
-      key: As it stands in an override, with its `+`.
-      typed: Its values as they were typed.
-      choices: The values, as they are typed; empty where they are numbers between `low` and `high`.
-      low: The least number.
-      high: The greatest, itself among them.
-      step: Between two numbers; None where all are possible.
-      log: Whether the logarithm is what matters.
-      whole: Whether the numbers are whole.
-    """
-
-    key: str
-    typed: str
-    choices: tuple[str, ...] = ()
-    low: float = 0
-    high: float = 0
-    step: float | None = None
-    log: bool = False
-    whole: bool = False
-
-    @property
-    def first(self) -> Any:
-        """The first choice, or the least number."""
-        return self.choices[0] if self.choices else self.low
-
-    @property
-    def data(self) -> list[Any]:
-        """What makes it the same axis, however it was typed."""
-        return [self.key, list(self.choices), self.low, self.high, self.step, self.log, self.whole]
-
-    def override(self, value: Any) -> str:
-        """The override that stands for one of its values."""
-        if self.choices or self.whole or self.step is None:
-            return f"{self.key}={literal(value)}"
-        # As Hydra counts a range: step after step, in decimals of so many digits.
-        steps = itertools.repeat(decimal.Decimal(self.step), round((value - self.low) / self.step))
-        return f"{self.key}={float(sum(steps, start=decimal.Decimal(self.low)))}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """How the next trial is found.
-
-    Attributes:
-      target: Dotted path of a sampler of Optuna.
-      arguments: Those of its constructor; `seed` makes the whole study repeatable.
-    """
-
-    target: str
-    arguments: Mapping[str, Any]
-
-    @property
-    def label(self) -> str:
-        """Its class and arguments."""
-        given = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
-        return f"{self.target.rpartition('.')[2]}({given})"
-
-    def make(self, number: int, key: str | None = None) -> Any:
-        """The sampler of a trial, or of one of its keys where those are drawn one by one.
-
-        It is seeded by these too: a study that goes on must not draw again what it drew before, and asks for what it
-        would have asked for had it not been stopped.
-
-        Raises:
-          UserError: There is no such sampler, or it can't be made.
-        """
-        kind = self._kind()
-        arguments = dict(self.arguments)
-        if arguments.get("seed") is not None and (key is not None or kind.__name__ not in SEQUENCES):
-            arguments["seed"] = int(settings.canonical_digest([arguments["seed"], number, key])[:8], 16)
-        with self.blamed():
-            return kind(**arguments)
-
-    @contextlib.contextmanager
-    def blamed(self) -> Iterator[None]:
-        """Says what a sampler refuses as a mistake of the user's, and not what it thinks of itself."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except (TypeError, ValueError, ImportError) as error:
-            what = " ".join(str(error).split()).rstrip(".")
-            raise UserError(f"{KEY}: {self.label}: {what}", INSTEAD) from error
-
-    def _kind(self) -> type[Any]:
-        import optuna
-
-        try:
-            kind = pkgutil.resolve_name(self.target)
-        except (ImportError, AttributeError, ValueError):
-            kind = None
-        if not inspect.isclass(kind) or not issubclass(kind, optuna.samplers.BaseSampler):
-            known = [name for name in optuna.samplers.__all__ if name.endswith("Sampler") and "Base" not in name]
-            raise ConfigError(f"{KEY}._target_", self.target, f"no sampler; Optuna has {', '.join(known)}", INSTEAD)
-        return kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,130 @@
+"""Follows the journals of a sweep's jobs, and reports what they say as if the runs were made here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.config.settings import OnFailure
+from runner.records import store
+from runner.records.paths import SubmissionFolder
+from runner.records.record import Status
+from runner.sweep.plan import Plan
+from runner.sweep.reporter import Reporter, SweepOutcome
+
+# Between two looks at the journals.
+LOOK_S = 0.2
+LOOK_SHARE = 10  # and so many times as long as a look takes
+
+
+class Follower:
+    """Follows the jobs of one sweep.
+
+    Args:
+      plan: The sweep's; to be replaced where it grows.
+      reporter: Told of everything as it happens.
+      stop: Asked all the time; True asks the sweep to end.
+
+    Attributes:
+      ended: The runs that have ended since, by id.
+    """
+
+    def __init__(self, plan: Plan, reporter: Reporter, stop: Callable[[], bool]) -> None:
+        self.plan = plan
+        self.ended: set[str] = set()
+        self._reporter = reporter
+        self._stop = stop
+        self._followed: dict[SubmissionFolder, dict[Path, int]] = {}
+        self._said: set[str] = set()
+        self._num_failed = 0
+        self._next_look = 0.0
+        self._stopped: str | None = None
+
+    def follow(self, numbers: Sequence[int] | Mapping[int, Any]) -> None:
+        """From now on tells what the journals of these submissions say from now on."""
+        for number in numbers:
+            submission = self.plan.folder.submission(number)
+            self._followed[submission] = {path: path.stat().st_size for path in submission.journals()}
+
+    def add(self, submission: SubmissionFolder) -> None:
+        """From now on tells all that the journals of this submission say."""
+        self._followed[submission] = {}
+
+    def outcome(self) -> SweepOutcome:
+        """How it ended."""
+        interrupted = self._stop()
+        return SweepOutcome(num_failed=self._num_failed, interrupted=interrupted, stopped=self._stopped)
+
+    def pause(self, seconds: float) -> None:
+        """Follows for so long, unless the user asks to end."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stop():
+            time.sleep(LOOK_S)
+            self.look()
+
+    def ending(self) -> bool:
+        """Whether no other run may begin."""
+        return self._stop() or self._stopped is not None
+
+    def look(self) -> None:
+        """Tells what has come since the last look; of a thousand journals on a network drive not all the time."""
+        began = time.monotonic()
+        if began < self._next_look:
+            return
+        self.tell_news()
+        self._next_look = began + LOOK_SHARE * (time.monotonic() - began)
+
+    def tell_news(self) -> None:
+        """Tells what has come since."""
+        for event in self._news():
+            kind = event["event"]
+            if kind in store.STATUSES and event["run_id"] not in self.ended:
+                self.ended.add(event["run_id"])
+                self._tell(event)
+            elif kind in ("warned", "refused"):
+                self.say(event["text"])
+            elif kind == "skipped":
+                self.say(f"runs that another process has by now, left to it: {event['num_runs']}")
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == Status.done.value:
+            self._reporter.advanced()
+            return
+        folder = self.plan.folder.run(event["num"], event["run_id"])
+        self._reporter.finished(store.read_record(folder), folder)
+        self._num_failed += 1
+        run = self.plan.tasks[0].job.run
+        if run.on_failure is OnFailure.stop:
+            self._stopped = "on_failure=stop"
+        elif run.max_failures is not None and self._num_failed >= run.max_failures:
+            self._stopped = f"max_failures={run.max_failures}"
+
+    def say(self, text: str) -> None:
+        """Warns, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._reporter.warned(text)
+
+    def _news(self) -> Iterator[dict[str, Any]]:
+        for submission, offsets in self._followed.items():
+            for path in submission.journals():
+                if path != submission.launcher:
+                    yield from _whole_lines(path, offsets)
+
+
+def _whole_lines(path: Path, offsets: dict[Path, int]) -> Iterator[dict[str, Any]]:
+    """Events that have come since the last look; half a line comes with the next."""
+    offset = offsets.get(path, 0)
+    if path.stat().st_size <= offset:
+        return
+    with open(path, "rb") as file:
+        file.seek(offset)
+        lines, newline, _ = file.read().rpartition(b"\n")
+    offsets[path] = offset + len(lines) + len(newline)
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

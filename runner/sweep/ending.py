@@ -1,0 +1,47 @@
+"""Whether a sweep ends early: it was asked to, its failure policy says so, or the disk is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runner.config.settings import OnFailure, Run
+from runner.errors import StorageError
+from runner.records.record import Record, Status
+from runner.sweep.reporter import SweepOutcome
+
+
+@dataclass(kw_only=True)
+class Ending:
+    """What may end a sweep early.
+
+    Attributes:
+      stop: True asks the sweep to end.
+      num_failed: How many of its runs failed.
+      interrupted: Whether `stop` was ever true.
+      stopped: The failure policy that ends it, if one does.
+      broken: Why the steps of a training can't be written; raised once what is executed has been written.
+    """
+
+    stop: Callable[[], bool] = lambda: False
+    num_failed: int = 0
+    interrupted: bool = False
+    stopped: str | None = None
+    broken: StorageError | None = None
+
+    def reached(self) -> bool:
+        """Whether no other run may begin."""
+        self.interrupted = self.interrupted or self.stop()
+        return self.interrupted or self.stopped is not None or self.broken is not None
+
+    def count(self, run: Run, record: Record) -> None:
+        """Counts a failed run; the policy may end the sweep."""
+        self.num_failed += record.status is Status.failed
+        if self.num_failed and run.on_failure is OnFailure.stop:
+            self.stopped = "on_failure=stop"
+        elif run.max_failures is not None and self.num_failed >= run.max_failures:
+            self.stopped = f"max_failures={run.max_failures}"
+
+    def outcome(self) -> SweepOutcome:
+        """How the sweep ended."""
+        return SweepOutcome(num_failed=self.num_failed, interrupted=self.interrupted, stopped=self.stopped)

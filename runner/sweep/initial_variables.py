@@ -1,0 +1,85 @@
+"""The variables that a run starts from instead of init's: of an Orbax checkpoint, or of another run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.arrays import checkpoint, trees
+from runner.config.settings import Run, canonical_digest
+from runner.errors import ConfigError, StorageError
+from runner.experiment import program as programs
+from runner.experiment.program import Draft, Identity
+from runner.records import store
+from runner.records.paths import RunFolder
+from runner.sweep import retention
+
+
+@dataclass(frozen=True)
+class InitialVariables:
+    """Variables that a run starts from instead of init's.
+
+    Attributes:
+      path: Where they were found.
+      tree: The variables.
+      digest: Their digest.
+      train_state: What training goes on from, where they are those of a run that was trained.
+    """
+
+    path: str
+    tree: Any
+    digest: str
+    train_state: Any = None
+
+    def digest_for(self, run: Run) -> str:
+        """The digest of all that `run` takes from here: one that trains takes the optimiser's state too."""
+        if self.train_state is None or not run.train.steps:
+            return self.digest
+        return canonical_digest([self.digest, trees.tree_digest(trees.leaves(self.train_state))])
+
+    def require_steps(self, run: Run) -> None:
+        """Judges whether `run` has anything left to train.
+
+        Raises:
+          ConfigError: As many steps were made before.
+        """
+        num_made = int(self.train_state["step"]) if self.train_state is not None else 0
+        if 0 < run.train.steps <= num_made:
+            reason = f"{self.path} has made {num_made}, and the steps are counted from its first"
+            raise ConfigError("train.steps", run.train.steps, reason, f"train.steps={num_made + run.train.steps}")
+
+
+def read_initial_variables(path: str | None) -> InitialVariables | None:
+    """The variables in the Orbax checkpoint, or in the run, at `path`; None for None.
+
+    Raises:
+      ConfigError: There is no checkpoint.
+    """
+    if path is None:
+        return None
+    folder = Path(os.path.expanduser(path))
+    if not folder.is_dir():
+        with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
+            folder = store.find_run(folder).path
+    run = RunFolder(folder)
+    own = run.record.exists()
+    record = store.read_record(run) if own else None
+    if record and (reason := retention.sentence(record)):
+        raise ConfigError("variables", path, reason, retention.again(record))
+    try:
+        tree = checkpoint.restore(run.checkpoint) if own else checkpoint.as_variables(checkpoint.restore(folder))
+        state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None
+    except checkpoint.CheckpointError as error:
+        reason = "no Orbax checkpoint is there" if folder.is_dir() else "there is no such folder"
+        raise ConfigError("variables", path, reason, "variables=outputs/SWEEP/runs/RUN") from error
+    return InitialVariables(path, tree, trees.tree_digest(trees.leaves(tree)), state)
+
+
+def draft_from(run: Run, identity: Identity, initial: InitialVariables | None) -> Draft:
+    """The traced program of `run` with the variables that it starts from; see `runner.experiment.program.draft`."""
+    if initial is None:
+        return programs.draft(run, identity)
+    return programs.draft(run, identity, initial.tree, train_state=initial.train_state)

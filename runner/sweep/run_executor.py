@@ -1,0 +1,103 @@
+"""Executes a run of a sweep: alone on the machine while it is timed, followed by the tracker while it trains."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from runner.config.settings import TimingMode
+from runner.experiment import execute
+from runner.experiment.execute import Result
+from runner.experiment.program import Program
+from runner.launch.resources import Turns
+from runner.sweep.plan import Task
+from runner.sweep.steps import StepFolder
+from runner.sweep.validate import ProgramKey
+from runner.sweep.write_run import make_room
+from runner.timing import machine
+from runner.tracking.tracker import Tracking
+
+
+@dataclass(kw_only=True)
+class RunExecutor:
+    """Executes the runs of one sweep, one after the other.
+
+    Attributes:
+      tracking: Follows runs that train.
+      turns: Keeps other processes of ours from working beside a measurement.
+      stopping: True ends a training after its next step.
+      warn: Takes one sentence.
+    """
+
+    tracking: Tracking
+    turns: Turns
+    stopping: Callable[[], bool]
+    warn: Callable[[str], None]
+    _compiled_for: set[ProgramKey] = field(default_factory=set)
+    _tracker_is_warm: bool = False
+
+    def execute(self, task: Task, program: Program | Exception, threads: ThreadPoolExecutor) -> Result:
+        """The result of a run.
+
+        Args:
+          task: The run.
+          program: What it needs, or why that could not be compiled.
+          threads: One of them loads the tracker.
+
+        Raises:
+          Stopped: A training was asked to end; its last step is saved.
+          StorageError: A step of a training can't be written.
+        """
+        if isinstance(program, Exception):
+            return execute.failed(task.job, program)
+        first = task.program_key not in self._compiled_for
+        self._compiled_for.add(task.program_key)
+        return self._measure(task, program, first, threads)
+
+    def _measure(self, task: Task, program: Program, first: bool, threads: ThreadPoolExecutor) -> Result:
+        """The result of a run, made while no other process of ours works here, or flagged if one does."""
+        job, settings, steps = task.job, task.job.run.timing, self._steps(task)
+        watch = self.tracking.follow(execute.head(job), task.folder.path) if program.training else None
+        act = functools.partial(
+            execute.execute,
+            job,
+            program,
+            compiled_here=first,
+            watch=watch,
+            steps=steps,
+            beside=functools.partial(self._warm_tracker, threads),
+        )
+        if settings.mode is TimingMode.off:
+            return act()
+        result, contended = self.turns.measured(act, wait=settings.turns)
+        return execute.contended(result) if contended else result
+
+    @contextlib.contextmanager
+    def _warm_tracker(self, threads: ThreadPoolExecutor) -> Iterator[None]:
+        """Loads the tracker while the first run is checked: no time is taken then, and XLA lets go of Python's lock."""
+        loading = None if self._tracker_is_warm else threads.submit(self.tracking.warm)
+        self._tracker_is_warm = True
+        try:
+            yield
+        finally:
+            if loading is not None:
+                loading.result()
+
+    def _steps(self, task: Task) -> StepFolder | None:
+        """Where the steps of a run's training go, and those of an attempt before are found."""
+        train = task.job.run.train
+        if not train.keeps_steps:
+            return None
+        make_room(task)
+        task.folder.steps.mkdir(parents=True, exist_ok=True)
+        return StepFolder(
+            task.folder.steps,
+            every=train.save_every,
+            keep=train.keep_steps,
+            software_id=machine.fingerprint()["software_id"],
+            stopping=self.stopping,
+            warn=self.warn,
+        )

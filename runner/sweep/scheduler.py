@@ -1,0 +1,151 @@
+"""What of a sweep compiles, executes and is written, and when: nothing of ours runs beside a measurement."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from runner.arrays import checkpoint
+from runner.errors import StorageError
+from runner.experiment import cross_checks, execute, failures
+from runner.experiment.execute import Result
+from runner.experiment.program import Program
+from runner.experiment.training import Stopped
+from runner.sweep.ending import Ending
+from runner.sweep.plan import Plan, Task
+from runner.sweep.programs import Programs, compiled
+from runner.sweep.run_executor import RunExecutor
+from runner.sweep.run_writer import RunWriter
+from runner.sweep.validate import ProgramKey
+from runner.sweep.waves import bursts, waves
+from runner.timing import machine
+
+# A run of so many seconds is written before the next one is executed: a crash would lose it, and who follows it waits.
+# The comparison with the eager path, once a sweep, takes two of them.
+LONG_S = 4.0
+
+# Programs of a wave, a core: enough that the cores seldom wait for its last one, few enough to hold in memory.
+PROGRAMS_AHEAD = 4
+
+
+@dataclass(kw_only=True)
+class Scheduler:
+    """A sweep under way.
+
+    Attributes:
+      writer: Writes what is executed.
+      executor: Executes runs.
+      ending: Whether it goes on.
+      beside: Whether other processes work on the sweep: then its journal says what this one is at.
+      died: Runs, by id, that ended the process that was at them, and how.
+    """
+
+    writer: RunWriter
+    executor: RunExecutor
+    ending: Ending
+    beside: bool = False
+    died: Mapping[str, str] = field(default_factory=dict)
+    _programs: Programs = field(default_factory=Programs)
+    # What is loaded and compiled before anybody asks for it; whatever comes of it is said where it is asked for.
+    _ahead: list[Future[None]] = field(default_factory=list)
+
+    def run(self, plan: Plan, pending: Sequence[Task]) -> None:
+        """Wave after wave, until all is done or the sweep is told to end.
+
+        Args:
+          plan: Has the drafts of `pending`.
+          pending: What to run, ordered by program.
+
+        Raises:
+          StorageError: The disk is full.
+        """
+        cores = machine.num_cores()
+        with self.executor.turns.working(), ThreadPoolExecutor(cores) as pool, self.writer.started():
+            try:
+                self._run_waves(pool, plan, self._give_up(pending), cores * PROGRAMS_AHEAD)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+                self._settle()
+        if self.ending.broken is not None:
+            raise self.ending.broken
+
+    def _run_waves(self, pool: ThreadPoolExecutor, plan: Plan, pending: Sequence[Task], num_programs: int) -> None:
+        # A single run compiles by itself, for a time to believe; a sweep uses every core.
+        several = len(pending) > 1
+        contended = several or self.beside
+        if several and _saves(pending):
+            # While the first programs compile; `_settle` waits for it.
+            self._ahead.append(self.writer.threads.submit(checkpoint.warm))
+        coming = waves(pending, num_programs)
+        wave = next(coming, [])
+        futures = self._compile(pool, plan, wave, contended)
+        while wave and not self.ending.reached():
+            programs = {key: compiled(future) for key, future in futures.items()}
+            *earlier, last = list(bursts(wave, programs))
+            for burst in earlier:
+                self.writer.write(self._execute(burst, programs))
+            results = self._execute(last, programs)
+            # From here on nothing is timed: the next wave compiles while this one is written.
+            wave = [] if self.ending.reached() else next(coming, [])
+            futures = self._compile(pool, plan, wave, contended)
+            self.writer.write(results)
+
+    def _give_up(self, pending: Sequence[Task]) -> Sequence[Task]:
+        """Writes the runs down that have ended a process before, and gives the others."""
+        reasons = {task.job.num: self.died.get(task.job.identity.run_id) for task in pending}
+        given_up = [(task, reasons[task.job.num]) for task in pending if reasons[task.job.num]]
+        self.writer.write((task, execute.failed(task.job, failures.WorkerDied(reason))) for task, reason in given_up)
+        return [task for task in pending if not reasons[task.job.num]]
+
+    def _compile(
+        self, pool: ThreadPoolExecutor, plan: Plan, wave: Sequence[Task], contended: bool
+    ) -> dict[ProgramKey, Future[Program]]:
+        if contended:  # it takes longer than a program: first
+            eager = [(task.job.run, plan.drafts[task.program_key]) for task in wave if task.job.compare_eager]
+            self._ahead += [pool.submit(cross_checks.rehearse_eager, run, draft) for run, draft in eager]
+        return self._programs.compile(pool, plan, wave, contended=contended)
+
+    def _execute(
+        self, burst: Sequence[Task], programs: Mapping[ProgramKey, Program | Exception]
+    ) -> list[tuple[Task, Result]]:
+        """Executes and times; nothing else of ours runs meanwhile."""
+        self._settle()
+        results: list[tuple[Task, Result]] = []
+        for task in burst:
+            if self.ending.reached():
+                break
+            self._mark("begin", task)
+            try:
+                result = self.executor.execute(task, programs[task.program_key], self.writer.threads)
+            except Stopped:
+                break
+            except StorageError as error:  # what is executed is written all the same
+                self.ending.broken = error
+                break
+            results.append((task, result))
+            self.ending.count(task.job.run, result.record)
+            if result.record.wall_s > LONG_S:
+                self._mark("executed", task)
+                self.writer.write(results)
+                self._settle()
+                results = []
+        if results:
+            self._mark("executed", results[-1][0])
+        return results
+
+    def _mark(self, event: str, task: Task) -> None:
+        """Says in the journal of a job what it is at: should it die, that run is to blame."""
+        if self.beside:
+            self.writer.journal.append(event, sync=False, run_id=task.job.identity.run_id)
+
+    def _settle(self) -> None:
+        """Waits until nothing of ours runs."""
+        concurrent.futures.wait(self._ahead)
+        self._ahead.clear()
+        self.writer.settle()
+
+
+def _saves(tasks: Iterable[Task]) -> bool:
+    return any(task.job.run.checkpoint.writes for task in tasks)

@@ -1,0 +1,79 @@
+"""Validates configs and traces each program once, before the first run; all errors are reported together. Read-only."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from runner.config.settings import Run
+from runner.errors import UserError, one_or_many
+from runner.experiment import inputs
+from runner.experiment import program as programs
+from runner.experiment.program import Draft, Identity
+from runner.sweep import retention
+from runner.sweep.initial_variables import InitialVariables, draft_from, read_initial_variables
+
+if TYPE_CHECKING:
+    from runner.sweep.plan import Config
+
+# Names a compiled program: its id, and the device that it is compiled for.
+ProgramKey = tuple[str, str]
+
+
+def validate(
+    configs: Sequence[Config],
+    errors_before: Sequence[tuple[str, UserError]] = (),
+    *,
+    elsewhere: str | None = None,
+    known: Mapping[ProgramKey, Draft] | None = None,
+) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
+    """Identity of every config and draft of every program; nothing is computed or written. See `make_plan`.
+
+    Args:
+      configs: What to run.
+      errors_before: Said together with what is found here.
+      elsewhere: See `make_plan`.
+      known: Drafts that need not be traced again; they are in what is returned.
+
+    Raises:
+      UserError: Configs that can't run, all mistakes together.
+    """
+    identities: list[Identity] = []
+    drafts: dict[ProgramKey, Draft] = dict(known or {})
+    errors = list(errors_before)
+    refused: dict[ProgramKey, UserError] = {}
+    read = functools.cache(read_initial_variables)
+    for config in configs:
+        try:
+            initial = read(config.run.variables)
+            identity = identify(config.run, initial, elsewhere=elsewhere)
+        except UserError as error:
+            errors.append((config.where, error))
+            continue
+        identities.append(identity)
+        key = identity.program_id, config.run.device
+        if key not in drafts and key not in refused:
+            try:
+                drafts[key] = draft_from(config.run, identity, initial)
+            except UserError as error:
+                refused[key] = error
+        if key in refused:
+            errors.append((config.where, refused[key]))
+    if errors:
+        raise one_or_many(errors, len(configs) + len(errors_before))
+    return identities, drafts
+
+
+def identify(run: Run, initial: InitialVariables | None, *, elsewhere: str | None = None) -> Identity:
+    """The names of `run`, which starts from `initial`.
+
+    Raises:
+      UserError: It can't run, as far as that is seen without tracing it.
+    """
+    if initial:
+        initial.require_steps(run)
+    identity = programs.identify(run, initial.digest_for(run) if initial else None, elsewhere=elsewhere)
+    inputs.require(run.input, run.input_shape)
+    retention.require(run.checkpoint)
+    return identity
