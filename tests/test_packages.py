@@ -35,8 +35,6 @@ UPWARDS = {
     ("sweep", "launch"),
     ("experiment", "launch"),
     ("experiment", "sweep"),
-    ("config", "records"),
-    ("config", "sweep"),
 }
 
 # Outside packages that are a room's own business.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.config import settings
+from runner.config.composed import Config
 from runner.config.settings import ChecksDepth, ChecksMode, EagerCheck, Run, TimingMode
 from runner.errors import UserError
 from runner.experiment import execute
@@ -16,7 +17,6 @@ from runner.records.record import Record, Verdict
 from runner.report import table
 from runner.report.terminal import Terminal
 from runner.sweep import plan
-from runner.sweep.plan import Config
 
 EXIT_NO = 1
 

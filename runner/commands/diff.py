@@ -28,6 +28,7 @@ from runner.bridge.wrap import Bridged, Needs
 from runner.checks import verdicts
 from runner.commands import export
 from runner.config import compose
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, LayerError, StorageError, UserError
 from runner.experiment import inputs, saved_run
@@ -36,7 +37,6 @@ from runner.launch import application
 from runner.records import paths, store
 from runner.records.paths import RunFolder
 from runner.report.terminal import Terminal
-from runner.sweep.plan import Config
 
 EXIT_DIFFERENT = 1
 

@@ -28,6 +28,7 @@ import numpy as np
 from runner.arrays import checkpoint, renames, safetensors_file, trees
 from runner.arrays.renames import SAME, Difference
 from runner.bridge import native, twins, wrap
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import LayerError, StorageError, UserError, nearest
 from runner.experiment import saved_run
@@ -37,7 +38,6 @@ from runner.records import paths, store
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
 from runner.report.terminal import Terminal
-from runner.sweep.plan import Config
 
 NNX, LINEN, SAFETENSORS = KINDS = ("nnx", "linen", "safetensors")
 

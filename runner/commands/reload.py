@@ -16,6 +16,7 @@ import numpy as np
 from runner.arrays import renames, trees
 from runner.checks import verdicts
 from runner.commands import export
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.experiment import saved_run
 from runner.experiment.saved_run import Reloaded
@@ -24,7 +25,6 @@ from runner.records import seeds, store
 from runner.records.paths import RunFolder
 from runner.report import table
 from runner.report.terminal import Terminal
-from runner.sweep.plan import Config
 
 
 def reload(

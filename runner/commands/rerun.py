@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.checks import verdicts
+from runner.config.composed import Config
 from runner.experiment import execute, saved_run
 from runner.experiment import program as programs
 from runner.experiment.execute import Job
@@ -15,7 +16,6 @@ from runner.records import store
 from runner.records.record import Record
 from runner.report.terminal import Terminal
 from runner.sweep import plan
-from runner.sweep.plan import Config
 
 EXIT_DIFFERENT = 4
 

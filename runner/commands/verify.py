@@ -19,6 +19,7 @@ import numpy as np
 from runner.arrays import checkpoint, devices, trees
 from runner.bridge import wrap
 from runner.checks import verdicts
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
@@ -30,7 +31,6 @@ from runner.records.paths import RunFolder
 from runner.records.record import Record, Status
 from runner.report.terminal import Terminal
 from runner.sweep import retention, steps
-from runner.sweep.plan import Config
 from runner.timing import machine
 
 EXIT_DIFFERENT = 4

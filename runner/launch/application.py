@@ -23,10 +23,11 @@ from runner.records import paths
 from runner.records.paths import SweepFolder
 
 if TYPE_CHECKING:
+    from runner.config.composed import Config
     from runner.config.settings import CheckpointSettings
     from runner.records.record import Row
     from runner.sweep.execute import Outcome
-    from runner.sweep.plan import Config, Plan
+    from runner.sweep.plan import Plan
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -302,7 +303,7 @@ def _composed(config: Any) -> Config:
     from omegaconf import OmegaConf
 
     from runner.config import compose, env_secrets
-    from runner.sweep.plan import Config
+    from runner.config.composed import Config
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     typed = OmegaConf.to_container(hydra.hydra.overrides.task)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.config import env_secrets, settings
+from runner.config.composed import Config
 from runner.errors import UserError
 from runner.experiment.execute import Job, now
 from runner.records import store
 from runner.records.paths import SubmissionFolder, SweepFolder
 from runner.records.store import STATUSES
-from runner.sweep.plan import Config, Plan, State, Task, left_over, run_data, validate
+from runner.sweep.plan import Plan, State, Task, left_over, run_data, validate
 
 # A job of fewer runs of one program costs more to start than it saves, unless the runs are long: `workers` says so.
 MIN_RUNS = 8

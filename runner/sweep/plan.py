@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.arrays import checkpoint, trees
-from runner.config.env_secrets import Redaction
+from runner.config.composed import Config
 from runner.config.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.experiment import inputs
@@ -39,25 +39,6 @@ class State(enum.Enum):
 
 
 FINISHED = frozenset({State.done, State.stale, State.failed})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """One composed config.
-
-    Attributes:
-      run: What to run.
-      overrides: What was typed for it.
-      where: What tells it from the other configs of the sweep, for an error.
-      hydra_files: Name and text of the files that Hydra leaves beside a job; called when the run is written.
-      redaction: What it takes from the environment, to be kept out of files.
-    """
-
-    run: Run
-    overrides: tuple[str, ...] = ()
-    where: str = ""
-    hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
-    redaction: Redaction = field(default_factory=Redaction)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from runner.experiment import failures
 from runner.experiment.execute import Result
 from runner.records import store
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
+from runner.records.redaction import redacted
 from runner.sweep.plan import State, Task
 from runner.timing import clock
 
@@ -50,7 +51,7 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
       StorageError: The disk is full or can't be written; nothing of the run stays.
     """
     folder, run = task.folder, task.job.run
-    record = task.config.redaction.record(result.record)
+    record = redacted(result.record, task.config.redaction)
     try:
         make_room(task)
         for name, text in task.config.hydra_files(task.job.num).items():

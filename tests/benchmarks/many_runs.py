@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runner.config.composed import Config
 from runner.config.settings import from_data, to_data
 from runner.launch import application, jobs
 from runner.launch.jobs import Crew
@@ -26,7 +27,7 @@ from runner.records import store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record, row_of, to_json
-from runner.sweep.plan import Config, Plan, make_plan, plan_data
+from runner.sweep.plan import Plan, make_plan, plan_data
 
 NUM_PROGRAMS = 10
 NUM_JOBS = 200

@@ -16,10 +16,10 @@ from runner.arrays import checkpoint
 from runner.arrays.checkpoint import CheckpointError
 from runner.checks import checkpoint as claim
 from runner.checks.probes.subject import subject_of
+from runner.config.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import plan
-from runner.sweep.plan import Config
 
 LAYERS = QUICK
 X = jnp.arange(8.0).reshape(2, 4) / 8

@@ -13,10 +13,10 @@ from flax.nnx import bridge
 
 from runner.checks import lifts
 from runner.checks.probes.subject import subject_of
+from runner.config.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import plan
-from runner.sweep.plan import Config
 
 X = jnp.arange(8.0).reshape(2, 4) / 8
 LIFTS = [

@@ -15,12 +15,12 @@ from runner.checks import nothing_invented, streams
 from runner.checks.probes import draws
 from runner.checks.probes.subject import subject_of
 from runner.commands import main
+from runner.config.composed import Config
 from runner.experiment import execute, failures
 from runner.experiment.execute import Job
 from runner.experiment.program import draft, identify
 from runner.records.record import FailureKind, Verdict
 from runner.sweep import plan
-from runner.sweep.plan import Config
 
 QUICK = ("timing=off", "checks.eager=never")
 LAYERS = COMMON

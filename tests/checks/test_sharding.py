@@ -18,11 +18,11 @@ from jax.sharding import PartitionSpec
 
 from runner.checks import sharding
 from runner.checks.probes.subject import subject_of
+from runner.config.composed import Config
 from runner.errors import LayerError
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import plan
-from runner.sweep.plan import Config
 
 X = jnp.arange(32.0).reshape(4, 8) / 32
 INIT = nnx.initializers.lecun_normal()

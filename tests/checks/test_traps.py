@@ -20,11 +20,11 @@ import runner
 from runner.checks import init_errors, traps
 from runner.checks.probes.subject import subject_of
 from runner.checks.registry import judge_model
+from runner.config.composed import Config
 from runner.errors import LayerError, UserError
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import plan
-from runner.sweep.plan import Config
 
 LAYERS = QUICK
 X = jnp.ones((2, 4))

@@ -24,12 +24,13 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
 from runner.commands import main
 from runner.commands.verify import Verifier
+from runner.config.composed import Config
 from runner.errors import StorageError
 from runner.records import store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import CheckpointInfo, Record, Status
 from runner.sweep import execute
-from runner.sweep.plan import Config, make_plan
+from runner.sweep.plan import make_plan
 from runner.tracking.pool import InlineTracking
 from runner.tracking.tracker import NullTracker
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.config import schema
+from runner.config.composed import Config
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.launch import sweeper
 from runner.launch.application import PROCESS_WIDE
@@ -26,7 +27,7 @@ from runner.records.journal import Journal, is_held
 from runner.records.paths import SweepFolder
 from runner.records.record import Record, Row, Status, Trial
 from runner.sweep.execute import Growth, Outcome, Reporter
-from runner.sweep.plan import FINISHED, Config, Plan, State, Task, given_variables, identify
+from runner.sweep.plan import FINISHED, Plan, State, Task, given_variables, identify
 
 # So many trials are looked at before a search is refused that can run none of them.
 MAX_PROBES = 8
