@@ -26,11 +26,11 @@ from runner.experiment import program as programs
 from runner.experiment import saved_run
 from runner.experiment.program import Draft
 from runner.launch import application
-from runner.records import store
+from runner.records import removal, store
 from runner.records.paths import RunFolder
 from runner.records.record import Record, Status
 from runner.report.terminal import Terminal
-from runner.sweep import retention, steps
+from runner.sweep import steps
 from runner.timing import machine
 
 EXIT_DIFFERENT = 4
@@ -144,7 +144,7 @@ class Verifier:
             except StorageError as error:
                 wrong.append(error.what)
         wrong += _training(folder, record)
-        removed = retention.sentence(record)
+        removed = removal.sentence(record)
         detail = f"{len(record.files) + 1} files as they were written; {removed}" if removed else _written(record)
         if wrong or record.status is Status.failed or not self._code or variables is None:
             return Finding(folder=folder, wrong=wrong, detail=detail, removed=removed is not None)

@@ -26,10 +26,9 @@ from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import inputs
 from runner.experiment import program as programs
 from runner.experiment.program import Draft
-from runner.records import store
+from runner.records import removal, store
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
-from runner.sweep import retention
 
 KINDS = ("linen", "nnx")
 
@@ -170,7 +169,7 @@ def read_variables(folder: RunFolder, record: Record, places: Places | None = No
     if record.checkpoint is None:
         raise StorageError(f"{folder.path} has no checkpoint", "checkpoint=orbax")
     if record.checkpoint.removed is not None:
-        raise StorageError(f"{folder.path}: {retention.sentence(record)}", retention.again(record))
+        raise StorageError(f"{folder.path}: {removal.sentence(record)}", removal.again(record))
     path = folder.path / record.checkpoint.path
     try:
         variables = checkpoint.restore(path) if places is None else checkpoint.restore_onto(path, places.__getitem__)

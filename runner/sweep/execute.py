@@ -26,7 +26,6 @@ from runner.experiment import execute as experiment_execute
 from runner.experiment.execute import Result
 from runner.experiment.program import Program
 from runner.experiment.training import Stopped
-from runner.launch.resources import Turns
 from runner.records import store
 from runner.records.paths import RunFolder
 from runner.records.record import Record, Status, row_of
@@ -37,6 +36,7 @@ from runner.sweep.retention import Keeper
 from runner.sweep.steps import StepFolder
 from runner.sweep.write_run import MAKE_ROOM, commit, make_room
 from runner.timing import machine
+from runner.timing.turns import Turns
 from runner.tracking.tracker import Tracking
 
 # Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.

@@ -19,7 +19,7 @@ from runner.experiment import inputs
 from runner.experiment import program as programs
 from runner.experiment.execute import Job, now
 from runner.experiment.program import Draft, Identity
-from runner.records import paths, store
+from runner.records import paths, removal, store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Status
 from runner.sweep import retention
@@ -248,8 +248,8 @@ def given_variables(path: str | None) -> Given | None:
     run = RunFolder(folder)
     own = run.record.exists()
     record = store.read_record(run) if own else None
-    if record and (reason := retention.sentence(record)):
-        raise ConfigError("variables", path, reason, retention.again(record))
+    if record and (reason := removal.sentence(record)):
+        raise ConfigError("variables", path, reason, removal.again(record))
     try:
         tree = checkpoint.restore(run.checkpoint) if own else checkpoint.as_variables(checkpoint.restore(folder))
         state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None

@@ -79,17 +79,6 @@ def without_checkpoint(record: Record, why: str) -> Record:
     return dataclasses.replace(record, checkpoint=removed(record.checkpoint), train=train, files=files)
 
 
-def sentence(record: Record) -> str | None:
-    """That the checkpoint of a run was removed, and by which setting; None where it was not."""
-    why = record.checkpoint and record.checkpoint.removed
-    return f"its checkpoint was removed by retention ({why})" if why else None
-
-
-def again(record: Record) -> str:
-    """What to type to have the checkpoint of a run once more."""
-    return " ".join(["bridge-runner", *record.overrides, "sweep=again"])
-
-
 def require(settings: CheckpointSettings) -> None:
     """Judges whether every record has a place for the metric.
 

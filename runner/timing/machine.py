@@ -99,6 +99,12 @@ def num_cores() -> int:
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
 
+@functools.cache
+def cores_to_share() -> int:
+    """Cores that this process had before it was kept to some: what the load of the machine is compared with."""
+    return num_cores()
+
+
 def processor_id() -> str:
     """Names the kind of processor: code compiled for one need not run on another. Asks no JAX."""
     return _digest([platform.machine(), _cpu_model()])
