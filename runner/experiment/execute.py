@@ -29,20 +29,8 @@ from runner.experiment.cross_checks import Made
 from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure, end_if_meant
 from runner.experiment.program import Draft, Identity, Program, compile_program, timing_id
 from runner.experiment.training import CompiledTraining, Steps, Stopped, Trained, Watch
-from runner.records.record import (
-    ArraySummary,
-    Card,
-    Check,
-    Failure,
-    FailureKind,
-    Head,
-    Measurement,
-    Record,
-    Status,
-    Timing,
-    TrainInfo,
-    Verdict,
-)
+from runner.records.record import ArraySummary, Check, Failure, FailureKind, Head, Record, Status, TrainInfo, Verdict
+from runner.records.timing import Card, Measurement, Timing
 from runner.timing import machine, stats
 from runner.timing.clock import Clock, first_call, measure_on_device, measure_program, seconds
 

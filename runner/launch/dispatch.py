@@ -19,8 +19,8 @@ from runner.config.settings import OnFailure
 from runner.errors import StorageError, UserError
 from runner.launch import queue
 from runner.launch.jobs import Crew, cut, submit
-from runner.records import store
-from runner.records.journal import Journal
+from runner.records import files, find, store
+from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder
 from runner.records.record import Status
 from runner.sweep import execute as sweep_execute
@@ -92,7 +92,7 @@ def execute(
     Raises:
       StorageError: The folder can't be written.
     """
-    store.make_sweep_folder(plan.folder)
+    files.make_sweep_folder(plan.folder)
     before = queue.unfinished(plan.folder)
     elsewhere = {num for number, jobs in before.items() for num in queue.run_nums(plan.folder.submission(number), jobs)}
     pending = [task for task in plan.pending() if task.job.num not in elsewhere]
@@ -236,7 +236,7 @@ class _Launching:
         """The runs that ended the process which was at them, by their jobs' last marks, and why."""
         blamed: dict[str, str] = {}
         for num, end in lost.items():
-            events = store.read_journal(submission.journal(num))
+            events = read_journal(submission.journal(num))
             marks = [event for event in events if event["event"] in ("start", "begin", "executed")]
             at = marks[-1]["event"] if marks else None
             if end.blame and at == "begin":
@@ -274,7 +274,7 @@ class _Launching:
     def _tell_news(self) -> None:
         for event in self._news():
             kind = event["event"]
-            if kind in store.STATUSES and event["run_id"] not in self._ended:
+            if kind in find.STATUSES and event["run_id"] not in self._ended:
                 self._ended.add(event["run_id"])
                 self._tell(event)
             elif kind in ("warned", "refused"):

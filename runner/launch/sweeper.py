@@ -17,7 +17,8 @@ from runner.config.composed import Config
 from runner.errors import UserError, one_or_many
 from runner.launch import dispatch, launchers
 from runner.launch.application import Application, RunFailed
-from runner.records.record import Row, Status
+from runner.records.record import Status
+from runner.records.row import Row
 from runner.sweep.execute import Outcome
 from runner.sweep.execute import execute as execute_here
 from runner.sweep.plan import Plan

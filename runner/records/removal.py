@@ -1,7 +1,12 @@
-"""What is said of a run whose checkpoint was removed."""
+"""Removes the checkpoint of a run, and says that it was removed."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
+from runner.records.paths import RunFolder
 from runner.records.record import Record
 
 
@@ -14,3 +19,19 @@ def sentence(record: Record) -> str | None:
 def again(record: Record) -> str:
     """What to type to have the checkpoint of a run once more."""
     return " ".join(["bridge-runner", *record.overrides, "sweep=again"])
+
+
+def remove_checkpoint(folder: RunFolder) -> None:
+    """Removes the checkpoints of a run whose record says so and is on the disk."""
+    descriptor = os.open(folder.path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    for path in folder.checkpoints:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def is_of_checkpoint(name: str) -> bool:
+    """Whether a file of a run's folder, by its relative path, is one of a checkpoint's."""
+    return name.partition("/")[0] in {path.name for path in RunFolder(Path()).checkpoints}

@@ -26,10 +26,11 @@ from runner.experiment import execute as experiment_execute
 from runner.experiment.execute import Result
 from runner.experiment.program import Program
 from runner.experiment.training import Stopped
-from runner.records import store
+from runner.records import files, find, store
+from runner.records.journal import Journal
 from runner.records.paths import RunFolder
-from runner.records.record import Record, Status, row_of
-from runner.records.store import Journal
+from runner.records.record import Record, Status
+from runner.records.row import row_of
 from runner.sweep.outputs import Summary
 from runner.sweep.plan import FINISHED, Plan, ProgramKey, Task, plan_data
 from runner.sweep.retention import Keeper
@@ -122,8 +123,8 @@ def execute(
     Raises:
       StorageError: Another process works in the folder, or the disk is full.
     """
-    store.make_sweep_folder(plan.folder)
-    with store.locked(plan.folder):
+    files.make_sweep_folder(plan.folder)
+    with files.locked(plan.folder):
         pending = plan.pending()
         write_plan(plan)
         num_runs = growth.num_runs if growth else len(pending)
@@ -150,7 +151,7 @@ def conclude(plan: Plan, *, tracking: Callable[..., Tracking], reporter: Reporte
       StorageError: Another process works in the folder, or the disk is full.
     """
     with (
-        store.locked(plan.folder),
+        files.locked(plan.folder),
         _started(plan, len(plan.untracked()), tracking, reporter=reporter, announce=False) as engine,
     ):
         engine.keep([])
@@ -338,7 +339,7 @@ class _Engine:
         there = [task for task in self.plan.tasks if task.state in FINISHED and task.job.num not in again]
         if not self.keeper.removes or not there:
             return
-        counted = {row.run_id for row in store.read_rows(self.plan.folder) if row.checkpoint_bytes is not None}
+        counted = {row.run_id for row in find.read_rows(self.plan.folder) if row.checkpoint_bytes is not None}
         for task in there:
             record = store.read_record(task.folder)
             if record.run_id in counted and not record.saved:  # a kill came before the journal had it
@@ -491,7 +492,7 @@ class _Engine:
     def _count_removed(self, record: Record) -> None:
         """Says that the checkpoint of a run is gone."""
         self.num_removed += 1
-        self.journal.append(store.REMOVED, sync=False, run_id=record.run_id)
+        self.journal.append(find.REMOVED, sync=False, run_id=record.run_id)
         self.summary.add(record)
 
     def _settle(self) -> None:

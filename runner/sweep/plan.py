@@ -19,7 +19,7 @@ from runner.experiment import inputs
 from runner.experiment import program as programs
 from runner.experiment.execute import Job, now
 from runner.experiment.program import Draft, Identity
-from runner.records import paths, removal, store
+from runner.records import find, paths, removal, store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Status
 from runner.sweep import retention
@@ -244,7 +244,7 @@ def given_variables(path: str | None) -> Given | None:
     folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
-            folder = store.find_run(folder).path
+            folder = find.find_run(folder).path
     run = RunFolder(folder)
     own = run.record.exists()
     record = store.read_record(run) if own else None

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.records.record import Card
+from runner.records.timing import Card
 
 DISTRIBUTIONS = (
     "jax",

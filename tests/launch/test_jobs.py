@@ -17,7 +17,7 @@ from failing_layers import LAYERS
 from runner.commands import ls, main
 from runner.launch import queue
 from runner.launch.jobs import Crew, State, cut, plan_of, read, remaining
-from runner.records import journal, locks, store
+from runner.records import find, journal, locks, store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
 
@@ -158,7 +158,7 @@ def test_a_sweep_in_jobs_leaves_what_a_sweep_in_one_process_leaves(done, here, c
     }
     assert hydra_files(shared, "overrides.yaml") == typed
     assert len(hydra_files(shared, "hydra.yaml")) == len(hydra_files(shared, "config.yaml")) == 6
-    rows = [[(row.label, row.status) for row in store.read_rows(folder)] for folder in (shared, alone)]
+    rows = [[(row.label, row.status) for row in find.read_rows(folder)] for folder in (shared, alone)]
     assert rows[0] == rows[1]
     capsys.readouterr()
     assert in_jobs(*SWEEP) == 0
@@ -176,7 +176,7 @@ def test_a_run_that_another_job_has_is_left_to_it_and_said(done, capsys):
     assert "another process works on this sweep: its results come at its end" in captured.err
     assert "4 of 6 runs done, 2 missing" in captured.out
     assert main.main(["resume", str(folder.path)]) == 0
-    assert [row.status for row in store.read_rows(folder)] == ["done"] * 6
+    assert [row.status for row in find.read_rows(folder)] == ["done"] * 6
 
 
 def test_a_job_leaves_out_what_was_done_since_it_was_planned(done):

@@ -22,10 +22,11 @@ from runner.launch.search import objective, space, study
 from runner.launch.search import plan as search_plan
 from runner.launch.search.objective import Aim
 from runner.launch.search.study import ANOTHER, Asked, Sampler, Study
-from runner.records import metrics, store
+from runner.records import files, find, metrics, store
 from runner.records.journal import Journal, is_held
 from runner.records.paths import SweepFolder
-from runner.records.record import Record, Row, Status, Trial
+from runner.records.record import Record, Status
+from runner.records.row import Row, Trial
 from runner.sweep.execute import Growth, Outcome, Reporter
 from runner.sweep.plan import FINISHED, Plan, State, Task, given_variables, identify
 
@@ -140,7 +141,7 @@ class _Search:
         """Asks, runs and tells until there are as many trials as were wanted; see `runner.sweep.execute.execute`."""
         self._plan = plan
         self._reporter = reporter
-        store.make_sweep_folder(plan.folder)
+        files.make_sweep_folder(plan.folder)
         with (
             contextlib.closing(Journal(plan.folder.trials)) as self._journal,
             contextlib.closing(self._open(plan.folder)) as self._study,
@@ -181,7 +182,7 @@ class _Search:
         self._study.keep(self._about)
         self._waiting: list[tuple[Asked, str]] = []
         ended = [trial for trial in self._study.trials() if trial.ended]
-        written = {trial.number for trial in store.read_trials(self._plan.folder)}
+        written = {trial.number for trial in find.read_trials(self._plan.folder)}
         for trial in ended:
             if trial.number not in written:
                 self._write(trial, value=trial.value, run_id=trial.run_id, error=trial.error)
@@ -252,7 +253,7 @@ class _Search:
         if not self._waiting:
             return
         news = store.read_news(self._plan.folder, self._plan.seen)
-        ended = {event["run_id"]: State(event["event"]) for event in news if event["event"] in store.STATUSES}
+        ended = {event["run_id"]: State(event["event"]) for event in news if event["event"] in find.STATUSES}
         tasks = [replace(task, state=ended.get(task.job.identity.run_id, task.state)) for task in self._plan.tasks]
         self._plan = replace(self._plan, tasks=tasks)
         for trial, run_id in self._waiting:

@@ -16,7 +16,9 @@ from runner.config.settings import flatten
 from runner.errors import literal
 from runner.records import seeds
 from runner.records.columns import COLUMNS
-from runner.records.record import Check, Measurement, Record, Row, Trial
+from runner.records.record import Check, Record
+from runner.records.row import Row, Trial
+from runner.records.timing import Measurement
 from runner.report import matrix, table
 from runner.report.html import headline
 
