@@ -32,11 +32,6 @@ PACKAGES = (
 # Imports upwards that are still to be moved.
 UPWARDS = {
     ("launch", "commands"),
-    ("sweep", "launch"),
-    ("experiment", "launch"),
-    ("experiment", "sweep"),
-    ("config", "records"),
-    ("config", "sweep"),
 }
 
 # Outside packages that are a room's own business.

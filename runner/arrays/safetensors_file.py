@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from runner.errors import StorageError, UserError
-from runner.records import store
+from runner.records import files
 
 # What the format calls the element types that it has; NumPy's own names are those of safetensors' writer.
 DTYPES = {
@@ -80,7 +80,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
         for name, array in flat.items()
     }
     try:
-        store.write_atomic(path, package.serialize(specs, dict(metadata)))
+        files.write_atomic(path, package.serialize(specs, dict(metadata)))
     except (OSError, package.SafetensorError) as error:
         raise StorageError(f"{path} can't be written: {error}") from error
 

@@ -23,7 +23,8 @@ from runner.checks import verdicts
 from runner.checks.probes import hlo
 from runner.checks.probes.subject import Subject
 from runner.errors import LayerError
-from runner.records.record import Check, Ratio
+from runner.records.record import Check
+from runner.records.timing import Ratio
 from runner.timing import clock, stats
 
 NAME = "parity"

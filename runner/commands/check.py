@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.config import settings
+from runner.config.composed import Config
 from runner.config.settings import ChecksDepth, ChecksMode, EagerCheck, Run, TimingMode
 from runner.errors import UserError
 from runner.experiment import execute
@@ -15,7 +16,6 @@ from runner.experiment.execute import Job
 from runner.records.record import Record, Verdict
 from runner.report import table
 from runner.report.terminal import Terminal
-from runner.sweep.plan import Config
 from runner.sweep.validate import validate
 
 EXIT_NO = 1

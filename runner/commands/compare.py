@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import UserError
-from runner.records import store
+from runner.records import files, find, store
 from runner.records.paths import RunFolder
 from runner.report import table
 from runner.report.compare import comparison as comparisons
@@ -61,7 +61,7 @@ class Reader:
     """
 
     def __init__(self, path: Path) -> None:
-        folders, self.lost = store.find_runs(path)
+        folders, self.lost = find.find_runs(path)
         self._folders: dict[str, RunFolder] = {}
         entries, fingerprints = [], {}
         for folder in folders:
@@ -128,7 +128,7 @@ def compare(a: Path, b: Path, options: Options) -> int:
             terminal.line(line)
         terminal.line(summary.verdict_line(comparison))
     if options.page is not None:
-        store.write_atomic(options.page, comparison_to_html(summary.page_data(comparison)))
+        files.write_atomic(options.page, comparison_to_html(summary.page_data(comparison)))
         if not options.as_json:
             terminal.line(f"page         {options.page}")
     return EXIT_CODES[comparison.outcome]

@@ -28,15 +28,15 @@ from runner.bridge.wrap import Bridged, Needs
 from runner.checks import verdicts
 from runner.commands import export
 from runner.config import compose
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, LayerError, StorageError, UserError
 from runner.experiment import inputs, saved_run
 from runner.experiment import program as programs
 from runner.launch import application
-from runner.records import paths, store
+from runner.records import find, paths, store
 from runner.records.paths import RunFolder
 from runner.report.terminal import Terminal
-from runner.sweep.plan import Config
 
 EXIT_DIFFERENT = 1
 
@@ -145,7 +145,7 @@ def read_side(text: str, options: Options) -> Side:
     """
     path = Path(os.path.expanduser(text))
     if not os.path.exists(path) and os.path.exists(path.parent / "sweep.json"):  # a run by its first letters
-        path = store.find_run(path).path
+        path = find.find_run(path).path
     if os.path.exists(path):  # a config may be longer than any name, where pathlib raises
         if _is_run(path):
             return _run_side(text, path, trust=options.trust)
@@ -242,7 +242,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _run_side(text: str, path: Path, *, trust: bool) -> Side:
-    folder = store.find_run(path)
+    folder = find.find_run(path)
     record = store.read_record(folder)
     run = saved_run.config_of(record)
     foreign = [] if trust else targets.foreign_paths(run)

@@ -28,16 +28,16 @@ import numpy as np
 from runner.arrays import checkpoint, renames, safetensors_file, trees
 from runner.arrays.renames import SAME, Difference
 from runner.bridge import native, twins, wrap
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import LayerError, StorageError, UserError, nearest
 from runner.experiment import saved_run
 from runner.experiment.program import Draft
 from runner.launch import application
-from runner.records import paths, store
+from runner.records import files, find, paths, store
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
 from runner.report.terminal import Terminal
-from runner.sweep.plan import Config
 
 NNX, LINEN, SAFETENSORS = KINDS = ("nnx", "linen", "safetensors")
 
@@ -90,7 +90,7 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
         raise UserError(f"export: --to {to}: there are {', '.join(KINDS)}", f"--to {nearest(to, KINDS) or NNX}")
     if to == SAFETENSORS:
         safetensors_file.require_package()
-    folder = store.find_run(run)
+    folder = find.find_run(run)
     record = store.read_record(folder)
     target = Path(os.path.expanduser(out or default_target(folder, to)))
     require_target(target, folder, by_orbax=to != SAFETENSORS)
@@ -264,7 +264,7 @@ def _write_orbax(target: Path, tree: Any, description: Mapping[str, Any]) -> Non
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         save(tree, beside)
-        store.write_atomic(beside / DESCRIPTION_FILE, json.dumps(description, indent=1).encode() + b"\n")
+        files.write_atomic(beside / DESCRIPTION_FILE, json.dumps(description, indent=1).encode() + b"\n")
         os.rename(beside, target)
     except OSError as error:
         raise StorageError(f"{target} can't be written: {error.strerror or error}") from error
@@ -306,7 +306,7 @@ def _read(path: Path) -> tuple[Names, str | None]:
 
 def _like(run: Path) -> Wanted:
     """What the variables of a run are."""
-    record = store.read_record(store.find_run(run))
+    record = store.read_record(find.find_run(run))
     leaves = [(leaf.path, leaf.shape, leaf.dtype, leaf.digest) for leaf in record.variables]
     return _wanted(leaves, source=str(run), strict=False)
 

@@ -13,9 +13,9 @@ from typing import Any
 from runner.config.settings import flatten
 from runner.errors import StorageError, literal
 from runner.launch import queue
-from runner.records import journal, seeds, store
+from runner.records import find, journal, seeds, store
 from runner.records.paths import SweepFolder
-from runner.records.record import Row
+from runner.records.row import Row
 from runner.report import table
 from runner.report.terminal import Terminal, describe_study
 
@@ -45,7 +45,7 @@ def ls(path: Path | None, *, as_json: bool, watch: bool = False, by: Sequence[st
     if folder is not None and folder.plan.exists():
         if watch:
             _watch(folder, terminal)
-        rows = store.read_rows(folder)
+        rows = find.read_rows(folder)
         if by:
             return _ls_by(folder, rows, by, as_json=as_json)
         if as_json:
@@ -53,7 +53,7 @@ def ls(path: Path | None, *, as_json: bool, watch: bool = False, by: Sequence[st
             return 0
         terminal.line(f"{folder.name}: {_counts(rows)}")
         if folder.trials.exists():
-            for line in describe_study(store.read_plan(folder), store.read_trials(folder)):
+            for line in describe_study(store.read_plan(folder), find.read_trials(folder)):
                 terminal.line(line)
         terminal.results(rows, max_rows=len(rows))
         return 0
@@ -62,7 +62,7 @@ def ls(path: Path | None, *, as_json: bool, watch: bool = False, by: Sequence[st
             f"ls --by {','.join(by)}: {path or DEFAULT_ROOT} is no sweep", "bridge-runner ls SWEEP --by KEY"
         )
     root = path or DEFAULT_ROOT
-    sweeps = store.find_sweeps(root)
+    sweeps = find.find_sweeps(root)
     if not sweeps:
         raise StorageError(f"{root} holds no sweep", "bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER")
     lines = [_sweep_line(sweep) for sweep in sweeps]
@@ -94,7 +94,7 @@ def show(path: Path, *, as_json: bool) -> int:
     Raises:
       StorageError: There is no run.
     """
-    folder = store.find_run(path)
+    folder = find.find_run(path)
     text = folder.record.read_text()
     if as_json:
         print(text, end="")
@@ -114,8 +114,8 @@ def _watch(folder: SweepFolder, terminal: Terminal) -> None:
 
     with Live(console=terminal.console, transient=True, auto_refresh=False) as live:
         while True:
-            rows = store.read_rows(folder)
-            there = [row for row in rows if row.status in store.STATUSES]
+            rows = find.read_rows(folder)
+            there = [row for row in rows if row.status in find.STATUSES]
             height = max(terminal.console.height - 6, 3)
             head = Text(f"{folder.name}: {_counts(rows)}")
             tail = table.runs_table(there[-height:], width=terminal.console.width) if there else Text("no run yet")
@@ -130,7 +130,7 @@ def is_over(folder: SweepFolder) -> bool:
     if journal.is_held(folder.trials):  # a search goes on between one submission and the next
         return False
     last = max(folder.submissions(), default=0)
-    own = store.read_journal(folder.journal)
+    own = journal.read_journal(folder.journal)
     if own and int(own[-1].get("after", 0)) >= last and own[-1]["event"] == "end":
         return True
     if not last:
@@ -152,7 +152,7 @@ def results(path: Path) -> int:
     from runner.sweep.outputs import Summary
 
     folder = SweepFolder(path)
-    there = [row for row in store.read_rows(folder) if row.status != "missing"]
+    there = [row for row in find.read_rows(folder) if row.status != "missing"]
     summary = Summary()
     for record in store.read_records(folder.run(row.num, row.run_id) for row in there):
         summary.add(record)
@@ -276,7 +276,7 @@ def _sweep_line(sweep: SweepFolder) -> dict[str, Any]:
     plan = store.read_plan(sweep)
     last: dict[str, str] = {}
     for event in store.read_events(sweep):
-        if event["event"] in store.STATUSES:
+        if event["event"] in find.STATUSES:
             last[event["run_id"]] = event["event"]
     counts = Counter(last.values())
     return {

@@ -16,15 +16,15 @@ import numpy as np
 from runner.arrays import renames, trees
 from runner.checks import verdicts
 from runner.commands import export
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.experiment import saved_run
 from runner.experiment.saved_run import Reloaded
 from runner.launch import application
-from runner.records import seeds, store
+from runner.records import find, seeds, store
 from runner.records.paths import RunFolder
 from runner.report import table
 from runner.report.terminal import Terminal
-from runner.sweep.plan import Config
 
 
 def reload(
@@ -54,7 +54,7 @@ def reload(
     Raises:
       UserError: No such run, a damaged one, one that imports what is not trusted, or one that can't be loaded so.
     """
-    folder = store.find_run(path)
+    folder = find.find_run(path)
     target = None if out is None else Path(os.path.expanduser(out))
     if target is not None:
         export.require_target(target, folder)

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from runner.errors import StorageError
-from runner.records import paths, store
+from runner.records import files, find, paths, store
 from runner.records.paths import SweepFolder
 from runner.report.html.data import Report
 from runner.report.html.page import to_html
@@ -58,7 +58,7 @@ class Source:
                 if "study" in self._plan:  # it grows
                     self._read_plan()
                 self._read_news()
-                trials = store.read_trials(self._folder)
+                trials = find.read_trials(self._folder)
                 data = self._report.data(self._plan, paths.shown(self._folder.path), trials)
                 self._page = to_html(data, live=self._live)
                 self._sizes, self._edition = sizes, self._edition + 1
@@ -89,7 +89,7 @@ def write(path: Path) -> int:
     folder = SweepFolder(path)
     page, _ = Source(folder).page()
     try:
-        store.write_atomic(folder.report, page)
+        files.write_atomic(folder.report, page)
     except OSError as error:
         raise StorageError(
             f"{folder.report}: {error.strerror or error}", f"bridge-runner report {path} --watch"

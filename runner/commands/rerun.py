@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.checks import verdicts
+from runner.config.composed import Config
 from runner.experiment import execute, saved_run
 from runner.experiment import program as programs
 from runner.experiment.execute import Job
 from runner.launch import application
-from runner.records import store
+from runner.records import find, store
 from runner.records.record import Record
 from runner.report.terminal import Terminal
 from runner.sweep.initial_variables import draft_from, read_initial_variables
-from runner.sweep.plan import Config
 
 EXIT_DIFFERENT = 4
 
@@ -37,7 +37,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     Raises:
       UserError: There is no such run, it imports what is not trusted, or its layer can't be built or run here.
     """
-    folder = store.find_run(path)
+    folder = find.find_run(path)
     saved = store.read_record(folder)
     run = saved_run.in_one_process(saved)
     saved_run.require_trust(run, trust=trust)

@@ -16,9 +16,9 @@ from pathlib import Path
 from runner.commands import ls
 from runner.config import env_secrets, settings
 from runner.errors import ServerError, StorageError
-from runner.records import columns, journal, paths, store
+from runner.records import columns, files, find, journal, paths, store
 from runner.records.paths import SweepFolder
-from runner.records.record import Row
+from runner.records.row import Row
 from runner.report.terminal import Terminal
 from runner.tracking import online, wandb_files, wandb_server, wandb_tracker
 from runner.tracking.wandb_files import OfflineRun
@@ -89,7 +89,7 @@ def sync(path: Path) -> int:
       UserError: There is no sweep, another process works on it, no API key is configured, or no server answers.
     """
     sweep = _sweep(path, ended_only=True)
-    with Terminal() as terminal, store.locked(sweep.folder):
+    with Terminal() as terminal, files.locked(sweep.folder):
         runs = _complete(sweep, terminal)
         with wandb_server.connected(sweep.folder.wandb) as server:
             sent = wandb_files.read_sent(sweep.folder.wandb, server.url)
@@ -153,10 +153,10 @@ def _sweep(path: Path, *, ended_only: bool = False) -> _Sweep:
       StorageError: There is none, it can't be written to, or none of its runs has ended.
     """
     folder = SweepFolder(path)
-    rows = store.read_rows(folder)
+    rows = find.read_rows(folder)
     paths.require_writable(folder.path)
     folder.wandb.mkdir(exist_ok=True)
-    wanted = [row for row in rows if row.status in store.STATUSES or not ended_only]
+    wanted = [row for row in rows if row.status in find.STATUSES or not ended_only]
     if not wanted:
         raise StorageError(f"{path} has no run that has ended", f"bridge-runner sync {path} --watch")
     names = {wandb_files.wandb_id(folder.name, row.run_id[:12]): row.label for row in wanted}

@@ -19,18 +19,18 @@ import numpy as np
 from runner.arrays import checkpoint, devices, trees
 from runner.bridge import wrap
 from runner.checks import verdicts
+from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
 from runner.experiment import saved_run
 from runner.experiment.program import Draft
 from runner.launch import application
-from runner.records import store
+from runner.records import files, find, removal, store
 from runner.records.paths import RunFolder
 from runner.records.record import Record, Status
 from runner.report.terminal import Terminal
-from runner.sweep import retention, steps
-from runner.sweep.plan import Config
+from runner.sweep import steps
 from runner.timing import machine
 
 EXIT_DIFFERENT = 4
@@ -80,7 +80,7 @@ def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | 
       UserError: Neither a run nor a sweep, or a run that imports what is not trusted.
     """
     terminal = Terminal()
-    folders, lost = store.find_runs(path)
+    folders, lost = find.find_runs(path)
     if code:
         _prepare_process(folders)
     if device is not None:
@@ -126,7 +126,7 @@ class Verifier:
         Raises:
           UserError: It imports what is not trusted.
         """
-        links = store.links(folder)
+        links = files.links(folder)
         if links:
             return Finding(folder=folder, wrong=[f"{name} is a link, and a run leaves none" for name in links])
         try:
@@ -144,7 +144,7 @@ class Verifier:
             except StorageError as error:
                 wrong.append(error.what)
         wrong += _training(folder, record)
-        removed = retention.sentence(record)
+        removed = removal.sentence(record)
         detail = f"{len(record.files) + 1} files as they were written; {removed}" if removed else _written(record)
         if wrong or record.status is Status.failed or not self._code or variables is None:
             return Finding(folder=folder, wrong=wrong, detail=detail, removed=removed is not None)
@@ -191,10 +191,10 @@ def _misplaced(folder: RunFolder, record: Record) -> list[str]:
 
 
 def _changed_files(folder: RunFolder, record: Record) -> list[str]:
-    found = store.file_digests(folder)
+    found = files.file_digests(folder)
     if record.checkpoint and record.checkpoint.removed:
         # A kill came between the record and the files: the next command removes them.
-        found = {name: digest for name, digest in found.items() if not store.is_of_checkpoint(name)}
+        found = {name: digest for name, digest in found.items() if not removal.is_of_checkpoint(name)}
     wrong = [f"{name} is missing" for name in sorted(record.files.keys() - found.keys())]
     wrong += [f"{name} was not written by this run" for name in sorted(found.keys() - record.files.keys())]
     both = sorted(record.files.keys() & found.keys())

@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -26,13 +26,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from runner.config import env_secrets, schema, settings, zip_exclude
+from runner.config.composed import Config
 from runner.config.env_secrets import Redaction
 from runner.config.settings import Run
 from runner.errors import ConfigError, UserError, literal, nearest
-
-if TYPE_CHECKING:
-    from runner.sweep.plan import Config
-
 
 # A sweep is long in its seeds: configs that differ in the seed alone are derived from one, if nothing refers to it.
 SEED = re.compile(r"seed=(\d{1,9})")
@@ -132,8 +129,6 @@ class Composer:
           UserError: A value without meaning.
           HydraException: An override that can't be applied.
         """
-        from runner.sweep.plan import Config  # brings JAX, which `--help` and `--cfg` do without
-
         typed = tuple(overrides)
         kin = self._kin(typed)
         if kin:

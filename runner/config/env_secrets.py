@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.records.record import Record
 
 REFERENCE = re.compile(r"\$\{oc\.env:([^${},]+)\}")
 _NAMED = re.compile(r"\boc\.env\s*:\s*([^,}]*)")
@@ -54,29 +53,6 @@ class Redaction:
             else self.data(value, least=1 if f"{prefix}{key}" in self.keys else MIN_CHARACTERS)
             for key, value in data.items()
         }
-
-    def record(self, record: Record) -> Record:
-        """A record without the values, wherever a config or somebody's message stands in it."""
-        if not self.values:
-            return record
-        return replace(
-            record,
-            settings=self.settings(record.settings),
-            overrides=self.data(record.overrides),
-            checks=[
-                replace(
-                    check,
-                    detail=self.text(check.detail),
-                    evidence=self.data(check.evidence),
-                    mend=self.data(check.mend),
-                )
-                for check in record.checks
-            ],
-            error=record.error
-            and replace(
-                record.error, message=self.text(record.error.message), traceback=self.text(record.error.traceback)
-            ),
-        )
 
 
 def of_config(container: Mapping[str, Any]) -> Redaction:

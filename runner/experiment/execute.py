@@ -29,26 +29,13 @@ from runner.experiment.cross_checks import Made
 from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure, end_if_meant
 from runner.experiment.program import Draft, Identity, Program, compile_program, timing_id
 from runner.experiment.training import CompiledTraining, Steps, Stopped, Trained, Watch
-from runner.launch import resources
-from runner.records.record import (
-    ArraySummary,
-    Card,
-    Check,
-    Failure,
-    FailureKind,
-    Head,
-    Measurement,
-    Record,
-    Status,
-    Timing,
-    TrainInfo,
-    Verdict,
-)
+from runner.records.record import ArraySummary, Check, Failure, FailureKind, Head, Record, Status, TrainInfo, Verdict
+from runner.records.timing import Card, Measurement, Timing
 from runner.timing import machine, stats
 from runner.timing.clock import Clock, first_call, measure_on_device, measure_program, seconds
 
 # Asked of the system once a process: it reads files, and a run takes milliseconds.
-_num_cores = functools.cache(resources.cores_to_share)
+_num_cores = functools.cache(machine.cores_to_share)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from runner.config.settings import InputKind, Run, canonical_digest, to_data
 from runner.experiment import inputs
 from runner.experiment import training as experiment_training
 from runner.experiment.training import CompiledTraining, Training
-from runner.records.record import Check, Phases
+from runner.records.record import Check
+from runner.records.timing import Phases
 from runner.timing import clock
 
 

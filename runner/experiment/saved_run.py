@@ -26,10 +26,9 @@ from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import inputs
 from runner.experiment import program as programs
 from runner.experiment.program import Draft
-from runner.records import store
+from runner.records import files, find, removal, store
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
-from runner.sweep import retention
 
 KINDS = ("linen", "nnx")
 
@@ -101,7 +100,7 @@ def reload(
     """
     if as_ not in KINDS:
         raise ConfigError("as_", as_, "a run reloads as linen or nnx", "as_=nnx")
-    folder = store.find_run(Path(run))
+    folder = find.find_run(Path(run))
     record = store.read_record(folder)
     if record.status is Status.failed and not record.variables:
         raise UserError(f"{folder.path}: the run failed before it had variables", f"bridge-runner show {folder.path}")
@@ -170,7 +169,7 @@ def read_variables(folder: RunFolder, record: Record, places: Places | None = No
     if record.checkpoint is None:
         raise StorageError(f"{folder.path} has no checkpoint", "checkpoint=orbax")
     if record.checkpoint.removed is not None:
-        raise StorageError(f"{folder.path}: {retention.sentence(record)}", retention.again(record))
+        raise StorageError(f"{folder.path}: {removal.sentence(record)}", removal.again(record))
     path = folder.path / record.checkpoint.path
     try:
         variables = checkpoint.restore(path) if places is None else checkpoint.restore_onto(path, places.__getitem__)
@@ -203,7 +202,7 @@ def saved_input(folder: RunFolder, run: Run) -> Any:
     """The run's input settings; an input file is the copy in the run's folder."""
     if run.input.kind is not InputKind.file:
         return run.input
-    return dataclasses.replace(run.input, path=str(store.inside(folder, folder.input.name)))
+    return dataclasses.replace(run.input, path=str(files.inside(folder, folder.input.name)))
 
 
 def here(device: str) -> str:

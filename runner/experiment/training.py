@@ -26,7 +26,8 @@ from runner.bridge import wrap
 from runner.bridge.wrap import Bridged
 from runner.config.settings import TrainSettings
 from runner.errors import ConfigError, LayerError, nearest
-from runner.records.record import Phases, TrainInfo
+from runner.records.record import TrainInfo
+from runner.records.timing import Phases
 from runner.timing.clock import Clock, compile_phases, first_call
 
 # What a saved step has beside the variables.

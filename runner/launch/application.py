@@ -23,9 +23,10 @@ from runner.records import paths
 from runner.records.paths import SweepFolder
 
 if TYPE_CHECKING:
+    from runner.config.composed import Config
     from runner.config.settings import CheckpointSettings
-    from runner.records.record import Row
-    from runner.sweep.plan import Config, Plan
+    from runner.records.row import Row
+    from runner.sweep.plan import Plan
     from runner.sweep.reporter import SweepOutcome
 
 EXIT_FAILED = 1
@@ -146,7 +147,7 @@ class Application:
         prepare_process(configs, elsewhere=elsewhere is not None)
         from runner.commands import check
         from runner.experiment import distributed
-        from runner.records import store
+        from runner.records import find
         from runner.report.terminal import Terminal, describe_plan
         from runner.sweep import execute as sweep_execute
         from runner.sweep import followers
@@ -168,7 +169,7 @@ class Application:
         plan = planned() if distributed.count() == 1 else followers.agree(planned)
         if self._task == "plan":
             with Terminal() as terminal:
-                for line in describe_plan(plan, store.read_trials(plan.folder)):
+                for line in describe_plan(plan, find.read_trials(plan.folder)):
                     terminal.line(line)
             return []
         pool.require(configs[0].run.tracking)
@@ -189,8 +190,8 @@ class Application:
                 num_processes=machine.num_cores(),
             )
             outcome = (execute or sweep_execute.execute)(plan, tracking=make_tracking, reporter=terminal, stop=stop)
-            rows = store.read_rows(plan.folder)
-            terminal.results([row for row in rows if row.status in store.STATUSES])
+            rows = find.read_rows(plan.folder)
+            terminal.results([row for row in rows if row.status in find.STATUSES])
             for line in _summary(plan, outcome, rows, keep=configs[0].run.checkpoint):
                 terminal.line(line)
         self.exit_code = _exit_code(outcome, rows)
@@ -302,7 +303,7 @@ def _composed(config: Any) -> Config:
     from omegaconf import OmegaConf
 
     from runner.config import compose, env_secrets
-    from runner.sweep.plan import Config
+    from runner.config.composed import Config
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     typed = OmegaConf.to_container(hydra.hydra.overrides.task)
@@ -366,10 +367,10 @@ def _summary(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, keep: Ch
 
 def _searched(folder: SweepFolder) -> list[str]:
     """What has come of a search."""
-    from runner.records import store
+    from runner.records import find, store
     from runner.report.terminal import describe_study
 
-    return describe_study(store.read_plan(folder), store.read_trials(folder))
+    return describe_study(store.read_plan(folder), find.read_trials(folder))
 
 
 def _tracked(folder: SweepFolder, shown: str) -> list[str]:

@@ -16,8 +16,8 @@ from runner.errors import StorageError, UserError
 from runner.launch import queue
 from runner.launch.follow import LOOK_S, Follower
 from runner.launch.jobs import Crew, cut, submit
-from runner.records import store
-from runner.records.journal import Journal
+from runner.records import files, store
+from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder
 from runner.sweep import execute as sweep_execute
 from runner.sweep.plan import Growth, Plan, Task, refreshed
@@ -86,7 +86,7 @@ def execute(
     Raises:
       StorageError: The folder can't be written.
     """
-    store.make_sweep_folder(plan.folder)
+    files.make_sweep_folder(plan.folder)
     before = queue.unfinished(plan.folder)
     elsewhere = {num for number, jobs in before.items() for num in queue.run_nums(plan.folder.submission(number), jobs)}
     pending = [task for task in plan.pending() if task.job.num not in elsewhere]
@@ -220,7 +220,7 @@ class _Dispatch:
         """The runs that ended the process which was at them, by their jobs' last marks, and why."""
         blamed: dict[str, str] = {}
         for num, end in lost.items():
-            events = store.read_journal(submission.journal(num))
+            events = read_journal(submission.journal(num))
             marks = [event for event in events if event["event"] in ("start", "begin", "executed")]
             at = marks[-1]["event"] if marks else None
             if end.blame and at == "begin":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.settings import OnFailure
-from runner.records import store
+from runner.records import find, store
 from runner.records.paths import SubmissionFolder
 from runner.records.record import Status
 from runner.sweep.plan import Plan
@@ -82,7 +82,7 @@ class Follower:
         """Tells what has come since."""
         for event in self._news():
             kind = event["event"]
-            if kind in store.STATUSES and event["run_id"] not in self.ended:
+            if kind in find.STATUSES and event["run_id"] not in self.ended:
                 self.ended.add(event["run_id"])
                 self._tell(event)
             elif kind in ("warned", "refused"):

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.config import env_secrets, settings
+from runner.config.composed import Config
 from runner.errors import UserError
 from runner.experiment.execute import Job, now
-from runner.records import store
+from runner.records import files, journal, store
+from runner.records.find import STATUSES
 from runner.records.paths import SubmissionFolder, SweepFolder
-from runner.records.store import STATUSES
-from runner.sweep.plan import Config, Plan, Task, run_data
+from runner.sweep.plan import Plan, Task, run_data
 from runner.sweep.run_state import State, left_over
 from runner.sweep.validate import validate
 
@@ -170,7 +171,7 @@ def _news(folder: SweepFolder, submission: SubmissionFolder, num: int) -> Iterab
     for path in paths:
         offset = seen.get(path.relative_to(folder.path).as_posix(), 0)
         if path.exists() and path.stat().st_size > offset:
-            yield from store.read_journal(path, offset=offset)
+            yield from journal.read_journal(path, offset=offset)
 
 
 def _new_folder(folder: SweepFolder) -> SubmissionFolder:
@@ -202,4 +203,4 @@ def _config(run: Mapping[str, Any], hydra_files: HydraFiles) -> Config:
 
 
 def _write(path: Any, data: Mapping[str, Any]) -> None:
-    store.write_atomic(path, json.dumps(data, separators=(",", ":")).encode() + b"\n")
+    files.write_atomic(path, json.dumps(data, separators=(",", ":")).encode() + b"\n")

@@ -13,12 +13,14 @@ from omegaconf import OmegaConf
 
 from runner.config import settings, zip_exclude
 from runner.config.compose import Composer, expand, explain, is_hydra_error
+from runner.config.composed import Config
 from runner.errors import UserError, one_or_many
 from runner.launch import dispatch, launchers
 from runner.launch.application import Application, RunFailed
-from runner.records.record import Row, Status
+from runner.records.record import Status
+from runner.records.row import Row
 from runner.sweep.execute import execute as execute_here
-from runner.sweep.plan import Config, Plan
+from runner.sweep.plan import Plan
 from runner.sweep.reporter import SweepOutcome
 
 OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import literal
-from runner.records.record import Record, TrainInfo, row_of
+from runner.records.record import Record, TrainInfo
+from runner.records.row import row_of
 
 
 @dataclass(frozen=True)

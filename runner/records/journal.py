@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import StorageError
-from runner.records.record import Row
+from runner.records.row import Row
 
 Event = dict[str, Any]
 

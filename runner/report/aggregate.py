@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.errors import UserError, literal, nearest
-from runner.records.record import Aggregate, Row, Status
+from runner.records.record import Status
+from runner.records.row import Row
+from runner.records.timing import Aggregate
 from runner.report import table
 from runner.timing import stats
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.settings import flatten
 from runner.errors import UserError, literal
-from runner.records import columns, store
+from runner.records import columns, find, store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
 from runner.report import aggregate
@@ -129,7 +129,7 @@ def load(sweep: str | Path) -> Results:
     except ImportError:
         raise UserError("the package pandas is not installed", "pip install 'bridge-runner[pandas]'") from None
     folder = SweepFolder(Path(sweep))
-    there = [row for row in store.read_rows(folder) if row.status in store.STATUSES]
+    there = [row for row in find.read_rows(folder) if row.status in find.STATUSES]
     if not there:
         raise UserError(f"{sweep}: no run of this sweep is done", f"bridge-runner resume {sweep}")
     table = columns.read_parquet(folder.results.read_bytes()) if folder.results.exists() else None

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
 from runner.errors import literal
-from runner.records.record import Record, Verdict, row_of
+from runner.records.record import Record, Verdict
+from runner.records.row import row_of
 from runner.report import table
 
 # In the order in which `runner.claims` asks them; spelled here so that no table needs JAX.

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from runner.config.settings import flatten, varied_keys
 from runner.errors import literal
-from runner.records.record import Aggregate, Record, Row, Status
+from runner.records.record import Record, Status
+from runner.records.row import Row
+from runner.records.timing import Aggregate
 
 # A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
 MAX_ROWS = 40

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from runner.config.settings import Direction
-from runner.records.record import FailureKind, Record, Row, Status, Trial, best_trial
+from runner.records.record import FailureKind, Record, Status
+from runner.records.row import Row, Trial, best_trial
 from runner.report import table
 
 MAX_REASON_CHARACTERS = 200

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner.errors import StorageError
 from runner.experiment.execute import now
-from runner.launch.resources import Turns
-from runner.records import store
-from runner.records.store import Journal
+from runner.records import files, store
+from runner.records.journal import Journal
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Growth, Plan, Task, plan_data
 from runner.sweep.reporter import Reporter, SweepOutcome
@@ -23,6 +22,7 @@ from runner.sweep.run_executor import RunExecutor
 from runner.sweep.run_writer import RunWriter
 from runner.sweep.scheduler import Scheduler
 from runner.sweep.write_run import MAKE_ROOM
+from runner.timing.turns import Turns
 from runner.tracking.tracker import Tracking
 
 
@@ -46,8 +46,8 @@ def execute(
     Raises:
       StorageError: Another process works in the folder, or the disk is full.
     """
-    store.make_sweep_folder(plan.folder)
-    with store.locked(plan.folder):
+    files.make_sweep_folder(plan.folder)
+    with files.locked(plan.folder):
         pending = plan.pending()
         write_plan(plan)
         num_runs = growth.num_runs if growth else len(pending)
@@ -86,7 +86,7 @@ def conclude(plan: Plan, *, tracking: Callable[..., Tracking], reporter: Reporte
       StorageError: Another process works in the folder, or the disk is full.
     """
     with (
-        store.locked(plan.folder),
+        files.locked(plan.folder),
         _started(plan, len(plan.untracked()), tracking, reporter=reporter, announce=False) as scheduler,
     ):
         scheduler.writer.keep(plan, [])

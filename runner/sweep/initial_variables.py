@@ -13,9 +13,8 @@ from runner.config.settings import Run, canonical_digest
 from runner.errors import ConfigError, StorageError
 from runner.experiment import program as programs
 from runner.experiment.program import Draft, Identity
-from runner.records import store
+from runner.records import find, removal, store
 from runner.records.paths import RunFolder
-from runner.sweep import retention
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
-            folder = store.find_run(folder).path
+            folder = find.find_run(folder).path
     run = RunFolder(folder)
     own = run.record.exists()
     record = store.read_record(run) if own else None
-    if record and (reason := retention.sentence(record)):
-        raise ConfigError("variables", path, reason, retention.again(record))
+    if record and (reason := removal.sentence(record)):
+        raise ConfigError("variables", path, reason, removal.again(record))
     try:
         tree = checkpoint.restore(run.checkpoint) if own else checkpoint.as_variables(checkpoint.restore(folder))
         state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from runner.records import columns, paths, store
+from runner.records import columns, files, find, paths, store
 from runner.records.paths import SweepFolder
 from runner.records.record import Record
 from runner.report import matrix
@@ -41,14 +41,14 @@ class Summary:
           The rows of results.parquet.
         """
         rows = [self._rows[run_id] for run_id in run_ids if run_id in self._rows]
-        store.write_atomic(folder.results, columns.to_parquet(rows))
-        store.write_atomic(folder.results_csv, columns.to_csv(rows))
+        files.write_atomic(folder.results, columns.to_parquet(rows))
+        files.write_atomic(folder.results_csv, columns.to_csv(rows))
         page = matrix.to_markdown(self._programs.values())
         if page is not None:
-            store.write_atomic(folder.checks, page.encode())
+            files.write_atomic(folder.checks, page.encode())
         return rows
 
     def write_report(self, folder: SweepFolder) -> None:
         """Writes report.html."""
-        data = self._report.data(store.read_plan(folder), paths.shown(folder.path), store.read_trials(folder))
-        store.write_atomic(folder.report, to_html(data))
+        data = self._report.data(store.read_plan(folder), paths.shown(folder.path), find.read_trials(folder))
+        files.write_atomic(folder.report, to_html(data))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runner.config.env_secrets import Redaction
+from runner.config.composed import Config
 from runner.config.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
 from runner.errors import UserError
 from runner.experiment.execute import Job, now
@@ -16,25 +16,6 @@ from runner.records.paths import RunFolder, SweepFolder
 from runner.sweep.run_state import FINISHED, State, known_states, left_over
 from runner.sweep.validate import ProgramKey, validate
 from runner.timing import machine
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """One composed config.
-
-    Attributes:
-      run: What to run.
-      overrides: What was typed for it.
-      where: What tells it from the other configs of the sweep, for an error.
-      hydra_files: Name and text of the files that Hydra leaves beside a job; called when the run is written.
-      redaction: What it takes from the environment, to be kept out of files.
-    """
-
-    run: Run
-    overrides: tuple[str, ...] = ()
-    where: str = ""
-    hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
-    redaction: Redaction = field(default_factory=Redaction)
 
 
 @dataclass(frozen=True, kw_only=True)

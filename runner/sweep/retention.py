@@ -11,7 +11,7 @@ import dataclasses
 import math
 
 from runner.config.settings import CheckpointSettings, Keep, Mode
-from runner.records import metrics, store
+from runner.records import metrics, removal, store
 from runner.records.metrics import Metric
 from runner.records.paths import RunFolder
 from runner.records.record import CheckpointInfo, Record
@@ -42,7 +42,7 @@ class Keeper:
         if not self.removes or record.checkpoint is None:
             return []
         if record.checkpoint.removed is not None:
-            store.remove_checkpoint(folder)  # a kill may have come in between
+            removal.remove_checkpoint(folder)  # a kill may have come in between
             return []
         self._kept = [one for one in self._kept if one[2] != folder]
         self._kept.append((self._place(record), record, folder))
@@ -64,7 +64,7 @@ class Keeper:
         # Not the record that was added: meanwhile it may have been written anew.
         record = without_checkpoint(store.read_record(folder), self._settings.sentence)
         store.write_record(folder, record)
-        store.remove_checkpoint(folder)
+        removal.remove_checkpoint(folder)
         return record
 
 
@@ -75,19 +75,8 @@ def without_checkpoint(record: Record, why: str) -> Record:
         return saved and dataclasses.replace(saved, removed=why)
 
     train = record.train and dataclasses.replace(record.train, state=removed(record.train.state))
-    files = {name: digest for name, digest in record.files.items() if not store.is_of_checkpoint(name)}
+    files = {name: digest for name, digest in record.files.items() if not removal.is_of_checkpoint(name)}
     return dataclasses.replace(record, checkpoint=removed(record.checkpoint), train=train, files=files)
-
-
-def sentence(record: Record) -> str | None:
-    """That the checkpoint of a run was removed, and by which setting; None where it was not."""
-    why = record.checkpoint and record.checkpoint.removed
-    return f"its checkpoint was removed by retention ({why})" if why else None
-
-
-def again(record: Record) -> str:
-    """What to type to have the checkpoint of a run once more."""
-    return " ".join(["bridge-runner", *record.overrides, "sweep=again"])
 
 
 def require(settings: CheckpointSettings) -> None:

@@ -12,12 +12,12 @@ from runner.config.settings import TimingMode
 from runner.experiment import execute
 from runner.experiment.execute import Result
 from runner.experiment.program import Program
-from runner.launch.resources import Turns
 from runner.sweep.plan import Task
 from runner.sweep.steps import StepFolder
 from runner.sweep.validate import ProgramKey
 from runner.sweep.write_run import make_room
 from runner.timing import machine
+from runner.timing.turns import Turns
 from runner.tracking.tracker import Tracking
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from runner.arrays.fast_checkpoint import CloneWriter
 from runner.errors import StorageError
 from runner.experiment.execute import Result
-from runner.records import store
+from runner.records import find, store
+from runner.records.journal import Journal
 from runner.records.paths import RunFolder
-from runner.records.record import Record, row_of
-from runner.records.store import Journal
+from runner.records.record import Record
+from runner.records.row import row_of
 from runner.sweep.ending import Ending
 from runner.sweep.outputs import Summary
 from runner.sweep.plan import Plan, Task
@@ -68,7 +69,7 @@ class RunWriter:
         there = [task for task in plan.tasks if task.state in FINISHED and task.job.num not in again]
         if not self._keeper.removes or not there:
             return
-        counted = {row.run_id for row in store.read_rows(plan.folder) if row.checkpoint_bytes is not None}
+        counted = {row.run_id for row in find.read_rows(plan.folder) if row.checkpoint_bytes is not None}
         for task in there:
             record = store.read_record(task.folder)
             if record.run_id in counted and not record.saved:  # a kill came before the journal had it
@@ -146,7 +147,7 @@ class RunWriter:
     def _count_removed(self, record: Record) -> None:
         """Says that the checkpoint of a run is gone."""
         self.num_removed += 1
-        self.journal.append(store.REMOVED, sync=False, run_id=record.run_id)
+        self.journal.append(find.REMOVED, sync=False, run_id=record.run_id)
         self._summary.add(record)
 
     def _add_cost(self, cost: tuple[str, float]) -> str:

@@ -15,7 +15,7 @@ from runner.sweep import retention
 from runner.sweep.initial_variables import InitialVariables, draft_from, read_initial_variables
 
 if TYPE_CHECKING:
-    from runner.sweep.plan import Config
+    from runner.config.composed import Config
 
 # Names a compiled program: its id, and the device that it is compiled for.
 ProgramKey = tuple[str, str]

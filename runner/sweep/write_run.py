@@ -16,8 +16,9 @@ from runner.config.settings import CheckpointWriter, InputKind
 from runner.errors import StorageError
 from runner.experiment import failures
 from runner.experiment.execute import Result
-from runner.records import store
+from runner.records import files, store
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
+from runner.records.redaction import redacted
 from runner.sweep.plan import Task
 from runner.sweep.run_state import State
 from runner.timing import clock
@@ -29,11 +30,11 @@ def make_room(task: Task) -> None:
     """Makes a run's folder: empty, but for the steps of its training, which an earlier attempt may have kept."""
     folder = task.folder
     if task.state in (State.failed, State.stale) and folder.record.exists():
-        store.archive_run(folder)
+        files.archive_run(folder)
     elif task.state is State.interrupted or not folder.record.exists():
-        store.remove_unfinished(folder, but_steps=task.job.run.train.keeps_steps)
+        files.remove_unfinished(folder, but_steps=task.job.run.train.keeps_steps)
     if not folder.steps.is_dir():
-        store.make_run_folder(folder)
+        files.make_run_folder(folder)
 
 
 def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
@@ -51,7 +52,7 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
       StorageError: The disk is full or can't be written; nothing of the run stays.
     """
     folder, run = task.folder, task.job.run
-    record = task.config.redaction.record(result.record)
+    record = redacted(result.record, task.config.redaction)
     try:
         make_room(task)
         for name, text in task.config.hydra_files(task.job.num).items():
@@ -65,12 +66,12 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
             record = _save(task, record, result, clones)
         if not run.checkpoint.writes:
             shutil.rmtree(folder.steps, ignore_errors=True)
-        record = dataclasses.replace(record, files=store.file_digests(folder))
+        record = dataclasses.replace(record, files=files.file_digests(folder))
         store.write_record(folder, record)
     except OSError as error:
         # What is half there would only take room.
         with contextlib.suppress(OSError):
-            store.remove_unfinished(folder, but_steps=True)
+            files.remove_unfinished(folder, but_steps=True)
         what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
         raise StorageError(what, MAKE_ROOM) from error
     return record
@@ -106,6 +107,6 @@ def _info(path: Path, leaves: Sequence[Leaf], kind: CheckpointWriter) -> Checkpo
     return CheckpointInfo(
         path=path.name,
         digest=trees.tree_digest(leaves),
-        num_bytes=store.folder_bytes(path),
+        num_bytes=files.folder_bytes(path),
         writer=kind.value,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from runner.config.settings import TimingMode, TimingSettings
-from runner.records.record import Measurement, Phases, Samples
+from runner.records.timing import Measurement, Phases, Samples
 from runner.timing import stats
 
 Clock = Callable[[], int]

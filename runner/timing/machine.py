@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.records.record import Card
+from runner.records.timing import Card
 
 DISTRIBUTIONS = (
     "jax",
@@ -97,6 +97,12 @@ def num_cores() -> int:
     quota = _quota_cores()
     allowed = _allowed_cores()
     return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+@functools.cache
+def cores_to_share() -> int:
+    """Cores that this process had before it was kept to some: what the load of the machine is compared with."""
+    return num_cores()
 
 
 def processor_id() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from runner.records.record import Aggregate, Ratio, Samples, Summary
+from runner.records.timing import Aggregate, Ratio, Samples, Summary
 
 Array = npt.NDArray[np.float64]
 

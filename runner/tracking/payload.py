@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from runner.errors import literal
-from runner.records.record import Head, Phases, Record, Status
+from runner.records.record import Head, Record, Status
+from runner.records.timing import Phases
 
 MAX_MESSAGE_CHARACTERS = 2000
 

@@ -71,13 +71,13 @@ def saver(side: str) -> Callable[[Any, Path], None]:
 def record_of(folder: Any, leaves: Any) -> Any:
     """The least record that says what the checkpoint holds."""
     from runner.arrays import trees
-    from runner.records import record, store
+    from runner.records import files, record
 
     info = record.CheckpointInfo(path="checkpoint", digest=trees.tree_digest(leaves), num_bytes=0, writer="orbax")
     ids = dict.fromkeys(("run_id", "result_id", "timing_id", "program_id", "started_at", "device", "platform"), "x")
     return record.Record(
         **ids, sweep="s", num=0, status=record.Status.done, wall_s=0.0, overrides=[], settings={}, layer="x",
-        variables=leaves, checkpoint=info, files=store.file_digests(folder),
+        variables=leaves, checkpoint=info, files=files.file_digests(folder),
     )  # fmt: skip
 
 

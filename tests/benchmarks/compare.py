@@ -24,7 +24,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from runner.commands import main as commands_main
 from runner.commands.compare import Reader
 from runner.records import store
-from runner.records.record import Samples
+from runner.records.timing import Samples
 from runner.report.compare import pairing, times
 from runner.report.compare.pairing import Pairing
 from runner.report.compare.rounds import measure

@@ -19,14 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runner.config.composed import Config
 from runner.config.settings import from_data, to_data
 from runner.launch import application, jobs
 from runner.launch.jobs import Crew
-from runner.records import store
+from runner.records import files, store
+from runner.records.codec import to_json
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
-from runner.records.record import Record, row_of, to_json
-from runner.sweep.plan import Config, Plan, make_plan, plan_data
+from runner.records.record import Record
+from runner.records.row import row_of
+from runner.sweep.plan import Plan, make_plan, plan_data
 
 NUM_PROGRAMS = 10
 NUM_JOBS = 200
@@ -71,7 +74,7 @@ def origin(num_runs: int) -> dict[str, Any]:
 
 def fill(plan: Plan, template: Record) -> None:
     """Writes what `NUM_JOBS` jobs would have left of nearly all runs."""
-    store.make_sweep_folder(plan.folder)
+    files.make_sweep_folder(plan.folder)
     store.write_plan(plan.folder, plan_data(plan))
     missing = {task.job.num for task in plan.tasks[NUM_PROGRAMS - 1 :: NUM_PROGRAMS][-NUM_MISSING:]}
     tasks = [task for task in plan.tasks if task.job.num not in missing]

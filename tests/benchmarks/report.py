@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.records import store
+from runner.records.codec import to_json
 from runner.records.paths import SweepFolder
-from runner.records.record import Record, to_json
+from runner.records.record import Record
 
 RUNNER = (sys.executable, "-m", "runner")
 PROGRAMS = 10

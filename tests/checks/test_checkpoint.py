@@ -16,10 +16,10 @@ from runner.arrays import checkpoint
 from runner.arrays.checkpoint import CheckpointError
 from runner.checks import checkpoint as claim
 from runner.checks.probes.subject import subject_of
+from runner.config.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
-from runner.sweep import plan
-from runner.sweep.plan import Config
+from runner.sweep import validate
 
 LAYERS = QUICK
 X = jnp.arange(8.0).reshape(2, 4) / 8
@@ -98,7 +98,7 @@ def run(code, **names):
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_of_conf_comes_back_from_a_checkpoint_but_for_the_sequential_one(make_run, name):
     run_ = make_run(f"layer={name}")
-    _, drafts = plan.validate([Config(run=run_, overrides=())])
+    _, drafts = validate.validate([Config(run=run_, overrides=())])
     check = claim.judge(execute.subject(next(iter(drafts.values())), run_), full=True)
     assert check.verdict is (Verdict.no if name == "sequential" else Verdict.yes)
     if name not in ("sequential", "dropout"):

@@ -19,12 +19,12 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.tree_diff import Difference, Kind, compare
 from runner.checks import complete
 from runner.checks.probes.subject import subject_of
+from runner.config.composed import Config
 from runner.experiment import execute as experiment_execute
 from runner.experiment.execute import Job
 from runner.experiment.program import draft, identify
 from runner.records.record import FailureKind, Status, Verdict
-from runner.sweep import plan
-from runner.sweep.plan import Config
+from runner.sweep import validate
 
 QUICK = ("timing=off", "checks.eager=never")
 LAYERS = COMMON
@@ -331,7 +331,7 @@ def saved(tmp_path, variables):
 
 def execute(run):
     """The result of `run` as a sweep would get it, refused or not."""
-    (identity,), drafts = plan.validate([Config(run=run)])
+    (identity,), drafts = validate.validate([Config(run=run)])
     job = Job(run=run, identity=identity, compare_eager=False)
     try:
         program = experiment_execute.prepare(drafts[identity.program_id, run.device], run)

@@ -13,10 +13,10 @@ from flax.nnx import bridge
 
 from runner.checks import lifts
 from runner.checks.probes.subject import subject_of
+from runner.config.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
-from runner.sweep import plan
-from runner.sweep.plan import Config
+from runner.sweep import validate
 
 X = jnp.arange(8.0).reshape(2, 4) / 8
 LIFTS = [
@@ -86,7 +86,7 @@ def conf_check(make_run):
     def ask(name):
         if name not in asked:
             run = make_run(f"layer={name}")
-            _, drafts = plan.validate([Config(run=run)])
+            _, drafts = validate.validate([Config(run=run)])
             asked[name] = lifts.judge(execute.subject(next(iter(drafts.values())), run), full=True)
         return asked[name]
 

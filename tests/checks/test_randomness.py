@@ -15,12 +15,12 @@ from runner.checks import nothing_invented, streams
 from runner.checks.probes import draws
 from runner.checks.probes.subject import subject_of
 from runner.commands import main
+from runner.config.composed import Config
 from runner.experiment import execute, failures
 from runner.experiment.execute import Job
 from runner.experiment.program import draft, identify
 from runner.records.record import FailureKind, Verdict
-from runner.sweep import plan
-from runner.sweep.plan import Config
+from runner.sweep import validate
 
 QUICK = ("timing=off", "checks.eager=never")
 LAYERS = COMMON
@@ -311,7 +311,7 @@ def test_in_full_another_key_must_give_another_output():
 
 
 def refused(run):
-    (identity,), drafts = plan.validate([Config(run=run)])
+    (identity,), drafts = validate.validate([Config(run=run)])
     with pytest.raises(failures.CheckFailed) as caught:
         execute.prepare(drafts[identity.program_id, run.device], run)
     return execute.failed(Job(run=run, identity=identity), caught.value).record

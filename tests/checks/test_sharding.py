@@ -18,11 +18,11 @@ from jax.sharding import PartitionSpec
 
 from runner.checks import sharding
 from runner.checks.probes.subject import subject_of
+from runner.config.composed import Config
 from runner.errors import LayerError
 from runner.experiment import execute
 from runner.records.record import Verdict
-from runner.sweep import plan
-from runner.sweep.plan import Config
+from runner.sweep import validate
 
 X = jnp.arange(32.0).reshape(4, 8) / 32
 INIT = nnx.initializers.lecun_normal()
@@ -73,7 +73,7 @@ def placing_nothing():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, name):
     run = make_run(f"layer={name}")
-    _, drafts = plan.validate([Config(run=run)])
+    _, drafts = validate.validate([Config(run=run)])
     check = sharding.judge(execute.subject(next(iter(drafts.values())), run), full=True)
     assert check.detail == "no leaf has axis names; there is 1 device, so nothing was run on several"
     assert (check.verdict, check.evidence, check.mend) == (Verdict.yes, {"num_devices": 1}, None)

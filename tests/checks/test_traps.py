@@ -20,11 +20,11 @@ import runner
 from runner.checks import init_errors, traps
 from runner.checks.probes.subject import subject_of
 from runner.checks.registry import judge_model
+from runner.config.composed import Config
 from runner.errors import LayerError, UserError
 from runner.experiment import execute
 from runner.records.record import Verdict
-from runner.sweep import plan
-from runner.sweep.plan import Config
+from runner.sweep import validate
 
 LAYERS = QUICK
 X = jnp.ones((2, 4))
@@ -153,7 +153,7 @@ def run(code, **names):
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_layer_of_conf_is_a_trap(make_run, name):
     run_ = make_run(f"layer={name}")
-    _, drafts = plan.validate([Config(run=run_, overrides=())])
+    _, drafts = validate.validate([Config(run=run_, overrides=())])
     check = traps.judge(execute.subject(next(iter(drafts.values())), run_), full=True)
     reach = "train and eval within reach, " if name in ("batch_norm", "dropout") else ""
     assert check.verdict is Verdict.yes
@@ -163,7 +163,7 @@ def test_no_layer_of_conf_is_a_trap(make_run, name):
 
 def test_an_initialiser_named_in_a_config_is_made_once(make_run):
     run_ = make_run("layer.kwargs.kernel_init='normal(stddev=0.02)'")
-    _, drafts = plan.validate([Config(run=run_, overrides=())])
+    _, drafts = validate.validate([Config(run=run_, overrides=())])
     check = traps.judge(execute.subject(next(iter(drafts.values())), run_), full=True)
     assert (check.verdict, check.evidence["retraced"]) == (Verdict.yes, False)
 

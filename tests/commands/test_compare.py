@@ -16,7 +16,7 @@ from compared_layers import LAYERS
 
 from runner.arrays import trees
 from runner.commands import main
-from runner.records.record import seal
+from runner.records.codec import seal
 
 QUIET = ("timing.rounds=2", "tracking=disabled", "checkpoint=none")
 WORKS = ("layer=custom", "layer.target=worked_layers.Works", "layer.kwargs.features=4", *QUIET)

@@ -21,7 +21,7 @@ from runner.commands import export, main
 from runner.config import schema, settings
 from runner.errors import UserError
 from runner.experiment import saved_run
-from runner.records import store
+from runner.records import files, store
 from runner.records.paths import RunFolder
 
 # A sweep over every layer, three formats each way.
@@ -98,7 +98,7 @@ def test_every_layer_comes_back_from_each_form_with_its_bits(layer, tmp_path, ca
         assert bits(checkpoint.restore(tmp_path / f"{kind}-variables")) == bits(checkpoint.restore(layer.checkpoint))
         assert export.import_variables(out, like=layer.path, out=tmp_path / f"{kind}-like") == 0
         assert bits(checkpoint.restore(tmp_path / f"{kind}-like")) == bits(checkpoint.restore(layer.checkpoint))
-    assert store.file_digests(layer) == record.files
+    assert files.file_digests(layer) == record.files
 
 
 @pytest.mark.parametrize("as_", saved_run.KINDS)

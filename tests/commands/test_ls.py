@@ -15,9 +15,9 @@ import pytest
 from failing_layers import LAYERS
 
 from runner.commands import main
-from runner.records import store
+from runner.records import find
+from runner.records.codec import seal
 from runner.records.paths import SweepFolder
-from runner.records.record import seal
 
 QUIET = ("tracking=disabled", "timing=quick", "timing.rounds=2")
 
@@ -454,9 +454,9 @@ def test_what_only_reads_starts_without_jax_and_lists_without_numpy(words, other
 
 
 def test_every_sweep_that_is_listed_can_be_read(here):
-    sweeps = store.find_sweeps(Path("outputs"))
+    sweeps = find.find_sweeps(Path("outputs"))
     assert [sweep.name for sweep in sweeps] == ["fine", "mixed"]
-    assert [len(store.read_rows(sweep)) for sweep in sweeps] == [4, 2]
+    assert [len(find.read_rows(sweep)) for sweep in sweeps] == [4, 2]
 
 
 def test_a_sweep_can_be_followed_from_another_terminal(tmp_path):

@@ -13,7 +13,7 @@ import runner
 from runner.arrays import checkpoint, trees
 from runner.commands import main
 from runner.errors import UserError
-from runner.records import store
+from runner.records import find, store
 from runner.records.paths import RunFolder
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
@@ -44,7 +44,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 
 
 def folder_of(name: str) -> RunFolder:
-    return store.find_run(Path("outputs", name))
+    return find.find_run(Path("outputs", name))
 
 
 def test_a_run_is_loaded_and_gives_the_recorded_output(here, capsys):

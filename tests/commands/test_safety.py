@@ -21,7 +21,7 @@ from runner.commands import main
 from runner.config import schema
 from runner.config.settings import HostSettings, LayerSettings, Run
 from runner.errors import StorageError, UserError
-from runner.records import record, store
+from runner.records import codec, files, store
 from runner.records.paths import RunFolder
 
 PACKAGE = Path(runner.__file__).parent
@@ -67,7 +67,7 @@ def edit(folder: Path, **changes: object) -> None:
         for key in parents:
             node = node[key]
         node[last] = value
-    (folder / "record.json").write_bytes(record.seal(json.dumps(data, indent=1).encode()))
+    (folder / "record.json").write_bytes(codec.seal(json.dumps(data, indent=1).encode()))
 
 
 # No pickle.
@@ -124,7 +124,7 @@ def saved(ours, tmp_path, monkeypatch) -> Path:
 
 def test_an_output_that_is_a_pickle_is_not_opened(saved, capsys):
     np.save(saved / "output.npy", np.array([Bomb()], object), allow_pickle=True)
-    edit(saved, files=store.file_digests(RunFolder(saved)))
+    edit(saved, files=files.file_digests(RunFolder(saved)))
     code, out, err = run(capsys, "verify", saved, "--no-code")
     assert (code, "Object arrays cannot be loaded when allow_pickle=False" in out, err) == (4, True, "")
     assert not Path("exploded").exists()

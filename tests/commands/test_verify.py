@@ -18,9 +18,9 @@ import runner
 from runner.arrays import trees
 from runner.commands import main
 from runner.errors import UserError
-from runner.records import store
+from runner.records import files, store
+from runner.records.codec import seal
 from runner.records.paths import RunFolder
-from runner.records.record import seal
 
 LEAN = ("tracking=disabled", "timing=off")
 
@@ -106,7 +106,7 @@ def test_a_flipped_bit_that_orbax_does_not_notice_is_named_with_its_leaf(sweep, 
     victim = folder.checkpoint / "params.linear_0.kernel" / "0.0"
     flip(victim, random.Random(1))
     # Somebody has even made the files' digests fit.
-    edit(folder.path, lambda data: data["files"].update(store.file_digests(folder)))
+    edit(folder.path, lambda data: data["files"].update(files.file_digests(folder)))
     code, out, _ = run(capsys, "verify", folder.path)
     assert code == 4
     assert f"{folder.checkpoint} is not what the run saved: params/linear_0/kernel has other bits\n" in out
@@ -121,7 +121,7 @@ def test_an_output_that_the_layer_does_not_give_is_found(sweep, tmp_path, capsys
 
     def change(data):
         data["output"][0]["digest"] = trees.array_digest(output)
-        data["files"].update(store.file_digests(folder))
+        data["files"].update(files.file_digests(folder))
 
     edit(folder.path, change)
     code, out, _ = run(capsys, "verify", folder.path)
@@ -146,7 +146,7 @@ def test_another_platform_is_given_the_rounding_of_its_products(sweep, tmp_path,
     def change(data):
         data["platform"] = platform
         data["output"][0]["digest"] = trees.array_digest(output)
-        data["files"].update(store.file_digests(folder))
+        data["files"].update(files.file_digests(folder))
 
     edit(folder.path, change)
     code, out, _ = run(capsys, "verify", folder.path)

@@ -23,7 +23,8 @@ from runner.experiment import cross_checks, failures, inputs
 from runner.experiment import execute as experiment_execute
 from runner.experiment.execute import Job
 from runner.experiment.program import compile_program, draft, identify
-from runner.records.record import FailureKind, Status, Verdict, from_json, to_json
+from runner.records.codec import from_json, to_json
+from runner.records.record import FailureKind, Status, Verdict
 
 HERE = __name__
 LAYERS = [name for name in schema.layer_names() if name != "custom"]

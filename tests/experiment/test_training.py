@@ -27,8 +27,8 @@ from runner.experiment.execute import Job
 from runner.experiment.program import compile_program, compile_training, draft, identify
 from runner.experiment.training import WATCH_EVERY_NS
 from runner.records import columns, store
+from runner.records.codec import from_json, to_data, to_json
 from runner.records.paths import RunFolder
-from runner.records.record import from_json, to_data, to_json
 from runner.sweep.initial_variables import InitialVariables
 
 HERE = __name__

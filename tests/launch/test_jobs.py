@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import pytest
 from failing_layers import LAYERS
 
+from runner import errors
 from runner.commands import ls, main
 from runner.launch import queue
 from runner.launch.jobs import Crew, cut, plan_of, read, remaining
-from runner.records import journal, locks, store
+from runner.records import find, journal, locks, store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.sweep.run_state import State
@@ -132,7 +133,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.lockf", refuse)
-    with pytest.raises(store.StorageError) as raised, locks.whole(tmp_path / ".lock"):
+    with pytest.raises(errors.StorageError) as raised, locks.whole(tmp_path / ".lock"):
         pass
     assert str(raised.value) == (
         f"{tmp_path / '.lock'}: this file system keeps no locks (No locks available).\n"
@@ -159,7 +160,7 @@ def test_a_sweep_in_jobs_leaves_what_a_sweep_in_one_process_leaves(done, here, c
     }
     assert hydra_files(shared, "overrides.yaml") == typed
     assert len(hydra_files(shared, "hydra.yaml")) == len(hydra_files(shared, "config.yaml")) == 6
-    rows = [[(row.label, row.status) for row in store.read_rows(folder)] for folder in (shared, alone)]
+    rows = [[(row.label, row.status) for row in find.read_rows(folder)] for folder in (shared, alone)]
     assert rows[0] == rows[1]
     capsys.readouterr()
     assert in_jobs(*SWEEP) == 0
@@ -177,7 +178,7 @@ def test_a_run_that_another_job_has_is_left_to_it_and_said(done, capsys):
     assert "another process works on this sweep: its results come at its end" in captured.err
     assert "4 of 6 runs done, 2 missing" in captured.out
     assert main.main(["resume", str(folder.path)]) == 0
-    assert [row.status for row in store.read_rows(folder)] == ["done"] * 6
+    assert [row.status for row in find.read_rows(folder)] == ["done"] * 6
 
 
 def test_a_job_leaves_out_what_was_done_since_it_was_planned(done):
@@ -217,7 +218,7 @@ def test_a_job_whose_runs_are_others_there_is_refused_with_the_reason(done):
     data = json.loads(job.read_text())
     data["runs"][0]["settings"]["seed"] = 5
     job.write_text(json.dumps(data))
-    with pytest.raises(main.UserError) as raised:
+    with pytest.raises(errors.UserError) as raised:
         plan_of(folder, read(folder.submission(1), 0), lambda overrides: lambda num: {})
     assert str(raised.value) == (
         f"run 0 of {folder.path} is another run on this machine: its layer's source, its input or its device is not "

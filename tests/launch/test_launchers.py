@@ -17,7 +17,7 @@ import slurm_cluster
 from failing_layers import LAYERS
 
 from runner.launch import queue
-from runner.records import store
+from runner.records import find, store
 from runner.records.paths import RunFolder, SweepFolder
 
 pytestmark = pytest.mark.engines
@@ -111,7 +111,7 @@ def events(kind: str, number: int = 1) -> dict[int, dict[str, object]]:
 
 
 def statuses() -> list[str]:
-    return [row.status for row in store.read_rows(sweep())]
+    return [row.status for row in find.read_rows(sweep())]
 
 
 def listening(roots: list[psutil.Process]) -> set[str]:
@@ -156,7 +156,7 @@ def test_a_search_on_joblib_ends_where_a_worker_is_killed_and_resume_goes_on_to_
     assert "trials      0 of 6 told, 0 runs" in said
     gates(one="go")
     assert "trials      6 of 6 told, 6 runs" in end(start("resume", "outputs/mine"), 0)
-    assert store.read_trials(sweep()) == store.read_trials(SweepFolder(Path("alone", "mine")))
+    assert find.read_trials(sweep()) == find.read_trials(SweepFolder(Path("alone", "mine")))
 
 
 def test_ctrl_c_ends_the_jobs_after_their_run_and_the_sweep_goes_on_later(here, undisturbed):

@@ -18,10 +18,10 @@ from runner.launch.search import objective
 from runner.launch.search.sampler import Sampler
 from runner.launch.search.space import Axis
 from runner.launch.search.study import Study
-from runner.records import journal, store
+from runner.records import find, journal, store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
-from runner.records.record import Trial, best_trial
+from runner.records.row import Trial, best_trial
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=none")
 SEARCH = ("-m", "hydra/sweeper=optuna", *LEAN, "sweep=mine", "objective=output_norm")
@@ -70,7 +70,7 @@ def mine() -> SweepFolder:
 
 
 def told(folder: SweepFolder | None = None) -> list[tuple]:
-    trials = store.read_trials(folder or mine())
+    trials = find.read_trials(folder or mine())
     return [(trial.number, tuple(trial.overrides), trial.value, trial.run_id) for trial in trials]
 
 
@@ -184,13 +184,13 @@ def test_a_failed_run_is_told_as_failed_and_never_ends_the_search(here, capsys):
     assert values["layer.kwargs.when=broken",] is None
     assert values["layer.kwargs.when=whole",] > 0
     assert "4 of 4 told, 2 runs, " in capsys.readouterr().out
-    errors = {trial.error for trial in store.read_trials(mine()) if trial.value is None}
+    errors = {trial.error for trial in find.read_trials(mine()) if trial.value is None}
     assert errors == {"other: RuntimeError: the cable is out"}
 
 
 def test_a_config_that_can_not_run_is_told_as_failed_without_a_run(here, capsys):
     assert main.main([*SEARCH, "layer=linear,conv", "input_shape=[4]", "n_trials=4"]) == 0
-    failed = [trial for trial in store.read_trials(mine()) if trial.value is None]
+    failed = [trial for trial in find.read_trials(mine()) if trial.value is None]
     assert failed
     assert {trial.run_id for trial in failed} == {None}
     assert {tuple(trial.overrides) for trial in failed} == {("layer=conv",)}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runner.commands import main
-from runner.records import store
+from runner.records import find, store
 from runner.records.paths import RunFolder, SweepFolder
 
 NUM_TRIALS = 20
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def told(folder: Path) -> list[tuple]:
-    trials = store.read_trials(SweepFolder(folder / "outputs" / "crashed"))
+    trials = find.read_trials(SweepFolder(folder / "outputs" / "crashed"))
     return sorted((trial.number, tuple(trial.overrides), trial.value, trial.run_id) for trial in trials)
 
 

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from runner.errors import StorageError
+from runner.records.codec import from_json, is_whole, seal, to_data, to_json
 from runner.records.record import (
     ArraySummary,
     Check,
@@ -16,20 +17,11 @@ from runner.records.record import (
     Failure,
     FailureKind,
     Leaf,
-    Measurement,
-    Phases,
     Record,
-    Samples,
     Status,
-    Summary,
-    Timing,
     Verdict,
-    from_json,
-    is_whole,
-    seal,
-    to_data,
-    to_json,
 )
+from runner.records.timing import Measurement, Phases, Samples, Summary, Timing
 
 PHASES = Phases(trace_s=0.1, lower_s=0.2, compile_s=0.3, cache="cold", first_call_s=1e-9)
 SUMMARY = Summary(

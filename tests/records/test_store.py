@@ -14,11 +14,10 @@ import pytest
 
 from runner.arrays import trees
 from runner.errors import StorageError
-from runner.records import store
-from runner.records.journal import read_on
+from runner.records import files, store
+from runner.records.journal import Journal, read_journal, read_on
 from runner.records.paths import RunFolder, SweepFolder, require_writable
 from runner.records.record import Record, Status
-from runner.records.store import Journal
 
 RECORD = Record(
     run_id="0123456789",
@@ -40,19 +39,21 @@ RECORD = Record(
 TAKE_LOCK = """
 import sys
 from pathlib import Path
-from runner.records import paths, store
+from runner.errors import StorageError
+from runner.records import files, paths
 try:
-    with store.locked(paths.SweepFolder(Path(sys.argv[1]))):
+    with files.locked(paths.SweepFolder(Path(sys.argv[1]))):
         print("taken")
-except store.StorageError as error:
+except StorageError as error:
     print(error)
 """
 
 DIE_WITH_LOCK = """
 import os, sys
 from pathlib import Path
-from runner.records import paths, store
-with store.locked(paths.SweepFolder(Path(sys.argv[1]))):
+from runner.errors import StorageError
+from runner.records import files, paths
+with files.locked(paths.SweepFolder(Path(sys.argv[1]))):
     os._exit(9)
 """
 
@@ -60,7 +61,7 @@ with store.locked(paths.SweepFolder(Path(sys.argv[1]))):
 @pytest.fixture
 def run_folder(tmp_path):
     folder = SweepFolder(tmp_path).run(0, RECORD.run_id)
-    store.make_run_folder(folder)
+    files.make_run_folder(folder)
     return folder
 
 
@@ -114,8 +115,8 @@ def test_every_path_of_a_sweep_is_spelled_here(tmp_path):
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
-    store.write_atomic(tmp_path / "a", b"old and long")
-    store.write_atomic(tmp_path / "a", b"new")
+    files.write_atomic(tmp_path / "a", b"old and long")
+    files.write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert names(tmp_path) == ["a"]
 
@@ -125,10 +126,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
     def no_space(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    store.write_atomic(tmp_path / "a", b"old")
+    files.write_atomic(tmp_path / "a", b"old")
     monkeypatch.setattr(os, step, no_space)
     with pytest.raises(OSError, match="No space left on device"):
-        store.write_atomic(tmp_path / "a", b"new")
+        files.write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
 
@@ -136,7 +137,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
 def test_a_folder_in_the_way_is_left_and_so_is_nothing_else(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError):
-        store.write_atomic(tmp_path / "a", b"new")
+        files.write_atomic(tmp_path / "a", b"new")
     assert names(tmp_path) == ["a"]
 
 
@@ -182,7 +183,7 @@ def test_a_damaged_record_is_named_by_its_path(run_folder):
 def test_records_that_are_there_come_in_order(tmp_path):
     folders = [RunFolder(tmp_path / str(num)) for num in range(3)]
     for num in (2, 0):
-        store.make_run_folder(folders[num])
+        files.make_run_folder(folders[num])
         store.write_record(folders[num], dataclasses.replace(RECORD, num=num))
     assert [record.num for record in store.read_records(folders)] == [0, 2]
 
@@ -192,7 +193,7 @@ def test_a_run_folder_that_is_there_is_never_overwritten(run_folder, finished):
     if finished:
         store.write_record(run_folder, RECORD)
     (run_folder.path / "mine.txt").write_text("x")
-    assert refused(lambda: store.make_run_folder(run_folder)) == (
+    assert refused(lambda: files.make_run_folder(run_folder)) == (
         f"{run_folder.path} is there already and is not overwritten."
     )
     assert (run_folder.path / "mine.txt").read_text() == "x"
@@ -200,18 +201,18 @@ def test_a_run_folder_that_is_there_is_never_overwritten(run_folder, finished):
 
 def test_what_an_interrupted_run_left_is_removed(run_folder):
     (run_folder.path / "checkpoint").mkdir()
-    store.remove_unfinished(run_folder)
-    store.remove_unfinished(run_folder)
+    files.remove_unfinished(run_folder)
+    files.remove_unfinished(run_folder)
     assert not run_folder.path.exists()
 
 
 def test_a_run_that_is_done_again_is_moved_aside(run_folder):
     for text in ("first", "second"):
         run_folder.record.write_text(text)
-        store.archive_run(run_folder)
-        store.make_run_folder(run_folder)
-    store.archive_run(run_folder)
-    store.archive_run(run_folder)  # nothing is there any more
+        files.archive_run(run_folder)
+        files.make_run_folder(run_folder)
+    files.archive_run(run_folder)
+    files.archive_run(run_folder)  # nothing is there any more
     name = run_folder.path.name
     assert names(run_folder.path.parent) == [f"{name}.old-{number}" for number in (1, 2, 3)]
     assert (run_folder.path.with_name(f"{name}.old-2") / "record.json").read_text() == "second"
@@ -267,22 +268,22 @@ def test_an_array_that_the_record_has_and_the_file_has_not_is_named(run_folder):
 
 
 def test_events_come_back_in_order(journal):
-    assert store.read_journal(journal) == [{"event": "started", "num": 1}, {"event": "done"}]
+    assert read_journal(journal) == [{"event": "started", "num": 1}, {"event": "done"}]
 
 
 def test_a_journal_that_is_not_there_has_no_events(tmp_path):
-    assert store.read_journal(tmp_path / "journal.jsonl") == []
+    assert read_journal(tmp_path / "journal.jsonl") == []
 
 
 def test_a_torn_last_line_is_left_out_and_dropped_before_the_next(journal):
     whole = journal.read_bytes()
     for length in range(len(b'{"event":"started","num":1}\n') + 1, len(whole)):
         journal.write_bytes(whole[:length])
-        assert [event["event"] for event in store.read_journal(journal)][:1] == ["started"]
+        assert [event["event"] for event in read_journal(journal)][:1] == ["started"]
         again = Journal(journal)
         again.append("next")
         again.close()
-        assert [event["event"] for event in store.read_journal(journal)] == ["started", "next"]
+        assert [event["event"] for event in read_journal(journal)] == ["started", "next"]
 
 
 def test_a_journal_is_followed_line_by_line(journal):
@@ -291,7 +292,7 @@ def test_a_journal_is_followed_line_by_line(journal):
     first, position = read_on(journal, 0)
     journal.write_bytes(whole)
     rest, end = read_on(journal, position)
-    assert (first + rest, end) == (store.read_journal(journal), len(whole))
+    assert (first + rest, end) == (read_journal(journal), len(whole))
     assert first and rest
     assert read_on(journal.with_name("none"), 7) == ([], 7)
 
@@ -310,7 +311,7 @@ def test_a_line_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
 def test_a_damaged_line_in_the_middle_is_named_by_its_number(journal, line):
     first, second, _ = journal.read_bytes().split(b"\n")
     journal.write_bytes(first + b"\n" + line + b"\n" + second + b"\n")
-    assert refused(lambda: store.read_journal(journal)) == (
+    assert refused(lambda: read_journal(journal)) == (
         f"{journal} line 2 is damaged.\n  Try: sed -i 2d {journal}, then the same sweep again"
     )
 
@@ -354,7 +355,7 @@ def test_a_folder_that_is_no_sweep_names_the_nearest_that_is(tmp_path):
 
 def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path):
     sweep = SweepFolder(tmp_path)
-    with store.locked(sweep):
+    with files.locked(sweep):
         assert python(TAKE_LOCK, tmp_path).stdout == (
             f"{tmp_path}: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
         )
@@ -363,7 +364,7 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path):
 
 def test_the_lock_of_a_process_that_died_is_free(tmp_path):
     assert python(DIE_WITH_LOCK, tmp_path).returncode == 9
-    with store.locked(SweepFolder(tmp_path)):
+    with files.locked(SweepFolder(tmp_path)):
         assert names(tmp_path) == [".lock"]
 
 
@@ -371,4 +372,4 @@ def test_the_bytes_of_a_folder_are_those_of_its_files(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "x").write_bytes(b"123")
     (tmp_path / "a" / "b" / "y").write_bytes(b"45")
-    assert store.folder_bytes(tmp_path) == 5
+    assert files.folder_bytes(tmp_path) == 5

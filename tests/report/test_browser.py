@@ -18,7 +18,7 @@ import pytest
 from failing_layers import LAYERS
 
 from runner.commands import main
-from runner.records import store
+from runner.records import find, store
 from runner.records.paths import SweepFolder
 from runner.report import table
 from runner.timing import stats
@@ -139,7 +139,7 @@ def opened(chromium, swept):
 
 
 def rows_of(swept, sweep):
-    return store.read_rows(SweepFolder(swept / sweep))
+    return find.read_rows(SweepFolder(swept / sweep))
 
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
@@ -157,7 +157,7 @@ def test_everything_is_shown_without_a_complaint_or_a_request(sweep, colors, ope
 def test_the_trials_of_a_search_lead_to_their_runs(opened, swept):
     page = opened("searched")
     page.show_all()
-    trials = store.read_trials(SweepFolder(swept / "searched"))
+    trials = find.read_trials(SweepFolder(swept / "searched"))
     links = page.tab.locator("#trials details a")
     assert links.count() == len(trials) == 6
     best = min(trials, key=lambda trial: trial.value)

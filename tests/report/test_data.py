@@ -23,8 +23,11 @@ import pytest
 from runner.commands import main
 from runner.config import settings
 from runner.records import seeds, store
+from runner.records.codec import to_data
+from runner.records.files import make_run_folder, make_sweep_folder
 from runner.records.paths import SweepFolder
-from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Trial, Verdict, to_data
+from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
+from runner.records.row import Trial
 from runner.report.html.data import Report
 from runner.report.html.page import COMPARISON_SCRIPTS, PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
 from runner.sweep.outputs import Summary
@@ -339,7 +342,7 @@ def folder(tmp_path, monkeypatch):
     """A sweep's folder with a plan of two runs, of which one is done."""
     monkeypatch.chdir(tmp_path)
     sweep = SweepFolder(tmp_path / "mine")
-    store.make_sweep_folder(sweep)
+    make_sweep_folder(sweep)
     done, gone = record(0), record(1, settings={"seed": 1})
     store.write_plan(sweep, plan(done, gone))
     finish(sweep, done)
@@ -349,7 +352,7 @@ def folder(tmp_path, monkeypatch):
 def finish(sweep: SweepFolder, run: Record) -> None:
     """Writes what a sweep writes when a run is done."""
     place = sweep.run(run.num, run.run_id)
-    store.make_run_folder(place)
+    make_run_folder(place)
     store.write_record(place, run)
     with open(sweep.journal, "a") as journal:
         journal.write(json.dumps({"event": run.status.value, "run_id": run.run_id}) + "\n")

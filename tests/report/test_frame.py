@@ -17,7 +17,7 @@ import runner
 from runner.arrays import trees
 from runner.commands import main
 from runner.errors import StorageError, UserError
-from runner.records import store
+from runner.records import find, store
 from runner.report.frame import Results
 
 QUIET = ("timing.rounds=2", "tracking=disabled", "checkpoint=none")
@@ -91,7 +91,7 @@ def test_an_output_is_read_when_it_is_asked_for(run, root, many):
 
 
 def test_several_outputs_come_by_path(root, many, tmp_path):
-    folder = store.find_run(shutil.copytree(root / "many", tmp_path / "many") / "0")
+    folder = find.find_run(shutil.copytree(root / "many", tmp_path / "many") / "0")
     record = store.read_record(folder)
     arrays = {name: np.full(2, number, np.float32) for number, name in enumerate(["carry", "y"])}
     store.write_output(folder, arrays)

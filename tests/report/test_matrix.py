@@ -16,7 +16,7 @@ from runner.commands import main
 from runner.config import schema
 from runner.experiment import execute
 from runner.experiment.program import draft, identify
-from runner.records import store
+from runner.records import files, store
 from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Status, Verdict
 from runner.report import matrix
@@ -139,10 +139,10 @@ def test_the_columns_are_the_claims_in_the_order_in_which_they_are_asked():
 def folder(tmp_path):
     """A sweep's folder with three records in it."""
     sweep = SweepFolder(tmp_path / "mine")
-    store.make_sweep_folder(sweep)
+    files.make_sweep_folder(sweep)
     for one in (LINEAR, LORA, LIST):
         run = sweep.run(one.num, one.run_id)
-        store.make_run_folder(run)
+        files.make_run_folder(run)
         store.write_record(run, one)
     return sweep
 

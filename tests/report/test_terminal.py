@@ -11,19 +11,9 @@ import pytest
 from rich.console import Console
 
 from runner.config import settings
-from runner.records.record import (
-    Aggregate,
-    Check,
-    Failure,
-    FailureKind,
-    Phases,
-    Record,
-    Row,
-    Status,
-    TrainInfo,
-    Verdict,
-    row_of,
-)
+from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
+from runner.records.row import Row, row_of
+from runner.records.timing import Aggregate, Phases
 from runner.report import table
 from runner.report import terminal as report_terminal
 from runner.report.terminal import Terminal

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from runner.records.record import Samples
+from runner.records.timing import Samples
 from runner.report.compare import times
 from runner.report.compare.pairing import How, Pair
 from runner.report.compare.times import Group, Pace

@@ -5,19 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from runner.records.record import (
-    ArraySummary,
-    Check,
-    Leaf,
-    Measurement,
-    Phases,
-    Record,
-    Samples,
-    Status,
-    Summary,
-    Timing,
-    Verdict,
-)
+from runner.records.record import ArraySummary, Check, Leaf, Record, Status, Verdict
+from runner.records.timing import Measurement, Phases, Samples, Summary, Timing
 
 SUMMARY = Summary(
     num_samples=3,

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from runner.arrays import checkpoint, trees
-from runner.records import store
+from runner.records import find, store
+from runner.records.journal import read_journal
 from runner.records.paths import RunFolder, SweepFolder
 
 NUM_RUNS = 40
@@ -81,11 +82,11 @@ def test_a_sweep_that_is_killed_at_any_instant_ends_as_an_undisturbed_one(crash_
     finish(tmp_path, *words)
     sweep = SweepFolder(tmp_path / "outputs" / "crashed")
     assert bits(sweep) == undisturbed
-    journal = store.read_journal(sweep.journal)
+    journal = read_journal(sweep.journal)
     events = collections.Counter(event["run_id"] for event in journal if event["event"] == "done")
     assert set(events.values()) == {1}
     assert len(events) == NUM_RUNS
-    assert [row.status for row in store.read_rows(sweep)] == ["done"] * NUM_RUNS
+    assert [row.status for row in find.read_rows(sweep)] == ["done"] * NUM_RUNS
     if crash_round % 4 == 0:
         ids = collections.Counter(path.name.split("-", 4)[-1] for path in (sweep.path / "wandb").glob("offline-run-*"))
         assert len(ids) == NUM_RUNS + 1
@@ -103,13 +104,13 @@ def test_a_kill_at_any_instant_loses_no_checkpoint_that_is_to_be_kept(seed, undi
         best_are_there(sweep, undisturbed)
     finish(tmp_path, *words)
     assert best_are_there(sweep, undisturbed) == NUM_RUNS
-    assert sum(row.checkpoint_bytes is not None for row in store.read_rows(sweep)) == 5
+    assert sum(row.checkpoint_bytes is not None for row in find.read_rows(sweep)) == 5
     assert len(list(sweep.path.glob("runs/*/checkpoint"))) == 5
 
 
 def best_are_there(sweep: SweepFolder, undisturbed: dict[str, object]) -> int:
     """Compares the five smallest outputs of the runs that are done with their checkpoints; how many runs are done."""
-    done = [row for row in store.read_rows(sweep) if row.status == "done"]
+    done = [row for row in find.read_rows(sweep) if row.status == "done"]
     for row in sorted(done, key=lambda row: (row.output_norm, row.num))[:5]:
         restored = checkpoint.restore(sweep.run(row.num, row.run_id).checkpoint)
         assert trees.tree_digest(trees.leaves(restored)) == undisturbed[row.run_id][0]

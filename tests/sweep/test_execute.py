@@ -23,11 +23,12 @@ from runner.arrays import trees
 from runner.bridge.wrap import nnx_inside_linen
 from runner.checks import registry
 from runner.commands import main
+from runner.config.composed import Config
 from runner.records import store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import FailureKind, Status
 from runner.sweep import execute as engine
-from runner.sweep.plan import Config, make_plan
+from runner.sweep.plan import make_plan
 from runner.tracking.pool import InlineTracking
 from runner.tracking.tracker import NullTracker
 

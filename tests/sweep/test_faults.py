@@ -24,12 +24,14 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
 from runner.commands import main
 from runner.commands.verify import Verifier
+from runner.config.composed import Config
 from runner.errors import StorageError
 from runner.records import store
+from runner.records.files import HASHED_BYTES, file_digests
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import CheckpointInfo, Record, Status
 from runner.sweep import execute
-from runner.sweep.plan import Config, make_plan
+from runner.sweep.plan import make_plan
 from runner.tracking.pool import InlineTracking
 from runner.tracking.tracker import NullTracker
 
@@ -141,7 +143,7 @@ def test_a_sweep_with_a_fault_in_every_run_names_them_all_and_exits_with_4(good,
 
 def test_a_bit_in_a_file_too_large_to_be_hashed_is_found_by_its_leaf(tmp_path):
     leaf = np.random.default_rng(0).standard_normal(2**19, dtype=np.float32)
-    assert leaf.nbytes > store.HASHED_BYTES
+    assert leaf.nbytes > HASHED_BYTES
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     checkpoint.save({"params": {"kernel": leaf}}, folder.checkpoint)
@@ -162,7 +164,7 @@ def write_record(folder: RunFolder, variables) -> None:
     ids = dict.fromkeys(("run_id", "result_id", "timing_id", "program_id", "started_at", "device", "platform"), "x")
     record = Record(
         **ids, sweep="s", num=0, status=Status.done, wall_s=0.0, overrides=[], settings={}, layer="x",
-        variables=leaves, checkpoint=info, files=store.file_digests(folder),
+        variables=leaves, checkpoint=info, files=file_digests(folder),
     )  # fmt: skip
     store.write_record(folder, record)
 

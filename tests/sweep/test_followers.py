@@ -16,7 +16,8 @@ from tracked_records import make_record
 from wandb_reader import read_offline_run
 
 from runner.config.settings import TrackingMode, TrackingSettings
-from runner.records.record import Head, Phases, Record, TrainInfo
+from runner.records.record import Head, Record, TrainInfo
+from runner.records.timing import Phases
 from runner.tracking.online import OnlineTracking
 from runner.tracking.pool import make_tracking
 from runner.tracking.tracker import Tracking

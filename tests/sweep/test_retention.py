@@ -13,7 +13,7 @@ from runner.arrays import checkpoint, trees
 from runner.commands import main
 from runner.config.settings import CheckpointSettings, Mode
 from runner.errors import UserError
-from runner.records import paths, store
+from runner.records import find, paths, store
 from runner.records.paths import RunFolder
 from runner.sweep import retention
 
@@ -79,7 +79,7 @@ def test_a_sweep_keeps_the_best_ones_and_says_which_are_gone_and_why(swept, tmp_
     assert kept() == sorted(by_loss()[:2])
     assert f"  checkpoints outputs/s/runs/*/checkpoint  (plain Orbax, 2 of 5 kept: {WHY})\n" in out
     assert [store.read_record(folders()[num]).checkpoint.removed for num in by_loss()[2:]] == [WHY] * 3
-    rows = {row.num: row for row in store.read_rows(paths.SweepFolder(Path("outputs/s")))}
+    rows = {row.num: row for row in find.read_rows(paths.SweepFolder(Path("outputs/s")))}
     assert sorted(num for num, row in rows.items() if row.checkpoint_bytes) == kept()
     assert {row.status for row in rows.values()} == {"done"}
 
@@ -145,10 +145,10 @@ def test_a_checkpoint_that_went_before_the_journal_had_it_is_counted_no_more_aft
     assert run(capsys, *SWEEP, *BEST)[0] == 0
     journal = paths.SweepFolder(here / "outputs" / "s").journal
     lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(line for line in lines if f'"{store.REMOVED}"' not in line))
-    assert [row.num for row in store.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] != kept()
+    journal.write_text("".join(line for line in lines if f'"{find.REMOVED}"' not in line))
+    assert [row.num for row in find.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] != kept()
     assert run(capsys, *SWEEP, *BEST)[0] == 0
-    assert [row.num for row in store.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
+    assert [row.num for row in find.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
 
 
 def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(here, capsys):

@@ -24,9 +24,9 @@ from runner.errors import StorageError
 from runner.experiment import inputs, training
 from runner.experiment.program import compile_program, draft, identify
 from runner.experiment.training import Step, Stopped, Trained
-from runner.records import store
+from runner.records import files, store
+from runner.records.codec import seal
 from runner.records.paths import RunFolder
-from runner.records.record import seal
 from runner.sweep.steps import StepFolder
 
 NUM_STEPS = 6
@@ -215,7 +215,7 @@ def test_a_run_keeps_its_steps_and_verify_knows_them(here, capsys):
     data = json.loads(Path("damaged/record.json").read_text())
     # Somebody has even made the files' digests fit, as they do of a file that is too large to be hashed.
     del data["digest"]
-    data["files"] = store.file_digests(RunFolder(Path("damaged")))
+    data["files"] = files.file_digests(RunFolder(Path("damaged")))
     Path("damaged/record.json").write_bytes(seal(json.dumps(data, indent=1).encode()))
     capsys.readouterr()
     assert main.main(["verify", "damaged", "--no-code"]) == 4

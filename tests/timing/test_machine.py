@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import pytest
 
-from runner.records.record import Card
+from runner.records.timing import Card
 from runner.timing import machine
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from runner.records.record import Samples, Summary
+from runner.records.timing import Samples, Summary
 from runner.timing import stats
 from runner.timing.stats import pairwise_ratio, summarize
 

@@ -14,7 +14,8 @@ from tracked_records import make_record
 
 from runner.commands import main
 from runner.config.settings import TrackingMode, TrackingSettings
-from runner.records.record import Phases, Record, TrainInfo
+from runner.records.record import Record, TrainInfo
+from runner.records.timing import Phases
 from runner.tracking.pool import InlineTracking, make_tracker, make_tracking
 
 SETTINGS = TrackingSettings(mode=TrackingMode.tensorboard)

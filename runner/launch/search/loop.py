@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.config import schema
+from runner.config.composed import Config
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.launch import sweeper
 from runner.launch.application import PROCESS_WIDE
@@ -23,12 +24,12 @@ from runner.launch.search.sampler import Sampler
 from runner.launch.search.study import ANOTHER, Asked, Study
 from runner.launch.search.tell import Teller
 from runner.launch.search.trials import Trials
-from runner.records import metrics, store
+from runner.records import files, metrics
 from runner.records.journal import Journal, is_held
 from runner.records.paths import SweepFolder
-from runner.records.record import Row
+from runner.records.row import Row
 from runner.sweep.initial_variables import read_initial_variables
-from runner.sweep.plan import Config, Growth, Plan
+from runner.sweep.plan import Growth, Plan
 from runner.sweep.reporter import Reporter, SweepOutcome
 from runner.sweep.validate import identify
 
@@ -141,7 +142,7 @@ class _Search:
 
     def execute(self, plan: Plan, *, reporter: Reporter, **known: Any) -> SweepOutcome:
         """Asks, runs and tells until there are as many trials as were wanted; see `runner.sweep.execute.execute`."""
-        store.make_sweep_folder(plan.folder)
+        files.make_sweep_folder(plan.folder)
         with (
             contextlib.closing(Journal(plan.folder.trials)) as journal,
             contextlib.closing(self._open(plan.folder)) as study,

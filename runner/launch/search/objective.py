@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config import settings
+from runner.config.composed import Config
 from runner.config.settings import Search
 from runner.errors import literal
 from runner.launch.application import PROCESS_WIDE
 from runner.launch.search.sampler import Sampler
 from runner.launch.search.space import Axis
 from runner.records.metrics import Metric
-from runner.sweep.plan import Config
 
 # What two commands that go on with one study have in common; how much they try, and how they find it, is free.
 SAME = ("objective", "direction", "space", "run_id")

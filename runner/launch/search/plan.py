@@ -8,12 +8,13 @@ from typing import Any
 
 from runner.arrays import devices
 from runner.config import settings
+from runner.config.composed import Config
 from runner.config.settings import Retry
 from runner.errors import StorageError, UserError
 from runner.experiment.program import Identity
 from runner.records import paths, store
 from runner.records.paths import SweepFolder
-from runner.sweep.plan import Config, Plan, comparing, make_task
+from runner.sweep.plan import Plan, comparing, make_task
 from runner.sweep.run_state import FINISHED, known_states
 from runner.sweep.validate import validate
 

@@ -8,7 +8,8 @@ from typing import Any
 from runner.launch.search.study import Asked, Study
 from runner.records.journal import Journal
 from runner.records.metrics import Metric
-from runner.records.record import Record, Status, Trial
+from runner.records.record import Record, Status
+from runner.records.row import Trial
 from runner.sweep.reporter import Reporter
 
 

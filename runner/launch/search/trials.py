@@ -10,7 +10,7 @@ from runner.errors import UserError
 from runner.launch.search.objective import Aim
 from runner.launch.search.study import Asked, Study
 from runner.launch.search.tell import Teller
-from runner.records import store
+from runner.records import find, store
 from runner.sweep.plan import Plan, Task
 from runner.sweep.reporter import Reporter
 from runner.sweep.run_state import FINISHED, State
@@ -46,7 +46,7 @@ class Trials:
     def begin(self) -> int:
         """Brings study, plan and `trials.jsonl` to one state; how many trials are left to be told."""
         ended = [trial for trial in self._study.trials() if trial.ended]
-        written = {trial.number for trial in store.read_trials(self.plan.folder)}
+        written = {trial.number for trial in find.read_trials(self.plan.folder)}
         for trial in ended:
             if trial.number not in written:
                 self._teller.write(trial, value=trial.value, run_id=trial.run_id, error=trial.error)
@@ -104,7 +104,7 @@ class Trials:
         if not self._waiting:
             return
         news = store.read_news(self.plan.folder, self.plan.seen)
-        ended = {event["run_id"]: State(event["event"]) for event in news if event["event"] in store.STATUSES}
+        ended = {event["run_id"]: State(event["event"]) for event in news if event["event"] in find.STATUSES}
         tasks = [replace(task, state=ended.get(task.job.identity.run_id, task.state)) for task in self.plan.tasks]
         self.plan = replace(self.plan, tasks=tasks)
         for trial, run_id in self._waiting:

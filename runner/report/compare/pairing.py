@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from runner.config.settings import canonical_digest, flatten
 from runner.errors import literal
-from runner.records.record import Record, Verdict, row_of
+from runner.records.record import Record, Verdict
+from runner.records.row import row_of
 
 # Settings of the sweep and of what goes elsewhere: they say nothing of the run.
 NOT_OF_THE_RUN = (

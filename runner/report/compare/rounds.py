@@ -19,7 +19,7 @@ from runner.experiment import saved_run
 from runner.experiment.program import Program
 from runner.records import store
 from runner.records.paths import RunFolder
-from runner.records.record import Samples
+from runner.records.timing import Samples
 from runner.report.compare.pairing import Entry
 from runner.timing import clock
 

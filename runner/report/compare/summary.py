@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from runner.records.record import Aggregate
+from runner.records.timing import Aggregate
 from runner.report import table
 from runner.report.compare.comparison import Agreement, Comparison, Difference, Outcome, Result
 from runner.report.compare.pairing import How

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.records.record import Aggregate, Samples
+from runner.records.timing import Aggregate, Samples
 from runner.report.aggregate import SEEDS
 from runner.report.compare import pairing
 from runner.report.compare.pairing import Entry, Pair

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.records.columns import COLUMNS
-from runner.records.record import Record, Row, Trial
+from runner.records.record import Record
+from runner.records.row import Row, Trial
 from runner.report import matrix, table
 from runner.report.html import headline
 from runner.report.html.pool import Pool, number

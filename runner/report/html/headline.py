@@ -9,7 +9,8 @@ from typing import Any
 
 from runner.config.settings import Direction
 from runner.errors import literal
-from runner.records.record import Trial, Verdict, best_trial
+from runner.records.record import Verdict
+from runner.records.row import Trial, best_trial
 from runner.report import table
 
 MAX_REASONS = 50

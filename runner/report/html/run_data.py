@@ -11,7 +11,8 @@ from typing import Any
 from runner.config.settings import flatten
 from runner.errors import literal
 from runner.records import seeds
-from runner.records.record import Check, Measurement, Record
+from runner.records.record import Check, Record
+from runner.records.timing import Measurement
 from runner.report.html.pool import Pool, number
 from runner.report.html.training_data import losses, training
 

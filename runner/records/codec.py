@@ -1,0 +1,98 @@
+"""A record to JSON and back: sealed with its digest, and of a version."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import re
+from typing import Any
+
+from runner.errors import StorageError
+from runner.records.record import SCHEMA_VERSION, Record
+
+# The last line of a record: the SHA-256 of all that stands before it. A bit that flips in a record is thereby seen.
+SEAL = re.compile(rb',\n "digest": "([0-9a-f]{64})"\n}\s*$')
+REDO = "run the same sweep again: what is damaged is done anew"
+
+
+def to_json(record: Record) -> bytes:
+    """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, as Python's json reads them."""
+    return seal(data_to_json(record))
+
+
+def data_to_json(data: Any) -> bytes:
+    """JSON data, which may hold records, as indented JSON; a ninth of the time that Python's own encoder takes."""
+    import pydantic_core
+
+    try:
+        return pydantic_core.to_json(data, indent=1, inf_nan_mode="constants")
+    except pydantic_core.PydanticSerializationError:
+        # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be read again.
+        return json.dumps(data, indent=1, ensure_ascii=False, default=_plain).encode(errors="replace")
+
+
+def _plain(item: Any) -> Any:
+    return item.value if isinstance(item, enum.Enum) else dataclasses.asdict(item)
+
+
+def seal(text: bytes) -> bytes:
+    """JSON of an object, indented by one, with its SHA-256 as the last key."""
+    digest = hashlib.sha256(text).hexdigest()
+    return text.removesuffix(b"\n}") + f',\n "digest": "{digest}"\n}}\n'.encode()
+
+
+def to_data(record: Record) -> dict[str, Any]:
+    """`record` as JSON data: dicts, lists, strings, numbers."""
+    data = json.loads(to_json(record))
+    assert isinstance(data, dict)
+    del data["digest"]
+    return data
+
+
+def is_whole(text: bytes) -> bool:
+    """Whether `text` is a record as it was written, by version and digest alone: as `from_json` says, and sooner."""
+    sealed = SEAL.search(text)
+    return (
+        sealed is not None
+        and text.startswith(b'{\n "schema_version": %d,' % SCHEMA_VERSION)
+        and hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() == sealed[1].decode()
+    )
+
+
+def from_json(text: bytes | str, where: str = "record") -> Record:
+    """The record that `to_json` wrote.
+
+    Raises:
+      StorageError: The text is no record, or one of a version that this program can't read.
+    """
+    import pydantic
+    import pydantic_core
+
+    try:
+        data = pydantic_core.from_json(text)
+    except ValueError as error:
+        raise StorageError(f"{where} is damaged: {error}", REDO) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise StorageError(f"{where} has record version {version}, this program reads {SCHEMA_VERSION}")
+    data.pop("digest", None)
+    text = text.encode() if isinstance(text, str) else text
+    sealed = SEAL.search(text)
+    if sealed is None or hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() != sealed[1].decode():
+        raise StorageError(f"{where} is damaged: it is not what was written, by its digest", REDO)
+    try:
+        return _adapter().validate_python(data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StorageError(f"{where} is no record: {place}: {first['msg']}") from error
+
+
+@functools.cache
+def _adapter() -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(Record)

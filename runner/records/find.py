@@ -1,0 +1,106 @@
+"""Sweeps and runs found by their folders, and the rows of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import os
+from pathlib import Path
+
+from runner.errors import StorageError
+from runner.records.journal import read_journal
+from runner.records.paths import RunFolder, SweepFolder
+from runner.records.record import Status
+from runner.records.row import Row, Trial
+from runner.records.store import read_events, read_plan
+
+# Events of the journal that say how a run ended.
+STATUSES = frozenset(status.value for status in Status)
+
+# The event of a run whose checkpoint was removed.
+REMOVED = "removed"
+
+
+def read_rows(folder: SweepFolder) -> list[Row]:
+    """One line for every run of a sweep, from the plan and the journal alone; a run not in the journal is `missing`.
+
+    Raises:
+      StorageError: The folder is no sweep, or its journal is damaged.
+    """
+    rows = {
+        run["run_id"]: Row(
+            num=run["num"],
+            run_id=run["run_id"],
+            status="missing",
+            layer=run["layer"],
+            device=run["settings"]["device"],
+            settings=run["settings"],
+        )
+        for run in read_plan(folder)["runs"]
+    }
+    known = {item.name for item in dataclasses.fields(Row)}
+    for event in read_events(folder):
+        if event.get("run_id") in rows and event["event"] in STATUSES:
+            values = {key: value for key, value in event.items() if key in known}
+            rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], status=event["event"], **values)
+        elif event["event"] == REMOVED and event["run_id"] in rows:
+            rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], checkpoint_bytes=None)
+    for trial in sorted(read_trials(folder), key=lambda trial: -trial.number):
+        if trial.run_id in rows:
+            rows[trial.run_id] = dataclasses.replace(rows[trial.run_id], trial=trial.number, objective=trial.value)
+    return list(rows.values())
+
+
+def read_trials(folder: SweepFolder) -> list[Trial]:
+    """The trials of a search that were told, in that order; none of a sweep that is no search.
+
+    Raises:
+      StorageError: A line is damaged.
+    """
+    known = {item.name for item in dataclasses.fields(Trial)}
+    lines = read_journal(folder.trials)
+    return [Trial(**{key: value for key, value in line.items() if key in known}) for line in lines]
+
+
+def find_sweeps(root: Path) -> list[SweepFolder]:
+    """The sweeps in a folder, oldest plan first."""
+    plans = sorted(root.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
+    return [SweepFolder(path.parent) for path in plans]
+
+
+def find_run(path: Path) -> RunFolder:
+    """The run at `path`: its folder, its record, or a sweep's folder and the first letters of the run's name.
+
+    Raises:
+      StorageError: None is there, or more than one.
+    """
+    folder = path.parent if path.name == "record.json" else path
+    # os.path answers for names that no file system takes, where pathlib raises.
+    if os.path.exists(folder / "record.json"):
+        return RunFolder(folder)
+    first_letters = f"runs/{glob.escape(folder.name)}*/record.json"
+    found = sorted(folder.parent.glob(first_letters)) or sorted(folder.glob("runs/*/record.json"))
+    exact = [record for record in found if record.parent.name.split("-")[0] == folder.name]
+    found = exact or found
+    if len(found) == 1:
+        return RunFolder(found[0].parent)
+    if found:
+        suggestion = f"bridge-runner show {found[0].parent}"
+        raise StorageError(f"{path}: {len(found)} runs are there, one is wanted", suggestion)
+    raise StorageError(f"{path} is no run: it has no record.json", "bridge-runner ls SWEEP")
+
+
+def find_runs(path: Path) -> tuple[list[RunFolder], list[str]]:
+    """The run at `path`, or those of a sweep that are done or failed, and the names of those whose folder is gone.
+
+    Raises:
+      StorageError: It is neither a run nor a sweep, or no run of the sweep is done.
+    """
+    sweep = SweepFolder(path)
+    if not sweep.plan.exists():
+        return [find_run(path)], []
+    rows = [row for row in read_rows(sweep) if row.status in STATUSES]
+    if not rows:
+        raise StorageError(f"{path}: no run of this sweep is done", f"bridge-runner resume {path}")
+    folders = [sweep.run(row.num, row.run_id) for row in rows]
+    return [one for one in folders if one.path.is_dir()], [one.path.name for one in folders if not one.path.is_dir()]

@@ -1,0 +1,34 @@
+"""A record without what its config took from the environment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.config.env_secrets import Redaction
+from runner.records.record import Record
+
+
+def redacted(record: Record, redaction: Redaction) -> Record:
+    """A record without the values, wherever a config or somebody's message stands in it."""
+    if not redaction.values:
+        return record
+    return replace(
+        record,
+        settings=redaction.settings(record.settings),
+        overrides=redaction.data(record.overrides),
+        checks=[
+            replace(
+                check,
+                detail=redaction.text(check.detail),
+                evidence=redaction.data(check.evidence),
+                mend=redaction.data(check.mend),
+            )
+            for check in record.checks
+        ],
+        error=record.error
+        and replace(
+            record.error,
+            message=redaction.text(record.error.message),
+            traceback=redaction.text(record.error.traceback),
+        ),
+    )

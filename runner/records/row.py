@@ -1,0 +1,97 @@
+"""A run in one line of a table, and a trial of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.records.record import Record, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A run in one line of a table: what the journal keeps, so that a list of runs needs no record.
+
+    Attributes:
+      settings: The whole config; not in the journal, which has it once in the plan.
+      apply_s: Median of one blocking call of apply; `apply_flags` are to be shown with it.
+      noes: Checks that say no.
+      loss_first: The loss of a trained run before its first step.
+      loss_last: The loss before its last step.
+      error: Kind and message of the failure.
+      trial: The first trial of a search that the run answered, and `objective` what it was told.
+    """
+
+    num: int
+    run_id: str
+    status: str
+    layer: str
+    device: str
+    output_norm: float | None = None
+    apply_s: float | None = None
+    apply_flags: list[str] = field(default_factory=list)
+    num_params: int = 0
+    checkpoint_bytes: int | None = None
+    noes: list[str] = field(default_factory=list)
+    loss_first: float | None = None
+    loss_last: float | None = None
+    error: str | None = None
+    trial: int | None = None
+    objective: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What the run is called: its folder's name."""
+        return f"{self.num}-{self.run_id[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a search asked for, and what came of it.
+
+    Attributes:
+      number: From 0.
+      overrides: What it asked for, one override for each key that the search goes over.
+      value: Of the objective; None where it failed.
+      run_id: The run that answered it, which may have answered an earlier one; None where its config could not run.
+      error: Why it failed.
+    """
+
+    number: int
+    overrides: list[str]
+    value: float | None = None
+    run_id: str | None = None
+    error: str | None = None
+
+
+def best_trial(trials: Iterable[Trial], *, greatest: bool) -> Trial | None:
+    """The trial with the least value, or with the greatest; of equal ones the first; None where none has a value."""
+    valued = [(trial.value, trial) for trial in trials if trial.value is not None]
+    if not valued:
+        return None
+    return (max if greatest else min)(valued, key=lambda pair: pair[0])[1]
+
+
+def row_of(record: Record) -> Row:
+    """`record` in one line."""
+    latency = record.timing.apply_latency if record.timing else None
+    error = record.error
+    return Row(
+        num=record.num,
+        run_id=record.run_id,
+        status=record.status.value,
+        layer=record.layer,
+        device=record.device,
+        output_norm=record.output_norm,
+        apply_s=latency.summary.median_s if latency else None,
+        apply_flags=latency.summary.flags if latency else [],
+        num_params=record.num_params,
+        checkpoint_bytes=record.saved.num_bytes if record.saved else None,
+        noes=[check.name for check in record.checks if check.verdict is Verdict.no],
+        loss_first=record.train.losses[0] if record.train else None,
+        loss_last=record.train.losses[-1] if record.train else None,
+        error=f"{error.kind.value}: {error.message or error.type}" if error else None,
+        settings=record.settings,
+    )
