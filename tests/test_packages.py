@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -110,6 +111,11 @@ def test_a_file_imports_only_from_packages_below_its_own(path):
 
 def test_every_package_is_in_the_table():
     assert {package(path) for path in FILES} == set(PACKAGES)
+
+
+def test_the_table_of_contributing_is_this_one():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT.parent / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    assert rows == [name for name in PACKAGES if (ROOT / name).is_dir()]
 
 
 @pytest.mark.parametrize(
