@@ -1,25 +1,44 @@
-"""A wheel that is built here and installed elsewhere runs the same sweep."""
+"""A wheel that is built here and installed elsewhere runs the same sweep, and an unpacked sdist can test itself."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tarfile
+import tomllib
 import venv
 import zipfile
+from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+BUNDLES = "runner/report/html/assets"
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    options = ["-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True, timeout=300)
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """The folder of an unpacked sdist."""
+    folder = tmp_path_factory.mktemp("sdist")
+    build = f"import hatchling.build; hatchling.build.build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, timeout=120)
+    (path,) = folder.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / path.name.removesuffix(".tar.gz")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +65,21 @@ def test_the_wheel_has_the_config_and_the_plugins_where_they_are_looked_for(whee
 
 def test_the_wheel_has_the_reports_parts_and_the_licences_of_its_bundles(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    parts = ROOT / "runner" / "report" / "html" / "assets"
-    assert {path.relative_to(ROOT).as_posix() for path in parts.rglob("*") if path.is_file()} <= names
-    assert "runner/report/html/assets/vendor/d3.LICENSE" in names
+    parts = {str(path.relative_to(ROOT)) for path in (ROOT / BUNDLES).rglob("*") if path.is_file()}
+    assert f"{BUNDLES}/vendor/d3.min.js" in parts
+    assert parts <= names
+
+
+def test_the_wheels_metadata_names_every_licence_and_python_version(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = HeaderParser().parsestr(archive.read(name).decode())
+    assert metadata["License-Expression"] == "Apache-2.0"
+    licences = {path.relative_to(ROOT).as_posix() for path in (ROOT / BUNDLES / "vendor").glob("*.LICENSE")}
+    assert set(metadata.get_all("License-File")) == {"LICENSE"} | licences
+    assert metadata["Author"] == "bridge-runner authors"
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert metadata.get_all("Classifier") == wanted
 
 
 def test_the_wheel_elsewhere_runs_a_sweep(elsewhere):
@@ -64,3 +95,26 @@ def test_the_wheel_elsewhere_is_not_this_checkout(elsewhere):
     command = [elsewhere / "venv" / "bin" / "python", "-c", "import runner; print(runner.__file__)"]
     done = subprocess.run(command, cwd=elsewhere, check=True, timeout=60, capture_output=True, text=True)
     assert done.stdout.startswith(str(elsewhere))
+
+
+def test_the_sdist_has_every_file_of_the_checkout_but_what_belongs_to_git(unpacked):
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    assert set(listed.stdout.splitlines()) <= names
+    assert names <= {*listed.stdout.splitlines(), "PKG-INFO"}
+
+
+def test_the_sdists_tests_are_all_collected_and_those_of_its_files_pass(unpacked):
+    assert "error" not in pytest_in(unpacked, "--collect-only", "-m", "")
+    files = ["tests/test_packages.py", "tests/test_readme.py", "tests/records/test_columns.py"]
+    assert " passed" in pytest_in(unpacked, *files)
+
+
+def pytest_in(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *words]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "JAX_"))}
+    done = subprocess.run(command, cwd=folder, env=kept, check=False, timeout=500, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout.splitlines()[-1]

@@ -1,9 +1,12 @@
-"""The packages of the design: who may import whom."""
+"""The packages of the design: who may import whom, and what a package and a file may hold."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -105,6 +108,11 @@ def test_every_package_is_in_the_table():
     assert {package(path) for path in FILES} == set(PACKAGES)
 
 
+def test_the_table_of_contributing_is_this_one():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT.parent / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    assert rows == [name for name in PACKAGES if (ROOT / name).is_dir()]
+
+
 @pytest.mark.parametrize(
     ("name", "source", "reason"),
     [
@@ -116,3 +124,122 @@ def test_every_package_is_in_the_table():
 )
 def test_an_import_upwards_is_found(name, source, reason):
     assert wrong_imports(name, source) == [reason]
+
+
+# The two that give a name without importing what it needs until it is asked for.
+LAZY = {"__init__.py", "bridge/__init__.py"}
+
+# What looks at saved runs, or starts before JAX's environment is set, comes up without JAX.
+WITHOUT_JAX = ("config", "records", "tracking", "report")
+WITHOUT_JAX_TOO = ("runner.launch.worker",)
+MAY_IMPORT_JAX = {"runner.report.compare.rounds"}
+
+# Folders of tests that are no package's: what subprocesses import, and what is run by hand.
+NO_PACKAGE = {"support", "benchmarks"}
+
+MAX_LINES = 350
+
+# Files that are still longer, to be split; a file that fits again must leave the list.
+STILL_LONGER = {
+    "bridge/wrap.py",
+    "commands/export.py",
+    "commands/main.py",
+    "config/compose.py",
+    "config/settings.py",
+    "experiment/execute.py",
+    "experiment/training.py",
+    "launch/application.py",
+    "records/record.py",
+    "records/store.py",
+    "report/html/data.py",
+    "sweep/execute.py",
+    "sweep/plan.py",
+}
+
+
+def more_than_a_docstring(source: str) -> list[str]:
+    """The statements of a module besides its docstring, each by its first line."""
+    tree = ast.parse(source)
+    rest = tree.body[1:] if ast.get_docstring(tree) else tree.body
+    return [ast.unparse(node).splitlines()[0] for node in rest]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("__init__.py")), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_package_opens_with_a_docstring_and_nothing_else(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert path.relative_to(ROOT).as_posix() in LAZY or more_than_a_docstring(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('"""Runs."""', []),
+        ('"""Runs."""\nfrom runner.sweep.plan import make_plan', ["from runner.sweep.plan import make_plan"]),
+        ("LIMIT = 3", ["LIMIT = 3"]),
+    ],
+)
+def test_code_in_a_packages_init_is_found(source, found):
+    assert more_than_a_docstring(source) == found
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def first_with_jax(names: list[str]) -> str:
+    """The first of the modules `names` with which JAX or Flax is loaded, in a process that imports them in order."""
+    code = f"""
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+    if not {{"jax", "flax"}}.isdisjoint(sys.modules):
+        sys.exit(print(name))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT.parent, check=True, timeout=120, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_what_looks_at_saved_runs_comes_up_without_jax():
+    files = [path for name in WITHOUT_JAX for path in sorted((ROOT / name).rglob("*.py"))]
+    names = [*map(dotted, files), *WITHOUT_JAX_TOO]
+    assert first_with_jax([name for name in names if name not in MAY_IMPORT_JAX]) == ""
+
+
+@pytest.mark.parametrize("exception", sorted(MAY_IMPORT_JAX))
+def test_a_module_that_imports_jax_is_found(exception):
+    assert first_with_jax(["runner.errors", exception, "runner.config.settings"]) == exception
+
+
+def folders_without_package(folders: Iterable[str]) -> list[str]:
+    """Of folders below tests/, those that mirror no package."""
+    known = [name for name in folders if name.split("/")[0] not in NO_PACKAGE]
+    return [name for name in known if not (ROOT / name / "__init__.py").exists()]
+
+
+def test_a_folder_of_tests_mirrors_a_package():
+    tests = Path(__file__).resolve().parent
+    folders = {path.parent.relative_to(tests).as_posix() for path in tests.glob("*/**/*.py")}
+    assert "launch" in folders
+    assert folders_without_package(folders) == []
+
+
+def test_a_folder_of_tests_without_a_package_is_found():
+    assert folders_without_package(["support", "benchmarks/plain", "sweep", "report/html", "claims"]) == ["claims"]
+
+
+def too_long(lines: Mapping[str, int]) -> list[str]:
+    """The files that are too long and not listed, or listed and no longer too long."""
+    return [name for name, num in lines.items() if (num > MAX_LINES) != (name in STILL_LONGER)]
+
+
+def test_a_file_has_at_most_350_lines():
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+    assert lines.keys() >= STILL_LONGER
+    assert too_long(lines) == []
+
+
+def test_a_file_that_is_too_long_or_no_longer_is_found():
+    split = next(iter(STILL_LONGER), None)
+    assert too_long({"arrays/tree.py": 350, "arrays/mesh.py": 351}) == ["arrays/mesh.py"]
+    assert split is None or too_long({split: 100}) == [split]

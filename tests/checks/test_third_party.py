@@ -10,6 +10,8 @@ from runner.checks import registry
 from runner.checks.verdicts import STRICT
 from runner.commands import main
 
+pytestmark = pytest.mark.slow
+
 # Each as it is typed after `layer=custom`; the packages are in the extra `test`.
 LAYERS = {
     "a KAN layer": (
@@ -45,7 +47,6 @@ LAYERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("typed", LAYERS.values(), ids=LAYERS.keys())
 def test_a_layer_of_another_package_is_judged_as_it_comes(typed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

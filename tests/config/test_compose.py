@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 import shlex
@@ -172,18 +173,28 @@ def hydras_own(loader, master, overrides, num):
     return task, hydra
 
 
+@pytest.fixture(scope="module")
+def by_hydra(loader, master):
+    """What Hydra's own launcher composes for job 7, once for all tests that compare with it."""
+
+    @functools.cache
+    def composed(overrides):
+        return *hydras_own(loader, master, overrides, 7), HydraConfig.instance().cfg
+
+    def give(overrides):
+        task, hydra, whole = composed(overrides)
+        HydraConfig.instance().cfg = whole  # what `${hydra:…}` is read from
+        return task, hydra
+
+    return give
+
+
 def resolved(task):
     """The values of a config, or why it has none: the same sentence is wanted then."""
     try:
         return OmegaConf.to_container(task, resolve=True)
     except Exception as error:  # noqa: BLE001
         return str(error)
-
-
-def composed_like_hydra(loader, master, overrides, num=7):
-    """The config of a job as plain data, its values, and its run, by Hydra."""
-    task, _ = hydras_own(loader, master, overrides, num)
-    return OmegaConf.to_container(task), resolved(task), as_run(task)
 
 
 def as_run(task):
@@ -217,23 +228,25 @@ def plain(configs):
 
 
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
-def test_a_jobs_config_is_the_one_that_hydra_composes(overrides, loader, master, composer):
-    wanted = composed_like_hydra(loader, master, overrides)
+def test_a_jobs_config_is_the_one_that_hydra_composes(overrides, by_hydra, composer):
+    task, _ = by_hydra(overrides)
+    wanted = OmegaConf.to_container(task), resolved(task), as_run(task)
     ours = composer.task_config(overrides, 7)
     assert (OmegaConf.to_container(ours), resolved(ours), as_run(ours)) == wanted
 
 
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
-def test_a_jobs_run_is_that_of_hydras_config_whatever_was_composed_before(overrides, loader, master, composer):
-    _, _, wanted = composed_like_hydra(loader, master, overrides)
+def test_a_jobs_run_is_that_of_hydras_config_whatever_was_composed_before(overrides, by_hydra, composer):
+    task, _ = by_hydra(overrides)
+    wanted = as_run(task)
     others = [text for text in overrides if not text.startswith("seed=")]
     typed(composer, [*others, "seed=11"], 3)
     assert typed(composer, overrides, 7) == wanted
 
 
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
-def test_the_hydra_files_hold_what_hydra_would_have_written(overrides, loader, master, composer):
-    task, hydra = hydras_own(loader, master, overrides, 7)
+def test_the_hydra_files_hold_what_hydra_would_have_written(overrides, by_hydra, composer):
+    task, hydra = by_hydra(overrides)
     if isinstance(as_run(task), str):
         assert isinstance(typed(composer, overrides, 7), str)  # no run, no files
         return
@@ -272,7 +285,7 @@ def test_a_group_in_a_folder_of_the_search_path_is_found(loader, tmp_path):
     (tmp_path / "mine" / "big.yaml").write_text("# @package _global_\nfeatures: 512\n")
     search = [f"hydra.searchpath=[file://{tmp_path}]"]
     master = loader.load_configuration("config", search, RunMode.MULTIRUN)
-    _, _, wanted = composed_like_hydra(loader, master, ["+mine=big", "seed=1"])
+    wanted = as_run(hydras_own(loader, master, ["+mine=big", "seed=1"], 7)[0])
     assert wanted.features == 512
     assert compose.Composer(loader, "config", search, master).config(["+mine=big", "seed=1"], 7).run == wanted
 
@@ -282,7 +295,7 @@ def test_the_time_is_that_of_the_sweep_in_every_job(loader):
     when = str(master.hydra.sweep.dir).rpartition("/")[2]
     composer = compose.Composer(loader, "config", [], master)
     for overrides in (["+experiment=clock", "seed=1"], ["+experiment=clock", "layer=mlp", "seed=1"]):
-        _, _, wanted = composed_like_hydra(loader, master, overrides)
+        wanted = as_run(hydras_own(loader, master, overrides, 7)[0])
         run = composer.config(overrides, 7).run
         assert run == wanted
         assert run.tracking.notes == f"{when} note"

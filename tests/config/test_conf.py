@@ -10,7 +10,9 @@ from pathlib import Path
 
 import hydra
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
 
 from runner.commands import main
 from runner.config import schema
@@ -22,9 +24,22 @@ NEEDS = {"custom": ["layer.target=flax.nnx.PReLU"], "file": ["input.path=x.npy"]
 NEEDS |= {"jax": ["mesh={data:2}"]}
 
 
+@pytest.fixture(scope="module")
+def loader():
+    """Hydra's own, opened on conf/ once for all files of it."""
+    schema.register()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return GlobalHydra.instance().config_loader()
+
+
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
-def test_every_choice_composes(path, make_run):
-    make_run(f"{path.parent.name}={path.stem}", *NEEDS.get(path.stem, []))
+def test_every_choice_composes(path, loader):
+    typed = [f"{path.parent.name}={path.stem}", *NEEDS.get(path.stem, [])]
+    composed = loader.load_configuration("config", typed, RunMode.RUN)
+    assert composed.hydra.runtime.choices[path.parent.name] == path.stem
+    with open_dict(composed):
+        del composed["hydra"]
+    schema.from_config(composed)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")

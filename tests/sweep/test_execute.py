@@ -86,7 +86,7 @@ def test_a_run_of_a_sweep_has_the_bits_of_the_same_run_alone(here):
 
 
 def test_layer_linear_has_the_bits_of_the_worked_example(here):
-    sweep("seed=0,7,123", "input_shape=[1],[5],[64]", "features=1,3,65", *LEAN)
+    sweep("seed=0,7,123", "input_shape=[1],[5],[64]", "features=1,3,65", "zip=[[input_shape,features]]", *LEAN)
     for record in all_records(only_sweep(here)):
         settings = record.settings
         x = np.random.default_rng(0).standard_normal(settings["input_shape"]).astype(np.float32)
@@ -310,29 +310,42 @@ def test_two_processes_do_not_work_on_one_sweep(here):
     assert len(all_records(SweepFolder(lock.parent))) == 200
 
 
+LONG = """
+import time
+from pathlib import Path
+import jax
+from flax import nnx
+
+class Long(nnx.Linear):
+    def __call__(self, x):
+        def pause(y):
+            Path("called").touch()
+            time.sleep(0.01)
+            return y
+
+        y = super().__call__(x)
+        return jax.pure_callback(pause, jax.ShapeDtypeStruct(y.shape, y.dtype), y)
+"""
+
+
 def test_a_second_ctrl_c_stops_at_once_and_the_sweep_goes_on_later(here):
-    words = [
-        "-m",
-        "seed=range(0,300)",
-        "tracking=disabled",
-        "timing=careful",
-        "timing.rounds=500",
-        "checks=off",
-        "sweep=long",
-    ]
+    (here / "long_layers.py").write_text(LONG)
+    layer = ["layer=custom", "layer.target=long_layers.Long", "+layer.kwargs={in_features:4,out_features:4}"]
+    minutes = ["timing=quick", "timing.rounds=100000", "timing.turns=false"]
+    words = ["-m", *layer, *minutes, "seed=0,1", "tracking=disabled", "checks=off", "sweep=long"]
     command = [sys.executable, "-m", "runner", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    journal = here / "outputs" / "long" / "journal.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not journal.exists():
-        time.sleep(0.02)
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err.decode().endswith("Ctrl-C again stops now. The same command goes on later.\nerror: interrupted\n")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (here / "called").exists():
+            time.sleep(0.02)
+        try:
+            process.send_signal(signal.SIGINT)
+            first = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            _, rest = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert first == "stopping after the current run; Ctrl-C again stops now. The same command goes on later.\n"
+    assert (process.returncode, rest) == (130, "error: interrupted\n")
     assert main.main(["plan", *words[1:]]) == 0
 
 
