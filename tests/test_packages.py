@@ -31,7 +31,6 @@ PACKAGES = (
 
 # Imports upwards that are still to be moved.
 UPWARDS = {
-    ("launch", "commands"),
     ("sweep", "launch"),
     ("experiment", "launch"),
     ("experiment", "sweep"),

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config import settings
 from runner.config.settings import ChecksDepth, ChecksMode, EagerCheck, Run, TimingMode
-from runner.errors import UserError
-from runner.experiment import execute
-from runner.experiment.execute import Job
-from runner.records.record import Record, Verdict
-from runner.report import table
-from runner.report.terminal import Terminal
-from runner.sweep import plan
-from runner.sweep.plan import Config
+from runner.launch.application import Act, SweepRequest, SweepResult
+
+if TYPE_CHECKING:
+    from runner.records.record import Record
+    from runner.sweep.plan import Config
 
 EXIT_NO = 1
 
 
-def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = (), *, as_json: bool = False) -> int:
-    """Prints what every claim says of each program among `configs`.
+def act(*, as_json: bool = False) -> Act:
+    """What `check` does with its configs.
 
     Args:
-      configs: Configs; those of one program are judged once.
-      refused: Where and why other configs have no meaning.
       as_json: Whether a list of programs with their checks is printed, for scripts.
+    """
+    return Act("check", functools.partial(check, as_json=as_json))
+
+
+def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
+    """Prints what every claim says of each program among the configs; those of one program are judged once.
 
     Returns:
       0 where no claim says no and nothing fails, else 1.
@@ -35,11 +36,18 @@ def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = 
     Raises:
       UserError: A config that can't run.
     """
-    identities, drafts = plan.validate(configs, refused)
+    from runner.experiment import execute
+    from runner.experiment.execute import Job
+    from runner.records.record import Verdict
+    from runner.report import table
+    from runner.report.terminal import Terminal
+    from runner.sweep import plan
+
+    identities, drafts = plan.validate(request.configs, request.invalid)
     terminal = Terminal()
     judged: list[dict[str, Any]] = []
     seen = set()
-    for config, identity in zip(configs, identities, strict=True):
+    for config, identity in zip(request.configs, identities, strict=True):
         if identity.program_id in seen:
             continue
         seen.add(identity.program_id)
@@ -52,7 +60,8 @@ def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = 
     if as_json:
         print(json.dumps(judged, indent=1))
     said = [item["verdict"] for one in judged for item in one["checks"]]
-    return EXIT_NO if Verdict.no.value in said or any(one["error"] for one in judged) else 0
+    wrong = Verdict.no.value in said or any(one["error"] for one in judged)
+    return SweepResult(EXIT_NO if wrong else 0)
 
 
 def _thorough(run: Run) -> Run:

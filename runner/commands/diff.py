@@ -32,7 +32,7 @@ from runner.config.settings import Run
 from runner.errors import ConfigError, LayerError, StorageError, UserError
 from runner.experiment import inputs, saved_run
 from runner.experiment import program as programs
-from runner.launch import application
+from runner.launch import process
 from runner.records import paths, store
 from runner.records.paths import RunFolder
 from runner.report.terminal import Terminal
@@ -108,7 +108,7 @@ def diff(old: str, new: str, options: Options) -> int:
     Raises:
       UserError: A side that is nothing of all that, or `--apply` without a checkpoint to rename.
     """
-    application.prepare_process([Config(run=Run())])
+    process.prepare_process([Config(run=Run())])
     with nnx.use_eager_sharding(False):  # axis names are compared as they are, and place nothing here
         return _diff(old, new, options)
 

@@ -32,7 +32,7 @@ from runner.config.settings import Run
 from runner.errors import LayerError, StorageError, UserError, nearest
 from runner.experiment import saved_run
 from runner.experiment.program import Draft
-from runner.launch import application
+from runner.launch import process
 from runner.records import paths, store
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
@@ -102,7 +102,7 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
     if to == SAFETENSORS:
         _write_tensors(target, variables, description)
     else:
-        application.prepare_process([Config(run=Run())])
+        process.prepare_process([Config(run=Run())])
         saved_run.require_trust(saved_run.config_of(record), trust=trust)
         tree, rng = _built(folder, record, variables, to)
         _write_orbax(target, tree, description | {"rng": rng})

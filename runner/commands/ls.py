@@ -13,7 +13,7 @@ from typing import Any
 from runner.config.settings import flatten
 from runner.errors import StorageError, literal
 from runner.launch import queue
-from runner.records import journal, seeds, store
+from runner.records import seeds, store
 from runner.records.paths import SweepFolder
 from runner.records.record import Row
 from runner.report import table
@@ -120,23 +120,9 @@ def _watch(folder: SweepFolder, terminal: Terminal) -> None:
             head = Text(f"{folder.name}: {_counts(rows)}")
             tail = table.runs_table(there[-height:], width=terminal.console.width) if there else Text("no run yet")
             live.update(Group(head, tail), refresh=True)
-            if is_over(folder):
+            if queue.is_over(folder):
                 return
             time.sleep(WATCH_S)
-
-
-def is_over(folder: SweepFolder) -> bool:
-    """Whether the last attempt at a sweep has ended: its journal says so, or nobody is left who works on it."""
-    if journal.is_held(folder.trials):  # a search goes on between one submission and the next
-        return False
-    last = max(folder.submissions(), default=0)
-    own = store.read_journal(folder.journal)
-    if own and int(own[-1].get("after", 0)) >= last and own[-1]["event"] == "end":
-        return True
-    if not last:
-        return False
-    submission = folder.submission(last)
-    return not journal.is_held(submission.launcher) and not queue.living_jobs(submission)
 
 
 def _counts(rows: Sequence[Row]) -> str:

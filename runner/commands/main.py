@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from runner.commands.hydra_command import MULTIRUN, hydra_command, make_importable
 from runner.config import schema
 from runner.errors import USER_ERROR_PREFIX, UserError, nearest, quoted
-from runner.launch import application
+from runner.launch import process
 from runner.records import paths
 
 EXIT_USAGE = 2
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: Words after the program's name; by default what was typed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    application.quiet_libraries()
+    process.quiet_libraries()
     try:
         if words == ["--version"]:
             import importlib.metadata
@@ -65,51 +66,14 @@ def entry() -> None:
     try:
         code = main()
     except BaseException as error:
-        application.leave(1, error)
+        process.leave(1, error)
         raise
-    application.leave(code)
+    process.leave(code)
     # Else Python would look through all objects of JAX once more: 0.7 s of a second's exit.
     gc.freeze()
     # An impatient Ctrl-C more, while Python goes down, changes nothing of what was done and said.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
-
-
-def hydra_command(words: Sequence[str], *, task: str = "run", as_json: bool = False) -> int:
-    """A Hydra command line: one run, or with `-m` a sweep.
-
-    Args:
-      words: What Hydra gets.
-      task: `run`; or `plan` or `check`, which write nothing.
-      as_json: Whether `check` answers in JSON.
-
-    Raises:
-      UserError: Hydra refuses what was typed, or a config can't run.
-    """
-    _make_importable()
-    import hydra
-
-    from runner.config.compose import explain, is_hydra_error
-
-    schema.register()
-    # Hydra would print its own errors and exit with 1; this way they come here, and bugs keep their traceback.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # argparse takes no flag between overrides: `seed=0,1 -m` would be refused.
-    first = [word for word in words if word in MULTIRUN]
-    sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
-    job = application.Application(words, task=task, as_json=as_json)
-    decorate = hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="config")
-    try:
-        decorate(job)()
-    except UserError:
-        raise
-    except Exception as error:
-        if not is_hydra_error(error):
-            raise
-        raise explain(error) from error
-    if job.error is not None:
-        raise job.error
-    return job.exit_code
 
 
 def help_text() -> str:
@@ -162,12 +126,16 @@ Hydra's own flags (--cfg, --config-dir, --shell-completion, …): bridge-runner 
 
 def plan(words: Sequence[str]) -> int:
     """What a sweep would do; runs and writes nothing."""
-    return hydra_command(["-m", *(word for word in words if word not in MULTIRUN)], task="plan")
+    from runner.commands import plan as commands_plan
+
+    return hydra_command(["-m", *(word for word in words if word not in MULTIRUN)], commands_plan.PLAN)
 
 
 def check(words: Sequence[str]) -> int:
     """Is this layer safe inside Linen? Every claim about one config, or with `-m` about each program of a sweep."""
-    return hydra_command([word for word in words if word != "--json"], task="check", as_json="--json" in words)
+    from runner.commands import check as commands_check
+
+    return hydra_command([word for word in words if word != "--json"], commands_check.act(as_json="--json" in words))
 
 
 def resume(words: Sequence[str]) -> int:
@@ -261,7 +229,7 @@ def rerun(words: Sequence[str]) -> int:
     Raises:
       UserError: There is no such run, it imports what is not trusted, or its layer can't be built here.
     """
-    _make_importable()
+    make_importable()
     from runner.commands import rerun as commands_rerun
 
     (path,) = _arguments("rerun", [word for word in words if word != "--trust"], at_least=1, at_most=1)
@@ -274,7 +242,7 @@ def verify(words: Sequence[str]) -> int:
     Raises:
       UserError: There is no such run or device, or it imports what is not trusted.
     """
-    _make_importable()
+    make_importable()
     from runner.commands import verify as commands_verify
 
     parser = _Parser("verify")
@@ -292,7 +260,7 @@ def reload(words: Sequence[str]) -> int:
     Raises:
       UserError: There is no such run, it is damaged or not trusted, or it can't be loaded so.
     """
-    _make_importable()
+    make_importable()
     parser = _Parser("reload")
     parser.add_argument("run", type=Path)
     parser.add_argument("--as", dest="as_", choices=("linen", "nnx"), default="linen")
@@ -315,7 +283,7 @@ def diff(words: Sequence[str]) -> int:
     """
     import ast
 
-    _make_importable()
+    make_importable()
     parser = _Parser("diff")
     parser.add_argument("sides", nargs=2)
     parser.add_argument("--input", type=ast.literal_eval)
@@ -351,7 +319,7 @@ def compare(words: Sequence[str]) -> int:
     Raises:
       UserError: A side is neither a sweep nor a run, it imports what is not trusted, or can't be done anew here.
     """
-    _make_importable()
+    make_importable()
     parser = _Parser("compare")
     parser.add_argument("a", type=Path)
     parser.add_argument("b", type=Path)
@@ -375,7 +343,7 @@ def export(words: Sequence[str]) -> int:
     Raises:
       UserError: There is no such run, it has no such form, or the target is there.
     """
-    _make_importable()
+    make_importable()
     parser = _Parser("export")
     parser.add_argument("run", type=Path)
     parser.add_argument("--to", required=True)
@@ -414,8 +382,6 @@ def report(words: Sequence[str]) -> int:
     (path,) = _arguments("report", [word for word in words if word != "--watch"], at_least=1, at_most=1)
     return watch(Path(path)) if "--watch" in words else write(Path(path))
 
-
-MULTIRUN = {"-m", "--multirun"}
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan,
@@ -482,11 +448,3 @@ def fail(text: str, code: int) -> int:
     """Says why on standard error; gives `code`."""
     print(f"{USER_ERROR_PREFIX}{text}", file=sys.stderr)
     return code
-
-
-def _make_importable() -> None:
-    """The user's modules in the working directory, and in a checkout that is not installed our Hydra plugins."""
-    plugins = Path(__file__).resolve().parents[1] / "launch" / "plugins"
-    for folder in (os.getcwd(), str(plugins) if plugins.is_dir() else None):
-        if folder is not None and folder not in sys.path:
-            sys.path.append(folder)

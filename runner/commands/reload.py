@@ -19,7 +19,7 @@ from runner.commands import export
 from runner.config.settings import Run
 from runner.experiment import saved_run
 from runner.experiment.saved_run import Reloaded
-from runner.launch import application
+from runner.launch import process
 from runner.records import seeds, store
 from runner.records.paths import RunFolder
 from runner.report import table
@@ -58,7 +58,7 @@ def reload(
     target = None if out is None else Path(os.path.expanduser(out))
     if target is not None:
         export.require_target(target, folder)
-    application.prepare_process([Config(run=Run())])
+    process.prepare_process([Config(run=Run())])
     how = {"as_": as_, "device": device, "dtype": dtype, "only": only, "trust": trust}
     found = saved_run.reload(folder.path, **how)  # type: ignore[arg-type]
     terminal = Terminal()

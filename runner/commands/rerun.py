@@ -10,7 +10,7 @@ from runner.checks import verdicts
 from runner.experiment import execute, saved_run
 from runner.experiment import program as programs
 from runner.experiment.execute import Job
-from runner.launch import application
+from runner.launch import process
 from runner.records import store
 from runner.records.record import Record
 from runner.report.terminal import Terminal
@@ -43,7 +43,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     saved_run.require_trust(run, trust=trust)
     # A cache of compiled programs is code too, and the record may name any folder as one.
     run = dataclasses.replace(run, compilation_cache="off", input=saved_run.saved_input(folder, run))
-    application.prepare_process([Config(run=run)])
+    process.prepare_process([Config(run=run)])
     given = plan.given_variables(run.variables)
     identity = programs.identify(run, given.digest_for(run) if given else None)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)

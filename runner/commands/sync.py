@@ -13,9 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.commands import ls
 from runner.config import env_secrets, settings
 from runner.errors import ServerError, StorageError
+from runner.launch import queue
 from runner.records import columns, journal, paths, store
 from runner.records.paths import SweepFolder
 from runner.records.record import Row
@@ -230,7 +230,7 @@ def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
     size, over_at = FIRST_RUNS, None
     while True:
         made |= _newly_made(sweep, read)
-        if over_at is None and ls.is_over(sweep.folder):
+        if over_at is None and queue.is_over(sweep.folder):
             over_at = time.monotonic()
             made |= _newly_made(sweep, read) | {sweep.whole_id}
         found = wandb_files.find_offline_runs(sweep.folder.wandb) if made else {}

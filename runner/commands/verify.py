@@ -24,7 +24,7 @@ from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
 from runner.experiment import saved_run
 from runner.experiment.program import Draft
-from runner.launch import application
+from runner.launch import process
 from runner.records import store
 from runner.records.paths import RunFolder
 from runner.records.record import Record, Status
@@ -176,7 +176,7 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
         run = saved_run.in_one_process(store.read_record(folders[0]))
         num_cpu_devices = min(run.num_cpu_devices, MAX_CPU_DEVICES)
     with contextlib.suppress(ConfigError):
-        application.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
+        process.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
 
 
 def _written(record: Record) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from runner.config import settings
 from runner.config.settings import Search
 from runner.errors import literal
-from runner.launch.application import PROCESS_WIDE
+from runner.launch.process import PROCESS_WIDE
 from runner.launch.search.study import Axis, Sampler
 from runner.records.metrics import Metric
 from runner.sweep.plan import Config
