@@ -27,7 +27,7 @@ SWEEP = ("-m", "seed=0,1,2", "features=4,8", "sweep=mine", *LEAN)
 HOLD = """
 import sys, time
 from pathlib import Path
-from runner import locks
+from runner.records import locks
 with locks.parts(Path(sys.argv[1]), [int(text) for text in sys.argv[2:]]) as taken:
     print(taken, flush=True)
     sys.stdin.read()
