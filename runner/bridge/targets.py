@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -134,9 +135,25 @@ def _is_own_function(found: Any) -> bool:
     return TRUSTED_FUNCTIONS.match(module) is not None and name not in FILE_FUNCTIONS
 
 
+def _require_no_stranger(setting: str, name: str) -> None:
+    """Judges whether the working directory has a `runner.py`, or a folder `runner`, that is not our package.
+
+    Raises:
+      LayerError: It has.
+    """
+    ours = Path(__file__).resolve().parents[1]
+    for path in (Path("runner.py"), Path("runner")):
+        if path.exists() and path.resolve() != ours:
+            what = f"{setting}: runner is the name of our package, so {path.absolute()} can't be imported"
+            renamed = f"my_{path.name}"
+            raise LayerError(what, f"mv {path} {renamed}, then {setting.partition('=')[0]}={Path(renamed).stem}.{name}")
+
+
 def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:
     for index, name in enumerate(names):
         if not hasattr(found, name):
+            if getattr(found, "__name__", "") == "runner":
+                _require_no_stranger(setting, ".".join(names))
             close = nearest(name, dir(found))
             where = getattr(found, "__name__", str(found))
             suggestion = (

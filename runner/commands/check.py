@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import json
 from typing import TYPE_CHECKING, Any
 
+from runner.commands.hydra_command import hydra_command
+from runner.commands.verb import Verb
 from runner.config import settings
 from runner.config.settings import ChecksDepth, ChecksMode, EagerCheck, Run, TimingMode
 from runner.launch.application import Act, SweepRequest, SweepResult
@@ -16,15 +19,6 @@ if TYPE_CHECKING:
     from runner.sweep.plan import Config
 
 EXIT_NO = 1
-
-
-def act(*, as_json: bool = False) -> Act:
-    """What `check` does with its configs.
-
-    Args:
-      as_json: Whether a list of programs with their checks is printed, for scripts.
-    """
-    return Act("check", functools.partial(check, as_json=as_json))
 
 
 def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
@@ -73,3 +67,28 @@ def _as_data(config: Config, record: Record) -> dict[str, Any]:
     checks = [dataclasses.asdict(item) | {"verdict": item.verdict.value} for item in record.checks]
     error = record.error.message if record.error else None
     return {"layer": record.layer, "settings": settings.to_data(config.run), "checks": checks, "error": error}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the flags of `check`; all else is Hydra's."""
+    parser.add_argument("--json", action="store_true", help="programs with their checks, for scripts")
+
+
+def run(typed: argparse.Namespace) -> int:
+    """Checks the configs of a command line, and gives the exit code."""
+    return hydra_command(typed.overrides, Act("check", functools.partial(check, as_json=typed.json)))
+
+
+VERB = Verb(
+    name="check",
+    summary="Is this layer safe inside Linen? Every claim, and what mends a no. Writes nothing.",
+    usage="check KEY=VALUE … [-m] [--json]",
+    examples={
+        "check layer=custom layer.target=my_pkg.MyLayer": "your layer",
+        "check -m layer=mlp,conv input_shape=[4,8]": "each program of a sweep",
+    },
+    add_arguments=add_arguments,
+    run=run,
+    exit_codes={0: "no claim says no", EXIT_NO: "a claim says no, or a layer fails"},
+    takes_overrides=True,
+)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
+from runner.commands.hydra_command import MULTIRUN, hydra_command
+from runner.commands.verb import Verb
 from runner.launch.application import Act, SweepRequest, SweepResult
 
 
@@ -11,10 +15,10 @@ def show_plan(request: SweepRequest) -> SweepResult:
     Raises:
       UserError: A config that can't run, or a folder that can't be used.
     """
-    plan = request.plan()
     from runner.records import store
     from runner.report.terminal import Terminal, describe_plan
 
+    plan = request.plan()
     with Terminal() as terminal:
         for line in describe_plan(plan, store.read_trials(plan.folder)):
             terminal.line(line)
@@ -22,3 +26,22 @@ def show_plan(request: SweepRequest) -> SweepResult:
 
 
 PLAN = Act("plan", show_plan)
+
+
+def run(typed: argparse.Namespace) -> int:
+    """Plans the sweep of a command line, and gives the exit code."""
+    return hydra_command(["-m", *(word for word in typed.overrides if word not in MULTIRUN)], PLAN)
+
+
+VERB = Verb(
+    name="plan",
+    summary="What a sweep would do: its runs, programs and folder. Runs and writes nothing.",
+    usage="plan KEY=VALUE,VALUE …",
+    examples={
+        "plan seed=0,1,2 features=8,32": "every combination",
+        "plan +experiment=width": "a named experiment",
+    },
+    add_arguments=lambda parser: None,
+    run=run,
+    takes_overrides=True,
+)

@@ -229,26 +229,47 @@ def test_show_cuts_long_values(here, capsys):
 
 MISTAKES = [
     ("ls nowhere", "nowhere holds no sweep.\n  Try: bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER"),
-    ("ls a b", "ls: unrecognized arguments: b.{ls}"),
+    ("ls a b", "ls: 2 paths were typed and 1 wanted.\n  Try: bridge-runner ls a"),
     ("ls --all", "ls: unrecognized arguments: --all.{ls}"),
     ("ls --watch", "ls: --watch follows one sweep.{ls}"),
     ("ls --by seed", "ls --by seed: outputs is no sweep.\n  Try: bridge-runner ls SWEEP --by KEY"),
     ("ls outputs/fine --by feature", "feature: the runs have no such key.\n  Try: features"),
-    ("show", "show: got nothing.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
-    ("show --json", "show: got nothing.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
-    ("show a b", "show: got a b.\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"),
+    (
+        "show",
+        "show: the following arguments are required: run.{show}",
+    ),
+    (
+        "show --json",
+        "show: the following arguments are required: run.{show}",
+    ),
+    ("show a b", "show: 2 paths were typed and 1 wanted.\n  Try: bridge-runner show a"),
     ("show nowhere", "nowhere is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
-    ("show outputs/fine/9", "outputs/fine/9 is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
+    (
+        "show outputs/fine/9",
+        "outputs/fine/9 is no run: it has no record.json.\n  Try: bridge-runner show outputs/fine/0",
+    ),
     (
         "show outputs/fine",
         "outputs/fine: 4 runs are there, one is wanted.\n  Try: bridge-runner show outputs/fine/runs/{first}",
     ),
-    ("rerun", "rerun: got nothing.\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]"),
-    ("rerun a --json", "rerun: got a --json.\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]"),
+    (
+        "rerun",
+        "rerun: the following arguments are required: run.{rerun}",
+    ),
+    (
+        "rerun a --json",
+        "rerun: unrecognized arguments: --json.{rerun}",
+    ),
     ("rerun nowhere", "nowhere is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
-    ("resume", "resume: got nothing.\n  Try: bridge-runner resume outputs/SWEEP [retry=all]"),
-    ("resume outputs/fine -m", "resume: got outputs/fine -m.\n  Try: bridge-runner resume outputs/SWEEP [retry=all]"),
-    ("resume outputs/fin", "outputs/fin is no sweep: it has no sweep.json.\n  Try: outputs/fine"),
+    (
+        "resume",
+        "resume: the following arguments are required: sweep.{resume}",
+    ),
+    (
+        "resume outputs/fine -m",
+        "resume: unrecognized arguments: -m.{resume}",
+    ),
+    ("resume outputs/fin", "outputs/fin is no sweep: it has no sweep.json.\n  Try: bridge-runner resume outputs/fine"),
     ("resume nowhere", "nowhere is no sweep: it has no sweep.json."),
     ("resume outputs/fine seed=5", "{here}/outputs/fine holds another plan: 4 runs, 0 of them among these 2.{other}"),
     ("resume outputs/fine seed=0,7", "{here}/outputs/fine holds another plan: 4 runs, 2 of them among these 4.{other}"),
@@ -263,6 +284,9 @@ def test_a_mistake_exits_with_2_says_what_to_type_and_changes_nothing(typed, sai
     before = all_files()
     values = {"here": here, "first": run_folder("fine", 0).name, "other": "\n  Try: -m with sweep=another_name"}
     values["ls"] = "\n  Try: bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]"
+    values["show"] = "\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"
+    values["rerun"] = "\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]"
+    values["resume"] = "\n  Try: bridge-runner resume outputs/SWEEP [retry=all]"
     assert run(capsys, *typed.split()) == (2, "", f"error: {said.format(**values)}\n")
     assert all_files() == before
 
