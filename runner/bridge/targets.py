@@ -87,8 +87,10 @@ def import_path(path: str, *, key: str = "layer.target") -> Any:
         except ModuleNotFoundError as error:
             if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
+            _require_no_stranger(f"{key}={path}", error.name)
             raise LayerError(f"{key}={path}: importing {module_name} failed: {error}") from error
         except Exception as error:
+            _require_no_stranger(f"{key}={path}", getattr(error, "name", None))
             raise LayerError(
                 f"{key}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
             ) from error
@@ -135,25 +137,33 @@ def _is_own_function(found: Any) -> bool:
     return TRUSTED_FUNCTIONS.match(module) is not None and name not in FILE_FUNCTIONS
 
 
-def _require_no_stranger(setting: str, name: str) -> None:
-    """Judges whether the working directory has a `runner.py`, or a folder `runner`, that is not our package.
+def _require_no_stranger(setting: str, module: str | None, names: Sequence[str] = ()) -> None:
+    """Judges whether the user has a `runner.py`, or a folder `runner`, that our package hides.
+
+    Args:
+      setting: The override that could not be resolved.
+      module: Where something was looked for in vain.
+      names: What was looked for, where `setting` itself names it.
 
     Raises:
-      LayerError: It has.
+      LayerError: It was looked for in our package, and another one is in the working directory.
     """
+    if (module or "").partition(".")[0] != "runner":
+        return
     ours = Path(__file__).resolve().parents[1]
     for path in (Path("runner.py"), Path("runner")):
         if path.exists() and path.resolve() != ours:
             what = f"{setting}: runner is the name of our package, so {path.absolute()} can't be imported"
-            renamed = f"my_{path.name}"
-            raise LayerError(what, f"mv {path} {renamed}, then {setting.partition('=')[0]}={Path(renamed).stem}.{name}")
+            renamed = Path(f"my_{path.name}")
+            key, new = setting.partition("=")[0], ".".join([renamed.stem, *names])
+            then = f"{key}={new}" if names else f"import {renamed.stem} instead of runner"
+            raise LayerError(what, f"mv {path} {renamed}, then {then}")
 
 
 def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:
     for index, name in enumerate(names):
         if not hasattr(found, name):
-            if getattr(found, "__name__", "") == "runner":
-                _require_no_stranger(setting, ".".join(names))
+            _require_no_stranger(setting, getattr(found, "__name__", None), names)
             close = nearest(name, dir(found))
             where = getattr(found, "__name__", str(found))
             suggestion = (

@@ -33,3 +33,15 @@ def test_without_a_strangers_runner_the_nearest_name_is_suggested(tmp_path, monk
     with pytest.raises(LayerError) as caught:
         targets.import_path("runner.lod")
     assert caught.value.what == "layer.target=runner.lod: runner has no lod"
+
+
+@pytest.mark.parametrize("line", ["from runner import MyLayer", "import runner.own"])
+def test_a_strangers_runner_that_a_module_imports_is_named(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "runner.py").touch()
+    (tmp_path / "importing_layers.py").write_text(line)
+    with pytest.raises(LayerError) as caught:
+        targets.import_path("importing_layers.MyLayer")
+    assert caught.value.what.startswith("layer.target=importing_layers.MyLayer: runner is the name of our package")
+    assert caught.value.suggestion == "mv runner.py my_runner.py, then import my_runner instead of runner"
