@@ -138,7 +138,7 @@ def _is_own_function(found: Any) -> bool:
 
 
 def _require_no_stranger(setting: str, module: str | None, names: Sequence[str] = ()) -> None:
-    """Judges whether the user has a `runner.py`, or a folder `runner`, that our package hides.
+    """Requires that no `runner.py` or folder `runner` of the user is hidden by our package.
 
     Args:
       setting: The override that could not be resolved.

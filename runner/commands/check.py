@@ -81,7 +81,7 @@ def run(typed: argparse.Namespace) -> int:
 
 VERB = Verb(
     name="check",
-    summary="Is this layer safe inside Linen? Every claim, and what mends a no. Writes nothing.",
+    summary="Is this layer safe inside Linen? Every check and, where one fails, what fixes it. Writes nothing.",
     usage="check KEY=VALUE … [-m] [--json]",
     examples={
         "check layer=custom layer.target=my_pkg.MyLayer": "your layer",
@@ -89,6 +89,6 @@ VERB = Verb(
     },
     add_arguments=add_arguments,
     run=run,
-    exit_codes={0: "no claim says no", EXIT_NO: "a claim says no, or a layer fails"},
+    exit_codes={0: "no check fails", EXIT_NO: "a check fails, or a layer does"},
     takes_overrides=True,
 )

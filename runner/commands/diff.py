@@ -55,7 +55,7 @@ def run(typed: argparse.Namespace) -> int:
 
 VERB = Verb(
     name="diff",
-    summary="Two trees of variables: what moved, which name= mends it, and the proof.",
+    summary="Two trees of variables: what moved, which name= fixes it, and the proof.",
     usage="diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust]",
     examples={
         "diff 'nets:CNN()@old' 'nets:CNN(migrated=True)' --input '[1,28,28,1]'": "before and after a migration",

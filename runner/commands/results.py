@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Writes the results (and `checks.md`, where claims were asked) of a sweep from the records that are there.
+    """Writes the results (and `checks.md`, where there are checks) of a sweep from the records that are there.
 
     Raises:
       StorageError: There is no sweep, or a record is damaged.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +135,40 @@ def test_bash_completes(words, offered, here):
 def test_bash_knows_the_completion_of_the_command():
     said = in_shell("bash", 'eval "$(bridge-runner completion bash)"; complete -p bridge-runner')
     assert said == "complete -o default -F _bridge_runner bridge-runner\n"
+
+
+def pressed_tab(line: str) -> str:
+    """What an interactive bash shows after a line was typed and TAB pressed, up to the blank that ends a whole word."""
+    ours, theirs = pty.openpty()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "TERM": "dumb", "PS1": ""}
+    setup = 'bind "set enable-bracketed-paste off"; eval "$(bridge-runner completion bash)"; echo rea""dy\n'
+    words = ["bash", "--norc", "--noprofile", "-i"]
+    shown, typed, deadline = b"", False, time.monotonic() + 60
+    ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(words, **ends, env=environment, start_new_session=True) as shell:
+        os.write(ours, setup.encode())
+        while time.monotonic() < deadline and not (typed and shown.endswith(b" ")):
+            if select.select([ours], [], [], 0.2)[0]:
+                shown += os.read(ours, 4096)
+            if not typed and b"ready\r\n" in shown:
+                shown, typed = b"", True
+                os.write(ours, f"{line}\t".encode())
+        shell.kill()
+    os.close(ours)
+    os.close(theirs)
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("bridge-runner seed=1,2 layer=linear,ml", "bridge-runner seed=1,2 layer=linear,mlp "),
+        ("bridge-runner report outputs/fi", "bridge-runner report outputs/fine "),
+    ],
+)
+def test_tab_in_an_interactive_bash_completes(typed, completed, here):
+    assert pressed_tab(typed).endswith(completed)
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
