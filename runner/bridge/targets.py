@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -86,8 +87,10 @@ def import_path(path: str, *, key: str = "layer.target") -> Any:
         except ModuleNotFoundError as error:
             if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
+            _require_no_stranger(f"{key}={path}", error.name)
             raise LayerError(f"{key}={path}: importing {module_name} failed: {error}") from error
         except Exception as error:
+            _require_no_stranger(f"{key}={path}", getattr(error, "name", None))
             raise LayerError(
                 f"{key}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
             ) from error
@@ -134,9 +137,33 @@ def _is_own_function(found: Any) -> bool:
     return TRUSTED_FUNCTIONS.match(module) is not None and name not in FILE_FUNCTIONS
 
 
+def _require_no_stranger(setting: str, module: str | None, names: Sequence[str] = ()) -> None:
+    """Requires that no `runner.py` or folder `runner` of the user is hidden by our package.
+
+    Args:
+      setting: The override that could not be resolved.
+      module: Where something was looked for in vain.
+      names: What was looked for, where `setting` itself names it.
+
+    Raises:
+      LayerError: It was looked for in our package, and another one is in the working directory.
+    """
+    if (module or "").partition(".")[0] != "runner":
+        return
+    ours = Path(__file__).resolve().parents[1]
+    for path in (Path("runner.py"), Path("runner")):
+        if path.exists() and path.resolve() != ours:
+            what = f"{setting}: runner is the name of our package, so {path.absolute()} can't be imported"
+            renamed = Path(f"my_{path.name}")
+            key, new = setting.partition("=")[0], ".".join([renamed.stem, *names])
+            then = f"{key}={new}" if names else f"import {renamed.stem} instead of runner"
+            raise LayerError(what, f"mv {path} {renamed}, then {then}")
+
+
 def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:
     for index, name in enumerate(names):
         if not hasattr(found, name):
+            _require_no_stranger(setting, getattr(found, "__name__", None), names)
             close = nearest(name, dir(found))
             where = getattr(found, "__name__", str(found))
             suggestion = (

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from runner.commands.hydra_command import hydra_command
+from runner.commands.verb import Verb
 from runner.config import settings
 from runner.config.composed import Config
 from runner.config.settings import ChecksDepth, ChecksMode, EagerCheck, Run, TimingMode
-from runner.errors import UserError
-from runner.experiment import execute
-from runner.experiment.execute import Job
-from runner.records.record import Record, Verdict
-from runner.report import table
-from runner.report.terminal import Terminal
-from runner.sweep.validate import validate
+from runner.launch.application import Act, SweepRequest, SweepResult
+
+if TYPE_CHECKING:
+    from runner.config.composed import Config
+    from runner.records.record import Record
 
 EXIT_NO = 1
 
 
-def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = (), *, as_json: bool = False) -> int:
-    """Prints what every claim says of each program among `configs`.
-
-    Args:
-      configs: Configs; those of one program are judged once.
-      refused: Where and why other configs have no meaning.
-      as_json: Whether a list of programs with their checks is printed, for scripts.
+def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
+    """Prints what every claim says of each program among the configs; those of one program are judged once.
 
     Returns:
       0 where no claim says no and nothing fails, else 1.
@@ -35,11 +31,18 @@ def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = 
     Raises:
       UserError: A config that can't run.
     """
-    identities, drafts = validate(configs, refused)
+    from runner.experiment import execute
+    from runner.experiment.execute import Job
+    from runner.records.record import Verdict
+    from runner.report import table
+    from runner.report.terminal import Terminal
+    from runner.sweep import validate
+
+    identities, drafts = validate.validate(request.configs, request.invalid)
     terminal = Terminal()
     judged: list[dict[str, Any]] = []
     seen = set()
-    for config, identity in zip(configs, identities, strict=True):
+    for config, identity in zip(request.configs, identities, strict=True):
         if identity.program_id in seen:
             continue
         seen.add(identity.program_id)
@@ -52,7 +55,8 @@ def check(configs: Sequence[Config], refused: Sequence[tuple[str, UserError]] = 
     if as_json:
         print(json.dumps(judged, indent=1))
     said = [item["verdict"] for one in judged for item in one["checks"]]
-    return EXIT_NO if Verdict.no.value in said or any(one["error"] for one in judged) else 0
+    wrong = Verdict.no.value in said or any(one["error"] for one in judged)
+    return SweepResult(EXIT_NO if wrong else 0)
 
 
 def _thorough(run: Run) -> Run:
@@ -64,3 +68,28 @@ def _as_data(config: Config, record: Record) -> dict[str, Any]:
     checks = [dataclasses.asdict(item) | {"verdict": item.verdict.value} for item in record.checks]
     error = record.error.message if record.error else None
     return {"layer": record.layer, "settings": settings.to_data(config.run), "checks": checks, "error": error}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the flags of `check`; all else is Hydra's."""
+    parser.add_argument("--json", action="store_true", help="programs with their checks, for scripts")
+
+
+def run(typed: argparse.Namespace) -> int:
+    """Checks the configs of a command line, and gives the exit code."""
+    return hydra_command(typed.overrides, Act("check", functools.partial(check, as_json=typed.json)))
+
+
+VERB = Verb(
+    name="check",
+    summary="Is this layer safe inside Linen? Every check and, where one fails, what fixes it. Writes nothing.",
+    usage="check KEY=VALUE … [-m] [--json]",
+    examples={
+        "check layer=custom layer.target=my_pkg.MyLayer": "your layer",
+        "check -m layer=mlp,conv input_shape=[4,8]": "each program of a sweep",
+    },
+    add_arguments=add_arguments,
+    run=run,
+    exit_codes={0: "no check fails", EXIT_NO: "a check fails, or a layer does"},
+    takes_overrides=True,
+)

@@ -1,25 +1,26 @@
-"""The command: what is typed, to a call and an exit code. What is set for the whole process is set here."""
+"""The command: the verb that is typed is found and called, and its errors become sentences and exit codes."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import gc
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Sequence
 
-from runner.config import schema
-from runner.errors import USER_ERROR_PREFIX, UserError, nearest, quoted
-from runner.launch import application
-from runner.records import paths
+from runner.commands import verb
+from runner.commands.verb import INTERRUPTED, PROGRAM, USAGE, VERBS, Verb
+from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, nearest
+from runner.launch import process
 
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+# Hydra's flags that take a value: what comes after one is no verb.
+HYDRA_VALUES = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"}
+HYDRA_FLAGS = {"-m", "--multirun"}
+
+# What the scripts of `completion` call: the words so far, the last of them unfinished.
+COMPLETE = "__complete"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,27 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: Words after the program's name; by default what was typed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    application.quiet_libraries()
+    process.quiet_libraries()
     try:
-        if words == ["--version"]:
-            import importlib.metadata
-
-            print(f"bridge-runner {importlib.metadata.version('bridge-runner')}")
-            return 0
-        if words in (["--help"], ["-h"]):
-            print(help_text(), end="")
-            return 0
-        if words and words[0] in VERBS:
-            return VERBS[words[0]](words[1:])
-        if words and re.fullmatch(r"[a-z]+", words[0]):
-            close = nearest(words[0], [*VERBS, *schema.layer_names()])
-            known = f"{words[0]}: no such command; there are {', '.join(VERBS)}, or KEY=VALUE for a run"
-            raise UserError(known, f"bridge-runner {close if close in VERBS else f'layer={close}'}" if close else None)
-        return hydra_command(words)
+        return _dispatch(words)
     except UserError as error:
         return fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return fail("interrupted", EXIT_INTERRUPTED)
+        return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader of a pipe has had enough: no traceback, and none from the flush at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", EXIT_USAGE)
+        return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", USAGE)
+    except SystemExit as error:  # argparse has printed a page
+        return int(error.code or 0)
 
 
 def entry() -> None:
@@ -65,417 +54,14 @@ def entry() -> None:
     try:
         code = main()
     except BaseException as error:
-        application.leave(1, error)
+        process.leave(1, error)
         raise
-    application.leave(code)
+    process.leave(code)
     # Else Python would look through all objects of JAX once more: 0.7 s of a second's exit.
     gc.freeze()
     # An impatient Ctrl-C more, while Python goes down, changes nothing of what was done and said.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
-
-
-def hydra_command(words: Sequence[str], *, task: str = "run", as_json: bool = False) -> int:
-    """A Hydra command line: one run, or with `-m` a sweep.
-
-    Args:
-      words: What Hydra gets.
-      task: `run`; or `plan` or `check`, which write nothing.
-      as_json: Whether `check` answers in JSON.
-
-    Raises:
-      UserError: Hydra refuses what was typed, or a config can't run.
-    """
-    _make_importable()
-    import hydra
-
-    from runner.config.compose import explain, is_hydra_error
-
-    schema.register()
-    # Hydra would print its own errors and exit with 1; this way they come here, and bugs keep their traceback.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # argparse takes no flag between overrides: `seed=0,1 -m` would be refused.
-    first = [word for word in words if word in MULTIRUN]
-    sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
-    job = application.Application(words, task=task, as_json=as_json)
-    decorate = hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="config")
-    try:
-        decorate(job)()
-    except UserError:
-        raise
-    except Exception as error:
-        if not is_hydra_error(error):
-            raise
-        raise explain(error) from error
-    if job.error is not None:
-        raise job.error
-    return job.exit_code
-
-
-def help_text() -> str:
-    """What can be typed, from the files of conf/ and without composing them: Hydra takes half a second."""
-    conf = schema.config_dir()
-    groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in sorted(conf.iterdir())}
-    lines = [f"  {name:<11} {', '.join(choices)}" for name, choices in groups.items() if choices]
-    keys = (conf / "config.yaml").read_text().partition("# The four axes")[2].partition("\nhydra:")[0]
-    return HELP.format(groups="\n".join(lines), keys=f"# The four axes{keys}".strip())
-
-
-HELP = """\
-Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
-
-  bridge-runner layer=mlp seed=1 features=16                                  one run
-  bridge-runner -m seed=0,1,2 'input_shape=[4],[16]' features=8,32            a sweep: every combination
-  bridge-runner -m seed=0,1 features=8,16 'zip=[[seed,features]]'             values that go together
-  bridge-runner layer=custom layer.target=my_pkg.MyLayer layer.kwargs.hidden=64   your layer
-  bridge-runner num_cpu_devices=8 'mesh={{data:2,model:4}}' 'input_shape=[4,8]'  one run over several devices
-  bridge-runner -m +experiment=width                                          a named experiment
-  bridge-runner -m seed=0,1,2 hydra/launcher=ray       on an engine: joblib, submitit_local, submitit_slurm, ray
-  bridge-runner -m hydra/sweeper=optuna objective=output_norm 'seed=range(0,99)'  a search for the best run
-
-  bridge-runner check KEY=…       is this layer safe inside Linen? every claim, and what mends a no (--json)
-  bridge-runner plan KEY=…        what a sweep would do; runs nothing
-  bridge-runner resume SWEEP      what is missing or failed
-  bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it, --by KEY puts seeds together
-  bridge-runner show RUN          one run (--json)
-  bridge-runner rerun RUN         a saved run again: the same bits?
-  bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were? (--device gpu)
-  bridge-runner reload RUN        load it (--as nnx, --dtype, --only), apply it, say how exactly it agrees
-  bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
-  bridge-runner compare A B       two sweeps or runs: same results? slower? one verdict (--rerun 30 settles it)
-  bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
-  bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
-  bridge-runner sync SWEEP        its W&B runs to the server, each once; --watch as they come
-  bridge-runner results SWEEP     results.parquet, results.csv and checks.md from the records
-  bridge-runner report SWEEP      report.html: the sweep as one page, without a network; --watch serves it as it grows
-
-Groups, each a folder of choices (group=choice; experiment and debug with a plus):
-{groups}
-
-Keys, each with its value when nothing is typed (--cfg job shows a group's keys too):
-
-{keys}
-
-Hydra's own flags (--cfg, --config-dir, --shell-completion, …): bridge-runner --hydra-help
-"""
-
-
-def plan(words: Sequence[str]) -> int:
-    """What a sweep would do; runs and writes nothing."""
-    return hydra_command(["-m", *(word for word in words if word not in MULTIRUN)], task="plan")
-
-
-def check(words: Sequence[str]) -> int:
-    """Is this layer safe inside Linen? Every claim about one config, or with `-m` about each program of a sweep."""
-    return hydra_command([word for word in words if word != "--json"], task="check", as_json="--json" in words)
-
-
-def resume(words: Sequence[str]) -> int:
-    """Runs what is missing or failed of a sweep, by the command that is kept in its plan.
-
-    Raises:
-      UserError: The folder is no sweep, or what is typed beside it contradicts its plan.
-    """
-    from runner.records import store
-
-    folder, *more = _arguments("resume", words, at_least=1)
-    sweep = paths.SweepFolder(Path(folder))
-    origin = store.read_plan(sweep)["origin"]
-    command = list(origin["command"])
-    if origin["cwd"] not in sys.path:
-        sys.path.append(origin["cwd"])
-    key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
-    # Of a search that was resumed before, the command has one already.
-    command = [word for word in command if not word.startswith(f"{key}=")]
-    return hydra_command([*command, *more, f"{key}={quoted(str(sweep.path.absolute()))}"])
-
-
-def ls(words: Sequence[str]) -> int:
-    """The sweeps of a folder, or the runs of a sweep.
-
-    Raises:
-      UserError: There is no such sweep, or its runs have no such key.
-    """
-    from runner.commands import ls as commands_ls
-
-    parser = _Parser("ls")
-    parser.add_argument("path", type=Path, nargs="?")
-    parser.add_argument("--by", default="")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--watch", action="store_true")
-    typed = parser.parse_args(list(words))
-    if typed.watch and typed.path is None:
-        raise UserError("ls: --watch follows one sweep", USAGE["ls"])
-    by = [key for key in typed.by.split(",") if key]
-    return commands_ls.ls(typed.path, as_json=typed.json, watch=typed.watch, by=by)
-
-
-def show(words: Sequence[str]) -> int:
-    """One run.
-
-    Raises:
-      UserError: There is no such run.
-    """
-    from runner.commands import ls as commands_ls
-
-    arguments = _arguments("show", [word for word in words if word != "--json"], at_least=1, at_most=1)
-    return commands_ls.show(Path(arguments[0]), as_json="--json" in words)
-
-
-def results(words: Sequence[str]) -> int:
-    """Writes `results.parquet`, `results.csv` and `checks.md` of a sweep from the records that are there.
-
-    Raises:
-      UserError: There is no such sweep, or a record is damaged.
-    """
-    from runner.commands import ls as commands_ls
-
-    (path,) = _arguments("results", words, at_least=1, at_most=1)
-    return commands_ls.results(Path(path))
-
-
-def sync(words: Sequence[str]) -> int:
-    """Sends the W&B runs of a sweep to a server; 1 if it does not have all of them.
-
-    Raises:
-      UserError: There is no such sweep, no API key is configured, or no server answers.
-    """
-    parser = _Parser("sync")
-    parser.add_argument("sweep", type=Path)
-    parser.add_argument("--watch", action="store_true")
-    # One run, by its files, while it grows.
-    parser.add_argument("--live", action="store_true")
-    # The sweep that started this process, which ends with it.
-    parser.add_argument("--parent", type=int)
-    typed = parser.parse_args(list(words))
-    from runner.commands import sync as commands_sync
-
-    if typed.live:
-        return commands_sync.follow(typed.sweep, parent=typed.parent)
-    return commands_sync.watch(typed.sweep, parent=typed.parent) if typed.watch else commands_sync.sync(typed.sweep)
-
-
-def rerun(words: Sequence[str]) -> int:
-    """Does a saved run again from its record alone; 4 if the bits are others.
-
-    Raises:
-      UserError: There is no such run, it imports what is not trusted, or its layer can't be built here.
-    """
-    _make_importable()
-    from runner.commands import rerun as commands_rerun
-
-    (path,) = _arguments("rerun", [word for word in words if word != "--trust"], at_least=1, at_most=1)
-    return commands_rerun.rerun(Path(path), trust="--trust" in words)
-
-
-def verify(words: Sequence[str]) -> int:
-    """Whether a run, or every run of a sweep, is what it was; 4 if not.
-
-    Raises:
-      UserError: There is no such run or device, or it imports what is not trusted.
-    """
-    _make_importable()
-    from runner.commands import verify as commands_verify
-
-    parser = _Parser("verify")
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--trust", action="store_true")
-    parser.add_argument("--no-code", action="store_true")
-    parser.add_argument("--device")
-    typed = parser.parse_args(list(words))
-    return commands_verify.verify(typed.path, trust=typed.trust, code=not typed.no_code, device=typed.device)
-
-
-def reload(words: Sequence[str]) -> int:
-    """Loads a run as asked, applies it to the recorded input, and says how exactly the output agrees.
-
-    Raises:
-      UserError: There is no such run, it is damaged or not trusted, or it can't be loaded so.
-    """
-    _make_importable()
-    parser = _Parser("reload")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--as", dest="as_", choices=("linen", "nnx"), default="linen")
-    parser.add_argument("--device")
-    parser.add_argument("--dtype")
-    parser.add_argument("--only", type=lambda text: text.split(","))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--trust", action="store_true")
-    typed = vars(parser.parse_args(list(words)))
-    from runner.commands import reload as commands_reload
-
-    return commands_reload.reload(typed.pop("run"), out=typed.pop("out"), **typed)
-
-
-def diff(words: Sequence[str]) -> int:
-    """How the variables of two models or checkpoints differ, which names put it right, and the proof; 1 if they do.
-
-    Raises:
-      UserError: A side that is nothing that can be compared.
-    """
-    import ast
-
-    _make_importable()
-    parser = _Parser("diff")
-    parser.add_argument("sides", nargs=2)
-    parser.add_argument("--input", type=ast.literal_eval)
-    parser.add_argument("--input-dtype", default="float32")
-    parser.add_argument("--call", action="append", default=[])
-    parser.add_argument("--apply", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--trust", action="store_true")
-    typed = parser.parse_args(list(words))
-    from runner.commands import diff as commands_diff
-
-    pairs = [text.partition("=") for text in typed.call]
-    try:
-        call = {key: ast.literal_eval(value) for key, _, value in pairs}
-        shape = None if typed.input is None else tuple(int(axis) for axis in typed.input)
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise UserError("diff: --input takes a shape and --call NAME=LITERAL", USAGE["diff"]) from error
-    options = commands_diff.Options(
-        input_shape=shape,
-        input_dtype=typed.input_dtype,
-        call=call,
-        apply=typed.apply,
-        as_json=typed.json,
-        trust=typed.trust,
-    )
-    old, new = typed.sides
-    return commands_diff.diff(old, new, options)
-
-
-def compare(words: Sequence[str]) -> int:
-    """How a second sweep or run compares with a first; 3 if it is slower, 4 if results differ, 5 if they can't be.
-
-    Raises:
-      UserError: A side is neither a sweep nor a run, it imports what is not trusted, or can't be done anew here.
-    """
-    _make_importable()
-    parser = _Parser("compare")
-    parser.add_argument("a", type=Path)
-    parser.add_argument("b", type=Path)
-    parser.add_argument("--rerun", type=int)
-    parser.add_argument("--force", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--html", type=Path)
-    parser.add_argument("--trust", action="store_true")
-    typed = parser.parse_args(list(words))
-    from runner.commands import compare as commands_compare
-
-    options = commands_compare.Options(
-        force=typed.force, rerun=typed.rerun, as_json=typed.json, page=typed.html, trust=typed.trust
-    )
-    return commands_compare.compare(typed.a, typed.b, options)
-
-
-def export(words: Sequence[str]) -> int:
-    """Writes the variables of a run as others keep them: natively, as the Linen twin, or for people outside JAX.
-
-    Raises:
-      UserError: There is no such run, it has no such form, or the target is there.
-    """
-    _make_importable()
-    parser = _Parser("export")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--to", required=True)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--trust", action="store_true")
-    typed = parser.parse_args(list(words))
-    from runner.commands import export as commands_export
-
-    return commands_export.export(typed.run, typed.to, out=typed.out, trust=typed.trust)
-
-
-def import_variables(words: Sequence[str]) -> int:
-    """Writes what was exported, or saved natively, as a checkpoint of Linen variables.
-
-    Raises:
-      UserError: It can't be read, or has other leaves than are wanted.
-    """
-    parser = _Parser("import")
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--like", type=Path)
-    parser.add_argument("--out", type=Path)
-    typed = parser.parse_args(list(words))
-    from runner.commands import export as commands_export
-
-    return commands_export.import_variables(typed.path, like=typed.like, out=typed.out)
-
-
-def report(words: Sequence[str]) -> int:
-    """Writes the report of a sweep, or serves it while the sweep runs.
-
-    Raises:
-      UserError: There is no such sweep, or a record is damaged.
-    """
-    from runner.commands.report import watch, write
-
-    (path,) = _arguments("report", [word for word in words if word != "--watch"], at_least=1, at_most=1)
-    return watch(Path(path)) if "--watch" in words else write(Path(path))
-
-
-MULTIRUN = {"-m", "--multirun"}
-
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {
-    "plan": plan,
-    "check": check,
-    "resume": resume,
-    "ls": ls,
-    "show": show,
-    "rerun": rerun,
-    "verify": verify,
-    "reload": reload,
-    "diff": diff,
-    "compare": compare,
-    "export": export,
-    "import": import_variables,
-    "sync": sync,
-    "results": results,
-    "report": report,
-}
-
-USAGE = {
-    "resume": "bridge-runner resume outputs/SWEEP [retry=all]",
-    "ls": "bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]",
-    "show": "bridge-runner show outputs/SWEEP/runs/RUN [--json]",
-    "rerun": "bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]",
-    "verify": "bridge-runner verify outputs/SWEEP[/runs/RUN] [--trust] [--no-code] [--device gpu]",
-    "reload": "bridge-runner reload outputs/SWEEP/runs/RUN [--as nnx|linen] [--device cpu:1] [--dtype bfloat16] "
-    "[--only params,batch_stats/mean] [--out FOLDER] [--trust]",
-    "diff": "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] "
-    "[--trust]",
-    "compare": "bridge-runner compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json] [--html FILE]",
-    "export": "bridge-runner export outputs/SWEEP/runs/RUN --to nnx|linen|safetensors [--out PATH] [--trust]",
-    "import": "bridge-runner import PATH [--like outputs/SWEEP/runs/RUN] [--out FOLDER]",
-    "sync": "bridge-runner sync outputs/SWEEP [--watch]",
-    "results": "bridge-runner results outputs/SWEEP",
-    "report": "bridge-runner report outputs/SWEEP [--watch]",
-}
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that answers as every verb does.
-
-    Args:
-      verb: The verb.
-    """
-
-    def __init__(self, verb: str) -> None:
-        super().__init__(prog=verb, add_help=False)
-        self._verb = verb
-
-    def error(self, message: str) -> NoReturn:
-        """Raises what was wrong, with the verb's usage."""
-        raise UserError(f"{self._verb}: {message}", USAGE[self._verb])
-
-
-def _arguments(verb: str, words: Sequence[str], *, at_least: int = 0, at_most: int = 99) -> list[str]:
-    flags = [word for word in words if word.startswith("-")]
-    if flags or not at_least <= len(words) <= at_most:
-        got = " ".join(words) or "nothing"
-        raise UserError(f"{verb}: got {got}", USAGE[verb])
-    return list(words)
 
 
 def fail(text: str, code: int) -> int:
@@ -484,9 +70,77 @@ def fail(text: str, code: int) -> int:
     return code
 
 
-def _make_importable() -> None:
-    """The user's modules in the working directory, and in a checkout that is not installed our Hydra plugins."""
-    plugins = Path(__file__).resolve().parents[1] / "launch" / "plugins"
-    for folder in (os.getcwd(), str(plugins) if plugins.is_dir() else None):
-        if folder is not None and folder not in sys.path:
-            sys.path.append(folder)
+def _dispatch(words: Sequence[str]) -> int:
+    if words[:1] == [COMPLETE]:
+        return _complete(words[1:])
+    if words == ["--version"]:
+        import importlib.metadata
+
+        print(f"{PROGRAM} {importlib.metadata.version(PROGRAM)}")
+        return 0
+    if words in (["--help"], ["-h"]):
+        words = ["help"]
+    found = _find_verb(words)
+    if found is not None:
+        return _call(*found)
+    if words and re.fullmatch(r"[a-z]+", words[0]):
+        raise _unknown(words[0])
+    from runner.commands.hydra_command import hydra_command
+
+    return hydra_command(words)
+
+
+def _find_verb(words: Sequence[str]) -> tuple[Verb, list[str]] | None:
+    """The verb, and what is typed beside it; flags may come first."""
+    for index, word in enumerate(words):
+        if word in VERBS:
+            found = verb.load(word)
+            if _are_flags_of(found, words[:index]):
+                return found, [*words[:index], *words[index + 1 :]]
+        if not words[0].startswith("-"):
+            return None
+    return None
+
+
+def _are_flags_of(found: Verb, words: Sequence[str]) -> bool:
+    """Whether `words` are flags that the verb takes, each with its value."""
+    counts = found.parser().value_counts()
+    if found.takes_overrides:
+        counts = counts | dict.fromkeys(HYDRA_VALUES, 1) | dict.fromkeys(HYDRA_FLAGS, 0)
+    left = list(words)
+    while left:
+        flag, equals, _ = left.pop(0).partition("=")
+        if flag not in counts:
+            return False
+        if counts[flag] and not equals:
+            if not left:
+                return False
+            left.pop(0)
+    return True
+
+
+def _call(found: Verb, words: Sequence[str]) -> int:
+    typed = found.parse(words)
+    try:
+        return found.run(typed)
+    except StorageError as error:
+        from runner.commands import nearest_path
+
+        suggestion = nearest_path.suggest(found, typed, error)
+        raise type(error)(error.what, suggestion) if suggestion else error from error
+
+
+def _unknown(word: str) -> UserError:
+    from runner.config import schema
+
+    close = nearest(word, [*VERBS, *schema.layer_names()])
+    known = f"{word}: no such command; there are {', '.join(VERBS)}, or KEY=VALUE for a run"
+    return UserError(known, f"{PROGRAM} {close if close in VERBS else f'layer={close}'}" if close else None)
+
+
+def _complete(words: Sequence[str]) -> int:
+    from runner.commands import completer
+
+    for candidate in completer.complete(words[1:] if words[:1] == ["--"] else words):
+        print(candidate)
+    return 0

@@ -1,27 +1,40 @@
-"""A saved run once more, from its record alone."""
+"""`bridge-runner rerun`: a saved run again, from its record alone: the same bits?"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runner.checks import verdicts
-from runner.config.composed import Config
-from runner.experiment import execute, saved_run
-from runner.experiment import program as programs
-from runner.experiment.execute import Job
-from runner.launch import application
-from runner.records import find, store
-from runner.records.record import Record
-from runner.report.terminal import Terminal
-from runner.sweep.initial_variables import draft_from, read_initial_variables
+from runner.commands.hydra_command import make_importable
+from runner.commands.verb import Verb
+
+if TYPE_CHECKING:
+    from runner.records.record import Record
 
 EXIT_DIFFERENT = 4
 
 OTHER_SOURCE = (
     "the layer's source, the input file or a variable of the environment is another one than when the run was saved"
 )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines what `rerun` takes."""
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--trust", action="store_true", help="import modules that are neither ours nor flax's")
+
+
+def run(typed: argparse.Namespace) -> int:
+    """Does a saved run again; 4 if the bits are others.
+
+    Raises:
+      UserError: There is no such run, it imports what is not trusted, or its layer can't be built here.
+    """
+    make_importable()
+    return rerun(typed.run, trust=typed.trust)
 
 
 def rerun(path: Path, *, trust: bool = False) -> int:
@@ -37,13 +50,23 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     Raises:
       UserError: There is no such run, it imports what is not trusted, or its layer can't be built or run here.
     """
+    from runner.checks import verdicts
+    from runner.config.composed import Config
+    from runner.experiment import execute, saved_run
+    from runner.experiment import program as programs
+    from runner.experiment.execute import Job
+    from runner.launch import process
+    from runner.records import find, store
+    from runner.report.terminal import Terminal
+    from runner.sweep.initial_variables import draft_from, read_initial_variables
+
     folder = find.find_run(path)
     saved = store.read_record(folder)
     run = saved_run.in_one_process(saved)
     saved_run.require_trust(run, trust=trust)
     # A cache of compiled programs is code too, and the record may name any folder as one.
     run = dataclasses.replace(run, compilation_cache="off", input=saved_run.saved_input(folder, run))
-    application.prepare_process([Config(run=run)])
+    process.prepare_process([Config(run=run)])
     given = read_initial_variables(run.variables)
     identity = programs.identify(run, given.digest_for(run) if given else None)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
@@ -89,3 +112,15 @@ def _differing(kind: str, kept: Mapping[str, str], made: Mapping[str, str]) -> l
     names = [name for name in sorted(kept.keys() | made.keys()) if kept.get(name) != made.get(name)]
     both = kept.keys() & made.keys()
     return [f"{kind} {name}: {'other bits' if name in both else 'in one of them only'}" for name in names]
+
+
+VERB = Verb(
+    name="rerun",
+    summary="Does a saved run again, from its record alone: the same bits? Writes nothing.",
+    usage="rerun outputs/SWEEP/runs/RUN [--trust]",
+    examples={"rerun outputs/mlp-1a2b3c4d/0": "run 0 of a sweep"},
+    add_arguments=add_arguments,
+    run=run,
+    exit_codes={0: "the same bits", EXIT_DIFFERENT: "other bits"},
+    paths={"run": "run"},
+)

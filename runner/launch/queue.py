@@ -1,4 +1,4 @@
-"""Which jobs of a sweep are still queued or running, wherever they were submitted from."""
+"""Whether a sweep is over, and which of its jobs are still queued or running, wherever they were submitted from."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ QUEUE_TIMEOUT_S = 30.0
 
 # One line a job that Slurm still has: pending, running, requeued, suspended.
 SQUEUE = ("squeue", "--noheader", "--array", "--format=%i")
+
+
+def is_over(folder: SweepFolder) -> bool:
+    """Whether the last attempt at a sweep has ended: its journal says so, or nobody is left who works on it."""
+    if journal.is_held(folder.trials):  # a search goes on between one submission and the next
+        return False
+    last = max(folder.submissions(), default=0)
+    own = journal.read_journal(folder.journal)
+    if own and int(own[-1].get("after", 0)) >= last and own[-1]["event"] == "end":
+        return True
+    if not last:
+        return False
+    submission = folder.submission(last)
+    return not journal.is_held(submission.launcher) and not living_jobs(submission)
 
 
 def unfinished(folder: SweepFolder) -> dict[int, list[int]]:

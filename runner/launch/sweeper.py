@@ -55,7 +55,7 @@ def executor(context: Any, config: Any, application: Application) -> tuple[Calla
     if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
         return execute_here, None
     engine = launchers.Engine(context, config)
-    if application.runs:
+    if application.act.runs:
         engine.begin()
 
     def execute(plan: Plan, **known: Any) -> SweepOutcome:

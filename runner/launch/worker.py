@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import UserError
-from runner.launch import application
+from runner.launch import process
 from runner.records import store
 from runner.records.journal import Journal
 from runner.records.paths import SubmissionFolder, SweepFolder
@@ -102,7 +102,7 @@ class Worker:
             journal.append("end")
             return "stopped"
         about = store.read_json(submission.about)
-        application.quiet_libraries()
+        process.quiet_libraries()
         from runner.launch import jobs
 
         piece = jobs.read(submission, num)
@@ -119,7 +119,7 @@ class Worker:
         folder = SweepFolder(self._folder)
         plan = jobs.plan_of(folder, piece, self._composing.hydra_files())
         nums = [task.job.num for task in plan.tasks]
-        with application.interrupts(lambda _: None) as asked, locks.parts(folder.lock, nums) as taken:
+        with process.interrupts(lambda _: None) as asked, locks.parts(folder.lock, nums) as taken:
             left = jobs.remaining(plan, submission, num)
             mine = [task for task in left if task.job.num in taken]
             if others := len(nums) - len(taken):

@@ -85,16 +85,16 @@ def reader(side: str) -> Callable[[Path], None]:
     """Restores what `saver` saved: ours by `verify --no-code`, every file and leaf compared with its digest."""
     import orbax.checkpoint as ocp
 
-    from runner.commands import verify
+    from runner.commands import verifier
     from runner.records.paths import RunFolder
 
     if side == "plain":
         standard = ocp.StandardCheckpointer()
         return lambda path: standard.restore(path / "checkpoint")
-    verifier = verify.Verifier(code=False)
+    verifying = verifier.Verifier(code=False)
 
     def ours(path: Path) -> None:
-        wrong = verifier.verify(RunFolder(path)).wrong
+        wrong = verifying.verify(RunFolder(path)).wrong
         if wrong:
             raise SystemExit("\n".join(wrong))
 

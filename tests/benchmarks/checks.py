@@ -30,7 +30,7 @@ from runner.config import schema
 from runner.config.settings import ChecksMode, Run
 from runner.experiment import execute
 from runner.experiment.program import Program, compile_program, draft, identify
-from runner.launch import application
+from runner.launch import process
 
 LAYERS = ("linear", "batch_norm", "dropout", "lora", "conv", "mlp", "multi_head_attention", "lstm", "transformer_block")
 CHECKS_OFF = 1000
@@ -147,7 +147,7 @@ def main() -> None:
     full = given.depth == "full"
     known = [name for name in schema.layer_names() if name != "custom"]
     runs = compose(known if given.layers == "all" else given.layers.split(","))
-    application.quiet_libraries()
+    process.quiet_libraries()
     heads = ["layer", "program, CPU ms", "traced claims: CPU (wall)"]
     heads += ["all ten: CPU (wall)", "the dearest of them", "all ten, by what they compile"] * full
     heads.append("`checks=off`, µs")

@@ -21,7 +21,7 @@ from typing import Any
 
 from runner.config.composed import Config
 from runner.config.settings import from_data, to_data
-from runner.launch import application, jobs
+from runner.launch import jobs, process
 from runner.launch.jobs import Crew
 from runner.records import files, store
 from runner.records.codec import to_json
@@ -116,7 +116,7 @@ def main() -> None:
         (path,) = Path("outputs/one/runs").iterdir()
         template = store.read_record(RunFolder(path))
         run = from_data(template.settings)
-        application.prepare_process([Config(run=run)])
+        process.prepare_process([Config(run=run)])
         print("| command | s | user s | says |\n|---|---|---|---|")
         timed("plan", "plan", *words(num_runs)[1:])
         fill(plan_of(template, num_runs), template)

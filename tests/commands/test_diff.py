@@ -216,7 +216,7 @@ USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--c
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["old"], f"diff: the following arguments are required: sides.\n  Try: {USAGE}"),
+        (["old"], f"diff: the following arguments are required: SIDE.\n  Try: {USAGE}"),
         (["old", "nowhere"], "nowhere is neither a folder nor a host nor a config.\n  Try: a run, an Orbax checkpoint, "
          "pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp"),
         (["old", "diffed_nets:New()"],

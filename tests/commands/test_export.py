@@ -17,7 +17,7 @@ from flax import nnx
 
 from runner.arrays import checkpoint, safetensors_file, trees
 from runner.bridge import twins, wrap
-from runner.commands import export, main
+from runner.commands import exported_variables, imported_variables, main
 from runner.config import schema, settings
 from runner.errors import UserError
 from runner.experiment import saved_run
@@ -63,7 +63,7 @@ def run(capsys, *words: object) -> tuple[int, str, str]:
 
 
 def exported(run: RunFolder, to: str, out: Path) -> Path:
-    assert export.export(run.path, to, out=out) == 0
+    assert exported_variables.export(run.path, to, out=out) == 0
     return out
 
 
@@ -91,12 +91,12 @@ def test_every_layer_comes_back_from_each_form_with_its_bits(layer, tmp_path, ca
         said = f"error: {layer.path}: the layer {record.layer} has no variables, there is nothing to export"
         assert run(capsys, "export", layer.path, "--to", "nnx")[2].startswith(said)
         return
-    kinds = [kind for kind in export.KINDS if kind != "linen" or record.layer in TWINS]
+    kinds = [kind for kind in exported_variables.KINDS if kind != "linen" or record.layer in TWINS]
     for kind in kinds:
         out = exported(layer, kind, tmp_path / (f"{kind}.safetensors" if kind == "safetensors" else kind))
-        assert export.import_variables(out) == 0
+        assert imported_variables.import_variables(out) == 0
         assert bits(checkpoint.restore(tmp_path / f"{kind}-variables")) == bits(checkpoint.restore(layer.checkpoint))
-        assert export.import_variables(out, like=layer.path, out=tmp_path / f"{kind}-like") == 0
+        assert imported_variables.import_variables(out, like=layer.path, out=tmp_path / f"{kind}-like") == 0
         assert bits(checkpoint.restore(tmp_path / f"{kind}-like")) == bits(checkpoint.restore(layer.checkpoint))
     assert files.file_digests(layer) == record.files
 
@@ -156,7 +156,7 @@ def test_an_nnx_export_is_what_a_native_user_saves(sweep, tmp_path):
     save_natively(source, tmp_path / "native")
     metadata = [json.loads((path / "_METADATA").read_text())["tree_metadata"] for path in (out, tmp_path / "native")]
     assert metadata[0].keys() == metadata[1].keys()
-    assert export.import_variables(tmp_path / "native", like=source.path) == 0
+    assert imported_variables.import_variables(tmp_path / "native", like=source.path) == 0
     assert bits(checkpoint.restore(tmp_path / "native-variables")) == bits(checkpoint.restore(source.checkpoint))
 
 
@@ -170,7 +170,7 @@ def save_natively(source: RunFolder, path: Path, change=lambda state: state) -> 
 def test_a_pure_dict_of_native_state_comes_back_too(name, sweep, tmp_path):
     source = run_of(sweep, name)
     save_natively(source, tmp_path / "pure", nnx.to_pure_dict)
-    assert export.import_variables(tmp_path / "pure", like=source.path) == 0
+    assert imported_variables.import_variables(tmp_path / "pure", like=source.path) == 0
     assert bits(checkpoint.restore(tmp_path / "pure-variables")) == bits(checkpoint.restore(source.checkpoint))
 
 
@@ -355,7 +355,7 @@ def test_a_host_goes_out_as_safetensors_alone(kind, what, host_run, capsys):
 
 def test_a_host_comes_back_from_safetensors(host_run, tmp_path):
     out = exported(host_run, "safetensors", tmp_path / "host.safetensors")
-    assert export.import_variables(out) == 0
+    assert imported_variables.import_variables(out) == 0
     assert bits(checkpoint.restore(tmp_path / "host-variables")) == bits(checkpoint.restore(host_run.checkpoint))
 
 
@@ -376,7 +376,7 @@ def test_a_damaged_leaf_is_named_and_nothing_is_written(sweep, tmp_path, capsys)
     folder = RunFolder(shutil.copytree(run_of(sweep, "linear").path, tmp_path / "bad"))
     flip(folder.checkpoint / "params.kernel" / "0.0")
     said = f"error: {folder.checkpoint} is not what the run saved: params/kernel has other bits.\n"
-    for kind in export.KINDS:
+    for kind in exported_variables.KINDS:
         assert run(capsys, "export", folder.path, "--to", kind) == (2, "", said)
     assert not (tmp_path / "exports").exists()
 

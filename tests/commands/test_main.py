@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.commands import main
+from runner.commands import main, verb
 from runner.config import schema
 
 LAYERS = ", ".join(schema.layer_names())
@@ -139,7 +139,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
 def test_a_mistake_exits_with_2_says_what_to_type_and_writes_nothing(typed, said, here, capsys):
     code, out, err = run(capsys, *typed.split())
-    assert (code, out, err) == (2, "", f"error: {said.replace('VERBS', ', '.join(main.VERBS))}\n")
+    assert (code, out, err) == (2, "", f"error: {said.replace('VERBS', ', '.join(verb.VERBS))}\n")
     assert err.count("\n") <= 6
     assert list(here.iterdir()) == []
 

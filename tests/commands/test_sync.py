@@ -137,9 +137,9 @@ def test_a_sync_that_was_killed_goes_on_where_it_was(server, sweep, sync):
 
 
 def test_a_server_that_takes_nothing_is_not_asked_for_ever(server, sweep, sync, monkeypatch):
-    from runner.commands import sync as commands_sync
+    from runner.commands import wandb_sync
 
-    monkeypatch.setattr(commands_sync, "BATCH_RUNS", 1)
+    monkeypatch.setattr(wandb_sync, "BATCH_RUNS", 1)
     server.fault = lambda what, sent: 403 if what == "UpsertBucket" else None
     code, _, err = sync(sweep)
     assert (code, server.asked["UpsertBucket"]) == (1, 2)

@@ -18,7 +18,7 @@ from wandb_reader import read_offline_run
 
 from runner.arrays import trees
 from runner.bridge import hosts, twins, wrap
-from runner.commands import ls, main
+from runner.commands import main, run_lines
 from runner.config.settings import InputKind, InputSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute as experiment_execute
@@ -331,7 +331,7 @@ def test_the_record_of_a_trained_run_comes_back_and_shows_its_curve(execute):
         record.train.losses[0],
         record.train.losses[-1],
     )
-    text = "\n".join(ls.describe(to_data(record), Path("runs/0")))
+    text = "\n".join(run_lines.describe(to_data(record), Path("runs/0")))
     assert f"  20 steps, loss {record.train.losses[0]:.6g} to {record.train.losses[-1]:.6g}" in text
     assert "did not move: none" in text
 

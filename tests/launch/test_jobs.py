@@ -15,7 +15,7 @@ import pytest
 from failing_layers import LAYERS
 
 from runner import errors
-from runner.commands import ls, main
+from runner.commands import main
 from runner.launch import queue
 from runner.launch.jobs import Crew, cut, plan_of, read, remaining
 from runner.records import find, journal, locks, store
@@ -242,11 +242,11 @@ def test_jobs_live_as_long_as_their_launcher_or_their_own_process(done):
 
 
 def test_a_sweep_is_over_when_nobody_is_left_who_works_on_it(done):
-    assert ls.is_over(done)
+    assert queue.is_over(done)
     done.journal.unlink()
-    assert ls.is_over(done)
+    assert queue.is_over(done)
     lines = Journal(done.submission(1).launcher)
-    assert not ls.is_over(done)
+    assert not queue.is_over(done)
     lines.close()
 
 

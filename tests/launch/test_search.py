@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from failing_layers import LAYERS
 
-from runner.commands import ls, main
+from runner.commands import main
 from runner.config.settings import Direction, Search
 from runner.errors import ConfigError
+from runner.launch import queue
 from runner.launch.search import objective
 from runner.launch.search.sampler import Sampler
 from runner.launch.search.space import Axis
@@ -268,13 +269,13 @@ def test_a_search_in_jobs_of_another_launcher_is_the_same(searched, here):
     assert main.main([*SEEDS, "n_trials=4", "n_jobs=2", "hydra/launcher=basic"]) == 0
     assert told() == told(SweepFolder(searched["part"] / "mine"))
     assert sorted(mine().submissions()) == [1, 2]
-    assert ls.is_over(mine())
+    assert queue.is_over(mine())
 
 
 def test_a_search_is_not_over_while_its_process_lives(done):
-    assert ls.is_over(done)
+    assert queue.is_over(done)
     with contextlib.closing(Journal(done.trials)):
-        assert not ls.is_over(done)
+        assert not queue.is_over(done)
 
 
 MISTAKES = [

@@ -333,7 +333,7 @@ def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():
 
 
 def test_the_report_needs_no_jax():
-    code = "import sys, runner.commands.report; sys.exit('jax' in sys.modules)"
+    code = "import sys, runner.commands.live_report; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
@@ -377,14 +377,23 @@ def test_a_sweeps_end_writes_the_page_that_report_writes(folder):
     assert folder.report.read_bytes() == at_end
 
 
+REPORT_USAGE = "\n  Try: bridge-runner report outputs/SWEEP [--watch]"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "report: got nothing.\n  Try: bridge-runner report outputs/SWEEP [--watch]"),
-        (["a", "b"], "report: got a b.\n  Try: bridge-runner report outputs/SWEEP [--watch]"),
-        (["mine", "--open"], "report: got mine --open.\n  Try: bridge-runner report outputs/SWEEP [--watch]"),
-        (["min"], "min is no sweep: it has no sweep.json.\n  Try: mine"),
-        (["min", "--watch"], "min is no sweep: it has no sweep.json.\n  Try: mine"),
+        (
+            [],
+            "report: the following arguments are required: sweep." + REPORT_USAGE,
+        ),
+        (["a", "b"], "report: 2 paths were typed and 1 wanted.\n  Try: bridge-runner report a"),
+        (
+            ["mine", "--open"],
+            "report: unrecognized arguments: --open." + REPORT_USAGE,
+        ),
+        (["min"], "min is no sweep: it has no sweep.json.\n  Try: bridge-runner report mine"),
+        (["min", "--watch"], "min is no sweep: it has no sweep.json.\n  Try: bridge-runner report mine"),
     ],
 )
 def test_a_mistake_says_what_to_type_and_writes_nothing(words, message, folder, capsys):

@@ -23,7 +23,7 @@ from told_reporter import Reporter
 from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
 from runner.commands import main
-from runner.commands.verify import Verifier
+from runner.commands.verifier import Verifier
 from runner.config.composed import Config
 from runner.errors import StorageError
 from runner.records import store

@@ -16,7 +16,7 @@ from runner.config import schema
 from runner.config.composed import Config
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.launch import sweeper
-from runner.launch.application import PROCESS_WIDE
+from runner.launch.process import PROCESS_WIDE
 from runner.launch.search import objective, space, study
 from runner.launch.search import plan as search_plan
 from runner.launch.search.objective import Aim

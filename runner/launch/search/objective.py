@@ -10,7 +10,7 @@ from runner.config import settings
 from runner.config.composed import Config
 from runner.config.settings import Search
 from runner.errors import literal
-from runner.launch.application import PROCESS_WIDE
+from runner.launch.process import PROCESS_WIDE
 from runner.launch.search.sampler import Sampler
 from runner.launch.search.space import Axis
 from runner.records.metrics import Metric

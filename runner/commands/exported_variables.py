@@ -1,0 +1,178 @@
+"""What `bridge-runner export` writes: a run's variables for those who have no bridge-runner, and back.
+
+`nnx` is what flax's checkpointing guide saves of a native module: `nnx.split(module)[1]` as an Orbax checkpoint. The
+rng state is that which apply gave the layer (`bridge.apply_keys`); an import leaves it out, since Linen keeps none.
+`linen` is an Orbax checkpoint of the variables of the Linen layer of the same meaning (`runner.twins`).
+`safetensors` is one file of named arrays, for those who have no JAX.
+
+What was exported describes itself: its leaves, their digests and the run's settings are in a JSON beside the arrays.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.arrays import renames, safetensors_file, trees
+from runner.bridge import native, twins, wrap
+from runner.commands import tree_mismatch
+from runner.commands.output_path import default_target, require_target, save
+from runner.config.composed import Config
+from runner.config.settings import Run
+from runner.errors import LayerError, StorageError, UserError, nearest
+from runner.experiment import saved_run
+from runner.experiment.program import Draft
+from runner.launch import process
+from runner.records import files, find, store
+from runner.records.paths import RunFolder
+from runner.records.record import Leaf, Record, Status
+from runner.report.terminal import Terminal
+
+NNX, LINEN, SAFETENSORS = KINDS = ("nnx", "linen", "safetensors")
+
+# What describes an export: a file in an Orbax folder, a text in a safetensors file.
+DESCRIPTION = "bridge_runner"
+DESCRIPTION_FILE = f"{DESCRIPTION}.json"
+DESCRIPTION_VERSION = 1
+
+Names = dict[str, np.ndarray]
+
+
+def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) -> int:
+    """Writes the variables of a saved run as others keep them; prints where.
+
+    Args:
+      run: The run's folder.
+      to: `nnx`, `linen` or `safetensors`.
+      out: A folder, or for safetensors a file, that is not there yet; by default in `exports` beside the sweep's runs.
+      trust: Whether modules that are neither ours nor flax's may be imported, where the layer is built.
+
+    Returns:
+      0.
+
+    Raises:
+      UserError: No such run or kind, a damaged checkpoint, a layer that has no such form, or a target that is there.
+    """
+    if to not in KINDS:
+        raise UserError(f"export: --to {to}: there are {', '.join(KINDS)}", f"--to {nearest(to, KINDS) or NNX}")
+    if to == SAFETENSORS:
+        safetensors_file.require_package()
+    folder = find.find_run(run)
+    record = store.read_record(folder)
+    target = Path(os.path.expanduser(out or default_target(folder, to)))
+    require_target(target, folder, by_orbax=to != SAFETENSORS)
+    variables = saved_run.read_variables(folder, record)
+    if not record.variables:
+        why = "the run failed" if record.status is Status.failed else f"the layer {record.layer} has no variables"
+        raise UserError(f"{folder.path}: {why}, there is nothing to export", f"bridge-runner show {folder.path}")
+    description = _description(folder, record, to)
+    if to == SAFETENSORS:
+        _write_tensors(target, variables, description)
+    else:
+        process.prepare_process([Config(run=Run())])
+        saved_run.require_trust(saved_run.config_of(record), trust=trust)
+        tree, rng = _built(folder, record, variables, to)
+        _write_orbax(target, tree, description | {"rng": rng})
+    num_bytes = sum(leaf.num_bytes for leaf in record.variables)
+    Terminal().line(f"{len(record.variables)} leaves, {num_bytes} bytes: {target}")
+    return 0
+
+
+def _built(folder: RunFolder, record: Record, variables: Any, to: str) -> tuple[Any, list[str]]:
+    """The tree that is written where the layer must be built for it, and the names of the rng state in it."""
+    config = saved_run.config_of(record)
+    if config.host.target:
+        what = "native module" if to == NNX else "Linen twin"
+        raise UserError(f"{folder.path} is a run of the host {record.host}, which has no {what}", "--to safetensors")
+    if to == LINEN:
+        _require_twin(saved_run.rebuild(folder, config), record)
+        return variables, []
+    module = saved_run.reload(folder.path, as_="nnx", trust=True).module
+    return native.state(module), native.rng_names(module)
+
+
+def _require_twin(draft: Draft, record: Record) -> None:
+    """Judges whether the Linen twin of the layer has the run's variables.
+
+    Raises:
+      UserError: There is no twin, or it has others.
+    """
+    model: Any = draft.layer.model
+    twin = twins.twin_of(model.nnx_class, model.kwargs, draft.layer.call)
+    if twin.layer is None:
+        raise UserError(f"the layer {record.layer} has no Linen twin: {twin.why}", "--to nnx")
+    try:
+        wanted = wrap.find_needs(twin.layer, draft.x, twin.name).variables
+    except LayerError as error:
+        raise UserError(f"the Linen twin of {record.layer} refuses: {error.what}", "--to nnx") from error
+    wrong = tree_mismatch.sentences(renames.compare(trees.unbox(draft.variables), trees.unbox(wanted)))
+    if wrong:
+        raise UserError(f"the Linen twin of {record.layer}, {twin.name}, has another tree: {wrong}", "--to nnx")
+
+
+def _description(folder: RunFolder, record: Record, to: str) -> dict[str, Any]:
+    return {
+        "version": DESCRIPTION_VERSION,
+        "to": to,
+        "run": folder.path.absolute().name,
+        "run_id": record.run_id,
+        "layer": record.layer,
+        # A layer that keeps all the rngs that it is given restores into one that was given the same streams.
+        "streams": record.streams,
+        "settings": record.settings,
+        "leaves": [_leaf(leaf) for leaf in record.variables],
+    }
+
+
+def _leaf(leaf: Leaf) -> dict[str, Any]:
+    return {
+        "name": ".".join(str(part) for part in leaf.path),
+        "collection": str(leaf.path[0]),
+        "path": leaf.path,
+        "keys": [_key_type(part) for part in leaf.path],
+        "shape": leaf.shape,
+        "dtype": leaf.dtype,
+        "axes": leaf.names,
+        "digest": leaf.digest,
+    }
+
+
+def _key_type(part: Any) -> str:
+    """`str`, `int`, or `tuple` of a key that a record keeps spelt as Python spells it."""
+    if isinstance(part, int):
+        return "int"
+    try:
+        return "tuple" if isinstance(ast.literal_eval(part), tuple) else "str"
+    except (ValueError, SyntaxError):
+        return "str"
+
+
+def _write_tensors(target: Path, variables: Any, description: Mapping[str, Any]) -> None:
+    arrays: Names = {}
+    for path, leaf in trees.flatten(variables):
+        name = ".".join(str(part) for part in path)
+        if name in arrays:
+            raise UserError(f"two leaves would be one tensor, {name}", "--to nnx")
+        arrays[name] = leaf
+    target.parent.mkdir(parents=True, exist_ok=True)
+    safetensors_file.write(target, arrays, {"format": "np", DESCRIPTION: json.dumps(description)})
+
+
+def _write_orbax(target: Path, tree: Any, description: Mapping[str, Any]) -> None:
+    """Writes the checkpoint with its description in it: both, or neither."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        save(tree, beside)
+        files.write_atomic(beside / DESCRIPTION_FILE, json.dumps(description, indent=1).encode() + b"\n")
+        os.rename(beside, target)
+    except OSError as error:
+        raise StorageError(f"{target} can't be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

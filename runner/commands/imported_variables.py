@@ -1,0 +1,182 @@
+"""What was exported, or saved natively, read back as Linen variables. Nothing that a file names is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.arrays import checkpoint, renames, safetensors_file, trees
+from runner.commands import tree_mismatch
+from runner.commands.exported_variables import DESCRIPTION, DESCRIPTION_FILE, DESCRIPTION_VERSION, Names
+from runner.commands.output_path import SUFFIX, require_target, save
+from runner.errors import StorageError, UserError
+from runner.records import find, store
+from runner.report.terminal import Terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a Linen variable dict is to be.
+
+    Attributes:
+      tree: Shapes and element types.
+      digests: Of its leaves by path, where they are known.
+      source: Who says so.
+      strict: Whether another digest is a damage, or only another value than that run's.
+    """
+
+    tree: Any
+    digests: Mapping[str, str]
+    source: str
+    strict: bool
+
+
+def import_variables(path: Path, *, like: Path | None = None, out: Path | None = None) -> int:
+    """Writes what was exported, or what somebody saved natively, as an Orbax checkpoint of Linen variables.
+
+    Nothing that the file names is imported, and no layer is built.
+
+    Args:
+      path: An Orbax folder or a safetensors file.
+      like: A run of the same layer, whose record says what the variables are; needed where `path` does not.
+      out: A folder that is not there yet; by default `<path>-variables`.
+
+    Returns:
+      0.
+
+    Raises:
+      UserError: Nothing readable, nothing that says what the variables are, or other leaves than are wanted.
+    """
+    beside = path if path.name else path.absolute()  # `.` has no name of its own
+    target = Path(os.path.expanduser(out or beside.with_name(f"{beside.name.removesuffix(SUFFIX)}-variables")))
+    require_target(target)
+    found, text = _read(path)
+    wanted = _like(like) if like is not None else _described(path, text)
+    leaves = _linen(found, [trees.spell(name) for name, _ in trees.flatten(wanted.tree)])
+    _require_same(path, leaves, wanted)
+    tree = trees.nest((name, leaves[trees.spell(name)]) for name, _ in trees.flatten(wanted.tree))
+    save(tree, target)
+    Terminal().line(f"{len(leaves)} leaves, {_compared(leaves, wanted)}: {target}")
+    Terminal().line(f"start from them: bridge-runner KEY=… variables={target}")
+    return 0
+
+
+def _read(path: Path) -> tuple[Names, str | None]:
+    """The arrays at `path` by dotted name, and the description that is beside them."""
+    if path.is_file():
+        arrays, metadata = safetensors_file.read(path)
+        return arrays, metadata.get(DESCRIPTION)
+    if not path.is_dir():
+        raise StorageError(f"{path}: there is no such file or folder", "bridge-runner export RUN --to nnx")
+    try:
+        tree = checkpoint.restore(path)
+    except checkpoint.CheckpointError as error:
+        raise StorageError(f"{path} can't be restored: {error.__cause__ or error}") from error
+    beside = path / DESCRIPTION_FILE
+    text = beside.read_text(errors="replace") if beside.exists() else None
+    return {".".join(map(str, name)): np.asarray(leaf) for name, leaf in trees.flatten(tree)}, text
+
+
+def _like(run: Path) -> Wanted:
+    """What the variables of a run are."""
+    record = store.read_record(find.find_run(run))
+    leaves = [(leaf.path, leaf.shape, leaf.dtype, leaf.digest) for leaf in record.variables]
+    return _wanted(leaves, source=str(run), strict=False)
+
+
+def _described(path: Path, text: str | None) -> Wanted:
+    """What the description of an export says."""
+    if text is None:
+        raise UserError(
+            f"{path} does not say what its arrays are: bridge-runner did not write it", f"import {path} --like RUN"
+        )
+    try:
+        found = json.loads(text)
+        if found["version"] != DESCRIPTION_VERSION:
+            raise StorageError(
+                f"{path}: its description has version {found['version']}, this program reads {DESCRIPTION_VERSION}"
+            )
+        leaves = [(leaf["path"], leaf["shape"], leaf["dtype"], leaf["digest"]) for leaf in found["leaves"]]
+        return _wanted(leaves, source="its description", strict=True)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        damage = f"{type(error).__name__}: {error}"
+        raise StorageError(f"{path}: its description is damaged: {damage}", f"import {path} --like RUN") from error
+
+
+def _wanted(leaves: Sequence[tuple[Any, ...]], *, source: str, strict: bool) -> Wanted:
+    pairs = [
+        (tuple(map(str, path)), jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)))
+        for path, shape, dtype, _ in leaves
+    ]
+    digests = {trees.spell(path): digest for path, *_, digest in leaves}
+    return Wanted(tree=trees.nest(pairs), digests=digests, source=source, strict=strict)
+
+
+def _linen(found: Names, wanted: Sequence[str]) -> Names:
+    """The arrays by their Linen paths, as they are wanted; what nobody wants keeps its name.
+
+    In the native layout a leaf has its path without the collection, and `value` after it where it is a Variable; in the
+    Linen layout a metadata box is spelt so too.
+    """
+    dotted = {name: name.replace("/", ".") for name in wanted}
+    is_linen = [name for name in dotted.values() if name in found or f"{name}.value" in found]
+    is_native = [name for name in dotted.values() if _inner(name) in found or f"{_inner(name)}.value" in found]
+    as_native = len(is_native) > len(is_linen)
+    leaves: Names = {}
+    left = dict(found)
+    for name, spelt in dotted.items():
+        own = _inner(spelt) if as_native else spelt
+        stored = next((one for one in (f"{own}.value", own) if one in left), None)
+        if stored is not None:
+            leaves[name] = left.pop(stored)
+    rng = _rng_names(left) if as_native else set()
+    return leaves | {name.replace(".", "/"): leaf for name, leaf in left.items() if name not in rng}
+
+
+def _inner(dotted: str) -> str:
+    return dotted.partition(".")[2]
+
+
+def _rng_names(found: Names) -> set[str]:
+    """Names of rng streams: a key and a count of draws in one place, both unsigned."""
+    streams = set()
+    for name, leaf in found.items():
+        stem = re.fullmatch(r"(.*\b)key(\.value)?", name)
+        count = f"{stem[1]}count{stem[2] or ''}" if stem else ""
+        if count in found and leaf.dtype == np.uint32 == found[count].dtype and leaf.ndim > found[count].ndim:
+            streams |= {name, count}
+    return streams
+
+
+def _require_same(path: Path, leaves: Names, wanted: Wanted) -> None:
+    """Judges whether the leaves are those that are wanted.
+
+    Raises:
+      StorageError: Leaves are missing, extra, or of another shape, element type or bits.
+    """
+    # By name: a stranger's leaves may lie where another one's parent would be.
+    names = {trees.spell(name): leaf for name, leaf in trees.flatten(wanted.tree)}
+    wrong = tree_mismatch.sentences(renames.compare(leaves, names))
+    if wrong:
+        raise StorageError(f"{path} is not what {wanted.source} says: {wrong}")
+    if wanted.strict:
+        changed = [name for name, leaf in leaves.items() if trees.array_digest(leaf) != wanted.digests[name]]
+        if changed:
+            bits = tree_mismatch.some([f"{name} has other bits" for name in changed])
+            raise StorageError(f"{path} is not what was exported: {bits}", "export the run again")
+
+
+def _compared(leaves: Names, wanted: Wanted) -> str:
+    if wanted.strict:
+        return "the same bits as exported"
+    num = sum(trees.array_digest(leaf) == wanted.digests[name] for name, leaf in leaves.items())
+    return f"{num} of them with the bits of {wanted.source}"

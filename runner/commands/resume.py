@@ -1,0 +1,52 @@
+"""`bridge-runner resume`: what is missing or failed of a sweep, by the command that is kept in its plan."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from runner.commands.hydra_command import MULTIRUN, hydra_command
+from runner.commands.verb import Verb
+from runner.errors import quoted
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines what `resume` takes."""
+    parser.add_argument("sweep", type=Path, help="folder of the sweep")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="what else holds, e.g. retry=all")
+
+
+def run(typed: argparse.Namespace) -> int:
+    """Runs what is missing or failed of a sweep.
+
+    Raises:
+      UserError: The folder is no sweep, or what is typed beside it contradicts its plan.
+    """
+    from runner.records import store
+    from runner.records.paths import SweepFolder
+
+    sweep = SweepFolder(typed.sweep)
+    origin = store.read_plan(sweep)["origin"]
+    command = list(origin["command"])
+    if origin["cwd"] not in sys.path:
+        sys.path.append(origin["cwd"])
+    key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
+    # Of a search that was resumed before, the command has one already.
+    command = [word for word in command if not word.startswith(f"{key}=")]
+    return hydra_command([*command, *typed.overrides, f"{key}={quoted(str(sweep.path.absolute()))}"])
+
+
+VERB = Verb(
+    name="resume",
+    summary="Runs what is missing or failed of a sweep.",
+    usage="resume outputs/SWEEP [retry=all]",
+    examples={
+        "resume outputs/mlp-1a2b3c4d": "go on after a crash or Ctrl-C",
+        "resume outputs/mlp-1a2b3c4d retry=all": "every run again",
+    },
+    add_arguments=add_arguments,
+    run=run,
+    exit_codes={0: "every run is done", 1: "a run failed"},
+    paths={"sweep": "sweep"},
+)

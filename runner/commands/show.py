@@ -1,0 +1,49 @@
+"""`bridge-runner show`: one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from runner.commands.verb import Verb
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines what `show` takes."""
+    parser.add_argument("run", type=Path, help="folder of the run, or of its sweep and the run's number")
+    parser.add_argument("--json", action="store_true", help="the record as it is")
+
+
+def run(typed: argparse.Namespace) -> int:
+    """Prints one run: settings, output, times, checks, variables, files.
+
+    Raises:
+      StorageError: There is no run.
+    """
+    from runner.commands import run_lines
+    from runner.records import find, store
+    from runner.report.terminal import Terminal
+
+    folder = find.find_run(typed.run)
+    text = folder.record.read_text()
+    if typed.json:
+        print(text, end="")
+        return 0
+    terminal = Terminal()
+    for line in run_lines.describe(store.read_json(folder.record), folder.path):
+        terminal.line(line)
+    return 0
+
+
+VERB = Verb(
+    name="show",
+    summary="One run: settings, variables, output, times, checks.",
+    usage="show outputs/SWEEP/runs/RUN [--json]",
+    examples={
+        "show outputs/mlp-1a2b3c4d/0": "run 0 of a sweep",
+        "show outputs/mlp-1a2b3c4d/0 --json": "its record",
+    },
+    add_arguments=add_arguments,
+    run=run,
+    paths={"run": "run"},
+)

@@ -1,0 +1,108 @@
+"""What holds for the whole process: JAX's devices and cache, what libraries log, Ctrl-C, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import ConfigError, literal
+
+if TYPE_CHECKING:
+    from runner.config.composed import Config
+
+# Set once for the process, so all configs of a sweep agree on them.
+PROCESS_WIDE = (
+    "num_cpu_devices",
+    "compilation_cache",
+    "workers",
+    "output_root",
+    "sweep",
+    "on_failure",
+    "max_failures",
+    "retry",
+    "zip",
+    "exclude",
+    "checkpoint.keep",
+    "checkpoint.metric",
+    "checkpoint.mode",
+)
+
+
+def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> None:
+    """Sets what is process-wide: JAX's devices and cache, and that libraries log errors only.
+
+    Args:
+      configs: Of the sweep.
+      elsewhere: Whether the work is done by other processes, so that this one takes no card.
+
+    Raises:
+      ConfigError: Configs that disagree on it, or JAX that already runs otherwise.
+    """
+    first = configs[0].run
+    for key in PROCESS_WIDE:
+        values = list(dict.fromkeys(literal(operator.attrgetter(key)(config.run)) for config in configs))
+        if len(values) > 1:
+            raise ConfigError(key, ",".join(values), "one value holds for a whole sweep", f"{key}={values[0]}")
+    quiet_libraries()
+    from runner.arrays import devices
+    from runner.experiment import distributed
+    from runner.report.terminal import Terminal
+
+    if elsewhere:
+        devices.keep_to_cpu()
+    devices.prepare_process(first.num_cpu_devices, first.compilation_cache)
+    distributed.start(first.distributed, Terminal().warned)
+
+
+def leave(code: int, error: BaseException | None = None) -> None:
+    """Ends this process at once if others belong to it and something went wrong; see `processes.leave`."""
+    if "runner.experiment.distributed" in sys.modules:
+        from runner.experiment import distributed
+
+        distributed.leave(code, error)
+
+
+def quiet_libraries() -> None:
+    """Keeps off the terminal what libraries log beside the errors that they raise."""
+    # Orbax warns of every save that it has no OCDBT to merge, and logs what it raises; so does jax with callbacks.
+    for name in ("absl", "concurrent.futures", "jax._src.callback"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _say_unraisable
+
+
+def _say_unraisable(one: sys.UnraisableHookArgs) -> None:
+    """Says what nobody could be told of, but for other writes of a save that failed: Orbax waits for none of them."""
+    if str(one.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(one)
+
+
+@contextlib.contextmanager
+def interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM once: the answer turns True. Ctrl-C again: KeyboardInterrupt.
+
+    Args:
+      say: Takes one line.
+    """
+    asked: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        asked.append(number)
+        if len(asked) > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        say("stopping after the current run; Ctrl-C again stops now. The same command goes on later.")
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: another program's launcher decides
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

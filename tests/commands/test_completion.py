@@ -1,0 +1,195 @@
+"""What TAB offers: the completer by itself, and the scripts in the shells that are installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.commands import main
+from runner.commands.completer import complete
+from runner.commands.completion import SCRIPTS
+from runner.commands.verb import VERBS
+from runner.config import schema
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Two sweeps, the first with two runs, as the working directory."""
+    for sweep, runs in {"fine": ("0-aa", "1-bb"), "wide": ("0-cc",)}.items():
+        for run in runs:
+            (tmp_path / "outputs" / sweep / "runs" / run).mkdir(parents=True)
+        (tmp_path / "outputs" / sweep / "sweep.json").write_text(json.dumps({}))
+    (tmp_path / "mine" / "layer").mkdir(parents=True)
+    (tmp_path / "mine" / "layer" / "gated.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FINE_RUNS = ["outputs/fine/runs/0-aa", "outputs/fine/runs/1-bb"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("re", ["reload", "report", "rerun", "results", "resume", "retry="]),
+        ("laye", ["layer="]),
+        ("layer=lin", ["layer=linear", "layer=linear_general", "layer=linear_with_metadata", "layer=linen_inside"]),
+        ("seed=1 layer=linear,ml", ["layer=linear,mlp"]),
+        ("plan layer=ml", ["layer=mlp"]),
+        ("--config-dir mine layer=ga", ["layer=gated"]),
+        ("-m +exper", ["+experiment="]),
+        ("seed=1 experiment", []),
+        ("seed=1 +experiment=w", ["+experiment=width"]),
+        ("hydra/laun", ["hydra/launcher="]),
+        ("hydra/launcher=r", ["hydra/launcher=ray"]),
+        ("timing.rou", ["timing.rounds="]),
+        ("on_failure=", ["on_failure=continue", "on_failure=stop"]),
+        ("seed=", []),
+        ("--mul", ["--multirun"]),
+        ("ls --", ["--by", "--help", "--json", "--watch"]),
+        ("sync outputs/fine --", ["--help", "--watch"]),
+        ("check --js", ["--json"]),
+        ("reload outputs/fine/0 --as ", ["linen", "nnx"]),
+        ("export outputs/fine/0 --to s", ["safetensors"]),
+        ("help com", ["compare", "completion"]),
+        ("completion ", ["bash", "fish", "zsh"]),
+        ("resume ", ["outputs/fine", "outputs/wide"]),
+        ("resume outputs/fine retry=a", ["retry=all"]),
+        ("ls out", ["outputs/fine", "outputs/wide"]),
+        ("ls mi", ["mine/"]),
+        ("show ", ["outputs/fine/", "outputs/wide/"]),
+        ("show outputs/fine/", FINE_RUNS),
+        ("show outputs/fine/runs/1", FINE_RUNS[1:]),
+        ("report outputs/fine/", []),
+        ("verify outputs/fine/", FINE_RUNS),
+        ("compare outputs/fine outputs/w", ["outputs/wide"]),
+        ("import x --like outputs/fine/", FINE_RUNS),
+        ("show /nowhere/", []),
+    ],
+)  # fmt: skip
+def test_the_last_word_is_completed(typed, offered, here):
+    assert complete(typed.split(" ")) == offered
+
+
+def test_without_a_word_every_verb_and_every_key_of_the_config_is_offered(here):
+    offered = complete([""])
+    keys = re.findall(r"^(\w+):", (schema.config_dir() / "config.yaml").read_text(), flags=re.MULTILINE)
+    assert {*VERBS} <= {*offered}
+    assert {f"{key}=" for key in keys if key not in ("defaults", "hydra")} <= {*offered}
+    groups = {folder.name for folder in schema.config_dir().iterdir() if folder.is_dir()} - {"hydra"}
+    assert groups <= {one.strip("+=") for one in offered}
+
+
+def test_absolute_paths_are_completed(here):
+    assert complete(["report", f"{here}/outputs/f"]) == [f"{here}/outputs/fine"]
+
+
+def test_completing_imports_neither_jax_nor_hydra(here):
+    command = [sys.executable, "-X", "importtime", "-m", "runner", "__complete", "--", "layer=li"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert "layer=linear\n" in done.stdout
+    imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE))
+    assert imported.isdisjoint({"jax", "hydra", "omegaconf", "wandb", "numpy", "rich", "yaml"})
+
+
+def in_shell(shell: str, script: str) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([shell, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+# The words as bash cuts them, and what it would put in the place of the last one.
+BASH_WORDS = [
+    (["sho"], ["show"]),
+    (["layer", "=", "ml"], ["mlp"]),
+    (["seed", "=", "1", "layer", "=", "ml"], ["mlp"]),
+    (["-m", "hydra/launcher", "="], ["joblib", "ray", "submitit_local", "submitit_slurm"]),
+    (["show", "outputs/fine/"], FINE_RUNS),
+    (["qqq"], []),
+]
+
+
+@pytest.mark.parametrize(("words", "offered"), BASH_WORDS, ids=[" ".join(words) for words, _ in BASH_WORDS])
+def test_bash_completes(words, offered, here):
+    quoted = " ".join(f"'{word}'" for word in words)
+    script = f"""
+    eval "$(bridge-runner completion bash)"
+    COMP_WORDS=(bridge-runner {quoted}); COMP_CWORD={len(words)}
+    _bridge_runner
+    ((${{#COMPREPLY[@]}})) && printf '%s\\n' "${{COMPREPLY[@]}}"; true
+    """
+    assert in_shell("bash", script).split() == offered
+
+
+def test_bash_knows_the_completion_of_the_command():
+    said = in_shell("bash", 'eval "$(bridge-runner completion bash)"; complete -p bridge-runner')
+    assert said == "complete -o default -F _bridge_runner bridge-runner\n"
+
+
+def pressed_tab(line: str) -> str:
+    """What an interactive bash shows after a line was typed and TAB pressed, up to the blank that ends a whole word."""
+    ours, theirs = pty.openpty()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "TERM": "dumb", "PS1": ""}
+    setup = 'bind "set enable-bracketed-paste off"; eval "$(bridge-runner completion bash)"; echo rea""dy\n'
+    words = ["bash", "--norc", "--noprofile", "-i"]
+    shown, typed, deadline = b"", False, time.monotonic() + 60
+    ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(words, **ends, env=environment, start_new_session=True) as shell:
+        os.write(ours, setup.encode())
+        while time.monotonic() < deadline and not (typed and shown.endswith(b" ")):
+            if select.select([ours], [], [], 0.2)[0]:
+                shown += os.read(ours, 4096)
+            if not typed and b"ready\r\n" in shown:
+                shown, typed = b"", True
+                os.write(ours, f"{line}\t".encode())
+        shell.kill()
+    os.close(ours)
+    os.close(theirs)
+    return shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("bridge-runner seed=1,2 layer=linear,ml", "bridge-runner seed=1,2 layer=linear,mlp "),
+        ("bridge-runner report outputs/fi", "bridge-runner report outputs/fine "),
+    ],
+)
+def test_tab_in_an_interactive_bash_completes(typed, completed, here):
+    assert pressed_tab(typed).endswith(completed)
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_a_shell_takes_its_script(shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    in_shell(shell, SCRIPTS[shell])
+
+
+def test_fish_completes(here):
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    said = in_shell("fish", f"{SCRIPTS['fish']}\ncomplete -C 'bridge-runner layer=ml'")
+    assert said.split() == ["layer=mlp"]
+
+
+def test_another_shell_is_refused(capsys):
+    assert main.main(["completion", "tcsh"]) == 2
+    assert "completion: argument bash|zsh|fish: invalid choice: 'tcsh'" in capsys.readouterr().err
+
+
+def test_hydras_own_completion_still_installs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "hydra_bash_completion" in in_shell("bash", "bridge-runner -sc install=bash")

@@ -1,0 +1,63 @@
+"""What is missing or failed of a sweep, done later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from swept_folder import QUIET, all_files, forget, run, run_folder
+
+from runner.commands import main
+
+
+@pytest.fixture
+def here(swept_here):
+    return swept_here
+
+
+def test_resume_does_what_is_missing_and_only_that(here, capsys):
+    before = json.loads((run_folder("fine", 2) / "record.json").read_text())
+    forget("fine", 2)
+    kept = all_files()
+    code, out, _ = run(capsys, "resume", "outputs/fine")
+    assert code == 0
+    assert out.startswith("fine: 4 runs · 2 programs · 3 done, 1 new · 1 to do\n")
+    assert "\n4 of 4 runs done\n" in out
+    after = json.loads((run_folder("fine", 2) / "record.json").read_text())
+    assert [leaf["digest"] for leaf in after["variables"]] == [leaf["digest"] for leaf in before["variables"]]
+    records = [path for path in kept if path.name == "record.json"]
+    assert {path: kept[path] for path in records} == {path: path.stat().st_mtime_ns for path in records}
+
+
+def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, capsys):
+    forget("fine", 0)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    code, out, _ = run(capsys, "resume", str(here / "outputs" / "fine"))
+    assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 3 done, 1 new · 1 to do")
+    assert list(Path().iterdir()) == []
+
+
+def test_resume_does_failed_runs_again_and_takes_what_is_typed_beside(here, capsys):
+    code, out, _ = run(capsys, "resume", "outputs/mixed", "retry=none")
+    assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 0 to do")
+    (here / "broken").unlink()
+    code, out, _ = run(capsys, "resume", "outputs/mixed")
+    assert (code, out.splitlines()[0]) == (0, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 1 to do")
+
+
+def test_resume_of_a_single_run_does_it_where_it_was(here, capsys):
+    assert main.main(["seed=3", "sweep=alone", *QUIET]) == 0
+    forget("alone", 0)
+    code, out, _ = run(capsys, "resume", "outputs/alone")
+    assert (code, out.splitlines()[0]) == (0, "alone: 1 run · 1 program")
+    assert run_folder("alone", 0).is_dir()
+
+
+def test_resume_of_a_folder_with_a_quote_in_its_name_works(here, capsys):
+    (here / "it's").mkdir()
+    shutil.copytree("outputs/fine", "it's/fine")
+    code, out, err = run(capsys, "resume", "it's/fine")
+    assert (code, err) == (0, "")
+    assert out.startswith("fine: 4 runs · 2 programs · 4 done · 0 to do\n")
