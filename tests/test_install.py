@@ -58,6 +58,7 @@ def elsewhere(wheel, tmp_path_factory):
 def test_the_wheel_has_the_config_and_the_plugins_where_they_are_looked_for(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"runner/conf/config.yaml", "runner/conf/layer/linear.yaml", "runner/conf/experiment/width.yaml"} <= names
+    assert "runner/py.typed" in names
     assert {"hydra_plugins/bridge_runner/sweeper.py", "hydra_plugins/bridge_runner/launcher.py"} <= names
     assert not any(name.startswith(("conf/", "tests/", "runner/launch/plugins")) for name in names)
     assert "hydra_plugins/__init__.py" not in names

@@ -36,8 +36,11 @@ class FailureKind(enum.Enum):
     other = "other"
 
 
-class Verdict(enum.Enum):
-    """What a check says: it holds, it doesn't, it holds within limits that are named, or it was not tested."""
+class Verdict(enum.StrEnum):
+    """What a check says: it holds, it does not, it holds within limits that are named, or it was not tested.
+
+    Each equals its string, so that `check.verdict == check.verdict.value` in a caller's test.
+    """
 
     yes = "yes"
     no = "no"

@@ -124,10 +124,7 @@ def load(sweep: str | Path) -> Results:
     Raises:
       UserError: There is no such sweep, none of its runs is done, or pandas is not installed.
     """
-    try:
-        import pandas  # noqa: F401
-    except ImportError:
-        raise UserError("the package pandas is not installed", "pip install 'bridge-runner[pandas]'") from None
+    require_pandas()
     folder = SweepFolder(Path(sweep))
     there = [row for row in find.read_rows(folder) if row.status in find.STATUSES]
     if not there:
@@ -137,6 +134,18 @@ def load(sweep: str | Path) -> Results:
         records = store.read_records(folder.run(row.num, row.run_id) for row in there)
         table = columns.to_table(columns.results_rows(records))
     return Results(path=folder.path, frame=table.to_pandas())
+
+
+def require_pandas() -> None:
+    """Nothing if pandas is installed, which the results of a sweep are made with.
+
+    Raises:
+      UserError: It is not.
+    """
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        raise UserError("the package pandas is not installed", "pip install 'bridge-runner[pandas]'") from None
 
 
 def _names(table: Any) -> list[tuple[str, str]]:

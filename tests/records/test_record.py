@@ -200,3 +200,7 @@ def test_sizes_are_counted_from_the_leaves():
 def test_the_norm_of_an_output_is_over_all_its_arrays(norms, norm):
     output = [dataclasses.replace(OUTPUT, norm=one) for one in norms]
     assert dataclasses.replace(RECORD, output=output).output_norm == norm
+
+
+def test_a_verdict_is_its_string():
+    assert [str(verdict) for verdict in Verdict] == [verdict.value for verdict in Verdict] == list(Verdict)
