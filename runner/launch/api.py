@@ -17,7 +17,7 @@ from runner.launch.application import EXIT_INTERRUPTED, Application
 from runner.report import frame
 
 if TYPE_CHECKING:
-    from runner.records.record import Row
+    from runner.records.row import Row
     from runner.report.frame import Results
 
 # Libraries that a sweep keeps from logging what they also raise.

@@ -15,6 +15,7 @@ import pytest
 from swept_folder import all_files, forget, run, run_folder
 
 from runner.records import find
+from runner.records.paths import SweepFolder
 
 
 @pytest.fixture
