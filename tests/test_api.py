@@ -12,7 +12,6 @@ import pytest
 
 import runner
 from runner.sweep import plan
-from  import runner
 
 
 def test_importing_the_package_and_listing_it_does_not_import_jax():
@@ -49,7 +48,7 @@ def test_help_shows_arguments_shapes_units_and_errors(name, said):
 
 
 def test_sweep_stays_the_function_after_its_subpackage_was_imported():
-    assert runner.__name__ == "runner.sweep.plan"
+    assert plan.__name__ == "runner.sweep.plan"
     assert inspect.isfunction(runner.sweep)
     code = "import runner.sweep.plan, runner; from runner.sweep import execute; assert callable(runner.sweep)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
