@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.bridge.wrap import nnx_inside_linen
+    from runner.bridge.example import nnx_inside_linen
     from runner.checks.report import check
     from runner.errors import UserError
     from runner.experiment.execute import execute

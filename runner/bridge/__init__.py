@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runner.bridge.wrap import nnx_inside_linen
+    from runner.bridge.example import nnx_inside_linen
 
     __all__ = ["nnx_inside_linen"]
 else:
@@ -11,7 +11,7 @@ else:
     def __getattr__(name: str) -> Any:
         # Flax takes a second to import.
         if name == "nnx_inside_linen":
-            from runner.bridge.wrap import nnx_inside_linen
+            from runner.bridge.example import nnx_inside_linen
 
             return nnx_inside_linen
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

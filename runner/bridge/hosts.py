@@ -1,8 +1,4 @@
-"""Linen modules around a layer, as pipelines have them; and a Linen module inside an NNX one, the other way round.
-
-A host is a `flax.linen.Module` with a field `layer`. `self.layer()` gives the wrapped layer anew, as a submodule of the
-host, under the name of the setting `host.layer_name`; `self.layer(name="mine")` under another one.
-"""
+"""Linen modules around a layer, as pipelines have them."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import nnx
 from flax.core import FrozenDict
 from flax.nnx import bridge
 
@@ -25,6 +20,7 @@ from runner.errors import ConfigError, LayerError, literal, nearest
 
 # Fields that every Linen module has.
 LINEN_FIELDS = ("parent", "name")
+
 
 PLACES = ("attention", "mlp", "norm")
 
@@ -63,7 +59,7 @@ class ToLinen(bridge.ToLinen):
         return super().__call__(*args, **{**self.call, **kwargs})
 
 
-class MLP(nn.Module):
+class MLPHost(nn.Module):
     """Three blocks, the layer as the middle one: [..., width] to [..., features].
 
     With a `host.layer_name` the others have the names that they had when all three were `nn.Dense`, `Dense_0` and
@@ -89,7 +85,7 @@ class MLP(nn.Module):
         return nn.Dense(self.features or x.shape[-1], name=last)(y)
 
 
-class Transformer(nn.Module):
+class TransformerHost(nn.Module):
     """A pre-norm encoder block with the layer as one of its parts: [..., length, width] to the same.
 
     The other parts have the names that they have in a block of Linen layers only; with `host.layer_name` null Linen
@@ -141,7 +137,7 @@ class Transformer(nn.Module):
         return name if self.layer.name else None
 
 
-class Scanned(nn.Module):
+class ScannedHost(nn.Module):
     """A stack of the layer by `nn.scan`, each added to its input: [..., width] to the same.
 
     Every collection has a leading axis of `num_layers`, and every rng stream is split, so that each layer has weights
@@ -176,40 +172,6 @@ class _Residual(nn.Module):
     def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
         # The carry of a scan keeps its element type too.
         return (x + _keeping_shape("scanned", self.layer(), x)).astype(x.dtype), None
-
-
-class LinenInside(nnx.Module):
-    """An MLP whose first layer is a Linen `nn.Dense`, by `ToNNX`: [..., in_features] to [..., out_features].
-
-    The Dense gets its variables here, in the constructor: without `lazy_init` a Linen init of this layer would give no
-    variables for it and raise nothing.
-
-    Args:
-      in_features: Last axis of x.
-      hidden: Features of the Dense.
-      out_features: Last axis of the output.
-      activation: After the Dense.
-      rngs: Stream `params`.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden: int,
-        out_features: int,
-        *,
-        activation: Callable[[jax.Array], jax.Array] = nnx.relu,
-        rngs: nnx.Rngs,
-    ) -> None:
-        # Without a parent: it would else become a submodule of the Linen module that is just being run.
-        dense = nn.Dense(hidden, parent=None)
-        self.dense = bridge.ToNNX(dense, rngs=rngs).lazy_init(jnp.zeros((1, in_features)))
-        self.linear = nnx.Linear(hidden, out_features, rngs=rngs)
-        self.activation = activation
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: [..., in_features]."""
-        return self.linear(self.activation(self.dense(x)))
 
 
 def put_around(layer: Bridged, settings: HostSettings) -> Bridged:

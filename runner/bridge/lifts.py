@@ -13,7 +13,7 @@ import jax
 from flax import linen as nn
 from flax.core import FrozenDict
 
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.bridge.wrap import Bridged
 
 NAME = "layer"
@@ -104,7 +104,7 @@ class Mapped(nn.Module):
     def __call__(self, x: jax.Array) -> Any:
         """What the layer gives for each entry of x, stacked."""
         # Shared weights are drawn once: only where none are shared does `params` split.
-        split: Any = {stream: stream != wrap.PARAMS or not self.shared for stream in self.streams}
+        split: Any = {stream: stream != rngs.PARAMS or not self.shared for stream in self.streams}
         axes: Any = dict.fromkeys(self.shared) | dict.fromkeys(self.stacked, 0)
         lifted = nn.vmap(
             lambda layer, x: layer(x, **self.call),

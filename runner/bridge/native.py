@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError
 
@@ -35,7 +35,7 @@ def variables(layer: Bridged, keys: Mapping[str, jax.Array]) -> dict[str, Any]:
       layer: A wrapped layer.
       keys: Keys given to init.
     """
-    return _collections(_build(layer, wrap.native_streams(keys)))
+    return _collections(_build(layer, rngs.native_streams(keys)))
 
 
 def with_variables(
@@ -54,7 +54,7 @@ def with_variables(
     """
     if layer.construct is None:
         raise LayerError("a host has no native module", 'reload(run, as_="linen")')
-    module = _build(layer, {"params": jax.random.key(0), **wrap.native_streams(keys)})
+    module = _build(layer, {"params": jax.random.key(0), **rngs.native_streams(keys)})
     state = nnx.merge_state(nnx.State({}), *(nnx.State(collection) for collection in variables.values()))
     own = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState)))
     kinds = {trees.spell(path): _kind(leaf) for path, leaf in own}
@@ -99,7 +99,7 @@ def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str])
     # Leaves, not Variables: those may only change at the trace level that made them, and a gradient is another.
     def build(keys: Mapping[str, jax.Array]) -> Any:
         # In apply the bridge adds the stream `default` where it was not given.
-        module = _build(layer, {"default": jax.random.key(0), **wrap.native_streams(keys)})
+        module = _build(layer, {"default": jax.random.key(0), **rngs.native_streams(keys)})
         for _, inner in nnx.iter_modules(module):
             traced.extend(value for value in vars(inner).values() if isinstance(value, jax.core.Tracer))
         graph["def"], rng_state, state = nnx.split(module, nnx.RngState, ...)  # type: ignore[misc]

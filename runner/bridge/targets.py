@@ -22,7 +22,7 @@ from runner.errors import ConfigError, LayerError, nearest
 # What a record from a stranger may name: module classes of these packages, factories of these files, and as an argument
 # functions of these modules. No more of ours or jax's: `jax.numpy.load` runs what a pickle says.
 TRUSTED_PACKAGES = ("runner", "flax")
-TRUSTED_FACTORIES = ("runner.bridge.layers.blocks", "runner.bridge.layers.recurrent")
+TRUSTED_FACTORIES = "runner.bridge.layers."
 TRUSTED_FUNCTIONS = re.compile(r"flax\.(nnx|linen)\.|jax\.(_src\.)?(nn|numpy|lax|random|scipy)\b")
 FILE_FUNCTIONS = frozenset({"load", "save", "savez", "fromfile"})
 
@@ -129,7 +129,7 @@ def _is_trusted(path: str, is_own: Callable[[Any], bool]) -> bool:
 def _is_own_module(found: Any) -> bool:
     # `jax.….os.system` begins with jax, and is not of jax.
     module = str(getattr(found, "__module__", ""))
-    return module.split(".")[0] in TRUSTED_PACKAGES if isinstance(found, type) else module in TRUSTED_FACTORIES
+    return module.split(".")[0] in TRUSTED_PACKAGES if isinstance(found, type) else module.startswith(TRUSTED_FACTORIES)
 
 
 def _is_own_function(found: Any) -> bool:

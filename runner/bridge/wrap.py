@@ -1,71 +1,22 @@
-"""NNX class to Linen module: what the bridge is given, what it needs, and where its random numbers come from.
-
-This file and `hosts` are the only ones that know `flax.nnx.bridge`; `lifts` and `twins` know `flax.linen` too.
-"""
+"""An NNX layer as a Linen module, through `flax.nnx.bridge`."""
 
 from __future__ import annotations
 
 import inspect
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import flax
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict
 from flax.nnx import bridge
 
 from runner.bridge import targets
-from runner.config.settings import MAX_SEED, LayerSettings
-from runner.errors import ConfigError, LayerError, UserError, literal, nearest
-from runner.records import seeds
-
-PARAMS = "params"
-
-# A layer that asks for more streams than this asks for a new one each time it is tried.
-MAX_STREAMS = 16
-
-
-def nnx_inside_linen(seed: float, x: jax.Array, features: float) -> jax.Array:
-    """The output of an NNX layer run inside Linen: the worked example, eager, as the flax guides write it.
-
-    Args:
-      seed: Whole number from 0; the init key is `jax.random.PRNGKey(int(seed))`.
-      x: Input, shape [in_features].
-      features: Whole number from 1.
-
-    Returns:
-      Output, shape [features].
-
-    Raises:
-      ConfigError: A seed or features that is no whole number or too small, or an x without an axis.
-    """
-    num_features = _whole("features", features, least=1)
-    root = _whole("seed", seed, least=0, most=MAX_SEED)
-    x = jnp.asarray(x)
-    if x.ndim < 1:
-        raise ConfigError("input_shape", list(x.shape), "x needs at least one axis", "'input_shape=[4]'")
-    if x.size == 0:
-        raise ConfigError("input_shape", list(x.shape), "every axis needs at least one element", "'input_shape=[4]'")
-
-    class Layer(nnx.Module):
-        def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs) -> None:
-            self.linear = nnx.Linear(in_features=in_features, out_features=out_features, rngs=rngs)
-
-        def __call__(self, x: jax.Array) -> jax.Array:
-            return self.linear(x)
-
-    model = bridge.to_linen(Layer, in_features=x.shape[-1], out_features=num_features)
-    variables = model.init(jax.random.PRNGKey(root), x)
-    output = model.apply(variables, x)
-    assert isinstance(output, jax.Array)
-    return output
+from runner.bridge.rngs import init_keys
+from runner.config.settings import LayerSettings
+from runner.errors import ConfigError, LayerError, literal, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +42,6 @@ class Bridged:
         if not mutable:
             return self.model.apply(variables, x, rngs=dict(keys), **self.call), {}
         return self.model.apply(variables, x, rngs=dict(keys), mutable=list(mutable), **self.call)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a layer wants beside its input, found out by tracing it.
-
-    Attributes:
-      streams: rng streams, `params` first.
-      mutable: Collections that apply changes or makes.
-      variables: Shapes and dtypes of the variables, as `jax.eval_shape` gives them.
-      output: Shapes and dtypes of the output.
-    """
-
-    streams: tuple[str, ...]
-    mutable: tuple[str, ...]
-    variables: Any
-    output: Any
 
 
 def wrap(layer: LayerSettings) -> Bridged:
@@ -145,92 +79,9 @@ def arguments_of(model: Any) -> dict[str, Any]:
     return {**dict(zip(_parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
 
 
-def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
-    """The streams and mutable collections of `layer`, found by tracing; nothing is computed.
-
-    Args:
-      layer: The wrapped layer.
-      x: Input, or its shape and dtype.
-      label: What the layer is called in an error.
-
-    Raises:
-      LayerError: The layer refuses its arguments or the input.
-    """
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    streams: tuple[str, ...] = (PARAMS,)
-    while True:
-        try:
-            variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
-            # Linen's own dropout draws from `params` while init runs, and asks for its stream only now.
-            output, mutable = _trace_apply(layer, variables, streams, x)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the layer's own code raises
-            missing = _missing_stream(error)
-            if missing is None or missing in streams or len(streams) >= MAX_STREAMS:
-                raise _refusal(layer, x, label, error) from error
-            streams = (*streams, missing)
-        else:
-            return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
-
-
-def names_in_order(layer: Bridged, streams: Sequence[str], x: Any) -> dict[tuple[str, ...], list[str]]:
-    """Names in every Linen module by its path, in the order in which they were taken; Linen counts classes in it."""
-    found: dict[tuple[str, ...], list[str]] = {}
-
-    def watch(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        result = method(*args, **kwargs)
-        scope = context.module.scope
-        if scope is not None:
-            found[tuple(map(str, scope.path))] = list(scope.reservations)
-        return result
-
-    def init(key: jax.Array, x: jax.Array) -> Any:
-        with nn.intercept_methods(watch):
-            return layer.init(key, streams, x)
-
-    jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32), x)
-    return found
-
-
 def is_linen(found: Any) -> bool:
     """Whether `found` is a class of `flax.linen` modules."""
     return isinstance(found, type) and issubclass(found, nn.Module)
-
-
-def root_key(seed: int) -> jax.Array:
-    """The Linen init key of a run: `jax.random.PRNGKey(seed)`."""
-    return jax.random.PRNGKey(seed)
-
-
-def teacher_key(seed: int) -> jax.Array:
-    """The root key of a teacher's weights: another one than that of any run."""
-    return _named_key(root_key(seed), "train", "teacher")
-
-
-def init_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
-    """Keys given to init: the root key for `params`, one folded from it by name for every other stream."""
-    return {stream: key if stream == PARAMS else _named_key(key, "init", stream) for stream in streams}
-
-
-def apply_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
-    """Keys given to apply: other ones than init's, and none for `params`."""
-    return {stream: _named_key(key, "apply", stream) for stream in streams if stream != PARAMS}
-
-
-def native_streams(keys: Mapping[str, jax.Array], path: Sequence[str] = ()) -> dict[str, jax.Array]:
-    """What a wrapped layer really draws from: one stream for every key that Linen was given.
-
-    `model.init(keys, x)` builds the layer with `nnx.Rngs(**native_streams(keys))`, so the same class built with these
-    has the same variables, bit for bit. Each is the key with four bytes of a SHA-1 folded in: over the names of the
-    modules on the way, and over 1, since the wrapper is the first in its scope to ask for a stream.
-
-    Args:
-      keys: Key of each stream, as given to Linen's init or apply.
-      path: Names from the outermost Linen module down to the wrapped layer; empty where it is the outermost.
-    """
-    folded = np.uint32(seeds.stream_number(path, separated=flax.config.flax_fix_rng_separator))
-    return {stream: jax.random.fold_in(key, folded) for stream, key in keys.items()}
 
 
 def resolve_target(path: str) -> Callable[..., nnx.Module]:
@@ -255,27 +106,6 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
             "def make_layer(*, rngs): return MyLayer(…, rngs=rngs)",
         )
     return found
-
-
-def _named_key(key: jax.Array, when: str, stream: str) -> jax.Array:
-    return jax.random.fold_in(key, seeds.key_number(when, stream))
-
-
-def _whole(key: str, value: float, *, least: int, most: int = MAX_SEED) -> int:
-    try:
-        if isinstance(value, (str, bytes)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError(key, value, "a whole number is needed", f"{key}={least}") from None
-    if not math.isfinite(number) or number != int(number):
-        whole = round(min(abs(number), 1e9)) if number == number else least
-        raise ConfigError(key, value, "a whole number is needed", f"{key}={max(whole, least)}")
-    if number < least:
-        raise ConfigError(key, value, f"at least {least} is needed", f"{key}={least}")
-    if number > most:
-        raise ConfigError(key, value, f"at most {most} is possible", f"{key}={least}")
-    return int(value)
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -318,72 +148,3 @@ def _suggest_argument(key: str) -> str:
     if key in ("out_features", "features", "dout", "d_out", "dim_out"):
         return f"'layer.kwargs.{key}=${{features}}'"
     return f"layer.kwargs.{key}=…"
-
-
-def _missing_stream(error: Exception) -> str | None:
-    # NNX's words, and Linen's for a Linen module inside the layer.
-    match = re.search(r"No RngStream named '(\w+)'|needs PRNG for \"(\w+)\"", str(error))
-    return (match[1] or match[2]) if match else None
-
-
-def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any) -> tuple[Any, tuple[str, ...]]:
-    """Shapes of the output, and the collections whose values leave apply as other ones than they came in."""
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-
-    def run(variables: Any, k: jax.Array, v: jax.Array) -> Any:
-        return layer.model.apply(variables, v, rngs=apply_keys(k, streams), mutable=True, **layer.call)
-
-    closed, (output, updates) = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
-    given = {id(var) for var in closed.jaxpr.invars}
-    for equation in closed.jaxpr.eqns:  # on a mesh, unboxing a variable with axis names says again where it lies
-        if equation.primitive.name == "sharding_constraint" and id(equation.invars[0]) in given:
-            given.add(id(equation.outvars[0]))
-    num_output = len(jax.tree.leaves(output))
-    update_vars = closed.jaxpr.outvars[num_output:]
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
-    changed = {str(path[0].key) for path, var in zip(paths, update_vars, strict=True) if id(var) not in given}
-    return output, tuple(sorted(changed))
-
-
-def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError:
-    """The layer's own error as a sentence with the shapes and what to change."""
-    reason = " ".join(str(error).split()) or "no reason given"
-    reason = reason if len(reason) <= 300 else f"{reason[:297]}…"
-    what = f"layer {label} can't take x of shape {list(x.shape)} {x.dtype}: {type(error).__name__}: {reason}"
-    return LayerError(what.rstrip("."), _mend(layer, list(x.shape), reason))
-
-
-def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
-    """What to type when a layer refuses x: the likeliest of the constructor, the element type, and the shape."""
-    if "auto mesh context" in reason:  # flax's words where a variable has axis names and there is no mesh
-        axes = dict.fromkeys(re.findall(r"'(\w+)'", reason.partition("out_sharding=")[2]), 1)
-        return f"'mesh={literal(axes)}'"
-    if _fails_to_construct(layer):
-        return "other values for layer.kwargs"
-    if "integer" in reason.lower():
-        return "input=tokens input.high=32"
-    if "argument was provided" in reason or "missing" in reason:
-        return "+layer.call.NAME=VALUE for a call argument, +layer.kwargs.NAME=VALUE for a constructor's"
-    if match := re.search(r"__call__\(\) got an unexpected keyword argument '(\w+)'", reason):
-        return f"the same without layer.call.{match[1]}"
-    if "Name in use" in reason:
-        return "names for the other layers of the host too, as they were counted before, or another host.layer_name"
-    widths = re.search(r"contracting dimensions to have the same shape, got \((\d+),\) and \(\d+,\)", reason)
-    if layer.construct is None and widths:
-        return f"layer.kwargs.in_features={widths[1]}, if that is the width that the host gives the layer"
-    for key in ("in_features", "num_features"):
-        wanted = arguments_of(layer.model).get(key)
-        if isinstance(wanted, int) and wanted != shape[-1]:
-            return f"'input_shape={literal([*shape[:-1], wanted])}'"
-    return f"'input_shape={literal([2, *shape])}' or another shape or input"
-
-
-def _fails_to_construct(layer: Bridged) -> bool:
-    construct = layer.construct
-    if construct is None:
-        return False
-    try:
-        nnx.eval_shape(lambda: construct(nnx.Rngs(0)))
-    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
-        return True
-    return False

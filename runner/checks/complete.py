@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.arrays import tree_diff
 from runner.arrays.tree_diff import Difference, Kind, Parts
-from runner.bridge import wrap
+from runner.bridge import needs, rngs
 from runner.checks import verdicts
 from runner.checks.probes.subject import Subject
 from runner.records.record import Check
@@ -52,7 +52,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
 
 def _is_params_alone(subject: Subject) -> bool:
     """Whether what is given would be complete as the collection `params`."""
-    wrapped = None if subject.given is None else {wrap.PARAMS: subject.given}
+    wrapped = None if subject.given is None else {rngs.PARAMS: subject.given}
     return wrapped is not None and not tree_diff.compare(wrapped, subject.needs.variables)
 
 
@@ -93,7 +93,7 @@ def new_names(subject: Subject) -> dict[Parts, Parts]:
     if subject.given is None:
         return {}
     wanted = tree_diff.leaf_kinds(subject.needs.variables)
-    order = wrap.names_in_order(subject.model, subject.needs.streams, subject.x)
+    order = needs.names_in_order(subject.model, subject.needs.streams, subject.x)
     given = tree_diff.leaf_kinds(subject.given)
     parents = {tuple(one.path.split("/")[1:-2]) for one in subject.differences if one.path.count("/") > 1}
     found: dict[Parts, Parts] = {}

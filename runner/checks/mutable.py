@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.checks import verdicts
 from runner.checks.probes import as_code, flow
 from runner.checks.probes.subject import Subject
@@ -111,7 +111,7 @@ def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, *,
     call = "apply" if given else "the next apply"
     detail = f"{names} {is_made} by a call, not by the constructor: {call} that is given {them} raises {what}"
     # A Linen module inside the layer makes its params late where nobody has initialised it.
-    mend = as_code.LAZY_INIT if wrap.PARAMS in collections else _in_constructor(subject, made)
+    mend = as_code.LAZY_INIT if rngs.PARAMS in collections else _in_constructor(subject, made)
     return verdicts.no(NAME, detail, mend, made=collections, error=what)
 
 
@@ -147,8 +147,8 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
 
     def native(variables: Any, key: jax.Array, x: jax.Array) -> Any:
         # A stream that is not given is drawn from key 0, as the bridge does.
-        keys = wrap.apply_keys(key, subject.rngs)
-        module = construct(nnx.Rngs({"default": 0, **wrap.native_streams(keys)}))
+        keys = rngs.apply_keys(key, subject.rngs)
+        module = construct(nnx.Rngs({"default": 0, **rngs.native_streams(keys)}))
         nnx.update(module, nnx.merge_state(*trees.unbox(variables).values()))
         module(x, **subject.model.call)
         return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))
@@ -175,4 +175,4 @@ def _paths(tree: Any) -> list[trees.Path]:
 
 
 def _rngs(subject: Subject) -> str:
-    return ", rngs=rngs" if any(name != wrap.PARAMS for name in subject.rngs) else ""
+    return ", rngs=rngs" if any(name != rngs.PARAMS for name in subject.rngs) else ""

@@ -13,7 +13,7 @@ import jax
 
 from runner.arrays import tree_diff
 from runner.arrays.tree_diff import Kind
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.checks import complete, streams, verdicts
 from runner.checks.probes import as_code
 from runner.checks.probes.subject import Subject
@@ -66,12 +66,12 @@ def judge(subject: Subject, *, full: bool) -> Check:
 
 def _left_out(subject: Subject) -> list[str]:
     """Parameters that apply makes and init does not: those of a Linen module inside the layer, not initialised."""
-    if wrap.PARAMS not in subject.needs.mutable:
+    if rngs.PARAMS not in subject.needs.mutable:
         return []
     needs = subject.needs
 
     def updates(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        return subject.model.apply(variables, wrap.apply_keys(key, needs.streams), (wrap.PARAMS,), x)[1]
+        return subject.model.apply(variables, rngs.apply_keys(key, needs.streams), (rngs.PARAMS,), x)[1]
 
     made = tree_diff.leaf_kinds(jax.eval_shape(updates, needs.variables, subject.key, subject.x))
     return sorted("/".join(path) for path in made.keys() - tree_diff.leaf_kinds(needs.variables).keys())

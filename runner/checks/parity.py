@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import trees
-from runner.bridge import native, twins, wrap
+from runner.bridge import native, needs, rngs, twins, wrap
 from runner.bridge.twins import Twin
 from runner.checks import verdicts
 from runner.checks.probes import hlo
@@ -84,7 +84,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
 def _differing_variables(subject: Subject) -> dict[str, Any]:
     """How init's variables differ from the native module's; nothing is compiled where both are one program."""
     layer = subject.model
-    keys = wrap.init_keys(subject.key, subject.needs.streams)
+    keys = rngs.init_keys(subject.key, subject.needs.streams)
     inits = (
         jax.jit(lambda keys, x: layer.model.init(keys, x, **layer.call)),
         jax.jit(lambda keys, x: native.variables(layer, keys)),
@@ -133,7 +133,7 @@ def _verdict(evidence: dict[str, Any]) -> Check:
 
 def _variants(subject: Subject, twin: Twin) -> dict[str, Variant]:
     layer, mutable = subject.model, subject.mutable
-    keys = wrap.apply_keys(subject.key, subject.rngs)
+    keys = rngs.apply_keys(subject.key, subject.rngs)
     alone = native.split(layer, keys, mutable)
     variants = {
         BRIDGED: Variant(apply=lambda v, k, x: layer.apply(v, k, mutable, x), streams=keys),
@@ -152,7 +152,7 @@ def _twin(subject: Subject) -> tuple[Twin, dict[str, Any]]:
     if twin.layer is None:
         return twin, {}
     try:
-        wanted = wrap.find_needs(twin.layer, subject.x, twin.name).variables
+        wanted = needs.find_needs(twin.layer, subject.x, twin.name).variables
     except LayerError as error:
         return Twin(name=twin.name, why=error.what), {}
     ours, theirs = _kinds(subject.needs.variables), _kinds(wanted)
@@ -177,7 +177,7 @@ def _moved(variables: Any) -> Any:
             return leaf
         return (leaf + 0.1 * generator.standard_normal(leaf.shape)).astype(leaf.dtype)
 
-    params = {wrap.PARAMS: jax.tree.map(move, variables[wrap.PARAMS])} if wrap.PARAMS in variables else {}
+    params = {rngs.PARAMS: jax.tree.map(move, variables[rngs.PARAMS])} if rngs.PARAMS in variables else {}
     return {**variables, **params}
 
 
@@ -186,7 +186,7 @@ def _results(output: Any, updated: Any) -> dict[str, Any]:
 
 
 def _has_gradient(variables: Mapping[str, Any]) -> bool:
-    leaves = jax.tree.leaves(variables.get(wrap.PARAMS, {}))
+    leaves = jax.tree.leaves(variables.get(rngs.PARAMS, {}))
     return any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
 
 
@@ -207,11 +207,11 @@ def _gradient_of(variant: Variant, output: Any) -> Callable[[Any, Any, jax.Array
 
     def gradient(variables: Any, streams: Any, x: jax.Array) -> Any:
         def loss(params: Any) -> jax.Array:
-            output, _ = variant.apply({**variables, wrap.PARAMS: params}, streams, x)
+            output, _ = variant.apply({**variables, rngs.PARAMS: params}, streams, x)
             pairs = zip(_inexact(output), cotangents, strict=True)
             return sum((jnp.sum(jnp.real(one * two)) for one, two in pairs), start=jnp.zeros(()))
 
-        by_param = trees.flatten(jax.grad(loss, allow_int=True)(variables[wrap.PARAMS]))
+        by_param = trees.flatten(jax.grad(loss, allow_int=True)(variables[rngs.PARAMS]))
         leaves = {trees.spell(path): jax.tree.leaves(leaf)[0] for path, leaf in by_param}
         return {path: leaf for path, leaf in leaves.items() if leaf.dtype != jax.dtypes.float0}
 

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from runner.arrays import trees
 from runner.arrays.mesh import SPELL_AXES, mesh_axes
-from runner.bridge import lifts, wrap
+from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks import rounding, verdicts
 from runner.checks.probes.subject import Subject
@@ -200,7 +200,7 @@ def _run(subject: Subject, mesh: Mesh) -> str:
 def _apply(subject: Subject) -> Any:
     needs = subject.needs
     return lambda variables, key, x: subject.model.apply(
-        variables, wrap.apply_keys(key, needs.streams), needs.mutable, x
+        variables, rngs.apply_keys(key, needs.streams), needs.mutable, x
     )
 
 

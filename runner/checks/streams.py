@@ -14,7 +14,7 @@ import numpy as np
 
 from runner.arrays import trees
 from runner.arrays.tree_diff import Kind
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.checks import verdicts
 from runner.checks.probes.draws import Draws
 from runner.checks.probes.subject import Subject
@@ -34,7 +34,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
     wanted, missing = subject.wanted_streams, absent(subject)
     # With a stream missing, Linen's own layers raise; a wrapped one goes on.
     found = _draws(subject) if missing else subject.draws
-    given = [stream for stream in subject.rngs if stream != wrap.PARAMS]
+    given = [stream for stream in subject.rngs if stream != rngs.PARAMS]
     unused = [stream for stream in given if stream not in wanted and stream not in subject.needs.streams]
     shared = _shared(subject, found)
     evidence: dict[str, Any] = {"init": list(subject.needs.streams), "apply": wanted, "given": given, "unused": unused}

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.checks import complete, verdicts
 from runner.checks.probes import as_code, flow, hlo
 from runner.checks.probes.subject import Subject
@@ -48,7 +48,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
 def _left_out(subject: Subject, outside: Sequence[trees.Path]) -> Check:
     collections = list(dict.fromkeys(str(path[0]) for path in outside))
     raw = [path for path in outside if _is_raw(str(path[0]))]
-    if subject.trained != (wrap.PARAMS,):
+    if subject.trained != (rngs.PARAMS,):
         unknown = [name for name in subject.trained if name not in subject.needs.variables]
         typo = f" ({', '.join(unknown)}: no such collection)" if unknown else ""
         detail = f"{_names(outside)} stay as they are: train.collections{typo} leaves out {', '.join(collections)}"

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import lifts, wrap
+from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks.probes import as_code, flow, unwrapped
 from runner.checks.probes.subject import Subject
@@ -241,7 +241,7 @@ def _inside(name: str, model: Any) -> list[str]:
 
 def _seen(subject: Subject) -> list[str]:
     def run(variables: Any, key: Any, x: Any) -> Any:
-        keys = wrap.apply_keys(key, subject.rngs)
+        keys = rngs.apply_keys(key, subject.rngs)
         mutable = [INTERMEDIATES, *subject.mutable]
         return subject.model.model.apply(
             variables, x, rngs=keys, mutable=mutable, capture_intermediates=True, **subject.model.call

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from runner.arrays import renames, safetensors_file, trees
-from runner.bridge import native, twins, wrap
+from runner.bridge import native, needs, twins
 from runner.commands import tree_mismatch
 from runner.commands.output_path import default_target, require_target, save
 from runner.config.composed import Config
@@ -109,7 +109,7 @@ def _require_twin(draft: Draft, record: Record) -> None:
     if twin.layer is None:
         raise UserError(f"the layer {record.layer} has no Linen twin: {twin.why}", "--to nnx")
     try:
-        wanted = wrap.find_needs(twin.layer, draft.x, twin.name).variables
+        wanted = needs.find_needs(twin.layer, draft.x, twin.name).variables
     except LayerError as error:
         raise UserError(f"the Linen twin of {record.layer} refuses: {error.what}", "--to nnx") from error
     wrong = tree_mismatch.sentences(renames.compare(trees.unbox(draft.variables), trees.unbox(wanted)))

@@ -23,8 +23,9 @@ from flax import nnx
 from runner.arrays import checkpoint, trees
 from runner.arrays import renames as arrays_renames
 from runner.arrays.renames import EXTRA, MISSING, MOVED, SAME, Difference
-from runner.bridge import targets, wrap
-from runner.bridge.wrap import Bridged, Needs
+from runner.bridge import rngs, targets, wrap
+from runner.bridge.needs import Needs, find_needs, names_in_order
+from runner.bridge.wrap import Bridged
 from runner.checks import verdicts
 from runner.commands import output_path
 from runner.config import compose
@@ -281,11 +282,11 @@ def _traced(side: Side, x: Any, options: Options) -> Side:
     if x is None:
         raise UserError(f"{side.label}: the shape of its input is not known", "--input '[2,8]'")
     try:
-        needs = wrap.find_needs(side.model, x, side.label)
+        needs = find_needs(side.model, x, side.label)
     except LayerError as error:
         raise LayerError(error.what, "another --input, or --call NAME=VALUE") from error
     variables = side.variables if side.variables is None else trees.with_keys_of(side.variables, needs.variables)
-    names = wrap.names_in_order(side.model, needs.streams, x)
+    names = names_in_order(side.model, needs.streams, x)
     order = [(*path, name) for path, here in names.items() for name in here]
     return replace(side, needs=needs, variables=variables, order=order)
 
@@ -327,7 +328,7 @@ def _applied(model: Bridged, needs: Needs | None, variables: Any, x: Any) -> Map
     streams, mutable = (needs.streams, needs.mutable) if needs else ((), ())
 
     def apply(variables: Any, x: Any) -> Any:
-        return model.apply(variables, wrap.apply_keys(wrap.root_key(0), streams), mutable, x)[0]
+        return model.apply(variables, rngs.apply_keys(rngs.root_key(0), streams), mutable, x)[0]
 
     return trees.named_arrays(jax.jit(apply)(variables, x))
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import checkpoint, devices, trees
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.checks import verdicts
 from runner.config.composed import Config
 from runner.config.settings import Run
@@ -236,7 +236,7 @@ def _compare_applied(
     draft, apply = program
     config = saved_run.config_of(record)
     place = draft.placement
-    x, key = place.put_x(saved_run.make_input(folder, config)), place.put(wrap.root_key(config.seed))
+    x, key = place.put_x(saved_run.make_input(folder, config)), place.put(rngs.root_key(config.seed))
     given = place.put_variables(trees.with_keys_of(variables, draft.needs.variables))
     output, _ = apply(given, key, x)
     made = trees.named_arrays(output)

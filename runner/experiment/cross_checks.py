@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from runner.arrays import shards, trees
-from runner.bridge import hosts, twins, wrap
+from runner.bridge import hosts, rngs, twins
 from runner.checks import rounding, verdicts
 from runner.config.settings import ChecksMode, EagerCheck, Run
 from runner.experiment import inputs
@@ -48,9 +48,9 @@ def rehearse_eager(run: Run, draft: Draft) -> None:
     if place.mesh is not None or run.checks.mode is ChecksMode.off:
         return
     with contextlib.suppress(Exception), place.context():  # the check says what is wrong
-        x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(wrap.root_key(run.seed))
+        x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(rngs.root_key(run.seed))
         variables = draft.given if draft.given is not None else draft.model.init(key, draft.needs.streams, x)
-        draft.model.apply(variables, wrap.apply_keys(key, draft.rngs), draft.mutable, x)
+        draft.model.apply(variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
 
 
 def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
@@ -63,7 +63,7 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
       x: Its input.
     """
     variables = draft.model.init(key, draft.needs.streams, x) if draft.given is None else made.initial
-    output, _ = draft.model.apply(made.variables, wrap.apply_keys(key, draft.rngs), draft.mutable, x)
+    output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     both = trees.named_arrays(trees.unbox(made.initial)), trees.named_arrays(trees.unbox(variables))
     return verdicts.eager(both, (made.output, trees.named_arrays(output)))
 
@@ -84,7 +84,7 @@ def one_device(run: Run, draft: Draft, made: Made) -> Check:
     place, given = draft.placement.alone(), jax.tree.map(shards.whole, made.variables)
     with place.context():
         alone = compile_program(dataclasses.replace(draft, placement=place, training=None))
-        key, x = place.put(wrap.root_key(run.seed)), place.put_x(inputs.make_input(run.input, run.input_shape))
+        key, x = place.put(rngs.root_key(run.seed)), place.put_x(inputs.make_input(run.input, run.input_shape))
         variables = alone.init(key, x) if draft.given is None else place.put(draft.given)
         output, _ = alone.apply(place.put(given), key, x)
     both = trees.unbox(made.initial), trees.unbox(variables)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from runner.arrays import devices, trees
-from runner.bridge import wrap
+from runner.bridge import rngs, wrap
 from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
 from runner.config.settings import ChecksDepth, ChecksMode, Run, to_data
@@ -163,7 +163,7 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         mutable=draft.mutable,
         trained=tuple(run.train.collections),
         trains=run.train.steps > 0,
-        key=place.put(wrap.root_key(0)),
+        key=place.put(rngs.root_key(0)),
         compiled_init=program.init if program else None,
         compiled_apply=program.apply if program else None,
         again=lambda: wrap.wrap(run.layer),
@@ -283,7 +283,7 @@ def _tell(
     """Init, train, apply, check, time. The order matters: an output is checked before its time is taken."""
     run, place = job.run, program.draft.placement
     x = place.put_x(inputs.make_input(run.input, run.input_shape))
-    key = jax.block_until_ready(place.put(wrap.root_key(run.seed)))
+    key = jax.block_until_ready(place.put(rngs.root_key(run.seed)))
 
     story.variables, story.init_first_s = first_call(lambda: program.init(key, x), clock=clock)
     if program.draft.given is not None:
@@ -343,7 +343,7 @@ def _trained(
     steps: Steps | None = None,
 ) -> Trained:
     run, place, (key, x) = job.run, program.draft.placement, arguments
-    teacher = program.init(place.put(wrap.teacher_key(run.train.teacher_seed)), x)
+    teacher = program.init(place.put(rngs.teacher_key(run.train.teacher_seed)), x)
     teacher = training.make_teacher(compiled.training, teacher, run.train.teacher_seed)
     return training.train(
         compiled,

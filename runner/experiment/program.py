@@ -16,7 +16,9 @@ from flax import nnx
 from runner.arrays import devices, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
 from runner.bridge import hosts, targets, wrap
-from runner.bridge.wrap import Bridged, Needs
+from runner.bridge.needs import Needs, find_needs
+from runner.bridge.rngs import apply_keys
+from runner.bridge.wrap import Bridged
 from runner.config.settings import InputKind, Run, canonical_digest, to_data
 from runner.experiment import inputs
 from runner.experiment import training as experiment_training
@@ -200,9 +202,9 @@ def draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any =
     layer, construct_s = clock.seconds(lambda: wrap.wrap(run.layer))
     model = hosts.put_around(layer, run.host)
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
-    place = _placement(run, identity, x, functools.partial(wrap.find_needs, model, x, label))
+    place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))
     with place.context():
-        needs = wrap.find_needs(model, x, label)
+        needs = find_needs(model, x, label)
     if given is not None:
         given = trees.with_keys_of(given, needs.variables)
     rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
@@ -303,6 +305,6 @@ def _arguments(drafted: Draft) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStru
 
 def _apply(drafted: Draft) -> Callable[..., Any]:
     def apply(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        return drafted.model.apply(variables, wrap.apply_keys(key, drafted.rngs), drafted.mutable, x)
+        return drafted.model.apply(variables, apply_keys(key, drafted.rngs), drafted.mutable, x)
 
     return apply

@@ -18,7 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from runner.arrays import checkpoint, devices, trees
 from runner.arrays.mesh import make_mesh, on_one_device
-from runner.bridge import native, targets, wrap
+from runner.bridge import native, targets
+from runner.bridge.rngs import apply_keys, root_key
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets
 from runner.config.settings import DistributedSettings, InputKind, Run, from_data
@@ -116,7 +117,7 @@ def reload(
             raise UserError(
                 f"{folder.path} is a run of the host {record.host}, which has no native module", 'as_="linen"'
             )
-        own = wrap.apply_keys(wrap.root_key(config.seed), draft.needs.streams)
+        own = apply_keys(root_key(config.seed), draft.needs.streams)
         # Of a mesh, axis names may be in the layer: flax would want a mesh to be set, to place what is replaced here.
         with nnx.use_eager_sharding(False) if record.mesh else contextlib.nullcontext():
             module = native.with_variables(draft.layer, placed, own, cast=dtype is not None)
@@ -124,7 +125,7 @@ def reload(
         module=module,
         variables=placed,
         x=make_input(folder, config),
-        rngs=wrap.apply_keys(wrap.root_key(config.seed), draft.rngs),
+        rngs=apply_keys(root_key(config.seed), draft.rngs),
         mutable=draft.mutable,
         call=draft.model.call,
         settings=config,

@@ -22,7 +22,7 @@ import optax
 from flax.training import train_state
 
 from runner.arrays import trees
-from runner.bridge import wrap
+from runner.bridge.rngs import apply_keys
 from runner.bridge.wrap import Bridged
 from runner.config.settings import TrainSettings
 from runner.errors import ConfigError, LayerError, nearest
@@ -94,7 +94,7 @@ class Training:
           key: The root key of the run.
           x: Input.
         """
-        keys = wrap.apply_keys(jax.random.fold_in(key, state.step), self.rngs)
+        keys = apply_keys(jax.random.fold_in(key, state.step), self.rngs)
         target, _ = self.model.apply(teacher, keys, self.mutable, x)
 
         def loss_of(trained: Any) -> tuple[jax.Array, Any]:

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import hosts, wrap
+from runner.bridge import hosts
+from runner.bridge.rngs import apply_keys, root_key
 from runner.commands import main
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute
@@ -78,7 +79,7 @@ def shapes(tree):
 
 
 def init(model, needs, x=X):
-    return model.init(wrap.root_key(0), needs.streams, x)
+    return model.init(root_key(0), needs.streams, x)
 
 
 def apply(model, variables, x=X, keys=None):
@@ -164,7 +165,7 @@ def test_a_scanned_stack_carries_statistics_and_splits_masks(model_of):
     )
     ones = jnp.ones((1, 64))
     model, needs = model_of("host=scanned", "input_shape=[1,64]", "layer=dropout", "layer.kwargs.rate=0.5")
-    y = apply(model, {}, ones, wrap.apply_keys(wrap.root_key(0), needs.streams))
+    y = apply(model, {}, ones, apply_keys(root_key(0), needs.streams))
     assert set(np.unique(y)) == {1, 3, 9}  # 1, 1 + 2, 3 + 6: with one mask for both there is no 3
 
 

@@ -10,7 +10,8 @@ from flax import linen as nn
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import twins, wrap
+from runner.bridge import rngs, twins, wrap
+from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
 from runner.checks import verdicts
 from runner.checks.probes import hlo
@@ -69,7 +70,7 @@ def values(shapes):
 
 
 def compiled(layer, needs, variables, x):
-    keys = wrap.apply_keys(jax.random.key(0), needs.streams)
+    keys = rngs.apply_keys(jax.random.key(0), needs.streams)
     return jax.jit(lambda v, k, x: layer.apply(v, k, needs.mutable, x)).lower(variables, keys, x).compile(), keys
 
 
@@ -81,7 +82,7 @@ def pair(request):
     assert twin.why == ""
     x = jnp.asarray(np.random.default_rng(1).standard_normal(WIDE), jnp.float32)
     x = jnp.arange(4) if nnx_class is nnx.Embed else x
-    both = [wrap.find_needs(one, x, "it") for one in (layer, twin.layer)]
+    both = [find_needs(one, x, "it") for one in (layer, twin.layer)]
     variables = values(both[0].variables)
     program, keys = compiled(layer, both[0], variables, x)
     theirs, _ = compiled(twin.layer, both[0], variables, x)
@@ -122,7 +123,7 @@ def test_a_twin_of_another_epsilon_is_told_apart():
     kwargs = {"num_features": 8}
     layer, twin = wrapped(nnx.LayerNorm, kwargs, {}), twins.twin_of(nnx.LayerNorm, {**kwargs, "epsilon": 0.5})
     x = jnp.arange(16.0).reshape(2, 8)
-    needs = wrap.find_needs(layer, x, "it")
+    needs = find_needs(layer, x, "it")
     variables = values(needs.variables)
     (ours, keys), (theirs, _) = (compiled(one, needs, variables, x) for one in (layer, twin.layer))
     one, two = (trees.named_arrays(program(variables, keys, x)) for program in (ours, theirs))
@@ -135,7 +136,7 @@ def test_a_norm_in_bfloat16_rounds_x_before_its_statistics_and_its_twin_after(nn
     kwargs = {"num_features": 8, "dtype": jnp.bfloat16}
     layer, twin = wrapped(nnx_class, kwargs, {}), twins.twin_of(nnx_class, kwargs, {})
     x = jnp.asarray(np.random.default_rng(1).standard_normal(WIDE), jnp.float32)
-    needs = wrap.find_needs(layer, x, "it")
+    needs = find_needs(layer, x, "it")
     variables = values(needs.variables)
     (ours, keys), (theirs, _) = (compiled(one, needs, variables, x) for one in (layer, twin.layer))
     one, two = (trees.named_arrays(program(variables, keys, x)) for program in (ours, theirs))

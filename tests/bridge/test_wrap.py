@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 from flax.nnx import bridge as flax_bridge
 
-from runner.bridge import targets, wrap
+from runner.bridge import example, targets, wrap
+from runner.bridge.needs import find_needs
+from runner.bridge.rngs import apply_keys, init_keys, root_key
 from runner.config.settings import LayerSettings
 from runner.errors import ConfigError, LayerError, UserError
 
@@ -93,7 +95,7 @@ def shaped(*shape, dtype="float32"):
 
 
 def needs_of(target, x, call=None, **kwargs):
-    return wrap.find_needs(wrap.wrap(settings_of(target, call, **kwargs)), x, "mine")
+    return find_needs(wrap.wrap(settings_of(target, call, **kwargs)), x, "mine")
 
 
 def refused(call, error=UserError):
@@ -126,7 +128,7 @@ def by_hand(seed, x, features):
 @pytest.mark.parametrize(("in_features", "features"), [(1, 1), (4, 8), (17, 3)])
 def test_the_worked_example_is_the_flax_calls_bit_for_bit(seed, in_features, features):
     x = jnp.asarray(np.random.default_rng(seed).normal(size=in_features), jnp.float32)
-    output = wrap.nnx_inside_linen(seed, x, features)
+    output = example.nnx_inside_linen(seed, x, features)
     assert output.shape == (features,)
     assert bits(output) == bits(by_hand(seed, x, features))
 
@@ -135,7 +137,7 @@ def test_the_worked_example_is_the_flax_calls_bit_for_bit(seed, in_features, fea
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
 def test_the_worked_example_takes_any_shape_and_element_type(shape, dtype):
     x = jnp.arange(np.prod(shape)).reshape(shape).astype(dtype)
-    assert bits(wrap.nnx_inside_linen(3, x, 5)) == bits(by_hand(3, x, 5))
+    assert bits(example.nnx_inside_linen(3, x, 5)) == bits(by_hand(3, x, 5))
 
 
 @pytest.mark.parametrize(
@@ -150,12 +152,12 @@ def test_the_worked_example_takes_any_shape_and_element_type(shape, dtype):
 )
 def test_a_whole_number_of_any_type_is_that_number(seed, features):
     x = np.arange(4.0, dtype=np.float32)
-    assert bits(wrap.nnx_inside_linen(seed, x, features)) == bits(by_hand(7, jnp.asarray(x), 3))
+    assert bits(example.nnx_inside_linen(seed, x, features)) == bits(by_hand(7, jnp.asarray(x), 3))
 
 
 def test_another_seed_gives_another_output():
     x = jnp.ones(4)
-    assert len({bits(wrap.nnx_inside_linen(seed, x, 3)) for seed in range(5)}) == 5
+    assert len({bits(example.nnx_inside_linen(seed, x, 3)) for seed in range(5)}) == 5
 
 
 @pytest.mark.parametrize(
@@ -176,31 +178,31 @@ def test_another_seed_gives_another_output():
     ],
 )
 def test_a_number_that_is_not_whole_or_too_small_is_named(seed, features, message):
-    assert refused(lambda: wrap.nnx_inside_linen(seed, jnp.ones(4), features), ConfigError) == message
+    assert refused(lambda: example.nnx_inside_linen(seed, jnp.ones(4), features), ConfigError) == message
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), 10**400], ids=["inf", "-inf", "10**400"])
 @pytest.mark.parametrize("key", ["seed", "features"])
 def test_a_number_without_end_is_named(key, value):
     arguments = {"seed": 0, "x": jnp.ones(4), "features": 3, key: value}
-    message = refused(lambda: wrap.nnx_inside_linen(**arguments), ConfigError)
+    message = refused(lambda: example.nnx_inside_linen(**arguments), ConfigError)
     assert message.startswith(f"{key}={value}: ")
 
 
 @pytest.mark.parametrize("seed", [2**32, 1e30])
 def test_a_seed_that_would_be_cut_to_32_bits_is_named(seed):
-    message = refused(lambda: wrap.nnx_inside_linen(seed, jnp.ones(4), 3), ConfigError)
+    message = refused(lambda: example.nnx_inside_linen(seed, jnp.ones(4), 3), ConfigError)
     assert message.startswith(f"seed={seed}: ")
 
 
 @pytest.mark.parametrize("text", ["3", "3.0"])
 def test_a_number_in_quotes_is_no_number(text):
-    message = refused(lambda: wrap.nnx_inside_linen(text, jnp.ones(4), 3), ConfigError)
+    message = refused(lambda: example.nnx_inside_linen(text, jnp.ones(4), 3), ConfigError)
     assert message.startswith(f"seed={text}: a whole number is needed.")
 
 
 def test_what_is_suggested_can_be_typed():
-    assert refused(lambda: wrap.nnx_inside_linen(0, jnp.ones(4), 0.2)).endswith("Try: features=1")
+    assert refused(lambda: example.nnx_inside_linen(0, jnp.ones(4), 0.2)).endswith("Try: features=1")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_what_is_suggested_can_be_typed():
     ],
 )
 def test_an_x_without_an_axis_or_an_element_is_named(x, message):
-    assert refused(lambda: wrap.nnx_inside_linen(0, x, 3), ConfigError) == message
+    assert refused(lambda: example.nnx_inside_linen(0, x, 3), ConfigError) == message
 
 
 # A layer's settings to a wrapped module.
@@ -227,7 +229,7 @@ def test_a_constructor_without_rngs_is_found_and_gets_none():
 
 
 def test_the_native_module_on_the_same_variables_gives_the_same_bits():
-    wrapped, x, key = wrap.wrap(settings_of("flax.nnx.Linear", **LINEAR)), jnp.arange(4.0), wrap.root_key(5)
+    wrapped, x, key = wrap.wrap(settings_of("flax.nnx.Linear", **LINEAR)), jnp.arange(4.0), root_key(5)
     variables = wrapped.init(key, ("params",), x)
     native = wrapped.construct(nnx.Rngs(0))
     nnx.update(native, variables["params"])
@@ -370,7 +372,7 @@ def test_the_name_of_an_element_type_becomes_that_type(name):
 )
 def test_the_name_of_an_initialiser_becomes_that_initialiser(text, kernel):
     wrapped = wrap.wrap(settings_of("flax.nnx.Linear", **LINEAR, kernel_init=text))
-    variables = wrapped.init(wrap.root_key(0), ("params",), jnp.ones(4))
+    variables = wrapped.init(root_key(0), ("params",), jnp.ones(4))
     assert variables["params"]["kernel"].tolist() == [[kernel] * 2] * 4
 
 
@@ -509,8 +511,8 @@ def test_shapes_come_from_tracing():
 
 
 def test_every_stream_has_its_own_key_and_apply_has_others_than_init():
-    key = wrap.root_key(3)
-    init, apply = wrap.init_keys(key, ("params", "dropout", "carry")), wrap.apply_keys(key, ("params", "dropout"))
+    key = root_key(3)
+    init, apply = init_keys(key, ("params", "dropout", "carry")), apply_keys(key, ("params", "dropout"))
     assert bits(init["params"]) == bits(jax.random.PRNGKey(3))
     assert list(apply) == ["dropout"]
     assert len({bits(one) for one in [*init.values(), *apply.values()]}) == 4

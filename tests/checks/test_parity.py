@@ -17,6 +17,8 @@ from flax.core.scope import LazyRng
 import runner
 from runner.arrays import trees
 from runner.bridge import native, wrap
+from runner.bridge.needs import find_needs
+from runner.bridge.rngs import init_keys, native_streams, root_key
 from runner.bridge.wrap import Bridged
 from runner.checks import parity
 from runner.checks.probes import hlo
@@ -88,7 +90,7 @@ def wrapped(nnx_class, construct=None, x=None, **kwargs) -> Subject:
     model = wrap.bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs))
     layer = Bridged(model=model, construct=construct or (lambda rngs: nnx_class(**kwargs, rngs=rngs)))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32) if x is None else x
-    needs = wrap.find_needs(layer, x, nnx_class.__name__)
+    needs = find_needs(layer, x, nnx_class.__name__)
     return Subject(
         label=nnx_class.__name__, model=layer, layer=layer, needs=needs, x=x, rngs=needs.streams, mutable=needs.mutable
     )
@@ -249,8 +251,8 @@ class Inner(nn.Module):
 
 @pytest.mark.parametrize("path", [(), ("layer",), ("inner", "layer")])
 def test_a_stream_is_flaxs_own_key_for_the_first_draw_at_a_path(path):
-    keys = wrap.init_keys(wrap.root_key(7), ("params", "dropout"))
-    streams = wrap.native_streams(keys, path)
+    keys = init_keys(root_key(7), ("params", "dropout"))
+    streams = native_streams(keys, path)
     assert streams.keys() == keys.keys()
     for name, key in keys.items():
         assert (streams[name] == LazyRng.create(key, *path, 1).as_jax_rng()).all()
@@ -259,13 +261,13 @@ def test_a_stream_is_flaxs_own_key_for_the_first_draw_at_a_path(path):
 def test_a_nested_layer_has_the_kernel_that_the_formula_says():
     keys = {"params": jax.random.PRNGKey(3)}
     kernel = Nested().init(keys, jnp.ones((1, 4)))["params"]["inner"]["layer"]["kernel"]
-    streams = wrap.native_streams(keys, ("inner", "layer"))
+    streams = native_streams(keys, ("inner", "layer"))
     assert (nnx.Linear(4, 2, rngs=nnx.Rngs(**streams)).kernel[...] == kernel).all()
 
 
 def test_a_native_module_has_its_variables_by_linens_names():
     subject = wrapped(Masks)
-    keys = wrap.init_keys(subject.key, subject.needs.streams)
+    keys = init_keys(subject.key, subject.needs.streams)
     shapes = jax.eval_shape(lambda keys: native.variables(subject.layer, keys), keys)
     assert trees.flatten(shapes) == trees.flatten(subject.needs.variables)
 

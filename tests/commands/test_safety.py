@@ -195,7 +195,7 @@ def config(target: str = "flax.nnx.Linear", **kwargs: object) -> Run:
     ("run", "foreign"),
     [
         (config(), []),
-        (config("runner.bridge.layers.blocks.sequential"), []),
+        (config("runner.bridge.layers.containers.sequential"), []),
         (config("runner.bridge.layers.recurrent.rnn", cell="lstm"), []),
         (config("runner.bridge.layers.variables.Noisy"), []),
         (config(bias_init="jax.nn.initializers.ones", kernel_init="normal(stddev=0.02)"), []),
@@ -210,7 +210,7 @@ def config(target: str = "flax.nnx.Linear", **kwargs: object) -> Run:
         (config(kernel_init="my_pkg.init(scale=1)"), ["my_pkg.init(scale=1)"]),
         (config(inner={"gate_fn": "my_pkg.gate"}), ["my_pkg.gate"]),
         (Run(host=HostSettings(target="my_pkg.Host", kwargs={"activation": "other.f"})), ["my_pkg.Host", "other.f"]),
-        (Run(host=HostSettings(target="runner.bridge.hosts.MLP", kwargs={"activation": "jax.nn.gelu"})), []),
+        (Run(host=HostSettings(target="runner.bridge.hosts.MLPHost", kwargs={"activation": "jax.nn.gelu"})), []),
     ],
 )
 def test_what_a_record_names_is_trusted_only_where_it_is_known(run, foreign):

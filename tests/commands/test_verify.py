@@ -205,11 +205,11 @@ def test_a_reloaded_linen_module_and_its_native_one_give_the_recorded_output(swe
     path = run_folder(sweep, num)
     saved = np.load(path / "output.npy")
     linen = runner.reload(path)
-    from runner.bridge import wrap
+    from runner.bridge.rngs import apply_keys, root_key
     from runner.experiment import saved_run
 
     x = saved_run.make_input(RunFolder(path), linen.settings)
-    rngs = wrap.apply_keys(wrap.root_key(linen.settings.seed), linen.record.streams)
+    rngs = apply_keys(root_key(linen.settings.seed), linen.record.streams)
     assert (jax.jit(linen.module.apply)(linen.variables, x, rngs=rngs) == saved).all()
     native = runner.reload(path, as_="nnx")
     from flax import nnx

@@ -15,7 +15,8 @@ from flax import nnx
 from flax.core.scope import LazyRng
 
 from runner.arrays import checkpoint, trees
-from runner.bridge import wrap
+from runner.bridge import example
+from runner.bridge.rngs import apply_keys, root_key
 from runner.checks.verdicts import COMPILED, eager
 from runner.config import schema, settings
 from runner.errors import LayerError
@@ -177,7 +178,7 @@ def test_plain_orbax_gives_a_layer_of_conf_back_bit_for_bit(layer_run, reader, t
 def test_the_native_module_on_restored_variables_gives_the_output_bit_for_bit(layer_run, tmp_path):
     job, program, result = layer_run
     layer, streams = program.draft.layer, result.record.streams
-    keys = wrap.apply_keys(wrap.root_key(job.run.seed), streams)
+    keys = apply_keys(root_key(job.run.seed), streams)
     # Other weights are drawn, then replaced; the masks come from the stream that the bridge derives at its root.
     native = layer.construct(nnx.Rngs(7, **{name: LazyRng.create(key, 1).as_jax_rng() for name, key in keys.items()}))
     if result.record.variables:
@@ -207,7 +208,7 @@ def test_one_program_gives_each_seed_its_own_result_and_each_time_the_same(make_
 
 def test_the_linear_layer_is_the_worked_example(execute):
     result = execute("seed=5", "features=3", "input=ones")
-    expected = wrap.nnx_inside_linen(5, jnp.ones(4), 3)
+    expected = example.nnx_inside_linen(5, jnp.ones(4), 3)
     np.testing.assert_allclose(result.output[""], expected, rtol=1e-6)
     assert result.variables["params"]["kernel"].shape == (4, 3)
 

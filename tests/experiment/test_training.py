@@ -17,7 +17,8 @@ from flax import nnx
 from wandb_reader import read_offline_run
 
 from runner.arrays import trees
-from runner.bridge import hosts, twins, wrap
+from runner.bridge import hosts, twins
+from runner.bridge.rngs import root_key, teacher_key
 from runner.commands import main, run_lines
 from runner.config.settings import InputKind, InputSettings
 from runner.errors import ConfigError, LayerError
@@ -131,8 +132,8 @@ def test_a_step_is_plain_optax_over_the_mean_squared_difference_to_the_teacher(e
     model = nn.Dense(8)
     layer = execute().variables["params"]
     run_x = inputs.make_batch(InputSettings(), [4, 4], 0)
-    teacher_key = wrap.teacher_key(1)
-    named = nnx.bridge.to_linen(nnx.Linear, 4, 8).init(teacher_key, run_x)
+    key = teacher_key(1)
+    named = nnx.bridge.to_linen(nnx.Linear, 4, 8).init(key, run_x)
     # The bias would be zero, as the student's.
     named["params"]["bias"] += 0.1 * np.random.default_rng(1).standard_normal(8).astype(np.float32)
 
@@ -199,10 +200,10 @@ def test_the_masks_of_dropout_differ_from_step_to_step(make_run):
     drafted = draft(run, identify(run))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
     compiled = compile_training(drafted, drafted.training)
-    start, teacher = (drafted.model.init(wrap.root_key(seed), drafted.needs.streams, x) for seed in (0, 1))
-    state, first = compiled.step(compiled.start(start), teacher, wrap.root_key(0), x)
-    _, second = compiled.step(state, teacher, wrap.root_key(0), x)
-    _, again = compiled.step(compiled.start(start), teacher, wrap.root_key(0), x)
+    start, teacher = (drafted.model.init(root_key(seed), drafted.needs.streams, x) for seed in (0, 1))
+    state, first = compiled.step(compiled.start(start), teacher, root_key(0), x)
+    _, second = compiled.step(state, teacher, root_key(0), x)
+    _, again = compiled.step(compiled.start(start), teacher, root_key(0), x)
     assert first == again
     assert first != second  # weights and x are the same: what changed is the mask
 
@@ -433,7 +434,7 @@ def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_fo
     drafted = draft(run, identify(run))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
     init = jax.jit(lambda key: drafted.model.init(key, ("params",), x))
-    start, teacher = init(wrap.root_key(0)), init(wrap.root_key(1))
+    start, teacher = init(root_key(0)), init(root_key(1))
     linen = twins.twin_of(drafted.layer.model.nnx_class, drafted.layer.model.kwargs).layer.model
     twin = dataclasses.replace(drafted.training, model=hosts.with_linen(drafted.model, linen))
     curves = [curve(one, drafted, start, teacher) for one in (drafted.training, twin)]
@@ -449,7 +450,7 @@ def curve(one, drafted, variables, teacher):
         variables,
         saved=None,
         teacher=teacher,
-        key=wrap.root_key(0),
+        key=root_key(0),
         batch=lambda step: jnp.asarray(inputs.make_batch(InputSettings(), list(drafted.x.shape), step)),
         num_steps=5,
         clock=time.perf_counter_ns,

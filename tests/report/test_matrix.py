@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.checks import registry
 from runner.commands import main
 from runner.config import schema
@@ -197,7 +197,7 @@ def test_every_layer_with_params_answers_without_them_and_two_claims_say_no(make
     asked = {
         name: dataclasses.replace(execute.subject(drafted, run), given={})
         for name, (run, drafted) in drafts.items()
-        if wrap.PARAMS in drafted.needs.variables
+        if rngs.PARAMS in drafted.needs.variables
     }
     assert len(asked) == 39
     for subject in asked.values():

@@ -20,7 +20,7 @@ from told_reporter import Reporter
 from wandb_reader import read_offline_run
 
 from runner.arrays import trees
-from runner.bridge.wrap import nnx_inside_linen
+from runner.bridge.example import nnx_inside_linen
 from runner.checks import registry
 from runner.commands import main
 from runner.config.composed import Config

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from runner.arrays import checkpoint, trees
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.commands import main
 from runner.errors import StorageError
 from runner.experiment import inputs, training
@@ -39,7 +39,7 @@ def train(make_run) -> Callable[..., Trained]:
     run = make_run(*LEAN, f"train.steps={NUM_STEPS}")
     program = compile_program(draft(run, identify(run)))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
-    start, teacher = (program.init(wrap.root_key(seed), x) for seed in (0, 1))
+    start, teacher = (program.init(rngs.root_key(seed), x) for seed in (0, 1))
 
     def trained(steps: StepFolder | None = None) -> Trained:
         assert program.training is not None
@@ -48,7 +48,7 @@ def train(make_run) -> Callable[..., Trained]:
             start,
             saved=None,
             teacher=teacher,
-            key=wrap.root_key(0),
+            key=rngs.root_key(0),
             batch=lambda step: jnp.asarray(inputs.make_batch(run.input, run.input_shape, step)),
             num_steps=NUM_STEPS,
             clock=time.perf_counter_ns,

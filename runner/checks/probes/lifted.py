@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from runner.arrays import trees
-from runner.bridge import lifts, wrap
+from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks.probes.subject import Subject
 
@@ -83,7 +83,7 @@ def plain_call(subject: Subject) -> Call:
     needs = subject.needs
 
     def run(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        return subject.model.apply(variables, wrap.apply_keys(key, needs.streams), needs.mutable, x)
+        return subject.model.apply(variables, rngs.apply_keys(key, needs.streams), needs.mutable, x)
 
     return jax.jit(run)  # so that a call that is part of several lifts is traced once
 
@@ -94,7 +94,7 @@ def _hosted(host: Bridged, subject: Subject) -> Call:
 
     def run(variables: Any, key: jax.Array, x: jax.Array) -> Any:
         inner = {collection: {lifts.NAME: tree} for collection, tree in variables.items()}
-        output, updates = host.apply(inner, wrap.apply_keys(key, needs.streams), needs.mutable, x)
+        output, updates = host.apply(inner, rngs.apply_keys(key, needs.streams), needs.mutable, x)
         return output, {collection: tree.get(lifts.NAME, {}) for collection, tree in updates.items()}
 
     return jax.jit(run)
@@ -193,7 +193,7 @@ def init_and_apply(model: Bridged, subject: Subject) -> tuple[Call, Call]:
     streams = subject.needs.streams
 
     def init(_: Any, key: jax.Array, x: jax.Array) -> Any:
-        return model.model.init_with_output(wrap.init_keys(key, streams), x, **model.call)
+        return model.model.init_with_output(rngs.init_keys(key, streams), x, **model.call)
 
     init = jax.jit(init)
 
@@ -202,7 +202,7 @@ def init_and_apply(model: Bridged, subject: Subject) -> tuple[Call, Call]:
 
     def applied(variables: Any, key: jax.Array, x: jax.Array) -> Any:
         made = init(variables, key, x)[1]
-        return model.apply(made, wrap.init_keys(key, streams), subject.needs.mutable, x)[0]
+        return model.apply(made, rngs.init_keys(key, streams), subject.needs.mutable, x)[0]
 
     return made, applied
 

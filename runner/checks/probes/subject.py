@@ -14,7 +14,9 @@ from flax import nnx
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import Difference
 from runner.bridge import wrap
-from runner.bridge.wrap import Bridged, Needs
+from runner.bridge.needs import Needs, find_needs
+from runner.bridge.rngs import PARAMS, apply_keys, root_key
+from runner.bridge.wrap import Bridged
 from runner.checks.probes.draws import Draws, find
 from runner.errors import UserError
 
@@ -53,9 +55,9 @@ class Subject:
     rngs: tuple[str, ...]
     init_rngs: tuple[str, ...] | None = None
     mutable: tuple[str, ...]
-    trained: tuple[str, ...] = (wrap.PARAMS,)
+    trained: tuple[str, ...] = (PARAMS,)
     trains: bool = False
-    key: jax.Array = field(default_factory=lambda: wrap.root_key(0))
+    key: jax.Array = field(default_factory=lambda: root_key(0))
     compiled_init: Callable[..., Any] | None = None
     compiled_apply: Callable[..., Any] | None = None
     again: Callable[[], Bridged] | None = None
@@ -110,9 +112,9 @@ class Subject:
         # No stream can have these names.
         names = [*["its variables"] * num_leaves, "the root key", "its input"]
         shapes = self.shapes, jax.ShapeDtypeStruct(self.key.shape, self.key.dtype), trees.shapes(self.x)
-        streams = [stream for stream in self.rngs if stream != wrap.PARAMS]
+        streams = [stream for stream in self.rngs if stream != PARAMS]
         keys = {
-            stream: jax.make_jaxpr(lambda variables, key, x, s=stream: wrap.apply_keys(key, [s])[s])(*shapes)
+            stream: jax.make_jaxpr(lambda variables, key, x, s=stream: apply_keys(key, [s])[s])(*shapes)
             for stream in streams
         }
         return find(self.applied, names, keys)
@@ -121,7 +123,7 @@ class Subject:
     def wanted_streams(self) -> list[str]:
         """Streams that the output or an update depends on, once apply is given all that there are."""
         known = {*self.needs.streams, *self.rngs}
-        enough = known <= {wrap.PARAMS, *self.rngs} or self._falls_back
+        enough = known <= {PARAMS, *self.rngs} or self._falls_back
         whole = self if enough else dataclasses.replace(self, rngs=tuple(sorted(known)))
         return sorted(known & whole.draws.used)
 
@@ -142,7 +144,7 @@ class Subject:
 
     def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
         """The output and the updated collections, as the pipeline gets them."""
-        return self.model.apply(variables, wrap.apply_keys(key, self.rngs), self.mutable, x)
+        return self.model.apply(variables, apply_keys(key, self.rngs), self.mutable, x)
 
 
 def subject_of(
@@ -154,7 +156,7 @@ def subject_of(
     init_rngs: Iterable[str] | str | None = None,
     mutable: Iterable[str] | str | bool | None = None,
     call: Mapping[str, Any] | None = None,
-    trained: Iterable[str] | str = (wrap.PARAMS,),
+    trained: Iterable[str] | str = (PARAMS,),
     label: str | None = None,
     again: Callable[[], Any] | None = None,
 ) -> Subject:
@@ -181,7 +183,7 @@ def subject_of(
     bridged = wrap.called(model, dict(call or {}))
     name = label or type(model).__name__
     x = _as_array(x)
-    needs = wrap.find_needs(bridged, x, name)
+    needs = find_needs(bridged, x, name)
     return Subject(
         label=name,
         model=bridged,

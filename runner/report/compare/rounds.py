@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from runner.arrays import devices
-from runner.bridge import wrap
+from runner.bridge import rngs
 from runner.config.settings import Run, TrainSettings
 from runner.experiment import program as programs
 from runner.experiment import saved_run
@@ -116,7 +116,7 @@ def _part(folders: Sequence[RunFolder], *, trust: bool) -> Part:
 
 def _arguments(program: Program, folder: RunFolder, run: Run) -> tuple[Any, jax.Array, jax.Array]:
     device = program.draft.device
-    key = jax.device_put(wrap.root_key(run.seed), device)
+    key = jax.device_put(rngs.root_key(run.seed), device)
     x = jax.device_put(saved_run.make_input(folder, run), device)
     return jax.block_until_ready((program.init(key, x), key, x))
 
