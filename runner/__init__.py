@@ -34,7 +34,7 @@ _MODULES = {
     "check": "runner.checks.report",
     "execute": "runner.experiment.execute",
     "load": "runner.report.frame",
-    "nnx_inside_linen": "runner.bridge.wrap",
+    "nnx_inside_linen": "runner.bridge.example",
     "reload": "runner.experiment.saved_run",
     "sweep": "runner.launch.api",
 }

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import checkpoint, closeness, trees
 from runner.arrays.checkpoint import CheckpointError
 from runner.checks import verdicts
 from runner.checks.probes import as_code, unwrapped
@@ -119,7 +119,7 @@ def _trip(restore: Callable[[], Any], saved: Any, expected: Any, apply: Callable
         tree = restore()
     except CheckpointError as error:
         return _Trip(problem=f"restoring raises {_reason(error)}")
-    differing = verdicts.differences(trees.named_arrays(saved), trees.named_arrays(tree))
+    differing = closeness.differences(trees.named_arrays(saved), trees.named_arrays(tree))
     if differing:
         return _Trip(
             tree=tree, problem=f"{_few(list(differing))} {'comes' if len(differing) == 1 else 'come'} back otherwise"
@@ -186,7 +186,7 @@ def _renamed(names: Sequence[str]) -> str | None:
 
 
 def _same(first: Any, second: Any) -> bool:
-    return not verdicts.differences(trees.named_arrays(first), trees.named_arrays(second))
+    return not closeness.differences(trees.named_arrays(first), trees.named_arrays(second))
 
 
 def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.arrays import trees
+from runner.arrays import closeness, trees
 from runner.bridge import rngs
 from runner.checks import verdicts
 from runner.checks.probes import as_code, flow
@@ -157,7 +157,7 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
     bridged: dict[str, Any] = {}
     for tree in trees.unbox(updates).values():
         bridged |= trees.named_arrays(tree)
-    differing = verdicts.differences(bridged, {name: state[name] for name in bridged if name in state})
+    differing = closeness.differences(bridged, {name: state[name] for name in bridged if name in state})
     if differing:
         text = f"{detail}, but {flow.listed(list(differing))} differ from the native module's"
         return verdicts.no(NAME, text, differing=differing)

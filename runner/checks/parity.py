@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import trees
+from runner.arrays import closeness, trees
 from runner.bridge import native, needs, rngs, twins, wrap
 from runner.bridge.twins import Twin
 from runner.checks import verdicts
@@ -233,7 +233,7 @@ def _against(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, A
 
 def _differences(bridged: Mapping[str, Any], other: Mapping[str, Any], name: str) -> dict[str, Any]:
     only = {"only in the first": f"only {BRIDGED}", "only in the second": f"only {name}"}
-    found = verdicts.differences(bridged, other)
+    found = closeness.differences(bridged, other)
     return {path: only.get(item, item) if isinstance(item, str) else item for path, item in found.items()}
 
 
@@ -284,7 +284,7 @@ def _linen(evidence: Mapping[str, Any]) -> str:
 
 
 def _said(found: Mapping[str, Any], parts: list[str], same: str) -> str:
-    differing = [f"{WORDS[part]} in {verdicts.largest(found[part])}" for part in parts if found[part]]
+    differing = [f"{WORDS[part]} in {closeness.largest_differences(found[part])}" for part in parts if found[part]]
     equal = [part for part in parts if not found[part]]
     words = " and ".join(filter(None, [", ".join(equal[:-1]), *equal[-1:]]))
     return "; ".join([f"{same} {words} bit for bit"] * bool(equal) + differing)

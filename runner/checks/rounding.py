@@ -6,21 +6,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from runner.checks import verdicts
+from runner.arrays import closeness
 
 ROUNDED = "rounded otherwise"
 
 
 def difference(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> str:
     """How `got` differs from `wanted`, as words; '' for the same bits. See `checks.are_close` for what is rounding."""
-    found = verdicts.differences(got, wanted)
+    found = closeness.differences(got, wanted)
     if not found:
         return ""
     other = [f"{path or 'output'} {item}" for path, item in found.items() if not isinstance(item, dict)]
     if other:
         return f"changes the output: {', '.join(other)}"
     ulp = max(item["ulp"] for item in found.values())
-    return f"{ROUNDED} ({ulp} ulp)" if verdicts.are_close(got, wanted) else f"changes the bits ({ulp} ulp)"
+    return f"{ROUNDED} ({ulp} ulp)" if closeness.are_close(got, wanted) else f"changes the bits ({ulp} ulp)"
 
 
 def is_rounding(found: str) -> bool:

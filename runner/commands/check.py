@@ -32,7 +32,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
       UserError: A config that can't run.
     """
     from runner.experiment import execute
-    from runner.experiment.execute import Job
+    from runner.experiment.job import Job
     from runner.records.record import Verdict
     from runner.report import table
     from runner.report.terminal import Terminal

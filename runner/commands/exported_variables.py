@@ -28,7 +28,7 @@ from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import LayerError, StorageError, UserError, nearest
 from runner.experiment import saved_run
-from runner.experiment.program import Draft
+from runner.experiment.draft import Draft
 from runner.launch import process
 from runner.records import files, find, store
 from runner.records.paths import RunFolder

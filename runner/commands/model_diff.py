@@ -20,20 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import checkpoint, closeness, trees
 from runner.arrays import renames as arrays_renames
 from runner.arrays.renames import EXTRA, MISSING, MOVED, SAME, Difference
 from runner.bridge import rngs, targets, wrap
 from runner.bridge.needs import Needs, find_needs, names_in_order
 from runner.bridge.wrap import Bridged
-from runner.checks import verdicts
 from runner.commands import output_path
 from runner.config import compose
 from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, LayerError, StorageError, UserError
-from runner.experiment import inputs, saved_run
-from runner.experiment import program as programs
+from runner.experiment import identity, inputs, saved_run
+from runner.experiment.draft import make_draft
 from runner.launch import process
 from runner.records import find, paths, store
 from runner.records.paths import RunFolder
@@ -160,7 +159,7 @@ def read_side(text: str, options: Options) -> Side:
         return replace(side, folder=place, variables=read_variables(place))
     if "=" in text:
         run = compose.compose(text.split())
-        draft = programs.draft(run, programs.identify(run))
+        draft = make_draft(run, identity.identity_of(run))
         return Side(label=text, model=draft.model, x=inputs.make_input(run.input, run.input_shape))
     raise UserError(f"{text} is neither a folder nor a host nor a config", SUGGESTED)
 
@@ -314,12 +313,11 @@ def _proof(old: Side, new: Side, renames: Mapping[str, str], found: Sequence[Dif
     wanted = {item.old for item in found if item.kind != EXTRA}
     kept = trees.select(old.variables, lambda path: trees.spell(path) in wanted)
     renamed = trees.with_keys_of(arrays_renames.rename(kept, renames), new.needs.variables)
-    differing = verdicts.differences(before, _applied(new.model, new.needs, renamed, x))
+    differing = closeness.differences(before, _applied(new.model, new.needs, renamed, x))
     size = f"x {arrays_renames.kind(jnp.asarray(x))}"
     if differing:
-        return say(
-            False, f"the new one does NOT give the old output: it differs in {verdicts.largest(differing)} ({size})"
-        )
+        where = closeness.largest_differences(differing)
+        return say(False, f"the new one does NOT give the old output: it differs in {where} ({size})")
     how = "on the old variables, renamed so," if renames else "on the old variables"
     return say(True, f"{how} the new one gives the old output bit for bit ({size})")
 

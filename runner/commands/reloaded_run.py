@@ -13,8 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner.arrays import renames, trees
-from runner.checks import verdicts
+from runner.arrays import closeness, renames, trees
 from runner.commands import output_path
 from runner.config.composed import Config
 from runner.config.settings import Run
@@ -114,7 +113,7 @@ def _output(folder: RunFolder, found: Reloaded, *, whole: bool) -> str:
         return "output: the run failed, and has none to compare with"
     made = trees.named_arrays(found.apply())
     kept = store.read_output(folder, found.record)
-    if not verdicts.differences(kept, made):
+    if not closeness.differences(kept, made):
         return "output: the recorded one bit for bit"
     return "output: " + ", ".join(_distance(name, kept.get(name), made.get(name)) for name in {**kept, **made})
 

@@ -50,11 +50,11 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     Raises:
       UserError: There is no such run, it imports what is not trusted, or its layer can't be built or run here.
     """
-    from runner.checks import verdicts
+    from runner.arrays import closeness
     from runner.config.composed import Config
     from runner.experiment import execute, saved_run
-    from runner.experiment import program as programs
-    from runner.experiment.execute import Job
+    from runner.experiment.identity import identity_of
+    from runner.experiment.job import Job
     from runner.launch import process
     from runner.records import find, store
     from runner.report.terminal import Terminal
@@ -68,7 +68,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     run = dataclasses.replace(run, compilation_cache="off", input=saved_run.saved_input(folder, run))
     process.prepare_process([Config(run=run)])
     given = read_initial_variables(run.variables)
-    identity = programs.identify(run, given.digest_for(run) if given else None)
+    identity = identity_of(run, given.digest_for(run) if given else None)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
     result = execute.attempt(job, draft_from(run, identity, given))
     terminal = Terminal()
@@ -76,7 +76,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     if result.output and saved.output and not different:
         kept = store.read_output(folder, saved)
         different = [
-            f"output {name or 'y'}: {what}" for name, what in verdicts.differences(kept, result.output).items()
+            f"output {name or 'y'}: {what}" for name, what in closeness.differences(kept, result.output).items()
         ]
     for line in different:
         terminal.line(f"  {line}")

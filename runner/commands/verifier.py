@@ -16,15 +16,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import checkpoint, devices, trees
+from runner.arrays import checkpoint, closeness, devices, trees
 from runner.bridge import rngs
-from runner.checks import verdicts
 from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
 from runner.experiment import saved_run
-from runner.experiment.program import Draft
+from runner.experiment.draft import Draft
 from runner.launch import process
 from runner.records import files, find, removal, store
 from runner.records.paths import RunFolder
@@ -240,7 +239,7 @@ def _compare_applied(
     given = place.put_variables(trees.with_keys_of(variables, draft.needs.variables))
     output, _ = apply(given, key, x)
     made = trees.named_arrays(output)
-    differing = verdicts.differences(kept, made)
+    differing = closeness.differences(kept, made)
     if not differing:
         return "applied again, the output is the same bit for bit", []
     elsewhere = _elsewhere(record, draft)
@@ -250,7 +249,7 @@ def _compare_applied(
         return f"applied on {elsewhere}, the output is {how}", []
     where = "" if not elsewhere else f" on {elsewhere}"
     source = "; the layer's source is another one than when the run was saved" if _other_source(record, draft) else ""
-    return "", [f"applied again{where}, the output differs in {verdicts.largest(differing)}{source}"]
+    return "", [f"applied again{where}, the output differs in {closeness.largest_differences(differing)}{source}"]
 
 
 def _elsewhere(record: Record, draft: Draft) -> str | None:

@@ -16,7 +16,8 @@ from runner.bridge import hosts, rngs, twins
 from runner.checks import rounding, verdicts
 from runner.config.settings import ChecksMode, EagerCheck, Run
 from runner.experiment import inputs
-from runner.experiment.program import Draft, compile_program, compile_training
+from runner.experiment.draft import Draft
+from runner.experiment.program import compile_program, compile_training
 from runner.experiment.training import CompiledTraining
 from runner.records.record import Check
 

@@ -8,95 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from runner.arrays import devices, trees
 from runner.bridge import rngs, wrap
 from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
-from runner.config.settings import ChecksDepth, ChecksMode, Run, to_data
+from runner.config.settings import ChecksDepth, ChecksMode, Run
 from runner.errors import StorageError
 from runner.experiment import cross_checks, inputs, training
 from runner.experiment.cross_checks import Made
+from runner.experiment.curve import Steps, Stopped, Watch
+from runner.experiment.draft import Draft
 from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure, end_if_meant
-from runner.experiment.program import Draft, Identity, Program, compile_program, timing_id
-from runner.experiment.training import CompiledTraining, Steps, Stopped, Trained, Watch
-from runner.records.record import ArraySummary, Check, Failure, FailureKind, Head, Record, Status, TrainInfo, Verdict
-from runner.records.timing import Card, Measurement, Timing
+from runner.experiment.job import Job, Result, Story
+from runner.experiment.program import Program, compile_program
+from runner.experiment.run_record import now, record_of
+from runner.experiment.training import CompiledTraining, Trained
+from runner.records.record import Check, FailureKind, Verdict
+from runner.records.timing import Measurement
 from runner.timing import machine, stats
 from runner.timing.clock import Clock, first_call, measure_on_device, measure_program, seconds
 
 # Asked of the system once a process: it reads files, and a run takes milliseconds.
 _num_cores = functools.cache(machine.cores_to_share)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A run with its place in a sweep.
-
-    Attributes:
-      run: What is run.
-      identity: Its names.
-      num: Its position.
-      sweep: Name of the sweep.
-      overrides: What was typed for it.
-      compare_eager: Whether the jitted path is compared with the eager one here.
-      compared_on: The run of the sweep on which it is; None where on none.
-    """
-
-    run: Run
-    identity: Identity
-    num: int = 0
-    sweep: str = ""
-    overrides: tuple[str, ...] = ()
-    compare_eager: bool = True
-    compared_on: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a run leaves in memory.
-
-    Attributes:
-      record: The record, still without checkpoint and tracker.
-      variables: The Linen variables as they are saved (`trees.to_save`); None where init failed.
-      output: Arrays of the output by path.
-      train_state: The step and the optimiser's state, as they are saved; None where nothing was trained.
-    """
-
-    record: Record
-    variables: Any
-    output: Mapping[str, np.ndarray]
-    train_state: Any = None
-
-
-@dataclass
-class _Story:
-    """How far a run has come; a failure keeps what was reached."""
-
-    initial: Any = None
-    variables: Any = None
-    train_state: Any = None
-    train: TrainInfo | None = None
-    updated: Any = None
-    output: Mapping[str, np.ndarray] = field(default_factory=dict)
-    summaries: list[ArraySummary] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    init_first_s: float | None = None
-    apply_first_s: float | None = None
-    steady: dict[str, Measurement] = field(default_factory=dict)
-    load_average: float | None = None
-    cards: list[Card] = field(default_factory=list)
-    failure: Failure | None = None
-    steps: Steps | None = None
 
 
 def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
@@ -198,7 +138,7 @@ def execute(
       StorageError: A step of its training can't be written.
     """
     started_at = now()
-    story = _Story(steps=steps)
+    story = Story(steps=steps)
 
     def tell() -> None:
         try:
@@ -211,41 +151,9 @@ def execute(
             story.failure = describe_failure(error)
 
     _, wall_s = seconds(tell, clock=clock)
-    record = _record(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
+    record = record_of(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
     variables = trees.to_save(story.variables)
     return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
-
-
-def contended(result: Result) -> Result:
-    """`result`, its times flagged: another process of ours worked beside them."""
-    timing = result.record.timing
-    if timing is None:
-        return result
-    steady: dict[str, Any] = {
-        item.name: _flagged(value)
-        for item in dataclasses.fields(timing)
-        if isinstance(value := getattr(timing, item.name), Measurement)
-    }
-    timing = dataclasses.replace(timing, contended=True, **steady)
-    return dataclasses.replace(result, record=dataclasses.replace(result.record, timing=timing))
-
-
-def _flagged(one: Measurement) -> Measurement:
-    flags = [*one.summary.flags, "contended"]
-    return dataclasses.replace(one, summary=dataclasses.replace(one.summary, flags=flags))
-
-
-def head(job: Job) -> Head:
-    """What the record of `job` will say of where it belongs."""
-    return Head(
-        run_id=job.identity.run_id,
-        num=job.num,
-        overrides=list(job.overrides),
-        settings=to_data(job.run),
-        layer=job.run.layer.label,
-        host=job.run.host.label,
-        platform=job.identity.device.platform,
-    )
 
 
 def attempt(job: Job, draft: Draft) -> Result:
@@ -260,19 +168,14 @@ def attempt(job: Job, draft: Draft) -> Result:
 def failed(job: Job, error: Exception) -> Result:
     """The result of a run that could not be compiled, or whose program a strict claim refused."""
     cause = error.__cause__ if isinstance(error, NotCompiled) and error.__cause__ else error
-    story = _Story(failure=describe_failure(cause, kind=FailureKind.compile))
+    story = Story(failure=describe_failure(cause, kind=FailureKind.compile))
     story.checks = error.asked if isinstance(error, (CheckFailed, NotCompiled)) else []
-    record = _record(job, None, story, started_at=now(), wall_s=0.0, compiled_here=True)
+    record = record_of(job, None, story, started_at=now(), wall_s=0.0, compiled_here=True)
     return Result(record=record, variables=None, output={})
 
 
-def now() -> str:
-    """The time, as records spell it: ISO 8601, UTC, milliseconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
 def _tell(
-    story: _Story,
+    story: Story,
     job: Job,
     program: Program,
     *,
@@ -359,7 +262,7 @@ def _trained(
     )
 
 
-def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: tuple[Any, Any]) -> Any:
+def _checks(job: Job, program: Program, story: Story, output: Any, arguments: tuple[Any, Any]) -> Any:
     """The checks of a run, one after the other, so that the first no of a strict one ends it."""
     key, x = arguments
     yield verdicts.as_traced(output, program.draft.needs.output)
@@ -386,58 +289,3 @@ def _checks(job: Job, program: Program, story: _Story, output: Any, arguments: t
                 _trained(job, program, twin, story.initial, arguments=arguments, clock=time.perf_counter_ns).info.losses
             ),
         )
-
-
-def _record(
-    job: Job, program: Program | None, story: _Story, *, started_at: str, wall_s: float, compiled_here: bool
-) -> Record:
-    run, names = job.run, job.identity
-    fingerprint = machine.fingerprint()
-    needs = program.draft.needs if program else None
-    mesh = program.draft.placement.info() if program else None
-    return Record(
-        run_id=names.run_id,
-        result_id=names.result_id,
-        timing_id=timing_id(names.run_id, fingerprint["machine_id"], fingerprint["software_id"]),
-        program_id=names.program_id,
-        sweep=job.sweep,
-        num=job.num,
-        status=Status.failed if story.failure else Status.done,
-        started_at=started_at,
-        wall_s=wall_s,
-        overrides=list(job.overrides),
-        settings=to_data(run),
-        layer=run.layer.label,
-        host=run.host.label,
-        device=devices.device_name(names.device) if mesh is None else devices.platform_name(names.device),
-        platform=names.device.platform,
-        mesh=mesh,
-        streams=list(needs.streams) if needs else [],
-        mutable=list(program.draft.mutable) if program else [],
-        variables=trees.leaves(story.variables) if story.variables is not None else [],
-        updated=trees.leaves(story.updated) if story.updated else [],
-        output=story.summaries,
-        checks=story.checks,
-        timing=_timing(program, story, compiled_here=compiled_here) if program else None,
-        train=story.train,
-        fingerprint=fingerprint,
-        error=story.failure,
-    )
-
-
-def _timing(program: Program, story: _Story, *, compiled_here: bool) -> Timing:
-    steady: dict[str, Any] = dict(story.steady)
-    return Timing(
-        construct_s=program.draft.construct_s,
-        init=_with_first_call(program.init_phases, story.init_first_s),
-        apply=_with_first_call(program.apply_phases, story.apply_first_s),
-        compiled_here=compiled_here,
-        load_average=story.load_average,
-        cards=story.cards,
-        **steady,
-    )
-
-
-def _with_first_call(phases: Any, first_call_s: float | None) -> Any:
-
-    return dataclasses.replace(phases, first_call_s=first_call_s)

@@ -25,8 +25,8 @@ from runner.config import env_secrets
 from runner.config.settings import DistributedSettings, InputKind, Run, from_data
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import inputs
-from runner.experiment import program as programs
-from runner.experiment.program import Draft
+from runner.experiment.draft import Draft, make_draft
+from runner.experiment.identity import identity_of
 from runner.records import files, find, removal, store
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
@@ -195,8 +195,8 @@ def rebuild(folder: RunFolder, run: Run) -> Draft:
       UserError: The layer can't be built here.
     """
     config = dataclasses.replace(run, variables=None, input=saved_input(folder, run), device=here(run.device))
-    identity = programs.identify(config)
-    return programs.draft(dataclasses.replace(config, mesh=mesh_here(config)), identity)
+    identity = identity_of(config)
+    return make_draft(dataclasses.replace(config, mesh=mesh_here(config)), identity)
 
 
 def saved_input(folder: RunFolder, run: Run) -> Any:

@@ -1,40 +1,38 @@
-"""A few optimiser steps as a Linen pipeline makes them: flax's TrainState, optax, and a teacher to learn from.
-
-The teacher is the same model with other weights (where init makes one number of all of them, as in a norm, with noise
-on it), and the loss is the mean squared difference of the two outputs, so that every layer has something to learn that
-it can learn. A step gets the root key folded with its number: the masks of
-dropout differ from step to step, and the teacher has the student's.
-"""
+"""A few optimiser steps as a Linen pipeline makes them: optax towards the output of a teacher."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.training import train_state
 
 from runner.arrays import trees
 from runner.bridge.rngs import apply_keys
 from runner.bridge.wrap import Bridged
 from runner.config.settings import TrainSettings
 from runner.errors import ConfigError, LayerError, nearest
+from runner.experiment.curve import Curve, Step, Steps, Watch
+from runner.experiment.optimizers import make_optimizer
+from runner.experiment.train_state import (
+    TrainState,
+    carried_over,
+    filled_from,
+    kept_arrays,
+    leaves_by_name,
+    plain_tree,
+    to_tree,
+    with_saved,
+)
 from runner.records.record import TrainInfo
 from runner.records.timing import Phases
 from runner.timing.clock import Clock, compile_phases, first_call
-
-# What a saved step has beside the variables.
-STATE_KEYS = ("step", "opt_state")
-
-# They want the loss as a function, or a key of their own, or have a successor.
-OTHER_OPTIMIZERS = frozenset({"lbfgs", "noisy_sgd", "optimistic_adam"})
 
 # Seldom enough to cost a training nothing, often enough to look at.
 WATCH_EVERY_NS = 10**9
@@ -42,22 +40,6 @@ WATCH_EVERY_NS = 10**9
 
 # Of the noise on a teacher's leaves that are constants at init.
 TEACHER_NOISE = 0.1
-
-
-class TrainState(train_state.TrainState):
-    """flax's, its params being the collections that are trained, with the other collections beside them."""
-
-    others: Any
-
-
-class Watch(Protocol):
-    """Who looks on while a run trains."""
-
-    def tell(self, first_step: int, losses: Sequence[float]) -> None:
-        """Takes the losses of the steps from `first_step` on."""
-
-    def end(self) -> None:
-        """The run trains no more, and is timed next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +84,7 @@ class Training:
             return mean_squared_difference(output, target), updated
 
         (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        others = {name: _carried(value, updated.get(name)) for name, value in state.others.items()}
+        others = {name: carried_over(value, updated.get(name)) for name, value in state.others.items()}
         return state.apply_gradients(grads=gradients, others=others), loss
 
 
@@ -130,51 +112,6 @@ class Trained:
     variables: Any
     state: Any
     info: TrainInfo
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """What training has told so far.
-
-    Attributes:
-      losses: The loss before each step.
-      steps_s: Seconds a step.
-      resumed_at: Steps at which it went on after an attempt that was stopped.
-      remarks: What is to be known of that, one sentence each.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    steps_s: list[float] = field(default_factory=list)
-    resumed_at: list[int] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A training run after `num` steps: all that it takes to go on. NumPy leaves in nested dicts."""
-
-    num: int
-    variables: Any
-    state: Any
-    curve: Curve
-
-
-class Steps(Protocol):
-    """Where the steps of a run are kept while it trains; see `runner.steps`."""
-
-    def last(self) -> Step | None:
-        """The step to go on from."""
-
-    def made(self, num: int, is_last: bool, make: Callable[[], Step]) -> None:
-        """Keeps step `num`, if it is its turn.
-
-        Raises:
-          Stopped: The run is to end here.
-        """
-
-
-class Stopped(Exception):
-    """A training run was asked to end, and has kept its last step."""
 
 
 def make_training(
@@ -223,35 +160,6 @@ def make_training(
         mutable=mutable,
         collections=tuple(settings.collections),
         optimizer=make_optimizer(settings.optimizer, settings.learning_rate),
-    )
-
-
-@functools.cache
-def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
-    """The optimiser of optax called `name`.
-
-    Raises:
-      ConfigError: There is none that takes a learning rate alone.
-    """
-    known = optimizer_names()
-    if name not in known:
-        close = nearest(name, known) or "adam"
-        reason = "no such function in optax that takes a learning rate and gradients alone"
-        raise ConfigError("train.optimizer", name, reason, f"train.optimizer={close}")
-    optimizer = getattr(optax, name)(learning_rate=learning_rate)
-    assert isinstance(optimizer, optax.GradientTransformation)
-    return optimizer
-
-
-def optimizer_names() -> list[str]:
-    """Optimisers of optax that can be made of a learning rate and called with gradients."""
-    functions = {name: item for name, item in vars(optax).items() if inspect.isfunction(item)}
-    return sorted(
-        name
-        for name, function in functions.items()
-        if "learning_rate" in inspect.signature(function).parameters
-        and not name.startswith(("_", "scale_by_"))
-        and name not in OTHER_OPTIMIZERS
     )
 
 
@@ -312,7 +220,7 @@ def train(
         state = with_saved(state, saved)
     first_step, curve = int(state.step), Curve()
     if steps is not None and (last := steps.last()) is not None:
-        state, curve = with_saved(compiled.start(_filled(variables, last.variables)), last.state), last.curve
+        state, curve = with_saved(compiled.start(filled_from(variables, last.variables)), last.state), last.curve
         curve.resumed_at.append(last.num)
     told, told_at = 0, clock()
     for num in range(int(state.step), num_steps):
@@ -370,8 +278,10 @@ def _constant(leaf: jax.Array) -> np.ndarray | None:
 
 def _step(state: TrainState, curve: Curve) -> Step:
     """What is kept of a state."""
-    variables = _plain(trees.to_host({**state.others, **state.params}))
-    return Step(num=int(state.step), variables=variables, state=_plain(trees.to_host(_kept(state))), curve=curve)
+    variables = plain_tree(trees.to_host({**state.others, **state.params}))
+    return Step(
+        num=int(state.step), variables=variables, state=plain_tree(trees.to_host(kept_arrays(state))), curve=curve
+    )
 
 
 def mean_squared_difference(output: Any, target: Any) -> jax.Array:
@@ -398,18 +308,6 @@ def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list
     ]
 
 
-def to_tree(state: TrainState) -> dict[str, Any]:
-    """The step and the optimiser's state, as a checkpoint keeps them: nested dicts of arrays (see `trees.to_save`)."""
-    return _plain(trees.to_save(_kept(state)))
-
-
-def _plain(tree: Any) -> dict[str, Any]:
-    """`tree` as nested dicts, every key a text, as a checkpoint gives it back."""
-    plain = trees.nest((tuple(map(str, path)), leaf) for path, leaf in trees.flatten(tree))
-    assert isinstance(plain, dict)
-    return plain
-
-
 def require_saved(training: Training, variables: Any, saved: Any, path: str) -> None:
     """Judges whether training can go on from `saved`; nothing is computed.
 
@@ -422,7 +320,7 @@ def require_saved(training: Training, variables: Any, saved: Any, path: str) -> 
     Raises:
       ConfigError: It is of another layer, other collections or another optimiser.
     """
-    wanted, found = _named(_kept(jax.eval_shape(training.start, variables))), _named(saved)
+    wanted, found = leaves_by_name(kept_arrays(jax.eval_shape(training.start, variables))), leaves_by_name(saved)
     kinds = [{name: (np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in tree.items()} for tree in (wanted, found)]
     differing = sorted(name for name, _ in kinds[0].items() ^ kinds[1].items())
     if differing:
@@ -430,33 +328,3 @@ def require_saved(training: Training, variables: Any, saved: Any, path: str) -> 
         raise ConfigError(
             "variables", path, f"{reason}; its checkpoint alone starts anew", f"variables={path}/checkpoint"
         )
-
-
-def with_saved(state: TrainState, saved: Any) -> TrainState:
-    """`state` with the step and the optimiser's state that `to_tree` kept; see `require_saved`."""
-    filled = _filled(_kept(state), saved)
-    return state.replace(step=filled["step"], opt_state=filled["opt_state"])
-
-
-def _filled(like: Any, saved: Any) -> Any:
-    """The leaves of `saved` in the structure of `like`."""
-    # Boxes of metadata are not kept: the leaves come in the same order with and without them.
-    found = _named(saved)
-    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named(like)])
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return {"/".join(map(str, path)): leaf for path, leaf in trees.flatten(trees.unbox(tree))}
-
-
-def _kept(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state}
-
-
-def _carried(before: Any, after: Any) -> Any:
-    """What the next step gets of a collection: as apply left it, unless it has become another tree (values sown)."""
-    plain, updated = trees.unbox(before), trees.unbox(after)
-    if after is None or [path for path, _ in trees.flatten(plain)] != [path for path, _ in trees.flatten(updated)]:
-        return before
-    # Weights from a checkpoint have no boxes, what the bridge gives back has.
-    return jax.tree.unflatten(jax.tree.structure(before), jax.tree.leaves(updated))

@@ -11,7 +11,8 @@ from typing import Any
 from runner.config import env_secrets, settings
 from runner.config.composed import Config
 from runner.errors import UserError
-from runner.experiment.execute import Job, now
+from runner.experiment.job import Job
+from runner.experiment.run_record import now
 from runner.records import files, journal, store
 from runner.records.find import STATUSES
 from runner.records.paths import SubmissionFolder, SweepFolder

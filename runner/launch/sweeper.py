@@ -147,9 +147,9 @@ def sweep_folder(config: Any, name: str) -> Path:
 
 
 def _job_return(config: Config, rows: Mapping[str, Row]) -> JobReturn:
-    from runner.experiment import program
+    from runner.experiment import identity
 
-    row = rows[program.identify(config.run).run_id]
+    row = rows[identity.identity_of(config.run).run_id]
     result = JobReturn(overrides=list(config.overrides), cfg=OmegaConf.create(settings.to_data(config.run)))
     if row.status == Status.done.value:
         result.status = JobStatus.COMPLETED

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner.errors import StorageError
-from runner.experiment.execute import now
+from runner.experiment.run_record import now
 from runner.records import files, store
 from runner.records.journal import Journal
 from runner.sweep.ending import Ending

@@ -15,7 +15,7 @@ from runner.arrays import checkpoint
 from runner.config.settings import CheckpointWriter, to_data
 from runner.errors import UserError
 from runner.experiment import distributed, execute
-from runner.experiment.execute import Result
+from runner.experiment.job import Result
 from runner.records.paths import SweepFolder
 from runner.records.record import Status
 from runner.sweep.plan import Plan, Task

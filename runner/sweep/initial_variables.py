@@ -11,8 +11,9 @@ from typing import Any
 from runner.arrays import checkpoint, trees
 from runner.config.settings import Run, canonical_digest
 from runner.errors import ConfigError, StorageError
-from runner.experiment import program as programs
-from runner.experiment.program import Draft, Identity
+from runner.experiment import draft
+from runner.experiment.draft import Draft
+from runner.experiment.identity import Identity
 from runner.records import find, removal, store
 from runner.records.paths import RunFolder
 
@@ -80,5 +81,5 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
 def draft_from(run: Run, identity: Identity, initial: InitialVariables | None) -> Draft:
     """The traced program of `run` with the variables that it starts from; see `runner.experiment.program.draft`."""
     if initial is None:
-        return programs.draft(run, identity)
-    return programs.draft(run, identity, initial.tree, train_state=initial.train_state)
+        return draft.make_draft(run, identity)
+    return draft.make_draft(run, identity, initial.tree, train_state=initial.train_state)

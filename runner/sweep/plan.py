@@ -9,8 +9,10 @@ from typing import Any
 from runner.config.composed import Config
 from runner.config.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
 from runner.errors import UserError
-from runner.experiment.execute import Job, now
-from runner.experiment.program import Draft, Identity
+from runner.experiment.draft import Draft
+from runner.experiment.identity import Identity
+from runner.experiment.job import Job
+from runner.experiment.run_record import now
 from runner.records import paths, store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.sweep.run_state import FINISHED, State, known_states, left_over

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from runner.config.settings import TimingMode
-from runner.experiment import execute
-from runner.experiment.execute import Result
+from runner.experiment import execute, run_record
+from runner.experiment.job import Result
 from runner.experiment.program import Program
 from runner.sweep.plan import Task
 from runner.sweep.steps import StepFolder
@@ -60,7 +60,7 @@ class RunExecutor:
     def _measure(self, task: Task, program: Program, first: bool, threads: ThreadPoolExecutor) -> Result:
         """The result of a run, made while no other process of ours works here, or flagged if one does."""
         job, settings, steps = task.job, task.job.run.timing, self._steps(task)
-        watch = self.tracking.follow(execute.head(job), task.folder.path) if program.training else None
+        watch = self.tracking.follow(run_record.head(job), task.folder.path) if program.training else None
         act = functools.partial(
             execute.execute,
             job,
@@ -73,7 +73,7 @@ class RunExecutor:
         if settings.mode is TimingMode.off:
             return act()
         result, contended = self.turns.measured(act, wait=settings.turns)
-        return execute.contended(result) if contended else result
+        return run_record.contended(result) if contended else result
 
     @contextlib.contextmanager
     def _warm_tracker(self, threads: ThreadPoolExecutor) -> Iterator[None]:

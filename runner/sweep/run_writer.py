@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from runner.arrays.fast_checkpoint import CloneWriter
 from runner.errors import StorageError
-from runner.experiment.execute import Result
+from runner.experiment.job import Result
 from runner.records import find, store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from runner.arrays import checkpoint
 from runner.errors import StorageError
 from runner.experiment import cross_checks, execute, failures
-from runner.experiment.execute import Result
+from runner.experiment.curve import Stopped
+from runner.experiment.job import Result
 from runner.experiment.program import Program
-from runner.experiment.training import Stopped
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Plan, Task
 from runner.sweep.programs import Programs, compiled

@@ -15,7 +15,8 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
 from runner.config.settings import canonical_digest
 from runner.errors import StorageError
-from runner.experiment.training import STATE_KEYS, Curve, Step, Stopped
+from runner.experiment.curve import Curve, Step, Stopped
+from runner.experiment.train_state import STATE_KEYS
 
 MAKE_ROOM = "make room; the same command goes on from here"
 

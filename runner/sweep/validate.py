@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from runner.config.settings import Run
 from runner.errors import UserError, one_or_many
 from runner.experiment import inputs
-from runner.experiment import program as programs
-from runner.experiment.program import Draft, Identity
+from runner.experiment.draft import Draft
+from runner.experiment.identity import Identity, identity_of
 from runner.sweep import retention
 from runner.sweep.initial_variables import InitialVariables, draft_from, read_initial_variables
 
@@ -73,7 +73,7 @@ def identify(run: Run, initial: InitialVariables | None, *, elsewhere: str | Non
     """
     if initial:
         initial.require_steps(run)
-    identity = programs.identify(run, initial.digest_for(run) if initial else None, elsewhere=elsewhere)
+    identity = identity_of(run, initial.digest_for(run) if initial else None, elsewhere=elsewhere)
     inputs.require(run.input, run.input_shape)
     retention.require(run.checkpoint)
     return identity

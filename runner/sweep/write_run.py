@@ -15,7 +15,7 @@ from runner.arrays.fast_checkpoint import CloneWriter
 from runner.config.settings import CheckpointWriter, InputKind
 from runner.errors import StorageError
 from runner.experiment import failures
-from runner.experiment.execute import Result
+from runner.experiment.job import Result
 from runner.records import files, store
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
 from runner.records.redaction import redacted

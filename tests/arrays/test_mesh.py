@@ -22,7 +22,7 @@ from runner.arrays import trees
 from runner.arrays.mesh import SPELL_AXES, on_mesh
 from runner.commands import main
 from runner.errors import ConfigError, LayerError, UserError
-from runner.experiment import program
+from runner.experiment import draft, identity
 from runner.records import store
 from runner.records.paths import RunFolder
 
@@ -324,7 +324,7 @@ def test_a_mesh_that_can_not_be_is_refused_before_anything_runs(refusals, index)
 
 def test_the_mesh_and_the_order_of_its_axes_name_the_program_and_the_run(make_run):
     meshes = ("mesh={data:2,model:4}", "mesh={model:4,data:2}", "mesh={data:4,model:2}", "mesh=null")
-    names = [program.identify(make_run(mesh)) for mesh in meshes]
+    names = [identity.identity_of(make_run(mesh)) for mesh in meshes]
     for key in ("program_id", "result_id", "run_id"):
         assert len({getattr(one, key) for one in names}) == len(meshes)
 
@@ -332,19 +332,19 @@ def test_the_mesh_and_the_order_of_its_axes_name_the_program_and_the_run(make_ru
 def test_axis_names_without_a_mesh_are_told_of_one(make_run):
     run = make_run("layer.kwargs.kernel_metadata={out_sharding:[data,model]}")
     with pytest.raises(LayerError, match="An auto mesh context or metadata is required") as caught:
-        program.draft(run, program.identify(run))
+        draft.make_draft(run, identity.identity_of(run))
     assert caught.value.suggestion == "'mesh={data:1,model:1}'"
 
 
 def test_a_run_that_another_machine_makes_is_traced_on_one_device_here(make_run):
     words = ("layer.kwargs.kernel_metadata={out_sharding:[data,model]}", "input_shape=[4,8]", "device=gpu")
     run = make_run("mesh={data:2,model:4}", *words)
-    drafted = program.draft(run, program.identify(run, elsewhere="gpu"))
+    drafted = draft.make_draft(run, identity.identity_of(run, elsewhere="gpu"))
     assert drafted.placement.mesh.size == 1
     other = make_run("mesh={data:2,model:3}", *words)
-    named = program.identify(other, elsewhere="gpu")
+    named = identity.identity_of(other, elsewhere="gpu")
     with pytest.raises(ConfigError, match="axis 1 of params/kernel has 8 elements, which model=3"):
-        program.draft(other, named)
+        draft.make_draft(other, named)
 
 
 def test_an_input_of_one_axis_and_one_that_can_not_be_cut_are_on_every_device(make_run):

@@ -29,7 +29,9 @@ from runner.checks.probes.subject import Subject
 from runner.config import schema
 from runner.config.settings import ChecksMode, Run
 from runner.experiment import execute
-from runner.experiment.program import Program, compile_program, draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
+from runner.experiment.program import Program, compile_program
 from runner.launch import process
 
 LAYERS = ("linear", "batch_norm", "dropout", "lora", "conv", "mlp", "multi_head_attention", "lstm", "transformer_block")
@@ -79,7 +81,7 @@ class Compiling:
 
 def subject_of(run: Run, program: Program | None = None) -> Subject:
     """A fresh subject: nothing of it has been traced for a claim, and JAX remembers nothing."""
-    subject = execute.subject(draft(run, identify(run)), run, program)
+    subject = execute.subject(make_draft(run, identity_of(run)), run, program)
     jax.clear_caches()
     return subject
 
@@ -101,7 +103,7 @@ def ratios(parts: Sequence[Cost], wholes: Sequence[Cost]) -> str:
 def off_s(run: Run) -> float:
     """Seconds that a program costs for its claims with `checks=off`."""
     off = dataclasses.replace(run, checks=dataclasses.replace(run.checks, mode=ChecksMode.off))
-    drafted = draft(off, identify(off))
+    drafted = make_draft(off, identity_of(off))
     start = time.perf_counter()
     for _ in range(CHECKS_OFF):
         execute.judge(drafted, off)
@@ -112,7 +114,7 @@ def row(name: str, run: Run, rounds: int, compiling: Compiling, *, full: bool) -
     """One line of the table."""
     programs, traced, whole, each, own = [], [], [], [], []
     for _ in range(rounds):
-        drafted = draft(run, identify(run))
+        drafted = make_draft(run, identity_of(run))
         jax.clear_caches()
         program: list[Program] = []
         programs.append(cost(lambda drafted=drafted, program=program: program.append(compile_program(drafted))))

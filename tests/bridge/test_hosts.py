@@ -18,8 +18,10 @@ from runner.bridge.rngs import apply_keys, root_key
 from runner.commands import main
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute
-from runner.experiment.execute import Job
-from runner.experiment.program import compile_program, draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
+from runner.experiment.job import Job
+from runner.experiment.program import compile_program
 from runner.records import columns
 
 HERE = __name__
@@ -64,7 +66,7 @@ def model_of(make_run):
 
     def make(*overrides):
         run = make_run(*overrides)
-        drafted = draft(run, identify(run))
+        drafted = make_draft(run, identity_of(run))
         return drafted.model, drafted.needs
 
     return make
@@ -307,17 +309,17 @@ def test_there_is_no_twin_without_a_host(model_of):
 
 
 def test_a_host_changes_a_run_s_identity_and_no_host_does_not(make_run):
-    plain, hosted = identify(make_run()), identify(make_run("host=mlp"))
+    plain, hosted = identity_of(make_run()), identity_of(make_run("host=mlp"))
     assert plain.program_id != hosted.program_id
-    assert identify(make_run("host.name=mine", "host.layer_name=x")) == plain
-    assert identify(make_run("host=mlp", "host.name=mine")) == hosted
-    assert identify(make_run("host=mlp", "host.layer_name=Dense_1")).program_id != hosted.program_id
+    assert identity_of(make_run("host.name=mine", "host.layer_name=x")) == plain
+    assert identity_of(make_run("host=mlp", "host.name=mine")) == hosted
+    assert identity_of(make_run("host=mlp", "host.layer_name=Dense_1")).program_id != hosted.program_id
 
 
 def test_a_run_with_a_host_says_so_in_its_record_and_its_row(make_run):
     run = make_run("host=mlp", "input_shape=[2,4]", "timing=off")
-    identity = identify(run)
-    program = compile_program(draft(run, identity))
+    identity = identity_of(run)
+    program = compile_program(make_draft(run, identity))
     record = execute.execute(Job(run=run, identity=identity), program).record
     assert (record.error, record.layer, record.host) == (None, "linear", "mlp")
     assert columns.results_row(record)["host"] == "mlp"

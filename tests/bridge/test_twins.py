@@ -9,11 +9,10 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from runner.arrays import trees
+from runner.arrays import closeness, trees
 from runner.bridge import rngs, twins, wrap
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
-from runner.checks import verdicts
 from runner.checks.probes import hlo
 
 BFLOAT16 = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
@@ -109,9 +108,9 @@ def test_a_twin_gives_the_same_bits_on_the_same_variables_where_its_scale_is_exa
     one, two = (trees.named_arrays(program(*arguments)) for program in programs)
     if not exact:
         np.testing.assert_allclose(one["0"], two["0"], rtol=1e-5, atol=1e-6)
-        assert verdicts.differences(one, two)
+        assert closeness.differences(one, two)
     else:
-        assert verdicts.differences(one, two) == {}
+        assert closeness.differences(one, two) == {}
 
 
 def test_a_twin_is_the_same_program_but_for_attention(pair):
@@ -127,7 +126,7 @@ def test_a_twin_of_another_epsilon_is_told_apart():
     variables = values(needs.variables)
     (ours, keys), (theirs, _) = (compiled(one, needs, variables, x) for one in (layer, twin.layer))
     one, two = (trees.named_arrays(program(variables, keys, x)) for program in (ours, theirs))
-    assert verdicts.differences(one, two)["0"]["ulp"] > 0
+    assert closeness.differences(one, two)["0"]["ulp"] > 0
     assert hlo.equal(ours, theirs) is False
 
 
@@ -140,7 +139,7 @@ def test_a_norm_in_bfloat16_rounds_x_before_its_statistics_and_its_twin_after(nn
     variables = values(needs.variables)
     (ours, keys), (theirs, _) = (compiled(one, needs, variables, x) for one in (layer, twin.layer))
     one, two = (trees.named_arrays(program(variables, keys, x)) for program in (ours, theirs))
-    assert verdicts.differences(one, two)["0"]["ulp"] > 0
+    assert closeness.differences(one, two)["0"]["ulp"] > 0
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from runner.checks import complete
 from runner.checks.probes.subject import subject_of
 from runner.config.composed import Config
 from runner.experiment import execute as experiment_execute
-from runner.experiment.execute import Job
-from runner.experiment.program import draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
+from runner.experiment.job import Job
 from runner.records.record import FailureKind, Status, Verdict
 from runner.sweep import validate
 
@@ -151,7 +152,10 @@ def test_what_init_makes_is_complete():
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_of_conf_is_complete_when_traced(make_run, name):
     run = make_run(f"layer={name}")
-    assert complete.judge(experiment_execute.subject(draft(run, identify(run)), run), full=False).verdict is Verdict.yes
+    assert (
+        complete.judge(experiment_execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict
+        is Verdict.yes
+    )
 
 
 def test_in_full_a_compiled_init_is_compared_with_the_traced_one():

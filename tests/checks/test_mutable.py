@@ -12,7 +12,8 @@ from flax.nnx import bridge
 from runner.checks import mutable
 from runner.checks.probes.subject import subject_of
 from runner.experiment import execute
-from runner.experiment.program import draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
 HERE = __name__
@@ -88,7 +89,7 @@ def of_config(make_run):
 
     def make(*overrides):
         run = make_run(*overrides)
-        return execute.subject(draft(run, identify(run)), run)
+        return execute.subject(make_draft(run, identity_of(run)), run)
 
     return make
 

@@ -24,7 +24,8 @@ from runner.checks import parity
 from runner.checks.probes import hlo
 from runner.checks.probes.subject import Subject, subject_of
 from runner.experiment import execute
-from runner.experiment.program import draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
 LAYERS = QUICK
@@ -104,7 +105,7 @@ def judge(subject):
 def of_conf(request, make_run):
     """What the claim says of a layer of conf/."""
     run = make_run("timing=off", f"layer={request.param}")
-    return request.param, judge(execute.subject(draft(run, identify(run)), run))
+    return request.param, judge(execute.subject(make_draft(run, identity_of(run)), run))
 
 
 def test_a_layer_of_conf_is_its_native_module_bit_for_bit(of_conf):

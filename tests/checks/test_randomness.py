@@ -17,8 +17,9 @@ from runner.checks.probes.subject import subject_of
 from runner.commands import main
 from runner.config.composed import Config
 from runner.experiment import execute, failures
-from runner.experiment.execute import Job
-from runner.experiment.program import draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
+from runner.experiment.job import Job
 from runner.records.record import FailureKind, Verdict
 from runner.sweep import validate
 
@@ -161,7 +162,7 @@ def found(function, *arguments, names="kx"):
 @pytest.mark.parametrize("name", LAYERS)
 def test_of_a_layer_of_conf_both_claims_say_yes(make_run, name):
     run = make_run(f"layer={name}")
-    subject = execute.subject(draft(run, identify(run)), run)
+    subject = execute.subject(make_draft(run, identity_of(run)), run)
     assert nothing_invented.judge(subject, full=False).verdict is Verdict.yes
     assert streams.judge(subject, full=False).verdict is Verdict.yes
 
@@ -324,15 +325,15 @@ def test_a_strict_run_whose_config_takes_the_stream_away_fails_and_says_what_to_
     mend = next(check.mend for check in record.checks if check.name == "streams")
     assert mend == f"layer.rngs=null\n# in a pipeline of your own:\n{GIVE_DROPOUT}"
     run = make_run(*QUICK, "layer=dropout", "layer.rngs=[]", str(mend).splitlines()[0])
-    assert streams.judge(execute.subject(draft(run, identify(run)), run), full=False).verdict is Verdict.yes
+    assert streams.judge(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.yes
 
 
 def test_a_run_is_told_which_streams_to_leave_out(make_run):
     run = make_run("layer=dropout", "layer.rngs=[dropout,noise]")
-    check = streams.judge(execute.subject(draft(run, identify(run)), run), full=False)
+    check = streams.judge(execute.subject(make_draft(run, identity_of(run)), run), full=False)
     assert check.mend == "'layer.rngs=[dropout]'"
     run = make_run("layer=dropout", "layer.rngs=[dropout,noise]", str(check.mend).strip("'"))
-    assert streams.judge(execute.subject(draft(run, identify(run)), run), full=False).verdict is Verdict.yes
+    assert streams.judge(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.yes
 
 
 # Draws of a traced function.

@@ -15,7 +15,8 @@ from flax.training.train_state import TrainState
 from runner.checks import trained
 from runner.checks.probes.subject import subject_of
 from runner.experiment import execute
-from runner.experiment.program import draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
 LAYERS = COMMON
@@ -101,7 +102,7 @@ class New(nn.Module):
 def of_config(make_run):
     def make(*overrides):
         run = make_run(*overrides)
-        return execute.subject(draft(run, identify(run)), run)
+        return execute.subject(make_draft(run, identity_of(run)), run)
 
     return make
 

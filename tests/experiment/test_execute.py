@@ -22,8 +22,10 @@ from runner.config import schema, settings
 from runner.errors import LayerError
 from runner.experiment import cross_checks, failures, inputs
 from runner.experiment import execute as experiment_execute
-from runner.experiment.execute import Job
-from runner.experiment.program import compile_program, draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
+from runner.experiment.job import Job
+from runner.experiment.program import compile_program
 from runner.records.codec import from_json, to_json
 from runner.records.record import FailureKind, Status, Verdict
 
@@ -88,8 +90,8 @@ class TwoOutputs(nnx.Module):
 
 
 def prepare(run, *, compare_eager=False, **place):
-    identity = identify(run)
-    program = compile_program(draft(run, identity))
+    identity = identity_of(run)
+    program = compile_program(make_draft(run, identity))
     return Job(run=run, identity=identity, compare_eager=compare_eager, **place), program
 
 
@@ -197,7 +199,8 @@ def test_one_program_gives_each_seed_its_own_result_and_each_time_the_same(make_
     job, program = prepare(make_run(*QUICK, "seed=3"))
     other = make_run(*QUICK, "seed=4")
     results = [
-        experiment_execute.execute(Job(run=run, identity=identify(run)), program) for run in (job.run, job.run, other)
+        experiment_execute.execute(Job(run=run, identity=identity_of(run)), program)
+        for run in (job.run, job.run, other)
     ]
     first, again, third = [(bits(result.variables), bits(dict(result.output))) for result in results]
     assert first == again
@@ -375,7 +378,7 @@ def test_a_run_that_failed_does_not_spoil_its_program(make_run):
     job, program = prepare(run)
     ones = make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones")
     assert experiment_execute.execute(job, program).record.status is Status.done
-    failed = experiment_execute.execute(Job(run=ones, identity=identify(ones)), program)
+    failed = experiment_execute.execute(Job(run=ones, identity=identity_of(ones)), program)
     assert failed.record.status is Status.failed
     assert experiment_execute.execute(job, program).record.status is Status.done
 
@@ -391,7 +394,7 @@ def test_a_run_that_failed_does_not_spoil_its_program(make_run):
 )
 def test_a_run_that_can_not_be_compiled_has_a_record_that_says_why(make_run, error, kind):
     run = make_run()
-    result = experiment_execute.failed(Job(run=run, identity=identify(run), num=4), error)
+    result = experiment_execute.failed(Job(run=run, identity=identity_of(run), num=4), error)
     record = result.record
     assert record.error is not None
     assert (record.status, record.error.kind, record.error.type) == (Status.failed, kind, type(error).__name__)

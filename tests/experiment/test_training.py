@@ -23,9 +23,11 @@ from runner.commands import main, run_lines
 from runner.config.settings import InputKind, InputSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute as experiment_execute
-from runner.experiment import inputs, training
-from runner.experiment.execute import Job
-from runner.experiment.program import compile_program, compile_training, draft, identify
+from runner.experiment import inputs, job, optimizers, training
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
+from runner.experiment.job import Job
+from runner.experiment.program import compile_program, compile_training
 from runner.experiment.training import WATCH_EVERY_NS
 from runner.records import columns, store
 from runner.records.codec import from_json, to_data, to_json
@@ -75,9 +77,9 @@ def execute(make_run):
     def run_it(*overrides):
         if overrides not in known:
             run = make_run(*QUICK, *overrides)
-            program = compile_program(draft(run, identify(run)))
+            program = compile_program(make_draft(run, identity_of(run)))
             known[overrides] = experiment_execute.execute(
-                Job(run=run, identity=identify(run), compare_eager=False), program
+                Job(run=run, identity=identity_of(run), compare_eager=False), program
             )
         return known[overrides]
 
@@ -167,10 +169,10 @@ def test_each_step_draws_its_x_and_a_given_x_stays():
 
 def test_who_watches_is_told_of_the_losses_about_once_a_second_and_in_no_steps_time(make_run):
     run = make_run(*QUICK, "train.steps=20")
-    program = compile_program(draft(run, identify(run)))
+    program = compile_program(make_draft(run, identity_of(run)))
     now, watch = itertools.count(step=WATCH_EVERY_NS // 8), Watching()
     result = experiment_execute.execute(
-        Job(run=run, identity=identify(run), compare_eager=False),
+        Job(run=run, identity=identity_of(run), compare_eager=False),
         program,
         clock=lambda: next(now),
         watch=watch,
@@ -197,7 +199,7 @@ def test_statistics_are_carried_from_step_to_step(execute):
 def test_the_masks_of_dropout_differ_from_step_to_step(make_run):
     words = ("layer=transformer_block", "input_shape=[3,4]", "layer.kwargs.dropout_rate=0.5")
     run = make_run(*words, "train.steps=2", "train.optimizer=sgd", "train.learning_rate=1e-30")
-    drafted = draft(run, identify(run))
+    drafted = make_draft(run, identity_of(run))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
     compiled = compile_training(drafted, drafted.training)
     start, teacher = (drafted.model.init(root_key(seed), drafted.needs.streams, x) for seed in (0, 1))
@@ -246,8 +248,8 @@ def test_a_layer_that_keeps_what_it_saw_trains(execute):
 
 def test_every_optimizer_that_is_offered_makes_a_step():
     params = {"kernel": jnp.ones((2, 2))}
-    for name in training.optimizer_names():
-        optimizer = training.make_optimizer(name, 0.1)
+    for name in optimizers.optimizer_names():
+        optimizer = optimizers.make_optimizer(name, 0.1)
         jax.eval_shape(lambda p, tx=optimizer: tx.update(p, tx.init(p), p), params)
 
 
@@ -295,7 +297,7 @@ def test_every_optimizer_that_is_offered_makes_a_step():
 def test_what_can_not_be_trained_is_told_in_one_sentence(words, message, make_run):
     def drafted():
         run = make_run(*words)
-        return draft(run, identify(run))
+        return make_draft(run, identity_of(run))
 
     with pytest.raises((ConfigError, LayerError)) as caught:
         drafted()
@@ -311,13 +313,13 @@ def test_a_wrong_optimizer_exits_with_2(here, capsys):
 
 
 def test_ids_of_runs_that_train_nothing_do_not_know_of_training(make_run):
-    plain = identify(make_run())
-    assert identify(make_run("train.optimizer=sgd", "train.teacher_seed=5")) == plain
-    short = identify(make_run("train=short"))
+    plain = identity_of(make_run())
+    assert identity_of(make_run("train.optimizer=sgd", "train.teacher_seed=5")) == plain
+    short = identity_of(make_run("train=short"))
     assert short.program_id != plain.program_id
     more, other_teacher = (
-        identify(make_run("train=short", "train.steps=30")),
-        identify(make_run("train=short", "train.teacher_seed=2")),
+        identity_of(make_run("train=short", "train.steps=30")),
+        identity_of(make_run("train=short", "train.teacher_seed=2")),
     )
     assert {short.program_id} == {more.program_id, other_teacher.program_id}
     assert len({short.result_id, more.result_id, other_teacher.result_id}) == 3
@@ -431,7 +433,7 @@ def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsy
 )
 def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_for_bit(make_run, words):
     run = make_run(*QUICK, *words, "train=short", "train.steps=5", "input_shape=[2,4,8]")
-    drafted = draft(run, identify(run))
+    drafted = make_draft(run, identity_of(run))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
     init = jax.jit(lambda key: drafted.model.init(key, ("params",), x))
     start, teacher = init(root_key(0)), init(root_key(1))
@@ -466,10 +468,8 @@ def test_the_loss_curve_of_the_twin_pipeline_is_compared_where_everything_is(mak
         (("layer=lora", "train.collections=[params,LoRAParam]"), "flax.linen has no LoRALinear"),
     ):
         run = make_run(*QUICK, *words, "train=short", "train.steps=3", "checks=full", "timing=off")
-        identity = identify(run)
-        program = experiment_execute.prepare(draft(run, identity), run)
-        record = experiment_execute.execute(
-            experiment_execute.Job(run=run, identity=identity, compare_eager=False), program
-        ).record
+        identity = identity_of(run)
+        program = experiment_execute.prepare(make_draft(run, identity), run)
+        record = experiment_execute.execute(job.Job(run=run, identity=identity, compare_eager=False), program).record
         (check,) = (check for check in record.checks if check.name == "twin_curve")
         assert check.detail.startswith(said)

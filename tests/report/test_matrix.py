@@ -15,7 +15,8 @@ from runner.checks import registry
 from runner.commands import main
 from runner.config import schema
 from runner.experiment import execute
-from runner.experiment.program import draft, identify
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
 from runner.records import files, store
 from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Status, Verdict
@@ -193,7 +194,7 @@ def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
 @pytest.mark.slow
 def test_every_layer_with_params_answers_without_them_and_two_claims_say_no(make_run):
     names = [name for name in schema.layer_names() if name != "custom"]
-    drafts = {name: (run, draft(run, identify(run))) for name in names for run in [make_run(f"layer={name}")]}
+    drafts = {name: (run, make_draft(run, identity_of(run))) for name in names for run in [make_run(f"layer={name}")]}
     asked = {
         name: dataclasses.replace(execute.subject(drafted, run), given={})
         for name, (run, drafted) in drafts.items()

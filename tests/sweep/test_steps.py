@@ -21,9 +21,12 @@ from runner.arrays import checkpoint, trees
 from runner.bridge import rngs
 from runner.commands import main
 from runner.errors import StorageError
-from runner.experiment import inputs, training
-from runner.experiment.program import compile_program, draft, identify
-from runner.experiment.training import Step, Stopped, Trained
+from runner.experiment import curve, inputs, training
+from runner.experiment.curve import Step, Stopped
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
+from runner.experiment.program import compile_program
+from runner.experiment.training import Trained
 from runner.records import files, store
 from runner.records.codec import seal
 from runner.records.paths import RunFolder
@@ -37,7 +40,7 @@ LEAN = ("layer=batch_norm", "input_shape=[4,4]", "tracking=disabled", "timing=of
 def train(make_run) -> Callable[..., Trained]:
     """Trains a layer with statistics, compiled once."""
     run = make_run(*LEAN, f"train.steps={NUM_STEPS}")
-    program = compile_program(draft(run, identify(run)))
+    program = compile_program(make_draft(run, identity_of(run)))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
     start, teacher = (program.init(rngs.root_key(seed), x) for seed in (0, 1))
 
@@ -167,7 +170,7 @@ def test_steps_of_other_software_are_gone_on_from_and_named(train, tmp_path):
 
 
 def test_a_collection_with_the_name_of_a_part_of_the_state_is_refused(tmp_path):
-    step = Step(num=1, variables={"step": np.ones(1)}, state={"step": np.ones(1)}, curve=training.Curve())
+    step = Step(num=1, variables={"step": np.ones(1)}, state={"step": np.ones(1)}, curve=curve.Curve())
     with pytest.raises(checkpoint.CheckpointError, match="a collection is called step, as a part of the state is"):
         step_folder(tmp_path).made(1, False, lambda: step)
 

@@ -11,7 +11,7 @@ from runner.config import settings
 from runner.config.composed import Config
 from runner.config.settings import Retry
 from runner.errors import StorageError, UserError
-from runner.experiment.program import Identity
+from runner.experiment.identity import Identity
 from runner.records import paths, store
 from runner.records.paths import SweepFolder
 from runner.sweep.plan import Plan, comparing, make_task

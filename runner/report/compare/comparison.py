@@ -231,20 +231,20 @@ def _agreement(pair: Pair, read: Read) -> tuple[Agreement, int | None, str]:
 
 def _distance(kept: Arrays, made: Arrays) -> tuple[Agreement, int | None, str]:
     """How two sets of named arrays with other digests agree."""
-    from runner.checks import verdicts
+    from runner.arrays import closeness
 
-    found = verdicts.differences(kept, made)
+    found = closeness.differences(kept, made)
     if not found:
         return Agreement.same, 0, ""
     ulps = [item["ulp"] for item in found.values() if isinstance(item, dict)]
     ulp = max(ulps) if len(ulps) == len(found) else None
     if ulp is None:
-        return Agreement.different, None, verdicts.largest(found)
-    if not verdicts.are_close(kept, made):
+        return Agreement.different, None, closeness.largest_differences(found)
+    if not closeness.are_close(kept, made):
         # So far apart, units in the last place tell nothing.
         names = ", ".join(path or "output" for path in found)
-        return Agreement.different, ulp, f"{names} by up to {verdicts.apart(kept, made):.2g} of the largest value"
-    return (Agreement.ulp if ulp <= MAX_ULP else Agreement.tolerance), ulp, verdicts.largest(found)
+        return Agreement.different, ulp, f"{names} by up to {closeness.apart(kept, made):.2g} of the largest value"
+    return (Agreement.ulp if ulp <= MAX_ULP else Agreement.tolerance), ulp, closeness.largest_differences(found)
 
 
 def _place(entry: Entry) -> tuple[str, ...]:

@@ -1,0 +1,82 @@
+"""How far two arrays lie apart: in bits, in ulps, and within the rounding that XLA's fusion explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from runner.arrays import trees
+
+# A sum in another order is off by a few units in the last place of the largest number in it.
+MAX_ROUNDING = 64
+
+
+def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What differs between two sets of named arrays: by how many ulp, or what is not in both."""
+    found: dict[str, Any] = {}
+    for path in sorted(first.keys() | second.keys()):
+        one, two = first.get(path), second.get(path)
+        if one is None or two is None:
+            found[path] = "only in the first" if two is None else "only in the second"
+        elif (one.shape, one.dtype) != (two.shape, two.dtype):
+            found[path] = f"{describe(one)} against {describe(two)}"
+        elif trees.array_digest(one) != trees.array_digest(two):
+            found[path] = {"ulp": trees.ulp_distance(one, two), "num_elements": int(np.sum(one != two))}
+    return found
+
+
+def are_close(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
+    """Whether two sets of named arrays are the same but for rounding.
+
+    Numbers that lie `MAX_ROUNDING` times the resolution of their type apart, at the scale of the largest of them all,
+    are taken for rounding: a gradient that is zero but for rounding has no scale of its own.
+    """
+    found = differences(first, second)
+    if any(isinstance(item, str) for item in found.values()):
+        return False
+    largest = max((_largest_finite(leaf) for leaf in second.values()), default=0.0)
+    return all(_is_close(first[path], second[path], largest) for path in found)
+
+
+def _largest_finite(leaf: np.ndarray) -> float:
+    values = np.abs(_numbers(leaf))
+    return float(np.max(values, where=np.isfinite(values), initial=0))
+
+
+def _is_close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:
+    if not jnp.issubdtype(got.dtype, jnp.inexact):
+        return False
+    atol = MAX_ROUNDING * float(jnp.finfo(got.dtype).eps) * largest
+    return bool(np.allclose(_numbers(got), _numbers(wanted), rtol=0, atol=atol, equal_nan=True))
+
+
+def apart(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> float:
+    """The largest difference of two sets of named arrays of the same kinds, in units of the largest value kept."""
+    with np.errstate(invalid="ignore"):  # of two infinities
+        pairs = [(_numbers(kept[name]), _numbers(made[name])) for name in kept]
+        largest = max((float(np.nanmax(np.abs(one), initial=0.0)) for one, _ in pairs), default=0.0)
+        distance = max((float(np.nanmax(np.abs(one - two), initial=0.0)) for one, two in pairs), default=0.0)
+    return distance / largest if largest else distance
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """`array` in float64; of complex numbers both parts, one after the other."""
+    parts = (array.real, array.imag) if np.iscomplexobj(array) else (array,)
+    return np.concatenate([trees.as_float64(np.ravel(part)) for part in parts])
+
+
+def largest_differences(found: Mapping[str, Any]) -> str:
+    """The first three of `differences` in words, and how many more."""
+    parts = [
+        f"{path or 'output'} by {item['ulp']} ulp" if isinstance(item, dict) else f"{path or 'output'} ({item})"
+        for path, item in found.items()
+    ]
+    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+
+
+def describe(leaf: Any) -> str:
+    """Type and shape of an array: `float32[4, 8]`."""
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"

@@ -1,0 +1,122 @@
+"""A program before it is compiled: the wrapped layer with its host, shapes and placement, found by tracing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from runner.arrays import trees
+from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
+from runner.bridge import hosts, wrap
+from runner.bridge.needs import Needs, find_needs
+from runner.bridge.wrap import Bridged
+from runner.config.settings import Run
+from runner.experiment import inputs
+from runner.experiment import training as experiment_training
+from runner.experiment.identity import Identity
+from runner.experiment.training import Training
+from runner.timing import clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A program that was traced and not yet compiled: enough to know that a config can run.
+
+    Attributes:
+      program_id: Names what is compiled.
+      model: What is run: the wrapped layer, or a host with it.
+      layer: The wrapped layer alone.
+      needs: What `model` wants.
+      rngs: Streams that apply is given.
+      mutable: Collections that apply may change.
+      given: Variables to start from, NumPy leaves; None starts from init's.
+      training: How it is trained; None where it isn't.
+      train_state: What a run that was trained left for others to go on from; None starts at step 0.
+      x: Shape and dtype of the input.
+      placement: Where its arrays lie.
+      construct_s: Seconds to import and wrap the class.
+    """
+
+    program_id: str
+    model: Bridged
+    layer: Bridged
+    needs: Needs
+    rngs: tuple[str, ...]
+    mutable: tuple[str, ...]
+    given: Any
+    training: Training | None = None
+    train_state: Any = None
+    x: jax.ShapeDtypeStruct
+    placement: Placement
+    construct_s: float
+
+    @property
+    def device(self) -> jax.Device:
+        """The device, or the first one of the mesh."""
+        return self.placement.device
+
+    @property
+    def variables(self) -> Any:
+        """Shapes and dtypes of the variables that apply gets."""
+        return self.needs.variables if self.given is None else trees.shapes(self.given)
+
+
+def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any = None) -> Draft:
+    """The traced program of `run`.
+
+    Args:
+      run: What is run.
+      identity: Its names.
+      given: Variables that it starts from; None for init's.
+      train_state: What the run that left them kept to go on from, if it was trained.
+
+    Raises:
+      LayerError: The layer or its host can't be built, or can't take the input.
+      ConfigError: A value that the layer, the host or the input can't have.
+    """
+    x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
+    layer, construct_s = clock.seconds(lambda: wrap.wrap(run.layer))
+    model = hosts.put_around(layer, run.host)
+    label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
+    place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))
+    with place.context():
+        needs = find_needs(model, x, label)
+    if given is not None:
+        given = trees.with_keys_of(given, needs.variables)
+    rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
+    mutable = needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable)
+    drafted = Draft(
+        program_id=identity.program_id,
+        model=model,
+        layer=layer,
+        needs=needs,
+        rngs=rngs,
+        mutable=mutable,
+        given=given,
+        x=x,
+        placement=place,
+        construct_s=construct_s,
+    )
+    if not run.train.steps:
+        return drafted
+    trained = experiment_training.make_training(
+        model, run.train, drafted.variables, needs.output, rngs=rngs, mutable=mutable, label=label
+    )
+    if train_state is not None:
+        experiment_training.require_saved(trained, drafted.variables, train_state, str(run.variables))
+    return dataclasses.replace(drafted, training=trained, train_state=train_state)
+
+
+def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs: Callable[[], Needs]) -> Placement:
+    mesh = make_mesh(on_one_device(run) if identity.elsewhere else run)
+    if mesh is None:
+        return on_device(identity.device)
+    # The names are read before flax places anything by them, to refuse a wrong one in words that say what to type.
+    with nnx.use_eager_sharding(False):
+        return on_mesh(run, mesh, x, find_needs().variables)

@@ -1,0 +1,98 @@
+"""What a run is called: SHA-256 ids of the settings that can change its result, its times, and its program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from runner.arrays import devices
+from runner.bridge import targets
+from runner.config.settings import InputKind, Run, canonical_digest, to_data
+from runner.experiment import inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Names of a run, each a SHA-256 of settings.
+
+    Attributes:
+      run_id: The run in its sweep: its result, how it is timed, and on which device.
+      result_id: All that can change the result, the layer's source and the bytes of an input file among it.
+      program_id: What is compiled: the result's settings without the seeds.
+      device: The device that the config names, or this machine's CPU where another one makes the run.
+      elsewhere: Whether another machine makes the run, so that its devices need not be here.
+    """
+
+    run_id: str
+    result_id: str
+    program_id: str
+    device: jax.Device
+    elsewhere: bool = False
+
+
+def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str | None = None) -> Identity:
+    """The names of `run`.
+
+    Args:
+      run: What is run.
+      variables_digest: Digest of the variables that it starts from, where those are not init's.
+      elsewhere: For a run that another machine makes, the platform that `device=auto` means there; the device need not
+        be here then, and the run is traced on the CPU.
+
+    Raises:
+      LayerError: The layer or the host can't be imported.
+      DeviceError: The device is not there.
+      ConfigError: The input's file can't be read.
+    """
+    data = to_data(run)
+    device = devices.find_device("cpu" if elsewhere else run.device)
+    platform, name = (
+        devices.named(run.device, elsewhere) if elsewhere else (device.platform, devices.device_name(device))
+    )
+    program = {
+        "layer": {key: data["layer"][key] for key in ("target", "kwargs", "call")},
+        "source": targets.source_digest(str(run.layer.target)),
+        "dtype": run.input.dtype,
+        "input_shape": run.input_shape,
+        "platform": platform,
+    }
+    program |= {"mesh": _mesh_data(data)} if run.mesh is not None else {}
+    program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
+    if run.host.target:
+        host = {key: data["host"][key] for key in ("target", "kwargs", "layer_name")}
+        program |= {"host": host | {"source": targets.source_digest(run.host.target, "host.target")}}
+    program |= {"variables": variables_digest} if variables_digest else {}
+    learning: dict[str, Any] = {}
+    if run.train.steps:
+        program["train"] = {key: data["train"][key] for key in ("optimizer", "learning_rate", "collections")}
+        learning["train"] = {key: data["train"][key] for key in ("steps", "teacher_seed")}
+    program_id = canonical_digest(program)
+    values = {"kind": data["input"]["kind"], "content": inputs.content_digest(run.input)}
+    values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
+    values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
+    result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed} | learning)
+    if run.mesh is not None:
+        name = name.partition(":")[0]
+    how = {key: value for key, value in data["timing"].items() if key != "turns"}
+    timed = {"result": result_id, "timing": how, "device": name}
+    run_id = canonical_digest(timed)
+    return Identity(
+        run_id=run_id,
+        result_id=result_id,
+        program_id=program_id,
+        device=device,
+        elsewhere=elsewhere is not None,
+    )
+
+
+def _mesh_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    # The order of the axes counts: by it the devices are dealt out.
+    return {"axes": list(data["mesh"].items()), "input": data["mesh_input"], "rules": data["mesh_rules"]}
+
+
+def timing_id(run_id: str, machine_id: str, software_id: str) -> str:
+    """Names runs whose times may be compared: one result, timing settings, machine and software."""
+    return canonical_digest({"run": run_id, "machine": machine_id, "software": software_id})

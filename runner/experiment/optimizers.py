@@ -1,0 +1,42 @@
+"""Optax's optimisers by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import optax
+
+from runner.errors import ConfigError, nearest
+
+# They want the loss as a function, or a key of their own, or have a successor.
+OTHER_OPTIMIZERS = frozenset({"lbfgs", "noisy_sgd", "optimistic_adam"})
+
+
+@functools.cache
+def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
+    """The optimiser of optax called `name`.
+
+    Raises:
+      ConfigError: There is none that takes a learning rate alone.
+    """
+    known = optimizer_names()
+    if name not in known:
+        close = nearest(name, known) or "adam"
+        reason = "no such function in optax that takes a learning rate and gradients alone"
+        raise ConfigError("train.optimizer", name, reason, f"train.optimizer={close}")
+    optimizer = getattr(optax, name)(learning_rate=learning_rate)
+    assert isinstance(optimizer, optax.GradientTransformation)
+    return optimizer
+
+
+def optimizer_names() -> list[str]:
+    """Optimisers of optax that can be made of a learning rate and called with gradients."""
+    functions = {name: item for name, item in vars(optax).items() if inspect.isfunction(item)}
+    return sorted(
+        name
+        for name, function in functions.items()
+        if "learning_rate" in inspect.signature(function).parameters
+        and not name.startswith(("_", "scale_by_"))
+        and name not in OTHER_OPTIMIZERS
+    )
