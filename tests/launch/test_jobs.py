@@ -268,7 +268,7 @@ def test_runs_whose_jobs_live_are_waited_for_and_not_submitted_again(done):
     path = folder.submission(1).journal(0)
     whole = path.read_bytes()
     path.write_bytes(b"")
-    words = [sys.executable, "-c", "import sys; from runner import cli; sys.exit(cli.main(sys.argv[1:]))"]
+    words = [sys.executable, "-c", "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))"]
     lines = Journal(path)
     with subprocess.Popen([*words, *SWEEP, "hydra/launcher=basic"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr.readline() == "runs whose jobs are queued or running, waited for: 3\n"

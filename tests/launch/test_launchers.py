@@ -25,7 +25,7 @@ pytestmark = pytest.mark.engines
 # Two programs of six seeds each: one waits as long as the file `one` says so, the other for `two`.
 SWEEP = ("-m", "seed=range(0,6)", "layer=custom", "layer.target=my_layers.Waits", "layer.kwargs.until=one,two")
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "sweep=mine")
-COMMAND = (sys.executable, "-c", "import sys; from runner import cli; sys.exit(cli.main(sys.argv[1:]))")
+COMMAND = (sys.executable, "-c", "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))")
 TIMEOUT_S = 300
 SLURM = ("hydra/launcher=submitit_slurm", "workers=2")
 

@@ -255,7 +255,7 @@ def test_a_failed_run_tells_another_sweeper(here):
 
 
 def test_a_sweep_over_devices_keeps_the_bits(here):
-    code = "import sys; from runner import cli; sys.exit(cli.main(sys.argv[1:]))"
+    code = "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))"
     words = ["-m", "device=cpu:0,cpu:1", "num_cpu_devices=2", *LEAN]
     subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=120, capture_output=True)
     first, second = all_records(only_sweep(here))
