@@ -44,7 +44,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner -m seed=0,1,2 hydra/launcher=ray       on an engine: joblib, submitit_local, submitit_slurm, ray
   bridge-runner -m hydra/sweeper=optuna objective=output_norm 'seed=range(0,99)'  a search for the best run
 
-  bridge-runner check KEY=…       is this layer safe inside Linen? every claim, and what mends a no (--json)
+  bridge-runner check KEY=…       is this layer safe inside Linen? every check, and what fixes one that fails (--json)
   bridge-runner plan KEY=…        what a sweep would do; runs nothing
   bridge-runner resume SWEEP      what is missing or failed
   bridge-runner ls [SWEEP]        sweeps, or the runs of one (--json); --watch follows it, --by KEY puts seeds together
@@ -52,7 +52,7 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
   bridge-runner rerun RUN         a saved run again: the same bits?
   bridge-runner verify RUN|SWEEP  from the folder alone: files, leaves, output still what they were? (--device gpu)
   bridge-runner reload RUN        load it (--as nnx, --dtype, --only), apply it, say how exactly it agrees
-  bridge-runner diff OLD NEW      two trees of variables: what moved, which name= mends it, and the proof
+  bridge-runner diff OLD NEW      two trees of variables: what moved, which name= fixes it, and the proof
   bridge-runner compare A B       two sweeps or runs: same results? slower? one verdict (--rerun 30 settles it)
   bridge-runner export RUN --to … its variables as nnx, linen or safetensors keep them
   bridge-runner import PATH       … and back to variables (--like RUN where another program saved them)
