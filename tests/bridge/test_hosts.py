@@ -224,7 +224,7 @@ def test_the_call_arguments_of_the_layer_reach_it_inside_a_host(model_of):
         ),
         (
             ["host=mlp", "host.kwargs.featurs=3"],
-            "host.kwargs.featurs=3: MLP has the fields features, activation.\n  Try: host.kwargs.features=3",
+            "host.kwargs.featurs=3: MLPHost has the fields features, activation.\n  Try: host.kwargs.features=3",
         ),
         (
             [f"host.target={HERE}.InSetup", "host.kwargs.width=3"],
