@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rerun", type=int, metavar="ROUNDS", help="do both anew in turns, 10 rounds or more")
     parser.add_argument("--force", action="store_true", help="compare times of different machines")
     parser.add_argument("--json", action="store_true", help="the comparison as data")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="the comparison as one page")
     parser.add_argument("--trust", action="store_true", help="with --rerun: import modules neither ours nor flax's")
 
 
@@ -29,20 +28,18 @@ def run(typed: argparse.Namespace) -> int:
     make_importable()
     from runner.commands import compared_sides
 
-    options = compared_sides.Options(
-        force=typed.force, rerun=typed.rerun, as_json=typed.json, page=typed.html, trust=typed.trust
-    )
+    options = compared_sides.Options(force=typed.force, rerun=typed.rerun, as_json=typed.json, trust=typed.trust)
     return compared_sides.compare(typed.a, typed.b, options)
 
 
 VERB = Verb(
     name="compare",
     summary="Two sweeps or runs: same results? slower? One verdict.",
-    usage="compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json] [--html FILE]",
+    usage="compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json]",
     examples={
         "compare outputs/before outputs/after": "from the records alone",
         "compare outputs/before outputs/after --rerun 30": "both anew in turns, which settles it",
-        "compare outputs/before/0 outputs/after/0 --html c.html": "two runs, as a page",
+        "compare outputs/before/0 outputs/after/0": "two runs",
     },
     add_arguments=add_arguments,
     run=run,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import UserError
-from runner.records import files, find, store
+from runner.records import find, store
 from runner.records.paths import RunFolder
 from runner.report import table
 from runner.report.compare import comparison as comparisons
@@ -17,7 +17,6 @@ from runner.report.compare import pairing, summary, times
 from runner.report.compare.comparison import EXIT_CODES, Side
 from runner.report.compare.pairing import Entry, Pairing
 from runner.report.compare.times import Times
-from runner.report.html.page import comparison_to_html
 from runner.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -35,14 +34,12 @@ class Options:
       force: Whether times of different machines are compared.
       rerun: Rounds in which both sides are done anew; None takes the times of the records.
       as_json: Whether the comparison is printed as JSON.
-      page: Where the comparison is written as one HTML page; None for nowhere.
       trust: Whether what is done anew may import modules that are neither ours nor flax's.
     """
 
     force: bool = False
     rerun: int | None = None
     as_json: bool = False
-    page: Path | None = None
     trust: bool = False
 
 
@@ -95,10 +92,8 @@ def compare(a: Path, b: Path, options: Options) -> int:
       can't be compared.
 
     Raises:
-      UserError: A side is neither a sweep nor a run, or can't be done anew here, or the page can't be written.
+      UserError: A side is neither a sweep nor a run, or can't be done anew here.
     """
-    if options.page is not None:
-        _require_page(options.page)
     if options.rerun is not None and options.rerun < MIN_ROUNDS:
         what = f"--rerun {options.rerun}: fewer than {MIN_ROUNDS} rounds tell nothing, however far apart the sides lie"
         raise UserError(what, f"--rerun {summary.ROUNDS}")
@@ -127,23 +122,7 @@ def compare(a: Path, b: Path, options: Options) -> int:
         for line in summary.notes(comparison):
             terminal.line(line)
         terminal.line(summary.verdict_line(comparison))
-    if options.page is not None:
-        files.write_atomic(options.page, comparison_to_html(summary.page_data(comparison)))
-        if not options.as_json:
-            terminal.line(f"page         {options.page}")
     return EXIT_CODES[comparison.outcome]
-
-
-def _require_page(path: Path) -> None:
-    """Judges whether a page can be written, before anything takes time.
-
-    Raises:
-      UserError: It can't.
-    """
-    if path.suffix not in (".html", ".htm"):
-        raise UserError(f"--html {path}: a page's name ends on .html", "--html compare.html")
-    if not path.parent.is_dir():
-        raise UserError(f"--html {path}: there is no folder {path.parent}", f"mkdir -p {path.parent}")
 
 
 def _times(sides: tuple[Reader, Reader], pairs: Pairing, options: Options, terminal: Terminal) -> Sequence[Times]:

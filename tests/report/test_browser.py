@@ -167,21 +167,6 @@ def test_the_trials_of_a_search_lead_to_their_runs(opened, swept):
     assert row.label in page.tab.text_content("#run h2")
 
 
-def test_a_comparison_is_a_page_with_its_chart(chromium, swept):
-    sides = [str(swept / name) for name in ("hostile", "searched")]
-    page_file = swept / "compared.html"
-    assert main.main(["compare", sides[0], sides[0], "--html", str(page_file)]) == 0
-    page = Page(chromium, page_file.as_uri(), color_scheme="dark")
-    assert page.tab.locator("#ratios svg").count() == 1
-    assert page.tab.text_content(".verdict span") == "same"
-    assert (page.complaints, page.requests) == ([], [page_file.as_uri()])
-    assert main.main(["compare", *sides, "--html", str(page_file)]) == 5
-    page.open(page_file.as_uri())
-    assert page.tab.text_content("#times p") == "Not timed on both sides."
-    assert page.complaints == []
-    page.tab.context.close()
-
-
 def test_a_layer_that_is_called_like_a_script_stays_text(opened, swept):
     page = opened("hostile")
     page.show_all()

@@ -29,7 +29,7 @@ from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
 from runner.records.row import Trial
 from runner.report.html.data import Report
-from runner.report.html.page import COMPARISON_SCRIPTS, PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
+from runner.report.html.page import PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
 from runner.sweep.outputs import Summary
 from tests.records.test_record import RECORD
 
@@ -321,8 +321,7 @@ def test_the_bundles_are_those_of_the_manifest_and_bring_their_licences():
 
 def test_every_part_of_the_page_is_used():
     files = {path.name for path in PARTS.iterdir() if path.is_file()}
-    scripts = {*SCRIPTS, *COMPARISON_SCRIPTS}
-    assert files == {*scripts, STYLE, "page.html", "compare.html"}
+    assert files == {*SCRIPTS, STYLE, "page.html"}
 
 
 def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():

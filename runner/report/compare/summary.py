@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from runner.records.timing import Aggregate
 from runner.report import table
@@ -19,11 +18,8 @@ ROUNDS = 30
 # More lines of one kind tell less than the first ones; `--json` has them all.
 MAX_LINES = 8
 
-# Rows of the chart on a page: more of them are no longer read.
-MAX_BARS = 40
 
 PACES = (Pace.slower, Pace.faster, Pace.unclear, Pace.same, Pace.untimed)
-LEVELS = {Outcome.same: "good", Outcome.slower: "bad", Outcome.different: "bad", Outcome.not_comparable: "care"}
 
 REASONS = {
     How.settings: "their ids differ: the layer's source, an input file or given variables are others",
@@ -80,50 +76,6 @@ def notes(comparison: Comparison) -> list[str]:
 def verdict_line(comparison: Comparison) -> str:
     """The verdict with its reasons, and what to type next."""
     return f"verdict      {comparison.outcome.value}: {_reasons(comparison)}"
-
-
-def page_data(comparison: Comparison) -> dict[str, Any]:
-    """What the page of a comparison shows, as JSON data.
-
-    Returns:
-      `head`: words and rows of tables. `ratios`: the rows of the chart of times, those with a verdict first.
-    """
-    one = comparison
-    differing = [result for result in one.results if result.agreement not in (Agreement.same, Agreement.none)]
-    changed = Counter((name, *both) for result in one.results for name, both in result.checks.items())
-    judged = sorted(
-        (times for times in one.times if times.ratio is not None), key=lambda times: PACES.index(times.pace)
-    )
-    timed = times_lines(one)
-    head = {
-        "a": one.a,
-        "b": one.b,
-        "level": "care" if one.outcome is Outcome.same and _is_unsettled(one) else LEVELS[one.outcome],
-        "verdict": [one.outcome.value, *_reasons(one).split("; ")],
-        "pairs": _pairs(one),
-        "only": {"A": list(one.only_a), "B": list(one.only_b)},
-        "results": _agreements(one.results),
-        "differing": [[_labels(result), result.agreement.value, result.detail] for result in differing],
-        "checks": [[*names, _runs(num)] for names, num in changed.items()],
-        "settings": [[item.key, item.a, item.b, _runs(item.num_pairs)] for item in one.settings],
-        "environment": [[item.key, item.a, item.b] for item in one.environment],
-        "times": {"heads": list(timed[0]) if timed else [], "lines": [list(row.values()) for row in timed]},
-        "notes": notes(one),
-        "num_left_out": max(len(judged) - MAX_BARS, 0),
-    }
-    return {"head": head, "ratios": [_bar(times) for times in judged[:MAX_BARS]]}
-
-
-def _bar(one: Times) -> dict[str, Any]:
-    return {
-        "y": one.program,
-        "series": "B / A",
-        "median": one.ratio,
-        "low": one.low,
-        "high": one.high,
-        "flags": [] if one.pace in (Pace.slower, Pace.faster, Pace.same) else ["unclear"],
-        "text": f"{one.program}\n{_ratio(one)}: {one.pace.value}",
-    }
 
 
 def _reasons(comparison: Comparison) -> str:

@@ -7,7 +7,7 @@ import functools
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ SCRIPTS = (
     *("data.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
     *("figures.js", "run.js", "theme.js", "page.js"),
 )
-COMPARISON_SCRIPTS = ("data.js", "charts.js", "theme.js", "compare.js")
 STYLE = "page.css"
-TABLES = "tabulator-tables"
 
 # Devtools would look for what these lines name.
 SOURCE_MAP = "//# sourceMappingURL="
@@ -30,37 +28,20 @@ SOURCE_MAP = "//# sourceMappingURL="
 def to_html(data: Mapping[str, Any], *, live: bool = False) -> bytes:
     """The page of a sweep, in UTF-8.
 
+    All text goes through Jinja's escaping or is packed, so a layer may be called `<script>`; the page's policy lets
+    nothing be loaded and no script run but those that are in it by their digest.
+
     Args:
       data: What `runner.report.html.data.Report.data` gives.
       live: Whether the page is served, and asks its server for news.
     """
-    return _page("page.html", SCRIPTS, manifest(), data, live=live)
-
-
-def comparison_to_html(data: Mapping[str, Any]) -> bytes:
-    """The page of a comparison, in UTF-8.
-
-    Args:
-      data: What `runner.verdict.page_data` gives.
-    """
-    bundles = [entry for entry in manifest() if entry["package"] != TABLES]
-    return _page("compare.html", COMPARISON_SCRIPTS, bundles, data, live=False)
-
-
-def _page(
-    template: str, own: Sequence[str], bundles: Sequence[Mapping[str, Any]], data: Mapping[str, Any], *, live: bool
-) -> bytes:
-    """A page with the data's `head` in its text, and the rest of it for its scripts.
-
-    All text goes through Jinja's escaping or is packed, so a layer may be called `<script>`; the page's policy lets
-    nothing be loaded and no script run but those that are in it by their digest.
-    """
+    bundles = manifest()
     scripts = [_script(entry) for entry in bundles if entry["file"].endswith(".js")]
-    scripts += [(PARTS / name).read_text(encoding="utf-8") for name in own]
+    scripts += [(PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS]
     sheets = [(VENDOR / entry["file"]).read_text() for entry in bundles if entry["file"].endswith(".css")]
     sheets.append((PARTS / STYLE).read_text(encoding="utf-8"))
     drawn = [style for entry in bundles for style in entry.get("styles", ())]
-    html = _template(template).render(
+    html = _template("page.html").render(
         head=data["head"],
         packed=pack({key: value for key, value in data.items() if key != "head"}),
         policy=policy(scripts, sheets, drawn, live=live),
