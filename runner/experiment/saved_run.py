@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,35 @@ class Reloaded:
     call: Mapping[str, Any]
     settings: Run
     record: Record
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}: {value}" for name, value in self._summary().items())
+        return f"Reloaded({said}; .apply(), .module, .variables, .x, .rngs, .record)"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{html.escape(value)}</td></tr>'
+            for name, value in self._summary().items()
+        )
+        return f"<table>{rows}</table>"
+
+    def _summary(self) -> dict[str, str]:
+        leaves = jax.tree.leaves(self.variables)
+        num_bytes = sum(leaf.nbytes for leaf in leaves)
+        kind = "nnx" if isinstance(self.module, nnx.Module) else "linen"
+        outputs = [f"{array.dtype}{array.shape}" for array in self.record.output]
+        summary = {
+            "run": f"{self.record.num}-{self.record.run_id[:8]}",
+            "layer": self.record.layer + (f" in {self.record.host}" if self.record.host else ""),
+            "module": f"{kind} {type(self.module).__name__}",
+            "variables": f"{len(leaves)} arrays, {num_bytes} bytes",
+            "x": f"{self.x.dtype}{list(self.x.shape)}",
+            "output": ", ".join(outputs) or "none: the run failed",
+        }
+        if self.record.train:
+            losses = self.record.train.losses
+            summary["loss"] = f"{losses[0]:.6g} to {losses[-1]:.6g} in {len(losses)} steps"
+        return summary
 
     def apply(self, x: Any = None) -> Any:
         """The output for `x`, by default the recorded input; compiled, as in the run. It may change a native module."""

@@ -126,7 +126,7 @@ def _process_as_before() -> Iterator[None]:
     plugins = Path(__file__).parent / "plugins"  # of a checkout that is not installed
     sys.path += [folder for folder in (os.getcwd(), str(plugins)) if folder not in path and os.path.isdir(folder)]
     try:
-        with _hydra_of_its_own():
+        with _hydra_of_its_own(), _main_not_run_again():
             yield
     finally:
         sys.path[:] = path
@@ -155,3 +155,17 @@ def _hydra_of_its_own() -> Iterator[None]:
         for kind in kinds:
             Singleton._instances.pop(kind, None)
         Singleton._instances.update(before)
+
+
+@contextlib.contextmanager
+def _main_not_run_again() -> Iterator[None]:
+    """Lets processes that multiprocessing starts leave the caller's script alone: it calls `sweep` as it stands."""
+    main = sys.modules["__main__"]
+    before: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        del main.__spec__
+        vars(main).update(before)

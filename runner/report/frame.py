@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Sequence
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 # Why a time is to be read with care stands in a column of its own.
 FLAGS = {"apply_latency_median_s": "apply_latency_flags"}
 
+# What a notebook shows of the columns: the axes that vary, and these.
+AXES = ("layer", "seed", "input_shape", "features", "device")
+SHOWN = ("output_norm", "apply_latency_median_s", "apply_latency_flags", "status")
+MAX_ROWS = 40
+
 
 @dataclass(frozen=True)
 class Results:
@@ -36,6 +42,19 @@ class Results:
 
     path: Path
     frame: pd.DataFrame
+
+    def __repr__(self) -> str:
+        statuses = self.frame["status"].value_counts()
+        said = ", ".join(f"{number} {status}" for status, number in statuses.items())
+        return (
+            f"Results({str(self.path)!r}: {len(self.frame)} runs, {said}; .frame, .by(key), .output(run), .record(run))"
+        )
+
+    def _repr_html_(self) -> str:
+        varied = [name for name in AXES if self.frame[name].nunique(dropna=False) > 1]
+        shown = self.frame[["num", *varied, *SHOWN]]
+        head = f"<p>{html.escape(repr(self))}</p>"
+        return head + str(shown.to_html(index=False, max_rows=MAX_ROWS, na_rep="", border=0))
 
     def by(self, key: str, *more: str, of: Sequence[str] = ("apply_latency_median_s", "output_norm")) -> pd.DataFrame:
         """The runs that share the values of some keys as one row: a single seed is no distribution.

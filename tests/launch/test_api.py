@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,6 +109,20 @@ def test_what_can_not_run_raises_what_the_command_line_prints(given, said, folde
 def test_all_mistakes_of_a_sweep_come_together():
     with pytest.raises(ManyErrors, match=r"^2 of 3 configs of this sweep are invalid; nothing was run\.\nfeatures=0"):
         runner.sweep(features=[0, 8, -1])
+
+
+def test_a_script_without_a_main_guard_is_not_run_again_by_tracking(folder):
+    (folder / "script.py").write_text(
+        "import pathlib, sys, runner\n"
+        "with pathlib.Path('ran').open('a') as file:\n"
+        "    file.write('once ')\n"
+        "found = runner.sweep(seed=range(2), timing='off', checkpoint='none', tracking='offline')\n"
+        "assert pathlib.Path(__file__).name == 'script.py' and 'script' in str(sys.modules['__main__'].__file__)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "ran").read_text() == "once "
+    assert len(list(folder.glob("outputs/*/wandb/offline-run-*"))) == 3
 
 
 def test_a_program_of_hydra_may_call_it():

@@ -144,3 +144,15 @@ def test_a_sweep_over_many_seeds_says_how_to_see_them_together(root, capsys):
     words = ["seed=range(0,10)", "features=4,8", f"output_root={root}", "sweep=many", *QUIET]
     assert main.main(["-m", *words]) == 0
     assert f"\n  over seeds  bridge-runner ls {root}/many --by features\n" in capsys.readouterr().out
+
+
+def test_results_are_shown_short_and_in_a_notebook_as_a_table(root, many):
+    path = str(root / "many")
+    assert repr(many) == f"Results({path!r}: 20 runs, 20 done; .frame, .by(key), .output(run), .record(run))"
+    table = many._repr_html_()
+    assert table.startswith("<p>Results(") and table.count("<tr") == 21
+    assert all(f"<th>{name}</th>" in table for name in ("num", "seed", "features", "output_norm", "status"))
+    assert "<th>layer</th>" not in table
+    failed = dataclasses.replace(many, frame=many.frame.assign(status="<b>", device=many.frame["seed"].astype(str)))
+    assert "&lt;b&gt;" in failed._repr_html_() and "<b>" not in failed._repr_html_()
+    assert repr(runner.load(root / "mixed")).count("2 runs, ") == 1
