@@ -116,7 +116,8 @@ def test_a_script_without_a_main_guard_is_not_run_again_by_tracking(folder):
         "import pathlib, sys, runner\n"
         "with pathlib.Path('ran').open('a') as file:\n"
         "    file.write('once ')\n"
-        "found = runner.sweep(seed=range(6), input_shape=[[4], [16]], timing='off', checkpoint='none', tracking='offline')\n"
+        "quiet = {'timing': 'off', 'checkpoint': 'none', 'tracking': 'offline'}\n"
+        "runner.sweep(seed=range(6), input_shape=[[4], [16]], **quiet)\n"
         "assert pathlib.Path(__file__).name == 'script.py' and 'script' in str(sys.modules['__main__'].__file__)\n"
     )
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
