@@ -116,13 +116,14 @@ def test_a_script_without_a_main_guard_is_not_run_again_by_tracking(folder):
         "import pathlib, sys, runner\n"
         "with pathlib.Path('ran').open('a') as file:\n"
         "    file.write('once ')\n"
-        "found = runner.sweep(seed=range(2), timing='off', checkpoint='none', tracking='offline')\n"
+        "quiet = {'timing': 'off', 'checkpoint': 'none', 'tracking': 'offline'}\n"
+        "runner.sweep(seed=range(6), input_shape=[[4], [16]], **quiet)\n"
         "assert pathlib.Path(__file__).name == 'script.py' and 'script' in str(sys.modules['__main__'].__file__)\n"
     )
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / "ran").read_text() == "once "
-    assert len(list(folder.glob("outputs/*/wandb/offline-run-*"))) == 3
+    assert len(list(folder.glob("outputs/*/wandb/offline-run-*"))) == 13
 
 
 def test_a_program_of_hydra_may_call_it():
