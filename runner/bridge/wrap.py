@@ -15,7 +15,7 @@ from flax.nnx import bridge
 
 from runner.bridge import targets
 from runner.bridge.rngs import init_keys
-from runner.config.settings import LayerSettings
+from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, literal, nearest
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from runner.commands.hydra_command import hydra_command
 from runner.commands.verb import Verb
-from runner.config import settings
+from runner.config import serialize
 from runner.config.composed import Config
-from runner.config.settings import ChecksDepth, ChecksMode, EagerCheck, Run, TimingMode
+from runner.config.enums import ChecksDepth, ChecksMode, EagerCheck, TimingMode
+from runner.config.settings import Run
 from runner.launch.application import Act, SweepRequest, SweepResult
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _thorough(run: Run) -> Run:
 def _as_data(config: Config, record: Record) -> dict[str, Any]:
     checks = [dataclasses.asdict(item) | {"verdict": item.verdict.value} for item in record.checks]
     error = record.error.message if record.error else None
-    return {"layer": record.layer, "settings": settings.to_data(config.run), "checks": checks, "error": error}
+    return {"layer": record.layer, "settings": serialize.to_data(config.run), "checks": checks, "error": error}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
     make_importable()
     import hydra
 
-    from runner.config.compose import explain, is_hydra_error
+    from runner.config.explain import explain, is_hydra_error
 
     schema.register()
     # Hydra would print its own errors and exit with 1; this way they come here, and bugs keep their traceback.

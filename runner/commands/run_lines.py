@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.config.settings import flatten
+from runner.config.serialize import flatten
 from runner.errors import literal
 from runner.records import seeds
 from runner.report import table

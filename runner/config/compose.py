@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
 import functools
 import re
 import threading
@@ -21,22 +20,27 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_d
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner.config import env_secrets, schema, settings, zip_exclude
+from runner.config import env_secrets, schema, zip_exclude
 from runner.config.composed import Config
 from runner.config.env_secrets import Redaction
+from runner.config.explain import explain, is_hydra_error
+from runner.config.hydra_yaml import ConfigDumper, dump
 from runner.config.settings import Run
-from runner.errors import ConfigError, UserError, literal, nearest
+from runner.errors import ConfigError, UserError
 
 # A sweep is long in its seeds: configs that differ in the seed alone are derived from one, if nothing refers to it.
 SEED = re.compile(r"seed=(\d{1,9})")
+
+
 NUMBER_AS_SEED = re.compile(r"seed=(0|[1-9]\d{0,8})")  # to Hydra, 007 is a text
+
 
 # Of these resolvers it is known that they look at nothing in the config but their arguments.
 PURE_RESOLVERS = ("axis", "oc.env")
+
 
 # Configs kept to derive others from; beyond that the oldest go.
 MAX_FAMILIES = 256
@@ -66,7 +70,7 @@ class _Family:
 
     @functools.cached_property
     def _marked(self) -> str:
-        return _dump(self.container | {"seed": MARK_NUM})
+        return dump(self.container | {"seed": MARK_NUM})
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ class Composer:
 
     def _config_text(self, overrides: tuple[str, ...], num: int) -> str:
         kin = self._kin(overrides)
-        return _dump(plain(self.task_config(overrides, num))) if kin is None else kin[2].config_text(kin[0])
+        return dump(plain(self.task_config(overrides, num))) if kin is None else kin[2].config_text(kin[0])
 
     def _make_family(self, overrides: tuple[str, ...]) -> _Family:
         task = self.task_config((*overrides, "seed=0"))
@@ -174,7 +178,7 @@ class Composer:
         return {
             "config.yaml": config,
             "hydra.yaml": MARKS.sub(lambda match: values[match[0]], hydra),
-            "overrides.yaml": yaml.dump(typed.task, Dumper=_ConfigDumper, allow_unicode=True),
+            "overrides.yaml": yaml.dump(typed.task, Dumper=ConfigDumper, allow_unicode=True),
         }
 
     def _make_hydra_template(self, structural: tuple[str, ...]) -> str:
@@ -237,6 +241,8 @@ class Composer:
 
 
 MARK_TASK, MARK_DIRNAME, MARK_NUM, MARK_ID = "@task@", "@dirname@", 918273645, "@id@"
+
+
 MARKS = re.compile(rf"\n    - '{MARK_TASK}'|'{MARK_DIRNAME}'|'{MARK_ID}'|num: {MARK_NUM}")
 
 
@@ -281,28 +287,8 @@ def _job_values(typed: _Typed) -> dict[str, str]:
 
 
 def _scalar(text: str) -> str:
-    dumped = yaml.dump(text, Dumper=_ConfigDumper, default_style='"', width=10**9, allow_unicode=True)
+    dumped = yaml.dump(text, Dumper=ConfigDumper, default_style='"', width=10**9, allow_unicode=True)
     return str(dumped).rstrip("\n")
-
-
-class _ConfigDumper(yaml.CSafeDumper):  # type: ignore[misc]
-    """YAML as OmegaConf writes it, by libyaml: ten times as fast."""
-
-
-# OmegaConf reads `1e3` as a number where YAML 1.1 does not: such a text needs quotes.
-LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*)?\.?[\d_]*([eE][-+]?\d+)?")
-
-
-def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
-    quoted = LIKE_A_NUMBER.fullmatch(text) is not None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
-
-
-_ConfigDumper.add_representer(str, _represent_text)
-
-
-def _dump(container: Mapping[str, Any]) -> str:
-    return str(yaml.dump(container, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True))
 
 
 def plain(task: DictConfig) -> dict[str, Any]:
@@ -373,67 +359,3 @@ def expand(arguments: Sequence[str], config_loader: Any, zipped: Sequence[Any] =
 def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
     # Hydra's own function, under an internal name: a test compares the result with Hydra's over a wide grid.
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
-
-
-def is_hydra_error(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf refused what was typed."""
-    from omegaconf.errors import OmegaConfBaseException
-
-    return isinstance(error, (HydraException, OmegaConfBaseException))
-
-
-def explain(error: BaseException) -> UserError:
-    """Hydra's refusal as one sentence with what to type, where it is about a name; else in Hydra's words."""
-    text = str(error)
-    cause = str(error.__cause__ or "")
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, choice = match[1], match[2]
-        return _unknown_choice(group, choice, _choices(text))
-    if match := re.search(r"Could not override '([^']+)'\.\nTo append to your config use \+(\S+)", text):
-        return _unknown_key(match[1], match[2])
-    if match := re.search(r"Error merging override (.+)", text):
-        reason = cause.splitlines()[0].rstrip(".") if cause else "it does not fit"
-        return UserError(f"{match[1]}: {reason}", _default_of(match[1].partition("=")[0]))
-    if isinstance(error, OverrideParseException):
-        what = " ".join(text.splitlines()[0].split())
-        return UserError(f"{error.override}: {what}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
-    lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
-    return UserError("\n".join(lines[:5]).rstrip("."))
-
-
-def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> UserError:
-    close = nearest(choice, choices)
-    if group == "layer":
-        reason = f"no such layer; there are {', '.join(choices)}"
-        return UserError(f"layer={choice}: {reason}", f"layer={close or 'custom layer.target=my_pkg.MyLayer'}")
-    there = f"; there are {', '.join(choices)}" if choices else ""
-    return UserError(f"{group}={choice}: no such choice{there}", f"{group}={close}" if close else None)
-
-
-def _unknown_key(key: str, override: str) -> UserError:
-    value = override.partition("=")[2]
-    known = list(settings.defaults())
-    groups = sorted({name.partition(".")[0] for name in known})
-    close = _near_open(key) or nearest(key.removeprefix("hydra.sweeper."), [*known, *groups])
-    return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else settings.ALL_KEYS)
-
-
-def _near_open(key: str) -> str | None:
-    """`key` below the node that was meant, where one that takes any key was misspelt."""
-    parts = key.split(".")
-    for depth in range(1, len(parts)):
-        if close := nearest(
-            ".".join(parts[:depth]), [name for name in schema.OPEN_NODES if name.count(".") == depth - 1]
-        ):
-            return ".".join([close, *parts[depth:]])
-    return None
-
-
-def _default_of(key: str) -> str | None:
-    default = settings.defaults().get(key)
-    return None if default is None else f"{key}={literal(default.value if isinstance(default, enum.Enum) else default)}"
-
-
-def _choices(text: str) -> list[str]:
-    _, _, rest = text.partition("Available options in")
-    return re.findall(r"^\t([^\s=]+)$", rest, flags=re.MULTILINE)

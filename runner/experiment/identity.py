@@ -10,7 +10,9 @@ import jax
 
 from runner.arrays import devices
 from runner.bridge import targets
-from runner.config.settings import InputKind, Run, canonical_digest, to_data
+from runner.config.enums import InputKind
+from runner.config.serialize import canonical_digest, to_data
+from runner.config.settings import Run
 from runner.experiment import inputs
 
 

@@ -7,7 +7,7 @@ import datetime
 from typing import Any
 
 from runner.arrays import devices, trees
-from runner.config.settings import to_data
+from runner.config.serialize import to_data
 from runner.experiment.identity import timing_id
 from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program

@@ -23,7 +23,10 @@ from runner.bridge import native, targets
 from runner.bridge.rngs import apply_keys, root_key
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets
-from runner.config.settings import DistributedSettings, InputKind, Run, from_data
+from runner.config.enums import InputKind
+from runner.config.run_settings import DistributedSettings
+from runner.config.serialize import from_data
+from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import inputs
 from runner.experiment.draft import Draft, make_draft

@@ -102,7 +102,7 @@ def _multirun(application: _Placed) -> None:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from runner.config.compose import explain, is_hydra_error
+    from runner.config.explain import explain, is_hydra_error
 
     schema.register()
     try:

@@ -250,7 +250,7 @@ def _require_together(configs: Sequence[Config], act: Act, *, by_jobs: bool) -> 
     Raises:
       ConfigError: They make one run, started by whoever starts them, and nothing else.
     """
-    from runner.config.settings import DistributedMode
+    from runner.config.enums import DistributedMode
 
     if all(config.run.distributed.mode is DistributedMode.none for config in configs):
         return

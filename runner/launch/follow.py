@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.config.settings import OnFailure
+from runner.config.enums import OnFailure
 from runner.records import find, store
 from runner.records.paths import SubmissionFolder
 from runner.records.record import Status

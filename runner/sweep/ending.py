@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.config.settings import OnFailure, Run
+from runner.config.enums import OnFailure
+from runner.config.settings import Run
 from runner.errors import StorageError
 from runner.records.record import Record, Status
 from runner.sweep.reporter import SweepOutcome

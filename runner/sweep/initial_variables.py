@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.arrays import checkpoint, trees
-from runner.config.settings import Run, canonical_digest
+from runner.config.serialize import canonical_digest
+from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError
 from runner.experiment import draft
 from runner.experiment.draft import Draft

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.config.composed import Config
-from runner.config.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
+from runner.config.enums import ChecksMode, EagerCheck, Retry, TrackingMode
+from runner.config.serialize import canonical_digest, to_data
+from runner.config.settings import Run
 from runner.errors import UserError
 from runner.experiment.draft import Draft
 from runner.experiment.identity import Identity

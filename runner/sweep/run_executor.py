@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from runner.config.settings import TimingMode
+from runner.config.enums import TimingMode
 from runner.experiment import execute, run_record
 from runner.experiment.job import Result
 from runner.experiment.program import Program

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
-from runner.config.settings import canonical_digest
+from runner.config.serialize import canonical_digest
 from runner.errors import StorageError
 from runner.experiment.curve import Curve, Step, Stopped
 from runner.experiment.train_state import STATE_KEYS

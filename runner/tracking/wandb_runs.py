@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.config.settings import TrackingSettings
+from runner.config.run_settings import TrackingSettings
 from runner.records.paths import SweepFolder
 from runner.tracking import wandb_files
 

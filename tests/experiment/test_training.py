@@ -20,7 +20,8 @@ from runner.arrays import trees
 from runner.bridge import hosts, twins
 from runner.bridge.rngs import root_key, teacher_key
 from runner.commands import main, run_lines
-from runner.config.settings import InputKind, InputSettings
+from runner.config.enums import InputKind
+from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute as experiment_execute
 from runner.experiment import inputs, job, optimizers, training

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config import settings
+from runner.config import serialize
 from runner.errors import ConfigError, UserError
 
 # They lay out the points of all trials by their seed.
@@ -50,7 +50,7 @@ class Sampler:
         kind = self._kind()
         arguments = dict(self.arguments)
         if arguments.get("seed") is not None and (key is not None or kind.__name__ not in SEQUENCES):
-            arguments["seed"] = int(settings.canonical_digest([arguments["seed"], number, key])[:8], 16)
+            arguments["seed"] = int(serialize.canonical_digest([arguments["seed"], number, key])[:8], 16)
         with self.blamed():
             return kind(**arguments)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config.settings import Direction
+from runner.config.enums import Direction
 from runner.errors import StorageError, UserError
 from runner.launch.search.sampler import Sampler
 from runner.launch.search.space import Axis

@@ -1,0 +1,76 @@
+"""Hydra's own errors as ours: what was typed, and what is nearest to it."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Sequence
+
+from hydra.errors import HydraException, OverrideParseException
+
+from runner.config import schema, serialize
+from runner.errors import UserError, literal, nearest
+
+
+def is_hydra_error(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf refused what was typed."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    return isinstance(error, (HydraException, OmegaConfBaseException))
+
+
+def explain(error: BaseException) -> UserError:
+    """Hydra's refusal as one sentence with what to type, where it is about a name; else in Hydra's words."""
+    text = str(error)
+    cause = str(error.__cause__ or "")
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = match[1], match[2]
+        return _unknown_choice(group, choice, _choices(text))
+    if match := re.search(r"Could not override '([^']+)'\.\nTo append to your config use \+(\S+)", text):
+        return _unknown_key(match[1], match[2])
+    if match := re.search(r"Error merging override (.+)", text):
+        reason = cause.splitlines()[0].rstrip(".") if cause else "it does not fit"
+        return UserError(f"{match[1]}: {reason}", _default_of(match[1].partition("=")[0]))
+    if isinstance(error, OverrideParseException):
+        what = " ".join(text.splitlines()[0].split())
+        return UserError(f"{error.override}: {what}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
+    lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
+    return UserError("\n".join(lines[:5]).rstrip("."))
+
+
+def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> UserError:
+    close = nearest(choice, choices)
+    if group == "layer":
+        reason = f"no such layer; there are {', '.join(choices)}"
+        return UserError(f"layer={choice}: {reason}", f"layer={close or 'custom layer.target=my_pkg.MyLayer'}")
+    there = f"; there are {', '.join(choices)}" if choices else ""
+    return UserError(f"{group}={choice}: no such choice{there}", f"{group}={close}" if close else None)
+
+
+def _unknown_key(key: str, override: str) -> UserError:
+    value = override.partition("=")[2]
+    known = list(serialize.defaults())
+    groups = sorted({name.partition(".")[0] for name in known})
+    close = _near_open(key) or nearest(key.removeprefix("hydra.sweeper."), [*known, *groups])
+    return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else serialize.ALL_KEYS)
+
+
+def _near_open(key: str) -> str | None:
+    """`key` below the node that was meant, where one that takes any key was misspelt."""
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        if close := nearest(
+            ".".join(parts[:depth]), [name for name in schema.OPEN_NODES if name.count(".") == depth - 1]
+        ):
+            return ".".join([close, *parts[depth:]])
+    return None
+
+
+def _default_of(key: str) -> str | None:
+    default = serialize.defaults().get(key)
+    return None if default is None else f"{key}={literal(default.value if isinstance(default, enum.Enum) else default)}"
+
+
+def _choices(text: str) -> list[str]:
+    _, _, rest = text.partition("Available options in")
+    return re.findall(r"^\t([^\s=]+)$", rest, flags=re.MULTILINE)
