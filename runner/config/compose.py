@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,23 +23,20 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner.config import env_secrets, schema, zip_exclude
+from runner.config import env_secrets, schema
 from runner.config.composed import Config
 from runner.config.env_secrets import Redaction
 from runner.config.explain import explain, is_hydra_error
 from runner.config.hydra_yaml import ConfigDumper, dump
+from runner.config.overrides import may_see_seed, plain, texts
 from runner.config.settings import Run
-from runner.errors import ConfigError, UserError
+from runner.errors import UserError
 
 # A sweep is long in its seeds: configs that differ in the seed alone are derived from one, if nothing refers to it.
 SEED = re.compile(r"seed=(\d{1,9})")
 
 
 NUMBER_AS_SEED = re.compile(r"seed=(0|[1-9]\d{0,8})")  # to Hydra, 007 is a text
-
-
-# Of these resolvers it is known that they look at nothing in the config but their arguments.
-PURE_RESOLVERS = ("axis", "oc.env")
 
 
 # Configs kept to derive others from; beyond that the oldest go.
@@ -162,8 +159,8 @@ class Composer:
     def _make_family(self, overrides: tuple[str, ...]) -> _Family:
         task = self.task_config((*overrides, "seed=0"))
         container = plain(task)
-        interpolations = [text for text in _texts(container) if "${" in text]
-        derivable = "seed" in container and not any(_may_see_seed(text) for text in interpolations)
+        interpolations = [text for text in texts(container) if "${" in text]
+        derivable = "seed" in container and not any(may_see_seed(text) for text in interpolations)
         # Not derivable, it need not have a meaning of its own with this seed.
         run = schema.from_config(task) if derivable else None
         return _Family(run=run, container=container, redaction=env_secrets.of_config(container))
@@ -291,33 +288,6 @@ def _scalar(text: str) -> str:
     return str(dumped).rstrip("\n")
 
 
-def plain(task: DictConfig) -> dict[str, Any]:
-    """A config as plain data, nothing in it resolved."""
-    container = OmegaConf.to_container(task, resolve=False, enum_to_str=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _texts(key)
-            yield from _texts(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _texts(value)
-    elif isinstance(node, str):
-        yield node
-
-
-def _may_see_seed(text: str) -> bool:
-    """Whether an interpolation may give something else for another seed."""
-    resolvers = re.findall(r"\$\{\s*([\w.]+)\s*:", text)
-    # `${${name}}` refers to what another value says.
-    nested = re.search(r"\$\{[^}:]*\$\{", text) is not None
-    return "seed" in text or nested or any(resolver not in PURE_RESOLVERS for resolver in resolvers)
-
-
 def _enter(whole: DictConfig, typed: _Typed) -> None:
     """Makes `${hydra:…}` answer for this job."""
     hydra: Any = whole.hydra
@@ -327,33 +297,6 @@ def _enter(whole: DictConfig, typed: _Typed) -> None:
         hydra.job.override_dirname = typed.dirname
         hydra.overrides.task = typed.task
     HydraConfig.instance().cfg = whole  # type: ignore[assignment]
-
-
-def expand(arguments: Sequence[str], config_loader: Any, zipped: Sequence[Any] = ()) -> list[tuple[str, ...]]:
-    """The override lists of a sweep: the product of all values, the last axis fastest, as Hydra's own sweeper.
-
-    Args:
-      arguments: What was typed.
-      config_loader: Hydra's, for this program.
-      zipped: Groups of keys whose values go together.
-
-    Raises:
-      UserError: A kind of sweep that has no list of values (`interval`), or a zip that can't be.
-      HydraException: Text that is no override.
-    """
-    overrides = OverridesParser.create(config_loader=config_loader).parse_overrides(list(arguments))
-    axes: dict[str, list[str]] = {}
-    for override in overrides:
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            axes[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif override.is_discrete_sweep():
-            axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        else:
-            raise UserError(f"{override.input_line}: an interval has no list of values", f"{key}=range(0,10)")
-        if not axes[key]:
-            raise ConfigError(key, override.get_value_string(), "the sweep over it has no values", f"{key}=range(0,3)")
-    return zip_exclude.combine(axes, zipped)
 
 
 def _apply(overrides: Sequence[Override], config: DictConfig) -> None:

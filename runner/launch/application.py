@@ -275,6 +275,7 @@ def _composed(config: Any) -> Config:
 
     from runner.config import compose, env_secrets
     from runner.config.composed import Config
+    from runner.config.overrides import plain
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     typed = OmegaConf.to_container(hydra.hydra.overrides.task)
@@ -285,7 +286,7 @@ def _composed(config: Any) -> Config:
         run=run,
         overrides=tuple(overrides),
         hydra_files=lambda num: compose.hydra_files(config, hydra, overrides),
-        redaction=env_secrets.of_config(compose.plain(config)),
+        redaction=env_secrets.of_config(plain(config)),
     )
 
 

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf, open_dict
 
 from runner.commands import main
 from runner.config import compose, schema
+from runner.config.overrides import expand
 from runner.errors import UserError
 
 # A folder of the user's own, as --config-dir names it.
@@ -353,11 +354,11 @@ def test_a_sweep_has_the_jobs_of_hydras_own_sweeper_in_its_order(arguments, load
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     (wanted,) = BasicSweeper.split_arguments(parsed, None)
     random.seed(7)
-    assert [list(job) for job in compose.expand(arguments, loader)] == wanted
+    assert [list(job) for job in expand(arguments, loader)] == wanted
 
 
 def test_zipped_keys_of_a_sweep_go_together(loader):
-    jobs = compose.expand(["seed=0,1", "layer=mlp,conv", "features=range(8,10)"], loader, [["features", "seed"]])
+    jobs = expand(["seed=0,1", "layer=mlp,conv", "features=range(8,10)"], loader, [["features", "seed"]])
     assert jobs == [
         ("seed=0", "layer=mlp", "features=8"),
         ("seed=0", "layer=conv", "features=8"),
@@ -375,7 +376,7 @@ def test_zipped_keys_of_a_sweep_go_together(loader):
 )
 def test_a_sweep_without_a_list_of_values_is_refused(argument, said, loader):
     with pytest.raises(UserError) as refused:
-        compose.expand([argument], loader)
+        expand([argument], loader)
     assert str(refused.value) == said
 
 
