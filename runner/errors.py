@@ -1,4 +1,4 @@
-"""Every mistake of a user, and the sentence that mends it.
+"""Every mistake of a user, and the sentence that fixes it.
 
 One base class, caught once at the edge (`runner.cli`): the sentence is printed, and the process ends with the exit
 code of the class. Anything else that is raised is a bug and keeps its traceback.

@@ -203,7 +203,9 @@ def test_a_folder_of_tests_mirrors_a_package():
 
 
 def test_a_folder_of_tests_without_a_package_is_found():
-    assert folders_without_package(["support", "benchmarks/plain", "sweep", "report/html", "claims"]) == ["claims"]
+    assert folders_without_package(["support", "benchmarks/plain", "sweep", "report/html", "program_checks"]) == [
+        "program_checks"
+    ]
 
 
 def too_long(lines: Mapping[str, int]) -> list[str]:

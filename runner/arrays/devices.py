@@ -9,7 +9,7 @@ import jax
 
 from runner.errors import ConfigError, DeviceError
 
-# Without this the first GPU program takes three quarters of the card, whoever else is on it.
+# Without this the first GPU program takes three quarters of the GPU, whoever else is on it.
 PREALLOCATION = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 PLATFORMS = ("tpu", "gpu", "cpu")
@@ -71,7 +71,7 @@ def named(spec: str, auto: str) -> tuple[str, str]:
 
 
 def keep_to_cpu() -> None:
-    """Lets JAX start no other backend in this process: a card that it takes is not there for those who do the work."""
+    """Lets JAX start no other backend in this process: a GPU that it takes is not there for those who do the work."""
     jax.config.update("jax_platforms", "cpu")
 
 

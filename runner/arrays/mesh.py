@@ -152,9 +152,9 @@ def make_mesh(run: Run) -> Mesh | None:
     if wanted > len(there):
         platform = devices.platform_name(there[0])
         here = f"here {'are' if len(there) > 1 else 'is'} {len(there)} of the kind {platform}"
-        mend = f"num_cpu_devices={math.ceil(wanted / jax.process_count())} 'mesh={literal(run.mesh)}'"
-        mend = mend if platform == "cpu" else f"'mesh={literal({next(iter(run.mesh)): len(there)})}'"
-        raise ConfigError("mesh", run.mesh, f"it takes {wanted} devices, and {here}", mend)
+        fix = f"num_cpu_devices={math.ceil(wanted / jax.process_count())} 'mesh={literal(run.mesh)}'"
+        fix = fix if platform == "cpu" else f"'mesh={literal({next(iter(run.mesh)): len(there)})}'"
+        raise ConfigError("mesh", run.mesh, f"it takes {wanted} devices, and {here}", fix)
     if wanted < len(there) and jax.process_count() > 1:
         reason = f"it takes {wanted} devices, and the {jax.process_count()} processes have {len(there)} together"
         raise ConfigError("mesh", run.mesh, reason, f"'mesh={literal({next(iter(run.mesh)): len(there)})}'")
@@ -184,8 +184,8 @@ def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> Par
     if unknown := [name for name in names if name not in sizes]:
         reason = f"{what} has the axis name {unknown[0]}, and the mesh has {', '.join(sizes)}"
         axis = next(iter(sizes))
-        mend = f"'{X_KEY}=[{axis}]'" if what == X else f"'mesh_rules={{{unknown[0]}:{axis}}}'"
-        raise ConfigError(key, got, reason, mend)
+        fix = f"'{X_KEY}=[{axis}]'" if what == X else f"'mesh_rules={{{unknown[0]}:{axis}}}'"
+        raise ConfigError(key, got, reason, fix)
     elsewhere = f"'{X_KEY}=[]'" if what == X else SPELL_AXES
     if len(axes) > len(shape):
         raise ConfigError(key, got, f"{what} has {len(shape)} axes and {len(axes)} names", elsewhere)
@@ -196,8 +196,8 @@ def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> Par
             cut = ", ".join(f"{name}={sizes[name]}" for name in along)
             reason = f"axis {index} of {what} has {size} elements, which {cut} can't cut into equal parts"
             fitting = {name: math.gcd(sizes[name], size) if len(along) == 1 else 1 for name in along}
-            mend = elsewhere if what == X else f"'mesh={literal(sizes | fitting)}'"
-            raise ConfigError(key, got, reason, mend)
+            fix = elsewhere if what == X else f"'mesh={literal(sizes | fitting)}'"
+            raise ConfigError(key, got, reason, fix)
     return PartitionSpec(*axes, *[None] * (len(shape) - len(axes)))
 
 

@@ -115,10 +115,10 @@ def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError
     reason = " ".join(str(error).split()) or "no reason given"
     reason = reason if len(reason) <= 300 else f"{reason[:297]}…"
     what = f"layer {label} can't take x of shape {list(x.shape)} {x.dtype}: {type(error).__name__}: {reason}"
-    return LayerError(what.rstrip("."), _mend(layer, list(x.shape), reason))
+    return LayerError(what.rstrip("."), _fix(layer, list(x.shape), reason))
 
 
-def _mend(layer: Bridged, shape: list[int], reason: str) -> str:
+def _fix(layer: Bridged, shape: list[int], reason: str) -> str:
     """What to type when a layer refuses x: the likeliest of the constructor, the element type, and the shape."""
     if "auto mesh context" in reason:  # flax's words where a variable has axis names and there is no mesh
         axes = dict.fromkeys(re.findall(r"'(\w+)'", reason.partition("out_sharding=")[2]), 1)

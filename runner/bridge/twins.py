@@ -106,7 +106,7 @@ def _translated(
             if not (is_default and callable(value) and not isinstance(value, type)):
                 translated[key] = value
         elif not is_default:
-            raise _NoTwinError(f"{key} has no counterpart in nn.{linen_class.__name__}")
+            raise _NoTwinError(f"{key} has no equivalent in nn.{linen_class.__name__}")
     return translated
 
 
@@ -114,7 +114,7 @@ def _require_call(nnx_class: Any, linen_class: type[nn.Module], call: Mapping[st
     known = inspect.signature(linen_class.__call__).parameters
     for key in call:
         if key not in known:
-            raise _NoTwinError(f"call argument {key} has no counterpart in nn.{linen_class.__name__}")
+            raise _NoTwinError(f"call argument {key} has no equivalent in nn.{linen_class.__name__}")
 
 
 def _same(value: Any, default: Any) -> bool:

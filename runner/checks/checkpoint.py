@@ -1,4 +1,4 @@
-"""Claim 8, checkpoint: variables that Orbax saved and restored, with a target and without, give the same bits.
+"""Check 8, checkpoint: variables that Orbax saved and restored, with a target and without, give the same bits.
 
 Orbax without a target gives integer and tuple keys back as strings, and joins names by dots and slashes; a raw array in
 a layer changes its collection between eager and jitted init, so one's checkpoint does not restore into the other.
@@ -47,10 +47,10 @@ class _Trip:
     problem: str | None = None
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Saves the variables into a temporary folder, restores them both ways and applies them."""
     if not trees.flatten(subject.shapes):
-        return verdicts.yes(NAME, "no variables: nothing to save")
+        return verdicts.passed(NAME, "no variables: nothing to save")
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
         return verdicts.skipped(NAME, "the variables that were given are shapes without values")
     variables = trees.to_host(subject.variables)
@@ -76,7 +76,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
 
 
 def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
-    """The no for arrays that are no `nnx.Variable`: their collection is named after the class that JAX gives them."""
+    """The fail for arrays that are no `nnx.Variable`: their collection is named after the class that JAX gives them."""
     if subject.model is (subject.layer or subject.model) and not unwrapped.holds_raw_arrays(subject.model.model):
         return None
     eager = trees.to_host(subject.model.init(subject.key, subject.needs.streams, subject.x))
@@ -95,11 +95,11 @@ def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
     names = [
         f"{name} ({eagerly} eagerly, {jitted or 'nowhere'} jitted)" for name, (eagerly, jitted) in collections.items()
     ]
-    mend = "\n".join(as_code.as_param(path[1:]) for path in moved[:3])
-    return verdicts.no(
+    fix = "\n".join(as_code.as_param(path[1:]) for path in moved[:3])
+    return verdicts.fail(
         NAME,
         f"raw array, no nnx.Variable: {_few(names)}: an eager init's checkpoint does not fit a jitted one's tree",
-        f"{mend}  # at the end of its __init__; nnx.Variable for a constant",
+        f"{fix}  # at the end of its __init__; nnx.Variable for a constant",
         collections=collections,
         raised=raised,
     )
@@ -109,9 +109,9 @@ def _not_saved(variables: Any, error: CheckpointError) -> Check:
     empty = [_name(key) for key, leaf in _leaves(variables) if leaf.size == 0]
     if empty:
         detail = f"{_few(empty)} {_is(empty)} of size 0, and Orbax saves no empty array"
-        return verdicts.no(NAME, detail, WITHOUT_EMPTY, empty=empty)
+        return verdicts.fail(NAME, detail, WITHOUT_EMPTY, empty=empty)
     odd = _joining(variables)
-    return verdicts.no(NAME, f"the variables can't be saved: {_reason(error)}", _renamed(odd), names=odd)
+    return verdicts.fail(NAME, f"the variables can't be saved: {_reason(error)}", _renamed(odd), names=odd)
 
 
 def _trip(restore: Callable[[], Any], saved: Any, expected: Any, apply: Callable[[Any], Any]) -> _Trip:
@@ -148,17 +148,17 @@ def _verdict(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) ->
         kinds = _kinds(part for path in lost for part in path)
         names = [_name(path) for path in lost]
         detail = f"{kinds} keys come back as strings without a target, and {after}: {_few(names)}"
-        return verdicts.no(NAME, detail, _mend_keys(subject, variables, plain, targeted), keys=names[:20], **found)
+        return verdicts.fail(NAME, detail, _fix_keys(subject, variables, plain, targeted), keys=names[:20], **found)
     if plain.problem or targeted.problem:
         detail = f"without a target: {found['without_target']}; with one: {found['with_target']}"
-        return verdicts.no(NAME, detail, _renamed(odd), names=odd, **found)
+        return verdicts.fail(NAME, detail, _renamed(odd), names=odd, **found)
     if odd:
         detail = f"the same bits come back, but joined by dots or slashes a name is like a nested one: {_few(odd)}"
-        return verdicts.caution(NAME, detail, _renamed(odd), names=odd, **found)
-    return verdicts.yes(NAME, "the same bits after saving and restoring, with a target and without", **found)
+        return verdicts.warn(NAME, detail, _renamed(odd), names=odd, **found)
+    return verdicts.passed(NAME, "the same bits after saving and restoring, with a target and without", **found)
 
 
-def _mend_keys(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) -> str | None:
+def _fix_keys(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) -> str | None:
     if _paths(nnx.restore_int_paths(plain.tree)) == _paths(variables):
         return WITH_INTEGERS
     if targeted.problem:

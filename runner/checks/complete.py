@@ -1,4 +1,4 @@
-"""Claim 1, complete: the variables given to apply are those that init makes, in path, shape, dtype and collection.
+"""Check 1, complete: the variables given to apply are those that init makes, in path, shape, dtype and collection.
 
 Linen refuses a missing or misshapen variable; a wrapped NNX layer takes what fits and goes on.
 """
@@ -24,7 +24,7 @@ MAX_NAMED = 5
 Content = Mapping[tuple[str, Parts], str]
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Whether the variables given are those that init makes; with `full`, also whether a compiled init makes them."""
     num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
     differences = subject.differences
@@ -32,21 +32,21 @@ def judge(subject: Subject, *, full: bool) -> Check:
         differences = tree_diff.compare(subject.init_variables, subject.needs.variables)
     if not differences:
         held = f"all {num_leaves} leaves are as init makes them" if num_leaves > 1 else "the leaf is as init makes it"
-        return verdicts.yes(NAME, held if num_leaves else "the layer has no variables", num_leaves=num_leaves)
+        return verdicts.passed(NAME, held if num_leaves else "the layer has no variables", num_leaves=num_leaves)
     detail, names = _detail(differences, num_leaves), {}
     if _is_params_alone(subject):
         detail += "; these are the params without their collection"
     if any(one.kind in (Kind.missing, Kind.misplaced) for one in differences):
         names = new_names(subject)
     if names:
-        detail += "; Linen names the layers of this host anew: " + _listed(
+        detail += "; Linen names the layers of this host again: " + _listed(
             [f"what was {'/'.join(old)} is {'/'.join(new)}" for new, old in names.items()]
         )
     evidence = {kind.value: [one.path for one in differences if one.kind is kind] for kind in Kind}
     named = {"/".join(new): "/".join(old) for new, old in names.items()}
     found = {kind: paths for kind, paths in evidence.items() if paths}
-    return verdicts.no(
-        NAME, detail, mend(subject), num_leaves=num_leaves, **found, **({"names": named} if named else {})
+    return verdicts.fail(
+        NAME, detail, fix(subject), num_leaves=num_leaves, **found, **({"names": named} if named else {})
     )
 
 
@@ -56,7 +56,7 @@ def _is_params_alone(subject: Subject) -> bool:
     return wrapped is not None and not tree_diff.compare(wrapped, subject.needs.variables)
 
 
-def mend(subject: Subject) -> str:
+def fix(subject: Subject) -> str:
     """The code that makes the variables given complete; names in the host where those are what changed."""
     if _is_params_alone(subject):
         return "variables = {'params': variables}"

@@ -17,11 +17,11 @@ NAME = "traps"
 
 
 def why_it_fails(error: BaseException, model: Any = None) -> Check | None:
-    """The no for a constructor without `rngs`, and for module instances as arguments; None for another error.
+    """The fail for a constructor without `rngs`, and for module instances as arguments; None for another error.
 
     Args:
       error: What `init` or `apply` raised, or the `LayerError` around it.
-      model: The wrapped layer, if it is known: then the mend is written with its arguments.
+      model: The wrapped layer, if it is known: then the fix is written with its arguments.
     """
     cause = error.__cause__ if isinstance(error, LayerError) and error.__cause__ is not None else error
     text = " ".join(str(cause).split())
@@ -44,16 +44,16 @@ def _is_raised_for_the_wrapper(error: BaseException) -> bool:
 def _without_rngs(name: str, model: Any) -> Check:
     detail = f"the constructor of {name} takes no rngs, which the wrapper passes"
     if _instances(model):
-        return verdicts.no(NAME, detail, _factory(model, rngs=False), constructor=name)
+        return verdicts.fail(NAME, detail, _factory(model, rngs=False), constructor=name)
     call = f"{name}, " if model is None else _arguments(model)
-    return verdicts.no(NAME, detail, f"model = bridge.to_linen({call}skip_rng=True)", constructor=name)
+    return verdicts.fail(NAME, detail, f"model = bridge.to_linen({call}skip_rng=True)", constructor=name)
 
 
 def _made_outside(raised: str, model: Any) -> Check:
     instances = _instances(model)
     what = ", ".join(f"{key}={kind}" for key, kind in instances.items())
     detail = f"a module that was made outside was passed in{f' ({what})' if what else ''}, and jit traces it: {raised}"
-    return verdicts.no(NAME, detail, _factory(model), raised=raised, instances=instances)
+    return verdicts.fail(NAME, detail, _factory(model), raised=raised, instances=instances)
 
 
 def _factory(model: Any, *, rngs: bool | None = None) -> str:

@@ -47,7 +47,7 @@ class Twice(nnx.Module):  # both calls inside one wrapped module
 layer = bridge.to_linen(Twice)"""
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Whether the layer works lifted, each lift by itself, and whether the subject's init and apply agree."""
     lifted, asked_not = lifts_of(subject)
     arguments = trees.unbox(subject.init_variables), subject.key, subject.x
@@ -80,9 +80,9 @@ def judge(subject: Subject, *, full: bool) -> Check:
     bad = {name: text for name, text in found.items() if not text.startswith((WORKS, NOT_ASKED))}
     detail = "; ".join([_listed(found), *(f"{name}: {text}" for name, text in bad.items())])
     if not bad:
-        return verdicts.yes("lifts", detail, **found)
-    verdict = verdicts.no if any(name in bad for name in SURE) else verdicts.caution
-    return verdict("lifts", detail, _mend(subject, bad), **found)
+        return verdicts.passed("lifts", detail, **found)
+    verdict = verdicts.fail if any(name in bad for name in SURE) else verdicts.warn
+    return verdict("lifts", detail, _fix(subject, bad), **found)
 
 
 def _is_one_program(lift: Lift, arguments: Any) -> bool:
@@ -94,7 +94,7 @@ def _is_one_program(lift: Lift, arguments: Any) -> bool:
 def _drawn_again(again: Mapping[str, int], found: Mapping[str, str]) -> Check:
     named = ", ".join(f"{path} is called {num} times in one host" for path, num in again.items())
     detail = f"{named}: init draws its params at each call and keeps the last, so init's output is not apply's"
-    return verdicts.no("lifts", detail, ONE_CALL, **found)
+    return verdicts.fail("lifts", detail, ONE_CALL, **found)
 
 
 def _differs_in_init(got: Any) -> bool:
@@ -116,7 +116,7 @@ def _listed(found: Mapping[str, str]) -> str:
     return "; ".join([f"works under {', '.join(good) or 'nothing'}", *left])
 
 
-def _mend(subject: Subject, bad: Mapping[str, str]) -> str | None:
+def _fix(subject: Subject, bad: Mapping[str, str]) -> str | None:
     if REMAT in bad and subject.model.call:
         call = ", ".join(f"{key}={value!r}" for key, value in subject.model.call.items())
         return f"nn.remat(lambda layer, x: layer(x, {call}))(layer, x)"

@@ -1,4 +1,4 @@
-"""Claim 4: what a layer updates comes back to the pipeline, is right, and can be given to the next apply."""
+"""Check 4: what a layer updates comes back to the pipeline, is right, and can be given to the next apply."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = "mutable"
 INDENT = "    "
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """No update is dropped, and updated variables are variables; with `full` the updates are the native module's."""
     changed = subject.needs.mutable
     # As in Linen, what is sown and not asked for is no loss.
@@ -36,10 +36,10 @@ def judge(subject: Subject, *, full: bool) -> Check:
         return _unknown(subject, unknown)
     wanted = [name for name in changed if name in subject.mutable]
     if not wanted:
-        return verdicts.yes(NAME, "apply changes no collection that has to come back")
+        return verdicts.passed(NAME, "apply changes no collection that has to come back")
     detail = f"apply changes {', '.join(wanted)}, which come back as updates"
     if not full or subject.model.construct is None:
-        return verdicts.yes(NAME, detail, changed=wanted)
+        return verdicts.passed(NAME, detail, changed=wanted)
     return _against_native(subject, subject.model.construct, detail)
 
 
@@ -51,7 +51,7 @@ def _dropped(subject: Subject, dropped: Sequence[str]) -> Check:
         "variables = {**variables, **updates}",
     ]
     detail = f"apply changes {names} and is not asked for it: the update is dropped without a word"
-    return verdicts.no(NAME, detail, "\n".join([*code, "# here: layer.mutable=null"]), dropped=list(dropped))
+    return verdicts.fail(NAME, detail, "\n".join([*code, "# here: layer.mutable=null"]), dropped=list(dropped))
 
 
 def _unknown(subject: Subject, unknown: Sequence[str]) -> Check:
@@ -59,7 +59,7 @@ def _unknown(subject: Subject, unknown: Sequence[str]) -> Check:
     meant = {name: nearest(name, known) for name in unknown}
     said = [f"{name} (meant: {close}?)" if close else name for name, close in meant.items()]
     detail = f"mutable names {', '.join(said)}, which neither the variables nor the updates have"
-    return verdicts.caution(NAME, detail, "layer.mutable=null", unknown=list(unknown))
+    return verdicts.warn(NAME, detail, "layer.mutable=null", unknown=list(unknown))
 
 
 def _fed_back(subject: Subject, *, full: bool) -> Check | None:
@@ -104,15 +104,15 @@ def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, *,
     names = flow.listed(["/".join(map(str, path)) for path in made])
     what = verdicts.words(error)
     if all(_is_sown(name) for name in collections):
-        say, back = (verdicts.no, "given as variables here") if given else (verdicts.caution, "given back as variables")
-        mend = _without_sown(subject, collections, given=given)
-        return say(NAME, f"apply sows {names}; {back} they raise {what}", mend, made=collections, error=what)
+        say, back = (verdicts.fail, "given as variables here") if given else (verdicts.warn, "given back as variables")
+        fix = _without_sown(subject, collections, given=given)
+        return say(NAME, f"apply sows {names}; {back} they raise {what}", fix, made=collections, error=what)
     is_made, them = ("is made", "it") if len(made) == 1 else ("are made", "them")
     call = "apply" if given else "the next apply"
     detail = f"{names} {is_made} by a call, not by the constructor: {call} that is given {them} raises {what}"
     # A Linen module inside the layer makes its params late where nobody has initialised it.
-    mend = as_code.LAZY_INIT if rngs.PARAMS in collections else _in_constructor(subject, made)
-    return verdicts.no(NAME, detail, mend, made=collections, error=what)
+    fix = as_code.LAZY_INIT if rngs.PARAMS in collections else _in_constructor(subject, made)
+    return verdicts.fail(NAME, detail, fix, made=collections, error=what)
 
 
 def _without_sown(subject: Subject, sown: Sequence[str], *, given: bool) -> str:
@@ -160,9 +160,9 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
     differing = closeness.differences(bridged, {name: state[name] for name in bridged if name in state})
     if differing:
         text = f"{detail}, but {flow.listed(list(differing))} differ from the native module's"
-        return verdicts.no(NAME, text, differing=differing)
+        return verdicts.fail(NAME, text, differing=differing)
     text = f"{detail}, equal to the native module's bit for bit"
-    return verdicts.yes(NAME, text, num_equal=len(bridged))
+    return verdicts.passed(NAME, text, num_equal=len(bridged))
 
 
 def _is_sown(collection: str) -> bool:

@@ -1,4 +1,4 @@
-"""Claim 2, nothing invented: apply draws no weight and no mask from a key that it is not given.
+"""Check 2, nothing invented: apply draws no weight and no mask from a key that it is not given.
 
 A wrapped layer's constructor runs in every apply. What it draws is replaced by the variables that apply is given, and
 is then dead code; what is not given stays, drawn from key 0 whatever the seed.
@@ -30,38 +30,40 @@ _OWN_STREAM = "\n".join(
 )
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Whether all that apply draws comes from what it is given."""
     if left_out := _left_out(subject):
         detail = (
-            f"init leaves out {_listed(left_out)}: apply makes them anew at every call, from key 0 whatever the seed"
+            f"init leaves out {_listed(left_out)}: apply makes them again at every call, from key 0 whatever the seed"
         )
-        return verdicts.no(NAME, detail, as_code.LAZY_INIT, left_out=left_out)
+        return verdicts.fail(NAME, detail, as_code.LAZY_INIT, left_out=left_out)
     found = subject.draws
     lost = _lost(subject)
     evidence: dict[str, Any] = {"num_draws": len(found.draws), "num_made_up_keys": len(found.made_up)}
     if not found.invented and not lost:
         held = "comes from a stream that it is given" if found.draws else "draws nothing"
-        return verdicts.yes(NAME, f"all that apply draws {held}" if found.draws else "apply draws nothing", **evidence)
-    parts, mends = [], []
+        return verdicts.passed(
+            NAME, f"all that apply draws {held}" if found.draws else "apply draws nothing", **evidence
+        )
+    parts, fixes = [], []
     if lost:
         drawn = "from key 0 whatever the seed" if found.invented else "as constants"
         parts.append(f"apply makes up {_listed(lost)}, {drawn}")
-        mends.append(complete.mend(subject))
+        fixes.append(complete.fix(subject))
     missing = streams.absent(subject) if found.invented else []
     if missing:
         drawn_from = f"the stream{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
         parts.append(f"apply is not given {drawn_from}: what is drawn from there is the same at every call, from key 0")
-        mends.append(streams.mend(subject))
+        fixes.append(streams.fix(subject))
     own = sorted({line for line in found.made_up if line})
     if own:
         parts.append(f"the layer makes a key of its own ({_listed(own)}): what it draws is the same at every call")
-        mends.append(_OWN_STREAM)
+        fixes.append(_OWN_STREAM)
     if not parts:
         parts.append("apply draws from a key that it is not given: what it draws is the same at every call")
-        mends.append(_OWN_STREAM)
+        fixes.append(_OWN_STREAM)
     evidence |= {"leaves": lost, "streams": missing, "keys_made_at": own}
-    return verdicts.no(NAME, "; ".join(parts), "\n".join(mends), **evidence)
+    return verdicts.fail(NAME, "; ".join(parts), "\n".join(fixes), **evidence)
 
 
 def _left_out(subject: Subject) -> list[str]:

@@ -1,4 +1,4 @@
-"""Claim: a wrapped layer computes what the native NNX layer does, and what its Linen twin does, at the same cost.
+"""Check: a wrapped layer computes what the native NNX layer does, and what its Linen twin does, at the same cost.
 
 The native module is built by the formula of `bridge.native_streams`. All that is compared is compiled, on init's
 variables with the params moved a little, so that a bias of zero or a scale of one hides nothing.
@@ -68,7 +68,7 @@ class Variant:
     streams: Any
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Variables, output, updates and gradient beside the native module's and the twin's, and what each costs."""
     del full
     layer = subject.model
@@ -77,7 +77,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
     differing = _differing_variables(subject)
     evidence: dict[str, Any] = {"compared": ["variables"], "variables": differing}
     if _worst(differing) is None:
-        return verdicts.no(NAME, _natively(evidence), PURE, **evidence)
+        return verdicts.fail(NAME, _natively(evidence), PURE, **evidence)
     return _compare(subject, evidence)
 
 
@@ -125,10 +125,10 @@ def _verdict(evidence: dict[str, Any]) -> Check:
     detail = "; ".join(part for part in (_natively(evidence), _linen(evidence), _steady(evidence)) if part)
     native_worst = [_worst(evidence[part]) for part in ("variables", "output", "updates", "gradient")]
     if any(worst is None for worst in native_worst):
-        return verdicts.no(NAME, detail, PURE, **evidence)
+        return verdicts.fail(NAME, detail, PURE, **evidence)
     linen = evidence["linen"]
     differs = any(native_worst) or any(linen.get(part) for part in ("tree", "output", "updates", "gradient"))
-    return (verdicts.caution if differs else verdicts.yes)(NAME, detail, **evidence)
+    return (verdicts.warn if differs else verdicts.passed)(NAME, detail, **evidence)
 
 
 def _variants(subject: Subject, twin: Twin) -> dict[str, Variant]:

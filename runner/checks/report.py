@@ -17,9 +17,9 @@ WIDTH = 100
 
 # Readable on white and on black: a notebook may be either, and does not tell.
 COLORS = {
-    Verdict.yes: "#1a8f5f",
-    Verdict.caution: "#b07200",
-    Verdict.no: "#d9480f",
+    Verdict.passed: "#1a8f5f",
+    Verdict.warn: "#b07200",
+    Verdict.fail: "#d9480f",
     Verdict.skipped: "#7a828e",
 }
 
@@ -63,12 +63,12 @@ class CheckReport(Sequence[Check]):
     @property
     def failed(self) -> list[Check]:
         """The checks that failed."""
-        return self._with(Verdict.no)
+        return self._with(Verdict.fail)
 
     @property
     def warned(self) -> list[Check]:
         """The checks that hold within limits that their details name."""
-        return self._with(Verdict.caution)
+        return self._with(Verdict.warn)
 
     @property
     def skipped(self) -> list[Check]:
@@ -176,7 +176,7 @@ def check(
       LayerError: The module refuses its arguments or the input, for no cause that a check knows.
       UserError: What is given is no module, array or variable dict, or `only` names no check.
     """
-    checks = registry.judge_model(
+    checks = registry.check_model(
         model,
         x,
         only=only,
@@ -211,8 +211,8 @@ def _failure_lines(check: Check) -> list[str]:
 
 
 def _fix_lines(check: Check, indent: str) -> list[str]:
-    first, *more = (check.mend or "").splitlines() or [""]
-    return [f"{indent}fix  {first}", *(f"{indent}     {line}" for line in more)] if check.mend else []
+    first, *more = (check.fix or "").splitlines() or [""]
+    return [f"{indent}fix  {first}", *(f"{indent}     {line}" for line in more)] if check.fix else []
 
 
 def _wrapped(text: str, left: str, indent: str | None = None) -> list[str]:
@@ -227,8 +227,8 @@ def _shown(value: Any) -> str:
 def _html_row(check: Check) -> str:
     verdict = f'<b style="color:{COLORS[check.verdict]}">{html.escape(check.verdict)}</b>'
     detail = html.escape(check.detail)
-    if check.mend:
-        detail += f'<pre style="margin:4px 0;white-space:pre-wrap">{html.escape(check.mend)}</pre>'
+    if check.fix:
+        detail += f'<pre style="margin:4px 0;white-space:pre-wrap">{html.escape(check.fix)}</pre>'
     if check.evidence:
         shown = "\n".join(f"{name} = {_shown(value)}" for name, value in check.evidence.items())
         evidence = f'<pre style="white-space:pre-wrap">{html.escape(shown)}</pre>'

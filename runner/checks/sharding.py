@@ -46,27 +46,27 @@ with jax.set_mesh(mesh):  # `with mesh:` does not count
 
 @dataclass
 class _Findings:
-    """What was seen, each sentence with its mend."""
+    """What was seen, each sentence with its fix."""
 
     wrong: list[tuple[str, str | None]] = field(default_factory=list)
     limits: list[tuple[str, str | None]] = field(default_factory=list)
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Whether the axis names of the variables can be used, and the layer runs on all devices that are there."""
     boxes = _boxes(subject.needs.variables)
     if not boxes:
         return _without_names(subject)
     findings = _Findings(evidence={"names": {path: _texts(trees.axis_names(box)) for path, box in boxes.items()}})
     mesh = _mesh_of(boxes, _devices(subject))
-    _judge_ranks(subject, boxes, findings)
+    _check_ranks(subject, boxes, findings)
     if findings.wrong:  # nothing can be lifted or placed by such names
         return _verdict(boxes, findings, "")
     with jax.set_mesh(mesh):
-        _judge_lifts(subject, boxes, findings)
-        _judge_specs(subject, findings)
-    _judge_context(subject, mesh, findings)
+        _check_lifts(subject, boxes, findings)
+        _check_specs(subject, findings)
+    _check_context(subject, mesh, findings)
     found = _run(subject, mesh)
     sizes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     said = f"sharded on a mesh {sizes} it {rounding.as_words(found)}"
@@ -86,17 +86,17 @@ def why_it_fails(error: Exception) -> Check | None:
         f"init and apply raise ValueError ({NO_MESH}): a variable has the axis names {', '.join(names)} and no mesh is"
         " set; `with mesh:` does not count, jax.set_mesh does"
     )
-    return verdicts.no("sharding", detail, _set_mesh(dict.fromkeys(names, 1)), names=list(names))
+    return verdicts.fail("sharding", detail, _set_mesh(dict.fromkeys(names, 1)), names=list(names))
 
 
 def _without_names(subject: Subject) -> Check:
     devices = _devices(subject)
     if len(devices) == 1:
         detail = "no leaf has axis names; there is 1 device, so nothing was run on several"
-        return verdicts.yes("sharding", detail, num_devices=1)
+        return verdicts.passed("sharding", detail, num_devices=1)
     found = _run(subject, Mesh(np.array(devices), ("devices",), axis_types=(AxisType.Auto,)))
     detail = f"no leaf has axis names; replicated on {len(devices)} devices it {rounding.as_words(found)}"
-    verdict = verdicts.no if rounding.is_wrong(found) else verdicts.yes
+    verdict = verdicts.fail if rounding.is_wrong(found) else verdicts.passed
     return verdict("sharding", detail, num_devices=len(devices), run=found or "the same bits")
 
 
@@ -105,24 +105,24 @@ def _verdict(boxes: Mapping[str, Any], findings: _Findings, ran: str) -> Check:
     if not problems:
         named = ", ".join(f"{path} ({', '.join(_texts(trees.axis_names(box)))})" for path, box in boxes.items())
         detail = f"the axis names of {named} fit their arrays and outlive nn.scan and nn.vmap; {ran}"
-        return verdicts.yes("sharding", detail, **findings.evidence)
+        return verdicts.passed("sharding", detail, **findings.evidence)
     evidence = {**findings.evidence, "limits": [text for text, _ in findings.limits]}
-    verdict = verdicts.no if findings.wrong else verdicts.caution
+    verdict = verdicts.fail if findings.wrong else verdicts.warn
     return verdict("sharding", "; ".join(text for text, _ in problems), problems[0][1], **evidence)
 
 
-def _judge_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
+def _check_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
     """Whether each array has as many names as axes."""
     # Around a layer, a lift may have added the axis that has no name.
-    mend = SPELL_AXES if lifts.is_wrapped(subject.model) else KEEP_AXES
+    fix = SPELL_AXES if lifts.is_wrapped(subject.model) else KEEP_AXES
     for path, box in boxes.items():
         names, rank = _texts(trees.axis_names(box)), len(jax.tree.leaves(box)[0].shape)
         if len(names) != rank:
             text = f"{path} has {rank} axes and the names ({', '.join(names)})"
-            findings.wrong.append((text, mend if len(names) < rank else SPELL_AXES))
+            findings.wrong.append((text, fix if len(names) < rank else SPELL_AXES))
 
 
-def _judge_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
+def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
     """Whether the axis that a lift adds is first among the names."""
     needs, x = subject.needs, trees.shapes(subject.x)
     collections = tuple(sorted({*needs.variables, *needs.mutable}))
@@ -152,7 +152,7 @@ def _judge_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
         findings.wrong.append((text if len(under) > 1 else text.replace(" lose ", " loses "), KEEP_AXES))
 
 
-def _judge_specs(subject: Subject, findings: _Findings) -> None:
+def _check_specs(subject: Subject, findings: _Findings) -> None:
     """Whether partition specs can be read off shapes, as pipelines do before anything is computed."""
     try:
         meta.get_partition_spec(_init_shapes(subject.model, subject, trees.shapes(subject.x)))
@@ -161,7 +161,7 @@ def _judge_specs(subject: Subject, findings: _Findings) -> None:
         findings.limits.append((text, KEEP_AXES))
 
 
-def _judge_context(subject: Subject, mesh: Mesh, findings: _Findings) -> None:
+def _check_context(subject: Subject, mesh: Mesh, findings: _Findings) -> None:
     """Whether init can be traced where no mesh is set."""
     try:
         with jax.set_mesh(None):

@@ -1,4 +1,4 @@
-"""Claim 3, streams: apply is given the rng streams that it draws from, and no two masks come from one key.
+"""Check 3, streams: apply is given the rng streams that it draws from, and no two masks come from one key.
 
 Linen raises where a stream is missing; a wrapped NNX layer falls back to key 0, so that every dropout has one mask.
 """
@@ -27,7 +27,7 @@ NAME = "streams"
 NUM_KEYS = 8
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Whether apply has its streams and uses each key once; with `full`, also whether other keys give other outputs."""
     if refused := _refused_init(subject):
         return refused
@@ -44,20 +44,20 @@ def judge(subject: Subject, *, full: bool) -> Check:
         parts += [
             f"{count} draws of shape {list(shape)} come from one key: their masks are equal" for shape, count in shared
         ]
-        return verdicts.no(NAME, "; ".join(parts), mend(subject) if missing else _KEY_EACH, **evidence)
+        return verdicts.fail(NAME, "; ".join(parts), fix(subject) if missing else _KEY_EACH, **evidence)
     if unused:
         detail = f"apply is given {_listed(unused)}, and nothing draws from {'it' if len(unused) == 1 else 'them'}"
-        return verdicts.caution(NAME, detail, _without(subject, unused), **evidence)
+        return verdicts.warn(NAME, detail, _without(subject, unused), **evidence)
     needs = f"init needs {_listed(subject.needs.streams)}"
     if not wanted:
-        return verdicts.yes(NAME, f"{needs}; apply draws from no stream", **evidence)
+        return verdicts.passed(NAME, f"{needs}; apply draws from no stream", **evidence)
     if full and not _differs(subject):
-        return verdicts.caution(NAME, f"the output is the same for {NUM_KEYS} keys of {_listed(wanted)}", **evidence)
-    return verdicts.yes(NAME, f"{needs}; apply draws from {_listed(wanted)}, each time with another key", **evidence)
+        return verdicts.warn(NAME, f"the output is the same for {NUM_KEYS} keys of {_listed(wanted)}", **evidence)
+    return verdicts.passed(NAME, f"{needs}; apply draws from {_listed(wanted)}, each time with another key", **evidence)
 
 
 def _refused_init(subject: Subject) -> Check | None:
-    """The no for an init that raises with the streams that it is given; None for one that does not."""
+    """The fail for an init that raises with the streams that it is given; None for one that does not."""
     if subject.init_rngs is None:
         return None
     given = subject.init_rngs
@@ -66,7 +66,7 @@ def _refused_init(subject: Subject) -> Check | None:
     except Exception as error:  # noqa: BLE001 - Linen's words, or NNX's
         needed, got = _listed(subject.needs.streams), _listed(given) or "none"
         detail = f"init needs {needed}, is given {got} and raises {verdicts.words(error)}"
-        return verdicts.no(NAME, detail, mend(subject), init=list(subject.needs.streams), given=list(given))
+        return verdicts.fail(NAME, detail, fix(subject), init=list(subject.needs.streams), given=list(given))
     return None
 
 
@@ -75,7 +75,7 @@ def absent(subject: Subject) -> list[str]:
     return [stream for stream in subject.wanted_streams if stream not in subject.rngs]
 
 
-def mend(subject: Subject) -> str:
+def fix(subject: Subject) -> str:
     """How to give init and apply every stream that they need: the config word, and the code."""
     init = ", ".join(f"'{stream}': k{num}" for num, stream in enumerate(subject.needs.streams, start=1))
     first = len(subject.needs.streams) + 1
@@ -99,7 +99,7 @@ def _shared(subject: Subject, found: Draws | None) -> list[tuple[list[int], int]
     """Shapes of the draws that have one key, and how many have it."""
     if found is None:
         return []
-    # Weights that are made up are drawn alike too; of those the claim nothing_invented speaks.
+    # Weights that are made up are drawn alike too; of those the check nothing_invented speaks.
     lost = any(one.kind in (Kind.missing, Kind.misplaced) for one in subject.differences)
     counts = Counter((one.number, one.shape) for one in found.draws if one.sources or not lost)
     return [(list(shape), count) for (_, shape), count in counts.items() if count > 1]

@@ -1,4 +1,4 @@
-"""Claim 5: what a native optimiser would train is given to the pipeline's, and gets a gradient."""
+"""Check 5: what a native optimiser would train is given to the pipeline's, and gets a gradient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "trained"
 NOISE = 0.1
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
+def check(subject: Subject, *, full: bool) -> Check:
     """Every trainable leaf is in the trained collections and is read; with `full` it gets a nonzero gradient."""
     trainable = [path for path in _floating(subject.needs.variables) if _is_trainable(str(path[0]))]
     outside = [path for path in trainable if path[0] not in subject.trained]
@@ -31,7 +31,7 @@ def judge(subject: Subject, *, full: bool) -> Check:
         return _left_out(subject, outside)
     trained = [path for path in _floating(subject.shapes) if path[0] in subject.trained]
     if not trained:
-        return verdicts.yes(NAME, "nothing to train: no leaf is trainable")
+        return verdicts.passed(NAME, "nothing to train: no leaf is trainable")
     output = jax.tree.leaves(subject.returned[0])
     if not any(_is_floating(leaf) for leaf in output):
         kinds = flow.listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
@@ -39,10 +39,10 @@ def judge(subject: Subject, *, full: bool) -> Check:
     unread = _unread(subject, trained)
     if unread:
         detail = f"{_names(unread)} can't be trained: no output depends on {'it' if len(unread) == 1 else 'them'}"
-        return verdicts.no(NAME, detail, _mend_unread(subject, unread), unread=_texts(unread))
+        return verdicts.fail(NAME, detail, _fix_unread(subject, unread), unread=_texts(unread))
     if full and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
         return _gradients(subject, trained)
-    return verdicts.yes(NAME, f"{_all(trained)} in {', '.join(_held(subject))}, and the output depends on each")
+    return verdicts.passed(NAME, f"{_all(trained)} in {', '.join(_held(subject))}, and the output depends on each")
 
 
 def _left_out(subject: Subject, outside: Sequence[trees.Path]) -> Check:
@@ -52,16 +52,16 @@ def _left_out(subject: Subject, outside: Sequence[trees.Path]) -> Check:
         unknown = [name for name in subject.trained if name not in subject.needs.variables]
         typo = f" ({', '.join(unknown)}: no such collection)" if unknown else ""
         detail = f"{_names(outside)} stay as they are: train.collections{typo} leaves out {', '.join(collections)}"
-        say = verdicts.no if unknown else verdicts.caution
+        say = verdicts.fail if unknown else verdicts.warn
     else:
         detail = f"{_names(outside)} would never be trained: the optimiser gets only params"
-        say = verdicts.no
+        say = verdicts.fail
     if raw:
         detail += f"; {_names(raw)} {'is a raw array' if len(raw) == 1 else 'are raw arrays'}, of no Variable"
-    return say(NAME, detail, _mend_left_out([*_held(subject), *collections], raw), outside=_texts(outside))
+    return say(NAME, detail, _fix_left_out([*_held(subject), *collections], raw), outside=_texts(outside))
 
 
-def _mend_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
+def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
     here = f"# here: train.collections=[{','.join(names)}]"
     if raw:
         # The name of a raw array's collection depends on how init was called, so code by that name is none.
@@ -83,18 +83,18 @@ def _unread(subject: Subject, trained: Sequence[trees.Path]) -> list[trees.Path]
     return [path for path, is_read in zip(paths, read, strict=True) if path in trained and not is_read]
 
 
-def _mend_unread(subject: Subject, unread: Sequence[trees.Path]) -> str:
+def _fix_unread(subject: Subject, unread: Sequence[trees.Path]) -> str:
     if complete.new_names(subject):
-        return complete.mend(subject)
+        return complete.fix(subject)
     wanted = {path for path, _ in trees.flatten(subject.needs.variables)}
     strangers = list(dict.fromkeys(str(path[1]) for path in unread if path not in wanted))
     if not strangers:
-        return _mend_constant(unread)
+        return _fix_constant(unread)
     # A wrapped layer without a name takes part in the counting that names its neighbours.
     return "\n".join(f"name={name!r},  # for the layer that is to read {name} of these variables" for name in strangers)
 
 
-def _mend_constant(paths: Sequence[trees.Path]) -> str:
+def _fix_constant(paths: Sequence[trees.Path]) -> str:
     lines = [f"self.{path[-1]} = nnx.Variable(self.{path[-1]}[...])  # a constant, no nnx.Param" for path in paths[:5]]
     return "\n".join(dict.fromkeys(lines))
 
@@ -121,19 +121,19 @@ def _gradients(subject: Subject, trained: Sequence[trees.Path]) -> Check:
         moves = jax.jit(lambda *given: [jnp.any(leaf != 0) for leaf in gradient(*given)])
         got = jax.device_get(moves.lower(*arguments).compile(hlo.RUN_ONCE)(*arguments))
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-        return verdicts.no(NAME, f"the gradient can't be taken: {verdicts.words(error)}")
+        return verdicts.fail(NAME, f"the gradient can't be taken: {verdicts.words(error)}")
     zero = [num for num, moves in enumerate(got) if not moves]
     if not zero:
         held = ", ".join(_held(subject))
-        return verdicts.yes(NAME, f"{_all(trained)} in {held}, and each gets a nonzero gradient")
+        return verdicts.passed(NAME, f"{_all(trained)} in {held}, and each gets a nonzero gradient")
     jaxpr = jax.make_jaxpr(gradient)(*arguments)
     never = [num for num in zero if not any(flow.read(jaxpr, [num == other for other in range(len(places))]))]
     named = [paths[places[num]] for num in (never or zero)]
     if never:
         detail = f"{_names(named)} can't be trained: the gradient is zero whatever the data"
-        return verdicts.no(NAME, detail, _mend_constant(named), zero_gradient=_texts(named))
+        return verdicts.fail(NAME, detail, _fix_constant(named), zero_gradient=_texts(named))
     detail = f"{_names(named)} got a zero gradient on random x of shape {list(subject.x.shape)}"
-    return verdicts.caution(NAME, detail, f"'input_shape={_larger(subject.x.shape)}'", zero_gradient=_texts(named))
+    return verdicts.warn(NAME, detail, f"'input_shape={_larger(subject.x.shape)}'", zero_gradient=_texts(named))
 
 
 def _larger(shape: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Claim 10, traps: what works today and surprises tomorrow, in how the module is built, hashed, switched and fed.
+"""Check 10, traps: what works today and surprises tomorrow, in how the module is built, hashed, switched and fed.
 
 And why a module could not even be initialised, where a known trap is the cause.
 """
@@ -19,7 +19,7 @@ from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks.probes import as_code, flow, unwrapped
 from runner.checks.probes.subject import Subject
-from runner.checks.verdicts import caution, no, words, yes
+from runner.checks.verdicts import fail, passed, warn, words
 from runner.records.record import Check, Verdict
 
 NAME = "traps"
@@ -33,18 +33,18 @@ INTERMEDIATES = "intermediates"
 KEPT_BY_TO_LINEN = ("name", "metadata_fn", "skip_rng", "abstract_init")
 
 
-def judge(subject: Subject, *, full: bool) -> Check:
-    """Asks for each trap; the worst verdict is the claim's. Nothing is compiled or computed."""
+def check(subject: Subject, *, full: bool) -> Check:
+    """Asks for each trap; the worst verdict is the check's. Nothing is compiled or computed."""
     layer = subject.layer or subject.model
     found = [_static(subject, layer), _mode(layer), _kept(layer), _axes(subject), _captured(subject)]
     verdicts = [check.verdict for check in found]
     evidence = {key: value for check in found for key, value in check.evidence.items()}
-    sprung = [check for check in found if check.verdict is not Verdict.yes]
+    sprung = [check for check in found if check.verdict is not Verdict.passed]
     if not sprung:
-        return yes(NAME, "no trap: " + ", ".join(check.detail for check in found if check.detail), **evidence)
-    say = no if Verdict.no in verdicts else caution
-    mend = "\n".join(check.mend for check in sprung if check.mend)
-    return say(NAME, "; ".join(check.detail for check in sprung), mend or None, **evidence)
+        return passed(NAME, "no trap: " + ", ".join(check.detail for check in found if check.detail), **evidence)
+    say = fail if Verdict.fail in verdicts else warn
+    fix = "\n".join(check.fix for check in sprung if check.fix)
+    return say(NAME, "; ".join(check.detail for check in sprung), fix or None, **evidence)
 
 
 def _static(subject: Subject, layer: Bridged) -> Check:
@@ -68,7 +68,7 @@ def _static(subject: Subject, layer: Bridged) -> Check:
     other = subject.again().model
     jitted.eval_shape(other, x)
     if not traced:
-        return yes(NAME, "equal settings are traced once", retraced=False)
+        return passed(NAME, "equal settings are traced once", retraced=False)
     return _retraced(layer.model, other)
 
 
@@ -76,25 +76,25 @@ def _unhashable(model: Any) -> Check:
     values = {key: value for key, value in _settings(model).items() if not _is_hashable(value)}
     names = ", ".join(f"{key} ({type(value).__name__})" for key, value in values.items()) or "a field"
     detail = f"{names} can't be hashed: as a static argument of jit the model raises ValueError"
-    mend = "\n".join(f"{key}={as_code.hashable(value)}" for key, value in values.items())
-    return no(NAME, detail, mend or None, unhashable=list(values))
+    fix = "\n".join(f"{key}={as_code.hashable(value)}" for key, value in values.items())
+    return fail(NAME, detail, fix or None, unhashable=list(values))
 
 
 def _retraced(first: Any, second: Any) -> Check:
     others = _settings(second)
     differing = [key for key, value in _settings(first).items() if others.get(key) != value]
     detail = (
-        f"a second model of the same settings is traced again: {', '.join(differing) or 'it'} is made anew for each"
+        f"a second model of the same settings is traced again: {', '.join(differing) or 'it'} is made again for each"
     )
-    return no(NAME, detail, _made_once(differing), retraced=True, differing=differing)
+    return fail(NAME, detail, _made_once(differing), retraced=True, differing=differing)
 
 
 def _suspects(model: Any) -> Check:
     made = [key for key, value in _settings(model).items() if hasattr(model, "nnx_class") and _is_made_in_place(value)]
     if not made:
-        return yes(NAME, "hashable")
-    detail = f"{', '.join(made)} was made by a call: made anew for each model, it lets jit trace each anew"
-    return caution(NAME, detail, _made_once(made), made_in_place=made)
+        return passed(NAME, "hashable")
+    detail = f"{', '.join(made)} was made by a call: made again for each model, it lets jit trace each again"
+    return warn(NAME, detail, _made_once(made), made_in_place=made)
 
 
 def _made_once(names: Sequence[str]) -> str:
@@ -106,27 +106,27 @@ def _mode(layer: Bridged) -> Check:
     """Whether an argument of the call or the constructor reaches what `.train()` and `.eval()` set."""
     construct = unwrapped.constructor(layer.model)
     if construct is None:
-        return yes(NAME, "")
+        return passed(NAME, "")
     module = nnx.eval_shape(lambda: construct({}))
     switches = _switches(module)
     inside = {"modules_inside": sum(1 for _ in nnx.iter_modules(module)) - 1}
     reached = _reached_by_call(type(module), switches) | _reached_by_constructor(layer.model, construct, switches)
     left = {path: value for path, value in switches.items() if path not in reached}
     if not left:
-        return yes(NAME, "train and eval within reach" if switches else "", **inside)
+        return passed(NAME, "train and eval within reach" if switches else "", **inside)
     names = [".".join(map(str, path)) for path in left]
     # What is stuck in training drops or counts in every evaluation; in evaluation, it is a layer of its own kind.
-    say, method = (caution, "train") if all(left.values()) else (no, "eval")
+    say, method = (warn, "train") if all(left.values()) else (fail, "eval")
     detail = f"no argument of the call or the constructor reaches {', '.join(names)}, and .{method}() changes nothing"
     kinds = ", ".join(f"{name}=evaluate" for name in SWITCHES if any(path[-1] == name for path in left))
-    mend = (
+    fix = (
         "def make_layer(*, evaluate, rngs):\n"
         f"    layer = {as_code.call_of(layer.model)}\n"
         f"    layer.set_attributes({kinds})\n"
         "    return layer\n"
         "train, test = (ToLinen(make_layer, kwargs=FrozenDict(evaluate=mode)) for mode in (False, True))"
     )
-    return say(NAME, detail, mend, unreached=names, **inside)
+    return say(NAME, detail, fix, unreached=names, **inside)
 
 
 def _switches(module: nnx.Module) -> dict[tuple[Any, ...], Any]:
@@ -165,15 +165,15 @@ def _kept(layer: Bridged) -> Check:
     model = layer.model
     kept = [name for name in _parameters(_constructor(model)) if name in KEPT_BY_TO_LINEN]
     if not kept:
-        return yes(NAME, "")
+        return passed(NAME, "")
     given = [name for name in kept if name in model.kwargs]
     here = f"ToLinen's kwargs give it {', '.join(given)} here" if given else "it got none here"
     detail = f"its constructor takes {', '.join(kept)}, which to_linen keeps for itself: {here}"
     values = {name: _kept_value(model, name) for name in kept} | dict(model.kwargs)
     arguments = ", ".join(f"{key}={as_code.value(value)}" for key, value in values.items())
     args = f"args={as_code.value(tuple(model.args))}, " if model.args else ""
-    mend = f"ToLinen({as_code.value(model.nnx_class)}, {args}kwargs=FrozenDict({arguments}))"
-    return caution(NAME, detail, mend, kept_by_to_linen=kept, given=given)
+    fix = f"ToLinen({as_code.value(model.nnx_class)}, {args}kwargs=FrozenDict({arguments}))"
+    return warn(NAME, detail, fix, kept_by_to_linen=kept, given=given)
 
 
 def _kept_value(model: Any, name: str) -> Any:
@@ -186,20 +186,20 @@ def _axes(subject: Subject) -> Check:
     """Whether x may have one axis less or one more."""
     shape = tuple(subject.x.shape)
     if not shape:
-        return yes(NAME, "")
+        return passed(NAME, "")
     # A single axis is the features': without it there is no x.
     fewer = _refusal(subject, shape[1:]) if len(shape) > 1 else "not tried"
     more = _refusal(subject, (2, *shape))
     evidence = {"axes": {"fewer": fewer or "works", "more": more or "works"}}
     if not (fewer and more):
-        return yes(NAME, "other numbers of axes taken", **evidence)
+        return passed(NAME, "other numbers of axes taken", **evidence)
     if len(shape) == 1:
         detail = f"it takes no batch axis: x of shape {[2, *shape]} raises {more}"
-        mend = "y = jax.vmap(lambda one: model.apply(variables, one))(x)"
+        fix = "y = jax.vmap(lambda one: model.apply(variables, one))(x)"
     else:
         detail = f"it needs a batch axis: x of {len(shape)} axes works, x[0] raises {fewer}"
-        mend = "y = model.apply(variables, one[None])[0]"
-    return caution(NAME, detail, mend, **evidence)
+        fix = "y = model.apply(variables, one[None])[0]"
+    return warn(NAME, detail, fix, **evidence)
 
 
 def _refusal(subject: Subject, shape: tuple[int, ...]) -> str | None:
@@ -216,19 +216,19 @@ def _captured(subject: Subject) -> Check:
     seen = _seen(subject)
     evidence = {"captured": seen}
     if INTERMEDIATES not in subject.mutable or INTERMEDIATES in subject.needs.mutable:
-        return yes(NAME, "", **evidence)
+        return passed(NAME, "", **evidence)
     hidden = [
         path
         for name, model in lifts.wrapped_calls(subject.model, subject.needs.streams, subject.x)
         for path in _inside(name, model)
     ]
     if not hidden:
-        return yes(NAME, "", **evidence)
+        return passed(NAME, "", **evidence)
     detail = f"apply is asked for intermediates, and capture_intermediates sees {', '.join(seen)}: none of"
     # Under a name that the layer does not have: an attribute can't be sown into.
     lines = [f"self.sow(nnx.Intermediate, '{path.split('/')[-1]}_output', y)" for path in hidden[:3]]
-    mend = "\n".join(["# in the layer, y being what each gives:", *dict.fromkeys(lines)])
-    return no(NAME, f"{detail} {flow.listed(hidden)} inside the wrapper", mend, hidden=hidden, **evidence)
+    fix = "\n".join(["# in the layer, y being what each gives:", *dict.fromkeys(lines)])
+    return fail(NAME, f"{detail} {flow.listed(hidden)} inside the wrapper", fix, hidden=hidden, **evidence)
 
 
 def _inside(name: str, model: Any) -> list[str]:

@@ -1,6 +1,6 @@
-"""What is tested about a run's own numbers, and how a verdict is said; claims about its program are in `claims`.
+"""What is tested about a run's own numbers, and how a verdict is said; checks about its program are in `checks`.
 
-Each function returns its verdict with the evidence; what a no does is the caller's.
+Each function returns its verdict with the evidence; what a fail does is the caller's.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def eager(
     variables: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
     output: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
 ) -> Check:
-    """Compiled and eager calls give the same bits; XLA may fuse what eager calls round one by one, which is a caution.
+    """Compiled and eager calls give the same bits; XLA may fuse what eager calls round one by one, which is a warning.
 
     Args:
       variables: Leaves of compiled and of eager init.
@@ -69,29 +69,29 @@ def eager(
         f"{name} differs in {largest_differences(found)}" for name, found in (("init", init), ("apply", apply)) if found
     ]
     if not parts:
-        return yes("eager", "init and apply give the same bits compiled and eager")
+        return passed("eager", "init and apply give the same bits compiled and eager")
     if are_close(*variables) and are_close(*output):
-        return caution("eager", "; ".join(parts), init=init, apply=apply)
-    return no("eager", "; ".join(parts), COMPILED, init=init, apply=apply)
+        return warn("eager", "; ".join(parts), init=init, apply=apply)
+    return fail("eager", "; ".join(parts), COMPILED, init=init, apply=apply)
 
 
-def yes(name: str, detail: str, **evidence: Any) -> Check:
-    """The claim holds."""
-    return Check(name=name, verdict=Verdict.yes, detail=detail, evidence=evidence)
+def passed(name: str, detail: str, **evidence: Any) -> Check:
+    """The check holds."""
+    return Check(name=name, verdict=Verdict.passed, detail=detail, evidence=evidence)
 
 
-def no(name: str, detail: str, mend: str | None = None, **evidence: Any) -> Check:
-    """The claim does not hold; `mend` is what to type or write."""
-    return Check(name=name, verdict=Verdict.no, detail=detail, evidence=evidence, mend=mend)
+def fail(name: str, detail: str, fix: str | None = None, **evidence: Any) -> Check:
+    """The check does not hold; `fix` is what to type or write."""
+    return Check(name=name, verdict=Verdict.fail, detail=detail, evidence=evidence, fix=fix)
 
 
-def caution(name: str, detail: str, mend: str | None = None, **evidence: Any) -> Check:
-    """The claim holds within limits that the detail names."""
-    return Check(name=name, verdict=Verdict.caution, detail=detail, evidence=evidence, mend=mend)
+def warn(name: str, detail: str, fix: str | None = None, **evidence: Any) -> Check:
+    """The check holds within limits that the detail names."""
+    return Check(name=name, verdict=Verdict.warn, detail=detail, evidence=evidence, fix=fix)
 
 
 def skipped(name: str, why: str) -> Check:
-    """A claim that was not tested, and why."""
+    """A check that was not tested, and why."""
     return Check(name=name, verdict=Verdict.skipped, detail=why)
 
 
@@ -104,7 +104,10 @@ def words(error: Any) -> str:
 
 def _check(name: str, good: bool, detail: str, evidence: dict[str, Any]) -> Check:
     return Check(
-        name=name, verdict=Verdict.yes if good else Verdict.no, detail=detail, evidence=evidence if not good else {}
+        name=name,
+        verdict=Verdict.passed if good else Verdict.fail,
+        detail=detail,
+        evidence=evidence if not good else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""`bridge-runner check`: every claim about a config, as a table, with what mends each no. Writes nothing."""
+"""`bridge-runner check`: every check about a config, as a table, with what fixes each fail. Writes nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ EXIT_NO = 1
 
 
 def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
-    """Prints what every claim says of each program among the configs; those of one program are judged once.
+    """Prints what every check says of each program among the configs; those of one program are checked once.
 
     Returns:
-      0 where no claim says no and nothing fails, else 1.
+      0 where no check fails and nothing fails, else 1.
 
     Raises:
       UserError: A config that can't run.
@@ -41,7 +41,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
 
     identities, drafts = validate.validate(request.configs, request.invalid)
     terminal = Terminal()
-    judged: list[dict[str, Any]] = []
+    checked: list[dict[str, Any]] = []
     seen = set()
     for config, identity in zip(request.configs, identities, strict=True):
         if identity.program_id in seen:
@@ -49,19 +49,19 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
         seen.add(identity.program_id)
         run, draft = _thorough(config.run), drafts[identity.program_id, config.run.device]
         record = execute.attempt(Job(run=run, identity=identity), draft).record
-        judged.append(_as_data(config, record))
+        checked.append(_as_data(config, record))
         if not as_json:
             head = f"{record.layer} on x {draft.x.dtype}{run.input_shape}, {run.device}"
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:
-        print(json.dumps(judged, indent=1))
-    said = [item["verdict"] for one in judged for item in one["checks"]]
-    wrong = Verdict.no.value in said or any(one["error"] for one in judged)
+        print(json.dumps(checked, indent=1))
+    said = [item["verdict"] for one in checked for item in one["checks"]]
+    wrong = Verdict.fail.value in said or any(one["error"] for one in checked)
     return SweepResult(EXIT_NO if wrong else 0)
 
 
 def _thorough(run: Run) -> Run:
-    checks = dataclasses.replace(run.checks, mode=ChecksMode.report, depth=ChecksDepth.full, eager=EagerCheck.program)
+    checks = dataclasses.replace(run.checks, mode=ChecksMode.warn, depth=ChecksDepth.full, eager=EagerCheck.program)
     return dataclasses.replace(run, checks=checks, timing=dataclasses.replace(run.timing, mode=TimingMode.off))
 
 

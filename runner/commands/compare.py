@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines what `compare` takes."""
     parser.add_argument("a", type=Path, help="folder of a sweep or a run")
     parser.add_argument("b", type=Path, help="another")
-    parser.add_argument("--rerun", type=int, metavar="ROUNDS", help="do both anew in turns, 10 rounds or more")
+    parser.add_argument("--rerun", type=int, metavar="ROUNDS", help="do both again in turns, 10 rounds or more")
     parser.add_argument("--force", action="store_true", help="compare times of different machines")
     parser.add_argument("--json", action="store_true", help="the comparison as data")
     parser.add_argument("--trust", action="store_true", help="with --rerun: import modules neither ours nor flax's")
@@ -23,7 +23,7 @@ def run(typed: argparse.Namespace) -> int:
     """Compares two sweeps or runs; 3 if the second is slower, 4 if results differ, 5 if they can't be compared.
 
     Raises:
-      UserError: A side is neither a sweep nor a run, it imports what is not trusted, or can't be done anew here.
+      UserError: A side is neither a sweep nor a run, it imports what is not trusted, or can't be done again here.
     """
     make_importable()
     from runner.commands import compared_sides
@@ -38,7 +38,7 @@ VERB = Verb(
     usage="compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json]",
     examples={
         "compare outputs/before outputs/after": "from the records alone",
-        "compare outputs/before outputs/after --rerun 30": "both anew in turns, which settles it",
+        "compare outputs/before outputs/after --rerun 30": "both again in turns, which settles it",
         "compare outputs/before/0 outputs/after/0": "two runs",
     },
     add_arguments=add_arguments,

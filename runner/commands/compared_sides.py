@@ -32,9 +32,9 @@ class Options:
 
     Attributes:
       force: Whether times of different machines are compared.
-      rerun: Rounds in which both sides are done anew; None takes the times of the records.
+      rerun: Rounds in which both sides are done again; None takes the times of the records.
       as_json: Whether the comparison is printed as JSON.
-      trust: Whether what is done anew may import modules that are neither ours nor flax's.
+      trust: Whether what is done again may import modules that are neither ours nor flax's.
     """
 
     force: bool = False
@@ -92,7 +92,7 @@ def compare(a: Path, b: Path, options: Options) -> int:
       can't be compared.
 
     Raises:
-      UserError: A side is neither a sweep nor a run, or can't be done anew here.
+      UserError: A side is neither a sweep nor a run, or can't be done again here.
     """
     if options.rerun is not None and options.rerun < MIN_ROUNDS:
         what = f"--rerun {options.rerun}: fewer than {MIN_ROUNDS} rounds tell nothing, however far apart the sides lie"

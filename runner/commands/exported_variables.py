@@ -99,7 +99,7 @@ def _built(folder: RunFolder, record: Record, variables: Any, to: str) -> tuple[
 
 
 def _require_twin(draft: Draft, record: Record) -> None:
-    """Judges whether the Linen twin of the layer has the run's variables.
+    """Checks whether the Linen twin of the layer has the run's variables.
 
     Raises:
       UserError: There is no twin, or it has others.

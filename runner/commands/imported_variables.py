@@ -158,7 +158,7 @@ def _rng_names(found: Names) -> set[str]:
 
 
 def _require_same(path: Path, leaves: Names, wanted: Wanted) -> None:
-    """Judges whether the leaves are those that are wanted.
+    """Checks whether the leaves are those that are wanted.
 
     Raises:
       StorageError: Leaves are missing, extra, or of another shape, element type or bits.

@@ -205,7 +205,7 @@ def host_of(text: str) -> Any:
 def describe(
     old: Side, new: Side, found: Sequence[Difference], renames: Mapping[str, str], proof: Mapping[str, Any]
 ) -> list[str]:
-    """The differences in lines: the table, what Linen counted anew, the names, and the proof."""
+    """The differences in lines: the table, what Linen renumbered, the names, and the proof."""
     counts = Counter(item.kind for item in found)
     shown = [item for item in found if item.kind != SAME or len(found) <= MAX_ROWS]
     lines = [f"old  {old.label}", f"new  {new.label}", ""]
@@ -217,7 +217,7 @@ def describe(
     if names:
         lines += [
             "",
-            "A module without a name is counted anew, so its variables moved. Give these names in the new host:",
+            "A module without a name is renumbered, so its variables moved. Give these names in the new host:",
         ]
         width = max(len(path) for path in names)
         lines += [f"  {path:<{width}}  name='{name}'" for path, name in names.items()]
@@ -256,7 +256,7 @@ def _run_side(text: str, path: Path, *, trust: bool) -> Side:
         variables=trees.with_keys_of(saved_run.read_variables(folder, record), draft.needs.variables),
         model=draft.model,
         x=saved_run.make_input(folder, run),
-        # What a mesh gave may be rounded otherwise than what one device gives: then it is made anew here.
+        # What a mesh gave may be rounded otherwise than what one device gives: then it is made again here.
         output=store.read_output(folder, record) if record.output and record.mesh is None else None,
     )
 

@@ -22,7 +22,7 @@ def default_target(folder: RunFolder, to: str) -> Path:
 
 
 def require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: bool = True) -> None:
-    """Judges whether `target` can be written.
+    """Checks whether `target` can be written.
 
     Args:
       target: A folder, or a file, that is not to be there.

@@ -1,6 +1,6 @@
 """`bridge-runner reload`: a saved run loaded as it is wanted, applied to its recorded input, and Python that does so.
 
-It tells how exactly the output agrees with the recorded one; `verify` judges whether it does.
+It tells how exactly the output agrees with the recorded one; `verify` checks whether it does.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     lines += ["", "checks"]
     for check in record["checks"]:
         lines.append(f"  {check['verdict']:<8}{check['name']}: {_short(check['detail'])}")
-        if check["verdict"] == "no" and check.get("mend"):
-            lines += [f"            {line}" for line in check["mend"].splitlines()]
+        if check["verdict"] == "fail" and check.get("fix"):
+            lines += [f"            {line}" for line in check["fix"].splitlines()]
     if record["error"]:
         error = record["error"]
         lines += ["", f"failed: {error['kind']}: {error['type']}: {error['message']}", error["traceback"]]
@@ -114,12 +114,10 @@ def _times(timing: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {name:<17} {median}{interval}, n {summary['num_samples']}{flags}")
     for name in ("checkpoint_s", "tracker_s"):
         lines.append(f"  {name:<17} {table.duration(timing[name])}")
-    for card in timing.get("cards", []):
-        clocks = f"{card['clock_mhz']} of {card['max_clock_mhz']} MHz, memory {card['memory_clock_mhz']} MHz"
-        others = f"{card['num_other_processes']} other processes"
-        lines.append(
-            f"  {'gpu ' + str(card['index']):<17} {card['name']}, {clocks}, {card['temperature_c']} °C, {others}"
-        )
+    for gpu in timing.get("gpus", []):
+        clocks = f"{gpu['clock_mhz']} of {gpu['max_clock_mhz']} MHz, memory {gpu['memory_clock_mhz']} MHz"
+        others = f"{gpu['num_other_processes']} other processes"
+        lines.append(f"  {'gpu ' + str(gpu['index']):<17} {gpu['name']}, {clocks}, {gpu['temperature_c']} °C, {others}")
     return lines
 
 

@@ -1,7 +1,7 @@
 """`bridge-runner verify`: is a run still what it was? From its folder alone: no network, no other run, no sweep.
 
 Three questions, each more than the one before: are the files those that were written; are the leaves and the output
-those of the record; does the layer, built anew, give the recorded output on the restored variables.
+those of the record; does the layer, built again, give the recorded output on the restored variables.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _sweep(path: Path, *, ended_only: bool = False) -> _Sweep:
 
 
 def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
-    """All W&B runs of the sweep by id, those made anew that are missing, torn, or older than what they show."""
+    """All W&B runs of the sweep by id, those made again that are missing, torn, or older than what they show."""
     there = sweep.whole_runs()
     if sweep.whole_id in there and _is_stale(sweep.folder, there[sweep.whole_id]):
         del there[sweep.whole_id]

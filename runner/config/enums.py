@@ -25,15 +25,15 @@ class TimingMode(enum.Enum):
 
 
 class ChecksMode(enum.Enum):
-    """What a check that says no does: refuse the run, only say so, or not be made."""
+    """What a check that fails does: refuse the run, only say so, or not be made."""
 
     strict = "strict"
-    report = "report"
+    warn = "warn"
     off = "off"
 
 
 class ChecksDepth(enum.Enum):
-    """How far the claims about a program are tested: by tracing alone, or all of them with everything that runs."""
+    """How far the checks about a program are tested: by tracing alone, or all of them with everything that runs."""
 
     traced = "traced"
     full = "full"

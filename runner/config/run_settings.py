@@ -49,11 +49,11 @@ class TimingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ChecksSettings:
-    """Which claims are tested about a run, and what a no does.
+    """Which checks a run gets, and what a failed one does.
 
     Attributes:
-      mode: strict, report, or off.
-      depth: traced tests claims 1 to 5 by tracing, once a program; full tests all of them, which compiles and runs.
+      mode: strict refuses a run whose numbers would be wrong, warn only reports it, off checks nothing.
+      depth: traced runs the first five checks, by tracing, once a program; full runs all ten, which compiles and executes.
       eager: Which runs compare the jitted init and apply with the eager ones: the first of each layer, the first of
         each program, or none. Eager init compiles every operation by itself and costs more than the program.
     """

@@ -101,7 +101,7 @@ def register_resolvers() -> None:
 
 
 def _axis(shape: Sequence[int], index: int) -> int | None:
-    # Out of range gives null, not an error: the shape itself is judged later, with a better sentence.
+    # Out of range gives null, not an error: the shape itself is checked later, with a better sentence.
     return shape[index] if -len(shape) <= index < len(shape) else None
 
 
@@ -132,7 +132,7 @@ def _writable_schema() -> Any:
     """`Schema` as a config node.
 
     Hydra refuses a frozen dataclass, since OmegaConf marks its node read-only: the mark is cleared, on copies whose
-    `__post_init__` does not judge half-composed values.
+    `__post_init__` does not check half-composed values.
     """
     from omegaconf import DictConfig, OmegaConf
 

@@ -91,12 +91,12 @@ class Run:
                 "device", self.device, "a device is cpu, gpu, tpu or auto, or with an index cpu:1", "device=cpu"
             )
         if self.mesh is not None:
-            self._judge_mesh(self.mesh)
+            self._check_mesh(self.mesh)
         elif self.mesh_input is not None or self.mesh_rules:
             key = "mesh_rules" if self.mesh_input is None else "mesh_input"
             raise ConfigError(key, getattr(self, key), "there is no mesh", "'mesh={data:2}'")
         if self.distributed.mode is not DistributedMode.none:
-            self._judge_distributed()
+            self._check_distributed()
         if self.num_cpu_devices < 1:
             raise ConfigError("num_cpu_devices", self.num_cpu_devices, "at least one is needed", "num_cpu_devices=1")
         if self.workers is not None and self.workers < 1:
@@ -110,7 +110,7 @@ class Run:
             reason = "a folder's name is up to 100 letters, digits, '.', '_' or '-'"
             raise ConfigError("sweep", self.sweep, reason, "sweep=my_sweep")
 
-    def _judge_distributed(self) -> None:
+    def _check_distributed(self) -> None:
         if self.mesh is None:
             reason = "several processes make one run over a mesh of all their devices"
             raise ConfigError("mesh", None, reason, "'mesh={data:2}'")
@@ -119,7 +119,7 @@ class Run:
                 reason = "processes that count calls by their own clocks would not make the same ones"
                 raise ConfigError(f"timing.{key}", getattr(self.timing, key), reason, "timing=quick")
 
-    def _judge_mesh(self, mesh: Any) -> None:
+    def _check_mesh(self, mesh: Any) -> None:
         axes = list(mesh.items()) if isinstance(mesh, Mapping) else []
         if not axes:
             raise ConfigError("mesh", mesh, "a mesh has named axes, each with its size", "'mesh={data:2,model:4}'")

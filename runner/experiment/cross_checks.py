@@ -95,8 +95,8 @@ def one_device(run: Run, draft: Draft, made: Made) -> Check:
         "apply": rounding.difference(made.output, trees.named_arrays(output)),
     }
     if not any(found.values()):
-        return verdicts.yes(name, "init and apply give the bits of one device")
-    verdict = verdicts.no if any(map(rounding.is_wrong, found.values())) else verdicts.caution
+        return verdicts.passed(name, "init and apply give the bits of one device")
+    verdict = verdicts.fail if any(map(rounding.is_wrong, found.values())) else verdicts.warn
     parts = [f"{part} {rounding.as_words(text)}" for part, text in found.items()]
     return verdict(name, f"against one device {'; '.join(parts)}", **found)
 
@@ -121,11 +121,11 @@ def twin_curve(
     compiled = compile_training(draft, training_of_twin)
     mine, other = np.array(losses), np.array(train(compiled))
     if (mine == other).all():
-        return verdicts.yes(
+        return verdicts.passed(
             name, f"the pipeline with {twin.name} ends on the same loss curve bit for bit ({mine[-1]:.6g})"
         )
     step = int(np.argmax(mine != other))
     detail = (
         f"the loss of the pipeline with {twin.name} differs from step {step} on: {other[-1]:.9g}, not {mine[-1]:.9g}"
     )
-    return verdicts.caution(name, detail, losses=other.tolist())
+    return verdicts.warn(name, detail, losses=other.tolist())

@@ -148,7 +148,7 @@ def _number(name: str, text: str) -> int:
 
 
 def _require_reachable(meeting: _Meeting, timeout_s: int) -> None:
-    """Judges whether the first process can listen, and waits in the others until it does."""
+    """Checks whether the first process can listen, and waits in the others until it does."""
     if meeting.process_id == 0:
         try:
             with socket.create_server((meeting.host, meeting.port)):
@@ -164,8 +164,8 @@ def _require_reachable(meeting: _Meeting, timeout_s: int) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 reason = f"after {timeout_s} s the first process does not listen there: {error.strerror or error}"
-                mend = "the same command with distributed.process_id=0, beside this one"
-                raise ConfigError("distributed.coordinator", meeting.coordinator, reason, mend) from error
+                fix = "the same command with distributed.process_id=0, beside this one"
+                raise ConfigError("distributed.coordinator", meeting.coordinator, reason, fix) from error
         time.sleep(PROBE_S)
 
 

@@ -41,7 +41,7 @@ _num_cores = functools.cache(machine.cores_to_share)
 
 
 def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
-    """The compiled program of `run`, with what the claims say of it; may be called in any thread.
+    """The compiled program of `run`, with what the checks say of it; may be called in any thread.
 
     Args:
       draft: The traced program.
@@ -49,20 +49,20 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
       contended: Whether other work of this program runs beside.
 
     Raises:
-      CheckFailed: A strict claim said no.
+      CheckFailed: A strict check failed.
       NotCompiled: The layer's own code raises when it is compiled.
     """
-    # Variables from elsewhere may be such that nothing compiles with them: then the claim says it better.
-    before = judge(draft, run) if draft.given is not None else []
+    # Variables from elsewhere may be such that nothing compiles with them: then the check says it better.
+    before = run_checks(draft, run) if draft.given is not None else []
     try:
         program = compile_program(draft, contended=contended)
     except Exception as error:
         raise NotCompiled(before) from error
-    return dataclasses.replace(program, checks=tuple(before or judge(draft, run, program)))
+    return dataclasses.replace(program, checks=tuple(before or run_checks(draft, run, program)))
 
 
-def judge(draft: Draft, run: Run, program: Program | None = None) -> list[Check]:
-    """What the claims say of `draft`, as the settings of `run` ask for it; nothing where those say off.
+def run_checks(draft: Draft, run: Run, program: Program | None = None) -> list[Check]:
+    """What the checks say of `draft`, as the settings of `run` ask for it; nothing where those say off.
 
     Args:
       draft: The traced program.
@@ -70,14 +70,14 @@ def judge(draft: Draft, run: Run, program: Program | None = None) -> list[Check]
       program: The same, compiled, if it is.
 
     Raises:
-      CheckFailed: A strict claim said no.
+      CheckFailed: A strict check failed.
     """
     if run.checks.mode is ChecksMode.off:
         return []
-    # Of a mesh they ask on one device: what several make of the layer is the claim `sharding`, and a check of each run.
+    # Of a mesh they ask on one device: what several make of the layer is the check `sharding`, and a check of each run.
     with draft.placement.alone().context():
         alone = program if draft.placement.mesh is None else None
-        asked = registry.judge(subject(draft, run, alone), full=run.checks.depth is ChecksDepth.full)
+        asked = registry.run_checks(subject(draft, run, alone), full=run.checks.depth is ChecksDepth.full)
     if run.checks.mode is ChecksMode.strict:
         for check in asked:
             _refuse(check, asked, run)
@@ -86,12 +86,12 @@ def judge(draft: Draft, run: Run, program: Program | None = None) -> list[Check]
 
 def _refuse(check: Check, asked: Sequence[Check], run: Run) -> None:
     strict = verdicts.STRICT | ({"trained"} if run.train.steps else set())
-    if check.verdict is Verdict.no and check.name in strict:
+    if check.verdict is Verdict.fail and check.name in strict:
         raise CheckFailed(check, asked)
 
 
 def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
-    """What the claims of a program are tested on: seed 0, so that the verdicts are those of all its runs."""
+    """What the checks of a program are tested on: seed 0, so that the verdicts are those of all its runs."""
     place = draft.placement.alone()
     return Subject(
         label=run.layer.label,
@@ -167,7 +167,7 @@ def attempt(job: Job, draft: Draft) -> Result:
 
 
 def failed(job: Job, error: Exception) -> Result:
-    """The result of a run that could not be compiled, or whose program a strict claim refused."""
+    """The result of a run that could not be compiled, or whose program a strict check refused."""
     cause = error.__cause__ if isinstance(error, NotCompiled) and error.__cause__ else error
     story = Story(failure=describe_failure(cause, kind=FailureKind.compile))
     story.checks = error.asked if isinstance(error, (CheckFailed, NotCompiled)) else []
@@ -219,14 +219,14 @@ def _tell(
                     _refuse(check, story.checks, run)
 
     on_gpu = devices.platform_name(place.device) == "gpu"
-    story.load_average, story.cards = machine.load_average(), machine.cards() if on_gpu else []
+    story.load_average, story.gpus = machine.load_average(), machine.gpus() if on_gpu else []
     story.steady = measure_program(
         lambda: program.init(key, x),
         lambda: program.apply(story.variables, key, x),
         run.timing,
         num_cores=_num_cores(),
         load_average=story.load_average,
-        shared=any(card.num_other_processes for card in story.cards),
+        shared=any(gpu.num_other_processes for gpu in story.gpus),
         clock=clock,
     )
     if on_gpu and story.steady and place.mesh is None:

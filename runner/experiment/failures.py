@@ -17,7 +17,7 @@ class WorkerDied(Exception):
 
 
 class CheckFailed(Exception):
-    """A strict check said no.
+    """A strict check failed.
 
     Args:
       check: The one that did.
@@ -35,7 +35,7 @@ class NotCompiled(Exception):
     """A program did not compile, for the error that caused this one.
 
     Args:
-      asked: What the claims had said till then.
+      asked: What the checks had said till then.
     """
 
     def __init__(self, asked: Sequence[Check]) -> None:

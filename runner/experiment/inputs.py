@@ -28,7 +28,7 @@ def make_input(settings: InputSettings, shape: Sequence[int]) -> np.ndarray:
 
 
 def make_batch(settings: InputSettings, shape: Sequence[int], step: int) -> np.ndarray:
-    """The x of a step of training: drawn anew for each where x is drawn (normal, tokens), else the same x.
+    """The x of a step of training: drawn again for each where x is drawn (normal, tokens), else the same x.
 
     Raises:
       ConfigError: As `make_input`.
@@ -77,7 +77,7 @@ def input_dtype(settings: InputSettings) -> np.dtype:
 
 
 def require(settings: InputSettings, shape: Sequence[int]) -> None:
-    """Judges whether x can be made; nothing but a file is made for it.
+    """Checks whether x can be made; nothing but a file is made for it.
 
     Raises:
       ConfigError: It can't.

@@ -12,7 +12,7 @@ from runner.config.settings import Run
 from runner.experiment.curve import Steps
 from runner.experiment.identity import Identity
 from runner.records.record import ArraySummary, Check, Failure, Record, TrainInfo
-from runner.records.timing import Card, Measurement
+from runner.records.timing import GpuInfo, Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,6 @@ class Story:
     apply_first_s: float | None = None
     steady: dict[str, Measurement] = field(default_factory=dict)
     load_average: float | None = None
-    cards: list[Card] = field(default_factory=list)
+    gpus: list[GpuInfo] = field(default_factory=list)
     failure: Failure | None = None
     steps: Steps | None = None

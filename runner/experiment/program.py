@@ -32,7 +32,7 @@ class Program:
       init_phases: What compiling init cost.
       apply_phases: What compiling apply cost.
       training: Compiled training; None where nothing is trained.
-      checks: What the claims about the program say, the same for all its runs.
+      checks: What the checks about the program say, the same for all its runs.
     """
 
     draft: Draft

@@ -100,7 +100,7 @@ def timing_of(program: Program, story: Story, *, compiled_here: bool) -> Timing:
         apply=_with_first_call(program.apply_phases, story.apply_first_s),
         compiled_here=compiled_here,
         load_average=story.load_average,
-        cards=story.cards,
+        gpus=story.gpus,
         **steady,
     )
 

@@ -309,7 +309,7 @@ def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list
 
 
 def require_saved(training: Training, variables: Any, saved: Any, path: str) -> None:
-    """Judges whether training can go on from `saved`; nothing is computed.
+    """Checks whether training can go on from `saved`; nothing is computed.
 
     Args:
       training: How the model is trained.
@@ -326,5 +326,5 @@ def require_saved(training: Training, variables: Any, saved: Any, path: str) -> 
     if differing:
         reason = f"that run trained another layer, other collections or by another optimiser, as {differing[0]} shows"
         raise ConfigError(
-            "variables", path, f"{reason}; its checkpoint alone starts anew", f"variables={path}/checkpoint"
+            "variables", path, f"{reason}; its checkpoint alone starts again", f"variables={path}/checkpoint"
         )

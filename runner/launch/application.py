@@ -245,7 +245,7 @@ def _follow(plan: Plan) -> SweepResult:
 
 
 def _require_together(configs: Sequence[Config], act: Act, *, by_jobs: bool) -> None:
-    """Judges whether several processes can do what is asked.
+    """Checks whether several processes can do what is asked.
 
     Raises:
       ConfigError: They make one run, started by whoever starts them, and nothing else.

@@ -43,7 +43,7 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
     if len({row.settings.get("seed") for row in rows}) >= MANY_SEEDS:
         lines.append(f"  over seeds  bridge-runner ls {folder} --by {aggregate.suggest(rows)}")
     if plan.folder.checks.exists():
-        lines.append(f"  claims      {folder}/{plan.folder.checks.name}")
+        lines.append(f"  checks      {folder}/{plan.folder.checks.name}")
     num_kept = sum(row.checkpoint_bytes is not None for row in rows)
     if num_kept:
         kept = "" if keep.num_kept is None else f", {num_kept} of {num_done} kept: {keep.sentence}"

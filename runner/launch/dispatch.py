@@ -27,7 +27,7 @@ from runner.tracking.tracker import Tracking
 # Between two looks at what the engine still has.
 QUEUE_S = 5.0
 
-# A job that dies is cut anew as long as runs come out of it, and so often besides: a machine may go twice.
+# A job that dies is cut again as long as runs come out of it, and so often besides: a machine may go twice.
 MAX_BARREN_ROUNDS = 3
 
 MAX_LISTED = 10

@@ -39,7 +39,7 @@ class Crew:
       choice: What was typed to choose it.
       num_workers: Jobs that it runs side by side.
       exact: Whether the user named that number.
-      process_per_job: Whether every job starts Python and JAX anew, so that there are to be few of them.
+      process_per_job: Whether every job starts Python and JAX again, so that there are to be few of them.
       auto: The platform that `device=auto` means there; None where the jobs run in this process.
       num_cores: Cores of each job, where several share a machine and the engine doesn't keep them apart.
     """

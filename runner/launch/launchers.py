@@ -26,8 +26,8 @@ RAY = "hydra_plugins.bridge_runner.ray_launcher.RayLauncher"
 
 EXTRAS = {JOBLIB: "joblib", LOCAL: "slurm", SLURM: "slurm"}
 
-# What launchers call the cards that a job gets.
-CARDS = ("gpus_per_node", "gpus_per_task", "num_gpus")
+# What launchers call the GPUs that a job gets.
+GPUS = ("gpus_per_node", "gpus_per_task", "num_gpus")
 
 
 class Engine:
@@ -57,7 +57,7 @@ class Engine:
         """The platform that `device=auto` means where the jobs run; None where that is this process."""
         if self.name == BASIC:
             return None
-        asked = any(self._settings.get(key) for key in CARDS) or "gpu" in str(self._settings.get("gres"))
+        asked = any(self._settings.get(key) for key in GPUS) or "gpu" in str(self._settings.get("gres"))
         return "gpu" if asked else "cpu"
 
     def begin(self) -> None:

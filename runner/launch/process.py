@@ -38,7 +38,7 @@ def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> No
 
     Args:
       configs: Of the sweep.
-      elsewhere: Whether the work is done by other processes, so that this one takes no card.
+      elsewhere: Whether the work is done by other processes, so that this one takes no GPU.
 
     Raises:
       ConfigError: Configs that disagree on it, or JAX that already runs otherwise.

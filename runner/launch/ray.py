@@ -43,7 +43,7 @@ class RaySettings:
     Attributes:
       address: Of a cluster, as `ray.init` takes it; `auto` finds one that runs here; None starts one for this sweep.
       num_cpus: Cores of a job.
-      num_gpus: Cards of a job.
+      num_gpus: GPUs of a job.
       memory_bytes: Memory of a job, by which Ray places it; None leaves it out.
       init: More arguments of `ray.init`.
       options: More options of a task, e.g. `resources: {fast: 1}`.
@@ -93,7 +93,7 @@ def connect(settings: RaySettings) -> Any:
 
 
 def _require_answer(address: str) -> None:
-    """Judges whether a host listens: Ray itself tries for minutes, and says so in many lines."""
+    """Checks whether a host listens: Ray itself tries for minutes, and says so in many lines."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:

@@ -1,4 +1,4 @@
-"""Cores and cards that processes of one user on one machine share: each is held by one of them."""
+"""Cores and GPUs that processes of one user on one machine share: each is held by one of them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def keep_to_cores(number: int, folder: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def card(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: False) -> Iterator[str | None]:
-    """Holds a card of NVIDIA's that no other process of ours has, and lets CUDA see no other one.
+def gpu(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: False) -> Iterator[str | None]:
+    """Holds a GPU of NVIDIA's that no other process of ours has, and lets CUDA see no other one.
 
     Of those that the engine lets this process see, or of all; waits until one is free. None where there are none.
 
@@ -44,10 +44,10 @@ def card(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: Fa
       folder: Where the locks are.
       give_up: Asked while waiting; True goes on without one.
     """
-    names = cards()
+    names = gpus()
     while names and not give_up():
         for name in names:
-            if (file := _lease(f"card-{name.replace('/', '-')}", folder)) is not None:
+            if (file := _lease(f"GPU-{name.replace('/', '-')}", folder)) is not None:
                 with file:
                     os.environ[VISIBLE] = name
                     yield name
@@ -59,8 +59,8 @@ def card(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: Fa
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def cards(there: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
-    """The cards that CUDA would see here, as its variable names them; no process of theirs is started to ask."""
+def gpus(there: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """The GPUs that CUDA would see here, as its variable names them; no process of theirs is started to ask."""
     visible = os.environ.get(VISIBLE)
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]

@@ -146,7 +146,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _prepared(self, piece: Piece, about: Mapping[str, Any], give_up: Callable[[], bool]) -> Iterator[None]:
-        """Sets what is process-wide here, before JAX starts: cores and a card of its own, and a shared cache."""
+        """Sets what is process-wide here, before JAX starts: cores and a GPU of its own, and a shared cache."""
         from runner.arrays import devices
         from runner.config import env_secrets, serialize
         from runner.launch import resources
@@ -165,10 +165,10 @@ class Worker:
         platforms = {devices.named(spec, about["auto"])[0] for spec in specs}
         if platforms == {"cpu"}:
             devices.keep_to_cpu()
-        # A card that is named by its number is to be found under it, and a mesh takes several: then all stay in sight.
+        # A GPU that is named by its number is to be found under it, and a mesh takes several: then all stay in sight.
         meshed = any(one["settings"].get("mesh") for one in piece.runs)
         shares = "gpu" in platforms and not meshed and not any(":" in spec for spec in specs)
-        with resources.card(give_up=give_up) if shares else contextlib.nullcontext():
+        with resources.gpu(give_up=give_up) if shares else contextlib.nullcontext():
             devices.prepare_process(run.num_cpu_devices, cache)
             yield
 

@@ -15,7 +15,7 @@ from runner.records.record import SCHEMA_VERSION, Record
 
 # The last line of a record: the SHA-256 of all that stands before it. A bit that flips in a record is thereby seen.
 SEAL = re.compile(rb',\n "digest": "([0-9a-f]{64})"\n}\s*$')
-REDO = "run the same sweep again: what is damaged is done anew"
+REDO = "run the same sweep again: what is damaged is done again"
 
 
 def to_json(record: Record) -> bytes:

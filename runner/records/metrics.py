@@ -62,7 +62,7 @@ class Metric:
         return None if value is None else float(value)
 
     def require(self, run: Run) -> None:
-        """Judges whether records of runs such as `run` have it.
+        """Checks whether records of runs such as `run` have it.
 
         Raises:
           ConfigError: They have not, whatever comes out.

@@ -155,7 +155,7 @@ class SweepFolder:
 
     @property
     def checks(self) -> Path:
-        """The claims as a table, where they were asked."""
+        """The checks as a table, where they were asked."""
         return self.path / "checks.md"
 
     @property
@@ -192,7 +192,7 @@ def shown(path: Path) -> str:
 
 
 def require_plain(path: Path, suggestion: str = SUGGESTED_ROOT) -> None:
-    """Judges whether a checkpoint saved at or below `path` is found again by every reader.
+    """Checks whether a checkpoint saved at or below `path` is found again by every reader.
 
     Args:
       path: A path that need not be there.
@@ -217,7 +217,7 @@ def _line(text: str) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """Judges, without writing anything, whether `folder` can be made and written to.
+    """Checks, without writing anything, whether `folder` can be made and written to.
 
     Raises:
       StorageError: It can't.

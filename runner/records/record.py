@@ -42,9 +42,9 @@ class Verdict(enum.StrEnum):
     Each equals its string, so that `check.verdict == check.verdict.value` in a caller's test.
     """
 
-    yes = "yes"
-    no = "no"
-    caution = "caution"
+    passed = "pass"
+    warn = "warn"
+    fail = "fail"
     skipped = "skipped"
 
 
@@ -97,21 +97,21 @@ class ArraySummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A claim tested about a run.
+    """A check tested about a run.
 
     Attributes:
-      name: The claim, e.g. `finite`.
-      verdict: yes, no, caution or skipped.
+      name: The check, e.g. `finite`.
+      verdict: yes, no, warn or skipped.
       detail: One sentence: what was seen, or why it was skipped.
       evidence: The numbers behind it.
-      mend: What to type or write to make a no a yes, one line or several; None where there is nothing to mend.
+      fix: What to type or write to make a fail a yes, one line or several; None where there is nothing to fix.
     """
 
     name: str
     verdict: Verdict
     detail: str
     evidence: dict[str, Any] = field(default_factory=dict)
-    mend: str | None = None
+    fix: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

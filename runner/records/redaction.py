@@ -21,7 +21,7 @@ def redacted(record: Record, redaction: Redaction) -> Record:
                 check,
                 detail=redaction.text(check.detail),
                 evidence=redaction.data(check.evidence),
-                mend=redaction.data(check.mend),
+                fix=redaction.data(check.fix),
             )
             for check in record.checks
         ],

@@ -16,7 +16,7 @@ class Row:
     Attributes:
       settings: The whole config; not in the journal, which has it once in the plan.
       apply_s: Median of one blocking call of apply; `apply_flags` are to be shown with it.
-      noes: Checks that say no.
+      failed checks: Checks that fail.
       loss_first: The loss of a trained run before its first step.
       loss_last: The loss before its last step.
       error: Kind and message of the failure.
@@ -33,7 +33,7 @@ class Row:
     apply_flags: list[str] = field(default_factory=list)
     num_params: int = 0
     checkpoint_bytes: int | None = None
-    noes: list[str] = field(default_factory=list)
+    failed_checks: list[str] = field(default_factory=list)
     loss_first: float | None = None
     loss_last: float | None = None
     error: str | None = None
@@ -89,7 +89,7 @@ def row_of(record: Record) -> Row:
         apply_flags=latency.summary.flags if latency else [],
         num_params=record.num_params,
         checkpoint_bytes=record.saved.num_bytes if record.saved else None,
-        noes=[check.name for check in record.checks if check.verdict is Verdict.no],
+        failed_checks=[check.name for check in record.checks if check.verdict is Verdict.fail],
         loss_first=record.train.losses[0] if record.train else None,
         loss_last=record.train.losses[-1] if record.train else None,
         error=f"{error.kind.value}: {error.message or error.type}" if error else None,

@@ -109,7 +109,7 @@ class Phases:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class GpuInfo:
     """A GPU as `nvidia-smi` saw it when the samples were taken; None is what it does not say.
 
     Attributes:
@@ -149,7 +149,7 @@ class Timing:
       tracker_s: Making the W&B run.
       load_average: One-minute load average when the samples were taken.
       contended: True if work of this program ran beside the samples.
-      cards: The GPUs of the machine, where one was used and `nvidia-smi` is there.
+      GPUs: The GPUs of the machine, where one was used and `nvidia-smi` is there.
     """
 
     construct_s: float
@@ -165,4 +165,4 @@ class Timing:
     tracker_s: float | None = None
     load_average: float | None = None
     contended: bool = False
-    cards: list[Card] = field(default_factory=list)
+    gpus: list[GpuInfo] = field(default_factory=list)

@@ -61,7 +61,7 @@ def suggest(rows: Sequence[Row]) -> str:
 
 
 def require_key(key: str, known: Mapping[str, object]) -> None:
-    """Judges whether runs can be put together by `key`.
+    """Checks whether runs can be put together by `key`.
 
     Raises:
       UserError: They have no such key.

@@ -1,4 +1,4 @@
-"""The claims of a sweep as a table in Markdown: a row a program, a column a claim. Pure; no JAX."""
+"""The checks of a sweep as a table in Markdown: a row a program, a column a check. Pure; no JAX."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from runner.records.record import Record, Verdict
 from runner.records.row import row_of
 from runner.report import table
 
-# In the order in which `runner.claims` asks them; spelled here so that no table needs JAX.
-CLAIMS = (
+# In the order in which `runner.checks` asks them; spelled here so that no table needs JAX.
+CHECKS = (
     "complete",
     "nothing_invented",
     "streams",
@@ -34,37 +34,37 @@ NOT_OF_A_PROGRAM = ("seed",)
 
 
 def remember(record: Record, programs: MutableMapping[str, Record]) -> None:
-    """Keeps the first record of each program that answers a claim; without its arrays, since programs may be many."""
+    """Keeps the first record of each program that answers a check; without its arrays, since programs may be many."""
     kept = programs.get(record.program_id)
-    if kept is None or (not _claims(kept) and _claims(record)):
+    if kept is None or (not _program_checks(kept) and _program_checks(record)):
         programs[record.program_id] = dataclasses.replace(record, variables=[], updated=[], output=[], timing=None)
 
 
 def to_markdown(records: Iterable[Record]) -> str | None:
-    """The verdicts as a page: versions and date, the table, and a line for every no, then for every caution.
+    """The verdicts as a page: versions and date, the table, and a line for every fail, then every warning.
 
     Args:
       records: One a program.
 
     Returns:
-      The page; None where there is nothing to compare: no claim was asked, or only some, of one layer.
+      The page; None where there is nothing to compare: no check was asked, or only some, of one layer.
     """
     rows = sorted(records, key=lambda record: record.num)
-    asked = [claim for claim in CLAIMS if any(claim in _claims(record) for record in rows)]
+    asked = [check for check in CHECKS if any(check in _program_checks(record) for record in rows)]
     one_layer = len({record.layer for record in rows}) < 2
     if not asked or (one_layer and not any(_depth(record) == "full" for record in rows)):
         return None
     names = _row_names(rows)
-    lines = [f"# Claims about {len(rows)} program{'s' if len(rows) > 1 else ''}", "", *_heads(rows), ""]
+    lines = [f"# Checks about {len(rows)} program{'s' if len(rows) > 1 else ''}", "", *_heads(rows), ""]
     lines += [_line(["layer", *asked]), _line(["---"] * (len(asked) + 1))]
     for name, record in zip(names, rows, strict=True):
-        lines.append(_line([_escaped(name), *(_cell(record, claim) for claim in asked)]))
+        lines.append(_line([_escaped(name), *(_cell(record, check) for check in asked)]))
     notes = _notes(dict(zip(names, rows, strict=True)), asked)
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
-def _claims(record: Record) -> Mapping[str, tuple[Verdict, str]]:
-    return {check.name: (check.verdict, check.detail) for check in record.checks if check.name in CLAIMS}
+def _program_checks(record: Record) -> Mapping[str, tuple[Verdict, str]]:
+    return {check.name: (check.verdict, check.detail) for check in record.checks if check.name in CHECKS}
 
 
 def _depth(record: Record) -> str | None:
@@ -92,23 +92,23 @@ def _row_names(rows: Sequence[Record]) -> list[str]:
     return names
 
 
-def _cell(record: Record, claim: str) -> str:
-    verdict, _ = _claims(record).get(claim, (Verdict.skipped, ""))
+def _cell(record: Record, check: str) -> str:
+    verdict, _ = _program_checks(record).get(check, (Verdict.skipped, ""))
     return NOT_TESTED if verdict is Verdict.skipped else verdict.value
 
 
 def _notes(rows: Mapping[str, Record], asked: Sequence[str]) -> list[str]:
-    """A line for what is said of one layer or of several in the same words; noes first."""
+    """A line for what is said of one layer or of several in the same words; failed checks first."""
     said: dict[tuple[str, str, str], list[str]] = {}
-    for verdict in (Verdict.no, Verdict.caution):
-        for claim in asked:
+    for verdict in (Verdict.fail, Verdict.warn):
+        for check in asked:
             for name, record in rows.items():
-                found, detail = _claims(record).get(claim, (Verdict.skipped, ""))
+                found, detail = _program_checks(record).get(check, (Verdict.skipped, ""))
                 if found is verdict:
-                    said.setdefault((claim, verdict.value, detail), []).append(name)
+                    said.setdefault((check, verdict.value, detail), []).append(name)
     notes = [
-        f"- {claim}, {verdict}: {_escaped(', '.join(names))}: {_escaped(detail)}"
-        for (claim, verdict, detail), names in said.items()
+        f"- {check}, {verdict}: {_escaped(', '.join(names))}: {_escaped(detail)}"
+        for (check, verdict, detail), names in said.items()
     ]
     failed = [(name, row_of(record).error or "") for name, record in rows.items() if record.error is not None]
     return [*(f"- the run of {_escaped(name)} failed: {_escaped(error)}" for name, error in failed), *notes]

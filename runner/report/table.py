@@ -88,16 +88,16 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def notes(rows: Sequence[Row], *, width: int) -> list[str]:
-    """What is to be said below the table: why times are marked, which checks say no, and which axes did not fit."""
+    """What is to be said below the table: why times are marked, which checks fail, and which axes did not fit."""
     lines = []
     flags = Counter(flag for row in rows for flag in row.apply_flags)
     if flags:
         lines.append(flags_line(flags))
     # A failed run has said what it failed of.
-    noes = Counter(name for row in rows if row.status == Status.done.value for name in row.noes)
-    if noes:
-        said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in noes.items())
-        lines.append(f"checks that say no: {said} (bridge-runner show RUN says what mends it)")
+    failed_checks = Counter(name for row in rows if row.status == Status.done.value for name in row.failed_checks)
+    if failed_checks:
+        said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in failed_checks.items())
+        lines.append(f"checks that fail: {said} (bridge-runner show RUN says what fixes it)")
     shown = _columns(rows, width)
     more = [key for key in shown_keys(rows) if key not in shown]
     if more:
@@ -112,10 +112,10 @@ def flags_line(flags: Mapping[str, int]) -> str:
 
 
 def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
-    """A line a check with its verdict, then for each no and caution what mends it.
+    """A line a check with its verdict, then for each fail and warn what fixes it.
 
     Args:
-      head: What was judged.
+      head: What was checked.
       record: Its record.
       width: Characters a line.
     """
@@ -126,11 +126,11 @@ def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
         body = textwrap.wrap(check.detail, max(20, width - len(left))) or [""]
         lines += [left + body[0], *(" " * len(left) + text for text in body[1:])]
     for check in record.checks:
-        if check.mend:
+        if check.fix:
             lines += [
                 "",
                 f"  {check.name}: {check.verdict.value}",
-                *(f"    {text}" for text in check.mend.splitlines()),
+                *(f"    {text}" for text in check.fix.splitlines()),
             ]
     if record.error is not None:
         lines += ["", f"  the run failed: {record.error.kind.value}: {record.error.message}"]

@@ -68,8 +68,8 @@ class Terminal:
             self._num_failed += 1
             reason = f"{record.error.kind.value}: {record.error.message or record.error.type}"
             self.warned(f"run {record.num} failed: {shorten(reason)}  ({folder.record})")
-            if record.error.kind is FailureKind.check and any(check.mend for check in record.checks):
-                self.warned(f"  what mends it: bridge-runner show {folder.record.parent}")
+            if record.error.kind is FailureKind.check and any(check.fix for check in record.checks):
+                self.warned(f"  what fixes it: bridge-runner show {folder.record.parent}")
         if record.train is not None and record.train.not_moved:
             self._say_not_moved(record.num, tuple(record.train.not_moved))
         self.advanced()

@@ -42,7 +42,7 @@ class InitialVariables:
         return canonical_digest([self.digest, trees.tree_digest(trees.leaves(self.train_state))])
 
     def require_steps(self, run: Run) -> None:
-        """Judges whether `run` has anything left to train.
+        """Checks whether `run` has anything left to train.
 
         Raises:
           ConfigError: As many steps were made before.

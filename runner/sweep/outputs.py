@@ -31,7 +31,7 @@ class Summary:
         return run_id in self._rows
 
     def write(self, folder: SweepFolder, run_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """Writes the results, and checks.md only where claims were asked of several layers, or all claims of one.
+        """Writes the results, and checks.md only where checks were asked of several layers, or all checks of one.
 
         Args:
           folder: The sweep.

@@ -62,7 +62,7 @@ class Keeper:
         return (value if self._settings.mode is Mode.min else -value, record.num)
 
     def _remove(self, folder: RunFolder) -> Record:
-        # Not the record that was added: meanwhile it may have been written anew.
+        # Not the record that was added: meanwhile it may have been written again.
         record = without_checkpoint(store.read_record(folder), self._settings.sentence)
         store.write_record(folder, record)
         removal.remove_checkpoint(folder)
@@ -81,7 +81,7 @@ def without_checkpoint(record: Record, why: str) -> Record:
 
 
 def require(settings: CheckpointSettings) -> None:
-    """Judges whether every record has a place for the metric.
+    """Checks whether every record has a place for the metric.
 
     Raises:
       ConfigError: It is neither a column of numbers nor the path of a number.

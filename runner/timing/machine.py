@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.records.timing import Card
+from runner.records.timing import GpuInfo
 
 DISTRIBUTIONS = (
     "jax",
@@ -47,7 +47,7 @@ JAX_SETTINGS = (
     "jax_exec_time_optimization_effort",
     "jax_memory_fitting_effort",
 )
-CARD_FIELDS = ("uuid", "index", "name", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu")
+GPU_FIELDS = ("uuid", "index", "name", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu")
 COMMAND_TIMEOUT_S = 2.0  # git status takes tens of milliseconds; a network drive that hangs must not hold a run up
 MIN_SECRET_LENGTH = 8  # shorter values (`1`, `true`) would be found by chance in any text
 
@@ -85,11 +85,11 @@ def load_average() -> float | None:
         return None
 
 
-def cards() -> list[Card]:
+def gpus() -> list[GpuInfo]:
     """The GPUs of this machine as they are now, by `nvidia-smi`; none where that is not there."""
-    found = _output("nvidia-smi", f"--query-gpu={','.join(CARD_FIELDS)}", "--format=csv,noheader,nounits")
+    found = _output("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits")
     working = _output("nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader,nounits")
-    return [_card([cell.strip() for cell in line.split(",")], working) for line in (found or "").splitlines()]
+    return [_gpu([cell.strip() for cell in line.split(",")], working) for line in (found or "").splitlines()]
 
 
 def num_cores() -> int:
@@ -137,14 +137,14 @@ def _fingerprint() -> str:
     return json.dumps(found)
 
 
-def _card(cells: Sequence[str], working: str | None) -> Card:
-    uuid, index, name, *numbers = [*cells, *[""] * len(CARD_FIELDS)][: len(CARD_FIELDS)]
+def _gpu(cells: Sequence[str], working: str | None) -> GpuInfo:
+    uuid, index, name, *numbers = [*cells, *[""] * len(GPU_FIELDS)][: len(GPU_FIELDS)]
     clock, max_clock, memory_clock, temperature = (int(text) if text.isdigit() else None for text in numbers)
     num_others = None
     if working is not None:
         # One of them is this process, by a number that a container may not know.
         num_others = max(0, sum(line.split(",")[0].strip() == uuid for line in working.splitlines()) - 1)
-    return Card(
+    return GpuInfo(
         index=int(index) if index.isdigit() else None,
         name=name or None,
         clock_mhz=clock,

@@ -36,7 +36,7 @@ def summarize(
     Args:
       samples: At least one duration, in seconds a call.
       load_average: Load average when they were taken; None where the system has none.
-      num_cores: Cores that the process may use; None leaves the load unjudged.
+      num_cores: Cores that the process may use; None leaves the load unchecked.
       contended: Work of this program ran beside them.
       shared: Other processes used the same GPU.
 

@@ -31,7 +31,7 @@ MIN_POOLED_RUNS = 6
 # Loading W&B takes most of that second: one process loads it, and the workers are forked from there.
 PRELOADED = ("wandb", *LOADED_BY_FIRST_RUN, "runner.tracking.pool", "runner.tracking.wandb_tracker")
 
-MEND = "bridge-runner sync makes the W&B runs that are missing"
+FIX = "bridge-runner sync makes the W&B runs that are missing"
 
 # Only a W&B run costs enough for processes of its own.
 WANDB_MODES = (TrackingMode.offline, TrackingMode.online)
@@ -137,7 +137,7 @@ class PooledTracking:
             try:
                 cost_s, sentences = future.result()
             except concurrent.futures.process.BrokenProcessPool as error:
-                cost_s, sentences = None, [f"a tracking process died: {error}; {MEND}"]
+                cost_s, sentences = None, [f"a tracking process died: {error}; {FIX}"]
             for sentence in sentences:
                 self._say(sentence)
             if run_id and cost_s is not None:
@@ -190,7 +190,7 @@ def make_tracking(
 
 
 def require(settings: TrackingSettings) -> None:
-    """Judges whether the tracker that `settings` ask for can be made.
+    """Checks whether the tracker that `settings` ask for can be made.
 
     Raises:
       UserError: It needs a package that is not installed.

@@ -62,7 +62,7 @@ class LiveRun:
         self.run.define_metric(payload.LOSS, step_metric=payload.AXES[payload.LOSS])
 
     def _give_up(self) -> None:
-        """Leaves the run to `log`, which makes it anew."""
+        """Leaves the run to `log`, which makes it again."""
         folder, run, self.run, self._given_up = self.folder, self.run, None, True
         self._opened.pop(self._init["id"], None)
         with contextlib.suppress(Exception):

@@ -166,5 +166,5 @@ class WandbTracker:
 
 
 def results_digest(folder: SweepFolder) -> str | None:
-    """SHA-256 of the sweep's results table: the run of the sweep is made anew where the table is another one."""
+    """SHA-256 of the sweep's results table: the run of the sweep is made again where the table is another one."""
     return hashlib.sha256(folder.results.read_bytes()).hexdigest() if folder.results.exists() else None

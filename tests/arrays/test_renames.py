@@ -1,4 +1,4 @@
-"""Two trees of variables: what is the same, missing, extra, moved, reshaped, cast; and what counting anew did."""
+"""Two trees of variables: what is the same, missing, extra, moved, reshaped, cast; and what counting again did."""
 
 from __future__ import annotations
 

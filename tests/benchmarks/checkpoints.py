@@ -130,7 +130,7 @@ def cpu_s() -> float:
 
 
 def forget_peak() -> None:
-    """Lets the peak of resident memory begin anew, where the system can (Linux)."""
+    """Lets the peak of resident memory begin again, where the system can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

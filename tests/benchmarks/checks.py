@@ -1,8 +1,8 @@
-"""What the claims about a program cost beside compiling it: those that are traced, and all ten.
+"""What the checks about a program cost beside compiling it: those that are traced, and all ten.
 
     python tests/benchmarks/checks.py [--layers linear,mlp] [--rounds 3] [--depth traced]
 
-Every figure is a ratio within one process: claims by the trace, lower and compile of the same program's init and
+Every figure is a ratio within one process: checks by the trace, lower and compile of the same program's init and
 apply, in turn, with JAX's caches empty before each. All ten get the compiled program, as in `bridge-runner check`; most
 of what they cost is tracing, lowering and compiling programs of their own, so the last ratio is by the seconds in which
 JAX says that it does that. Prints a Markdown table.
@@ -63,7 +63,7 @@ class Compiling:
         jax.monitoring.register_event_duration_secs_listener(self._add)
 
     def reset(self) -> None:
-        """Starts anew."""
+        """Starts again."""
         self._spans.clear()
 
     def total_s(self) -> float:
@@ -81,7 +81,7 @@ class Compiling:
 
 
 def subject_of(run: Run, program: Program | None = None) -> Subject:
-    """A fresh subject: nothing of it has been traced for a claim, and JAX remembers nothing."""
+    """A fresh subject: nothing of it has been traced for a check, and JAX remembers nothing."""
     subject = execute.subject(make_draft(run, identity_of(run)), run, program)
     jax.clear_caches()
     return subject
@@ -102,12 +102,12 @@ def ratios(parts: Sequence[Cost], wholes: Sequence[Cost]) -> str:
 
 
 def off_s(run: Run) -> float:
-    """Seconds that a program costs for its claims with `checks=off`."""
+    """Seconds that a program costs for its checks with `checks=off`."""
     off = dataclasses.replace(run, checks=dataclasses.replace(run.checks, mode=ChecksMode.off))
     drafted = make_draft(off, identity_of(off))
     start = time.perf_counter()
     for _ in range(CHECKS_OFF):
-        execute.judge(drafted, off)
+        execute.run_checks(drafted, off)
     return (time.perf_counter() - start) / CHECKS_OFF
 
 
@@ -120,13 +120,13 @@ def row(name: str, run: Run, rounds: int, compiling: Compiling, *, full: bool) -
         program: list[Program] = []
         programs.append(cost(lambda drafted=drafted, program=program: program.append(compile_program(drafted))))
         asked = subject_of(run)
-        traced.append(cost(lambda asked=asked: registry.judge(asked, full=False)))
+        traced.append(cost(lambda asked=asked: registry.run_checks(asked, full=False)))
         if full:
             asked = subject_of(run, program[0])
             compiling.reset()
             parts = {
-                claim: cost(lambda asked=asked, claim=claim: registry.judge(asked, full=True, only=[claim]))
-                for claim in (*registry.TRACED, *registry.FULL)
+                check: cost(lambda asked=asked, check=check: registry.run_checks(asked, full=True, only=[check]))
+                for check in (*registry.TRACED, *registry.FULL)
             }
             whole.append(Cost(*(sum(dataclasses.astuple(part)[i] for part in parts.values()) for i in (0, 1))))
             each.append(parts)
@@ -134,8 +134,8 @@ def row(name: str, run: Run, rounds: int, compiling: Compiling, *, full: bool) -
     program_s = statistics.median(one.cpu_s for one in programs)
     cells = [name, f"{1000 * program_s:.0f}", ratios(traced, programs)]
     if full:
-        dearest = sorted(registry.FULL, key=lambda claim: -statistics.median(parts[claim].cpu_s for parts in each))[:3]
-        shares = [f"{claim} {ratios([parts[claim] for parts in each], programs).split(' (')[0]}" for claim in dearest]
+        dearest = sorted(registry.FULL, key=lambda check: -statistics.median(parts[check].cpu_s for parts in each))[:3]
+        shares = [f"{check} {ratios([parts[check] for parts in each], programs).split(' (')[0]}" for check in dearest]
         cells += [ratios(whole, programs), ", ".join(shares), f"{statistics.median(own):.2f} ×"]
     return f"| {' | '.join([*cells, f'{1e6 * off_s(run):.1f}'])} |"
 
@@ -151,7 +151,7 @@ def main() -> None:
     known = [name for name in schema.layer_names() if name != "custom"]
     runs = compose(known if given.layers == "all" else given.layers.split(","))
     process.quiet_libraries()
-    heads = ["layer", "program, CPU ms", "traced claims: CPU (wall)"]
+    heads = ["layer", "program, CPU ms", "traced checks: CPU (wall)"]
     heads += ["all ten: CPU (wall)", "the dearest of them", "all ten, by what they compile"] * full
     heads.append("`checks=off`, µs")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")

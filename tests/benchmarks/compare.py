@@ -163,10 +163,10 @@ def main() -> int:
             )
         )
         print(row("rounds: Mann–Whitney, fastest", *([unpaired(one, num) for one in side] for side in columns)))
-        judged = [[times.from_rounds({"": one}, num)[0] for one in side] for side in columns]
+        checked = [[times.from_rounds({"": one}, num)[0] for one in side] for side in columns]
         label = f"**`compare A B --rerun {num}`**"
-        print(row(label, *([one.pace for one in side] for side in judged)))
-        ratios = [statistics.median(one.ratio for one in side if one.ratio is not None) for side in judged]
+        print(row(label, *([one.pace for one in side] for side in checked)))
+        ratios = [statistics.median(one.ratio for one in side if one.ratio is not None) for side in checked]
         print(f"\nmedian ratio in turns: equal {ratios[0]:.3f}, planted {ratios[1]:.3f}")
         say_load("after")
     return 0

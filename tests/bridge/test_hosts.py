@@ -323,7 +323,7 @@ def test_a_run_with_a_host_says_so_in_its_record_and_its_row(make_run):
     record = execute.execute(Job(run=run, identity=identity), program).record
     assert (record.error, record.layer, record.host) == (None, "linear", "mlp")
     assert columns.results_row(record)["host"] == "mlp"
-    assert {check.name: check.verdict.value for check in record.checks if check.verdict.value == "no"} == {}
+    assert {check.name: check.verdict.value for check in record.checks if check.verdict.value == "fail"} == {}
 
 
 # The other way round.

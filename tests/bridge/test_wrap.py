@@ -563,7 +563,7 @@ def test_a_layer_that_refuses_x_is_quoted_with_what_to_type(target, kwargs, shap
     assert refused(lambda: needs_of(target, shaped(*shape), **kwargs), LayerError) == start + message
 
 
-def test_too_few_axes_are_mended_with_one_more():
+def test_too_few_axes_are_fixed_with_one_more():
     message = refused(lambda: needs_of("flax.nnx.Conv", shaped(4), **LINEAR, kernel_size=3), LayerError)
     assert message.endswith("Try: 'input_shape=[2,4]' or another shape or input")
 

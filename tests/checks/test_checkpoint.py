@@ -1,4 +1,4 @@
-"""Claim 8: what does not come back from an Orbax checkpoint, and the code that mends it."""
+"""Check 8: what does not come back from an Orbax checkpoint, and the code that fixes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flax.nnx import bridge
 
 from runner.arrays import checkpoint
 from runner.arrays.checkpoint import CheckpointError
-from runner.checks import checkpoint as claim
+from runner.checks import checkpoint as checkpoint_check
 from runner.checks.probes.subject import subject_of
 from runner.config.composed import Config
 from runner.experiment import execute
@@ -80,8 +80,8 @@ class Named(nnx.Module):
         return x * getattr(self, self.key) + self.a["b"]
 
 
-def judged(target, *args, **options):
-    return claim.judge(subject_of(bridge.ToLinen(target, args=args), X, **options), full=True)
+def checked(target, *args, **options):
+    return checkpoint_check.check(subject_of(bridge.ToLinen(target, args=args), X, **options), full=True)
 
 
 def saved(model, folder):
@@ -99,79 +99,79 @@ def run(code, **names):
 def test_a_layer_of_conf_comes_back_from_a_checkpoint_but_for_the_sequential_one(make_run, name):
     run_ = make_run(f"layer={name}")
     _, drafts = validate.validate([Config(run=run_, overrides=())])
-    check = claim.judge(execute.subject(next(iter(drafts.values())), run_), full=True)
-    assert check.verdict is (Verdict.no if name == "sequential" else Verdict.yes)
+    check = checkpoint_check.check(execute.subject(next(iter(drafts.values())), run_), full=True)
+    assert check.verdict is (Verdict.fail if name == "sequential" else Verdict.passed)
     if name not in ("sequential", "dropout"):
         assert check.detail == "the same bits after saving and restoring, with a target and without"
-        assert (check.evidence, check.mend) == ({"without_target": "same bits", "with_target": "same bits"}, None)
+        assert (check.evidence, check.fix) == ({"without_target": "same bits", "with_target": "same bits"}, None)
 
 
 def test_a_layer_without_variables_has_nothing_to_save():
-    check = claim.judge(subject_of(bridge.to_linen(nnx.Dropout, 0.5), X), full=True)
-    assert (check.verdict, check.detail) == (Verdict.yes, "no variables: nothing to save")
+    check = checkpoint_check.check(subject_of(bridge.to_linen(nnx.Dropout, 0.5), X), full=True)
+    assert (check.verdict, check.detail) == (Verdict.passed, "no variables: nothing to save")
 
 
 def test_metadata_boxes_are_no_hindrance():
-    init = nnx.with_metadata(nnx.initializers.ones, mine="yes")
-    check = claim.judge(subject_of(bridge.to_linen(nnx.Linear, 4, 4, kernel_init=init), X), full=True)
-    assert check.verdict is Verdict.yes
+    init = nnx.with_metadata(nnx.initializers.ones, mine="pass")
+    check = checkpoint_check.check(subject_of(bridge.to_linen(nnx.Linear, 4, 4, kernel_init=init), X), full=True)
+    assert check.verdict is Verdict.passed
 
 
-def test_the_mend_for_integer_keys_gives_the_bits_again(tmp_path):
-    check = judged(Stack)
+def test_the_fix_for_integer_keys_gives_the_bits_again(tmp_path):
+    check = checked(Stack)
     assert check.evidence["with_target"] == "same bits"
-    assert check.mend == "variables = nnx.restore_int_paths(ocp.PyTreeCheckpointer().restore(path))"
+    assert check.fix == "variables = nnx.restore_int_paths(ocp.PyTreeCheckpointer().restore(path))"
     model = bridge.to_linen(Stack)
     variables = saved(model, tmp_path)
-    mended = run(check.mend, path=tmp_path / "c")["variables"]
-    np.testing.assert_array_equal(model.apply(mended, X), model.apply(variables, X))
+    fixed = run(check.fix, path=tmp_path / "c")["variables"]
+    np.testing.assert_array_equal(model.apply(fixed, X), model.apply(variables, X))
 
 
 @pytest.mark.filterwarnings("ignore:Found unknown module paths")
 def test_tuple_keys_need_the_target(tmp_path):
-    check = judged(Spectral)
+    check = checked(Spectral)
     assert check.evidence["keys"] == [f"batch_stats/norm/batch_stats/('kernel', {name!r})" for name in ("sigma", "u")]
-    assert check.mend == (
+    assert check.fix == (
         "target = nn.unbox(jax.eval_shape(lambda key: model.init({'params': key}, x), key))\n"
         "variables = ocp.StandardCheckpointer().restore(path, target)"
     )
     model = bridge.to_linen(Spectral)
     variables = saved(model, tmp_path)
-    mended = run(check.mend, path=tmp_path / "c", model=model, x=X, key=jax.random.key(0))["variables"]
-    np.testing.assert_array_equal(model.apply(mended, X), model.apply(variables, X))
+    fixed = run(check.fix, path=tmp_path / "c", model=model, x=X, key=jax.random.key(0))["variables"]
+    np.testing.assert_array_equal(model.apply(fixed, X), model.apply(variables, X))
 
 
 @pytest.mark.parametrize(("layer", "jitted"), [(Raw, "DynamicJaxprTracer"), (Constant, "nowhere")])
-def test_a_raw_array_changes_its_collection_under_jit_and_is_mended_by_a_param(layer, jitted):
-    check = judged(layer)
-    assert check.verdict is Verdict.no
+def test_a_raw_array_changes_its_collection_under_jit_and_is_fixed_by_a_param(layer, jitted):
+    check = checked(layer)
+    assert check.verdict is Verdict.fail
     assert check.detail == (
         f"raw array, no nnx.Variable: scale (ArrayImpl eagerly, {jitted} jitted): "
         "an eager init's checkpoint does not fit a jitted one's tree"
     )
-    assert check.mend == (
+    assert check.fix == (
         "self.scale = nnx.data(nnx.Param(self.scale))  # at the end of its __init__; nnx.Variable for a constant"
     )
     assert check.evidence["raised"].startswith("ValueError: User-provided restore item and on-disk value metadata")
 
-    class Mended(layer):
+    class Fixed(layer):
         def __init__(self, *, rngs):
             super().__init__(rngs=rngs)
-            exec(check.mend, {"self": self, "nnx": nnx})
+            exec(check.fix, {"self": self, "nnx": nnx})
 
-    assert judged(Mended).verdict is Verdict.yes
+    assert checked(Fixed).verdict is Verdict.passed
 
 
-def test_an_empty_array_can_not_be_saved_and_the_mend_leaves_it_out(tmp_path):
-    check = judged(Empty)
+def test_an_empty_array_can_not_be_saved_and_the_fix_leaves_it_out(tmp_path):
+    check = checked(Empty)
     assert (check.verdict, check.detail) == (
-        Verdict.no,
+        Verdict.fail,
         "params/extra is of size 0, and Orbax saves no empty array",
     )
     model = bridge.to_linen(Empty)
     variables = model.init(jax.random.key(0), X)
-    mended = run(check.mend, variables=variables, path=tmp_path / "c")["variables"]
-    np.testing.assert_array_equal(model.apply(mended, X), model.apply(variables, X))
+    fixed = run(check.fix, variables=variables, path=tmp_path / "c")["variables"]
+    np.testing.assert_array_equal(model.apply(fixed, X), model.apply(variables, X))
 
 
 @pytest.mark.parametrize(
@@ -179,46 +179,46 @@ def test_an_empty_array_can_not_be_saved_and_the_mend_leaves_it_out(tmp_path):
     [
         (
             "c.d",
-            Verdict.caution,
+            Verdict.warn,
             "the same bits come back, but joined by dots or slashes a name is like a nested one: params/c.d",
         ),
         (
             "a.b",
-            Verdict.no,
+            Verdict.fail,
             "the variables can't be saved: "
             "the paths ('params', 'a', 'b') and ('params', 'a.b') are one to Orbax (params.a.b)",
         ),
         (
             "a/b",
-            Verdict.no,
+            Verdict.fail,
             "the variables can't be saved: the path ('params', 'a/b') has a slash or a backslash in a name: "
             "Orbax would not give it back",
         ),
     ],
 )
 def test_a_dot_or_slash_in_a_name_is_named(name, verdict, detail):
-    check = judged(Named, name)
-    assert (check.verdict, check.detail, check.mend) == (verdict, detail, RENAMED)
-    assert judged(Named, name.replace(".", "_").replace("/", "_")).verdict is Verdict.yes
+    check = checked(Named, name)
+    assert (check.verdict, check.detail, check.fix) == (verdict, detail, RENAMED)
+    assert checked(Named, name.replace(".", "_").replace("/", "_")).verdict is Verdict.passed
 
 
 def test_a_backslash_in_a_name_is_named():
-    check = judged(Named, "c\\d")
+    check = checked(Named, "c\\d")
     said = r"the path ('params', 'c\\d') has a slash or a backslash in a name: Orbax would not give it back"
-    assert (check.verdict, check.detail) == (Verdict.no, f"the variables can't be saved: {said}")
+    assert (check.verdict, check.detail) == (Verdict.fail, f"the variables can't be saved: {said}")
 
 
-def test_variables_known_by_shape_alone_are_not_judged():
+def test_variables_known_by_shape_alone_are_not_checked():
     model = bridge.to_linen(nnx.Linear, 4, 4)
     shapes = jax.eval_shape(model.init, jax.random.key(0), X)
-    check = claim.judge(subject_of(model, X, variables=shapes), full=True)
+    check = checkpoint_check.check(subject_of(model, X, variables=shapes), full=True)
     assert (check.verdict, check.detail) == (
         Verdict.skipped,
         "the variables that were given are shapes without values",
     )
 
 
-def test_a_layer_that_never_answers_the_same_is_not_judged():
+def test_a_layer_that_never_answers_the_same_is_not_checked():
     class Counting(nnx.Module):
         calls = 0
 
@@ -233,7 +233,7 @@ def test_a_layer_that_never_answers_the_same_is_not_judged():
             cls.calls += 1
             return np.float32(cls.calls)
 
-    check = judged(Counting)
+    check = checked(Counting)
     assert (check.verdict, check.detail) == (
         Verdict.skipped,
         "the same call gives other bits each time, with the same variables",

@@ -1,4 +1,4 @@
-"""Claim 1, complete, and the comparison of trees under it: every way in which variables are not those of init."""
+"""Check 1, complete, and the comparison of trees under it: every way in which variables are not those of init."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ class Sows(nn.Module):
 
 
 def judge(model, variables, *, x=X, full=False):
-    return complete.judge(subject_of(model, x, variables=variables), full=full)
+    return complete.check(subject_of(model, x, variables=variables), full=full)
 
 
-def mended(check, *, model, variables):
+def fixed(check, *, model, variables):
     scope = {"model": model, "variables": variables, "x": X, "k1": K1}
-    exec(check.mend, scope)
+    exec(check.fix, scope)
     return scope["variables"]
 
 
@@ -139,12 +139,12 @@ def tree(**leaves):
     return {"params": {path.replace("__", "/"): np.zeros(shape, np.float32) for path, shape in leaves.items()}}
 
 
-# The claim.
+# The check.
 
 
 def test_what_init_makes_is_complete():
     assert judge(LINEAR, None).detail == "all 2 leaves are as init makes them"
-    assert judge(LINEAR, OTHER).verdict is Verdict.yes
+    assert judge(LINEAR, OTHER).verdict is Verdict.passed
     assert judge(nnx_bridge.to_linen(nnx.RMSNorm, 8), None).detail == "the leaf is as init makes it"
     assert judge(nnx_bridge.to_linen(nnx.Dropout, 0.5, deterministic=True), None).detail == "the layer has no variables"
 
@@ -153,8 +153,8 @@ def test_what_init_makes_is_complete():
 def test_a_layer_of_conf_is_complete_when_traced(make_run, name):
     run = make_run(f"layer={name}")
     assert (
-        complete.judge(experiment_execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict
-        is Verdict.yes
+        complete.check(experiment_execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict
+        is Verdict.passed
     )
 
 
@@ -164,10 +164,10 @@ def test_in_full_a_compiled_init_is_compared_with_the_traced_one():
 
 def test_no_variables_at_all_are_missing():
     check = judge(LINEAR, {})
-    assert (check.verdict, check.mend) == (Verdict.no, MERGE)
+    assert (check.verdict, check.fix) == (Verdict.fail, MERGE)
     assert check.detail == "of the 2 leaves that init makes, 2 are missing: params/bias, params/kernel"
     assert check.evidence == {"num_leaves": 2, "missing": ["params/bias", "params/kernel"]}
-    assert subject_of(LINEAR, X, variables=mended(check, model=LINEAR, variables={})).differences == []
+    assert subject_of(LINEAR, X, variables=fixed(check, model=LINEAR, variables={})).differences == []
 
 
 def test_a_missing_leaf_is_named_with_the_nearest_path():
@@ -177,7 +177,7 @@ def test_a_missing_leaf_is_named_with_the_nearest_path():
         "of the 2 leaves that init makes, 1 is missing: params/bias (given: params/biases); "
         "1 leaf is given that init does not make: params/biases (wanted: params/bias)"
     )
-    after = mended(check, model=LINEAR, variables=given)
+    after = fixed(check, model=LINEAR, variables=given)
     np.testing.assert_array_equal(after["params"]["kernel"], 1)
     assert subject_of(LINEAR, X, variables=after).differences == []
 
@@ -185,14 +185,14 @@ def test_a_missing_leaf_is_named_with_the_nearest_path():
 def test_leaves_of_shapes_that_the_bridge_takes_are_made_anew():
     given = {"params": {"kernel": jnp.ones((8, 5)), "bias": jnp.ones(5)}}
     assert LINEAR.apply(given, X).shape == (2, 5)
-    assert mended(judge(LINEAR, given), model=LINEAR, variables=given)["params"]["kernel"].shape == (8, 8)
+    assert fixed(judge(LINEAR, given), model=LINEAR, variables=given)["params"]["kernel"].shape == (8, 8)
 
 
 def test_a_collection_of_another_name_is_moved():
     given = {"weights": OTHER["params"]}
     check = judge(LINEAR, given)
-    assert check.mend == MOVE
-    assert mended(check, model=LINEAR, variables=given) == OTHER
+    assert check.fix == MOVE
+    assert fixed(check, model=LINEAR, variables=given) == OTHER
 
 
 def test_another_dtype_is_said_and_cast():
@@ -202,12 +202,12 @@ def test_another_dtype_is_said_and_cast():
         "2 are of another dtype: params/bias (got bfloat16[8], wanted float32[8]), "
         "params/kernel (got bfloat16[8, 8], wanted float32[8, 8])"
     )
-    assert subject_of(LINEAR, X, variables=mended(check, model=LINEAR, variables=given)).differences == []
+    assert subject_of(LINEAR, X, variables=fixed(check, model=LINEAR, variables=given)).differences == []
 
 
 def test_of_many_leaves_five_are_named():
     subject = subject_of(nnx_bridge.to_linen(nnx.MultiHeadAttention, 2, 8, decode=False), X, variables={})
-    assert complete.judge(subject, full=False).detail == (
+    assert complete.check(subject, full=False).detail == (
         "of the 8 leaves that init makes, 8 are missing: params/key/bias, params/key/kernel, params/out/bias, "
         "params/out/kernel, params/query/bias and 3 more"
     )
@@ -216,14 +216,14 @@ def test_of_many_leaves_five_are_named():
 def test_what_is_only_sown_need_not_be_given():
     variables = Sows().init(K1, X)
     assert set(variables) == {"params", "losses"}
-    assert judge(Sows(), {"params": variables["params"]}).verdict is Verdict.yes
-    assert judge(Sows(), variables).verdict is Verdict.yes
+    assert judge(Sows(), {"params": variables["params"]}).verdict is Verdict.passed
+    assert judge(Sows(), variables).verdict is Verdict.passed
 
 
 def test_metadata_boxes_do_not_count():
     boxed = nnx_bridge.to_linen(nnx.Linear, 8, 8, bias_init=nnx.with_metadata(nnx.initializers.zeros, note="b"))
     assert type(boxed.init(K1, X)["params"]["bias"]).__name__ == "NNXMeta"
-    assert judge(boxed, OTHER).verdict is Verdict.yes
+    assert judge(boxed, OTHER).verdict is Verdict.passed
 
 
 # Names that Linen gives.
@@ -233,16 +233,16 @@ def test_metadata_boxes_do_not_count():
 def test_neighbours_that_linen_renamed_get_their_names_and_bits_back(before, after):
     variables = before().init(K1, X)
     check = judge(after(), variables)
-    assert (check.verdict, check.mend) == (Verdict.no, NAMES)
+    assert (check.verdict, check.fix) == (Verdict.fail, NAMES)
     assert check.evidence["names"] == {"ToLinen_0": "Dense_1", "Dense_1": "Dense_2"}
     old = before().apply(variables, X)
     assert not np.array_equal(after().apply(variables, X), old)
-    names = tuple((new, name) for name, new in re.findall(r"name='(\w+)'\)  # what is (\w+)", check.mend))
+    names = tuple((new, name) for name, new in re.findall(r"name='(\w+)'\)  # what is (\w+)", check.fix))
     np.testing.assert_array_equal(after(names).apply(variables, X), old)
-    assert judge(after(names), variables).verdict is Verdict.yes
+    assert judge(after(names), variables).verdict is Verdict.passed
 
 
-def test_one_name_alone_raises_as_the_mend_says():
+def test_one_name_alone_raises_as_the_fix_says():
     with pytest.raises(flax.errors.NameInUseError):
         New((("ToLinen_0", "Dense_1"),)).init(K1, X)
 
@@ -250,7 +250,7 @@ def test_one_name_alone_raises_as_the_mend_says():
 def test_renamed_neighbours_are_found_inside_a_module_of_the_host():
     check = judge(Outer(New), Outer(Steps).init(K1, X))
     assert check.detail.endswith("what was body/Dense_1 is body/ToLinen_0, what was body/Dense_2 is body/Dense_1")
-    assert check.mend == (
+    assert check.fix == (
         "# in the host; a name for the first alone would raise NameInUseError:\n"
         "bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0 in body\n"
         "Dense(…, name='Dense_2')  # what is Dense_1 in body"
@@ -271,7 +271,7 @@ def test_names_are_not_held_to_explain_what_they_do_not():
     variables = {"params": {**Steps().init(K1, X)["params"], "head": {"kernel": jnp.ones((3, 3))}}}
     check = judge(New(), variables)
     assert "names" not in check.evidence
-    assert check.mend.splitlines()[2] == "for old, new in {('params', 'Dense_2'): ('params', 'ToLinen_0')}.items():"
+    assert check.fix.splitlines()[2] == "for old, new in {('params', 'Dense_2'): ('params', 'ToLinen_0')}.items():"
 
 
 # The comparison.
@@ -360,11 +360,11 @@ def test_a_strict_run_refuses_a_checkpoint_that_is_not_complete(make_run, tmp_pa
     assert record.error is not None
     assert (record.status, record.error.kind) == (Status.failed, FailureKind.check)
     assert record.error.message == f"complete: {detail}"
-    assert {check.name: check.verdict for check in record.checks}["complete"] is Verdict.no
+    assert {check.name: check.verdict for check in record.checks}["complete"] is Verdict.fail
 
 
 def test_a_run_that_only_reports_goes_on_with_it(make_run, tmp_path):
-    result = execute(make_run(*QUICK, "checks=report", saved(tmp_path, LACKING)))
+    result = execute(make_run(*QUICK, "checks=warn", saved(tmp_path, LACKING)))
     assert (result.record.status, result.record.error) == (Status.done, None)
     assert next(check for check in result.record.checks if check.name == "complete").detail == LACKING_DETAIL
     assert result.output[""].shape == (8,)

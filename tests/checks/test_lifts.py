@@ -1,4 +1,4 @@
-"""The claim `lifts`: what Linen does to modules can be done to a wrapped layer, and where it can't, it is said."""
+"""The check `lifts`: what Linen does to modules can be done to a wrapped layer, and where it can't, it is said."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ class NameSeen(nnx.Module):
 
 @pytest.fixture(scope="module")
 def conf_check(make_run):
-    """What the claim says of a layer of conf/, asked once."""
+    """What the check says of a layer of conf/, asked once."""
     asked = {}
 
     def ask(name):
         if name not in asked:
             run = make_run(f"layer={name}")
             _, drafts = validate.validate([Config(run=run)])
-            asked[name] = lifts.judge(execute.subject(next(iter(drafts.values())), run), full=True)
+            asked[name] = lifts.check(execute.subject(next(iter(drafts.values())), run), full=True)
         return asked[name]
 
     return ask
@@ -100,13 +100,13 @@ def test_no_layer_of_conf_is_refused_and_only_its_second_call_is_warned_of(conf_
     assert sorted(check.evidence) == sorted(LIFTS)
     bad = {lift for lift, text in check.evidence.items() if not text.startswith(("works", "not asked: "))}
     assert bad <= {"two calls in one host"}
-    assert check.verdict is (Verdict.caution if bad else Verdict.yes)
+    assert check.verdict is (Verdict.warn if bad else Verdict.passed)
 
 
 def test_a_layer_that_starts_from_constants_works_under_every_lift(conf_check):
     check = conf_check("layer_norm")
     assert check.detail == f"works under {', '.join(LIFTS)}"
-    assert (check.verdict, check.mend) == (Verdict.yes, None)
+    assert (check.verdict, check.fix) == (Verdict.passed, None)
 
 
 def test_a_layer_that_draws_its_params_is_warned_of_a_second_call(conf_check):
@@ -120,7 +120,7 @@ def test_a_layer_that_draws_its_params_is_warned_of_a_second_call(conf_check):
 
 def test_a_dropout_has_no_variables_to_share_and_works_under_all_other_lifts(conf_check):
     check = conf_check("dropout")
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
     assert check.evidence["nn.vmap with shared params"] == "not asked: no variables to share"
     assert [text for text in check.evidence.values() if text != "works"] == ["not asked: no variables to share"]
 
@@ -130,18 +130,18 @@ def test_tokens_have_no_gradient_and_the_table_has(conf_check):
 
 
 def test_a_second_call_of_what_draws_nothing_is_fine():
-    assert lifts.judge(subject_of(CalledTwice(make_norm), X), full=True).verdict is Verdict.yes
+    assert lifts.check(subject_of(CalledTwice(make_norm), X), full=True).verdict is Verdict.passed
 
 
 def test_one_instance_a_call_is_fine():
-    check = lifts.judge(subject_of(OneCallEach(), X), full=True)
-    assert check.verdict is Verdict.caution
+    check = lifts.check(subject_of(OneCallEach(), X), full=True)
+    assert check.verdict is Verdict.warn
     assert [text for text in check.evidence.values() if not text.startswith("works")] == [
         "changes the output: init draws the params at each call and keeps the last"
     ]
 
 
-def test_what_mends_a_second_call_makes_init_and_apply_agree():
+def test_what_fixes_a_second_call_makes_init_and_apply_agree():
     scope = {"nnx": nnx, "bridge": bridge, "make_layer": make_layer}
     exec(lifts.ONE_CALL, scope)
     key = jax.random.PRNGKey(0)
@@ -153,37 +153,37 @@ def test_what_mends_a_second_call_makes_init_and_apply_agree():
     assert not jnp.allclose(twice, CalledTwice(make_layer).apply(made, X))
 
 
-def test_a_call_argument_that_remat_would_trace_is_warned_of_with_what_mends_it():
+def test_a_call_argument_that_remat_would_trace_is_warned_of_with_what_fixes_it():
     layer = bridge.ToLinen(nnx.Dropout, kwargs=FrozenDict(rate=0.5))
-    check = lifts.judge(subject_of(layer, X, call={"deterministic": True}), full=True)
-    assert check.verdict is Verdict.caution
+    check = lifts.check(subject_of(layer, X, call={"deterministic": True}), full=True)
+    assert check.verdict is Verdict.warn
     assert check.detail.startswith("works under jit, grad, jax.vmap, a name in a host, two calls in one host, nn.scan")
     assert "; nn.remat: fails: TracerBoolConversionError: Attempted boolean conversion" in check.detail
-    assert check.mend == "nn.remat(lambda layer, x: layer(x, deterministic=True))(layer, x)"
+    assert check.fix == "nn.remat(lambda layer, x: layer(x, deterministic=True))(layer, x)"
 
     class Host(nn.Module):
         layer: nn.Module
 
         @nn.compact
         def __call__(self, x):
-            return eval(check.mend, {"nn": nn, "layer": self.layer, "x": x})
+            return eval(check.fix, {"nn": nn, "layer": self.layer, "x": x})
 
     assert bool((Host(layer).apply({}, X) == X).all())
 
 
 def test_a_layer_that_can_not_be_batched_is_refused():
-    check = lifts.judge(subject_of(bridge.ToLinen(NoBatching), X), full=True)
-    assert check.verdict is Verdict.no
+    check = lifts.check(subject_of(bridge.ToLinen(NoBatching), X), full=True)
+    assert check.verdict is Verdict.fail
     assert check.evidence["jit"] == check.evidence["a name in a host"] == "works"
     assert check.evidence["jax.vmap"].startswith("fails: NotImplementedError: vmap is only supported for")
     assert check.evidence["grad"].startswith("fails: ValueError: Pure callbacks do not support JVP.")
     assert "; jax.vmap: fails: NotImplementedError" in check.detail
-    assert check.mend is None
+    assert check.fix is None
 
 
 def test_bits_that_change_under_a_name_are_refused():
-    check = lifts.judge(subject_of(bridge.ToLinen(NameSeen), X), full=True)
-    assert check.verdict is Verdict.no
+    check = lifts.check(subject_of(bridge.ToLinen(NameSeen), X), full=True)
+    assert check.verdict is Verdict.fail
     assert check.evidence["a name in a host"].startswith("changes the bits (")
 
 
@@ -195,6 +195,6 @@ def test_what_has_nothing_to_differentiate_is_not_asked_for_its_gradient():
         def __call__(self, x):
             return x % 2
 
-    check = lifts.judge(subject_of(bridge.ToLinen(Parity), jnp.arange(4)), full=True)
-    assert check.verdict is Verdict.yes
+    check = lifts.check(subject_of(bridge.ToLinen(Parity), jnp.arange(4)), full=True)
+    assert check.verdict is Verdict.passed
     assert check.evidence["grad"] == check.evidence["nn.remat"] == "not asked: nothing to differentiate"

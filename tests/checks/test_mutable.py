@@ -1,4 +1,4 @@
-"""Claim 4, `mutable`: dropped updates, updates that can't be given back, and the native module's."""
+"""Check 4, `mutable`: dropped updates, updates that can't be given back, and the native module's."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def of_config(make_run):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_layer_of_conf_drops_no_update(of_config, layer):
-    check = mutable.judge(of_config(f"layer={layer}"), full=False)
-    assert check.verdict is Verdict.yes
+    check = mutable.check(of_config(f"layer={layer}"), full=False)
+    assert check.verdict is Verdict.passed
     assert check.detail == (
         "apply changes batch_stats, which come back as updates"
         if layer == "batch_norm"
@@ -107,34 +107,34 @@ def test_a_layer_of_conf_drops_no_update(of_config, layer):
 
 def test_a_dropped_update_is_brought_back_by_the_code():
     norm = bridge.to_linen(nnx.BatchNorm, num_features=4)
-    check = mutable.judge(subject_of(norm, X, mutable=[]), full=False)
-    assert (check.verdict, check.evidence) == (Verdict.no, {"dropped": ["batch_stats"]})
-    assert check.mend == (
+    check = mutable.check(subject_of(norm, X, mutable=[]), full=False)
+    assert (check.verdict, check.evidence) == (Verdict.fail, {"dropped": ["batch_stats"]})
+    assert check.fix == (
         "output, updates = model.apply(variables, x, mutable=['batch_stats'])\n"
         "variables = {**variables, **updates}\n"
         "# here: layer.mutable=null"
     )
     names = {"model": norm, "x": X, "variables": norm.init(jax.random.key(0), X)}
-    exec(check.mend, names)
+    exec(check.fix, names)
     assert names["variables"]["batch_stats"]["mean"].tolist() != [0, 0, 0, 0]
-    assert mutable.judge(subject_of(norm, X, mutable=["batch_stats"]), full=False).verdict is Verdict.yes
+    assert mutable.check(subject_of(norm, X, mutable=["batch_stats"]), full=False).verdict is Verdict.passed
 
 
 def test_the_word_for_a_dropped_update_turns_the_verdict(of_config):
-    assert mutable.judge(of_config("layer=batch_norm", "layer.mutable=[]"), full=False).verdict is Verdict.no
-    assert mutable.judge(of_config("layer=batch_norm", "layer.mutable=null"), full=False).verdict is Verdict.yes
+    assert mutable.check(of_config("layer=batch_norm", "layer.mutable=[]"), full=False).verdict is Verdict.fail
+    assert mutable.check(of_config("layer=batch_norm", "layer.mutable=null"), full=False).verdict is Verdict.passed
 
 
 @pytest.mark.parametrize(("cls", "lost"), [(Spectral, "batch_stats, params"), (Noisy, "cache")])
 def test_every_collection_that_is_dropped_is_named(cls, lost):
-    check = mutable.judge(subject(cls, names=[]), full=False)
+    check = mutable.check(subject(cls, names=[]), full=False)
     assert check.detail == f"apply changes {lost} and is not asked for it: the update is dropped without a word"
-    assert ("rngs=rngs" in check.mend) == (cls is Noisy)
+    assert ("rngs=rngs" in check.fix) == (cls is Noisy)
 
 
 def test_a_collection_that_nobody_has_is_said_with_the_one_meant():
-    check = mutable.judge(subject(nnx.BatchNorm, names=["batch_stats", "batch_stat"], num_features=4), full=False)
-    assert (check.verdict, check.mend) == (Verdict.caution, "layer.mutable=null")
+    check = mutable.check(subject(nnx.BatchNorm, names=["batch_stats", "batch_stat"], num_features=4), full=False)
+    assert (check.verdict, check.fix) == (Verdict.warn, "layer.mutable=null")
     assert (
         check.detail
         == "mutable names batch_stat (meant: batch_stats?), which neither the variables nor the updates have"
@@ -142,18 +142,18 @@ def test_a_collection_that_nobody_has_is_said_with_the_one_meant():
 
 
 def test_a_collection_that_is_there_and_never_changes_is_no_mistake():
-    assert mutable.judge(subject(nnx.Linear, names=["params"], in_features=4, out_features=2), full=False).verdict is (
-        Verdict.yes
+    assert mutable.check(subject(nnx.Linear, names=["params"], in_features=4, out_features=2), full=False).verdict is (
+        Verdict.passed
     )
 
 
 @pytest.mark.parametrize("target", ["Spectral", "Noisy"])
 def test_the_updates_are_the_native_modules(of_config, target):
     given = of_config("layer=custom", f"layer.target={HERE}.{target}", "input_shape=[2,4]")
-    check = mutable.judge(given, full=True)
+    check = mutable.check(given, full=True)
     changed = "batch_stats, params" if target == "Spectral" else "cache"
     assert (check.verdict, check.detail) == (
-        Verdict.yes,
+        Verdict.passed,
         f"apply changes {changed}, which come back as updates, equal to the native module's bit for bit",
     )
     assert check.evidence == {"num_equal": 4 if target == "Spectral" else 1}
@@ -166,8 +166,8 @@ def test_updates_that_differ_from_the_native_modules_are_named(of_config):
         return nnx.BatchNorm(4, momentum=0.5, rngs=rngs)
 
     object.__setattr__(given.layer, "construct", other)
-    check = mutable.judge(given, full=True)
-    assert check.verdict is Verdict.no
+    check = mutable.check(given, full=True)
+    assert check.verdict is Verdict.fail
     assert check.detail == (
         "apply changes batch_stats, which come back as updates, but mean, var differ from the native module's"
     )
@@ -176,22 +176,22 @@ def test_updates_that_differ_from_the_native_modules_are_named(of_config):
 @unknown_paths
 def test_sown_values_can_not_be_given_back_and_the_code_drops_them():
     model = bridge.to_linen(Sows)
-    check = mutable.judge(subject_of(model, X), full=False)
-    assert (check.verdict, check.evidence["made"]) == (Verdict.caution, ["intermediates"])
+    check = mutable.check(subject_of(model, X), full=False)
+    assert (check.verdict, check.evidence["made"]) == (Verdict.warn, ["intermediates"])
     assert check.detail == (
         "apply sows intermediates/hidden/0; given back as variables they raise "
         "ValueError: Expected 'hidden' to be a Variable, got tuple"
     )
     names = {"model": model, "x": X, "variables": model.init(jax.random.key(0), X)}
-    exec(check.mend, names)
-    exec(check.mend, names)
+    exec(check.fix, names)
+    exec(check.fix, names)
     assert sorted(names["variables"]) == ["batch_stats", "params"]
     given = subject_of(model, X, variables=names["variables"] | {"intermediates": names["intermediates"]})
-    refused = mutable.judge(given, full=False)
-    assert refused.verdict is Verdict.no
-    exec(refused.mend, names | {"variables": given.given}, names)
+    refused = mutable.check(given, full=False)
+    assert refused.verdict is Verdict.fail
+    exec(refused.fix, names | {"variables": given.given}, names)
     assert sorted(names["variables"]) == ["batch_stats", "params"]
-    assert mutable.judge(subject_of(model, X, mutable=["batch_stats"]), full=False).verdict is Verdict.yes
+    assert mutable.check(subject_of(model, X, mutable=["batch_stats"]), full=False).verdict is Verdict.passed
 
 
 @unknown_paths
@@ -199,32 +199,32 @@ def test_a_cache_that_a_call_made_is_refused_and_a_factory_makes_it_before():
     model = bridge.to_linen(Decodes)
     variables = model.init(jax.random.key(0), TOKEN)
     cache = model.apply(variables, TOKEN, mutable=["cache"])[1]
-    check = mutable.judge(subject_of(model, TOKEN, variables={**variables, **cache}), full=True)
-    assert check.verdict is Verdict.no
+    check = mutable.check(subject_of(model, TOKEN, variables={**variables, **cache}), full=True)
+    assert check.verdict is Verdict.fail
     assert check.detail.startswith(
         "cache/attention/cache_index, cache/attention/cached_key, cache/attention/cached_value are made by a call, "
         "not by the constructor: apply that is given them raises "
         "ValueError: Expected a subgraph for 'cache_index', but got: Array("
     )
-    assert check.mend == (
+    assert check.fix == (
         "def make_layer(*, rngs, **kwargs):\n"
         "    layer = Decodes(**kwargs, rngs=rngs)\n"
         "    layer.attention.init_cache((1, 4, 8))\n"
         "    return layer  # here: layer.target=my_module.make_layer"
     )
     names = {"Decodes": Decodes}
-    exec(check.mend, names)
-    assert mutable.judge(subject(names["make_layer"], TOKEN), full=False).verdict is Verdict.yes
+    exec(check.fix, names)
+    assert mutable.check(subject(names["make_layer"], TOKEN), full=False).verdict is Verdict.passed
 
 
 @unknown_paths
 def test_a_variable_that_a_call_makes_is_refused_and_a_factory_makes_it_before():
-    check = mutable.judge(subject(CountsLate), full=False)
-    assert check.verdict is Verdict.no
+    check = mutable.check(subject(CountsLate), full=False)
+    assert check.verdict is Verdict.fail
     assert check.detail.startswith(
         "batch_stats/count is made by a call, not by the constructor: "
         "the next apply that is given it raises TypeError: "
     )
     names = {"CountsLate": CountsLate, "nnx": nnx, "jnp": jnp}
-    exec(check.mend, names)
-    assert mutable.judge(subject(names["make_layer"]), full=False).verdict is Verdict.yes
+    exec(check.fix, names)
+    assert mutable.check(subject(names["make_layer"]), full=False).verdict is Verdict.passed

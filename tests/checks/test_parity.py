@@ -1,4 +1,4 @@
-"""The claim `parity`: what a wrapped layer is beside the native one and beside its Linen twin."""
+"""The check `parity`: what a wrapped layer is beside the native one and beside its Linen twin."""
 
 from __future__ import annotations
 
@@ -98,19 +98,19 @@ def wrapped(nnx_class, construct=None, x=None, **kwargs) -> Subject:
 
 
 def judge(subject):
-    return parity.judge(subject, full=True)
+    return parity.check(subject, full=True)
 
 
 @pytest.fixture(scope="module", params=LAYERS)
 def of_conf(request, make_run):
-    """What the claim says of a layer of conf/."""
+    """What the check says of a layer of conf/."""
     run = make_run("timing=off", f"layer={request.param}")
     return request.param, judge(execute.subject(make_draft(run, identity_of(run)), run))
 
 
 def test_a_layer_of_conf_is_its_native_module_bit_for_bit(of_conf):
     _, check = of_conf
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables")
     parts = ("variables", "output", "updates", "gradient")
     assert [check.evidence[part] for part in parts] == [{}] * 4
@@ -143,7 +143,7 @@ def test_what_each_costs_is_in_the_evidence(of_conf):
 
 def test_masks_running_means_and_integer_keys_are_compared_too():
     check = judge(wrapped(Masks))
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output, updates and gradient bit for bit; steady ")
 
 
@@ -160,40 +160,40 @@ class Tabled(nnx.Module):
 
 def test_an_array_that_is_no_variable_is_no_hindrance():
     check = judge(wrapped(Tabled))
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
 
 
 def test_a_constructor_that_draws_in_another_order_is_a_no():
     check = judge(wrapped(TwoLinear, lambda rngs: TwoLinear(rngs=rngs, reverse=True)))
-    assert check.verdict is Verdict.no
+    assert check.verdict is Verdict.fail
     assert check.evidence["variables"].keys() == {"params/first/kernel", "params/second/kernel"}
     assert check.detail.startswith("native: variables differ in params/first/kernel by ")
 
 
 def test_a_layer_that_is_another_each_time_is_a_no():
     check = judge(wrapped(Counting))
-    assert check.verdict is Verdict.no
+    assert check.verdict is Verdict.fail
     assert check.detail.startswith("native: variables differ in params/kernel by ")
 
 
-def test_the_code_that_mends_a_no_is_a_layer_with_parity():
+def test_the_code_that_fixes_a_no_is_a_layer_with_parity():
     scope = {"nnx": nnx, "jax": jax}
-    exec(judge(wrapped(Counting)).mend, scope)
-    assert judge(wrapped(scope["Mine"])).verdict is Verdict.yes
+    exec(judge(wrapped(Counting)).fix, scope)
+    assert judge(wrapped(scope["Mine"])).verdict is Verdict.passed
 
 
 def test_leaves_of_only_one_are_named():
     check = judge(wrapped(TwoLinear, lambda rngs: nnx.Linear(4, 4, rngs=rngs)))
-    assert check.verdict is Verdict.no
+    assert check.verdict is Verdict.fail
     assert check.detail == (
         "native: variables differ in params/bias (only native), params/first/bias (only bridged), "
         "params/first/kernel (only bridged) and 3 more"
     )
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(2.0, Verdict.no), (1.0 + 2**-23, Verdict.caution)])
-def test_another_output_is_a_no_and_one_ulp_a_caution(factor, verdict):
+@pytest.mark.parametrize(("factor", "verdict"), [(2.0, Verdict.fail), (1.0 + 2**-23, Verdict.warn)])
+def test_another_output_is_a_no_and_one_ulp_a_warning(factor, verdict):
     check = judge(wrapped(Off, lambda rngs: Off(factor, rngs=rngs), factor=1.0))
     assert check.verdict is verdict
     assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
@@ -202,24 +202,24 @@ def test_another_output_is_a_no_and_one_ulp_a_caution(factor, verdict):
 
 def test_a_norm_that_computes_in_bfloat16_is_not_its_linen_twin():
     check = judge(wrapped(nnx.LayerNorm, num_features=4, dtype=jnp.bfloat16))
-    assert check.verdict is Verdict.caution
+    assert check.verdict is Verdict.warn
     assert "; Linen nn.LayerNorm: the same tree; output differs in output by " in check.detail
     assert "; another optimised HLO; steady " in check.detail
     assert (check.evidence["output"], check.evidence["gradient"]) == ({}, {})
 
 
-def test_a_twin_of_another_tree_is_a_caution_that_names_the_leaf():
+def test_a_twin_of_another_tree_is_a_warning_that_names_the_leaf():
     x = jnp.ones((2, 4))
     check = judge(wrapped(nnx.Einsum, einsum_str="bd,dh->bh", kernel_shape=(4, 3), bias_shape=(1, 3), x=x))
-    assert check.verdict is Verdict.caution
+    assert check.verdict is Verdict.warn
     assert "; Linen nn.Einsum: another tree: params/bias is float32[1, 3] against float32[3]; steady " in check.detail
     assert "linen" not in check.evidence["costs"]
 
 
 def test_why_there_is_no_twin_is_said():
     check = judge(wrapped(nnx.Linear, in_features=4, out_features=2, preferred_element_type=jnp.float32))
-    assert check.verdict is Verdict.yes
-    why = "nnx.Linear's preferred_element_type has no counterpart in nn.Dense"
+    assert check.verdict is Verdict.passed
+    why = "nnx.Linear's preferred_element_type has no equivalent in nn.Dense"
     assert f"; no Linen twin: {why}; steady " in check.detail
 
 

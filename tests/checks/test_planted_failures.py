@@ -1,6 +1,6 @@
-"""The twenty failures of the bridge, in the order of `bridge-facts.md`: each is planted, and the right claim says no.
+"""The twenty failures of the bridge, in the order of `bridge-facts.md`: each is planted, and the right check fails.
 
-Ten are silent, seven are errors, three are traps. What mends each is tested beside its claim.
+Ten are silent, seven are errors, three are traps. What fixes each is tested beside its check.
 """
 
 from __future__ import annotations
@@ -141,14 +141,14 @@ def with_sown(model):
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """A failure: what is wrong, what flax does then, and which claim says no in which words (or begins with them)."""
+    """A failure: what is wrong, what flax does then, and which check fails in which words (or begins with them)."""
 
     model: Any
     x: Any = field(default_factory=lambda: X)
     given: Callable[[], dict[str, Any]] = dict
     does: Callable[[], Any]
     raises: tuple[type[Exception], str] | None = None
-    claim: str
+    check: str
     words: str
     around: Callable[[], Any] = contextlib.nullcontext
 
@@ -158,21 +158,21 @@ FAILURES = {
         model=LINEAR,
         given=lambda: {"variables": {}},
         does=lambda: LINEAR.apply({}, X),
-        claim="nothing_invented",
+        check="nothing_invented",
         words="apply makes up params/bias, params/kernel, from key 0 whatever the seed",
     ),
     "1 a leaf missing": Planted(
         model=LINEAR,
         given=lambda: {"variables": KERNEL},
         does=lambda: LINEAR.apply(KERNEL, X),
-        claim="complete",
+        check="complete",
         words="of the 2 leaves that init makes, 1 is missing: params/bias",
     ),
     "2 other shapes": Planted(
         model=LINEAR,
         given=lambda: {"variables": NARROW},
         does=lambda: LINEAR.apply(NARROW, X),
-        claim="complete",
+        check="complete",
         words="of the 2 leaves that init makes, 2 are misshapen: params/bias (got float32[5], wanted float32[8]), "
         "params/kernel (got float32[8, 5], wanted float32[8, 8])",
     ),
@@ -180,7 +180,7 @@ FAILURES = {
         model=LINEAR,
         given=lambda: {"variables": ELSEWHERE},
         does=lambda: LINEAR.apply(ELSEWHERE, X),
-        claim="complete",
+        check="complete",
         words="of the 2 leaves that init makes, 2 are misplaced: params/bias (lies at weights/bias), params/kernel "
         "(lies at weights/kernel)",
     ),
@@ -188,16 +188,16 @@ FAILURES = {
         model=New(),
         given=lambda: {"variables": Old().init(KEY, X)},
         does=lambda: New().apply(Old().init(KEY, X), X),
-        claim="complete",
+        check="complete",
         words="of the 6 leaves that init makes, 2 are misplaced: params/ToLinen_0/bias (lies at params/Dense_2/bias), "
-        "params/ToLinen_0/kernel (lies at params/Dense_2/kernel); Linen names the layers of this host anew: what was "
+        "params/ToLinen_0/kernel (lies at params/Dense_2/kernel); Linen names the layers of this host again: what was "
         "Dense_1 is ToLinen_0, what was Dense_2 is Dense_1",
     ),
     "4 no key for a mask": Planted(
         model=TwoDropouts(),
         given=lambda: {"rngs": []},
         does=lambda: TwoDropouts().apply({}, X),
-        claim="streams",
+        check="streams",
         words="apply needs the stream dropout and is not given it; 2 draws of shape [2, 8] come from one key: their "
         "masks are equal",
     ),
@@ -205,54 +205,54 @@ FAILURES = {
         model=TwoDropouts(),
         given=lambda: {"rngs": ["params"]},
         does=lambda: TwoDropouts().apply({}, X, rngs=KEY),
-        claim="nothing_invented",
+        check="nothing_invented",
         words="apply is not given the stream dropout: what is drawn from there is the same at every call, from key 0",
     ),
     "5 a dropped update": Planted(
         model=BATCH_NORM,
         given=lambda: {"mutable": []},
         does=lambda: BATCH_NORM.apply(BATCH_NORM.init(KEY, X), X),
-        claim="mutable",
+        check="mutable",
         words="apply changes batch_stats and is not asked for it: the update is dropped without a word",
     ),
     "6 called twice": Planted(
         model=CalledTwice(),
         does=lambda: CalledTwice().apply(CalledTwice().init(KEY, X), X),
-        claim="lifts",
+        check="lifts",
         words="ToLinen_0 is called 2 times in one host: init draws its params at each call and keeps the last, so "
         "init's output is not apply's",
     ),
     "7 Linen inside NNX": Planted(
         model=bridge.to_linen(LinenInside),
         does=lambda: bridge.to_linen(LinenInside).init(KEY, X),
-        claim="nothing_invented",
-        words="init leaves out params/dense/bias, params/dense/kernel: apply makes them anew at every call, from key 0 "
-        "whatever the seed",
+        check="nothing_invented",
+        words="init leaves out params/dense/bias, params/dense/kernel: apply makes them again at every call, "
+        "from key 0 whatever the seed",
     ),
     "8 a lost axis": Planted(
         model=bridge.to_linen(sharded),
         around=lambda: nnx.use_eager_sharding(False),
         does=lambda: nn.get_partition_spec(bridge.to_linen(sharded).init(KEY, X)),
-        claim="sharding",
+        check="sharding",
         words="nn.scan and nn.vmap lose the added axis: params/kernel keeps the names (data, model) on 3 axes",
     ),
     "9 LoRA": Planted(
         model=bridge.to_linen(nnx.LoRALinear, 8, 8, lora_rank=2),
         does=lambda: bridge.to_linen(nnx.LoRALinear, 8, 8, lora_rank=2).init(KEY, X)["LoRAParam"],
-        claim="trained",
+        check="trained",
         words="LoRAParam/lora/lora_a, LoRAParam/lora/lora_b would never be trained: the optimiser gets only params",
     ),
     "10 raw arrays, trained": Planted(
         model=bridge.to_linen(weight_norm),
         does=lambda: jax.eval_shape(bridge.to_linen(weight_norm).init, KEY, X)["DynamicJaxprTracer"],
-        claim="trained",
+        check="trained",
         words="DynamicJaxprTracer/scales/('kernel',) would never be trained: the optimiser gets only params; "
         "DynamicJaxprTracer/scales/('kernel',) is a raw array, of no Variable",
     ),
     "10 raw arrays, restored": Planted(
         model=bridge.to_linen(weight_norm),
         does=lambda: bridge.to_linen(weight_norm).init(KEY, X)["ArrayImpl"],
-        claim="checkpoint",
+        check="checkpoint",
         words="raw array, no nnx.Variable: scales/('kernel',) (ArrayImpl eagerly, DynamicJaxprTracer jitted): an eager "
         "init's checkpoint does not fit a jitted one's tree",
     ),
@@ -261,7 +261,7 @@ FAILURES = {
         given=lambda: {"init_rngs": ["params"]},
         does=lambda: DROPOUT.init(KEY, X),
         raises=(KeyError, "No RngStream named 'dropout'"),
-        claim="streams",
+        check="streams",
         words="init needs params, dropout, is given params and raises KeyError: \"No RngStream named 'dropout' found "
         'in Rngs."',
     ),
@@ -271,7 +271,7 @@ FAILURES = {
         given=lambda: {"init_rngs": ["params"]},
         does=lambda: bridge.to_linen(rnn).init(KEY, SEQUENCE),
         raises=(AttributeError, "No RngStream named 'carry'"),
-        claim="streams",
+        check="streams",
         words="init needs params, carry, is given params and raises AttributeError: No RngStream named 'carry' found",
     ),
     "11 default alone": Planted(
@@ -279,14 +279,14 @@ FAILURES = {
         given=lambda: {"init_rngs": ["default"]},
         does=lambda: DropsThenDense().init({"default": KEY}, X),
         raises=(errors.InvalidRngError, 'needs PRNG for "params"'),
-        claim="streams",
+        check="streams",
         words="init needs params, dropout, is given default and raises InvalidRngError: Dense_0 needs PRNG for ",
     ),
     "12 no rngs in the constructor": Planted(
         model=bridge.to_linen(nnx.PReLU),
         does=lambda: bridge.to_linen(nnx.PReLU).init(KEY, X),
         raises=(TypeError, "unexpected keyword argument 'rngs'"),
-        claim="traps",
+        check="traps",
         words="the constructor of PReLU takes no rngs, which the wrapper passes",
     ),
     "13 a module instance as argument": Planted(
@@ -294,7 +294,7 @@ FAILURES = {
         x=SEQUENCE,
         does=lambda: jax.jit(bridge.to_linen(nnx.RNN, nnx.LSTMCell(8, 8, rngs=nnx.Rngs(0))).init)(BOTH, SEQUENCE),
         raises=(ValueError, "Cannot extract graph node from different trace level"),
-        claim="traps",
+        check="traps",
         words="a module that was made outside was passed in (args[0]=LSTMCell), and jit traces it: ValueError: Cannot "
         "extract graph node from different trace level",
     ),
@@ -302,7 +302,7 @@ FAILURES = {
         model=bridge.to_linen(sharded),
         does=lambda: bridge.to_linen(sharded).init(KEY, X),
         raises=(ValueError, "An auto mesh context or metadata is required"),
-        claim="sharding",
+        check="sharding",
         words="init and apply raise ValueError (An auto mesh context or metadata is required): a variable has the axis "
         "names data, model and no mesh is set; `with mesh:` does not count, jax.set_mesh does",
     ),
@@ -310,7 +310,7 @@ FAILURES = {
         model=bridge.to_linen(sequential),
         does=lambda: bridge.to_linen(sequential).apply({"params": {"layers": {"0": KERNEL["params"]}}}, X),
         raises=(KeyError, "Invalid key: 0"),
-        claim="checkpoint",
+        check="checkpoint",
         words="integer keys come back as strings without a target, and apply raises KeyError: 'Invalid key: 0': "
         "params/layers/0/bias, params/layers/0/kernel",
     ),
@@ -318,7 +318,7 @@ FAILURES = {
         model=bridge.to_linen(spectral_norm),
         does=lambda: with_string_keys(),
         raises=(TypeError, "not supported between instances"),
-        claim="checkpoint",
+        check="checkpoint",
         words="tuple keys come back as strings without a target, and apply raises TypeError: '<' not supported between "
         "instances of 'str' and 'tuple': ",
     ),
@@ -327,7 +327,7 @@ FAILURES = {
         x=TOKEN,
         does=lambda: decoded_twice(),
         raises=(ValueError, "Expected a subgraph for 'cache_index'"),
-        claim="mutable",
+        check="mutable",
         words="cache/attention/cache_index, cache/attention/cached_key, cache/attention/cached_value are made by a "
         "call, not by the constructor: the next apply that is given them raises ValueError: Expected a subgraph for "
         "'cache_index', but got: Array(",
@@ -337,13 +337,13 @@ FAILURES = {
         given=lambda: {"variables": with_sown(bridge.to_linen(Sows))},
         does=lambda: bridge.to_linen(Sows).apply(with_sown(bridge.to_linen(Sows)), X),
         raises=(ValueError, "assigned to static attribute 'seen'"),
-        claim="mutable",
+        check="mutable",
         words="apply sows intermediates/seen/0; given as variables here they raise ValueError: ",
     ),
     "18 a mode out of reach": Planted(
         model=bridge.to_linen(Block),
         does=lambda: bridge.to_linen(Block).apply({}, nnx_method="eval"),
-        claim="traps",
+        check="traps",
         words="no argument of the call or the constructor reaches dropout.deterministic, and .eval() changes nothing",
     ),
     "19 a list among the arguments": Planted(
@@ -351,22 +351,22 @@ FAILURES = {
         x=SEQUENCE,
         does=lambda: hash(bridge.to_linen(nnx.Conv, 8, 8, kernel_size=[3])),
         raises=(TypeError, "Failed to hash Flax Module"),
-        claim="traps",
+        check="traps",
         words="kernel_size (list) can't be hashed: as a static argument of jit the model raises ValueError",
     ),
     "19 an initialiser for each model": Planted(
         model=normal(),
         given=lambda: {"again": normal},
         does=lambda: normal() == normal(),
-        claim="traps",
-        words="a second model of the same settings is traced again: kernel_init is made anew for each",
+        check="traps",
+        words="a second model of the same settings is traced again: kernel_init is made again for each",
     ),
     "20 what nobody captures": Planted(
         model=bridge.to_linen(nnx.MultiHeadAttention, 2, 8, decode=False),
         x=SEQUENCE,
         given=lambda: {"mutable": ["intermediates"]},
         does=lambda: jax.eval_shape(captured, KEY),
-        claim="traps",
+        check="traps",
         words="apply is asked for intermediates, and capture_intermediates sees __call__/0: none of key, out, query "
         "and 1 more inside the wrapper",
     ),
@@ -401,12 +401,12 @@ unknown_paths = pytest.mark.filterwarnings("ignore:Found unknown module paths", 
 
 @unknown_paths
 @pytest.mark.parametrize("planted", FAILURES.values(), ids=FAILURES.keys())
-def test_the_right_claim_says_no(planted):
+def test_the_right_check_says_no(planted):
     with planted.around():
-        (check,) = runner.check(planted.model, planted.x, only=[planted.claim], **planted.given())
-    assert (check.name, check.verdict) == (planted.claim, Verdict.no)
+        (check,) = runner.check(planted.model, planted.x, only=[planted.check], **planted.given())
+    assert (check.name, check.verdict) == (planted.check, Verdict.fail)
     assert check.detail.startswith(planted.words)
-    assert check.mend
+    assert check.fix
 
 
 @unknown_paths

@@ -1,4 +1,4 @@
-"""Claims 2 and 3, nothing invented and streams: where the random numbers of apply come from."""
+"""Checks 2 and 3, nothing invented and streams: where the random numbers of apply come from."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class OwnKey(nnx.Module):
 
 
 class OwnStream(nnx.Module):
-    """What the mend of `OwnKey` says."""
+    """What the fix of `OwnKey` says."""
 
     def __init__(self, *, rngs):
         self.rngs = rngs
@@ -124,7 +124,7 @@ class OneKeyTwice(nnx.Module):
 
 
 class TwoKeys(nnx.Module):
-    """What the mend of `OneKeyTwice` says."""
+    """What the fix of `OneKeyTwice` says."""
 
     def __init__(self, *, rngs):
         self.rngs = rngs
@@ -145,39 +145,39 @@ class Seldom(nnx.Module):
 
 
 def invented(model, *, full=False, **given):
-    return nothing_invented.judge(subject_of(model, X, **given), full=full)
+    return nothing_invented.check(subject_of(model, X, **given), full=full)
 
 
-def judged(model, *, full=False, **given):
-    return streams.judge(subject_of(model, X, **given), full=full)
+def checked(model, *, full=False, **given):
+    return streams.check(subject_of(model, X, **given), full=full)
 
 
 def found(function, *arguments, names="kx"):
     return draws.find(jax.make_jaxpr(function)(*arguments), list(names))
 
 
-# Claim 2.
+# Check 2.
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_of_a_layer_of_conf_both_claims_say_yes(make_run, name):
+def test_of_a_layer_of_conf_both_checks_say_yes(make_run, name):
     run = make_run(f"layer={name}")
     subject = execute.subject(make_draft(run, identity_of(run)), run)
-    assert nothing_invented.judge(subject, full=False).verdict is Verdict.yes
-    assert streams.judge(subject, full=False).verdict is Verdict.yes
+    assert nothing_invented.check(subject, full=False).verdict is Verdict.passed
+    assert streams.check(subject, full=False).verdict is Verdict.passed
 
 
 def test_weights_that_are_given_leave_nothing_to_draw():
     check = invented(LINEAR)
-    assert (check.verdict, check.detail) == (Verdict.yes, "apply draws nothing")
+    assert (check.verdict, check.detail) == (Verdict.passed, "apply draws nothing")
     assert invented(dropout()).detail == "all that apply draws comes from a stream that it is given"
 
 
-def test_what_mends_weights_from_key_0_gives_them():
+def test_what_fixes_weights_from_key_0_gives_them():
     check = invented(LINEAR, variables={})
     scope = {"model": LINEAR, "variables": {}, "x": X, "k1": jax.random.key(1)}
-    exec(str(check.mend), scope)
-    assert invented(LINEAR, variables=scope["variables"]).verdict is Verdict.yes
+    exec(str(check.fix), scope)
+    assert invented(LINEAR, variables=scope["variables"]).verdict is Verdict.passed
 
 
 def test_a_constant_that_is_made_up_leaves_no_draw_and_is_found_in_the_tree():
@@ -188,19 +188,19 @@ def test_a_constant_that_is_made_up_leaves_no_draw_and_is_found_in_the_tree():
 
 def test_what_lies_in_another_collection_is_not_made_up():
     weights = LINEAR.init(jax.random.key(0), X)["params"]
-    assert invented(LINEAR, variables={"weights": weights}).verdict is Verdict.yes
+    assert invented(LINEAR, variables={"weights": weights}).verdict is Verdict.passed
 
 
 def test_a_mask_from_key_0_is_found_and_its_stream_named():
     check = invented(dropout(), rngs=())
-    assert (check.verdict, check.detail, check.mend) == (Verdict.no, MASK_FROM_NOWHERE, GIVE_DROPOUT)
+    assert (check.verdict, check.detail, check.fix) == (Verdict.fail, MASK_FROM_NOWHERE, GIVE_DROPOUT)
     assert check.evidence["streams"] == ["dropout"]
 
 
-def test_linen_in_nnx_that_was_not_initialised_is_mended_in_its_constructor():
+def test_linen_in_nnx_that_was_not_initialised_is_fixed_in_its_constructor():
     check = invented(nnx_bridge.to_linen(Inner, lazy=False))
-    assert (check.verdict, check.mend) == (Verdict.no, LAZY_INIT)
-    assert invented(nnx_bridge.to_linen(Inner, lazy=True)).verdict is Verdict.yes
+    assert (check.verdict, check.fix) == (Verdict.fail, LAZY_INIT)
+    assert invented(nnx_bridge.to_linen(Inner, lazy=True)).verdict is Verdict.passed
 
 
 @pytest.mark.parametrize("layer", [OwnKey, RawKey])
@@ -209,88 +209,88 @@ def test_a_key_that_the_layer_makes_in_its_call_is_found_with_its_line(layer):
     (line,) = check.evidence["keys_made_at"]
     assert line.startswith("test_randomness.py:")
     assert f" in {layer.__name__}.__call__" in line
-    assert (check.verdict, check.mend) == (Verdict.no, OWN_STREAM)
+    assert (check.verdict, check.fix) == (Verdict.fail, OWN_STREAM)
     assert check.detail == f"the layer makes a key of its own ({line}): what it draws is the same at every call"
-    assert invented(nnx_bridge.to_linen(OwnStream)).verdict is Verdict.yes
+    assert invented(nnx_bridge.to_linen(OwnStream)).verdict is Verdict.passed
 
 
 def test_a_key_kept_since_the_import_is_found_too():
     check = invented(nnx_bridge.to_linen(KeptKey))
     assert check.detail == "apply draws from a key that it is not given: what it draws is the same at every call"
-    assert (check.verdict, check.mend) == (Verdict.no, OWN_STREAM)
+    assert (check.verdict, check.fix) == (Verdict.fail, OWN_STREAM)
 
 
 def test_what_is_invented_in_a_scanned_stack_is_found():
-    assert invented(Scanned()).verdict is Verdict.yes
+    assert invented(Scanned()).verdict is Verdict.passed
     assert invented(Scanned(), rngs=()).detail == MASK_FROM_NOWHERE
 
 
-# Claim 3.
+# Check 3.
 
 
 def test_streams_of_init_and_apply_are_listed():
-    check = judged(dropout())
+    check = checked(dropout())
     assert check.detail == "init needs params, dropout; apply draws from dropout, each time with another key"
     assert (check.evidence["init"], check.evidence["apply"]) == (["params", "dropout"], ["dropout"])
-    assert judged(LINEAR).detail == "init needs params; apply draws from no stream"
+    assert checked(LINEAR).detail == "init needs params; apply draws from no stream"
 
 
 def test_two_dropouts_without_rngs_share_a_mask_until_the_stream_is_given():
     model = TwoDropouts()
-    check = judged(model, rngs=())
-    assert (check.verdict, check.mend) == (Verdict.no, GIVE_DROPOUT)
+    check = checked(model, rngs=())
+    assert (check.verdict, check.fix) == (Verdict.fail, GIVE_DROPOUT)
     shared = model.apply({}, X)
     np.testing.assert_array_equal(shared["first"], shared["second"])
     scope = {"model": model, "x": X} | {f"k{num}": jax.random.key(num) for num in (1, 2, 3)}
     exec(GIVE_DROPOUT, scope)
     assert not np.array_equal(scope["output"]["first"], scope["output"]["second"])
-    assert judged(model).verdict is Verdict.yes
+    assert checked(model).verdict is Verdict.passed
 
 
 def test_a_misspelt_stream_is_named():
-    check = judged(dropout(), rngs=("params", "dropuot"))
-    assert (check.verdict, check.evidence["unused"]) == (Verdict.no, ["dropuot"])
+    check = checked(dropout(), rngs=("params", "dropuot"))
+    assert (check.verdict, check.evidence["unused"]) == (Verdict.fail, ["dropuot"])
     assert check.detail == (
         "apply needs the stream dropout and is not given it; nothing draws from dropuot, is dropout meant?"
     )
 
 
 def test_the_stream_default_stands_in_for_one_of_nnx_and_not_for_one_of_linen():
-    check = judged(TwoDropouts(), rngs=["default"])
-    assert (check.verdict, check.evidence["apply"]) == (Verdict.yes, ["default"])
-    assert judged(LinenDropout(), rngs=["default"]).verdict is Verdict.no
+    check = checked(TwoDropouts(), rngs=["default"])
+    assert (check.verdict, check.evidence["apply"]) == (Verdict.passed, ["default"])
+    assert checked(LinenDropout(), rngs=["default"]).verdict is Verdict.fail
 
 
 def test_streams_that_init_is_given_may_be_all_or_stood_in_for():
     for given in (["params", "dropout"], ["default"], None):
-        assert judged(dropout(), init_rngs=given).verdict is Verdict.yes
-    check = judged(dropout(), init_rngs=[])
+        assert checked(dropout(), init_rngs=given).verdict is Verdict.passed
+    check = checked(dropout(), init_rngs=[])
     assert check.detail.startswith("init needs params, dropout, is given none and raises ")
 
 
 def test_the_stream_of_a_linen_dropout_is_missed_though_apply_raises():
     assert subject_of(LinenDropout(), X).needs.streams == ("params", "dropout")
-    check = judged(LinenDropout(), rngs=())
-    assert (check.verdict, check.detail) == (Verdict.no, "apply needs the stream dropout and is not given it")
+    check = checked(LinenDropout(), rngs=())
+    assert (check.verdict, check.detail) == (Verdict.fail, "apply needs the stream dropout and is not given it")
 
 
-def test_a_stream_that_nobody_uses_is_a_caution_with_what_to_leave_out():
-    check = judged(dropout(), rngs=("dropout", "noise"))
-    assert (check.verdict, check.detail) == (Verdict.caution, "apply is given noise, and nothing draws from it")
-    assert check.mend == "output = model.apply(variables, x, rngs={'dropout': dropout_key})"
+def test_a_stream_that_nobody_uses_is_a_warning_with_what_to_leave_out():
+    check = checked(dropout(), rngs=("dropout", "noise"))
+    assert (check.verdict, check.detail) == (Verdict.warn, "apply is given noise, and nothing draws from it")
+    assert check.fix == "output = model.apply(variables, x, rngs={'dropout': dropout_key})"
 
 
 def test_a_stream_that_only_init_needs_may_be_given():
     model = nnx_bridge.to_linen(nnx.Dropout, 0.0, deterministic=False)
-    check = judged(model)
-    assert (check.verdict, check.evidence["apply"], check.evidence["given"]) == (Verdict.yes, [], ["dropout"])
+    check = checked(model)
+    assert (check.verdict, check.evidence["apply"], check.evidence["given"]) == (Verdict.passed, [], ["dropout"])
 
 
 def test_one_key_for_two_masks_is_found():
-    check = judged(nnx_bridge.to_linen(OneKeyTwice))
-    assert (check.verdict, check.mend) == (Verdict.no, KEY_EACH)
+    check = checked(nnx_bridge.to_linen(OneKeyTwice))
+    assert (check.verdict, check.fix) == (Verdict.fail, KEY_EACH)
     assert check.detail == "2 draws of shape [2, 8] come from one key: their masks are equal"
-    assert judged(nnx_bridge.to_linen(TwoKeys)).verdict is Verdict.yes
+    assert checked(nnx_bridge.to_linen(TwoKeys)).verdict is Verdict.passed
 
 
 def test_weights_that_are_made_up_are_not_taken_for_masks():
@@ -299,13 +299,13 @@ def test_weights_that_are_made_up_are_not_taken_for_masks():
         def __call__(self, x):
             return nnx_bridge.to_linen(nnx.Linear, 8, 8)(nnx_bridge.to_linen(nnx.Linear, 8, 8)(x))
 
-    assert judged(Twins(), variables={}).verdict is Verdict.yes
+    assert checked(Twins(), variables={}).verdict is Verdict.passed
 
 
 def test_in_full_another_key_must_give_another_output():
-    assert judged(dropout(), full=True).verdict is Verdict.yes
-    check = judged(nnx_bridge.to_linen(Seldom), full=True)
-    assert (check.verdict, check.detail) == (Verdict.caution, "the output is the same for 8 keys of dropout")
+    assert checked(dropout(), full=True).verdict is Verdict.passed
+    check = checked(nnx_bridge.to_linen(Seldom), full=True)
+    assert (check.verdict, check.detail) == (Verdict.warn, "the output is the same for 8 keys of dropout")
 
 
 # Runs.
@@ -322,18 +322,18 @@ def test_a_strict_run_whose_config_takes_the_stream_away_fails_and_says_what_to_
     record = refused(make_run(*QUICK, "layer=dropout", "layer.rngs=[]"))
     assert record.error is not None
     assert (record.error.kind, record.error.message) == (FailureKind.check, f"nothing_invented: {MASK_FROM_NOWHERE}")
-    mend = next(check.mend for check in record.checks if check.name == "streams")
-    assert mend == f"layer.rngs=null\n# in a pipeline of your own:\n{GIVE_DROPOUT}"
-    run = make_run(*QUICK, "layer=dropout", "layer.rngs=[]", str(mend).splitlines()[0])
-    assert streams.judge(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.yes
+    fix = next(check.fix for check in record.checks if check.name == "streams")
+    assert fix == f"layer.rngs=null\n# in a pipeline of your own:\n{GIVE_DROPOUT}"
+    run = make_run(*QUICK, "layer=dropout", "layer.rngs=[]", str(fix).splitlines()[0])
+    assert streams.check(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.passed
 
 
 def test_a_run_is_told_which_streams_to_leave_out(make_run):
     run = make_run("layer=dropout", "layer.rngs=[dropout,noise]")
-    check = streams.judge(execute.subject(make_draft(run, identity_of(run)), run), full=False)
-    assert check.mend == "'layer.rngs=[dropout]'"
-    run = make_run("layer=dropout", "layer.rngs=[dropout,noise]", str(check.mend).strip("'"))
-    assert streams.judge(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.yes
+    check = streams.check(execute.subject(make_draft(run, identity_of(run)), run), full=False)
+    assert check.fix == "'layer.rngs=[dropout]'"
+    run = make_run("layer=dropout", "layer.rngs=[dropout,noise]", str(check.fix).strip("'"))
+    assert streams.check(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.passed
 
 
 # Draws of a traced function.
@@ -441,10 +441,10 @@ def test_draws_are_equal_only_where_key_and_shape_are():
     assert len(set(numbers)) == 3
 
 
-def test_what_mends_a_refused_run_is_said_on_the_terminal_and_shown(tmp_path, capsys):
+def test_what_fixes_a_refused_run_is_said_on_the_terminal_and_shown(tmp_path, capsys):
     words = ["layer=dropout", "layer.rngs=[]", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]
     assert main.main(words) == 1
     (folder,) = (tmp_path / "s" / "runs").iterdir()
-    assert capsys.readouterr().err.endswith(f"\n  what mends it: bridge-runner show {folder}\n")
+    assert capsys.readouterr().err.endswith(f"\n  what fixes it: bridge-runner show {folder}\n")
     assert main.main(["show", str(folder)]) == 0
     assert "\n            layer.rngs=null\n" in capsys.readouterr().out

@@ -15,14 +15,14 @@ from runner.checks.report import CheckFailures, CheckReport
 from runner.records.record import Check, Verdict
 
 X = jnp.ones((2, 4))
-MEND = "model = a < b\nagain()"
+FIX = "model = a < b\nagain()"
 
 REPORT = CheckReport(
     "Gated",
     [
-        Check(name="complete", verdict=Verdict.yes, detail="all 2 leaves"),
-        Check(name="streams", verdict=Verdict.no, detail="needs <dropout>", evidence={"apply": ["<i>"]}, mend=MEND),
-        Check(name="lifts", verdict=Verdict.caution, detail="but for " + "a long list " * 12),
+        Check(name="complete", verdict=Verdict.passed, detail="all 2 leaves"),
+        Check(name="streams", verdict=Verdict.fail, detail="needs <dropout>", evidence={"apply": ["<i>"]}, fix=FIX),
+        Check(name="lifts", verdict=Verdict.warn, detail="but for " + "a long list " * 12),
         Check(name="sharding", verdict=Verdict.skipped, detail="no axis names"),
     ],
 )
@@ -40,8 +40,8 @@ def test_a_report_is_a_sequence_of_checks_by_position_and_name(dropped):
     assert len(dropped) == 3
     assert dropped[0] is dropped["complete"]
     assert dropped[1:] == (dropped["nothing_invented"], dropped[-1])
-    assert dropped["streams"].verdict is Verdict.no
-    assert dropped["streams"].verdict == Verdict.no.value
+    assert dropped["streams"].verdict is Verdict.fail
+    assert dropped["streams"].verdict == Verdict.fail.value
 
 
 def test_a_name_that_is_no_check_is_answered_with_the_nearest(dropped):
@@ -95,7 +95,7 @@ def test_pytest_shows_the_failures_at_the_line_of_the_test(tmp_path):
 
 
 def test_the_text_is_a_plain_table():
-    yes, no, caution, skipped = Verdict.yes, Verdict.no, Verdict.caution, Verdict.skipped
+    yes, no, caution, skipped = Verdict.passed, Verdict.fail, Verdict.warn, Verdict.skipped
     assert str(REPORT) == repr(REPORT)
     lines = str(REPORT).splitlines()
     assert lines[0] == f"Gated: 4 checks (1 {yes}, 1 {no}, 1 {caution}, 1 {skipped})"

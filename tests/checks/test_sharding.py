@@ -1,4 +1,4 @@
-"""The claim `sharding`: axis names fit their arrays, outlive lifts, run on a mesh, and need no context unsaid."""
+"""The check `sharding`: axis names fit their arrays, outlive lifts, run on a mesh, and need no context unsaid."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Stack(nn.Module):
 
 
 def judge(model):
-    return sharding.judge(subject_of(model, X), full=True)
+    return sharding.check(subject_of(model, X), full=True)
 
 
 @pytest.fixture
@@ -74,32 +74,32 @@ def placing_nothing():
 def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, name):
     run = make_run(f"layer={name}")
     _, drafts = validate.validate([Config(run=run)])
-    check = sharding.judge(execute.subject(next(iter(drafts.values())), run), full=True)
+    check = sharding.check(execute.subject(next(iter(drafts.values())), run), full=True)
     assert check.detail == "no leaf has axis names; there is 1 device, so nothing was run on several"
-    assert (check.verdict, check.evidence, check.mend) == (Verdict.yes, {"num_devices": 1}, None)
+    assert (check.verdict, check.evidence, check.fix) == (Verdict.passed, {"num_devices": 1}, None)
 
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_axis_names_that_lose_the_axis_of_a_scan_are_in_the_evidence():
     check = judge(bridge.ToLinen(named))
     assert check.evidence["nn.scan"] == {"params/kernel": ["data", "model"]}
-    assert check.mend == sharding.KEEP_AXES
+    assert check.fix == sharding.KEEP_AXES
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_what_mends_a_lost_axis_keeps_it():
+def test_what_fixes_a_lost_axis_keeps_it():
     scope = {"nn": nn, "layer": bridge.ToLinen(named)}
     exec(sharding.KEEP_AXES, scope)
     shapes = jax.eval_shape(Stack(scope["layer"]).init, jax.random.PRNGKey(0), X)
     kernel = shapes["params"]["layer"]["kernel"]
     assert nn.get_partition_spec(kernel) == PartitionSpec("layers", "data", "model")
-    assert judge(scope["layer"]).verdict is Verdict.yes
+    assert judge(scope["layer"]).verdict is Verdict.passed
 
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_partitioning_by_the_bridge_is_fine():
     check = judge(bridge.ToLinen(boxed))
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
     assert check.detail == (
         "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
         "mesh data=1, model=1 it gives the same bits"
@@ -111,23 +111,23 @@ def test_partitioning_by_the_bridge_is_fine():
 @pytest.mark.usefixtures("placing_nothing")
 def test_a_scanned_stack_whose_layer_axis_has_no_name_is_refused():
     check = judge(Stack(bridge.ToLinen(named)))
-    assert (check.verdict, check.mend) == (Verdict.no, sharding.KEEP_AXES)
+    assert (check.verdict, check.fix) == (Verdict.fail, sharding.KEEP_AXES)
     assert check.detail == "params/layer/kernel has 3 axes and the names (data, model)"
 
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_a_name_too_few_in_the_layer_is_refused():
     check = judge(bridge.ToLinen(one_name))
-    assert check.verdict is Verdict.no
+    assert check.verdict is Verdict.fail
     assert check.detail == "params/kernel has 2 axes and the names (data)"
-    assert check.mend == "out_sharding with one name, or None, for every axis of the array"
+    assert check.fix == "out_sharding with one name, or None, for every axis of the array"
 
 
 def test_any_other_error_is_left_to_others():
     assert sharding.why_it_fails(LayerError("layer x can't take x")) is None
 
 
-def test_what_mends_a_missing_mesh_runs():
+def test_what_fixes_a_missing_mesh_runs():
     model, key = bridge.ToLinen(named), jax.random.PRNGKey(0)
     with pytest.raises(ValueError, match="An auto mesh context or metadata is required"):
         model.init(key, X)
@@ -135,9 +135,9 @@ def test_what_mends_a_missing_mesh_runs():
         subject_of(model, X)
     check = sharding.why_it_fails(caught.value)
     scope = {"jax": jax, "flax": flax, "model": model, "key": key, "x": X}
-    exec(check.mend, scope)
+    exec(check.fix, scope)
     assert scope["variables"]["params"]["kernel"].value.sharding.spec == PartitionSpec("data", "model")
-    flag = check.mend.splitlines()[-1].split(": ", 1)[1]
+    flag = check.fix.splitlines()[-1].split(": ", 1)[1]
     before = flax.config.flax_always_shard_variable
     try:
         exec(flag, scope)
@@ -149,18 +149,18 @@ def test_what_mends_a_missing_mesh_runs():
 def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
     with jax.set_mesh(MESH):
         check = judge(bridge.ToLinen(boxed))
-    assert check.verdict is Verdict.caution
+    assert check.verdict is Verdict.warn
     assert check.detail == (
         "init and apply raise ValueError where no mesh is set by jax.set_mesh (`with mesh:` does not count)"
     )
     assert check.evidence["context"] == "jax.set_mesh"
-    assert check.mend == sharding.SET_MESH.format(shape=(1, 1), names=("data", "model"), num=2)
+    assert check.fix == sharding.SET_MESH.format(shape=(1, 1), names=("data", "model"), num=2)
 
 
 def test_specs_that_can_not_be_read_off_shapes_are_in_the_evidence():
     with jax.set_mesh(MESH):
         check = judge(bridge.ToLinen(named))
-    assert check.verdict is Verdict.no
+    assert check.verdict is Verdict.fail
     start = (
         "nn.get_partition_spec of jax.eval_shape(init) fails under jax.set_mesh: TypeError: The sharding on the input"
     )
@@ -184,10 +184,10 @@ def test_a_mesh_has_as_many_devices_as_the_arrays_can_be_cut_for(cuts, num, size
 ON_EIGHT = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from tests.checks.test_sharding import *
-print(judge(bridge.ToLinen(lambda *, rngs: nnx.Linear(8, 8, rngs=rngs))).detail)
+print(check(bridge.ToLinen(lambda *, rngs: nnx.Linear(8, 8, rngs=rngs))).detail)
 with nnx.use_eager_sharding(False):
-    print(judge(bridge.ToLinen(boxed)).detail)
-    print(judge(bridge.ToLinen(named)).detail)
+    print(check(bridge.ToLinen(boxed)).detail)
+    print(check(bridge.ToLinen(named)).detail)
 """
 
 

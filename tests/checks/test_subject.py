@@ -41,22 +41,22 @@ def test_what_can_not_be_checked_is_said_with_what_to_write(model, given, said):
     assert said in str(caught.value)
 
 
-def test_the_state_of_a_native_module_is_mended_by_flaxs_own_function():
+def test_the_state_of_a_native_module_is_fixed_by_flaxs_own_function():
     module = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match=r"^variables is an nnx.State, and a Linen variable dict is wanted") as caught:
         runner.check(LINEAR, X, variables=nnx.state(module))
     variables = eval(str(caught.value.suggestion), {"flax": flax, "nnx": nnx, "module": module})
     (check,) = runner.check(LINEAR, X, only="complete", variables=variables)
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
 
 
 def test_params_without_their_collection_are_known_for_what_they_are():
     names = {"variables": LINEAR.init(jax.random.key(0), X)["params"]}
     (check,) = runner.check(LINEAR, X, only="complete", **names)
     assert check.detail.endswith("; these are the params without their collection")
-    exec(str(check.mend), names)
+    exec(str(check.fix), names)
     (check,) = runner.check(LINEAR, X, only="complete", variables=names["variables"])
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
 
 
 def test_names_may_be_given_as_flax_takes_them():
@@ -72,4 +72,4 @@ def test_names_may_be_given_as_flax_takes_them():
 def test_variables_known_by_shape_alone_are_enough_for_what_is_traced():
     shapes = jax.eval_shape(LINEAR.init, jax.random.key(0), X)
     found = runner.check(LINEAR, X, only=["complete", "trained"], variables=shapes)
-    assert [check.verdict for check in found] == [Verdict.yes, Verdict.yes]
+    assert [check.verdict for check in found] == [Verdict.passed, Verdict.passed]

@@ -1,4 +1,4 @@
-"""Layers of other packages on the index: judged and run as they come, with no adapter of ours."""
+"""Layers of other packages on the index: checked and run as they come, with no adapter of ours."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("typed", LAYERS.values(), ids=LAYERS.keys())
-def test_a_layer_of_another_package_is_judged_as_it_comes(typed, tmp_path, monkeypatch, capsys):
+def test_a_layer_of_another_package_is_checked_as_it_comes(typed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main.main(["check", "--json", "layer=custom", *typed])
-    (judged,) = json.loads(capsys.readouterr().out)
-    verdicts = {item["name"]: item["verdict"] for item in judged["checks"]}
-    assert judged["error"] is None
+    (checked,) = json.loads(capsys.readouterr().out)
+    verdicts = {item["name"]: item["verdict"] for item in checked["checks"]}
+    assert checked["error"] is None
     assert {*registry.TRACED, *registry.FULL, "as_traced", "finite"} <= verdicts.keys()
-    assert {name: said for name, said in verdicts.items() if name in STRICT and said == "no"} == {}
+    assert {name: said for name, said in verdicts.items() if name in STRICT and said == "fail"} == {}
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Claim 5, `trained`: leaves that the optimiser never sees, that nobody reads, that get no gradient."""
+"""Check 5, `trained`: leaves that the optimiser never sees, that nobody reads, that get no gradient."""
 
 from __future__ import annotations
 
@@ -109,22 +109,22 @@ def of_config(make_run):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_only_lora_of_the_layers_of_conf_has_leaves_outside_params(of_config, layer):
-    check = trained.judge(of_config(f"layer={layer}"), full=False)
-    assert check.verdict is (Verdict.no if layer == "lora" else Verdict.yes)
+    check = trained.check(of_config(f"layer={layer}"), full=False)
+    assert check.verdict is (Verdict.fail if layer == "lora" else Verdict.passed)
 
 
 @pytest.mark.parametrize("layer", ["linear", "embed", "gru", "transformer_block"])
 def test_every_leaf_of_a_healthy_layer_gets_a_gradient(of_config, layer):
-    check = trained.judge(of_config(f"layer={layer}"), full=True)
+    check = trained.check(of_config(f"layer={layer}"), full=True)
     num = {"linear": 2, "embed": 1, "gru": 3, "transformer_block": 16}[layer]
     leaves = "the one trainable leaf is" if num == 1 else f"all {num} trainable leaves are"
-    assert (check.verdict, check.detail) == (Verdict.yes, f"{leaves} in params, and each gets a nonzero gradient")
+    assert (check.verdict, check.detail) == (Verdict.passed, f"{leaves} in params, and each gets a nonzero gradient")
 
 
 def test_the_code_for_lora_trains_its_weights():
-    check = trained.judge(subject_of(lora(), X), full=False)
+    check = trained.check(subject_of(lora(), X), full=False)
     assert check.evidence == {"outside": ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]}
-    assert check.mend == (
+    assert check.fix == (
         "trained = {name: variables[name] for name in ['params', 'LoRAParam']}\n"
         "state = TrainState.create(apply_fn=model.apply, params=trained, tx=tx)\n"
         "output = state.apply_fn({**variables, **state.params}, x)\n"
@@ -132,32 +132,32 @@ def test_the_code_for_lora_trains_its_weights():
     )
     model = lora()
     names = {"model": model, "x": X, "variables": model.init(jax.random.key(0), X)}
-    exec(check.mend, names | {"TrainState": TrainState, "tx": optax.sgd(0.1)}, names)
+    exec(check.fix, names | {"TrainState": TrainState, "tx": optax.sgd(0.1)}, names)
     assert names["output"].shape == (2, 3)
     given = subject_of(model, X, trained=tuple(names["state"].params))
-    assert trained.judge(given, full=True).verdict is Verdict.yes
+    assert trained.check(given, full=True).verdict is Verdict.passed
 
 
 def test_naming_loras_collection_turns_the_verdict(of_config):
-    check = trained.judge(of_config("layer=lora", "train.collections=[params,LoRAParam]"), full=True)
+    check = trained.check(of_config("layer=lora", "train.collections=[params,LoRAParam]"), full=True)
     assert (check.verdict, check.detail) == (
-        Verdict.yes,
+        Verdict.passed,
         "all 4 trainable leaves are in params, LoRAParam, and each gets a nonzero gradient",
     )
 
 
 def test_leaving_params_out_on_purpose_is_only_said():
-    check = trained.judge(subject_of(lora(), X, trained=["LoRAParam"]), full=False)
+    check = trained.check(subject_of(lora(), X, trained=["LoRAParam"]), full=False)
     assert (check.verdict, check.detail) == (
-        Verdict.caution,
+        Verdict.warn,
         "params/bias, params/kernel stay as they are: train.collections leaves out params",
     )
 
 
 def test_a_misspelt_collection_is_not_on_purpose():
-    check = trained.judge(subject_of(lora(), X, trained=["params", "LoraParam"]), full=False)
+    check = trained.check(subject_of(lora(), X, trained=["params", "LoraParam"]), full=False)
     assert (check.verdict, check.detail) == (
-        Verdict.no,
+        Verdict.fail,
         "LoRAParam/lora/lora_a, LoRAParam/lora/lora_b stay as they are: "
         "train.collections (LoraParam: no such collection) leaves out LoRAParam",
     )
@@ -165,85 +165,85 @@ def test_a_misspelt_collection_is_not_on_purpose():
 
 def test_a_raw_array_is_trained_once_it_is_a_param():
     model = bridge.to_linen(RawScale)
-    check = trained.judge(subject_of(model, X), full=False)
-    assert check.mend == (
+    check = trained.check(subject_of(model, X), full=False)
+    assert check.fix == (
         "# at the end of its __init__; nnx.Variable for a constant:\n"
         "self.scale = nnx.data(nnx.Param(self.scale))\n"
         "# here: train.collections=[params,DynamicJaxprTracer]"
     )
 
-    class Mended(RawScale):
+    class Fixed(RawScale):
         def __init__(self, *, rngs):
             super().__init__(rngs=rngs)
-            exec(check.mend, {"self": self, "nnx": nnx})
+            exec(check.fix, {"self": self, "nnx": nnx})
 
-    assert trained.judge(subject_of(bridge.to_linen(Mended), X), full=False).verdict is Verdict.yes
+    assert trained.check(subject_of(bridge.to_linen(Fixed), X), full=False).verdict is Verdict.passed
     named = subject_of(model, X, trained=["params", "DynamicJaxprTracer"])
-    assert trained.judge(named, full=False).verdict is Verdict.yes
+    assert trained.check(named, full=False).verdict is Verdict.passed
 
 
 def test_a_type_of_ones_own_that_is_a_param_is_to_be_trained():
-    check = trained.judge(subject_of(bridge.to_linen(OwnType), X), full=False)
-    assert (check.verdict, check.evidence) == (Verdict.no, {"outside": ["Own/w"]})
+    check = trained.check(subject_of(bridge.to_linen(OwnType), X), full=False)
+    assert (check.verdict, check.evidence) == (Verdict.fail, {"outside": ["Own/w"]})
     named = subject_of(bridge.to_linen(OwnType), X, trained=["Own"])
-    assert trained.judge(named, full=True).verdict is Verdict.yes
+    assert trained.check(named, full=True).verdict is Verdict.passed
 
 
 def test_leaves_of_an_old_checkpoint_that_nobody_reads_are_named():
     old = Old().init(jax.random.key(0), X)
-    check = trained.judge(subject_of(New(), X, variables=old), full=False)
+    check = trained.check(subject_of(New(), X, variables=old), full=False)
     assert (check.verdict, check.evidence) == (
-        Verdict.no,
+        Verdict.fail,
         {"unread": ["params/Dense_2/bias", "params/Dense_2/kernel"]},
     )
     assert check.detail == "params/Dense_2/bias, params/Dense_2/kernel can't be trained: no output depends on them"
-    assert check.mend == (
+    assert check.fix == (
         "# in the host; a name for the first alone would raise NameInUseError:\n"
         "bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0\n"
         "Dense(…, name='Dense_2')  # what is Dense_1"
     )
     named = subject_of(New(middle="Dense_1", last="Dense_2"), X, variables=old)
-    assert trained.judge(named, full=True).verdict is Verdict.yes
+    assert trained.check(named, full=True).verdict is Verdict.passed
 
 
 def test_a_leaf_too_many_is_named_with_the_name_that_would_read_it():
     variables = New().init(jax.random.key(0), X)
     variables["params"]["Dense_9"] = variables["params"]["Dense_1"]
-    check = trained.judge(subject_of(New(), X, variables=variables), full=False)
-    assert check.mend == "name='Dense_9',  # for the layer that is to read Dense_9 of these variables"
-    named = subject_of(New(last=eval(f"dict(\n{check.mend}\n)")["name"]), X, variables=variables)
-    assert "Dense_9" not in trained.judge(named, full=False).detail
+    check = trained.check(subject_of(New(), X, variables=variables), full=False)
+    assert check.fix == "name='Dense_9',  # for the layer that is to read Dense_9 of these variables"
+    named = subject_of(New(last=eval(f"dict(\n{check.fix}\n)")["name"]), X, variables=variables)
+    assert "Dense_9" not in trained.check(named, full=False).detail
 
 
 def test_a_leaf_behind_a_stopped_gradient_is_named_and_can_be_made_a_constant():
-    check = trained.judge(subject_of(bridge.to_linen(Frozen), X), full=True)
+    check = trained.check(subject_of(bridge.to_linen(Frozen), X), full=True)
     assert (check.verdict, check.detail) == (
-        Verdict.no,
+        Verdict.fail,
         "params/w can't be trained: the gradient is zero whatever the data",
     )
-    assert check.mend == "self.w = nnx.Variable(self.w[...])  # a constant, no nnx.Param"
+    assert check.fix == "self.w = nnx.Variable(self.w[...])  # a constant, no nnx.Param"
 
     class Held(Frozen):
         def hold(self):
-            exec(check.mend, {"self": self, "nnx": nnx})
+            exec(check.fix, {"self": self, "nnx": nnx})
 
-    mended = trained.judge(subject_of(bridge.to_linen(Held), X), full=True)
-    assert (mended.verdict, mended.detail) == (Verdict.yes, "nothing to train: no leaf is trainable")
+    fixed = trained.check(subject_of(bridge.to_linen(Held), X), full=True)
+    assert (fixed.verdict, fixed.detail) == (Verdict.passed, "nothing to train: no leaf is trainable")
 
 
 def test_a_gradient_that_is_zero_for_the_datas_sake_is_no_mistake(of_config):
-    check = trained.judge(of_config("layer=multi_head_attention", "input_shape=[1,8]"), full=True)
-    assert (check.verdict, check.mend) == (Verdict.caution, "'input_shape=[4,8]'")
+    check = trained.check(of_config("layer=multi_head_attention", "input_shape=[1,8]"), full=True)
+    assert (check.verdict, check.fix) == (Verdict.warn, "'input_shape=[4,8]'")
     assert check.detail == (
         "params/key/bias, params/key/kernel, params/query/bias and 1 more got a zero gradient "
         "on random x of shape [1, 8]"
     )
-    mended = of_config("layer=multi_head_attention", check.mend.strip("'"))
-    assert trained.judge(mended, full=True).verdict is Verdict.yes
+    fixed = of_config("layer=multi_head_attention", check.fix.strip("'"))
+    assert trained.check(fixed, full=True).verdict is Verdict.passed
 
 
 def test_an_output_of_integers_has_no_gradient_to_test():
-    check = trained.judge(subject_of(bridge.to_linen(Counts), X), full=False)
+    check = trained.check(subject_of(bridge.to_linen(Counts), X), full=False)
     assert (check.verdict, check.detail) == (
         Verdict.skipped,
         "the output is int32, and only a floating one has a gradient",
@@ -251,6 +251,6 @@ def test_an_output_of_integers_has_no_gradient_to_test():
 
 
 def test_a_layer_that_can_not_be_differentiated_says_what_it_raised():
-    check = trained.judge(subject_of(bridge.to_linen(OnTheHost), X), full=True)
-    assert check.verdict is Verdict.no
+    check = trained.check(subject_of(bridge.to_linen(OnTheHost), X), full=True)
+    assert check.verdict is Verdict.fail
     assert check.detail.startswith("the gradient can't be taken: ValueError: Pure callbacks do not support JVP.")

@@ -1,4 +1,4 @@
-"""Claim 10: each trap is planted and named, and its mend is run."""
+"""Check 10: each trap is planted and named, and its fix is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flax.nnx import bridge
 import runner
 from runner.checks import init_errors, traps
 from runner.checks.probes.subject import subject_of
-from runner.checks.registry import judge_model
+from runner.checks.registry import check_model
 from runner.config.composed import Config
 from runner.errors import LayerError, UserError
 from runner.experiment import execute
@@ -65,7 +65,7 @@ class Spectral(nnx.Module):
 
 
 class SowsWhatIsInside(Block):
-    """What the mend of a captured `Block` says."""
+    """What the fix of a captured `Block` says."""
 
     def __call__(self, x):
         y = self.dropout(x)
@@ -136,8 +136,8 @@ def normal():
     return bridge.to_linen(nnx.Linear, 4, 4, kernel_init=nnx.initializers.normal(0.1))
 
 
-def judged(model, x=X, **options):
-    return traps.judge(subject_of(model, x, **options), full=True)
+def checked(model, x=X, **options):
+    return traps.check(subject_of(model, x, **options), full=True)
 
 
 def run(code, **names):
@@ -152,9 +152,9 @@ def run(code, **names):
 def test_no_layer_of_conf_is_a_trap(make_run, name):
     run_ = make_run(f"layer={name}")
     _, drafts = validate.validate([Config(run=run_, overrides=())])
-    check = traps.judge(execute.subject(next(iter(drafts.values())), run_), full=True)
+    check = traps.check(execute.subject(next(iter(drafts.values())), run_), full=True)
     reach = "train and eval within reach, " if name in ("batch_norm", "dropout") else ""
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
     assert check.detail == f"no trap: equal settings are traced once, {reach}other numbers of axes taken"
     assert (check.evidence["retraced"], check.evidence["captured"]) == (False, ["__call__/0"])
 
@@ -162,45 +162,45 @@ def test_no_layer_of_conf_is_a_trap(make_run, name):
 def test_an_initialiser_named_in_a_config_is_made_once(make_run):
     run_ = make_run("layer.kwargs.kernel_init='normal(stddev=0.02)'")
     _, drafts = validate.validate([Config(run=run_, overrides=())])
-    check = traps.judge(execute.subject(next(iter(drafts.values())), run_), full=True)
-    assert (check.verdict, check.evidence["retraced"]) == (Verdict.yes, False)
+    check = traps.check(execute.subject(next(iter(drafts.values())), run_), full=True)
+    assert (check.verdict, check.evidence["retraced"]) == (Verdict.passed, False)
 
 
 # A static argument of jit.
 
 
 @pytest.mark.parametrize("kernel_size", [[3], np.array([3])], ids=["list", "array"])
-def test_a_list_or_array_among_the_arguments_is_mended_by_a_tuple(kernel_size):
-    check = judged(conv(kernel_size))
+def test_a_list_or_array_among_the_arguments_is_fixed_by_a_tuple(kernel_size):
+    check = checked(conv(kernel_size))
     assert check.evidence["unhashable"] == ["kernel_size"]
-    assert check.mend == "kernel_size=(3,)"
-    assert judged(run(f"model = bridge.to_linen(nnx.Conv, 4, 4, {check.mend})")["model"]).verdict is Verdict.yes
+    assert check.fix == "kernel_size=(3,)"
+    assert checked(run(f"model = bridge.to_linen(nnx.Conv, 4, 4, {check.fix})")["model"]).verdict is Verdict.passed
 
 
-def test_a_dict_among_the_arguments_is_mended_by_a_frozen_one():
-    check = judged(bridge.to_linen(Titled, 4, {"a": [1]}))
-    assert check.mend.splitlines()[0] == "args[1]=FrozenDict({'a': (1,)})"
-    mended = eval("FrozenDict({'a': (1,)})", {"FrozenDict": FrozenDict})
-    assert hash(bridge.to_linen(Titled, 4, mended))
+def test_a_dict_among_the_arguments_is_fixed_by_a_frozen_one():
+    check = checked(bridge.to_linen(Titled, 4, {"a": [1]}))
+    assert check.fix.splitlines()[0] == "args[1]=FrozenDict({'a': (1,)})"
+    fixed = eval("FrozenDict({'a': (1,)})", {"FrozenDict": FrozenDict})
+    assert hash(bridge.to_linen(Titled, 4, fixed))
 
 
-def test_an_initialiser_made_for_each_model_is_mended_by_a_cache():
-    check = judged(normal(), again=normal)
-    assert check.mend == ("make_model = functools.cache(make_model)  # or make kernel_init once, at module level")
-    make_model = run(check.mend, make_model=normal)["make_model"]
-    assert judged(make_model(), again=make_model).verdict is Verdict.yes
+def test_an_initialiser_made_for_each_model_is_fixed_by_a_cache():
+    check = checked(normal(), again=normal)
+    assert check.fix == ("make_model = functools.cache(make_model)  # or make kernel_init once, at module level")
+    make_model = run(check.fix, make_model=normal)["make_model"]
+    assert checked(make_model(), again=make_model).verdict is Verdict.passed
 
 
-def test_an_initialiser_made_in_place_is_a_caution_where_nothing_says_how_the_model_is_built():
-    check = judged(normal())
-    assert check.verdict is Verdict.caution
-    assert check.detail == ("kernel_init was made by a call: made anew for each model, it lets jit trace each anew")
-    assert judged(normal(), again=functools.cache(normal)).verdict is Verdict.no  # its first model is another
+def test_an_initialiser_made_in_place_is_a_warning_where_nothing_says_how_the_model_is_built():
+    check = checked(normal())
+    assert check.verdict is Verdict.warn
+    assert check.detail == ("kernel_init was made by a call: made again for each model, it lets jit trace each again")
+    assert checked(normal(), again=functools.cache(normal)).verdict is Verdict.fail  # its first model is another
     shared = normal()
-    assert judged(shared, again=lambda: shared).verdict is Verdict.yes
+    assert checked(shared, again=lambda: shared).verdict is Verdict.passed
 
 
-def test_the_claim_says_what_jit_itself_does():
+def test_the_check_says_what_jit_itself_does():
     traced = []
 
     def call(model, x):
@@ -218,21 +218,21 @@ def test_the_claim_says_what_jit_itself_does():
 # Train and eval.
 
 
-def test_a_mode_that_no_argument_reaches_is_named_by_its_attributes_and_mended_by_a_factory():
-    check = judged(bridge.to_linen(Block))
-    assert check.verdict is Verdict.no
+def test_a_mode_that_no_argument_reaches_is_named_by_its_attributes_and_fixed_by_a_factory():
+    check = checked(bridge.to_linen(Block))
+    assert check.verdict is Verdict.fail
     assert check.detail == (
         "no argument of the call or the constructor reaches dropout.deterministic, norm.use_running_average, "
         "and .eval() changes nothing"
     )
-    models = run(check.mend)
+    models = run(check.fix)
     variables = models["train"].init({"params": jax.random.key(0), **RNGS}, X)
     trained, _ = models["train"].apply(variables, X, rngs=RNGS, mutable=["batch_stats"])
     np.testing.assert_allclose(models["test"].apply(variables, X), X, atol=1e-4)
     assert not np.allclose(trained, X)
 
 
-def test_eval_on_a_bound_module_changes_nothing_as_the_claim_says():
+def test_eval_on_a_bound_module_changes_nothing_as_the_check_says():
     model = bridge.to_linen(Block)
     variables = model.init({"params": jax.random.key(0), **RNGS}, X)
     bound = model.bind(variables, rngs=RNGS, mutable=["batch_stats"])
@@ -242,17 +242,17 @@ def test_eval_on_a_bound_module_changes_nothing_as_the_claim_says():
     np.testing.assert_array_equal(model.bind(variables, rngs=RNGS, mutable=["batch_stats"])(X), before)
 
 
-def test_a_mode_that_stays_in_evaluation_is_a_caution():
-    check = judged(bridge.to_linen(NeverDrops))
-    assert check.verdict is Verdict.caution
+def test_a_mode_that_stays_in_evaluation_is_a_warning():
+    check = checked(bridge.to_linen(NeverDrops))
+    assert check.verdict is Verdict.warn
     assert check.detail.endswith("dropout.deterministic, norm.use_running_average, and .train() changes nothing")
 
 
 def test_a_constructor_argument_reaches_only_what_it_changes():
-    check = judged(bridge.to_linen(HalfReached))
+    check = checked(bridge.to_linen(HalfReached))
     assert check.evidence["unreached"] == ["norm.use_running_average"]
-    assert "    layer.set_attributes(use_running_average=evaluate)\n" in check.mend
-    assert run(check.mend)["test"].kwargs == FrozenDict(evaluate=True)
+    assert "    layer.set_attributes(use_running_average=evaluate)\n" in check.fix
+    assert run(check.fix)["test"].kwargs == FrozenDict(evaluate=True)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_constructor_argument_reaches_only_what_it_changes():
     ids=["call", "update_stats", "rate 0", "dropout", "attention", "linen"],
 )
 def test_a_mode_within_reach_is_no_trap(model):
-    assert judged(model, jnp.ones((2, 3, 4))).verdict is Verdict.yes
+    assert checked(model, jnp.ones((2, 3, 4))).verdict is Verdict.passed
 
 
 # What to_linen keeps, axes, interceptors.
@@ -276,41 +276,41 @@ def test_a_mode_within_reach_is_no_trap(model):
 
 def test_a_name_that_to_linen_swallowed_reaches_the_layer_through_kwargs():
     swallowed = bridge.to_linen(Titled, 4, name="double")
-    check = judged(swallowed)
+    check = checked(swallowed)
     assert (check.verdict, check.detail) == (
-        Verdict.caution,
+        Verdict.warn,
         "its constructor takes name, which to_linen keeps for itself: it got none here",
     )
-    assert check.mend == "ToLinen(Titled, args=(4,), kwargs=FrozenDict(name='double'))"
-    mended = run(f"model = {check.mend}")["model"]
-    ones, twos = (model.init(jax.random.key(0), X)["params"]["scale"] for model in (swallowed, mended))
+    assert check.fix == "ToLinen(Titled, args=(4,), kwargs=FrozenDict(name='double'))"
+    fixed = run(f"model = {check.fix}")["model"]
+    ones, twos = (model.init(jax.random.key(0), X)["params"]["scale"] for model in (swallowed, fixed))
     assert (ones[0], twos[0]) == (1.0, 2.0)
-    assert judged(mended).detail == (
+    assert checked(fixed).detail == (
         "its constructor takes name, which to_linen keeps for itself: ToLinen's kwargs give it name here"
     )
 
 
 def test_a_layer_that_needs_its_batch_axis_says_what_one_example_raises():
-    check = judged(bridge.to_linen(Batched))
+    check = checked(bridge.to_linen(Batched))
     assert (check.verdict, check.detail) == (
-        Verdict.caution,
+        Verdict.warn,
         "it needs a batch axis: x of 2 axes works, x[0] raises "
         "ValueError: not enough values to unpack (expected 2, got 1)",
     )
     model = bridge.to_linen(Batched)
-    names = run(check.mend, model=model, variables=model.init(jax.random.key(0), X), one=X[0])
+    names = run(check.fix, model=model, variables=model.init(jax.random.key(0), X), one=X[0])
     assert names["y"].shape == (4,)
 
 
-def test_a_layer_that_takes_no_batch_is_mended_by_vmap():
-    check = judged(bridge.to_linen(Single), X[0])
+def test_a_layer_that_takes_no_batch_is_fixed_by_vmap():
+    check = checked(bridge.to_linen(Single), X[0])
     assert (check.verdict, check.detail) == (
-        Verdict.caution,
+        Verdict.warn,
         "it takes no batch axis: x of shape [2, 4] raises "
         "TypeError: cannot reshape array of shape (2, 4) (size 8) into shape 4 (size 4)",
     )
     model = bridge.to_linen(Single)
-    names = run(check.mend, model=model, variables=model.init(jax.random.key(0), X[0]), x=X)
+    names = run(check.fix, model=model, variables=model.init(jax.random.key(0), X[0]), x=X)
     assert names["y"].shape == (2, 4)
 
 
@@ -325,29 +325,29 @@ def test_linen_sees_the_wrapper_and_none_of_the_modules_inside():
     variables = model.init({"params": jax.random.key(0), **RNGS}, X)
     with nn.intercept_methods(watch):
         model.apply(variables, X, rngs=RNGS, mutable=["batch_stats"])
-    evidence = judged(model).evidence
+    evidence = checked(model).evidence
     assert set(seen) == {"ToLinen"}  # its __call__ and setup
     assert (evidence["captured"], evidence["modules_inside"]) == (["__call__/0"], 2)
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow")
-def test_what_a_pipeline_captures_of_a_wrapped_layer_is_named_and_mended_by_sowing_it():
-    check = judged(Around(bridge.to_linen(Block)), mutable=["batch_stats", "intermediates"])
-    assert (check.verdict, check.evidence["captured"]) == (Verdict.no, ["Dense_0/__call__/0", "__call__/0", HEARD])
+def test_what_a_pipeline_captures_of_a_wrapped_layer_is_named_and_fixed_by_sowing_it():
+    check = checked(Around(bridge.to_linen(Block)), mutable=["batch_stats", "intermediates"])
+    assert (check.verdict, check.evidence["captured"]) == (Verdict.fail, ["Dense_0/__call__/0", "__call__/0", HEARD])
     assert check.detail == (
         f"apply is asked for intermediates, and capture_intermediates sees Dense_0/__call__/0, __call__/0, {HEARD}: "
         "none of layer/dropout, layer/norm inside the wrapper"
     )
-    assert "self.sow(nnx.Intermediate, 'dropout_output', y)" in check.mend.splitlines()
-    sown = judged(Around(bridge.to_linen(SowsWhatIsInside)), mutable=["batch_stats", "intermediates"])
-    assert sown.verdict is Verdict.yes
+    assert "self.sow(nnx.Intermediate, 'dropout_output', y)" in check.fix.splitlines()
+    sown = checked(Around(bridge.to_linen(SowsWhatIsInside)), mutable=["batch_stats", "intermediates"])
+    assert sown.verdict is Verdict.passed
     assert "layer/dropout_output/0" in sown.evidence["captured"]
-    assert judged(Around(bridge.to_linen(nnx.Linear, 4, 4)), mutable=["intermediates"]).verdict is Verdict.yes
+    assert checked(Around(bridge.to_linen(nnx.Linear, 4, 4)), mutable=["intermediates"]).verdict is Verdict.passed
 
 
 def test_several_traps_are_said_together_and_the_worst_is_the_verdict():
-    check = judged(bridge.to_linen(Titled, 4, ["a"]))
-    assert check.verdict is Verdict.no
+    check = checked(bridge.to_linen(Titled, 4, ["a"]))
+    assert check.verdict is Verdict.fail
     assert check.detail == (
         "args[1] (list) can't be hashed: as a static argument of jit the model raises ValueError; "
         "its constructor takes name, which to_linen keeps for itself: it got none here"
@@ -361,21 +361,21 @@ def linear():
     return nnx.Linear(4, 4, use_bias=False, rngs=nnx.Rngs(0))
 
 
-def test_a_constructor_without_rngs_is_mended_by_skip_rng():
+def test_a_constructor_without_rngs_is_fixed_by_skip_rng():
     (check,) = runner.check(bridge.to_linen(nnx.PReLU, 0.3), X)
-    assert check.mend == "model = bridge.to_linen(nnx.PReLU, 0.3, skip_rng=True)"
-    assert judged(run(check.mend)["model"]).verdict is Verdict.yes
+    assert check.fix == "model = bridge.to_linen(nnx.PReLU, 0.3, skip_rng=True)"
+    assert checked(run(check.fix)["model"]).verdict is Verdict.passed
 
 
-def test_a_sequential_of_instances_is_mended_by_a_factory():
-    (check,) = judge_model(bridge.to_linen(nnx.Sequential, linear(), nnx.relu), X)
+def test_a_sequential_of_instances_is_fixed_by_a_factory():
+    (check,) = check_model(bridge.to_linen(nnx.Sequential, linear(), nnx.relu), X)
     assert check.detail == "the constructor of Sequential takes no rngs, which the wrapper passes"
-    assert check.mend == (
+    assert check.fix == (
         "def make_layer(*, rngs):  # every module is made inside\n"
         "    return nnx.Sequential(nnx.Linear(in_features=4, out_features=4, use_bias=False, rngs=rngs), nnx.relu)\n"
         "model = bridge.to_linen(make_layer)"
     )
-    assert judged(run(check.mend)["model"]).verdict is Verdict.yes
+    assert checked(run(check.fix)["model"]).verdict is Verdict.passed
 
 
 @pytest.mark.parametrize(
@@ -397,21 +397,21 @@ def test_a_sequential_of_instances_is_mended_by_a_factory():
     ],
     ids=["linear", "rnn"],
 )
-def test_a_module_instance_among_the_arguments_is_mended_by_a_factory(model, x, raised, call):
-    (check,) = judge_model(model, x)
-    assert check.verdict is Verdict.no
+def test_a_module_instance_among_the_arguments_is_fixed_by_a_factory(model, x, raised, call):
+    (check,) = check_model(model, x)
+    assert check.verdict is Verdict.fail
     assert check.detail == f"a module that was made outside was passed in {raised}"
-    assert check.mend.splitlines()[1] == f"    return {call}"
-    assert judged(run(check.mend)["model"], x).verdict is Verdict.yes
+    assert check.fix.splitlines()[1] == f"    return {call}"
+    assert checked(run(check.fix)["model"], x).verdict is Verdict.passed
 
 
-def test_the_mend_of_an_error_alone_is_an_example_that_runs():
+def test_the_fix_of_an_error_alone_is_an_example_that_runs():
     with pytest.raises(LayerError) as caught:
         subject_of(bridge.to_linen(Holder, linear()), X)
     check = init_errors.why_it_fails(caught.value)
     assert check is not None
-    model = run(check.mend, MyLayer=Holder)["model"]
-    assert judged(model).verdict is Verdict.yes
+    model = run(check.fix, MyLayer=Holder)["model"]
+    assert checked(model).verdict is Verdict.passed
 
 
 @pytest.mark.parametrize("model", [bridge.to_linen(HoldsPReLU), bridge.to_linen(nnx.Linear, 5, 4)])
@@ -420,11 +420,11 @@ def test_another_error_is_raised_on(model):
         runner.check(model, X)
 
 
-def test_only_the_claims_that_are_named_are_asked():
+def test_only_the_checks_that_are_named_are_asked():
     model = bridge.to_linen(nnx.Linear, 4, 4)
     asked = runner.check(model, X, only=["traps", "complete"])
     assert [check.name for check in asked] == ["complete", "traps"]
     with pytest.raises(UserError) as caught:
         runner.check(model, X, only=["trap"])
     known = "complete, nothing_invented, streams, mutable, trained, parity, lifts, checkpoint, sharding, traps"
-    assert str(caught.value) == f"only='trap': no such claim; there are {known}.\n  Try: only=['traps']"
+    assert str(caught.value) == f"only='trap': no such check; there are {known}.\n  Try: only=['traps']"

@@ -1,4 +1,4 @@
-"""`bridge-runner check` as it is typed: a table, what mends a no, and an exit code, whatever the config does."""
+"""`bridge-runner check` as it is typed: a table, what fixes a fail, and an exit code, whatever the config does."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_config_that_does_not_even_compile_is_judged_all_the_same(here, capsys):
+def test_a_config_that_does_not_even_compile_is_checked_all_the_same(here, capsys):
     assert main.main(["check", "--json", *WORDS, "host.layer_name=null"]) == 1
-    (judged,) = json.loads(capsys.readouterr().out)
-    checks = {check["name"]: check for check in judged["checks"]}
-    assert checks["complete"]["verdict"] == "no"
-    assert checks["complete"]["mend"].splitlines()[1:3] == [
+    (checked,) = json.loads(capsys.readouterr().out)
+    checks = {check["name"]: check for check in checked["checks"]}
+    assert checks["complete"]["verdict"] == "fail"
+    assert checks["complete"]["fix"].splitlines()[1:3] == [
         "bridge.to_linen(…, name='Dense_1')  # what is ToLinen_0",
         "# here: host.layer_name=Dense_1",
     ]
     assert checks["streams"]["detail"] == "could not be tested: as nothing_invented"
-    assert judged["error"].startswith('For parameter "kernel" in "/Dense_1", the given initializer is expected')
+    assert checked["error"].startswith('For parameter "kernel" in "/Dense_1", the given initializer is expected')
     assert not (here / "outputs").exists()
 
 
-def test_a_run_that_did_not_compile_has_its_claims_and_fails_again(here, capsys):
-    lean = ["checks=report", "timing=off", "tracking=disabled", "sweep=s"]
+def test_a_run_that_did_not_compile_has_its_checks_and_fails_again(here, capsys):
+    lean = ["checks=warn", "timing=off", "tracking=disabled", "sweep=s"]
     assert main.main([*WORDS, "host.layer_name=null", *lean]) == 1
     capsys.readouterr()
     assert main.main(["show", "outputs/s/0"]) == 0

@@ -204,7 +204,7 @@ def test_what_else_differs_is_listed(here, capsys):
         on(software="0.99")(record)
         record["settings"]["checks"]["mode"] = "report"
         record["settings"]["sweep"] = "another"
-        record["checks"][0]["verdict"] = "caution"
+        record["checks"][0]["verdict"] = "warn"
 
     edit("b", change)
     before = json.loads(next(here.glob("outputs/a/runs/0-*/record.json")).read_text())
@@ -213,7 +213,7 @@ def test_what_else_differs_is_listed(here, capsys):
     assert code == 0
     assert lines[4:10] == [
         "checks",
-        f"  {name}: yes → caution (8 runs)",
+        f"  {name}: yes → warn (8 runs)",
         "settings",
         "  checks.mode: strict → report (8 runs)",
         "environment",

@@ -48,10 +48,10 @@ def test_show_of_a_failed_run_has_its_traceback(here, capsys):
     assert "in look\nRuntimeError: the cable is out\n\nagain: " in out
 
 
-def test_show_has_the_clocks_of_the_cards_and_who_else_is_on_them(here, capsys):
-    card = {"index": 0, "name": "NVIDIA H100", "clock_mhz": 1755, "max_clock_mhz": 1980, "memory_clock_mhz": 2619}
-    card |= {"temperature_c": 41, "num_other_processes": 1}
-    edit_record(run_folder("fine", 0), lambda record: record["timing"].update(cards=[card]))
+def test_show_has_the_clocks_of_the_gpus_and_who_else_is_on_them(here, capsys):
+    gpu = {"index": 0, "name": "NVIDIA H100", "clock_mhz": 1755, "max_clock_mhz": 1980, "memory_clock_mhz": 2619}
+    gpu |= {"temperature_c": 41, "num_other_processes": 1}
+    edit_record(run_folder("fine", 0), lambda record: record["timing"].update(gpus=[gpu]))
     _, out, _ = run(capsys, "show", "outputs/fine/0")
     assert "  gpu 0             NVIDIA H100, 1755 of 1980 MHz, memory 2619 MHz, 41 °C, 1 other processes\n" in out
 

@@ -147,9 +147,9 @@ def test_a_layer_of_conf_runs_and_its_record_says_so(layer_run):
     record = result.record
     assert (record.status, record.error) == (Status.done, None)
     assert verdicts(record) == {
-        "as_traced": Verdict.yes,
-        "finite": Verdict.yes,
-        "repeatable": Verdict.yes,
+        "as_traced": Verdict.passed,
+        "finite": Verdict.passed,
+        "repeatable": Verdict.passed,
         "eager": Verdict.skipped,
     }
     assert record.settings == serialize.to_data(job.run)
@@ -268,7 +268,7 @@ def test_a_run_that_was_not_timed_has_its_phases_all_the_same(execute):
 
 def test_the_eager_check_says_yes_for_linear(execute):
     check = check_named(execute(compare_eager=True).record, "eager")
-    assert (check.verdict, check.evidence) == (Verdict.yes, {})
+    assert (check.verdict, check.evidence) == (Verdict.passed, {})
     assert check.detail == "init and apply give the same bits compiled and eager"
 
 
@@ -289,7 +289,7 @@ def test_after_a_rehearsal_the_eager_check_finds_its_operations_compiled(make_ru
         rehearsed = len(seconds)
         result = experiment_execute.execute(job, program)
     (check,) = (check for check in result.record.checks if check.name == "eager")
-    assert check.verdict is Verdict.yes
+    assert check.verdict is Verdict.passed
     assert rehearsed - others > 5
     assert len(seconds) <= rehearsed + 1  # the product with x: a compiled init leaves its kernel uncommitted
 
@@ -299,10 +299,10 @@ def test_a_rehearsal_that_fails_is_left_to_the_check(make_run):
     cross_checks.rehearse_eager(job.run, program.draft)
 
 
-def test_bits_that_eager_calls_round_otherwise_are_a_caution_that_says_where_and_by_how_much(execute):
+def test_bits_that_eager_calls_round_otherwise_are_a_warning_that_says_where_and_by_how_much(execute):
     record = execute("layer=embed", compare_eager=True).record
     check = check_named(record, "eager")
-    assert (record.status, check.verdict) == (Status.done, Verdict.caution)
+    assert (record.status, check.verdict) == (Status.done, Verdict.warn)
     assert check.detail == "init differs in params/embedding by 1 ulp"
     assert check.evidence["init"]["params/embedding"]["ulp"] == 1
     assert check.evidence["apply"] == {}
@@ -310,9 +310,9 @@ def test_bits_that_eager_calls_round_otherwise_are_a_caution_that_says_where_and
 
 def test_more_than_rounding_between_compiled_and_eager_calls_is_a_no():
     same, one = ({"": np.ones(2)},) * 2, np.ones(2, np.float32)
-    for other, verdict in ((one + 1e-6, Verdict.caution), (one + 1e-3, Verdict.no), (np.ones(3), Verdict.no)):
+    for other, verdict in ((one + 1e-6, Verdict.warn), (one + 1e-3, Verdict.fail), (np.ones(3), Verdict.fail)):
         check = eager(same, ({"y": one}, {"y": other}))
-        assert (check.verdict, check.mend) == (verdict, COMPILED if verdict is Verdict.no else None)
+        assert (check.verdict, check.fix) == (verdict, COMPILED if verdict is Verdict.fail else None)
 
 
 def test_a_check_that_was_not_made_says_why(execute):
@@ -333,9 +333,9 @@ def test_an_output_that_is_not_finite_fails_a_strict_run(execute):
 
 
 def test_an_output_that_is_not_finite_is_only_said_in_a_report(execute):
-    record = execute(*ALL_INFINITE, "checks=report").record
+    record = execute(*ALL_INFINITE, "checks=warn").record
     assert (record.status, record.error) == (Status.done, None)
-    assert verdicts(record)["finite"] is Verdict.no
+    assert verdicts(record)["finite"] is Verdict.fail
     assert record.output[0].num_non_finite == 2
 
 
@@ -347,7 +347,7 @@ def test_with_checks_off_none_is_made(execute):
 def test_a_call_that_gives_other_bits_the_second_time_is_said(execute):
     record = execute("layer=custom", f"layer.target={HERE}.NotAgain").record
     check = check_named(record, "repeatable")
-    assert (record.status, check.verdict) == (Status.done, Verdict.no)
+    assert (record.status, check.verdict) == (Status.done, Verdict.fail)
     assert check.detail.startswith("differs in output by ")
 
 
@@ -368,7 +368,7 @@ def test_a_layer_that_raises_while_it_runs_ends_its_run_only(execute):
     assert error is not None
     assert error.kind is FailureKind.other
     assert error.message == "RuntimeError: the sensor is unplugged"
-    assert "in judge" in error.traceback
+    assert "in check" in error.traceback
     assert (result.variables, result.output, record.checks) == ({"params": {"scale": 1.0}}, {}, [])  # what was reached
     assert from_json(to_json(record)) == record
 

@@ -103,7 +103,7 @@ def test_with_64_bits_switched_on_they_are_taken():
         assert inputs.make_input(settings_of("normal", dtype="float64"), [2]).dtype == np.float64
 
 
-def test_nothing_but_a_file_is_made_to_be_judged():
+def test_nothing_but_a_file_is_made_to_be_checked():
     inputs.require(settings_of("normal"), [10**9, 10**9])
 
 

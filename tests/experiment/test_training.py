@@ -1,4 +1,4 @@
-"""Training steps: what is learnt, carried, drawn anew and left alone; going on bit for bit; the twin's loss curve."""
+"""Training steps: what is learnt, carried, drawn again and left alone; going on bit for bit; the twin's loss curve."""
 
 from __future__ import annotations
 
@@ -393,7 +393,7 @@ def history_is_in_wandb(here, record):
 
 def plain_checkpoint_starts_at_step_0(here, lean, half):
     weights = half / "checkpoint"
-    assert main.main([*lean, "train.steps=2", "sweep=anew", f"variables={weights}"]) == 0
+    assert main.main([*lean, "train.steps=2", "sweep=again", f"variables={weights}"]) == 0
     assert record_of(here, "anew").train.first_step == 0
 
 
@@ -416,7 +416,7 @@ def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsy
     assert main.main([*lean, f"variables={run}", "train.steps=4", "train.optimizer=sgd"]) == 2
     assert capsys.readouterr().err == (
         f"error: variables={run}: that run trained another layer, other collections or by another optimiser, as "
-        f"opt_state/0/count shows; its checkpoint alone starts anew.\n  Try: variables={run}/checkpoint\n"
+        f"opt_state/0/count shows; its checkpoint alone starts again.\n  Try: variables={run}/checkpoint\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""What processes of one machine share: cores and cards. Real processes, real locks."""
+"""What processes of one machine share: cores and GPUs. Real processes, real locks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print(sorted(os.sched_getaffinity(0)), machine.cores_to_share(), flush=True)
 sys.stdin.readline()
 """
 CARD = """
-with resources.card(folder) as name:
+with resources.GPU(folder) as name:
     print(name, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     sys.stdin.readline()
 """
@@ -43,7 +43,7 @@ def _only(cores: list[int]) -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-def test_a_card_is_held_by_one_process_and_handed_on(tmp_path):
+def test_a_gpu_is_held_by_one_process_and_handed_on(tmp_path):
     with (
         beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="3,5") as first,
         beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="5,3") as second,
@@ -55,16 +55,16 @@ def test_a_card_is_held_by_one_process_and_handed_on(tmp_path):
             assert said(third) == "3 3"
 
 
-def test_the_cards_of_a_machine_are_counted_where_nothing_says_which_are_seen(tmp_path, monkeypatch):
+def test_the_gpus_of_a_machine_are_counted_where_nothing_says_which_are_seen(tmp_path, monkeypatch):
     for name in ("0000:01:00.0", "0000:02:00.0"):
         (tmp_path / name).mkdir()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert resources.cards(tmp_path) == ["0", "1"]
+    assert resources.gpus(tmp_path) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert resources.cards(tmp_path) == []
+    assert resources.gpus(tmp_path) == []
 
 
-def test_a_machine_without_cards_has_none_to_hold(tmp_path, monkeypatch):
+def test_a_machine_without_gpus_has_none_to_hold(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with resources.card(tmp_path) as name:
+    with resources.gpu(tmp_path) as name:
         assert name is None

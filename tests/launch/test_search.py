@@ -202,7 +202,7 @@ def test_a_config_that_can_not_run_is_told_as_failed_without_a_run(here, capsys)
 
 
 def test_a_run_without_the_number_is_told_as_failed(here, capsys):
-    layer = ("layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "checks=report")
+    layer = ("layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "checks=warn")
     assert main.main([*SEARCH, *layer, "n_trials=4"]) == 0
     assert "layer.kwargs.by=0.0: its record has no number output_norm\n" in capsys.readouterr().err
     assert {value is None for _, (typed,), value, _ in told() if typed.endswith("=0.0")} == {True}

@@ -72,7 +72,7 @@ RECORD = Record(
     mutable=["batch_stats"],
     variables=[KERNEL, dataclasses.replace(KERNEL, path=["batch_stats", "mean"], shape=[3], num_bytes=12)],
     output=[OUTPUT],
-    checks=[Check(name="finite", verdict=Verdict.no, detail="why", evidence={"non_finite": {"output": 1}})],
+    checks=[Check(name="finite", verdict=Verdict.fail, detail="why", evidence={"non_finite": {"output": 1}})],
     timing=Timing(
         construct_s=0.01,
         init=PHASES,
@@ -122,7 +122,7 @@ def test_the_json_is_what_python_reads():
     assert len(data.pop("digest")) == 64
     assert data == to_data(RECORD)
     assert (data["schema_version"], data["status"], data["error"]["kind"]) == (2, "failed", "non-finite output")
-    assert (data["checks"][0]["verdict"], data["overrides"][1]) == ("no", "layer=β")
+    assert (data["checks"][0]["verdict"], data["overrides"][1]) == ("fail", "layer=β")
 
 
 @pytest.mark.parametrize("text", ["\x00", "“”", "🙂", "\u2028", "\udc80"])
@@ -133,7 +133,7 @@ def test_any_text_that_a_layer_may_raise_can_be_read_again(text):
     assert text == "\udc80" or back.error.message == text
 
 
-MEND = "\n  Try: run the same sweep again: what is damaged is done anew"
+FIX = "\n  Try: run the same sweep again: what is damaged is done again"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ MEND = "\n  Try: run the same sweep again: what is damaged is done anew"
     ],
 )
 def test_text_that_is_no_json_is_damaged(text, reason):
-    assert damaged(text) == f"runs/0-abc/record.json is damaged: {reason}.{MEND}"
+    assert damaged(text) == f"runs/0-abc/record.json is damaged: {reason}.{FIX}"
 
 
 def test_a_record_cut_anywhere_is_damaged():
@@ -167,7 +167,7 @@ def test_a_bit_that_flips_anywhere_is_noticed():
 
 def test_a_record_that_was_edited_is_damaged():
     text = to_json(RECORD).replace(b'"num": 3', b'"num": 4')
-    assert damaged(text) == f"runs/0-abc/record.json is damaged: it is not what was written, by its digest.{MEND}"
+    assert damaged(text) == f"runs/0-abc/record.json is damaged: it is not what was written, by its digest.{FIX}"
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_folder_in_the_way_is_left_and_so_is_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [".", "new", "new/and/deeper"])
-def test_a_folder_that_can_be_made_is_judged_without_being_made(tmp_path, folder):
+def test_a_folder_that_can_be_made_is_checked_without_being_made(tmp_path, folder):
     require_writable(tmp_path / folder)
     assert names(tmp_path) == []
 

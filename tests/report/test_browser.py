@@ -46,7 +46,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """`hostile` trains a layer whose name is a script, under every claim; in `mixed` half of the runs fail.
+    """`hostile` trains a layer whose name is a script, under every check; in `mixed` half of the runs fail.
 
     `searched` is a search, some of whose trials ask for what others asked for.
     """

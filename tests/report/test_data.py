@@ -131,11 +131,11 @@ def test_axes_are_the_settings_that_tell_runs_apart_and_the_rest_is_said_once():
 
 
 def test_what_runs_share_stands_once_in_the_pool():
-    runs = [record(num, checks=[said("streams", "yes", evidence={"n": 1})]) for num in range(3)]
+    runs = [record(num, checks=[said("streams", "pass", evidence={"n": 1})]) for num in range(3)]
     data = data_of(*runs)
     assert data["columns"]["checks"] == [data["columns"]["checks"][0]] * 3
     (place,) = data["columns"]["checks"][0]
-    assert data["pool"][place] == ["streams", "yes", "as it was", None, '{\n "n": 1\n}']
+    assert data["pool"][place] == ["streams", "pass", "as it was", None, '{\n "n": 1\n}']
     assert len({json.dumps(value) for value in data["pool"]}) == len(data["pool"])
 
 
@@ -176,11 +176,11 @@ def test_a_sweep_of_which_nothing_is_done_has_a_page():
 @pytest.mark.parametrize(
     ("answers", "level", "sentence"),
     [
-        ({"streams": "yes", "mutable": "yes"}, "good", "2 checks: each holds"),
-        ({"streams": "yes", "mutable": "caution"}, "care", "2 checks: caution for mutable"),
-        ({"streams": "no", "mutable": "caution"}, "bad", "2 checks: no for streams; caution for mutable"),
-        ({"streams": "yes", "traps": "skipped"}, "good", "1 check: each holds"),
-        ({"eager": "no"}, "bad", "1 check: no for eager"),
+        ({"streams": "pass", "mutable": "pass"}, "good", "2 checks: each holds"),
+        ({"streams": "pass", "mutable": "warn"}, "care", "2 checks: warn for mutable"),
+        ({"streams": "fail", "mutable": "warn"}, "bad", "2 checks: fail for streams; warn for mutable"),
+        ({"streams": "pass", "traps": "skipped"}, "good", "1 check: each holds"),
+        ({"eager": "fail"}, "bad", "1 check: fail for eager"),
     ],
 )
 def test_the_verdict_names_the_checks_that_do_not_hold(answers, level, sentence):
@@ -274,7 +274,7 @@ def test_machine_software_and_git_are_on_the_page():
 
 def test_text_stays_text_wherever_it_comes_from():
     error = Failure(kind=FailureKind.other, type=HOSTILE, message=HOSTILE, traceback=HOSTILE)
-    run = record(0, layer=HOSTILE, error=error, status=Status.failed, checks=[said(HOSTILE, "no", mend=HOSTILE)])
+    run = record(0, layer=HOSTILE, error=error, status=Status.failed, checks=[said(HOSTILE, "fail", fix=HOSTILE)])
     other = record(1, settings={"variables": HOSTILE}, fingerprint={**MACHINE, "os": HOSTILE})
     report = Report()
     report.add(run)

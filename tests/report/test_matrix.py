@@ -1,4 +1,4 @@
-"""The claims of a sweep as a table in Markdown."""
+"""The checks of a sweep as a table in Markdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CPU = {"versions": {"flax": "0.12.8", "jax": "0.10.2", "python": "3.11.7", "nump
 
 
 def record(num, layer, verdicts, *, depth="full", error=None, program=None, **settings):
-    """A record of a run, with what each claim said: a verdict, or a verdict and its sentence."""
+    """A record of a run, with what each check said: a verdict, or a verdict and its sentence."""
     pairs = {name: said if isinstance(said, tuple) else (said, "well") for name, said in verdicts.items()}
     return dataclasses.replace(
         RECORD,
@@ -44,46 +44,46 @@ def record(num, layer, verdicts, *, depth="full", error=None, program=None, **se
     )
 
 
-LINEAR = record(0, "linear", {"complete": "yes", "finite": "no", "traps": "yes"})
+LINEAR = record(0, "linear", {"complete": "pass", "finite": "fail", "traps": "pass"})
 LORA = record(
-    1, "lora", {"complete": "yes", "trained": ("no", "lora_a and lora_b\nare not in params | <never> trained")}
+    1, "lora", {"complete": "pass", "trained": ("fail", "lora_a and lora_b\nare not in params | <never> trained")}
 )
-LIST = record(2, "list", {"traps": ("caution", "keys [0, 1] are integers"), "trained": "skipped"})
+LIST = record(2, "list", {"traps": ("warn", "keys [0, 1] are integers"), "trained": "skipped"})
 
-TABLE = r"""# Claims about 3 programs
+TABLE = r"""# Checks about 3 programs
 
 flax 0.12.8 · jax 0.10.2 · python 3.11.7 · cpu · 2026-01-01
 
 | layer | complete | trained | traps |
 | --- | --- | --- | --- |
-| linear | yes | – | yes |
-| lora | yes | no | – |
-| list | – | – | caution |
+| linear | pass | – | pass |
+| lora | pass | fail | – |
+| list | – | – | warn |
 
 - trained, no: lora: lora_a and lora_b are not in params \| \<never> trained
-- traps, caution: list: keys \[0, 1\] are integers
+- traps, warn: list: keys \[0, 1\] are integers
 """
 
 
-def test_the_table_has_a_row_a_layer_a_column_a_claim_and_a_line_for_each_no():
+def test_the_table_has_a_row_a_layer_a_column_a_check_and_a_line_for_each_no():
     assert matrix.to_markdown([LIST, LINEAR, LORA]) == TABLE
 
 
-def test_nothing_below_the_table_where_every_claim_holds():
+def test_nothing_below_the_table_where_every_check_holds():
     page = matrix.to_markdown([LINEAR])
     assert page is not None
-    assert page.startswith("# Claims about 1 program\n")
-    assert page.endswith("| layer | complete | traps |\n| --- | --- | --- |\n| linear | yes | yes |\n")
+    assert page.startswith("# Checks about 1 program\n")
+    assert page.endswith("| layer | complete | traps |\n| --- | --- | --- |\n| linear | pass | pass |\n")
 
 
 def test_programs_of_one_layer_are_told_apart_by_what_varied():
-    rows = [record(num, "linear", {"complete": "yes"}, features=width, seed=num) for num, width in enumerate((8, 32))]
+    rows = [record(num, "linear", {"complete": "pass"}, features=width, seed=num) for num, width in enumerate((8, 32))]
     page = matrix.to_markdown(rows)
     assert page is not None
-    assert page.splitlines()[-2:] == ["| linear features=8 | yes |", "| linear features=32 | yes |"]
+    assert page.splitlines()[-2:] == ["| linear features=8 | pass |", "| linear features=32 | pass |"]
 
 
-def test_a_run_that_failed_before_its_claims_has_a_row_and_its_reason():
+def test_a_run_that_failed_before_its_checks_has_a_row_and_its_reason():
     error = Failure(kind=FailureKind.compile, type="ValueError", message="no\nway", traceback="")
     page = matrix.to_markdown([LINEAR, record(1, "odd", {}, error=error)])
     assert page is not None
@@ -105,25 +105,25 @@ def test_other_versions_and_days_have_a_line_of_their_own():
     "rows",
     [
         [],
-        [record(0, "linear", {"finite": "no"}), record(1, "mlp", {"eager": "yes"})],
-        [record(0, "linear", {"complete": "yes"}, depth="traced", features=8)],
-        [record(num, "linear", {"complete": "yes"}, depth="traced", features=num) for num in (8, 9)],
+        [record(0, "linear", {"finite": "fail"}), record(1, "mlp", {"eager": "pass"})],
+        [record(0, "linear", {"complete": "pass"}, depth="traced", features=8)],
+        [record(num, "linear", {"complete": "pass"}, depth="traced", features=num) for num in (8, 9)],
     ],
 )
-def test_no_table_where_no_claim_was_asked_or_only_some_of_one_layer(rows):
+def test_no_table_where_no_check_was_asked_or_only_some_of_one_layer(rows):
     assert matrix.to_markdown(rows) is None
 
 
-def test_two_layers_are_compared_by_traced_claims_too():
-    rows = [record(num, layer, {"streams": "yes"}, depth="traced") for num, layer in enumerate(("linear", "mlp"))]
-    assert "| mlp | yes |" in str(matrix.to_markdown(rows))
+def test_two_layers_are_compared_by_traced_checks_too():
+    rows = [record(num, layer, {"streams": "pass"}, depth="traced") for num, layer in enumerate(("linear", "mlp"))]
+    assert "| mlp | pass |" in str(matrix.to_markdown(rows))
 
 
-def test_a_program_is_judged_by_its_first_record_that_answers():
+def test_a_program_is_checked_by_its_first_record_that_answers():
     silent, answers, later = (
         record(0, "linear", {}, program="p"),
-        record(1, "linear", {"traps": "yes"}, program="p"),
-        record(2, "linear", {"traps": "no"}, program="p"),
+        record(1, "linear", {"traps": "pass"}, program="p"),
+        record(2, "linear", {"traps": "fail"}, program="p"),
     )
     programs = {}
     for one in (silent, answers, later):
@@ -131,9 +131,9 @@ def test_a_program_is_judged_by_its_first_record_that_answers():
     assert [kept.num for kept in programs.values()] == [1]
 
 
-def test_the_columns_are_the_claims_in_the_order_in_which_they_are_asked():
+def test_the_columns_are_the_checks_in_the_order_in_which_they_are_asked():
     asked = [*registry.TRACED, *registry.FULL]
-    assert list(matrix.CLAIMS) == asked
+    assert list(matrix.CHECKS) == asked
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_a_sweep_over_two_layers_names_its_table_and_results_writes_it_again(tmp
     off = ["timing=off", "tracking=disabled", "checkpoint=none"]
     assert main.main(["-m", "layer=prelu,linear", "sweep=two", *off]) == 0
     page = tmp_path / "outputs" / "two" / "checks.md"
-    assert "  claims      outputs/two/checks.md\n" in capsys.readouterr().out
+    assert "  checks      outputs/two/checks.md\n" in capsys.readouterr().out
     before = page.read_bytes()
     page.unlink()
     assert main.main(["results", "outputs/two"]) == 0
@@ -187,12 +187,12 @@ def test_a_sweep_over_two_layers_names_its_table_and_results_writes_it_again(tmp
 
 
 def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
-    rows = [record(num, name, {"lifts": ("caution", "not twice")}) for num, name in enumerate(("linear", "mlp"))]
-    assert str(matrix.to_markdown(rows)).endswith("\n\n- lifts, caution: linear, mlp: not twice\n")
+    rows = [record(num, name, {"lifts": ("warn", "not twice")}) for num, name in enumerate(("linear", "mlp"))]
+    assert str(matrix.to_markdown(rows)).endswith("\n\n- lifts, warn: linear, mlp: not twice\n")
 
 
 @pytest.mark.slow
-def test_every_layer_with_params_answers_without_them_and_two_claims_say_no(make_run):
+def test_every_layer_with_params_answers_without_them_and_two_checks_say_no(make_run):
     names = [name for name in schema.layer_names() if name != "custom"]
     drafts = {name: (run, make_draft(run, identity_of(run))) for name in names for run in [make_run(f"layer={name}")]}
     asked = {
@@ -203,8 +203,8 @@ def test_every_layer_with_params_answers_without_them_and_two_claims_say_no(make
     assert len(asked) == 39
     for subject in asked.values():
         jax.eval_shape(subject.apply, {}, subject.key, subject.x)  # raises nothing
-        found = registry.judge(subject, full=False, only=["complete", "nothing_invented"])
-        assert [check.verdict for check in found] == [Verdict.no, Verdict.no]
+        found = registry.run_checks(subject, full=False, only=["complete", "nothing_invented"])
+        assert [check.verdict for check in found] == [Verdict.fail, Verdict.fail]
 
 
 @pytest.mark.slow

@@ -256,7 +256,7 @@ def test_a_terminal_shows_progress_on_standard_error_and_takes_it_away():
         shown.started(plan(3), 3)
         shown.finished(record(), None)
         shown._progress.refresh()
-        shown.finished(record(Status.failed, error=failure("other", "E", "no")), SimpleNamespace(record="f"))
+        shown.finished(record(Status.failed, error=failure("other", "E", "fail")), SimpleNamespace(record="f"))
         shown._progress.refresh()
     out, err = said(shown)
     assert out == "mine: 3 runs · 2 programs\n"
@@ -315,12 +315,12 @@ def test_a_run_that_trained_has_its_first_and_last_loss_in_the_table():
 
 
 def test_checks_that_say_no_are_counted_below_the_table_but_those_of_failed_runs():
-    rows = [make_row(0, noes=["trained"]), make_row(1, noes=["trained", "traps"]), make_row(2)]
-    rows.append(make_row(3, noes=["streams"], status="failed"))
-    said = "checks that say no: trained in 2 of 4, traps in 1 of 4 (bridge-runner show RUN says what mends it)"
+    rows = [make_row(0, failed_checks=["trained"]), make_row(1, failed_checks=["trained", "traps"]), make_row(2)]
+    rows.append(make_row(3, failed_checks=["streams"], status="failed"))
+    said = "checks that fail: trained in 2 of 4, traps in 1 of 4 (bridge-runner show RUN says what fixes it)"
     assert said in table.notes(rows, width=200)
-    check = Check(name="trained", verdict=Verdict.no, detail="")
-    assert row_of(record(checks=[check])).noes == ["trained"]
+    check = Check(name="trained", verdict=Verdict.fail, detail="")
+    assert row_of(record(checks=[check])).failed_checks == ["trained"]
 
 
 def test_leaves_that_training_did_not_move_are_said_once_of_each_kind():

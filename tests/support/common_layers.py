@@ -1,4 +1,4 @@
-"""Names of conf/layer that the tests of the claims go through; the matrix (`-m slow`) goes through all."""
+"""Names of conf/layer that the tests of the checks go through; the matrix (`-m slow`) goes through all."""
 
 COMMON = (
     "batch_norm",
@@ -18,5 +18,5 @@ COMMON = (
     "transformer_block",
 )
 
-# Those that compile soon, one of each kind: for claims that compile a dozen functions a layer.
+# Those that compile soon, one of each kind: for checks that compile a dozen functions a layer.
 QUICK = ("batch_norm", "dropout", "embed", "linear", "lora", "multi_head_attention", "rnn", "sequential")

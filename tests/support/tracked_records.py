@@ -52,7 +52,7 @@ def make_record(**changes: Any) -> Record:
         platform="cpu",
         variables=[Leaf(path=["params", "kernel"], shape=[4, 8], dtype="float32", num_bytes=128, digest="d")],
         output=[make_array()],
-        checks=[Check(name="finite", verdict=Verdict.yes, detail="all are")],
+        checks=[Check(name="finite", verdict=Verdict.passed, detail="all are")],
         timing=timing,
         fingerprint={"software_id": "s1", "machine_id": "m1"},
     )

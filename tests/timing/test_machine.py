@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import pytest
 
-from runner.records.timing import Card
+from runner.records.timing import GpuInfo
 from runner.timing import machine
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A fingerprint looked up anew, before and after; a git hook that runs the tests names its repository."""
+    """A fingerprint looked up again, before and after; a git hook that runs the tests names its repository."""
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
         monkeypatch.delenv(name, raising=False)
     machine._fingerprint.cache_clear()
@@ -204,17 +204,17 @@ esac
 """
 
 
-def test_the_cards_are_as_nvidia_smi_sees_them(tmp_path, monkeypatch):
+def test_the_gpus_are_as_nvidia_smi_sees_them(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text(NVIDIA_SMI)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    first, second = machine.cards()
+    first, second = machine.gpus()
     known = {"name": "NVIDIA H100", "max_clock_mhz": 1980, "memory_clock_mhz": 2619}
-    assert first == Card(index=0, clock_mhz=1755, temperature_c=41, num_other_processes=1, **known)
-    assert second == Card(index=1, clock_mhz=None, temperature_c=38, num_other_processes=0, **known)
+    assert first == GpuInfo(index=0, clock_mhz=1755, temperature_c=41, num_other_processes=1, **known)
+    assert second == GpuInfo(index=1, clock_mhz=None, temperature_c=38, num_other_processes=0, **known)
 
 
-def test_there_are_no_cards_without_nvidia_smi(tmp_path, monkeypatch):
+def test_there_are_no_gpus_without_nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert machine.cards() == []
+    assert machine.gpus() == []

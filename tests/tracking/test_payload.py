@@ -20,7 +20,7 @@ def test_a_summary_is_numbers_with_their_flags():
     assert (summary["init/trace_s"], summary["apply/compile_s"], summary["apply/cache"]) == (0.1, 0.3, "cold")
     assert (summary["output/norm"], summary["output/mean"], summary["output/std"]) == (2.0, 0.5, 1.0)
     assert (summary["num_params"], summary["variables_bytes"], summary["construct_s"]) == (32, 128, 0.01)
-    assert (summary["check/finite"], summary["status"], summary["software_id"]) == ("yes", "done", "s1")
+    assert (summary["check/finite"], summary["status"], summary["software_id"]) == ("pass", "done", "s1")
 
 
 def test_a_summary_of_several_arrays_names_each():

@@ -1,4 +1,4 @@
-"""Values and calls as the Python code that makes them, for the lines that mend a no."""
+"""Values and calls as the Python code that makes them, for the lines that fix a fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIMPLE = (bool, int, float, str, tuple, type(None))
 
 
 def value(found: Any) -> str:
-    """`found` as an expression; a module is made anew from its attributes, so it takes `rngs` from its surroundings."""
+    """`found` as an expression; a module is rebuilt from its attributes, so it takes `rngs` from its surroundings."""
     if isinstance(found, nnx.Module):
         return _module(found)
     if isinstance(found, (list, tuple)):

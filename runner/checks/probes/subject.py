@@ -1,4 +1,4 @@
-"""What claims are tested on: a Linen module as a pipeline calls it, with all that it is given."""
+"""What checks are tested on: a Linen module as a pipeline calls it, with all that it is given."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Subject:
       trained: Collections that the optimiser gets.
       trains: Whether the pipeline trains at all.
       key: The root key, `jax.random.PRNGKey(0)` by default.
-      compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first claim that wants it.
+      compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first check that wants it.
       compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
     """

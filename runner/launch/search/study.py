@@ -173,7 +173,7 @@ class Study:
 
     @contextlib.contextmanager
     def _stored(self) -> Iterator[None]:
-        """Says what is wrong with the file as a mistake that the user can mend."""
+        """Says what is wrong with the file as a mistake that the user can fix."""
         import optuna
         import sqlalchemy.exc
 
@@ -185,7 +185,7 @@ class Study:
 
 
 def require() -> None:
-    """Judges whether Optuna is there.
+    """Checks whether Optuna is there.
 
     Raises:
       UserError: It is not installed.

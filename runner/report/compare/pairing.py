@@ -19,7 +19,7 @@ NOT_OF_THE_RUN = (
     *("compilation_cache", "tracking.", "layer.name", "host.name"),
 )
 
-# Settings that change how a run is judged, timed or kept, and not its result.
+# Settings that change how a run is checked, timed or kept, and not its result.
 NOT_OF_THE_RESULT = ("timing.", "checks.", "checkpoint.", "num_cpu_devices")
 
 MISSING = "–"

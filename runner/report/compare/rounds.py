@@ -1,4 +1,4 @@
-"""Both sides of a comparison done anew in this process and called in turns, so that load hits both alike."""
+"""Both sides of a comparison done again in this process and called in turns, so that load hits both alike."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def from_rounds(measured: Mapping[str, tuple[Samples, Samples]], num_rounds: int
     """A verdict for each program whose sides were called in turns.
 
     A round is the fastest of its calls of each side, and a ratio of the two. Load that comes and goes hits both sides
-    of a round alike, so the ratios are independent where the times are not; Wilcoxon's signed-rank test judges them
+    of a round alike, so the ratios are independent where the times are not; Wilcoxon's signed-rank test checks them
     (interleaved trials: A. Abedi, T. Brecht, Conducting repeatable experiments in highly variable cloud computing
     environments, ICPE 2017). `tests/benchmarks/compare.py` counts how often this test finds a planted slowdown, and how
     often Mann–Whitney's on the same numbers.
@@ -142,7 +142,7 @@ def _of_rounds(label: str, sides: tuple[Samples, Samples], num_rounds: int, limi
     ratios = [two / one for one, two in zip(a, b, strict=True)]
     ratio, p = stats.aggregate(ratios), stats.signed_rank_test(ratios)
     assert ratio is not None
-    pace, why = _judged(ratio.median, p, limit)
+    pace, why = _checked(ratio.median, p, limit)
     if 2 ** (1 - num_rounds) >= limit:
         pace, why = Pace.unclear, f"{num_rounds} rounds can't tell"
     return Times(
@@ -164,7 +164,7 @@ def _of_group(group: Group, limit: float) -> Times:
     if of_a is None or of_b is None:
         return Times(program=group.label)
     ratio, p = of_b.median / of_a.median, stats.rank_test(a, b)
-    pace, why = _judged(ratio, p, limit)
+    pace, why = _checked(ratio, p, limit)
     obstacle = _obstacle(group) or _too_few([(a, b)], limit)
     if obstacle:
         pace, why = Pace.unclear, obstacle
@@ -188,7 +188,7 @@ def _together(quiet: Sequence[Group], num_groups: int, limit: float) -> Times:
     ratios = stats.aggregate(statistics.median(b) / statistics.median(a) for a, b in strata)
     assert ratios is not None
     p = stats.stratified_rank_test(strata)
-    pace, why = _judged(ratios.median, p, limit)
+    pace, why = _checked(ratios.median, p, limit)
     if too_few := _too_few(strata, limit):
         pace, why = Pace.unclear, too_few
     which = "all" if len(quiet) == num_groups else f"{len(quiet)} of"
@@ -196,7 +196,7 @@ def _together(quiet: Sequence[Group], num_groups: int, limit: float) -> Times:
     return Times(program=program, ratio=ratios.median, p=p, pace=pace, why=why, together=True)
 
 
-def _judged(ratio: float, p: float, limit: float) -> tuple[Pace, str]:
+def _checked(ratio: float, p: float, limit: float) -> tuple[Pace, str]:
     """The verdict of a ratio and its p, and why there is none."""
     large = not 1 / MIN_RATIO < ratio < MIN_RATIO
     if not large:

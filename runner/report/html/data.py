@@ -77,7 +77,7 @@ class Report:
             "folder": folder,
             "axes": axes,
             "common": [place for place in entries[0]["settings"] if place in common] if runs else [],
-            "claims": list(matrix.CLAIMS),
+            "program_checks": list(matrix.CHECKS),
             "steady": list(STEADY),
             "meanings": {name: column.meaning for name, column in COLUMNS.items()},
             "flags": table.FLAG_MEANING,

@@ -94,8 +94,8 @@ def _verdict(columns: Columns, pool: Sequence[Any]) -> dict[str, Any]:
     said += [f"{counts[status]} {status}" for status in ("failed", "missing") if counts[status]]
     answers = _answers(columns, pool)
     given = {verdict for verdicts in answers.values() for verdict in verdicts}
-    bad = counts["failed"] or Verdict.no.value in given
-    careful = counts["missing"] or Verdict.caution.value in given
+    bad = counts["failed"] or Verdict.fail.value in given
+    careful = counts["missing"] or Verdict.warn.value in given
     return {
         "level": "bad" if bad else "care" if careful else "good",
         "sentences": [", ".join(said), *_said_of_checks(answers), *_said_of_times(columns, pool)],
@@ -106,7 +106,7 @@ def _said_of_checks(answers: Mapping[str, set[str]]) -> list[str]:
     if not answers:
         return []
     parts = []
-    for verdict in (Verdict.no.value, Verdict.caution.value):
+    for verdict in (Verdict.fail.value, Verdict.warn.value):
         names = sorted(name for name, verdicts in answers.items() if verdict in verdicts)
         parts += [f"{verdict} for {', '.join(names)}"] if names else []
     return [f"{len(answers)} check{'s' * (len(answers) != 1)}: {'; '.join(parts) or 'each holds'}"]

@@ -113,10 +113,10 @@ def _measured(measurement: Measurement, pool: Pool) -> list[Any]:
 
 
 def _checks(record: Record, pool: Pool) -> list[int]:
-    """An entry a check: name, verdict, detail, what mends it, evidence as text."""
+    """An entry a check: name, verdict, detail, what fixes it, evidence as text."""
     return [
         pool.place(
-            ("check", check.name, check.verdict, check.detail, check.mend, repr(check.evidence)),
+            ("check", check.name, check.verdict, check.detail, check.fix, repr(check.evidence)),
             functools.partial(_check, check),
         )
         for check in record.checks
@@ -125,11 +125,11 @@ def _checks(record: Record, pool: Pool) -> list[int]:
 
 def _check(check: Check) -> list[Any]:
     evidence = json.dumps(check.evidence, indent=1, default=str) if check.evidence else ""
-    return [check.name, check.verdict.value, check.detail, check.mend, evidence]
+    return [check.name, check.verdict.value, check.detail, check.fix, evidence]
 
 
 def _twins(record: Record, pool: Pool) -> int | None:
-    """What the parity claim measured side by side: seconds a phase of each variant, and ratios with their intervals."""
+    """What the parity check measured side by side: seconds a phase of each variant, and ratios with their intervals."""
     evidence = next((check.evidence for check in record.checks if check.name == "parity"), {})
     if "costs" not in evidence:
         return None

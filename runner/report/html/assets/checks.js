@@ -1,21 +1,21 @@
-// What was judged: layers against checks, and the evidence of each.
+// What was checked: layers against checks, and the evidence of each.
 "use strict";
 
-/** A row for programs that were judged alike, a column for each check; a cell opens its evidence. */
+/** A row for programs that were checked alike, a column for each check; a cell opens its evidence. */
 function checks(state) {
   const verdicts = new Map();
   const names = new Set();
   for (const row of state.shown) {
     const said = state.data.columns.checks[row.id].map((place) => state.data.pool[place]);
     said.forEach(([name]) => names.add(name));
-    const judged = said.map(([name, verdict]) => `${name}=${verdict}`).join(" ");
-    const key = JSON.stringify([row.layer, row.host, judged]);
+    const checked = said.map(([name, verdict]) => `${name}=${verdict}`).join(" ");
+    const key = JSON.stringify([row.layer, row.host, checked]);
     if (!verdicts.has(key)) verdicts.set(key, []);
     verdicts.get(key).push({ row, said });
   }
   const columns = [
-    ...state.data.claims.filter((name) => names.has(name)),
-    ...[...names].filter((name) => !state.data.claims.includes(name)),
+    ...state.data.program_checks.filter((name) => names.has(name)),
+    ...[...names].filter((name) => !state.data.program_checks.includes(name)),
   ];
   const lines = joinSkipped([...verdicts.values()]);
   return { hint: "Choose a cell for what was seen.", body: () => matrix(lines, columns) };
@@ -87,7 +87,7 @@ function matrix(lines, columns) {
   );
 }
 
-/** What a check said of the runs of a line: each sentence once, with its runs, evidence and what mends it. */
+/** What a check said of the runs of a line: each sentence once, with its runs, evidence and what fixes it. */
 function evidenceOf(line, name) {
   const said = new Map();
   for (const { row, said: all } of line.runs) {
@@ -105,8 +105,8 @@ function runLinks(rows, most = 5) {
   return element("span", {}, links, rows.length > most ? `and ${rows.length - most} more` : null);
 }
 
-/** One check: its verdict, sentence, what mends it, and the evidence folded. */
-function checkNode([name, verdict, detail, mend, evidence], after = null) {
+/** One check: its verdict, sentence, what fixes it, and the evidence folded. */
+function checkNode([name, verdict, detail, fix, evidence], after = null) {
   return element(
     "div",
     { class: "check" },
@@ -119,7 +119,7 @@ function checkNode([name, verdict, detail, mend, evidence], after = null) {
       after ? element("br") : null,
       after,
     ),
-    mend ? element("pre", {}, mend) : null,
+    fix ? element("pre", {}, fix) : null,
     evidence ? element("details", {}, element("summary", {}, "evidence"), element("pre", {}, evidence)) : null,
   );
 }

@@ -64,7 +64,7 @@ function reasonOf([kind, type, message]) {
   return `${kind}: ${message || type}`;
 }
 
-const SEVERITY = ["no", "caution", "yes", "skipped"];
+const SEVERITY = ["fail", "warn", "pass", "skipped"];
 
 /** The verdict that matters most; null of none. */
 function worst(verdicts) {
