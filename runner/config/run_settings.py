@@ -53,7 +53,7 @@ class ChecksSettings:
 
     Attributes:
       mode: strict refuses a run whose numbers would be wrong, warn only reports it, off checks nothing.
-      depth: traced runs the first five checks, by tracing, once a program; full runs all ten, which compiles and executes.
+      depth: traced runs the first five checks, by tracing, once a program; full runs all ten, and compiles for it.
       eager: Which runs compare the jitted init and apply with the eager ones: the first of each layer, the first of
         each program, or none. Eager init compiles every operation by itself and costs more than the program.
     """
