@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from runner.arrays import devices, trees
 from runner.config.settings import Run
-from runner.errors import ConfigError, literal
+from runner.errors import ConfigError, UserError, literal
 from runner.records.record import MeshInfo
 
 Rules = Mapping[str, Any]
@@ -165,6 +165,17 @@ def on_one_device(run: Run) -> Run:
     """`run` on one device of this machine's CPU; its mesh keeps its axes, since flax may want their names."""
     mesh = None if run.mesh is None else dict.fromkeys(run.mesh, 1)
     return dataclasses.replace(run, device="cpu", mesh=mesh)
+
+
+def fitted(run: Run) -> Run:
+    """`run` as far as its devices are here: else on the CPU, and on one device that has the axes of its mesh."""
+    try:
+        devices.find_device(run.device)
+    except UserError:
+        run = dataclasses.replace(run, device="cpu")
+    if run.mesh is None or math.prod(run.mesh.values()) <= len(devices.all_devices(run.device)):
+        return run
+    return dataclasses.replace(run, mesh=on_one_device(run).mesh)
 
 
 def mesh_axes(box: Any, rules: Rules = MappingProxyType({})) -> tuple[Any, ...]:

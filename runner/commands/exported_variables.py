@@ -27,10 +27,10 @@ from runner.commands.output_path import default_target, require_target, save
 from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import LayerError, StorageError, UserError, nearest
-from runner.experiment import saved_run
 from runner.experiment.draft import Draft
+from runner.experiment.saved_run import SavedRun, reload
 from runner.launch import process
-from runner.records import files, find, store
+from runner.records import files, find
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
 from runner.report.terminal import Terminal
@@ -64,11 +64,11 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
         raise UserError(f"export: --to {to}: there are {', '.join(KINDS)}", f"--to {nearest(to, KINDS) or NNX}")
     if to == SAFETENSORS:
         safetensors_file.require_package()
-    folder = find.find_run(run)
-    record = store.read_record(folder)
+    saved = SavedRun(find.find_run(run))
+    folder, record = saved.folder, saved.record
     target = Path(os.path.expanduser(out or default_target(folder, to)))
     require_target(target, folder, by_orbax=to != SAFETENSORS)
-    variables = saved_run.read_variables(folder, record)
+    variables = saved.variables()
     if not record.variables:
         why = "the run failed" if record.status is Status.failed else f"the layer {record.layer} has no variables"
         raise UserError(f"{folder.path}: {why}, there is nothing to export", f"bridge-runner show {folder.path}")
@@ -77,24 +77,24 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
         _write_tensors(target, variables, description)
     else:
         process.prepare_process([Config(run=Run())])
-        saved_run.require_trust(saved_run.config_of(record), trust=trust)
-        tree, rng = _built(folder, record, variables, to)
+        saved.require_trust(trust=trust)
+        tree, rng = _built(saved, variables, to)
         _write_orbax(target, tree, description | {"rng": rng})
     num_bytes = sum(leaf.num_bytes for leaf in record.variables)
     Terminal().line(f"{len(record.variables)} leaves, {num_bytes} bytes: {target}")
     return 0
 
 
-def _built(folder: RunFolder, record: Record, variables: Any, to: str) -> tuple[Any, list[str]]:
+def _built(saved: SavedRun, variables: Any, to: str) -> tuple[Any, list[str]]:
     """The tree that is written where the layer must be built for it, and the names of the rng state in it."""
-    config = saved_run.config_of(record)
-    if config.host.target:
+    folder, record = saved.folder, saved.record
+    if saved.run.host.target:
         what = "native module" if to == NNX else "Linen twin"
         raise UserError(f"{folder.path} is a run of the host {record.host}, which has no {what}", "--to safetensors")
     if to == LINEN:
-        _require_twin(saved_run.rebuild(folder, config), record)
+        _require_twin(saved.draft(), record)
         return variables, []
-    module = saved_run.reload(folder.path, as_="nnx", trust=True).module
+    module = reload(folder.path, as_="nnx", trust=True).module
     return native.state(module), native.rng_names(module)
 
 

@@ -31,8 +31,9 @@ from runner.config import compose
 from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, LayerError, StorageError, UserError
-from runner.experiment import identity, inputs, saved_run
+from runner.experiment import identity, inputs
 from runner.experiment.draft import make_draft
+from runner.experiment.saved_run import SavedRun
 from runner.launch import process
 from runner.records import find, paths, store
 from runner.records.paths import RunFolder
@@ -242,20 +243,19 @@ def _is_run(path: Path) -> bool:
 
 
 def _run_side(text: str, path: Path, *, trust: bool) -> Side:
-    folder = find.find_run(path)
-    record = store.read_record(folder)
-    run = saved_run.config_of(record)
-    foreign = [] if trust else targets.foreign_paths(run)
+    saved = SavedRun(find.find_run(path))
+    folder, record = saved.folder, saved.record
+    foreign = [] if trust else targets.foreign_paths(saved.run)
     if foreign:
-        variables = saved_run.read_variables(folder, record)
+        variables = saved.variables()
         return Side(label=text, folder=folder.checkpoint, variables=variables, foreign=foreign)
-    draft = saved_run.rebuild(folder, run)
+    draft = saved.draft()
     return Side(
         label=text,
         folder=folder.checkpoint,
-        variables=trees.with_keys_of(saved_run.read_variables(folder, record), draft.needs.variables),
+        variables=trees.with_keys_of(saved.variables(), draft.needs.variables),
         model=draft.model,
-        x=saved_run.make_input(folder, run),
+        x=saved.x,
         # What a mesh gave may be rounded otherwise than what one device gives: then it is made again here.
         output=store.read_output(folder, record) if record.output and record.mesh is None else None,
     )

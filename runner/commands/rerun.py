@@ -52,20 +52,20 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     """
     from runner.arrays import closeness
     from runner.config.composed import Config
-    from runner.experiment import execute, saved_run
+    from runner.experiment import execute
     from runner.experiment.identity import identity_of
     from runner.experiment.job import Job
+    from runner.experiment.saved_run import SavedRun
     from runner.launch import process
     from runner.records import find, store
     from runner.report.terminal import Terminal
     from runner.sweep.initial_variables import draft_from, read_initial_variables
 
-    folder = find.find_run(path)
-    saved = store.read_record(folder)
-    run = saved_run.in_one_process(saved)
-    saved_run.require_trust(run, trust=trust)
+    before = SavedRun(find.find_run(path))
+    folder, saved = before.folder, before.record
+    before.require_trust(trust=trust)
     # A cache of compiled programs is code too, and the record may name any folder as one.
-    run = dataclasses.replace(run, compilation_cache="off", input=saved_run.saved_input(folder, run))
+    run = dataclasses.replace(before.in_one_process, compilation_cache="off", input=before.input)
     process.prepare_process([Config(run=run)])
     given = read_initial_variables(run.variables)
     identity = identity_of(run, given.digest_for(run) if given else None)

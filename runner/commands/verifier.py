@@ -22,8 +22,8 @@ from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
-from runner.experiment import saved_run
 from runner.experiment.draft import Draft
+from runner.experiment.saved_run import SavedRun
 from runner.launch import process
 from runner.records import files, find, removal, store
 from runner.records.paths import RunFolder
@@ -128,8 +128,9 @@ class Verifier:
         links = files.links(folder)
         if links:
             return Finding(folder=folder, wrong=[f"{name} is a link, and a run leaves none" for name in links])
+        saved = SavedRun(folder)
         try:
-            record = store.read_record(folder)
+            record = saved.record
         except StorageError as error:
             return Finding(folder=folder, wrong=[error.what])
         wrong = [*_misplaced(folder, record), *_changed_files(folder, record)]
@@ -138,8 +139,7 @@ class Verifier:
         variables: Any = None
         if record.saved is not None or not record.variables:
             try:
-                places = saved_run.own_places(record) if self._code else None
-                variables = saved_run.read_variables(folder, record, places)
+                variables = saved.variables(saved.places() if self._code else None)
             except StorageError as error:
                 wrong.append(error.what)
         wrong += _training(folder, record)
@@ -147,21 +147,20 @@ class Verifier:
         detail = f"{len(record.files) + 1} files as they were written; {removed}" if removed else _written(record)
         if wrong or record.status is Status.failed or not self._code or variables is None:
             return Finding(folder=folder, wrong=wrong, detail=detail, removed=removed is not None)
-        config = saved_run.config_of(record)
-        saved_run.require_trust(config, trust=self._trust)
-        config = replace(config, device=self._device or config.device)
+        config = replace(saved.run, device=self._device or saved.run.device)
+        saved.require_trust(trust=self._trust)
         try:
-            draft, apply = self._program(folder, record, config)
-            how, parts = _compare_applied(folder, record, (draft, apply), variables, output)
+            how, parts = _compare_applied(saved, self._program(saved, config), variables, output)
         except UserError as error:
             return Finding(folder=folder, wrong=[error.what], detail=detail)
         return Finding(folder=folder, wrong=parts, detail=f"{detail}; {how}")
 
-    def _program(self, folder: RunFolder, record: Record, config: Run) -> tuple[Draft, Any]:
+    def _program(self, saved: SavedRun, config: Run) -> tuple[Draft, Any]:
+        record = saved.record
         # The device is not part of the program's name.
         key = f"{record.program_id} {config.device} {record.platform}"
         if key not in self._compiled:
-            draft = saved_run.rebuild(folder, config)
+            draft = saved.draft(config)
             # On another platform as exactly as it can: then only the run's own rounding is to be allowed for.
             precision = None if record.platform == draft.device.platform else "highest"
             self._compiled[key] = draft, programs.compile_apply(draft, precision=precision)
@@ -172,7 +171,7 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
     """Splits the CPU as the runs had it, so that a mesh finds its devices; unless JAX runs here already."""
     num_cpu_devices = 1
     with contextlib.suppress(UserError, IndexError):
-        run = saved_run.in_one_process(store.read_record(folders[0]))
+        run = SavedRun(folders[0]).in_one_process
         num_cpu_devices = min(run.num_cpu_devices, MAX_CPU_DEVICES)
     with contextlib.suppress(ConfigError):
         process.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
@@ -229,13 +228,12 @@ def _training(folder: RunFolder, record: Record) -> list[str]:
 
 
 def _compare_applied(
-    folder: RunFolder, record: Record, program: tuple[Draft, Any], variables: Any, kept: Mapping[str, np.ndarray]
+    saved: SavedRun, program: tuple[Draft, Any], variables: Any, kept: Mapping[str, np.ndarray]
 ) -> tuple[str, list[str]]:
     """How the output of the restored variables agrees with the recorded one, and where it does not."""
     draft, apply = program
-    config = saved_run.config_of(record)
-    place = draft.placement
-    x, key = place.put_x(saved_run.make_input(folder, config)), place.put(rngs.root_key(config.seed))
+    record, place = saved.record, draft.placement
+    x, key = place.put_x(saved.x), place.put(rngs.root_key(saved.run.seed))
     given = place.put_variables(trees.with_keys_of(variables, draft.needs.variables))
     output, _ = apply(given, key, x)
     made = trees.named_arrays(output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,13 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from runner.arrays import checkpoint, devices, trees
-from runner.arrays.mesh import make_mesh, on_one_device
+from runner.arrays.mesh import fitted, make_mesh
 from runner.bridge import native, targets
 from runner.bridge.rngs import apply_keys, root_key
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets
 from runner.config.enums import InputKind
+from runner.config.layer_settings import InputSettings
 from runner.config.run_settings import DistributedSettings
 from runner.config.serialize import from_data
 from runner.config.settings import Run
@@ -38,6 +40,120 @@ from runner.records.record import Leaf, Record, Status
 KINDS = ("linen", "nnx")
 
 Places = Mapping[str, Sharding]
+
+
+class SavedRun:
+    """A saved run: its record and its config are read once, when they are first asked for.
+
+    Args:
+      folder: Its folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    @functools.cached_property
+    def record(self) -> Record:
+        """What the run left.
+
+        Raises:
+          StorageError: It is missing or damaged.
+        """
+        return store.read_record(self.folder)
+
+    @functools.cached_property
+    def run(self) -> Run:
+        """The run's config; what it took from the environment is taken from there again.
+
+        Raises:
+          ConfigError: A variable is not set.
+        """
+        return from_data(env_secrets.resolve(self.record.settings))
+
+    @property
+    def in_one_process(self) -> Run:
+        """The run's config for one process, with as many CPU devices as all its processes had."""
+        num_processes = self.record.mesh.num_processes if self.record.mesh else 1
+        num_cpu_devices = self.run.num_cpu_devices * num_processes
+        return dataclasses.replace(self.run, distributed=DistributedSettings(), num_cpu_devices=num_cpu_devices)
+
+    @property
+    def input(self) -> InputSettings:
+        """The run's input settings; an input file is the copy in the run's folder."""
+        settings = self.run.input
+        if settings.kind is not InputKind.file:
+            return settings
+        return dataclasses.replace(settings, path=str(files.inside(self.folder, self.folder.input.name)))
+
+    @property
+    def x(self) -> Any:
+        """The input that the run was applied to."""
+        return inputs.make_input(self.input, self.run.input_shape)
+
+    def require_trust(self, *, trust: bool) -> None:
+        """Refuses to import what a stranger's record names, unless that is allowed.
+
+        Raises:
+          UserError: It names a module that is neither ours nor flax's or jax's.
+        """
+        foreign = [] if trust else targets.foreign_paths(self.run)
+        if foreign:
+            names = ", ".join(foreign)
+            raise UserError(f"rebuilding this run imports {names}, which runs its code", "the same with --trust")
+
+    def places(self) -> Places | None:
+        """Where the leaves of the run were, if it ran on a mesh and its devices are here, by their paths."""
+        mesh = None if self.record.mesh is None else make_mesh(fitted(self.in_one_process))
+        return None if mesh is None else _places(self.record, mesh)
+
+    def variables(self, places: Places | None = None) -> Any:
+        """The variables in the run's checkpoint, each leaf compared with its digest; `{}` of a run without any.
+
+        Args:
+          places: The sharding of each leaf by its path; None gives NumPy leaves.
+
+        Raises:
+          StorageError: There is no checkpoint, or it is not what was saved; every leaf that differs is named.
+        """
+        record, folder = self.record, self.folder
+        if record.checkpoint is None and not record.variables:
+            return {}
+        if record.checkpoint is None:
+            raise StorageError(f"{folder.path} has no checkpoint", "checkpoint=orbax")
+        if record.checkpoint.removed is not None:
+            raise StorageError(f"{folder.path}: {removal.sentence(record)}", removal.again(record))
+        path = folder.path / record.checkpoint.path
+        try:
+            found = checkpoint.restore(path) if places is None else checkpoint.restore_onto(path, places.__getitem__)
+        except checkpoint.CheckpointError as error:
+            raise StorageError(f"{path} can't be restored: {error.__cause__ or error}") from error
+        if wrong := _changed_leaves(record, found):
+            raise StorageError(f"{path} is not what the run saved: {', '.join(sorted(wrong))}")
+        return found
+
+    def draft(self, run: Run | None = None) -> Draft:
+        """The traced program of the run, on its device or mesh as far as they are here (see `mesh.fitted`).
+
+        Args:
+          run: Its config, where that is to be another one than the saved.
+
+        Raises:
+          UserError: The layer can't be built here.
+        """
+        config = dataclasses.replace(run or self.run, variables=None, input=self.input)
+        config_here = fitted(config)
+        identity = identity_of(dataclasses.replace(config_here, mesh=config.mesh))
+        return make_draft(config_here, identity)
+
+
+def _changed_leaves(record: Record, variables: Any) -> list[str]:
+    """How restored variables differ from the record, a phrase a leaf."""
+    found = {leaf.name: leaf for leaf in trees.leaves(variables)}
+    kept = {leaf.name: leaf for leaf in record.variables}
+    wrong = [f"{name} is missing" for name in kept.keys() - found.keys()]
+    wrong += [f"{name} was not saved by this run" for name in found.keys() - kept.keys()]
+    both = kept.keys() & found.keys()
+    return wrong + [f"{name} has other bits" for name in both if kept[name].digest != found[name].digest]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +250,14 @@ def reload(
     """
     if as_ not in KINDS:
         raise ConfigError("as_", as_, "a run reloads as linen or nnx", "as_=nnx")
-    folder = find.find_run(Path(run))
-    record = store.read_record(folder)
+    saved = SavedRun(find.find_run(Path(run)))
+    folder, record = saved.folder, saved.record
     if record.status is Status.failed and not record.variables:
         raise UserError(f"{folder.path}: the run failed before it had variables", f"bridge-runner show {folder.path}")
-    config = config_of(record)
-    require_trust(config, trust=trust)
-    variables = read_variables(folder, record, None if sharding is None else _places(record, sharding))
-    draft = rebuild(folder, config)
+    config = saved.run
+    saved.require_trust(trust=trust)
+    variables = saved.variables(None if sharding is None else _places(record, sharding))
+    draft = saved.draft()
     variables = trees.with_keys_of(variables, draft.needs.variables)
     placed = _placed(_chosen(variables, only), device if sharding is None else None, dtype)
     module: Any = draft.model.model
@@ -157,125 +273,13 @@ def reload(
     return Reloaded(
         module=module,
         variables=placed,
-        x=make_input(folder, config),
+        x=saved.x,
         rngs=apply_keys(root_key(config.seed), draft.rngs),
         mutable=draft.mutable,
         call=draft.model.call,
         settings=config,
         record=record,
     )
-
-
-def config_of(record: Record) -> Run:
-    """The config of a saved run; what it took from the environment is taken from there again.
-
-    Raises:
-      ConfigError: A variable is not set.
-    """
-    return from_data(env_secrets.resolve(record.settings))
-
-
-def require_trust(run: Run, *, trust: bool) -> None:
-    """Refuses to import what a stranger's record names, unless that is allowed.
-
-    Raises:
-      UserError: It names a module that is neither ours nor flax's or jax's.
-    """
-    foreign = [] if trust else targets.foreign_paths(run)
-    if foreign:
-        names = ", ".join(foreign)
-        raise UserError(f"rebuilding this run imports {names}, which runs its code", "the same with --trust")
-
-
-def read_variables(folder: RunFolder, record: Record, places: Places | None = None) -> Any:
-    """The variables in the run's checkpoint, each leaf compared with its digest; `{}` of a run without any.
-
-    Args:
-      folder: The run's folder.
-      record: Its record.
-      places: The sharding of each leaf by its path; None gives NumPy leaves.
-
-    Raises:
-      StorageError: There is no checkpoint, or it is not what was saved; every leaf that differs is named.
-    """
-    if record.checkpoint is None and not record.variables:
-        return {}
-    if record.checkpoint is None:
-        raise StorageError(f"{folder.path} has no checkpoint", "checkpoint=orbax")
-    if record.checkpoint.removed is not None:
-        raise StorageError(f"{folder.path}: {removal.sentence(record)}", removal.again(record))
-    path = folder.path / record.checkpoint.path
-    try:
-        variables = checkpoint.restore(path) if places is None else checkpoint.restore_onto(path, places.__getitem__)
-    except checkpoint.CheckpointError as error:
-        raise StorageError(f"{path} can't be restored: {error.__cause__ or error}") from error
-    found = {leaf.name: leaf for leaf in trees.leaves(variables)}
-    kept = {leaf.name: leaf for leaf in record.variables}
-    wrong = [f"{name} is missing" for name in kept.keys() - found.keys()]
-    wrong += [f"{name} was not saved by this run" for name in found.keys() - kept.keys()]
-    wrong += [
-        f"{name} has other bits" for name in kept.keys() & found.keys() if kept[name].digest != found[name].digest
-    ]
-    if wrong:
-        raise StorageError(f"{path} is not what the run saved: {', '.join(sorted(wrong))}")
-    return variables
-
-
-def rebuild(folder: RunFolder, run: Run) -> Draft:
-    """The traced program of a saved run, on its device or mesh as far as they are here (see `here`).
-
-    Raises:
-      UserError: The layer can't be built here.
-    """
-    config = dataclasses.replace(run, variables=None, input=saved_input(folder, run), device=here(run.device))
-    identity = identity_of(config)
-    return make_draft(dataclasses.replace(config, mesh=mesh_here(config)), identity)
-
-
-def saved_input(folder: RunFolder, run: Run) -> Any:
-    """The run's input settings; an input file is the copy in the run's folder."""
-    if run.input.kind is not InputKind.file:
-        return run.input
-    return dataclasses.replace(run.input, path=str(files.inside(folder, folder.input.name)))
-
-
-def here(device: str) -> str:
-    """`device` if it is there, else the CPU."""
-    try:
-        devices.find_device(device)
-    except UserError:
-        return "cpu"
-    return device
-
-
-def mesh_here(run: Run) -> dict[str, int] | None:
-    """The mesh of `run` if its devices are there, else one device that has its axes: flax may want their names."""
-    if run.mesh is None or math.prod(run.mesh.values()) <= len(devices.all_devices(run.device)):
-        return run.mesh
-    return on_one_device(run).mesh
-
-
-def in_one_process(record: Record) -> Run:
-    """The config of a saved run for one process, with as many CPU devices as all its processes had."""
-    run = config_of(record)
-    num_processes = record.mesh.num_processes if record.mesh else 1
-    num_cpu_devices = run.num_cpu_devices * num_processes
-    return dataclasses.replace(run, distributed=DistributedSettings(), num_cpu_devices=num_cpu_devices)
-
-
-def own_places(record: Record) -> Places | None:
-    """Where the leaves of a run were, if it ran on a mesh and its devices are here, by their paths."""
-    if record.mesh is None:
-        return None
-    run = in_one_process(record)
-    run = dataclasses.replace(run, device=here(run.device))
-    mesh = make_mesh(dataclasses.replace(run, mesh=mesh_here(run)))
-    return _places(record, mesh)
-
-
-def make_input(folder: RunFolder, run: Run) -> Any:
-    """The x that the run was applied to."""
-    return inputs.make_input(saved_input(folder, run), run.input_shape)
 
 
 def _chosen(variables: Any, only: Sequence[str] | None) -> Any:

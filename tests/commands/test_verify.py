@@ -206,9 +206,9 @@ def test_a_reloaded_linen_module_and_its_native_one_give_the_recorded_output(swe
     saved = np.load(path / "output.npy")
     linen = runner.reload(path)
     from runner.bridge.rngs import apply_keys, root_key
-    from runner.experiment import saved_run
+    from runner.experiment.saved_run import SavedRun
 
-    x = saved_run.make_input(RunFolder(path), linen.settings)
+    x = SavedRun(RunFolder(path)).x
     rngs = apply_keys(root_key(linen.settings.seed), linen.record.streams)
     assert (jax.jit(linen.module.apply)(linen.variables, x, rngs=rngs) == saved).all()
     native = runner.reload(path, as_="nnx")

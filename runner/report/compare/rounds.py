@@ -13,12 +13,10 @@ import jax
 
 from runner.arrays import devices
 from runner.bridge import rngs
-from runner.config.settings import Run
 from runner.config.train_settings import TrainSettings
 from runner.experiment import program as programs
-from runner.experiment import saved_run
 from runner.experiment.program import Program
-from runner.records import store
+from runner.experiment.saved_run import SavedRun
 from runner.records.paths import RunFolder
 from runner.records.timing import Samples
 from runner.report.compare.pairing import Entry
@@ -97,28 +95,27 @@ def measure(
 
 def _part(folders: Sequence[RunFolder], *, trust: bool) -> Part:
     """The program of runs that differ in their seeds, and a call of it."""
-    records = [store.read_record(folder) for folder in folders]
-    runs = [saved_run.config_of(record) for record in records]
-    for run in runs:
-        saved_run.require_trust(run, trust=trust)
+    saved = [SavedRun(folder) for folder in folders]
+    first, *_ = [one.run for one in saved]
+    for one in saved:
+        one.require_trust(trust=trust)
     # An apply takes as long on trained variables as on init's.
-    drafted = saved_run.rebuild(folders[0], dataclasses.replace(runs[0], train=TrainSettings()))
+    drafted = saved[0].draft(dataclasses.replace(first, train=TrainSettings()))
     program = programs.compile_program(drafted)
     with jax.default_device(drafted.device):
-        arguments = itertools.cycle([_arguments(program, *one) for one in zip(folders, runs, strict=True)])
-    saved = records[0].program_id
-    plain = runs[0].variables is None and not runs[0].train.steps
+        arguments = itertools.cycle([_arguments(program, one) for one in saved])
+    plain = first.variables is None and not first.train.steps
     return Part(
         call=lambda: program.apply(*next(arguments)),
         program_id=drafted.program_id,
-        changed=plain and saved != drafted.program_id,
+        changed=plain and saved[0].record.program_id != drafted.program_id,
     )
 
 
-def _arguments(program: Program, folder: RunFolder, run: Run) -> tuple[Any, jax.Array, jax.Array]:
+def _arguments(program: Program, saved: SavedRun) -> tuple[Any, jax.Array, jax.Array]:
     device = program.draft.device
-    key = jax.device_put(rngs.root_key(run.seed), device)
-    x = jax.device_put(saved_run.make_input(folder, run), device)
+    key = jax.device_put(rngs.root_key(saved.run.seed), device)
+    x = jax.device_put(saved.x, device)
     return jax.block_until_ready((program.init(key, x), key, x))
 
 
