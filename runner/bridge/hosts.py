@@ -20,7 +20,7 @@ from flax.nnx import bridge
 
 from runner.bridge import targets
 from runner.bridge.wrap import Bridged
-from runner.config.settings import HostSettings
+from runner.config.layer_settings import HostSettings
 from runner.errors import ConfigError, LayerError, literal, nearest
 
 # Fields that every Linen module has.

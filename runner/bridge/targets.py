@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.core import FrozenDict
 
-from runner.config.settings import Run, flatten
+from runner.config.serialize import flatten
+from runner.config.settings import Run
 from runner.errors import ConfigError, LayerError, nearest
 
 # What a record from a stranger may name: module classes of these packages, factories of these files, and as an argument

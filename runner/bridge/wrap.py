@@ -22,7 +22,8 @@ from flax.core import FrozenDict
 from flax.nnx import bridge
 
 from runner.bridge import targets
-from runner.config.settings import MAX_SEED, LayerSettings
+from runner.config.layer_settings import LayerSettings
+from runner.config.train_settings import MAX_SEED
 from runner.errors import ConfigError, LayerError, UserError, literal, nearest
 from runner.records import seeds
 

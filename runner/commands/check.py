@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from runner.config import settings
+from runner.config import serialize
 from runner.config.composed import Config
-from runner.config.settings import ChecksDepth, ChecksMode, EagerCheck, Run, TimingMode
+from runner.config.enums import ChecksDepth, ChecksMode, EagerCheck, TimingMode
+from runner.config.settings import Run
 from runner.errors import UserError
 from runner.experiment import execute
 from runner.experiment.execute import Job
@@ -63,4 +64,4 @@ def _thorough(run: Run) -> Run:
 def _as_data(config: Config, record: Record) -> dict[str, Any]:
     checks = [dataclasses.asdict(item) | {"verdict": item.verdict.value} for item in record.checks]
     error = record.error.message if record.error else None
-    return {"layer": record.layer, "settings": settings.to_data(config.run), "checks": checks, "error": error}
+    return {"layer": record.layer, "settings": serialize.to_data(config.run), "checks": checks, "error": error}

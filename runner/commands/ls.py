@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.config.settings import flatten
+from runner.config.serialize import flatten
 from runner.errors import StorageError, literal
 from runner.launch import queue
 from runner.records import find, journal, seeds, store

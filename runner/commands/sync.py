@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.commands import ls
-from runner.config import env_secrets, settings
+from runner.config import env_secrets, serialize
 from runner.errors import ServerError, StorageError
 from runner.records import columns, files, find, journal, paths, store
 from runner.records.paths import SweepFolder
@@ -177,7 +177,7 @@ def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
     with wandb_server.connected(sweep.folder.wandb):
         terminal.line(f"W&B runs made from their records, since missing or out of date: {len(missing)}")
     kept = sweep.rows[0].settings
-    asked = settings.from_data(kept | {"tracking": env_secrets.resolve(kept["tracking"])}).tracking
+    asked = serialize.from_data(kept | {"tracking": env_secrets.resolve(kept["tracking"])}).tracking
     rows = []
     tracker = wandb_tracker.WandbTracker(asked, sweep.folder.path, sweep.folder.name, terminal.warned)
     with closing(tracker), terminal.progress("making", len(sweep.rows)) as advance:

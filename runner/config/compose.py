@@ -25,7 +25,7 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner.config import env_secrets, schema, settings, zip_exclude
+from runner.config import env_secrets, schema, serialize, zip_exclude
 from runner.config.composed import Config
 from runner.config.env_secrets import Redaction
 from runner.config.settings import Run
@@ -412,10 +412,10 @@ def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> UserErro
 
 def _unknown_key(key: str, override: str) -> UserError:
     value = override.partition("=")[2]
-    known = list(settings.defaults())
+    known = list(serialize.defaults())
     groups = sorted({name.partition(".")[0] for name in known})
     close = _near_open(key) or nearest(key.removeprefix("hydra.sweeper."), [*known, *groups])
-    return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else settings.ALL_KEYS)
+    return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else serialize.ALL_KEYS)
 
 
 def _near_open(key: str) -> str | None:
@@ -430,7 +430,7 @@ def _near_open(key: str) -> str | None:
 
 
 def _default_of(key: str) -> str | None:
-    default = settings.defaults().get(key)
+    default = serialize.defaults().get(key)
     return None if default is None else f"{key}={literal(default.value if isinstance(default, enum.Enum) else default)}"
 
 

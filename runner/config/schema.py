@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config.settings import Run, Search, flatten, from_data
+from runner.config.serialize import flatten, from_data
+from runner.config.settings import Run, Search
 from runner.errors import ConfigError, UserError
 
 SCHEMA_NAME = "schema"

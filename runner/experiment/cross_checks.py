@@ -14,7 +14,8 @@ import numpy as np
 from runner.arrays import shards, trees
 from runner.bridge import hosts, twins, wrap
 from runner.checks import rounding, verdicts
-from runner.config.settings import ChecksMode, EagerCheck, Run
+from runner.config.enums import ChecksMode, EagerCheck
+from runner.config.settings import Run
 from runner.experiment import inputs
 from runner.experiment.program import Draft, compile_program, compile_training
 from runner.experiment.training import CompiledTraining

@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from runner.config.settings import DistributedMode, DistributedSettings
+from runner.config.enums import DistributedMode
+from runner.config.run_settings import DistributedSettings
 from runner.errors import ConfigError
 
 ENVIRONMENT = {

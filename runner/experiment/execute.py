@@ -22,7 +22,9 @@ from runner.arrays import devices, trees
 from runner.bridge import wrap
 from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
-from runner.config.settings import ChecksDepth, ChecksMode, Run, to_data
+from runner.config.enums import ChecksDepth, ChecksMode
+from runner.config.serialize import to_data
+from runner.config.settings import Run
 from runner.errors import StorageError
 from runner.experiment import cross_checks, inputs, training
 from runner.experiment.cross_checks import Made

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.config.settings import InputKind, InputSettings
+from runner.config.enums import InputKind
+from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError
 
 RANDOM_KINDS = frozenset({InputKind.normal, InputKind.tokens})

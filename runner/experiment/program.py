@@ -17,7 +17,9 @@ from runner.arrays import devices, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
 from runner.bridge import hosts, targets, wrap
 from runner.bridge.wrap import Bridged, Needs
-from runner.config.settings import InputKind, Run, canonical_digest, to_data
+from runner.config.enums import InputKind
+from runner.config.serialize import canonical_digest, to_data
+from runner.config.settings import Run
 from runner.experiment import inputs
 from runner.experiment import training as experiment_training
 from runner.experiment.training import CompiledTraining, Training

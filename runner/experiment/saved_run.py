@@ -21,7 +21,10 @@ from runner.arrays.mesh import make_mesh, on_one_device
 from runner.bridge import native, targets, wrap
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets
-from runner.config.settings import DistributedSettings, InputKind, Run, from_data
+from runner.config.enums import InputKind
+from runner.config.run_settings import DistributedSettings
+from runner.config.serialize import from_data
+from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import inputs
 from runner.experiment import program as programs

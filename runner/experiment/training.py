@@ -24,7 +24,7 @@ from flax.training import train_state
 from runner.arrays import trees
 from runner.bridge import wrap
 from runner.bridge.wrap import Bridged
-from runner.config.settings import TrainSettings
+from runner.config.train_settings import TrainSettings
 from runner.errors import ConfigError, LayerError, nearest
 from runner.records.record import TrainInfo
 from runner.records.timing import Phases

@@ -24,7 +24,7 @@ from runner.records.paths import SweepFolder
 
 if TYPE_CHECKING:
     from runner.config.composed import Config
-    from runner.config.settings import CheckpointSettings
+    from runner.config.train_settings import CheckpointSettings
     from runner.records.row import Row
     from runner.sweep.execute import Outcome
     from runner.sweep.plan import Plan
@@ -230,7 +230,7 @@ def _require_together(configs: Sequence[Config], task: str, *, by_jobs: bool) ->
     Raises:
       ConfigError: They make one run, started by whoever starts them, and nothing else.
     """
-    from runner.config.settings import DistributedMode
+    from runner.config.enums import DistributedMode
 
     if all(config.run.distributed.mode is DistributedMode.none for config in configs):
         return

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config.settings import OnFailure
+from runner.config.enums import OnFailure
 from runner.errors import StorageError, UserError
 from runner.launch import queue
 from runner.launch.jobs import Crew, cut, submit

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runner.config import env_secrets, settings
+from runner.config import env_secrets, serialize
 from runner.config.composed import Config
 from runner.errors import UserError
 from runner.experiment.execute import Job, now
@@ -192,7 +192,7 @@ def _run_data(task: Task) -> dict[str, Any]:
 def _config(run: Mapping[str, Any], hydra_files: HydraFiles) -> Config:
     overrides = tuple(run["overrides"])
     return Config(
-        run=settings.from_data(env_secrets.resolve(run["settings"])),
+        run=serialize.from_data(env_secrets.resolve(run["settings"])),
         redaction=env_secrets.of_kept(run["settings"]),
         overrides=overrides,
         where=f"run {run['num']}",

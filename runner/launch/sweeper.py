@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from runner.config import settings, zip_exclude
+from runner.config import serialize, zip_exclude
 from runner.config.compose import Composer, expand, explain, is_hydra_error
 from runner.config.composed import Config
 from runner.errors import UserError, one_or_many
@@ -122,7 +122,7 @@ def make_composer(context: Any, config: Any) -> Composer:
 
 def _excludable(config: Config) -> dict[str, Any]:
     """What a condition can name: every key of the config, and `layer` for the layer's name."""
-    return settings.flatten(settings.to_data(config.run)) | {"layer": config.run.layer.label}
+    return serialize.flatten(serialize.to_data(config.run)) | {"layer": config.run.layer.label}
 
 
 def own(task_function: Any) -> Application:
@@ -150,7 +150,7 @@ def _job_return(config: Config, rows: Mapping[str, Row]) -> JobReturn:
     from runner.experiment import program
 
     row = rows[program.identify(config.run).run_id]
-    result = JobReturn(overrides=list(config.overrides), cfg=OmegaConf.create(settings.to_data(config.run)))
+    result = JobReturn(overrides=list(config.overrides), cfg=OmegaConf.create(serialize.to_data(config.run)))
     if row.status == Status.done.value:
         result.status = JobStatus.COMPLETED
         result.return_value = row.apply_s

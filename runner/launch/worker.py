@@ -148,11 +148,11 @@ class Worker:
     def _prepared(self, piece: Piece, about: Mapping[str, Any], give_up: Callable[[], bool]) -> Iterator[None]:
         """Sets what is process-wide here, before JAX starts: cores and a card of its own, and a shared cache."""
         from runner.arrays import devices
-        from runner.config import env_secrets, settings
+        from runner.config import env_secrets, serialize
         from runner.launch import resources
         from runner.timing import machine
 
-        run = settings.from_data(env_secrets.resolve(piece.runs[0]["settings"]))
+        run = serialize.from_data(env_secrets.resolve(piece.runs[0]["settings"]))
         if about["auto"] is None:
             yield
             return

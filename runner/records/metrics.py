@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.settings import CheckpointWriter, Run, TimingMode
+from runner.config.enums import CheckpointWriter, TimingMode
+from runner.config.settings import Run
 from runner.errors import ConfigError
 from runner.records.columns import COLUMNS
 from runner.records.record import Record

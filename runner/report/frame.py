@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.settings import flatten
+from runner.config.serialize import flatten
 from runner.errors import UserError, literal
 from runner.records import columns, find, store
 from runner.records.paths import RunFolder, SweepFolder

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from runner.config.settings import flatten, varied_keys
+from runner.config.serialize import flatten, varied_keys
 from runner.errors import literal
 from runner.records.record import Record, Status
 from runner.records.row import Row

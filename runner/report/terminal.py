@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from runner.config.settings import Direction
+from runner.config.enums import Direction
 from runner.records.record import FailureKind, Record, Status
 from runner.records.row import Row, Trial, best_trial
 from runner.report import table

@@ -19,7 +19,8 @@ from typing import Protocol
 
 from runner.arrays import checkpoint
 from runner.arrays.fast_checkpoint import CloneWriter
-from runner.config.settings import OnFailure, Run, TimingMode
+from runner.config.enums import OnFailure, TimingMode
+from runner.config.settings import Run
 from runner.errors import StorageError
 from runner.experiment import cross_checks, failures
 from runner.experiment import execute as experiment_execute

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.arrays import checkpoint
-from runner.config.settings import CheckpointWriter, to_data
+from runner.config.enums import CheckpointWriter
+from runner.config.serialize import to_data
 from runner.errors import UserError
 from runner.experiment import distributed, execute
 from runner.experiment.execute import Result

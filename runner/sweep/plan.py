@@ -13,7 +13,9 @@ from typing import Any
 
 from runner.arrays import checkpoint, trees
 from runner.config.composed import Config
-from runner.config.settings import ChecksMode, EagerCheck, Retry, Run, TrackingMode, canonical_digest, to_data
+from runner.config.enums import ChecksMode, EagerCheck, Retry, TrackingMode
+from runner.config.serialize import canonical_digest, to_data
+from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.experiment import inputs
 from runner.experiment import program as programs

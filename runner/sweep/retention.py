@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from runner.config.settings import CheckpointSettings, Keep, Mode
+from runner.config.enums import Keep, Mode
+from runner.config.train_settings import CheckpointSettings
 from runner.records import metrics, removal, store
 from runner.records.metrics import Metric
 from runner.records.paths import RunFolder

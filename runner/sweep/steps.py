@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
-from runner.config.settings import canonical_digest
+from runner.config.serialize import canonical_digest
 from runner.errors import StorageError
 from runner.experiment.training import STATE_KEYS, Curve, Step, Stopped
 

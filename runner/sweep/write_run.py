@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.fast_checkpoint import CloneWriter
-from runner.config.settings import CheckpointWriter, InputKind
+from runner.config.enums import CheckpointWriter, InputKind
 from runner.errors import StorageError
 from runner.experiment import failures
 from runner.experiment.execute import Result

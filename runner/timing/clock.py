@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from runner.config.settings import TimingMode, TimingSettings
+from runner.config.enums import TimingMode
+from runner.config.run_settings import TimingSettings
 from runner.records.timing import Measurement, Phases, Samples
 from runner.timing import stats
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from runner.config.settings import TrackingMode, TrackingSettings
+from runner.config.enums import TrackingMode
+from runner.config.run_settings import TrackingSettings
 from runner.errors import UserError
 from runner.records.record import Head, Record
 from runner.tracking.online import OnlineTracking

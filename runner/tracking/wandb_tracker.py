@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.config.settings import TrackingSettings
+from runner.config.run_settings import TrackingSettings
 from runner.errors import literal
 from runner.records.paths import SweepFolder
 from runner.records.record import Head, Record, Status

@@ -27,7 +27,8 @@ import jax.monitoring
 from runner.checks import registry
 from runner.checks.probes.subject import Subject
 from runner.config import schema
-from runner.config.settings import ChecksMode, Run
+from runner.config.enums import ChecksMode
+from runner.config.settings import Run
 from runner.experiment import execute
 from runner.experiment.program import Program, compile_program, draft, identify
 from runner.launch import application

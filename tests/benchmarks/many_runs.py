@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.composed import Config
-from runner.config.settings import from_data, to_data
+from runner.config.serialize import from_data, to_data
 from runner.launch import application, jobs
 from runner.launch.jobs import Crew
 from runner.records import files, store

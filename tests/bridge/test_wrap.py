@@ -10,7 +10,7 @@ from flax import nnx
 from flax.nnx import bridge as flax_bridge
 
 from runner.bridge import targets, wrap
-from runner.config.settings import LayerSettings
+from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, UserError
 
 HERE = __name__

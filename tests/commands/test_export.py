@@ -18,7 +18,7 @@ from flax import nnx
 from runner.arrays import checkpoint, safetensors_file, trees
 from runner.bridge import twins, wrap
 from runner.commands import export, main
-from runner.config import schema, settings
+from runner.config import schema, serialize
 from runner.errors import UserError
 from runner.experiment import saved_run
 from runner.records import files, store
@@ -74,12 +74,12 @@ def bits(tree) -> dict[str, str]:
 def construct(run: RunFolder) -> nnx.Module:
     """A fresh native module of the layer of a run, as its user would build it."""
     record = store.read_record(run)
-    layer = wrap.wrap(settings.from_data(record.settings).layer)
+    layer = wrap.wrap(serialize.from_data(record.settings).layer)
     return layer.construct(nnx.Rngs(**dict.fromkeys(record.streams, 1)))
 
 
 def recorded_input(run: RunFolder):
-    return saved_run.make_input(run, settings.from_data(store.read_record(run).settings))
+    return saved_run.make_input(run, serialize.from_data(store.read_record(run).settings))
 
 
 # Every layer.
@@ -177,7 +177,7 @@ def test_a_pure_dict_of_native_state_comes_back_too(name, sweep, tmp_path):
 @pytest.mark.parametrize("name", sorted(TWINS))
 def test_the_linen_twin_gives_the_recorded_output_on_a_linen_export(name, sweep, tmp_path):
     source = run_of(sweep, name)
-    layer = wrap.wrap(settings.from_data(store.read_record(source).settings).layer)
+    layer = wrap.wrap(serialize.from_data(store.read_record(source).settings).layer)
     twin = twins.twin_of(layer.model.nnx_class, layer.model.kwargs, layer.call).layer.model
     with ocp.StandardCheckpointer() as checkpointer:
         variables = checkpointer.restore(exported(source, "linen", tmp_path / "linen"))

@@ -19,7 +19,8 @@ from runner import errors
 from runner.bridge import targets
 from runner.commands import main
 from runner.config import schema
-from runner.config.settings import HostSettings, LayerSettings, Run
+from runner.config.layer_settings import HostSettings, LayerSettings
+from runner.config.settings import Run
 from runner.errors import StorageError, UserError
 from runner.records import codec, files, store
 from runner.records.paths import RunFolder

@@ -17,7 +17,7 @@ from flax.core.scope import LazyRng
 from runner.arrays import checkpoint, trees
 from runner.bridge import wrap
 from runner.checks.verdicts import COMPILED, eager
-from runner.config import schema, settings
+from runner.config import schema, serialize
 from runner.errors import LayerError
 from runner.experiment import cross_checks, failures, inputs
 from runner.experiment import execute as experiment_execute
@@ -149,7 +149,7 @@ def test_a_layer_of_conf_runs_and_its_record_says_so(layer_run):
         "repeatable": Verdict.yes,
         "eager": Verdict.skipped,
     }
-    assert record.settings == settings.to_data(job.run)
+    assert record.settings == serialize.to_data(job.run)
     assert {leaf.name: leaf.digest for leaf in record.variables} == {
         path: trees.array_digest(leaf) for path, leaf in by_text(result.variables).items()
     }
@@ -159,7 +159,7 @@ def test_a_layer_of_conf_runs_and_its_record_says_so(layer_run):
 def test_the_record_of_a_layer_of_conf_comes_back_from_json(layer_run):
     _, _, result = layer_run
     assert from_json(to_json(result.record)) == result.record
-    assert settings.from_data(result.record.settings) == layer_run[0].run
+    assert serialize.from_data(result.record.settings) == layer_run[0].run
 
 
 @pytest.mark.parametrize("reader", [ocp.StandardCheckpointer, ocp.PyTreeCheckpointer])

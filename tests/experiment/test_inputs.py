@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from runner.config.settings import InputKind, InputSettings
+from runner.config.enums import InputKind
+from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError
 from runner.experiment import inputs
 

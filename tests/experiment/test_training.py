@@ -19,7 +19,8 @@ from wandb_reader import read_offline_run
 from runner.arrays import trees
 from runner.bridge import hosts, twins, wrap
 from runner.commands import ls, main
-from runner.config.settings import InputKind, InputSettings
+from runner.config.enums import InputKind
+from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute as experiment_execute
 from runner.experiment import inputs, training

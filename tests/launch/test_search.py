@@ -12,7 +12,8 @@ import pytest
 from failing_layers import LAYERS
 
 from runner.commands import ls, main
-from runner.config.settings import Direction, Search
+from runner.config.enums import Direction
+from runner.config.settings import Search
 from runner.errors import ConfigError
 from runner.launch.search import objective
 from runner.launch.search.study import Axis, Sampler, Study

@@ -7,7 +7,7 @@ import contextlib
 import optuna
 import pytest
 
-from runner.config.settings import Direction
+from runner.config.enums import Direction
 from runner.errors import StorageError, UserError
 from runner.launch.search import study
 from runner.launch.search.study import Axis, Sampler, Study

@@ -21,7 +21,7 @@ from html.parser import HTMLParser
 import pytest
 
 from runner.commands import main
-from runner.config import settings
+from runner.config import serialize, settings
 from runner.records import seeds, store
 from runner.records.codec import to_data
 from runner.records.files import make_run_folder, make_sweep_folder
@@ -33,7 +33,7 @@ from runner.report.html.page import COMPARISON_SCRIPTS, PARTS, SCRIPTS, STYLE, V
 from runner.sweep.outputs import Summary
 from tests.records.test_record import RECORD
 
-SETTINGS = settings.to_data(settings.Run())
+SETTINGS = serialize.to_data(settings.Run())
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 MACHINE = {
     "versions": {"jax": "0.10.2", "wandb": None},

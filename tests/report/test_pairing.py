@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from runner.config.settings import Run, flatten, to_data
+from runner.config.serialize import flatten, to_data
+from runner.config.settings import Run
 from runner.report.compare import pairing
 from runner.report.compare.pairing import Entry, How
 

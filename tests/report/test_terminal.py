@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from runner.config import settings
+from runner.config import serialize, settings
 from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
 from runner.records.row import Row, row_of
 from runner.records.timing import Aggregate, Phases
@@ -18,7 +18,7 @@ from runner.report import table
 from runner.report import terminal as report_terminal
 from runner.report.terminal import Terminal
 
-SETTINGS = settings.to_data(settings.Run())
+SETTINGS = serialize.to_data(settings.Run())
 
 
 def make_row(num: int, **values) -> Row:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from runner.config.settings import TimingMode, TimingSettings
+from runner.config.enums import TimingMode
+from runner.config.run_settings import TimingSettings
 from runner.timing.clock import (
     MAX_RETAKES,
     compile_interleaved,

@@ -13,7 +13,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tracked_records import make_record
 
 from runner.commands import main
-from runner.config.settings import TrackingMode, TrackingSettings
+from runner.config.enums import TrackingMode
+from runner.config.run_settings import TrackingSettings
 from runner.records.record import Record, TrainInfo
 from runner.records.timing import Phases
 from runner.tracking.pool import InlineTracking, make_tracker, make_tracking

@@ -21,7 +21,8 @@ import pytest
 from tracked_records import make_array, make_record
 from wandb_reader import read_offline_run
 
-from runner.config.settings import TrackingMode, TrackingSettings
+from runner.config.enums import TrackingMode
+from runner.config.run_settings import TrackingSettings
 from runner.records.record import CheckpointInfo, Failure, FailureKind, Status
 from runner.tracking import payload, pool
 from runner.tracking.pool import PooledTracking

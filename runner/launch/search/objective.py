@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config import settings
+from runner.config import serialize
 from runner.config.composed import Config
 from runner.config.settings import Search
 from runner.errors import literal
@@ -58,7 +58,7 @@ class Aim:
           config: The one where every axis has its first value.
           run_id: Its run's, which names all that is fixed.
         """
-        values = settings.flatten(settings.to_data(config.run))
+        values = serialize.flatten(serialize.to_data(config.run))
         return {
             "objective": self.wanted.objective,
             "direction": self.wanted.direction.value,
@@ -70,7 +70,7 @@ class Aim:
 
     def digest(self, about: Mapping[str, Any]) -> str:
         """Names the study and its sampler."""
-        return settings.canonical_digest([about[key] for key in SAME] + [self.sampler.label])
+        return serialize.canonical_digest([about[key] for key in SAME] + [self.sampler.label])
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:

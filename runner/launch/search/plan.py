@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from runner.arrays import devices
-from runner.config import settings
+from runner.config import serialize
 from runner.config.composed import Config
-from runner.config.settings import Retry
+from runner.config.enums import Retry
 from runner.errors import StorageError, UserError
 from runner.experiment.program import Identity
 from runner.records import paths, store
@@ -47,7 +47,7 @@ def begin(
     tasks = []
     for run in data["runs"]:
         names = {key: run[key] for key in ("run_id", "result_id", "program_id")}
-        config = Config(run=settings.from_data(run["settings"]), overrides=tuple(run["overrides"]))
+        config = Config(run=serialize.from_data(run["settings"]), overrides=tuple(run["overrides"]))
         device = devices.find_device("cpu" if elsewhere else config.run.device)
         state = states.get(run["run_id"])
         task = make_task(config, Identity(**names, device=device), folder, run["num"], state=state, compared=compared)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.config import settings
-from runner.config.settings import Direction
+from runner.config import serialize
+from runner.config.enums import Direction
 from runner.errors import ConfigError, StorageError, UserError, literal
 
 NAME = "study"
@@ -106,7 +106,7 @@ class Sampler:
         kind = self._kind()
         arguments = dict(self.arguments)
         if arguments.get("seed") is not None and (key is not None or kind.__name__ not in SEQUENCES):
-            arguments["seed"] = int(settings.canonical_digest([arguments["seed"], number, key])[:8], 16)
+            arguments["seed"] = int(serialize.canonical_digest([arguments["seed"], number, key])[:8], 16)
         with self.blamed():
             return kind(**arguments)
 

@@ -13,7 +13,8 @@ import jax
 
 from runner.arrays import devices
 from runner.bridge import wrap
-from runner.config.settings import Run, TrainSettings
+from runner.config.settings import Run
+from runner.config.train_settings import TrainSettings
 from runner.experiment import program as programs
 from runner.experiment import saved_run
 from runner.experiment.program import Program

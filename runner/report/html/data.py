@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from runner.config.settings import flatten
+from runner.config.serialize import flatten
 from runner.errors import literal
 from runner.records import seeds
 from runner.records.columns import COLUMNS

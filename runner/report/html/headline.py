@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.config.settings import Direction
+from runner.config.enums import Direction
 from runner.errors import literal
 from runner.records.record import Verdict
 from runner.records.row import Trial, best_trial

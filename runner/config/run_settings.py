@@ -1,0 +1,126 @@
+"""Settings of how a run is timed, checked, tracked and spread over processes."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+from runner.config.enums import ChecksDepth, ChecksMode, DistributedMode, EagerCheck, TimingMode, TrackingMode
+from runner.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingSettings:
+    """How a time is taken.
+
+    Attributes:
+      mode: quick, careful, or off.
+      warmup: Calls made and not counted, at least 1.
+      min_warmup_s: Seconds of warm-up at least.
+      rounds: Samples taken.
+      min_sample_s: A sample calls in a loop until it lasts so long; 0 means one call a sample.
+      pipeline: Calls in flight for the throughput sample.
+      turns: Whether a run waits until no other process of ours works on this machine; if not, its times are flagged. No
+        part of what a run is: it changes no number, only how much it is to be believed.
+    """
+
+    mode: TimingMode = TimingMode.quick
+    warmup: int = 2
+    min_warmup_s: float = 0.0
+    rounds: int = 10
+    min_sample_s: float = 0.0
+    pipeline: int = 10
+    turns: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode is TimingMode.off:
+            return
+        for key, least in (("warmup", 1), ("rounds", 2), ("pipeline", 1)):
+            got = getattr(self, key)
+            if got < least:
+                reason = "one sample has no spread" if key == "rounds" else f"at least {least} is needed"
+                raise ConfigError(f"timing.{key}", got, reason, f"timing.{key}={max(least, 10)}")
+        for key in ("min_warmup_s", "min_sample_s"):
+            got = getattr(self, key)
+            if not (math.isfinite(got) and got >= 0):
+                raise ConfigError(f"timing.{key}", got, "seconds can't be negative", f"timing.{key}=0.1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChecksSettings:
+    """Which claims are tested about a run, and what a no does.
+
+    Attributes:
+      mode: strict, report, or off.
+      depth: traced tests claims 1 to 5 by tracing, once a program; full tests all of them, which compiles and runs.
+      eager: Which runs compare the jitted init and apply with the eager ones: the first of each layer, the first of
+        each program, or none. Eager init compiles every operation by itself and costs more than the program.
+    """
+
+    mode: ChecksMode = ChecksMode.strict
+    depth: ChecksDepth = ChecksDepth.traced
+    eager: EagerCheck = EagerCheck.layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where runs are shown beside the sweep's own files, and what they carry there.
+
+    Attributes:
+      mode: offline (W&B runs as files in the sweep's folder), online (these are sent too), tensorboard, or disabled.
+      project: W&B project.
+      entity: W&B user or team; null means the account's default.
+      tags: Tags of every run, beside the layer's name and the device.
+      notes: Free text of every run.
+      table_max_elements: An output with at most so many elements is also logged as a table.
+      patience_s: With online, seconds at the sweep's end that the server may be silent; it gets no more than twice as
+        many, and a quarter more for each run that arrives.
+    """
+
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "bridge-runner"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    table_max_elements: int = 256
+    patience_s: float = 2.5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.patience_s) and self.patience_s >= 0):
+            raise ConfigError(
+                "tracking.patience_s", self.patience_s, "seconds can't be negative", "tracking.patience_s=2.5"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedSettings:
+    """Which processes make a run together; null is taken from the environment (`experiment.distributed`).
+
+    Attributes:
+      mode: none, or jax: several, by `jax.distributed`.
+      coordinator: `HOST:PORT`, where the first process listens.
+      num_processes: How many there are.
+      process_id: Which of them this is, from 0.
+      timeout_s: How long each waits for the others.
+    """
+
+    mode: DistributedMode = DistributedMode.none
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    timeout_s: int = 300
+
+    def __post_init__(self) -> None:
+        key = "distributed"
+        if self.coordinator is not None and not re.fullmatch(r".+:\d{1,5}", self.coordinator):
+            raise ConfigError(
+                f"{key}.coordinator", self.coordinator, "it is HOST:PORT", f"{key}.coordinator=127.0.0.1:12345"
+            )
+        if self.num_processes is not None and self.num_processes < 1:
+            raise ConfigError(f"{key}.num_processes", self.num_processes, "at least one", f"{key}.num_processes=2")
+        if self.process_id is not None and not 0 <= self.process_id < (self.num_processes or self.process_id + 1):
+            reason = f"processes are counted from 0 to {(self.num_processes or 1) - 1}"
+            raise ConfigError(f"{key}.process_id", self.process_id, reason, f"{key}.process_id=0")
+        if self.timeout_s < 1:
+            raise ConfigError(f"{key}.timeout_s", self.timeout_s, "at least one second", f"{key}.timeout_s=300")

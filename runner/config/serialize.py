@@ -1,0 +1,139 @@
+"""A `Run` to JSON data and back, and configs as flat keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runner.config.enums import (
+    CheckpointWriter,
+    ChecksDepth,
+    ChecksMode,
+    DistributedMode,
+    EagerCheck,
+    InputKind,
+    Mode,
+    OnFailure,
+    Retry,
+    TimingMode,
+    TrackingMode,
+)
+from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
+from runner.config.run_settings import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
+from runner.config.settings import Run, Search
+from runner.config.train_settings import CheckpointSettings, TrainSettings
+from runner.errors import ConfigError, literal, nearest
+
+# What to type where a key is none that we know, nor near one.
+ALL_KEYS = "bridge-runner --cfg job"
+
+
+def to_data(run: Run) -> dict[str, Any]:
+    """`run` as JSON data: enums by value, the same keys as the config."""
+    # Not asdict, which copies everything once more: this is asked several times a run.
+    return json.loads(json.dumps(vars(run), default=lambda one: one.value if isinstance(one, enum.Enum) else vars(one)))
+
+
+def defaults() -> dict[str, Any]:
+    """Every key that can be typed, dotted, with its value when nothing is typed."""
+    return flatten(to_data(Run())) | {item.name: item.default for item in dataclasses.fields(Search)}
+
+
+def from_data(data: Mapping[str, Any]) -> Run:
+    """The `Run` that `to_data` wrote.
+
+    Raises:
+      ConfigError: An unknown key, or a value without meaning.
+    """
+    groups = {item.name: item.default_factory for item in dataclasses.fields(Run)}
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in groups:
+            close = nearest(key, groups)
+            raise ConfigError(key, value, "no such key", f"{close}={literal(value)}" if close else ALL_KEYS)
+        is_group = key in _group_types() and isinstance(value, Mapping)
+        values[key] = _group(key, value) if is_group else _typed("", key, value)
+    return Run(**values)
+
+
+def canonical_digest(data: Any) -> str:
+    """SHA-256 of `data` as canonical JSON: sorted keys, no spaces, stable across machines."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def varied_keys(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Dotted config keys whose value is not the same in all of `runs`, in config order."""
+    flat = [flatten(run) for run in runs]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    return [key for key in keys if any(one.get(key, keys) != flat[0].get(key, keys) for one in flat)]
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`data` with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):  # not Mapping: its check takes ten times as long
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@functools.cache
+def _group_types() -> dict[str, type]:
+    return {
+        "layer": LayerSettings,
+        "host": HostSettings,
+        "train": TrainSettings,
+        "input": InputSettings,
+        "timing": TimingSettings,
+        "checks": ChecksSettings,
+        "checkpoint": CheckpointSettings,
+        "tracking": TrackingSettings,
+        "distributed": DistributedSettings,
+    }
+
+
+@functools.cache
+def _enum_fields() -> dict[tuple[str, str], type[enum.Enum]]:
+    return {
+        ("", "on_failure"): OnFailure,
+        ("", "retry"): Retry,
+        ("input", "kind"): InputKind,
+        ("timing", "mode"): TimingMode,
+        ("checks", "mode"): ChecksMode,
+        ("checks", "depth"): ChecksDepth,
+        ("checks", "eager"): EagerCheck,
+        ("checkpoint", "writer"): CheckpointWriter,
+        ("checkpoint", "mode"): Mode,
+        ("tracking", "mode"): TrackingMode,
+        ("distributed", "mode"): DistributedMode,
+    }
+
+
+def _group(key: str, value: Mapping[str, Any]) -> Any:
+    group = _group_types()[key]
+    known = [item.name for item in dataclasses.fields(group)]
+    values = {}
+    for name, item in value.items():
+        if name not in known:
+            close = nearest(name, known)
+            suggestion = f"{key}.{close}={literal(item)}" if close else ALL_KEYS
+            raise ConfigError(f"{key}.{name}", item, "no such key", suggestion)
+        values[name] = _typed(key, name, item)
+    return group(**values)
+
+
+def _typed(group: str, name: str, value: Any) -> Any:
+    kind = _enum_fields().get((group, name))
+    if kind is None:
+        return value
+    # Hydra gives an enum's name, a record its value.
+    by_name = kind.__members__.get(str(value))
+    return by_name if by_name is not None else kind(value)

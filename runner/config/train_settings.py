@@ -1,0 +1,108 @@
+"""Settings of training and of the checkpoints that stay."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+from runner.config.enums import CheckpointWriter, Keep, Mode
+from runner.errors import ConfigError
+
+# Without x64 PRNGKey takes no more than 32 bits.
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """A few steps of training after init.
+
+    Attributes:
+      steps: Optimiser steps; 0 trains nothing.
+      optimizer: Name of a function of optax: adam, sgd, adamw, …
+      learning_rate: Its step size.
+      collections: Collections given to the optimiser.
+      teacher_seed: Seed of the weights whose output is to be learnt.
+      save_every: A step is kept on the disk after so many, for a killed run to go on from; 0 keeps none.
+      keep_steps: So many of the kept steps stay, the last ones.
+    """
+
+    steps: int = 0
+    optimizer: str = "adam"
+    learning_rate: float = 0.01
+    collections: list[str] = field(default_factory=lambda: ["params"])
+    teacher_seed: int = 1
+    save_every: int = 0
+    keep_steps: int = 2
+
+    def __post_init__(self) -> None:
+        if self.save_every < 0:
+            reason = "steps are kept after so many of them, or none at 0"
+            raise ConfigError("train.save_every", self.save_every, reason, "train.save_every=100")
+        if self.keep_steps < 1:
+            reason = "at least the last step that was kept stays"
+            raise ConfigError("train.keep_steps", self.keep_steps, reason, "train.keep_steps=2")
+        if self.steps < 0:
+            raise ConfigError("train.steps", self.steps, "steps are a whole number from 0", "train.steps=10")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ConfigError(
+                "train.learning_rate", self.learning_rate, "a positive number", "train.learning_rate=0.01"
+            )
+        if not 0 <= self.teacher_seed <= MAX_SEED:
+            raise ConfigError("train.teacher_seed", self.teacher_seed, "a whole number from 0", "train.teacher_seed=1")
+        if not self.collections:
+            raise ConfigError("train.collections", [], "the optimiser needs one", "'train.collections=[params]'")
+
+    @property
+    def keeps_steps(self) -> bool:
+        """Whether steps are kept while it trains."""
+        return self.steps > 0 and self.save_every > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """What writes the Linen variables, and which of a sweep stay.
+
+    Attributes:
+      writer: orbax, fast, or none.
+      keep: all, none, `last:N` (the last runs of the sweep), or `best:N` (by `metric`).
+      metric: The number that best goes by: a column of results.parquet, or a path in record.json.
+      mode: min or max: which values of it are better.
+    """
+
+    writer: CheckpointWriter = CheckpointWriter.orbax
+    keep: str = "all"
+    metric: str | None = None
+    mode: Mode = Mode.min
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"all|none|(last|best):[1-9]\d{0,8}", self.keep):
+            reason = "a sweep keeps all, none, last:N or best:N, N being at least 1"
+            raise ConfigError("checkpoint.keep", self.keep, reason, "checkpoint.keep=last:3")
+        if self.rule is Keep.best and self.metric is None:
+            reason = "the number that best goes by is not named"
+            raise ConfigError(
+                "checkpoint.keep", self.keep, reason, f"checkpoint.keep={self.keep} checkpoint.metric=loss_last"
+            )
+
+    @property
+    def rule(self) -> Keep:
+        """Which ones stay."""
+        return Keep(self.keep.partition(":")[0])
+
+    @property
+    def num_kept(self) -> int | None:
+        """How many stay of those that are written; None for all."""
+        number = self.keep.partition(":")[2]
+        return int(number) if number else None
+
+    @property
+    def writes(self) -> bool:
+        """Whether a run is saved at all."""
+        return self.writer is not CheckpointWriter.none and self.rule is not Keep.none
+
+    @property
+    def sentence(self) -> str:
+        """What was typed, for a record to say."""
+        by = f" checkpoint.metric={self.metric} checkpoint.mode={self.mode.value}"
+        return f"checkpoint.keep={self.keep}" + (by if self.rule is Keep.best else "")
