@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import checkpoint
 from runner.arrays.checkpoint import CheckpointError
 
 ONES = np.ones(3, np.float32)
@@ -65,8 +66,8 @@ def test_integer_keys_come_back_as_strings(tmp_path):
 
 def test_a_relative_path_is_taken_from_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    checkpoint.save(VARIABLES, trees.Path("c"))
-    assert set(checkpoint.restore(trees.Path("c"))) == set(VARIABLES)
+    checkpoint.save(VARIABLES, Path("c"))
+    assert set(checkpoint.restore(Path("c"))) == set(VARIABLES)
 
 
 @pytest.mark.parametrize(
