@@ -32,7 +32,7 @@ MAX_MERGED = 10**6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class LeafDiff:
     """A leaf of either tree.
 
     Attributes:
@@ -53,7 +53,7 @@ class Difference:
     nearest: str | None = None
 
 
-def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> list[Difference]:
+def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> list[LeafDiff]:
     """Every leaf of both trees, in the order of the new one, then what is only in the old one.
 
     A missing leaf counts as moved where exactly one extra leaf has its shape, element type and last name, and, if both
@@ -79,11 +79,11 @@ def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> lis
         source = by_new.get(name)
         if source is None:
             near = difflib.get_close_matches(name, extra, 1, 0.5) if len(extra) <= MAX_NEAREST else []
-            found.append(Difference(kind=MISSING, new=name, wanted=kind(leaf), nearest=near[0] if near else None))
+            found.append(LeafDiff(kind=MISSING, new=name, wanted=kind(leaf), nearest=near[0] if near else None))
             continue
         change = _change(there[source], leaf)
         found.append(
-            Difference(
+            LeafDiff(
                 kind=change if change != SAME or source == name else MOVED,
                 old=source,
                 new=name,
@@ -91,7 +91,7 @@ def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> lis
                 wanted=kind(leaf),
             )
         )
-    return found + [Difference(kind=EXTRA, old=name, was=kind(there[name])) for name in extra]
+    return found + [LeafDiff(kind=EXTRA, old=name, was=kind(there[name])) for name in extra]
 
 
 def counted_anew(old: Any, new: Any, order: Sequence[Sequence[str]] = ()) -> dict[str, str]:

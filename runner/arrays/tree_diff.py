@@ -36,7 +36,7 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class LeafMismatch:
     """One leaf that is not as it is wanted.
 
     Attributes:
@@ -55,7 +55,7 @@ class Difference:
     nearest: str | None = None
 
 
-def compare(given: Any, expected: Any) -> list[Difference]:
+def compare(given: Any, expected: Any) -> list[LeafMismatch]:
     """How `given` differs from `expected`, in the order of the paths; metadata boxes don't count.
 
     A leaf is misplaced where it is missing, and one of its dtype, shape and path but for the collection or the name of
@@ -84,7 +84,7 @@ def compare(given: Any, expected: Any) -> list[Difference]:
         kind = Kind.misplaced if at else _kind(have, want)
         close = "/".join(at) if at else {Kind.missing: near_extra, Kind.extra: near_missing}.get(kind, _nothing)(parts)
         have = got[at] if at else have
-        found.append(Difference(kind=kind, path="/".join(parts), given=have, wanted=want, nearest=close))
+        found.append(LeafMismatch(kind=kind, path="/".join(parts), given=have, wanted=want, nearest=close))
     return found
 
 

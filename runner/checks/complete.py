@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.arrays import tree_diff
-from runner.arrays.tree_diff import Difference, Kind, Parts
+from runner.arrays.tree_diff import Kind, LeafMismatch, Parts
 from runner.bridge import needs, rngs
 from runner.checks import verdicts
 from runner.checks.probes.subject import Subject
@@ -151,7 +151,7 @@ def _naming(subject: Subject, names: Mapping[Parts, Parts]) -> str:
     return "\n".join(lines)
 
 
-def _moves(misplaced: Sequence[Difference]) -> dict[Parts, Parts]:
+def _moves(misplaced: Sequence[LeafMismatch]) -> dict[Parts, Parts]:
     """From where to where, without what the ends of both paths share."""
     found: dict[Parts, Parts] = {}
     for one in misplaced:
@@ -162,8 +162,8 @@ def _moves(misplaced: Sequence[Difference]) -> dict[Parts, Parts]:
     return found
 
 
-def _detail(differences: Sequence[Difference], num_leaves: int) -> str:
-    by_kind: dict[Kind, list[Difference]] = defaultdict(list)
+def _detail(differences: Sequence[LeafMismatch], num_leaves: int) -> str:
+    by_kind: dict[Kind, list[LeafMismatch]] = defaultdict(list)
     for one in differences:
         by_kind[one.kind].append(one)
     parts = []
@@ -188,7 +188,7 @@ _WORDS = {
 }
 
 
-def _named(one: Difference) -> str:
+def _named(one: LeafMismatch) -> str:
     if one.kind is Kind.misplaced:
         return f"{one.path} (lies at {one.nearest})"
     if one.kind in (Kind.misshapen, Kind.cast):

@@ -22,7 +22,7 @@ from flax import nnx
 
 from runner.arrays import checkpoint, closeness, trees
 from runner.arrays import renames as arrays_renames
-from runner.arrays.renames import EXTRA, MISSING, MOVED, SAME, Difference
+from runner.arrays.renames import EXTRA, MISSING, MOVED, SAME, LeafDiff
 from runner.bridge import rngs, targets, wrap
 from runner.bridge.needs import Needs, find_needs, names_in_order
 from runner.bridge.wrap import Bridged
@@ -204,7 +204,7 @@ def host_of(text: str) -> Any:
 
 
 def describe(
-    old: Side, new: Side, found: Sequence[Difference], renames: Mapping[str, str], proof: Mapping[str, Any]
+    old: Side, new: Side, found: Sequence[LeafDiff], renames: Mapping[str, str], proof: Mapping[str, Any]
 ) -> list[str]:
     """The differences in lines: the table, what Linen renumbered, the names, and the proof."""
     counts = Counter(item.kind for item in found)
@@ -226,13 +226,13 @@ def describe(
     return [*lines, "", f"proof: {proof['sentence']}"] if proof["sentence"] else lines
 
 
-def _where(item: Difference) -> tuple[str, str]:
+def _where(item: LeafDiff) -> tuple[str, str]:
     if item.kind == MISSING:
         return str(item.new), f"nearest {item.nearest}" if item.nearest else ""
     return str(item.old), f"→ {item.new}" if item.new and item.new != item.old else ""
 
 
-def _kinds(item: Difference) -> str:
+def _kinds(item: LeafDiff) -> str:
     if item.was and item.wanted and item.was != item.wanted:
         return f"{item.was}, wanted {item.wanted}"
     return str(item.was or item.wanted)
@@ -290,7 +290,7 @@ def _traced(side: Side, x: Any, options: Options) -> Side:
     return replace(side, needs=needs, variables=variables, order=order)
 
 
-def _proof(old: Side, new: Side, renames: Mapping[str, str], found: Sequence[Difference], x: Any) -> dict[str, Any]:
+def _proof(old: Side, new: Side, renames: Mapping[str, str], found: Sequence[LeafDiff], x: Any) -> dict[str, Any]:
     """Whether `new` gives the output of `old` on the renamed variables of `old`."""
 
     def say(verdict: bool | None, sentence: str) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def _applied(model: Bridged, needs: Needs | None, variables: Any, x: Any) -> Map
     return trees.named_arrays(jax.jit(apply)(variables, x))
 
 
-def _write_renamed(old: Side, renames: Mapping[str, str], found: Sequence[Difference]) -> Path:
+def _write_renamed(old: Side, renames: Mapping[str, str], found: Sequence[LeafDiff]) -> Path:
     """Writes the old variables at their new paths, beside the old checkpoint; what nobody wants is left out."""
     if old.folder is None or old.variables is None:
         raise UserError(f"{old.label} has no checkpoint to rename", "diff CHECKPOINT pkg.mod:NewHost(…) --apply")

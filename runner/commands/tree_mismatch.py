@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.arrays.renames import SAME, Difference
+from runner.arrays.renames import SAME, LeafDiff
 
 # Of a tree that does not fit, so many leaves are named.
 MAX_NAMED = 8
 
 
-def sentences(found: Sequence[Difference]) -> str:
+def sentences(found: Sequence[LeafDiff]) -> str:
     """The differences, those that are the same left out."""
     return some([_sentence(item) for item in found if item.kind != SAME])
 
 
-def _sentence(item: Difference) -> str:
+def _sentence(item: LeafDiff) -> str:
     if item.old is None:
         return f"{item.new} is missing" + (f" (the nearest is {item.nearest})" if item.nearest else "")
     if item.new is None:

@@ -14,14 +14,14 @@ from flax import nnx
 from flax.nnx import bridge
 
 from runner.arrays import renames as arrays_renames
-from runner.arrays.renames import Difference
+from runner.arrays.renames import LeafDiff
 
 
 def leaf(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, np.dtype(dtype))
 
 
-def changed(old, new, **options) -> list[Difference]:
+def changed(old, new, **options) -> list[LeafDiff]:
     return [item for item in arrays_renames.compare(old, new, **options) if item.kind != arrays_renames.SAME]
 
 
@@ -34,8 +34,8 @@ def test_equal_trees_have_no_difference_and_integer_keys_are_as_their_spelling()
 def test_missing_and_extra_leaves_are_named_with_the_nearest():
     found = changed({"params": {"kernal": leaf(4, 8)}}, {"params": {"kernel": leaf(4, 9)}})
     assert found == [
-        Difference(kind="missing", new="params/kernel", wanted="float32[4,9]", nearest="params/kernal"),
-        Difference(kind="extra", old="params/kernal", was="float32[4,8]"),
+        LeafDiff(kind="missing", new="params/kernel", wanted="float32[4,9]", nearest="params/kernal"),
+        LeafDiff(kind="extra", old="params/kernal", was="float32[4,8]"),
     ]
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
 from runner.arrays import checkpoint, trees
-from runner.arrays.tree_diff import Difference, Kind, compare
+from runner.arrays.tree_diff import Kind, LeafMismatch, compare
 from runner.checks import complete
 from runner.checks.probes.subject import subject_of
 from runner.config.composed import Config
@@ -285,7 +285,7 @@ def test_equal_trees_have_no_differences_whatever_the_spelling_of_their_keys():
 
 def test_a_difference_says_what_was_given_and_wanted():
     assert compare(tree(kernel=(3, 4)), tree(kernel=(4, 4))) == [
-        Difference(kind=Kind.misshapen, path="params/kernel", given="float32[3, 4]", wanted="float32[4, 4]")
+        LeafMismatch(kind=Kind.misshapen, path="params/kernel", given="float32[3, 4]", wanted="float32[4, 4]")
     ]
     assert compare({"params": {"kernel": np.zeros(3, np.int8)}}, tree(kernel=(3,)))[0].kind is Kind.cast
 

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from runner.arrays import tree_diff, trees
-from runner.arrays.tree_diff import Difference
+from runner.arrays.tree_diff import LeafMismatch
 from runner.bridge import wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
@@ -94,7 +94,7 @@ class Subject:
         return jax.make_jaxpr(self.apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
 
     @functools.cached_property
-    def differences(self) -> list[Difference]:
+    def differences(self) -> list[LeafMismatch]:
         """How the variables given differ from those that init makes; what is only sown need not be given."""
         if self.given is None:
             return []

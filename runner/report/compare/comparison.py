@@ -97,7 +97,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class ChangedValue:
     """A setting, or a fact of the environment, that the sides do not share.
 
     Attributes:
@@ -136,8 +136,8 @@ class Comparison:
     results: Sequence[Result]
     only_a: Sequence[str]
     only_b: Sequence[str]
-    settings: Sequence[Difference]
-    environment: Sequence[Difference]
+    settings: Sequence[ChangedValue]
+    environment: Sequence[ChangedValue]
     other_machine: bool
     forced: bool
     times: Sequence[Times]
@@ -251,17 +251,17 @@ def _place(entry: Entry) -> tuple[str, ...]:
     return entry.machine_id, entry.software_id, entry.device
 
 
-def _settings(pairs: Iterable[Pair]) -> list[Difference]:
+def _settings(pairs: Iterable[Pair]) -> list[ChangedValue]:
     found: Counter[tuple[str, str, str]] = Counter()
     for one in pairs:
         found.update((key, *both) for key, both in pairing.differing(one.a.settings, one.b.settings).items())
-    return [Difference(key=key, a=a, b=b, num_pairs=num) for (key, a, b), num in found.items()]
+    return [ChangedValue(key=key, a=a, b=b, num_pairs=num) for (key, a, b), num in found.items()]
 
 
-def _environment(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> list[Difference]:
+def _environment(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> list[ChangedValue]:
     """What is not the same on both sides; where a side has several values, all of them."""
     sides = [_facts(a), _facts(b)]
-    return [Difference(key=key, a=one, b=two) for key, (one, two) in pairing.differing(*sides).items()]
+    return [ChangedValue(key=key, a=one, b=two) for key, (one, two) in pairing.differing(*sides).items()]
 
 
 def _facts(fingerprints: Sequence[Mapping[str, Any]]) -> dict[str, str]:

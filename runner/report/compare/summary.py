@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from runner.records.timing import Aggregate
 from runner.report import table
-from runner.report.compare.comparison import Agreement, Comparison, Difference, Outcome, Result
+from runner.report.compare.comparison import Agreement, ChangedValue, Comparison, Outcome, Result
 from runner.report.compare.pairing import How
 from runner.report.compare.times import Pace, Times
 
@@ -145,7 +145,7 @@ def _labels(result: Result) -> str:
     return result.a if result.a == result.b else f"{result.a} → {result.b}"
 
 
-def _difference(item: Difference) -> str:
+def _difference(item: ChangedValue) -> str:
     runs = f" ({_runs(item.num_pairs)})" if item.num_pairs else ""
     return f"{item.key}: {item.a} → {item.b}{runs}"
 
