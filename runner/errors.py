@@ -122,3 +122,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant, or None if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def listed(items: Sequence[str], most: int = 3) -> str:
+    """The first `most` of `items`, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import trees
+from runner.errors import listed
 
 # A sum in another order is off by a few units in the last place of the largest number in it.
 MAX_ROUNDING = 64
@@ -74,7 +75,7 @@ def largest_differences(found: Mapping[str, Any]) -> str:
         f"{path or 'output'} by {item['ulp']} ulp" if isinstance(item, dict) else f"{path or 'output'} ({item})"
         for path, item in found.items()
     ]
-    return ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+    return listed(parts)
 
 
 def describe(leaf: Any) -> str:

@@ -22,6 +22,7 @@ from runner.arrays.checkpoint import CheckpointError
 from runner.checks import verdicts
 from runner.checks.probes import as_code, unwrapped
 from runner.checks.probes.subject import Subject
+from runner.errors import listed
 from runner.records.record import Check
 
 NAME = "checkpoint"
@@ -98,7 +99,7 @@ def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
     fix = "\n".join(as_code.as_param(path[1:]) for path in moved[:3])
     return verdicts.fail(
         NAME,
-        f"raw array, no nnx.Variable: {_few(names)}: an eager init's checkpoint does not fit a jitted one's tree",
+        f"raw array, no nnx.Variable: {listed(names)}: an eager init's checkpoint does not fit a jitted one's tree",
         f"{fix}  # at the end of its __init__; nnx.Variable for a constant",
         collections=collections,
         raised=raised,
@@ -108,7 +109,7 @@ def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
 def _not_saved(variables: Any, error: CheckpointError) -> Check:
     empty = [_name(key) for key, leaf in _leaves(variables) if leaf.size == 0]
     if empty:
-        detail = f"{_few(empty)} {_is(empty)} of size 0, and Orbax saves no empty array"
+        detail = f"{listed(empty)} {_is(empty)} of size 0, and Orbax saves no empty array"
         return verdicts.fail(NAME, detail, WITHOUT_EMPTY, empty=empty)
     odd = _joining(variables)
     return verdicts.fail(NAME, f"the variables can't be saved: {_reason(error)}", _renamed(odd), names=odd)
@@ -122,7 +123,7 @@ def _trip(restore: Callable[[], Any], saved: Any, expected: Any, apply: Callable
     differing = closeness.differences(trees.named_arrays(saved), trees.named_arrays(tree))
     if differing:
         return _Trip(
-            tree=tree, problem=f"{_few(list(differing))} {'comes' if len(differing) == 1 else 'come'} back otherwise"
+            tree=tree, problem=f"{listed(list(differing))} {'comes' if len(differing) == 1 else 'come'} back otherwise"
         )
     try:
         with warnings.catch_warnings():
@@ -147,13 +148,13 @@ def _verdict(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) ->
         after = plain.problem or "apply answers with the same bits all the same"
         kinds = _kinds(part for path in lost for part in path)
         names = [_name(path) for path in lost]
-        detail = f"{kinds} keys come back as strings without a target, and {after}: {_few(names)}"
+        detail = f"{kinds} keys come back as strings without a target, and {after}: {listed(names)}"
         return verdicts.fail(NAME, detail, _fix_keys(subject, variables, plain, targeted), keys=names[:20], **found)
     if plain.problem or targeted.problem:
         detail = f"without a target: {found['without_target']}; with one: {found['with_target']}"
         return verdicts.fail(NAME, detail, _renamed(odd), names=odd, **found)
     if odd:
-        detail = f"the same bits come back, but joined by dots or slashes a name is like a nested one: {_few(odd)}"
+        detail = f"the same bits come back, but joined by dots or slashes a name is like a nested one: {listed(odd)}"
         return verdicts.warn(NAME, detail, _renamed(odd), names=odd, **found)
     return verdicts.passed(NAME, "the same bits after saving and restoring, with a target and without", **found)
 
@@ -206,10 +207,6 @@ def _name(path: Iterable[Any]) -> str:
 def _kinds(parts: Iterable[Any]) -> str:
     kinds = {type(part) for part in parts}
     return " and ".join(word for kind, word in ((int, "integer"), (tuple, "tuple")) if kind in kinds) or "other"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _is(names: Sequence[str]) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from runner.arrays import tree_diff
 from runner.arrays.tree_diff import Kind, LeafMismatch, Parts
 from runner.bridge import needs, rngs
 from runner.checks import verdicts
 from runner.checks.probes.subject import Subject
+from runner.errors import listed
 from runner.records.record import Check
 
 NAME = "complete"
@@ -39,8 +39,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     if any(one.kind in (Kind.missing, Kind.misplaced) for one in differences):
         names = new_names(subject)
     if names:
-        detail += "; Linen names the layers of this host again: " + _listed(
-            [f"what was {'/'.join(old)} is {'/'.join(new)}" for new, old in names.items()]
+        detail += "; Linen names the layers of this host again: " + listed(
+            [f"what was {'/'.join(old)} is {'/'.join(new)}" for new, old in names.items()], MAX_NAMED
         )
     evidence = {kind.value: [one.path for one in differences if one.kind is kind] for kind in Kind}
     named = {"/".join(new): "/".join(old) for new, old in names.items()}
@@ -170,12 +170,12 @@ def _detail(differences: Sequence[LeafMismatch], num_leaves: int) -> str:
     for kind, is_what in _WORDS.items():
         if found := by_kind.get(kind):
             verb = "is" if len(found) == 1 else "are"
-            parts.append(f"{len(found)} {verb} {is_what}: {_listed([_named(one) for one in found])}")
+            parts.append(f"{len(found)} {verb} {is_what}: {listed([_named(one) for one in found], MAX_NAMED)}")
     made = "leaf" if num_leaves == 1 else "leaves"
     detail = f"of the {num_leaves} {made} that init makes, " + ", ".join(parts) if parts else ""
     if extra := by_kind.get(Kind.extra):
         leaves = "1 leaf is" if len(extra) == 1 else f"{len(extra)} leaves are"
-        more = f"{leaves} given that init does not make: {_listed([_named(one) for one in extra])}"
+        more = f"{leaves} given that init does not make: {listed([_named(one) for one in extra], MAX_NAMED)}"
         detail = f"{detail}; {more}" if detail else more
     return detail
 
@@ -195,8 +195,3 @@ def _named(one: LeafMismatch) -> str:
         return f"{one.path} (got {one.given}, wanted {one.wanted})"
     near = "given" if one.kind is Kind.missing else "wanted"
     return f"{one.path} ({near}: {one.nearest})" if one.nearest else one.path
-
-
-def _listed(items: Sequence[Any]) -> str:
-    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
-    return ", ".join(items[:MAX_NAMED]) + more

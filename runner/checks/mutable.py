@@ -13,7 +13,7 @@ from runner.bridge import rngs
 from runner.checks import verdicts
 from runner.checks.probes import as_code, flow
 from runner.checks.probes.subject import Subject
-from runner.errors import nearest
+from runner.errors import listed, nearest
 from runner.records.record import Check
 
 NAME = "mutable"
@@ -101,7 +101,7 @@ def _eager_error(subject: Subject, traced: Exception, *, given: bool) -> Excepti
 
 def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, *, given: bool) -> Check:
     collections = sorted({str(path[0]) for path in made})
-    names = flow.listed(["/".join(map(str, path)) for path in made])
+    names = listed(["/".join(map(str, path)) for path in made])
     what = verdicts.words(error)
     if all(_is_sown(name) for name in collections):
         say, back = (verdicts.fail, "given as variables here") if given else (verdicts.warn, "given back as variables")
@@ -159,7 +159,7 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
         bridged |= trees.named_arrays(tree)
     differing = closeness.differences(bridged, {name: state[name] for name in bridged if name in state})
     if differing:
-        text = f"{detail}, but {flow.listed(list(differing))} differ from the native module's"
+        text = f"{detail}, but {listed(list(differing))} differ from the native module's"
         return verdicts.fail(NAME, text, differing=differing)
     text = f"{detail}, equal to the native module's bit for bit"
     return verdicts.passed(NAME, text, num_equal=len(bridged))

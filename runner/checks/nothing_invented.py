@@ -6,7 +6,6 @@ is then dead code; what is not given stays, drawn from key 0 whatever the seed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from runner.bridge import rngs
 from runner.checks import complete, streams, verdicts
 from runner.checks.probes import as_code
 from runner.checks.probes.subject import Subject
+from runner.errors import listed
 from runner.records.record import Check
 
 NAME = "nothing_invented"
@@ -33,9 +33,8 @@ _OWN_STREAM = "\n".join(
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether all that apply draws comes from what it is given."""
     if left_out := _left_out(subject):
-        detail = (
-            f"init leaves out {_listed(left_out)}: apply makes them again at every call, from key 0 whatever the seed"
-        )
+        names = listed(left_out, MAX_NAMED)
+        detail = f"init leaves out {names}: apply makes them again at every call, from key 0 whatever the seed"
         return verdicts.fail(NAME, detail, as_code.LAZY_INIT, left_out=left_out)
     found = subject.draws
     lost = _lost(subject)
@@ -48,7 +47,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     parts, fixes = [], []
     if lost:
         drawn = "from key 0 whatever the seed" if found.invented else "as constants"
-        parts.append(f"apply makes up {_listed(lost)}, {drawn}")
+        parts.append(f"apply makes up {listed(lost, MAX_NAMED)}, {drawn}")
         fixes.append(complete.fix(subject))
     missing = streams.absent(subject) if found.invented else []
     if missing:
@@ -57,7 +56,9 @@ def check(subject: Subject, *, full: bool) -> Check:
         fixes.append(streams.fix(subject))
     own = sorted({line for line in found.made_up if line})
     if own:
-        parts.append(f"the layer makes a key of its own ({_listed(own)}): what it draws is the same at every call")
+        parts.append(
+            f"the layer makes a key of its own ({listed(own, MAX_NAMED)}): what it draws is the same at every call"
+        )
         fixes.append(_OWN_STREAM)
     if not parts:
         parts.append("apply draws from a key that it is not given: what it draws is the same at every call")
@@ -87,8 +88,3 @@ def _lost(subject: Subject) -> list[str]:
         if one.kind is Kind.missing
         or (one.kind is Kind.misplaced and str(one.nearest).partition("/")[2] != one.path.partition("/")[2])
     ]
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = f" and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
-    return ", ".join(items[:MAX_NAMED]) + more

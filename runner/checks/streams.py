@@ -46,14 +46,16 @@ def check(subject: Subject, *, full: bool) -> Check:
         ]
         return verdicts.fail(NAME, "; ".join(parts), fix(subject) if missing else _KEY_EACH, **evidence)
     if unused:
-        detail = f"apply is given {_listed(unused)}, and nothing draws from {'it' if len(unused) == 1 else 'them'}"
+        detail = f"apply is given {', '.join(unused)}, and nothing draws from {'it' if len(unused) == 1 else 'them'}"
         return verdicts.warn(NAME, detail, _without(subject, unused), **evidence)
-    needs = f"init needs {_listed(subject.needs.streams)}"
+    needs = f"init needs {', '.join(subject.needs.streams)}"
     if not wanted:
         return verdicts.passed(NAME, f"{needs}; apply draws from no stream", **evidence)
     if full and not _differs(subject):
-        return verdicts.warn(NAME, f"the output is the same for {NUM_KEYS} keys of {_listed(wanted)}", **evidence)
-    return verdicts.passed(NAME, f"{needs}; apply draws from {_listed(wanted)}, each time with another key", **evidence)
+        return verdicts.warn(NAME, f"the output is the same for {NUM_KEYS} keys of {', '.join(wanted)}", **evidence)
+    return verdicts.passed(
+        NAME, f"{needs}; apply draws from {', '.join(wanted)}, each time with another key", **evidence
+    )
 
 
 def _refused_init(subject: Subject) -> Check | None:
@@ -64,7 +66,7 @@ def _refused_init(subject: Subject) -> Check | None:
     try:
         jax.eval_shape(lambda key, x: subject.model.init(key, given, x), subject.key, trees.shapes(subject.x))
     except Exception as error:  # noqa: BLE001 - Linen's words, or NNX's
-        needed, got = _listed(subject.needs.streams), _listed(given) or "none"
+        needed, got = ", ".join(subject.needs.streams), ", ".join(given) or "none"
         detail = f"init needs {needed}, is given {got} and raises {verdicts.words(error)}"
         return verdicts.fail(NAME, detail, fix(subject), init=list(subject.needs.streams), given=list(given))
     return None
@@ -107,7 +109,7 @@ def _shared(subject: Subject, found: Draws | None) -> list[tuple[list[int], int]
 
 def _absence(missing: Sequence[str], unused: Sequence[str]) -> str:
     streams, it = ("stream", "it") if len(missing) == 1 else ("streams", "them")
-    detail = f"apply needs the {streams} {_listed(missing)} and is not given {it}"
+    detail = f"apply needs the {streams} {', '.join(missing)} and is not given {it}"
     for stream in unused:
         detail += f"; nothing draws from {stream}"
         detail += f", is {close} meant?" if (close := nearest(stream, missing)) else ""
@@ -132,7 +134,3 @@ def _differs(subject: Subject) -> bool:
     return any(
         not np.array_equal(first[path], array) for num in range(1, NUM_KEYS) for path, array in outputs(num).items()
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -15,6 +15,7 @@ from runner.bridge import rngs
 from runner.checks import complete, verdicts
 from runner.checks.probes import as_code, flow, hlo
 from runner.checks.probes.subject import Subject
+from runner.errors import listed
 from runner.records.record import Check
 
 NAME = "trained"
@@ -34,7 +35,7 @@ def check(subject: Subject, *, full: bool) -> Check:
         return verdicts.passed(NAME, "nothing to train: no leaf is trainable")
     output = jax.tree.leaves(subject.returned[0])
     if not any(_is_floating(leaf) for leaf in output):
-        kinds = flow.listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
+        kinds = listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
         return verdicts.skipped(NAME, f"the output is {kinds}, and only a floating one has a gradient")
     unread = _unread(subject, trained)
     if unread:
@@ -183,4 +184,4 @@ def _texts(paths: Sequence[trees.Path]) -> list[str]:
 
 
 def _names(paths: Sequence[trees.Path]) -> str:
-    return flow.listed(_texts(paths))
+    return listed(_texts(paths))

@@ -17,9 +17,10 @@ from flax import nnx
 from runner.arrays import trees
 from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
-from runner.checks.probes import as_code, flow, unwrapped
+from runner.checks.probes import as_code, unwrapped
 from runner.checks.probes.subject import Subject
 from runner.checks.verdicts import fail, passed, warn, words
+from runner.errors import listed
 from runner.records.record import Check, Verdict
 
 NAME = "traps"
@@ -228,7 +229,7 @@ def _captured(subject: Subject) -> Check:
     # Under a name that the layer does not have: an attribute can't be sown into.
     lines = [f"self.sow(nnx.Intermediate, '{path.split('/')[-1]}_output', y)" for path in hidden[:3]]
     fix = "\n".join(["# in the layer, y being what each gives:", *dict.fromkeys(lines)])
-    return fail(NAME, f"{detail} {flow.listed(hidden)} inside the wrapper", fix, hidden=hidden, **evidence)
+    return fail(NAME, f"{detail} {listed(hidden)} inside the wrapper", fix, hidden=hidden, **evidence)
 
 
 def _inside(name: str, model: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.arrays.renames import SAME, LeafDiff
+from runner.errors import listed
 
 # Of a tree that does not fit, so many leaves are named.
 MAX_NAMED = 8
@@ -27,5 +28,4 @@ def _sentence(item: LeafDiff) -> str:
 
 def some(sentences: Sequence[str]) -> str:
     """The first of many sentences, and how many more there are."""
-    more = len(sentences) - MAX_NAMED
-    return ", ".join(sentences[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return listed(sentences, MAX_NAMED)

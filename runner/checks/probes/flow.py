@@ -23,8 +23,3 @@ def variable_type(collection: str) -> type | None:
         return nnx.variable_type_from_name(collection)
     except ValueError:
         return None
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first three of `names`, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

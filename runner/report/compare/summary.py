@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from runner.errors import listed
 from runner.records.timing import Aggregate
 from runner.report import table
 from runner.report.compare.comparison import Agreement, ChangedValue, Comparison, Outcome, Result
@@ -32,7 +33,7 @@ def head_lines(comparison: Comparison) -> list[str]:
     one = comparison
     lines = [f"A {one.a}", f"B {one.b}", f"pairs        {_pairs(one)}"]
     for side, labels in (("A", one.only_a), ("B", one.only_b)):
-        lines += [f"only in {side}    {_few(labels)}"] if labels else []
+        lines += [f"only in {side}    {listed(labels, MAX_LINES)}"] if labels else []
     lines += [f"results      {_agreements(one.results)}"] if one.results else []
     differing = [result for result in one.results if result.agreement not in (Agreement.same, Agreement.none)]
     lines += _indented(f"{_labels(result)}: {_said(result)}" for result in differing)
@@ -102,7 +103,7 @@ def _is_unsettled(comparison: Comparison) -> bool:
 def _times(times: Sequence[Times]) -> str:
     found = {pace: [one for one in times if one.pace is pace] for pace in Pace}
     parts = [
-        f"{pace.value}: {_few([f'{one.program} by {_ratio(one)}' for one in found[pace]], 3)}"
+        f"{pace.value}: {listed([f'{one.program} by {_ratio(one)}' for one in found[pace]], 3)}"
         for pace in (Pace.slower, Pace.faster)
         if found[pace]
     ]
@@ -178,8 +179,3 @@ def _indented(lines: Iterable[str]) -> list[str]:
     every = list(lines)
     more = [f"  … and {len(every) - MAX_LINES} more: --json"] if len(every) > MAX_LINES else []
     return [*(f"  {line}" for line in every[:MAX_LINES]), *more]
-
-
-def _few(labels: Sequence[str], most: int = MAX_LINES) -> str:
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(labels[:most]) + more
