@@ -104,7 +104,7 @@ def one_device(run: Run, draft: Draft, made: Made) -> Check:
 def twin_curve(
     run: Run, draft: Draft, losses: Sequence[float] | None, *, train: Callable[[CompiledTraining], Sequence[float]]
 ) -> Check:
-    """Checks that the same pipeline with the Linen twin as the layer, from the same weights, gives the same loss curve.
+    """Checks that the pipeline with the Linen twin in place of the layer, same weights, has the same loss curve.
 
     Args:
       run: The run.

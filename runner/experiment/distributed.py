@@ -36,7 +36,7 @@ PROBE_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class _Meeting:
-    """Where the processes meet; JAX detects what is None from the cluster."""
+    """Where the processes meet; JAX infers any None from the cluster environment."""
 
     coordinator: str | None
     num_processes: int | None
@@ -172,7 +172,7 @@ def _require_reachable(meeting: _Meeting, timeout_s: int) -> None:
 def _keep_on_loopback(host: str) -> None:
     """Binds the CPU collectives to the coordinator's address, not to the one that the hostname resolves to.
 
-    JAX has no public API for this; where its internals have other names than here, its default stays in effect.
+    JAX has no public API for this; if its internals have been renamed, its default stays in effect.
     """
     with contextlib.suppress(ImportError, AttributeError):
         from jax._src import distributed, xla_bridge

@@ -162,7 +162,7 @@ def describe_study(plan: Mapping[str, Any], trials: Sequence[Trial]) -> list[str
 
 
 def describe_plan(plan: Any, trials: Sequence[Trial] = ()) -> list[str]:
-    """What a sweep would do: its head, its programs, and how many runs each still has; for a search, its space.
+    """What a sweep would do: its head, its programs and their pending runs; for a search, its search space.
 
     Args:
       plan: The plan.

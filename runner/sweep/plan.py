@@ -47,7 +47,7 @@ class Plan:
       tasks: Every distinct run, in the order of the configs.
       drafts: The traced program of every task, by its key.
       num_configs: Configs requested, duplicates included.
-      origin: The command that made the sweep, for `resume`.
+      origin: The command that started the sweep, for `resume`.
       retry: Which finished runs are rerun.
       seen: Bytes of every journal, by its path in the folder, before the states of the tasks were read from them.
       study: The search whose trials these runs evaluate, as JSON data; None if all configs were known up front.
@@ -111,7 +111,7 @@ def make_plan(
       configs: At least one config.
       place: Returns the sweep's folder, given the name that the plan suggests.
       refused: Where and why other configs of the sweep are invalid; reported together with the errors found here.
-      origin: The command that made the sweep.
+      origin: The command that started the sweep.
       elsewhere: For runs on remote machines, the platform that `device=auto` means there; only the CPU is then used
         here.
 
