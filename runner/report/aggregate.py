@@ -13,7 +13,7 @@ from runner.records.timing import Aggregate
 from runner.report import table
 from runner.timing import stats
 
-# Keys in which aggregated runs may differ.
+# Keys in which runs of one group may differ.
 SEEDS = ("seed", "input.seed", "train.teacher_seed")
 
 

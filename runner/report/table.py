@@ -17,7 +17,7 @@ from runner.records.record import Record, Status
 from runner.records.row import Row
 from runner.records.timing import Aggregate
 
-# More rows would tell less, not more; `bridge-runner ls` shows them all.
+# A longer table is harder to read; `bridge-runner ls` shows all rows.
 MAX_ROWS = 40
 
 # Shown wherever they vary, in this order.

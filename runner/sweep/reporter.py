@@ -23,7 +23,7 @@ class Reporter(Protocol):
         """A run is done. Called alone for a run of another process, whose record is not read."""
 
     def warned(self, text: str) -> None:
-        """Something continued without what was requested."""
+        """The sweep continues without something that was requested."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from runner.report.compare.times import Pace, Times
 # Suggested number of rounds: three times the minimum. See tests/benchmarks/README.md for measurements.
 ROUNDS = 30
 
-# More lines of one kind would tell less, not more; `--json` has them all.
+# A longer list is harder to read; `--json` has all lines.
 MAX_LINES = 8
 
 

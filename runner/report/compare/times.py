@@ -24,8 +24,8 @@ MAX_P = 0.002
 MAX_P_TOGETHER = 0.01
 MIN_RATIO = 1.1
 
-# Runs of one program whose medians lie further apart than this, or of which more than half ran on a busy machine, say
-# more about the machine than about the program: tests/benchmarks/README.md has how wrong they would be.
+# Runs of one program whose medians spread more than this, or of which more than half ran on a busy machine, say more
+# about the machine than about the program: tests/benchmarks/README.md shows how wrong their verdicts would be.
 MAX_IQR = 0.1
 MAX_BUSY = 0.5
 BUSY_FLAGS = frozenset({"loaded", "contended"})
