@@ -1,4 +1,4 @@
-"""What a run is compared with, made in this process: the eager path, one device of its mesh, its twin's loss curve."""
+"""Checks that compare a run with another in-process computation: eager, a single device, its twin's loss curve."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from runner.experiment.program import compile_program, compile_training
 from runner.experiment.training import CompiledTraining
 from runner.records.record import Check
 
-# A run over a mesh is compared with one device, unless its variables are more: they may not fit there.
+# A run on a mesh is compared with one device, unless its variables exceed this size: they may not fit there.
 MAX_ALONE_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What a run made.
+    """What a run produced.
 
     Attributes:
       initial: Its variables before training.
-      variables: Those that apply was given.
+      variables: The variables passed to apply.
       output: Arrays of the output by path.
     """
 
@@ -42,25 +42,25 @@ class Made:
 
 
 def rehearse_eager(run: Run, draft: Draft) -> None:
-    """Goes the way that `eager` will go for `run`, so that it finds each operation compiled.
+    """Follows the path that `eager` will take for `run`, so that it finds every operation already compiled.
 
-    For a sweep's threads, while they compile: half of the time of a first run is XLA compiling one operation at a time.
+    Runs on a sweep's compiling threads: half of a first run's time is XLA compiling one operation at a time.
     """
     place = draft.placement
     if place.mesh is not None or run.checks.mode is ChecksMode.off:
         return
-    with contextlib.suppress(Exception), place.context():  # the check says what is wrong
+    with contextlib.suppress(Exception), place.context():  # the check reports what is wrong
         x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(rngs.root_key(run.seed))
         variables = draft.given if draft.given is not None else draft.model.init(key, draft.needs.streams, x)
         draft.model.apply(variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
 
 
 def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
-    """The eager path, as a plain pipeline goes it: the same bits?
+    """Checks that the eager path, as in a plain pipeline, gives the same bits.
 
     Args:
       draft: The program.
-      made: What it made compiled.
+      made: What it produced when compiled.
       key: The run's key.
       x: Its input.
     """
@@ -71,12 +71,12 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
 
 
 def one_device(run: Run, draft: Draft, made: Made) -> Check:
-    """The same program on one device of the mesh: the same bits?
+    """Checks that the same program on one device of the mesh gives the same bits.
 
     Args:
-      run: What was run.
+      run: The run.
       draft: Its program.
-      made: What it made on the mesh.
+      made: What it produced on the mesh.
     """
     name = "one_device"
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(made.variables))
@@ -104,13 +104,13 @@ def one_device(run: Run, draft: Draft, made: Made) -> Check:
 def twin_curve(
     run: Run, draft: Draft, losses: Sequence[float] | None, *, train: Callable[[CompiledTraining], Sequence[float]]
 ) -> Check:
-    """The same pipeline with the Linen twin in the layer's place, from the same weights: the same loss curve?
+    """Checks that the pipeline with the Linen twin in place of the layer, same weights, has the same loss curve.
 
     Args:
-      run: What was run.
+      run: The run.
       draft: Its program.
-      losses: Its loss curve; None where nothing was trained.
-      train: The loss curve of another program from the same weights, on the same batches.
+      losses: Its loss curve; None if nothing was trained.
+      train: Returns the loss curve of another program from the same weights, on the same batches.
     """
     name = "twin_curve"
     twin = twins.twin_of(draft.layer.model.nnx_class, draft.layer.model.kwargs, draft.layer.call)

@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: its steps and its loss curve."""
+"""What can be observed of a training run in progress: its steps and its loss curve."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, Protocol
 
 
 class Watch(Protocol):
-    """Who looks on while a run trains."""
+    """Observes a run while it trains."""
 
     def tell(self, first_step: int, losses: Sequence[float]) -> None:
-        """Takes the losses of the steps from `first_step` on."""
+        """Receives the losses of the steps from `first_step` on."""
 
     def end(self) -> None:
-        """The run trains no more, and is timed next."""
+        """Training has ended; the run is timed next."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What training has told so far.
+    """What training has reported so far.
 
     Attributes:
       losses: The loss before each step.
-      steps_s: Seconds a step.
-      resumed_at: Steps at which it went on after an attempt that was stopped.
-      remarks: What is to be known of that, one sentence each.
+      steps_s: Seconds per step.
+      resumed_at: Steps at which it resumed after an interrupted attempt.
+      remarks: Remarks on resuming, one sentence each.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A training run after `num` steps: all that it takes to go on. NumPy leaves in nested dicts."""
+    """A training run after `num` steps: everything needed to resume. NumPy leaves in nested dicts."""
 
     num: int
     variables: Any
@@ -45,18 +45,18 @@ class Step:
 
 
 class Steps(Protocol):
-    """Where the steps of a run are kept while it trains; see `runner.steps`."""
+    """Where the steps of a run are saved while it trains; see `runner.sweep.steps`."""
 
     def last(self) -> Step | None:
-        """The step to go on from."""
+        """The step to resume from."""
 
     def made(self, num: int, is_last: bool, make: Callable[[], Step]) -> None:
-        """Keeps step `num`, if it is its turn.
+        """Saves step `num` if it is due.
 
         Raises:
-          Stopped: The run is to end here.
+          Stopped: The run must end here.
         """
 
 
 class Stopped(Exception):
-    """A training run was asked to end, and has kept its last step."""
+    """A training run was asked to end, and has saved its last step."""

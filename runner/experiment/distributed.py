@@ -1,6 +1,6 @@
-"""Several processes that make one run together (`jax.distributed`): how they meet, and what each hears of the others.
+"""Multi-process runs: `jax.distributed` initialisation and text all-gather.
 
-The first one, process 0, writes what the run leaves; all of them compute, and write their parts of the checkpoint.
+Process 0 writes the run's files; all processes compute, and write their shards of the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ENVIRONMENT = {
 
 EXAMPLE = "distributed.coordinator=127.0.0.1:12345 distributed.num_processes=2 distributed.process_id=0"
 
-# Between two looks whether the first process is there.
+# Interval between two probes for the first process.
 PROBE_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Meeting:
-    """Where the processes meet; what is None is found by JAX, from the cluster."""
+    """Where the processes meet; JAX infers any None from the cluster environment."""
 
     coordinator: str | None
     num_processes: int | None
@@ -56,22 +56,22 @@ class _Meeting:
 
 
 def start(settings: DistributedSettings, say: Callable[[str], None]) -> None:
-    """Meets the other processes; returns when all are there. Called at the edge, before JAX has devices.
+    """Connects to the other processes; returns when all are connected. Must be called before JAX initialises devices.
 
     Args:
-      settings: Where and which they are.
-      say: Takes one line.
+      settings: The coordinator's address, the number of processes and this one's id.
+      say: Called with one line.
 
     Raises:
-      UserError: It is not known where they meet, or the first one does not come. (Where another one does not, JAX
-        ends this process.)
+      UserError: The coordinator is unknown, or the first process does not show up. (If another one does not, JAX ends
+        this process.)
     """
     if settings.mode is DistributedMode.none or jax.distributed.is_initialized():
         return
     meeting = _meeting(settings)
     if meeting.coordinator is not None and meeting.process_id is not None:
         say(f"process {meeting.process_id} meets the others at {meeting.coordinator}")
-        # JAX ends the process, with a stack trace of C++, where it can't reach the first one.
+        # JAX ends the process, with a C++ stack trace, if it can't reach the first one.
         _require_reachable(meeting, settings.timeout_s)
     bind = meeting.coordinator if meeting.on_loopback else None
     try:
@@ -91,17 +91,17 @@ def start(settings: DistributedSettings, say: Callable[[str], None]) -> None:
 
 
 def count() -> int:
-    """How many processes make the run."""
+    """The number of processes in the run."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
-    """Which of them this is."""
+    """The rank of this process."""
     return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
 def exchange(text: str) -> list[str]:
-    """The `text` of every process, in order; each has to say one."""
+    """All-gathers the `text` of every process, in rank order; every process must call it."""
     content = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(content.size))
     padded = np.zeros(int(np.max(sizes)), np.uint8)
@@ -111,11 +111,11 @@ def exchange(text: str) -> list[str]:
 
 
 def leave(code: int, error: BaseException | None = None) -> None:
-    """Ends this process at once, if it is one of several and something went wrong: JAX would wait for the others.
+    """Exits immediately if this is one of several processes and something went wrong: JAX would wait for the others.
 
     Args:
       code: The exit code.
-      error: What was raised; its traceback is printed.
+      error: The exception, if any; its traceback is printed.
     """
     if not code or count() == 1:
         return
@@ -148,7 +148,7 @@ def _number(name: str, text: str) -> int:
 
 
 def _require_reachable(meeting: _Meeting, timeout_s: int) -> None:
-    """Checks whether the first process can listen, and waits in the others until it does."""
+    """Checks that the first process can listen; in the other processes, waits until it does."""
     if meeting.process_id == 0:
         try:
             with socket.create_server((meeting.host, meeting.port)):
@@ -170,9 +170,9 @@ def _require_reachable(meeting: _Meeting, timeout_s: int) -> None:
 
 
 def _keep_on_loopback(host: str) -> None:
-    """Has the CPU's collectives listen where the coordinator does, and not where the machine's own name leads.
+    """Binds the CPU collectives to the coordinator's address, not to the one that the hostname resolves to.
 
-    JAX has no public way to say so; where its own parts are called otherwise than here, they do as they always do.
+    JAX has no public API for this; if its internals have been renamed, its default stays in effect.
     """
     with contextlib.suppress(ImportError, AttributeError):
         from jax._src import distributed, xla_bridge
@@ -188,7 +188,7 @@ def _keep_on_loopback(host: str) -> None:
 
 
 def _silence_gloo() -> None:
-    """Keeps off standard output what gloo's C++ writes there of each connection; Python's own output goes on."""
+    """Keeps the messages that gloo's C++ prints per connection off standard output; Python's own output is kept."""
     kept = os.fdopen(os.dup(1), "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A program before it is compiled: the wrapped layer with its host, shapes and placement, found by tracing."""
+"""A program before compilation: the wrapped layer with its host, shapes and placement, found by tracing."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from runner.timing import clock
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A program that was traced and not yet compiled: enough to know that a config can run.
+    """A program that is traced but not yet compiled: enough to know that a config can run.
 
     Attributes:
-      program_id: Names what is compiled.
-      model: What is run: the wrapped layer, or a host with it.
+      program_id: The id of the program.
+      model: The module to run: the wrapped layer, or a host that contains it.
       layer: The wrapped layer alone.
-      needs: What `model` wants.
-      rngs: Streams that apply is given.
+      needs: What `model` requires.
+      rngs: Streams passed to apply.
       mutable: Collections that apply may change.
       given: Variables to start from, NumPy leaves; None starts from init's.
-      training: How it is trained; None where it isn't.
-      train_state: What a run that was trained left for others to go on from; None starts at step 0.
+      training: How it is trained; None if it isn't.
+      train_state: The train state that a trained run left to resume from; None starts at step 0.
       x: Shape and dtype of the input.
-      placement: Where its arrays lie.
+      placement: The placement of its arrays.
       construct_s: Seconds to import and wrap the class.
     """
 
@@ -63,22 +63,22 @@ class Draft:
 
     @property
     def variables(self) -> Any:
-        """Shapes and dtypes of the variables that apply gets."""
+        """Shapes and dtypes of the variables passed to apply."""
         return self.needs.variables if self.given is None else trees.shapes(self.given)
 
 
 def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any = None) -> Draft:
-    """The traced program of `run`.
+    """Traces the program of `run`.
 
     Args:
-      run: What is run.
-      identity: Its names.
+      run: The run.
+      identity: Its ids.
       given: Variables that it starts from; None for init's.
-      train_state: What the run that left them kept to go on from, if it was trained.
+      train_state: The train state saved with them, if they come from a trained run.
 
     Raises:
       LayerError: The layer or its host can't be built, or can't take the input.
-      ConfigError: A value that the layer, the host or the input can't have.
+      ConfigError: A value that the layer, the host or the input does not accept.
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
     layer, construct_s = clock.seconds(lambda: wrap.wrap(run.layer))
@@ -117,6 +117,6 @@ def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs
     mesh = make_mesh(on_one_device(run) if identity.elsewhere else run)
     if mesh is None:
         return on_device(identity.device)
-    # The names are read before flax places anything by them, to refuse a wrong one in words that say what to type.
+    # Axis names are read before flax places anything by them, so that the error for a wrong one says what to type.
     with nnx.use_eager_sharding(False):
         return on_mesh(run, mesh, x, find_needs().variables)

@@ -1,7 +1,7 @@
 """One run, start to end. Read this file first.
 
-A `Run` (settings) becomes a wrapped layer, variables (trained for some steps, if asked), an output, checks, samples and
-a `Record`. Nothing here touches a file or the network: what is written is written by the caller.
+A `Run` (settings) becomes a wrapped layer, variables (optionally trained for some steps), an output, checks, samples
+and a `Record`. Nothing here touches files or the network: writing is up to the caller.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from runner.records.timing import Measurement
 from runner.timing import machine, stats
 from runner.timing.clock import Clock, first_call, measure_on_device, measure_program, seconds
 
-# Asked of the system once a process: it reads files, and a run takes milliseconds.
+# Queried once per process: it reads files, and a run takes milliseconds.
 _num_cores = functools.cache(machine.cores_to_share)
 
 
 def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
-    """The compiled program of `run`, with what the checks say of it; may be called in any thread.
+    """Compiles the program of `run` and runs its checks; may be called from any thread.
 
     Args:
       draft: The traced program.
-      run: A run of it: its settings of checks and input count, not its seed.
-      contended: Whether other work of this program runs beside.
+      run: A run of it: its check and input settings count, not its seed.
+      contended: Whether other work of this program runs concurrently.
 
     Raises:
       CheckFailed: A strict check failed.
       NotCompiled: The layer's own code raises when it is compiled.
     """
-    # Variables from elsewhere may be such that nothing compiles with them: then the check says it better.
+    # Given variables may be such that nothing compiles with them: then the check explains it better.
     before = run_checks(draft, run) if draft.given is not None else []
     try:
         program = compile_program(draft, contended=contended)
@@ -62,19 +62,19 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
 
 
 def run_checks(draft: Draft, run: Run, program: Program | None = None) -> list[Check]:
-    """What the checks say of `draft`, as the settings of `run` ask for it; nothing where those say off.
+    """Runs the checks of `draft` that the settings of `run` select; none if they are off.
 
     Args:
       draft: The traced program.
       run: A run of it.
-      program: The same, compiled, if it is.
+      program: The same program compiled, if it is.
 
     Raises:
       CheckFailed: A strict check failed.
     """
     if run.checks.mode is ChecksMode.off:
         return []
-    # Of a mesh they ask on one device: what several make of the layer is the check `sharding`, and a check of each run.
+    # On a mesh they use one device: several are covered by the check `sharding`, and by a check of each run.
     with draft.placement.alone().context():
         alone = program if draft.placement.mesh is None else None
         asked = registry.run_checks(subject(draft, run, alone), full=run.checks.depth is ChecksDepth.full)
@@ -91,7 +91,7 @@ def _refuse(check: Check, asked: Sequence[Check], run: Run) -> None:
 
 
 def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
-    """What the checks of a program are tested on: seed 0, so that the verdicts are those of all its runs."""
+    """The subject of a program's checks: seed 0, so that the verdicts hold for all its runs."""
     place = draft.placement.alone()
     return Subject(
         label=run.layer.label,
@@ -121,22 +121,22 @@ def execute(
     steps: Steps | None = None,
     beside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Result:
-    """The record, variables and output of one run.
+    """Executes one run and returns its record, variables and output.
 
-    Whatever the layer raises ends this run only: the record then says `failed`, with the traceback.
+    Whatever the layer raises ends this run only: its record then has status `failed` and the traceback.
 
     Args:
-      job: What is run.
+      job: The run with its place in the sweep.
       program: Its compiled program.
-      compiled_here: Whether this run is the one that the program was compiled for.
+      compiled_here: Whether the program was compiled for this run.
       clock: Nanoseconds from any fixed origin.
-      watch: Told of the losses while the run trains, outside of all that is timed; see `training.train`.
-      steps: Where the steps of its training are kept meanwhile.
+      watch: Receives the losses while the run trains, outside the timed sections; see `training.train`.
+      steps: Where training steps are saved.
       beside: Entered while the checks run, which may take seconds and are not timed.
 
     Raises:
-      Stopped: Its training was asked to end.
-      StorageError: A step of its training can't be written.
+      Stopped: Training was asked to end.
+      StorageError: A training step can't be written.
     """
     started_at = now()
     story = Story(steps=steps)
@@ -158,7 +158,7 @@ def execute(
 
 
 def attempt(job: Job, draft: Draft) -> Result:
-    """The result of a run by itself, from its traced program on; a failure to compile is one too."""
+    """Compiles and executes a single run from its traced program; a failure to compile is also a result."""
     try:
         program = prepare(draft, job.run)
     except (CheckFailed, NotCompiled) as error:
@@ -167,7 +167,7 @@ def attempt(job: Job, draft: Draft) -> Result:
 
 
 def failed(job: Job, error: Exception) -> Result:
-    """The result of a run that could not be compiled, or whose program a strict check refused."""
+    """The result of a run that did not compile, or whose program failed a strict check."""
     cause = error.__cause__ if isinstance(error, NotCompiled) and error.__cause__ else error
     story = Story(failure=describe_failure(cause, kind=FailureKind.compile))
     story.checks = error.asked if isinstance(error, (CheckFailed, NotCompiled)) else []
@@ -184,7 +184,7 @@ def _tell(
     watch: Watch | None,
     beside: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> None:
-    """Init, train, apply, check, time. The order matters: an output is checked before its time is taken."""
+    """Init, train, apply, check, time. The order matters: an output is checked before it is timed."""
     run, place = job.run, program.draft.placement
     x = place.put_x(inputs.make_input(run.input, run.input_shape))
     key = jax.block_until_ready(place.put(rngs.root_key(run.seed)))
@@ -264,7 +264,7 @@ def _trained(
 
 
 def _checks(job: Job, program: Program, story: Story, output: Any, arguments: tuple[Any, Any]) -> Any:
-    """The checks of a run, one after the other, so that the first no of a strict one ends it."""
+    """Yields the checks of a run one by one, so that the first failure of a strict one ends it."""
     key, x = arguments
     yield verdicts.as_traced(output, program.draft.needs.output)
     yield verdicts.finite(story.summaries)

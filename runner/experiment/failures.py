@@ -1,4 +1,4 @@
-"""Why a run failed: its kind, its last words and a traceback that fits a record; and what ends the process instead."""
+"""Turns an exception into a `Failure` (kind, message, truncated traceback), or re-raises exit signals."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ MAX_TRACEBACK_LINES = 60
 
 
 class WorkerDied(Exception):
-    """The process that was at a run ended with it: a crash in native code, a kill, or no memory left."""
+    """The process died while executing a run: a crash in native code, a kill, or out of memory."""
 
 
 class CheckFailed(Exception):
     """A strict check failed.
 
     Args:
-      check: The one that did.
-      asked: All that had been asked till then.
+      check: The failed check.
+      asked: All checks run up to then.
     """
 
     def __init__(self, check: Check, asked: Sequence[Check] = ()) -> None:
         self.check = check
         self.asked = list(asked)
-        # Of an output that is not finite the failure's kind already says it.
+        # For a non-finite output, the failure's kind already says so.
         super().__init__(check.detail if check.name == "finite" else f"{check.name}: {check.detail}")
 
 
 class NotCompiled(Exception):
-    """A program did not compile, for the error that caused this one.
+    """A program did not compile; the cause of this exception is the error.
 
     Args:
-      asked: What the checks had said till then.
+      asked: The results of the checks run up to then.
     """
 
     def __init__(self, asked: Sequence[Check]) -> None:
@@ -44,7 +44,7 @@ class NotCompiled(Exception):
 
 
 def describe_failure(error: BaseException, *, kind: FailureKind | None = None) -> Failure:
-    """`error` with its kind (found out where None) and traceback."""
+    """Describes `error` with its kind (inferred if None) and traceback."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     if len(lines) > MAX_TRACEBACK_LINES:
         lines = [*lines[:10], "…", *lines[-(MAX_TRACEBACK_LINES - 11) :]]
@@ -58,11 +58,11 @@ def describe_failure(error: BaseException, *, kind: FailureKind | None = None) -
 
 
 def end_if_meant(error: Exception) -> None:
-    """Ends the process where a signal's handler meant to: raised while a callback ran on the host, it is XLA's error.
+    """Re-raises the exit of a signal handler: raised during a host callback, it surfaces as an XLA error.
 
     Raises:
-      SystemExit: So does submitit's handler when Slurm preempts a job.
-      KeyboardInterrupt: A second Ctrl-C.
+      SystemExit: Raised by submitit's handler when Slurm preempts a job.
+      KeyboardInterrupt: Raised by a second Ctrl-C.
     """
     word, _, text = _last_words(error).partition(":")
     if word == "SystemExit":
@@ -72,7 +72,7 @@ def end_if_meant(error: Exception) -> None:
 
 
 def _last_words(error: BaseException) -> str:
-    """The error's message; of one that holds a traceback (a callback on the host raised), its last line."""
+    """The error's message, or its last line if it contains a traceback (a host callback raised)."""
     text = str(error).strip()
     return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
 

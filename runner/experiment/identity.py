@@ -1,4 +1,4 @@
-"""What a run is called: SHA-256 ids of the settings that can change its result, its times, and its program."""
+"""Ids of a run: SHA-256 of the settings that can change its result, its times, and its program."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from runner.experiment import inputs
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Names of a run, each a SHA-256 of settings.
+    """The ids of a run, each a SHA-256 of settings.
 
     Attributes:
       run_id: The run in its sweep: its result, how it is timed, and on which device.
-      result_id: All that can change the result, the layer's source and the bytes of an input file among it.
+      result_id: Everything that can change the result, including the layer's source and the bytes of an input file.
       program_id: What is compiled: the result's settings without the seeds.
-      device: The device that the config names, or this machine's CPU where another one makes the run.
-      elsewhere: Whether another machine makes the run, so that its devices need not be here.
+      device: The device that the config names, or this machine's CPU if the run is remote.
+      elsewhere: Whether the run is remote, so that its devices need not exist here.
     """
 
     run_id: str
@@ -36,17 +36,17 @@ class Identity:
 
 
 def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str | None = None) -> Identity:
-    """The names of `run`.
+    """Computes the ids of `run`.
 
     Args:
-      run: What is run.
-      variables_digest: Digest of the variables that it starts from, where those are not init's.
-      elsewhere: For a run that another machine makes, the platform that `device=auto` means there; the device need not
-        be here then, and the run is traced on the CPU.
+      run: The run.
+      variables_digest: Digest of the variables that it starts from, if not init's.
+      elsewhere: For a remote run, the platform that `device=auto` means there; the device need not exist here, and the
+        run is traced on the CPU.
 
     Raises:
       LayerError: The layer or the host can't be imported.
-      DeviceError: The device is not there.
+      DeviceError: The device does not exist.
       ConfigError: The input's file can't be read.
     """
     data = to_data(run)
@@ -91,10 +91,10 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
 
 
 def _mesh_data(data: Mapping[str, Any]) -> dict[str, Any]:
-    # The order of the axes counts: by it the devices are dealt out.
+    # The order of the axes matters: it determines how devices are assigned.
     return {"axes": list(data["mesh"].items()), "input": data["mesh_input"], "rules": data["mesh_rules"]}
 
 
 def timing_id(run_id: str, machine_id: str, software_id: str) -> str:
-    """Names runs whose times may be compared: one result, timing settings, machine and software."""
+    """The id shared by runs whose times may be compared: same result, timing settings, machine and software."""
     return canonical_digest({"run": run_id, "machine": machine_id, "software": software_id})

@@ -1,4 +1,4 @@
-"""The values of x: made by NumPy, so that they are the same on every device and cost no compilation."""
+"""Generates x with NumPy, so that its values are the same on every device and need no compilation."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ RANDOM_KINDS = frozenset({InputKind.normal, InputKind.tokens})
 
 
 def make_input(settings: InputSettings, shape: Sequence[int]) -> np.ndarray:
-    """x of `shape`, on the host.
+    """Makes x of `shape`, on the host.
 
     Raises:
-      ConfigError: An element type that the kind or JAX can't have, or a file that holds no array of `shape`.
+      ConfigError: A dtype that the kind or JAX does not support, or a file without an array of `shape`.
     """
     return _values(settings, shape, np.random.default_rng(settings.seed))
 
 
 def make_batch(settings: InputSettings, shape: Sequence[int], step: int) -> np.ndarray:
-    """The x of a step of training: drawn again for each where x is drawn (normal, tokens), else the same x.
+    """Makes the x of a training step: a new draw for each step if x is random (normal, tokens), else the same x.
 
     Raises:
-      ConfigError: As `make_input`.
+      ConfigError: As in `make_input`.
     """
     return _values(settings, shape, np.random.default_rng((settings.seed, step)))
 
@@ -51,10 +51,10 @@ def _values(settings: InputSettings, shape: Sequence[int], generator: np.random.
 
 
 def input_dtype(settings: InputSettings) -> np.dtype:
-    """The element type of x.
+    """The dtype of x.
 
     Raises:
-      ConfigError: No such type, one that JAX would silently narrow, or one that the kind can't have.
+      ConfigError: An unknown dtype, one that JAX would silently narrow, or one that the kind does not support.
     """
     try:
         dtype = np.dtype(jnp.dtype(settings.dtype))
@@ -77,10 +77,10 @@ def input_dtype(settings: InputSettings) -> np.dtype:
 
 
 def require(settings: InputSettings, shape: Sequence[int]) -> None:
-    """Checks whether x can be made; nothing but a file is made for it.
+    """Validates that x can be made, without making it unless it comes from a file.
 
     Raises:
-      ConfigError: It can't.
+      ConfigError: It can't be made.
     """
     input_dtype(settings)
     if settings.kind is InputKind.file:
@@ -88,7 +88,7 @@ def require(settings: InputSettings, shape: Sequence[int]) -> None:
 
 
 def content_digest(settings: InputSettings) -> str | None:
-    """SHA-256 of the input's file; None where x is made and not read.
+    """SHA-256 of the input file; None if x is generated.
 
     Raises:
       ConfigError: The file can't be read.
@@ -115,9 +115,9 @@ def _unreadable(settings: InputSettings, error: Exception) -> ConfigError:
 
 def _load(settings: InputSettings, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     try:
-        with open(_path(settings), "rb") as file:  # np.load leaves its own open where it raises, and an archive too
+        with open(_path(settings), "rb") as file:  # np.load leaves its own file open if it raises, and an archive too
             array = np.load(file, allow_pickle=False)
-    except Exception as error:  # a damaged header raises whatever Python's tokenizer does
+    except Exception as error:  # a damaged header raises whatever Python's tokenizer raises
         raise _unreadable(settings, error) from error
     if not isinstance(array, np.ndarray):
         raise ConfigError("input.path", settings.path, "an archive of arrays, not one array", "input.path=x.npy")

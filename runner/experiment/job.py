@@ -1,4 +1,4 @@
-"""A run with its place in a sweep, how far it has come, and what it leaves in memory."""
+"""A run with its place in a sweep, its progress, and its result in memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Job:
     """A run with its place in a sweep.
 
     Attributes:
-      run: What is run.
-      identity: Its names.
+      run: The run's settings.
+      identity: Its ids.
       num: Its position.
       sweep: Name of the sweep.
-      overrides: What was typed for it.
-      compare_eager: Whether the jitted path is compared with the eager one here.
-      compared_on: The run of the sweep on which it is; None where on none.
+      overrides: Its command-line overrides.
+      compare_eager: Whether this run compares the jitted path with the eager one.
+      compared_on: The run of the sweep that does; None if none does.
     """
 
     run: Run
@@ -40,13 +40,13 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run leaves in memory.
+    """The result of a run, in memory.
 
     Attributes:
-      record: The record, still without checkpoint and tracker.
-      variables: The Linen variables as they are saved (`trees.to_save`); None where init failed.
+      record: The record, not yet with checkpoint and tracker.
+      variables: The Linen variables as saved (`trees.to_save`); None if init failed.
       output: Arrays of the output by path.
-      train_state: The step and the optimiser's state, as they are saved; None where nothing was trained.
+      train_state: The step and the optimiser state, as saved; None if nothing was trained.
     """
 
     record: Record
@@ -57,7 +57,7 @@ class Result:
 
 @dataclass
 class Story:
-    """How far a run has come; a failure keeps what was reached."""
+    """The progress of a run; a failure keeps what was reached."""
 
     initial: Any = None
     variables: Any = None

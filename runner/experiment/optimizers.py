@@ -1,4 +1,4 @@
-"""Optax's optimisers by name."""
+"""Optax optimisers by name."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import optax
 
 from runner.errors import ConfigError, nearest
 
-# They want the loss as a function, or a key of their own, or have a successor.
+# Excluded: they need the loss as a function or a PRNG key of their own, or have been superseded.
 OTHER_OPTIMIZERS = frozenset({"lbfgs", "noisy_sgd", "optimistic_adam"})
 
 
 @functools.cache
 def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
-    """The optimiser of optax called `name`.
+    """Makes the optax optimiser `name`.
 
     Raises:
-      ConfigError: There is none that takes a learning rate alone.
+      ConfigError: There is no such optimiser that takes only a learning rate.
     """
     known = optimizer_names()
     if name not in known:
@@ -31,7 +31,7 @@ def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformat
 
 
 def optimizer_names() -> list[str]:
-    """Optimisers of optax that can be made of a learning rate and called with gradients."""
+    """Optax optimisers that need only a learning rate and are called with gradients."""
     functions = {name: item for name, item in vars(optax).items() if inspect.isfunction(item)}
     return sorted(
         name

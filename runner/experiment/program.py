@@ -1,4 +1,4 @@
-"""A program: the compiled init and apply of one layer on one input shape and device or mesh, shared by all seeds."""
+"""A program: the compiled init and apply of one layer for one input shape and device or mesh, shared by all seeds."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Program:
     Attributes:
       init: Compiled `(key, x) -> variables`.
       apply: Compiled `(variables, key, x) -> (output, updated collections)`.
-      init_phases: What compiling init cost.
-      apply_phases: What compiling apply cost.
-      training: Compiled training; None where nothing is trained.
-      checks: What the checks about the program say, the same for all its runs.
+      init_phases: The cost of compiling init.
+      apply_phases: The cost of compiling apply.
+      training: Compiled training; None if nothing is trained.
+      checks: The results of the program's checks, the same for all its runs.
     """
 
     draft: Draft
@@ -45,7 +45,7 @@ class Program:
 
     @functools.cached_property
     def result_bytes(self) -> int:
-        """Bytes of what one run leaves: the variables, the output, and the optimiser's state where it is trained."""
+        """Bytes of one run's result: the variables, the output, and the optimiser state if it is trained."""
         draft = self.draft
         state = jax.eval_shape(draft.training.start, draft.variables).opt_state if draft.training else ()
         leaves = jax.tree.leaves((draft.variables, draft.needs.output, state))
@@ -53,11 +53,11 @@ class Program:
 
 
 def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
-    """`drafted`, compiled; may be called in any thread.
+    """Compiles `drafted`; may be called from any thread.
 
     Args:
-      drafted: What to compile.
-      contended: Whether other work of this program runs beside; said in the phases.
+      drafted: The program to compile.
+      contended: Whether other work of this program runs concurrently; noted in the phases.
     """
     place, needs = drafted.placement, drafted.needs
     key, x = _arguments(drafted)
@@ -86,7 +86,7 @@ def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
 
 
 def compile_training(drafted: Draft, how: Training) -> CompiledTraining:
-    """`how`, compiled for the variables and the input of `drafted`, where they lie."""
+    """Compiles `how` for the variables and input of `drafted`, with their placement."""
     place = drafted.placement
     variables, teacher = place.shapes(drafted.variables), place.shapes(drafted.needs.variables)
     with place.context():
@@ -94,13 +94,13 @@ def compile_training(drafted: Draft, how: Training) -> CompiledTraining:
 
 
 def compile_apply(drafted: Draft, *, precision: str | None = None) -> Any:
-    """Apply alone, compiled as in `compile_program`: `(variables, key, x) -> (output, updated collections)`.
+    """Compiles apply alone, as in `compile_program`: `(variables, key, x) -> (output, updated collections)`.
 
-    Its variables come without boxes of metadata, as a checkpoint keeps them.
+    It takes variables without metadata boxes, as in a checkpoint.
 
     Args:
-      drafted: What to compile.
-      precision: Of matrix products, as `jax.default_matmul_precision` takes it; None leaves JAX's setting.
+      drafted: The program to compile.
+      precision: Matmul precision, as in `jax.default_matmul_precision`; None keeps JAX's setting.
     """
     variables = drafted.placement.shapes(trees.unbox(drafted.variables))
     precise = contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
@@ -110,7 +110,7 @@ def compile_apply(drafted: Draft, *, precision: str | None = None) -> Any:
 
 
 def _arguments(drafted: Draft) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """The root key and x, as init and apply get them."""
+    """Shapes of the root key and x, as passed to init and apply."""
     place = drafted.placement
     return place.shape(jax.ShapeDtypeStruct((2,), jnp.uint32)), place.shape(drafted.x, x=True)
 

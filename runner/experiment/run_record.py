@@ -1,4 +1,4 @@
-"""The record of a run, built from what it has reached."""
+"""Builds the record of a run from its progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.timing import machine
 
 
 def contended(result: Result) -> Result:
-    """`result`, its times flagged: another process of ours worked beside them."""
+    """`result` with its times flagged: another process of ours was working at the same time."""
     timing = result.record.timing
     if timing is None:
         return result
@@ -36,7 +36,7 @@ def _flagged(one: Measurement) -> Measurement:
 
 
 def head(job: Job) -> Head:
-    """What the record of `job` will say of where it belongs."""
+    """The head of the record of `job`: where it belongs."""
     return Head(
         run_id=job.identity.run_id,
         num=job.num,
@@ -49,14 +49,14 @@ def head(job: Job) -> Head:
 
 
 def now() -> str:
-    """The time, as records spell it: ISO 8601, UTC, milliseconds."""
+    """The current time in the format of records: ISO 8601, UTC, milliseconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def record_of(
     job: Job, program: Program | None, story: Story, *, started_at: str, wall_s: float, compiled_here: bool
 ) -> Record:
-    """The record of a run, as far as its `story` goes."""
+    """The record of a run, as far as its `story` got."""
     run, names = job.run, job.identity
     fingerprint = machine.fingerprint()
     needs = program.draft.needs if program else None
@@ -92,7 +92,7 @@ def record_of(
 
 
 def timing_of(program: Program, story: Story, *, compiled_here: bool) -> Timing:
-    """The phases and samples of a run, with what may have disturbed them."""
+    """The phases and samples of a run, with whatever may have disturbed them."""
     steady: dict[str, Any] = dict(story.steady)
     return Timing(
         construct_s=program.draft.construct_s,

@@ -1,4 +1,4 @@
-"""A saved run, ready to apply again: the layer from the record's settings, the variables from the checkpoint."""
+"""Reloads a saved run, ready to apply: the layer from the record's settings, the variables from the checkpoint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Places = Mapping[str, Sharding]
 
 
 class SavedRun:
-    """A saved run: its record and its config are read once, when they are first asked for.
+    """A saved run; its record and config are read once, on first access.
 
     Args:
       folder: Its folder.
@@ -54,19 +54,19 @@ class SavedRun:
 
     @functools.cached_property
     def record(self) -> Record:
-        """What the run left.
+        """The run's record.
 
         Raises:
-          StorageError: It is missing or damaged.
+          StorageError: The record is missing or damaged.
         """
         return store.read_record(self.folder)
 
     @functools.cached_property
     def run(self) -> Run:
-        """The run's config; what it took from the environment is taken from there again.
+        """The run's config; values from environment variables are read from the environment again.
 
         Raises:
-          ConfigError: A variable is not set.
+          ConfigError: An environment variable is not set.
         """
         return from_data(env_secrets.resolve(self.record.settings))
 
@@ -91,10 +91,10 @@ class SavedRun:
         return inputs.make_input(self.input, self.run.input_shape)
 
     def require_trust(self, *, trust: bool) -> None:
-        """Refuses to import what a stranger's record names, unless that is allowed.
+        """Refuses to import modules named by an untrusted record, unless allowed.
 
         Raises:
-          UserError: It names a module that is neither ours nor flax's or jax's.
+          UserError: The record names a module that is not ours, flax's or jax's.
         """
         foreign = [] if trust else targets.foreign_paths(self.run)
         if foreign:
@@ -102,18 +102,18 @@ class SavedRun:
             raise UserError(f"rebuilding this run imports {names}, which runs its code", "the same with --trust")
 
     def places(self) -> Places | None:
-        """Where the leaves of the run were, if it ran on a mesh and its devices are here, by their paths."""
+        """The sharding of each leaf by path, on the mesh of the run (see `mesh.fitted`); None without a mesh."""
         mesh = None if self.record.mesh is None else make_mesh(fitted(self.in_one_process))
         return None if mesh is None else _places(self.record, mesh)
 
     def variables(self, places: Places | None = None) -> Any:
-        """The variables in the run's checkpoint, each leaf compared with its digest; `{}` of a run without any.
+        """Restores the variables of the run's checkpoint, each leaf verified by digest; `{}` for a run without any.
 
         Args:
           places: The sharding of each leaf by its path; None gives NumPy leaves.
 
         Raises:
-          StorageError: There is no checkpoint, or it is not what was saved; every leaf that differs is named.
+          StorageError: There is no checkpoint, or it differs from what was saved; every differing leaf is named.
         """
         record, folder = self.record, self.folder
         if record.checkpoint is None and not record.variables:
@@ -132,10 +132,10 @@ class SavedRun:
         return found
 
     def draft(self, run: Run | None = None) -> Draft:
-        """The traced program of the run, on its device or mesh as far as they are here (see `mesh.fitted`).
+        """Traces the program of the run, on its device or mesh as far as they exist here (see `mesh.fitted`).
 
         Args:
-          run: Its config, where that is to be another one than the saved.
+          run: A config to use instead of the saved one.
 
         Raises:
           UserError: The layer can't be built here.
@@ -147,7 +147,7 @@ class SavedRun:
 
 
 def _changed_leaves(record: Record, variables: Any) -> list[str]:
-    """How restored variables differ from the record, a phrase a leaf."""
+    """How restored variables differ from the record, one phrase per leaf."""
     found = {leaf.name: leaf for leaf in trees.leaves(variables)}
     kept = {leaf.name: leaf for leaf in record.variables}
     wrong = [f"{name} is missing" for name in kept.keys() - found.keys()]
@@ -161,14 +161,14 @@ class Reloaded:
     """A saved run, ready to apply.
 
     Attributes:
-      module: The `flax.linen.Module`, or with `as_="nnx"` the native `nnx.Module` with the variables in it.
+      module: The `flax.linen.Module`, or with `as_="nnx"` the native `nnx.Module` with the variables loaded.
       variables: The Linen variable dict, `module.apply(variables, x, rngs=rngs)`.
       x: The input that the run was applied to.
-      rngs: Keys that apply gave to every stream but `params`.
+      rngs: The keys that apply passed to every stream but `params`.
       mutable: Collections that apply may change.
       call: Keyword arguments of every call.
       settings: The run's config.
-      record: What the run left.
+      record: The run's record.
     """
 
     module: Any
@@ -210,7 +210,7 @@ class Reloaded:
         return summary
 
     def apply(self, x: Any = None) -> Any:
-        """The output for `x`, by default the recorded input; compiled, as in the run. It may change a native module."""
+        """The output for `x`, by default the recorded input; compiled, as in the run. May mutate a native module."""
         x = self.x if x is None else x
         if isinstance(self.module, nnx.Module):
             return nnx.jit(lambda module, x: module(x, **self.call))(self.module, x)
@@ -228,25 +228,25 @@ def reload(
     only: Sequence[str] | None = None,
     trust: bool = False,
 ) -> Reloaded:
-    """The module, variables and settings of a saved run.
+    """Reloads the module, variables and settings of a saved run.
 
-    Every leaf is compared with its digest in the record. The native module's rng streams are those that apply gave the
-    layer (`bridge.apply_keys`), so that its first call draws what apply drew.
+    Every leaf is verified against its digest in the record. The native module gets the rng streams that apply passed to
+    the layer (`bridge.apply_keys`), so that its first call draws what apply drew.
 
     Args:
       run: The run's folder.
       as_: `linen` or `nnx`.
-      device: Where the variables go: `cpu`, `gpu:1`, …; None leaves them on the host, for JAX to place.
-      dtype: Floating leaves are cast to it.
-      sharding: Where the variables go, each device reading only its own part: a `jax.sharding.Sharding` for all
-        leaves, a tree of them like the variables, or a `Mesh`, which cuts each leaf as the record says (what it can't
-        cut, or has no axis for, is on all its devices).
-      only: Collections or paths (`params`, `params/kernel`); other leaves are left out, or stay as the native
+      device: Where to put the variables: `cpu`, `gpu:1`, …; None leaves them on the host, for JAX to place.
+      dtype: Casts floating leaves to this dtype.
+      sharding: How to shard the variables, each device reading only its own shards: a `jax.sharding.Sharding` for all
+        leaves, a tree of them matching the variables, or a `Mesh`, on which each leaf is sharded as in the record
+        (dimensions that can't be split, or have no axis on the mesh, are replicated).
+      only: Collections or paths (`params`, `params/kernel`); other leaves are omitted, or stay as the native
         constructor made them.
-      trust: Whether modules that are neither ours nor flax's may be imported.
+      trust: Whether modules other than ours and flax's may be imported.
 
     Raises:
-      UserError: No such run, a damaged one, one that imports what is not trusted, or an unknown choice.
+      UserError: No such run, a damaged run, a run that imports untrusted modules, or an invalid argument.
     """
     if as_ not in KINDS:
         raise ConfigError("as_", as_, "a run reloads as linen or nnx", "as_=nnx")
@@ -267,7 +267,7 @@ def reload(
                 f"{folder.path} is a run of the host {record.host}, which has no native module", 'as_="linen"'
             )
         own = apply_keys(root_key(config.seed), draft.needs.streams)
-        # Of a mesh, axis names may be in the layer: flax would want a mesh to be set, to place what is replaced here.
+        # A layer run on a mesh may contain axis names: flax would require a mesh to place what is replaced here.
         with nnx.use_eager_sharding(False) if record.mesh else contextlib.nullcontext():
             module = native.with_variables(draft.layer, placed, own, cast=dtype is not None)
     return Reloaded(
@@ -300,7 +300,7 @@ def _places(record: Record, sharding: Any) -> Places:
     """The sharding of every leaf of a run, by its path.
 
     Raises:
-      ConfigError: `sharding` names none for a leaf, or one that its shape can't have.
+      ConfigError: `sharding` has none for a leaf, or one that does not fit its shape.
     """
     places: dict[str, Any]
     if isinstance(sharding, Mesh):
@@ -320,7 +320,7 @@ def _places(record: Record, sharding: Any) -> Places:
 
 
 def _fitting(leaf: Leaf, mesh: Mesh) -> PartitionSpec:
-    """How `leaf` was cut in its run, as far as `mesh` can cut it so."""
+    """How `leaf` was sharded in its run, as far as `mesh` can shard it that way."""
     spec = []
     for size, along in zip(leaf.shape, leaf.spec or (), strict=False):
         names = tuple(name for name in (along if isinstance(along, list) else [along]) if name in mesh.shape)

@@ -1,4 +1,4 @@
-"""A few optimiser steps as a Linen pipeline makes them: optax towards the output of a teacher."""
+"""A few optimiser steps as in a Linen pipeline: optax, towards the output of a teacher."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from runner.records.record import TrainInfo
 from runner.records.timing import Phases
 from runner.timing.clock import Clock, compile_phases, first_call
 
-# Seldom enough to cost a training nothing, often enough to look at.
+# Rare enough to cost training nothing, frequent enough to follow.
 WATCH_EVERY_NS = 10**9
 
 
-# Of the noise on a teacher's leaves that are constants at init.
+# Scale of the noise on those leaves of a teacher that are constant at init.
 TEACHER_NOISE = 0.1
 
 
@@ -47,11 +47,11 @@ class Training:
     """How a model is trained.
 
     Attributes:
-      model: What is trained.
-      rngs: Streams that apply is given.
+      model: The model to train.
+      rngs: Streams passed to apply.
       mutable: Collections that apply may change; the changed ones go into the next step.
-      collections: Collections given to the optimiser.
-      optimizer: What makes updates of gradients.
+      collections: Collections that the optimiser updates.
+      optimizer: Turns gradients into updates.
     """
 
     model: Bridged
@@ -68,13 +68,13 @@ class Training:
         return state.replace(step=jnp.zeros((), jnp.int32))
 
     def step(self, state: TrainState, teacher: Any, key: jax.Array, x: jax.Array) -> tuple[TrainState, jax.Array]:
-        """The state after one step, and the loss before it.
+        """Makes one step; returns the state after it and the loss before it.
 
         Args:
           state: The state.
-          teacher: Variables whose output is to be learnt.
+          teacher: Variables whose output is the target.
           key: The root key of the run.
-          x: Input.
+          x: The input.
         """
         keys = apply_keys(jax.random.fold_in(key, state.step), self.rngs)
         target, _ = self.model.apply(teacher, keys, self.mutable, x)
@@ -90,13 +90,13 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledTraining:
-    """A training whose functions are compiled.
+    """A `Training` with compiled functions.
 
     Attributes:
       training: What was compiled.
       start: Compiled `variables -> state`.
       step: Compiled `(state, teacher, key, x) -> (state, loss)`.
-      phases: What compiling `step` cost.
+      phases: The cost of compiling `step`.
     """
 
     training: Training
@@ -107,7 +107,7 @@ class CompiledTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What training leaves: the variables, the state to go on from as a plain tree, and what the record says."""
+    """The result of training: the variables, the state to resume from as a plain tree, and the record's entry."""
 
     variables: Any
     state: Any
@@ -124,20 +124,20 @@ def make_training(
     mutable: tuple[str, ...],
     label: str,
 ) -> Training:
-    """How `model` is trained as `settings` say; nothing is computed.
+    """Sets up the training of `model` according to `settings`; computes nothing.
 
     Args:
-      model: What is trained.
+      model: The model to train.
       settings: Optimiser and collections.
       variables: Shapes and dtypes of the variables.
       output: Shapes and dtypes of the output.
-      rngs: Streams that apply is given.
+      rngs: Streams passed to apply.
       mutable: Collections that apply may change.
-      label: What the model is called in an error.
+      label: The model's name in error messages.
 
     Raises:
       ConfigError: An unknown optimiser, or a collection that can't be trained.
-      LayerError: An output that has no floating number.
+      LayerError: An output without floating-point values.
     """
     key = "train.collections"
     for name in settings.collections:
@@ -164,19 +164,19 @@ def make_training(
 
 
 def compile_training(training: Training, variables: Any, teacher: Any, arguments: tuple[Any, Any]) -> CompiledTraining:
-    """`training`, compiled for the shapes of what it will get, and for where that lies.
+    """Compiles `training` for the shapes and placement of its arguments.
 
     Args:
-      training: What is compiled.
-      variables: What is trained.
-      teacher: Variables whose output is to be learnt.
+      training: The training to compile.
+      variables: The variables to train.
+      teacher: Variables whose output is the target.
       arguments: The root key and x.
     """
     start, _ = compile_phases(training.start, (variables,))
     state = jax.eval_shape(training.start, variables)
     placed = None
     if any(leaf.sharding is not None for leaf in jax.tree.leaves(variables)):
-        # On a mesh the state lies as the compiled start puts it, and has to come out of a step as it went in.
+        # On a mesh, the compiled start determines the sharding of the state, and a step must preserve it.
         placed = start.output_shardings, None
         state = jax.tree.map(
             lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, placed[0]
@@ -198,19 +198,19 @@ def train(
     watch: Watch | None = None,
     steps: Steps | None = None,
 ) -> Trained:
-    """Trains until `num_steps` steps are made.
+    """Trains up to `num_steps` steps in total.
 
     Args:
       compiled: The compiled training.
       variables: Variables to start from.
       saved: The state that another run left (`Trained.state`): its steps count. None starts at step 0.
-      teacher: Variables whose output is to be learnt.
+      teacher: Variables whose output is the target.
       key: The root key of the run.
-      batch: The input of a step, given its number.
-      num_steps: Steps in all.
+      batch: Returns the input of a step, given its number.
+      num_steps: Total number of steps.
       clock: Nanoseconds from any fixed origin.
-      watch: Told of the losses about once a second, between two steps and in neither's time.
-      steps: Where steps are kept while it trains, and found again after a kill; None keeps none.
+      watch: Receives the losses about once a second, between steps and outside their timing.
+      steps: Where steps are saved during training and found again after a kill; None saves none.
 
     Raises:
       Stopped: `steps` ended it.
@@ -247,12 +247,12 @@ def train(
 
 
 def make_teacher(training: Training, variables: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """`variables` of init with noise on what would be the student's too: trained leaves that are one number throughout.
+    """Init's `variables` with noise on what the student would share: trained leaves with a single constant value.
 
     Args:
       training: How the model is trained.
-      variables: What init made with the teacher's key.
-      seed: The teacher's.
+      variables: The variables from init with the teacher's key.
+      seed: The teacher's seed.
     """
     generator = np.random.default_rng(seed)
 
@@ -269,15 +269,15 @@ def make_teacher(training: Training, variables: Mapping[str, Any], seed: int) ->
 
 
 def _constant(leaf: jax.Array) -> np.ndarray | None:
-    """The number that a leaf is throughout; None where it has several."""
-    # Of a leaf that is cut over processes none has it all, and together they ask the devices.
+    """The single value of a constant leaf; None if its values differ."""
+    # No process holds all of a leaf sharded across processes, so they compare it together on the devices.
     values = np.asarray(leaf) if leaf.is_fully_addressable else leaf
     first = values.reshape(-1)[0]
     return np.asarray(first) if bool((values == first).all()) else None
 
 
 def _step(state: TrainState, curve: Curve) -> Step:
-    """What is kept of a state."""
+    """The step to save from a state."""
     variables = plain_tree(trees.to_host({**state.others, **state.params}))
     return Step(
         num=int(state.step), variables=variables, state=plain_tree(trees.to_host(kept_arrays(state))), curve=curve
@@ -285,7 +285,7 @@ def _step(state: TrainState, curve: Curve) -> Step:
 
 
 def mean_squared_difference(output: Any, target: Any) -> jax.Array:
-    """The mean over all elements of the floating arrays of `output`, in float32 at least."""
+    """Mean squared difference over all elements of the floating arrays of `output`, in at least float32."""
     pairs = zip(jax.tree.leaves(output), jax.tree.leaves(target), strict=True)
     wide = [
         (one.astype(jnp.promote_types(one.dtype, jnp.float32)), two)
@@ -297,7 +297,7 @@ def mean_squared_difference(output: Any, target: Any) -> jax.Array:
 
 
 def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list[str]:
-    """Paths of the floating leaves with the same bits before and after; collections in `besides` are not looked at."""
+    """Paths of the floating leaves with the same bits before and after; ignores the collections in `besides`."""
     later = trees.named_arrays(trees.unbox(after))
     return [
         path
@@ -309,16 +309,16 @@ def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list
 
 
 def require_saved(training: Training, variables: Any, saved: Any, path: str) -> None:
-    """Checks whether training can go on from `saved`; nothing is computed.
+    """Validates that training can resume from `saved`; computes nothing.
 
     Args:
       training: How the model is trained.
       variables: Shapes and dtypes of the variables.
-      saved: What `to_tree` kept.
+      saved: The state that `to_tree` saved.
       path: Where it was found.
 
     Raises:
-      ConfigError: It is of another layer, other collections or another optimiser.
+      ConfigError: It belongs to another layer, other collections or another optimiser.
     """
     wanted, found = leaves_by_name(kept_arrays(jax.eval_shape(training.start, variables))), leaves_by_name(saved)
     kinds = [{name: (np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in tree.items()} for tree in (wanted, found)]

@@ -1,4 +1,4 @@
-"""Runs that differ in their seeds as one line: median, interval and number of runs. Pure; no JAX."""
+"""Aggregates runs that differ only in their seeds: median, interval and number of runs. Pure; no JAX."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from runner.records.timing import Aggregate
 from runner.report import table
 from runner.timing import stats
 
-# What runs differ in that are to be taken together.
+# Keys in which runs of one group may differ.
 SEEDS = ("seed", "input.seed", "train.teacher_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs with the same values of some keys.
+    """Runs that share the values of some keys.
 
     Attributes:
-      values: The keys with their values, as Hydra's command line spells them.
-      num_runs: Runs that are done.
-      num_failed: Runs that failed.
+      values: The keys with their values, in Hydra's command-line syntax.
+      num_runs: Number of runs done.
+      num_failed: Number of failed runs.
       output_norm: Euclidean norm of the output.
-      apply_s: Median of one blocking call of apply: seconds.
+      apply_s: Median time of one blocking call of apply, in seconds.
       flags: How many runs carry each flag.
-      also_varied: Other keys, seeds left out, that are not the same in all of the runs.
+      also_varied: Other keys, except seeds, whose values differ between the runs.
     """
 
     values: Mapping[str, str]
@@ -41,7 +41,7 @@ class Group:
 
 
 def by(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
-    """`rows` that share the values of `keys`, in the order of their first ones.
+    """Groups `rows` by the values of `keys`, in order of first appearance.
 
     Raises:
       UserError: The runs have no such key.
@@ -56,15 +56,15 @@ def by(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
 
 
 def suggest(rows: Sequence[Row]) -> str:
-    """The keys, with commas, by which runs that differ in their seeds alone come together."""
+    """The comma-separated keys that group runs differing only in their seeds."""
     return ",".join(key for key in table.shown_keys(rows) if key not in SEEDS) or "layer"
 
 
 def require_key(key: str, known: Mapping[str, object]) -> None:
-    """Checks whether runs can be put together by `key`.
+    """Validates that runs can be grouped by `key`.
 
     Raises:
-      UserError: They have no such key.
+      UserError: The runs have no such key.
     """
     if key not in known:
         close = nearest(key, known)
@@ -72,7 +72,7 @@ def require_key(key: str, known: Mapping[str, object]) -> None:
 
 
 def lines(groups: Sequence[Group]) -> list[Mapping[str, str]]:
-    """A row of a table for each group."""
+    """One table row per group."""
     failed = any(group.num_failed for group in groups)
     return [
         dict(group.values)
@@ -85,7 +85,7 @@ def lines(groups: Sequence[Group]) -> list[Mapping[str, str]]:
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
-    """What is to be said below that table: what its numbers are, why they are marked, what else was put together."""
+    """The notes below that table: what its numbers are, why they are flagged, and what else varies within a group."""
     said = ["median over the runs (99 % interval, which takes 8)"]
     flags: Counter[str] = Counter()
     for group in groups:

@@ -1,4 +1,4 @@
-"""The results of a sweep in Python: a pandas data frame, and the outputs when they are asked for."""
+"""The results of a sweep in Python: a pandas data frame, with outputs loaded on demand."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-# Why a time is to be read with care stands in a column of its own.
+# A time's flags are in a separate column.
 FLAGS = {"apply_latency_median_s": "apply_latency_flags"}
 
-# What a notebook shows of the columns: the axes that vary, and these.
+# Columns shown in a notebook: the axes that vary, and these.
 AXES = ("layer", "seed", "input_shape", "features", "device")
 SHOWN = ("output_norm", "apply_latency_median_s", "apply_latency_flags", "status")
 MAX_ROWS = 40
@@ -37,7 +37,7 @@ class Results:
 
     Attributes:
       path: The sweep's folder.
-      frame: A row a run, with the columns of `results.parquet` (`outputs/COLUMNS.md`).
+      frame: One row per run, with the columns of `results.parquet` (`outputs/COLUMNS.md`).
     """
 
     path: Path
@@ -57,17 +57,17 @@ class Results:
         return head + str(shown.to_html(index=False, max_rows=MAX_ROWS, na_rep="", border=0))
 
     def by(self, key: str, *more: str, of: Sequence[str] = ("apply_latency_median_s", "output_norm")) -> pd.DataFrame:
-        """The runs that share the values of some keys as one row: a single seed is no distribution.
+        """Aggregates the runs that share the values of some keys: a single seed is not a distribution.
 
         Args:
           key: A column, or any dotted config key: `features`, `layer.kwargs.hidden`.
-          *more: Others.
-          of: Columns with numbers.
+          *more: Further keys.
+          of: Numeric columns.
 
         Returns:
-          Indexed by the keys. For each of `of`: `median`, `low` and `high` (its 99 % nonparametric interval, NaN under
-          8 runs) and `n`, the runs that have such a number; of a time also `flagged`, how many of them are to be read
-          with care.
+          A frame indexed by the keys. For each column in `of`: `median`, `low` and `high` (its 99 % nonparametric
+          interval, NaN under 8 runs) and `n`, the number of runs that have a value; for times also `flagged`, how many
+          of them are flagged as unreliable.
 
         Raises:
           UserError: There is no such key or column.
@@ -87,10 +87,10 @@ class Results:
         return pd.DataFrame(rows, index=index, columns=pd.MultiIndex.from_tuples(rows[0]))
 
     def output(self, run: int | str) -> np.ndarray | dict[str, np.ndarray]:
-        """The output of a run, read when this is called: an array, or several by path.
+        """Reads the output of a run: an array, or several by path.
 
         Args:
-          run: Its `num`, or the first letters of its `run_id` or of its folder's name.
+          run: Its `num`, or a prefix of its `run_id` or folder name.
 
         Raises:
           UserError: There is no such run, or it failed before it had an output.
@@ -103,7 +103,7 @@ class Results:
         return arrays[""] if list(arrays) == [""] else arrays
 
     def record(self, run: int | str) -> Record:
-        """All that is known of a run.
+        """The record of a run.
 
         Raises:
           UserError: There is no such run.
@@ -135,10 +135,10 @@ class Results:
 
 
 def load(sweep: str | Path) -> Results:
-    """The results of a sweep: `.frame`, `.by("features")`, `.output(run)`, `.record(run)`.
+    """Loads the results of a sweep: `.frame`, `.by("features")`, `.output(run)`, `.record(run)`.
 
-    `results.parquet` is read where it has the runs that the journal has; otherwise, as while the sweep runs or after it
-    was killed, the records.
+    Reads `results.parquet` if it has the same runs as the journal; otherwise, as while the sweep runs or after it was
+    killed, the records.
 
     Raises:
       UserError: There is no such sweep, none of its runs is done, or pandas is not installed.
@@ -156,10 +156,10 @@ def load(sweep: str | Path) -> Results:
 
 
 def require_pandas() -> None:
-    """Nothing if pandas is installed, which the results of a sweep are made with.
+    """Checks that pandas is installed, which the results of a sweep need.
 
     Raises:
-      UserError: It is not.
+      UserError: It is not installed.
     """
     try:
         import pandas  # noqa: F401

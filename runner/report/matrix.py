@@ -1,4 +1,4 @@
-"""The checks of a sweep as a table in Markdown: a row a program, a column a check. Pure; no JAX."""
+"""The checks of a sweep as a Markdown table: one row per program, one column per check. Pure; no JAX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.records.record import Record, Verdict
 from runner.records.row import row_of
 from runner.report import table
 
-# In the order in which `runner.checks` asks them; spelled here so that no table needs JAX.
+# In the order in which `runner.checks` runs them; repeated here so that no table needs JAX.
 CHECKS = (
     "complete",
     "nothing_invented",
@@ -29,25 +29,25 @@ NOT_TESTED = "–"
 
 VERSIONS = ("flax", "jax", "jaxlib", "orbax-checkpoint", "python")
 
-# What another seed gives is the same program.
+# Changing the seed does not change the program.
 NOT_OF_A_PROGRAM = ("seed",)
 
 
 def remember(record: Record, programs: MutableMapping[str, Record]) -> None:
-    """Keeps the first record of each program that answers a check; without its arrays, since programs may be many."""
+    """Keeps the first record of each program that has check results, without its arrays: there may be many programs."""
     kept = programs.get(record.program_id)
     if kept is None or (not _program_checks(kept) and _program_checks(record)):
         programs[record.program_id] = dataclasses.replace(record, variables=[], updated=[], output=[], timing=None)
 
 
 def to_markdown(records: Iterable[Record]) -> str | None:
-    """The verdicts as a page: versions and date, the table, and a line for every fail, then every warning.
+    """The verdicts as a page: versions and dates, the table, and a line for every fail, then every warning.
 
     Args:
-      records: One a program.
+      records: One per program.
 
     Returns:
-      The page; None where there is nothing to compare: no check was asked, or only some, of one layer.
+      The page; None if there is nothing to compare: no checks were run, or only some, on one layer.
     """
     rows = sorted(records, key=lambda record: record.num)
     asked = [check for check in CHECKS if any(check in _program_checks(record) for record in rows)]
@@ -72,7 +72,7 @@ def _depth(record: Record) -> str | None:
 
 
 def _heads(rows: Sequence[Record]) -> list[str]:
-    """A line for each set of versions and kind of device, with the days on which its records were made."""
+    """One line per set of versions and kind of device, with the dates of its records."""
     days: dict[str, set[str]] = {}
     for record in rows:
         known = record.fingerprint.get("versions", {})
@@ -82,7 +82,7 @@ def _heads(rows: Sequence[Record]) -> list[str]:
 
 
 def _row_names(rows: Sequence[Record]) -> list[str]:
-    """The layer's name; where it has several programs, with what tells them apart."""
+    """The layer's name, plus what distinguishes its programs if it has several."""
     names = []
     for record in rows:
         alike = [row_of(other) for other in rows if other.layer == record.layer]
@@ -98,7 +98,7 @@ def _cell(record: Record, check: str) -> str:
 
 
 def _notes(rows: Mapping[str, Record], asked: Sequence[str]) -> list[str]:
-    """A line for what is said of one layer or of several in the same words; failed checks first."""
+    """One line per message, naming all layers that share it; failed checks first."""
     said: dict[tuple[str, str, str], list[str]] = {}
     for verdict in (Verdict.fail, Verdict.warn):
         for check in asked:
@@ -119,5 +119,5 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` on one line, with what Markdown would take for its own escaped."""
+    """`text` on one line, with Markdown syntax escaped."""
     return re.sub(r"([\\|<*`\[\]])", r"\\\1", " ".join(text.split()))

@@ -17,7 +17,7 @@ from runner.records.record import Record, Status
 from runner.records.row import Row
 from runner.records.timing import Aggregate
 
-# A table of more rows tells less than its first ones; `bridge-runner ls` has them all.
+# A longer table is harder to read; `bridge-runner ls` shows all rows.
 MAX_ROWS = 40
 
 # Shown wherever they vary, in this order.
@@ -38,24 +38,24 @@ FLAG_MEANING = {
 
 STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}
 
-# Columns of a search, and those that it does without.
+# Columns of a search, and those that it omits.
 SEARCHED = ("objective",)
 NOT_SEARCHED = ("output norm", "saved")
 
-# What differs between runs by name only, or is about the sweep.
+# Keys that differ between runs in name only, or concern the sweep.
 NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
 
 
 def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> Text:
-    """One row a run: id, what varied, loss, output norm, apply time with its flag, checkpoint size, status.
+    """One row per run: id, what varied, loss, output norm, apply time with its flag, checkpoint size, status.
 
     Args:
       rows: The runs.
-      width: Characters a line; axes that don't fit are left out, and `notes` says so.
-      max_rows: Rows at most.
+      width: Characters per line; axes that don't fit are omitted, and `notes` says so.
+      max_rows: Maximum number of rows.
     """
     columns = _columns(rows, width)
-    # Put together by hand: rich takes half a second to lay out a thousand rows.
+    # Laid out by hand: rich takes half a second for a thousand rows.
     widths = [_width(heading, cells) for heading, cells in columns.items()]
     adjust = [str.ljust if heading in LEFT else str.rjust for heading in columns]
     lines = list(zip(*columns.values(), strict=True))[:max_rows]
@@ -72,7 +72,7 @@ def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> 
 
 
 def plain_table(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """Mappings of one kind as a table: text to the left, numbers to the right."""
+    """Mappings with the same keys as a table: text left-aligned, numbers right-aligned."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading, value in lines[0].items():
         table.add_column(heading, justify="right" if isinstance(value, int) else "left", overflow="fold")
@@ -88,12 +88,12 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def notes(rows: Sequence[Row], *, width: int) -> list[str]:
-    """What is to be said below the table: why times are marked, which checks fail, and which axes did not fit."""
+    """The notes below the table: why times are flagged, which checks fail, and which axes did not fit."""
     lines = []
     flags = Counter(flag for row in rows for flag in row.apply_flags)
     if flags:
         lines.append(flags_line(flags))
-    # A failed run has said what it failed of.
+    # A failed run has already reported why it failed.
     failed_checks = Counter(name for row in rows if row.status == Status.done.value for name in row.failed_checks)
     if failed_checks:
         said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in failed_checks.items())
@@ -106,18 +106,18 @@ def notes(rows: Sequence[Row], *, width: int) -> list[str]:
 
 
 def flags_line(flags: Mapping[str, int]) -> str:
-    """What the mark before a time means, and how many runs have it for which reason."""
+    """What the mark before a time means, and how many runs have it, by reason."""
     reasons = ", ".join(f"{number} {FLAG_MEANING.get(flag, flag)}" for flag, number in flags.items())
     return f"{FLAGGED} read with care: {reasons}"
 
 
 def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
-    """A line a check with its verdict, then for each fail and warn what fixes it.
+    """One line per check with its verdict, then a fix for each fail and warn.
 
     Args:
       head: What was checked.
       record: Its record.
-      width: Characters a line.
+      width: Characters per line.
     """
     name_width = max((len(check.name) for check in record.checks), default=0)
     lines = [head]
@@ -139,9 +139,9 @@ def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
 
 
 def shown_keys(rows: Sequence[Row]) -> list[str]:
-    """The config keys that tell the runs apart, axes first; not those that only follow another one."""
+    """The config keys that distinguish the runs, axes first, without those determined by another key."""
     first = rows[0].settings if rows else {}
-    # Most groups are the same in all runs: then there is nothing to look for in them.
+    # Most config groups are the same in all runs, and need no search.
     same = {key for key, value in first.items() if all(row.settings.get(key, rows) == value for row in rows)}
     values = [values_of(row, but=same) for row in rows]
     varied = [key for key in varied_keys(values) if key not in NOT_SHOWN]
@@ -153,18 +153,18 @@ def shown_keys(rows: Sequence[Row]) -> list[str]:
 
 
 def values_of(row: Row, *, but: Collection[str] = ()) -> dict[str, Any]:
-    """The config of a run by dotted key, with the layer's name as `layer` and the mesh as one value.
+    """The config of a run by dotted key, with the layer's name as `layer` and the mesh as a single value.
 
     Args:
       row: The run.
-      but: Groups and values of the config that are left out.
+      but: Config groups and values to omit.
     """
     taken = {key: value for key, value in row.settings.items() if key != "mesh" and key not in but}
     return {**flatten(taken), "mesh": literal(row.settings.get("mesh")), "layer": row.layer}
 
 
 def duration(seconds: float | None) -> str:
-    """`seconds` with three digits and its unit: `12.3 µs`."""
+    """`seconds` with three digits and a unit: `12.3 µs`."""
     if seconds is None:
         return "–"
     return _with_unit(seconds * 1e9, ("ns", "µs", "ms", "s"))
@@ -174,8 +174,8 @@ def spread(one: Aggregate | None, show: Callable[[float], str]) -> str:
     """A median with its interval and the number of runs: `12.3 µs (11.9–13.1) n 10`.
 
     Args:
-      one: What is shown; None where no run has such a number.
-      show: A number with its unit.
+      one: The aggregate; None if no run has a value.
+      show: Formats a number with its unit.
     """
     if one is None:
         return "–"
@@ -190,14 +190,14 @@ def spread(one: Aggregate | None, show: Callable[[float], str]) -> str:
 
 
 def size(num_bytes: int | None) -> str:
-    """`num_bytes` with its unit: `1.2 kB`."""
+    """`num_bytes` with a unit: `1.2 kB`."""
     if num_bytes is None:
         return "–"
     return _with_unit(float(num_bytes), ("B", "kB", "MB", "GB", "TB"))
 
 
 def _with_unit(value: float, units: Sequence[str]) -> str:
-    """`value` with three digits, in the first unit in which it is below 1000 as it is shown."""
+    """`value` with three digits, in the first unit in which it displays as less than 1000."""
     for unit in units[:-1]:
         shown = float(f"{value:.3g}")
         if shown < 1000:
@@ -207,7 +207,7 @@ def _with_unit(value: float, units: Sequence[str]) -> str:
 
 
 def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
-    """The columns that fit, by heading; of a search what was told stands in the place of what is seldom asked of it."""
+    """The columns that fit, by heading; a search shows its objective in place of columns seldom needed there."""
     searched = any(row.trial is not None for row in rows)
     losses = [
         "–" if row.loss_first is None or row.loss_last is None else f"{row.loss_first:.4g} → {row.loss_last:.4g}"
@@ -240,7 +240,7 @@ def _number(value: float | None) -> str:
 
 
 def _cell(value: Any) -> str:
-    """`value` as it was typed, a fraction with six digits."""
+    """`value` as typed, fractions with six digits."""
     return f"{value:.6g}" if isinstance(value, float) else literal(value)
 
 
@@ -249,6 +249,6 @@ def _width(heading: str, cells: Sequence[str]) -> int:
 
 
 def _follows(key: str, other: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the value of `key` is told by that of `other`."""
+    """Whether the value of `other` determines that of `key`."""
     pairs = {(literal(row.get(other)), literal(row.get(key))) for row in rows}
     return len(pairs) == len({first for first, _ in pairs})

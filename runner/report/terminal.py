@@ -1,4 +1,4 @@
-"""What a sweep says on the terminal while it runs and at its end; the same in a pipe, without control characters."""
+"""Terminal output of a sweep: progress and results; the same in a pipe, without control characters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_PROGRAMS = 20
 
 
 class Terminal:
-    """Progress and results on the terminal.
+    """Prints progress and results to the terminal.
 
     Args:
       console: Where results go: standard output.
@@ -47,7 +47,7 @@ class Terminal:
         self._end_progress()
 
     def started(self, plan: Any, num_pending: int) -> None:
-        """The head of a sweep and the progress bar."""
+        """Prints the head of a sweep and starts the progress bar."""
         self.line(head(plan, num_pending))
         if self.errors.is_terminal and num_pending > 1:
             self._progress = Progress(
@@ -63,7 +63,7 @@ class Terminal:
             self._task = self._progress.add_task("runs", total=num_pending, failed="")
 
     def finished(self, record: Record, folder: Any) -> None:
-        """One run more; a failure is said at once, and leaves that training left alone, of each kind once."""
+        """Counts a run; reports a failure at once, and each set of leaves that training did not change, once."""
         if record.status is Status.failed and record.error is not None:
             self._num_failed += 1
             reason = f"{record.error.kind.value}: {record.error.message or record.error.type}"
@@ -75,7 +75,7 @@ class Terminal:
         self.advanced()
 
     def advanced(self) -> None:
-        """The bar goes on by one run."""
+        """Advances the bar by one run."""
         if self._progress is not None and self._task is not None:
             failed = f"{self._num_failed} failed" if self._num_failed else ""
             self._progress.update(self._task, advance=1, failed=failed)
@@ -86,13 +86,13 @@ class Terminal:
             self.warned(shorten(f"run {num}: training did not move {', '.join(paths)}"))
 
     def warned(self, text: str) -> None:
-        """One line on standard error."""
+        """Prints one line to standard error."""
         # Text, not markup: a layer may be called [red].
         self.errors.print(Text(text), soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
-        """A bar on standard error while something is done `total` times; the answer is to be called after each."""
+        """Shows a bar on standard error for `total` steps; call the yielded function after each."""
         if not self.errors.is_terminal or total < 2:
             yield lambda: None
             return
@@ -102,11 +102,11 @@ class Terminal:
             yield lambda: bar.advance(task)
 
     def line(self, text: str) -> None:
-        """One line on standard output."""
+        """Prints one line to standard output."""
         self.console.print(Text(text), soft_wrap=True)
 
     def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> None:
-        """The table of runs."""
+        """Prints the table of runs."""
         self._end_progress()
         if not rows:
             return
@@ -124,7 +124,7 @@ class Terminal:
 
 
 def head(plan: Any, num_pending: int) -> str:
-    """What a sweep is about to do, in one line."""
+    """One line on what a sweep is about to do."""
     if plan.study is not None:
         goal = f"{plan.study['direction']} {plan.study['objective']}"
         return f"{plan.folder.name}: {goal} · {plan.study['n_trials']} trials, {num_pending} to come"
@@ -140,11 +140,11 @@ def head(plan: Any, num_pending: int) -> str:
 
 
 def describe_study(plan: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
-    """What has come of a search: how many trials were told, the best of them, and the command that makes its run.
+    """The outcome of a search: the number of trials told, the best of them, and the command that reproduces its run.
 
     Args:
-      plan: That of its sweep, as it was written.
-      trials: Those that were told.
+      plan: Its sweep's plan, as written.
+      trials: The trials told to the study.
     """
     study = plan["study"]
     num_failed = sum(trial.value is None for trial in trials)
@@ -162,11 +162,11 @@ def describe_study(plan: Mapping[str, Any], trials: Sequence[Trial]) -> list[str
 
 
 def describe_plan(plan: Any, trials: Sequence[Trial] = ()) -> list[str]:
-    """What a sweep would do: its head, its programs, and how many runs each still has; of a search, where it looks.
+    """What a sweep would do: its head, its programs and their pending runs; for a search, its search space.
 
     Args:
-      plan: What to do.
-      trials: Those of a search that were told.
+      plan: The plan.
+      trials: A search's trials told so far.
     """
     if plan.study is not None:
         lines = [head(plan, max(plan.study["n_trials"] - len(trials), 0)), f"  folder      {plan.folder.path}"]
@@ -188,6 +188,6 @@ def describe_plan(plan: Any, trials: Sequence[Trial] = ()) -> list[str]:
 
 
 def shorten(text: str) -> str:
-    """`text` on one line of bearable length."""
+    """`text` on one line, truncated to a readable length."""
     text = " ".join(text.split())
     return text if len(text) <= MAX_REASON_CHARACTERS else f"{text[: MAX_REASON_CHARACTERS - 1]}…"

@@ -1,4 +1,4 @@
-"""Whether a sweep ends early: it was asked to, its failure policy says so, or the disk is full."""
+"""Whether a sweep ends early: interrupted, stopped by its failure policy, or out of disk space."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Ending:
     """What may end a sweep early.
 
     Attributes:
-      stop: True asks the sweep to end.
+      stop: Polled; True ends the sweep.
       num_failed: How many of its runs failed.
       interrupted: Whether `stop` was ever true.
-      stopped: The failure policy that ends it, if one does.
-      broken: Why the steps of a training can't be written; raised once what is executed has been written.
+      stopped: The failure policy that ended it, if any.
+      broken: Why training steps can't be written; raised after all executed runs are written.
     """
 
     stop: Callable[[], bool] = lambda: False
@@ -31,12 +31,12 @@ class Ending:
     broken: StorageError | None = None
 
     def reached(self) -> bool:
-        """Whether no other run may begin."""
+        """Whether no further run may start."""
         self.interrupted = self.interrupted or self.stop()
         return self.interrupted or self.stopped is not None or self.broken is not None
 
     def count(self, run: Run, record: Record) -> None:
-        """Counts a failed run; the policy may end the sweep."""
+        """Counts a failed run; the failure policy may then end the sweep."""
         self.num_failed += record.status is Status.failed
         if self.num_failed and run.on_failure is OnFailure.stop:
             self.stopped = "on_failure=stop"

@@ -1,9 +1,9 @@
-"""Many runs: each once, done ones skipped, ordered by program, failures isolated, all of it resumable.
+"""Executes a sweep: deduplicated, finished runs skipped, ordered by program, failures isolated, resumable.
 
-Read this second, after `runner.experiment.execute`. A sweep goes in waves (`waves`). The programs of a wave are
-compiled on all cores (`programs`); then, with nothing of ours running beside them, its runs are executed and timed
+Read this second, after `runner.experiment.execute`. A sweep runs in waves (`waves`). The programs of a wave are
+compiled on all cores (`programs`); then its runs are executed and timed, with no other work of ours running
 (`run_executor`); then their checkpoints, records and W&B runs are written (`run_writer`) while the next wave compiles.
-`scheduler` keeps that order. A run counts as done when its line in the journal is on the disk, not before.
+`scheduler` enforces that order. A run is done only once its journal line is on disk.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def execute(
     stop: Callable[[], bool] = lambda: False,
     growth: Growth | None = None,
 ) -> SweepOutcome:
-    """Runs what is missing of `plan` and writes it.
+    """Executes and writes the pending runs of `plan`.
 
     Args:
-      plan: What to do.
+      plan: The plan.
       tracking: Makes the tracker, given `num_runs`, the number of runs to come.
-      reporter: Told of everything as it happens.
-      stop: Asked before every run; True ends the sweep after what is executed has been written.
-      growth: How the plan goes on; None where it is whole.
+      reporter: Notified of every event as it happens.
+      stop: Polled before every run; True ends the sweep once all executed runs are written.
+      growth: Extends the plan; None if it is complete.
 
     Raises:
-      StorageError: Another process works in the folder, or the disk is full.
+      StorageError: Another process is using the folder, or the disk is full.
     """
     files.make_sweep_folder(plan.folder)
     with files.locked(plan.folder):
@@ -64,7 +64,7 @@ def execute(
 
 
 def _grow(plan: Plan, growth: Growth, scheduler: Scheduler) -> Plan:
-    """Goes on with what `growth` gives, as long as it gives something; the plan at the end."""
+    """Runs what `growth` adds until it adds nothing more; returns the final plan."""
     while not scheduler.ending.reached() and (longer := growth.longer()) is not None:
         write_plan(longer)
         if not plan.tasks:
@@ -75,15 +75,15 @@ def _grow(plan: Plan, growth: Growth, scheduler: Scheduler) -> Plan:
 
 
 def conclude(plan: Plan, *, tracking: Callable[..., Tracking], reporter: Reporter) -> None:
-    """Does what is left of a sweep once its runs were made elsewhere: its files, its W&B run, and runs not yet tracked.
+    """Finishes a sweep whose runs were executed by other processes: its files, its W&B run, and untracked runs.
 
     Args:
-      plan: With the states that the runs have now.
+      plan: The plan, with the current state of every run.
       tracking: Makes the tracker.
-      reporter: Told of what goes wrong.
+      reporter: Notified of what goes wrong.
 
     Raises:
-      StorageError: Another process works in the folder, or the disk is full.
+      StorageError: Another process is using the folder, or the disk is full.
     """
     with (
         files.locked(plan.folder),
@@ -105,16 +105,16 @@ def work(
     reporter: Reporter,
     stop: Callable[[], bool],
 ) -> SweepOutcome:
-    """Runs `pending` in a process that is one of several on this sweep, and holds the locks of these runs.
+    """Executes `pending` in one of several processes on this sweep; this one holds the locks of these runs.
 
     Args:
-      plan: What this process has of the sweep's.
-      pending: What to run.
+      plan: This process's part of the sweep's plan.
+      pending: The runs to execute.
       journal: The journal of this process.
-      died: Runs, by id, that ended the process that was at them, and how: written down as failed, and not tried.
+      died: Runs, by id, whose process died while executing them, and how: recorded as failed, not retried.
       tracking: Makes the tracker, given `num_runs`.
-      reporter: Told of everything as it happens.
-      stop: Asked before every run.
+      reporter: Notified of every event as it happens.
+      stop: Polled before every run.
 
     Raises:
       StorageError: The disk is full.
@@ -127,7 +127,7 @@ def work(
 
 
 def write_plan(plan: Plan) -> None:
-    """Writes the plan into the sweep's folder, if it is not there; of a search it is longer each time.
+    """Writes the plan into the sweep's folder unless it is already there; a search's plan grows each time.
 
     Raises:
       StorageError: The disk is full.
@@ -156,7 +156,7 @@ def _started(
     journal: Journal | None = None,
     announce: bool = True,
 ) -> Iterator[Scheduler]:
-    """A sweep under way, from the first line of a journal to its last; the sweep's own journal where none is given."""
+    """A running sweep, from a journal's first line to its last; uses the sweep's own journal unless one is given."""
     with _room(plan), _open(plan, journal) as lines:
         tracker, ending = tracking(num_runs=num_pending), Ending(stop=stop)
         writer = RunWriter(journal=lines, reporter=reporter, tracking=tracker, ending=ending)

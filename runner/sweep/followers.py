@@ -1,6 +1,7 @@
-"""A run that several processes make together: how they agree on it, and what those do that are not the first.
+"""Multi-process runs: how all processes agree on the plan, and what processes other than the first do.
 
-The first process does all that a single one does. The others compute with it and write their parts of the checkpoint.
+The first process does everything a single one does. The others take part in the computation and write their shards of
+the checkpoint.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ SAME_COMMAND = "the same command in every process, but for distributed.process_i
 
 
 def agree(make_plan: Callable[[], Plan]) -> Plan:
-    """The plan of a run in every process, with the folder and the state that the first one found.
+    """The plan of a run in every process, with the folder and state that the first one found.
 
     Args:
-      make_plan: Makes this process's own.
+      make_plan: Makes this process's own plan.
 
     Raises:
-      UserError: One of the processes has no plan, or that of another run.
+      UserError: A process has no plan, or the plan of another run.
     """
     plan, refusal = None, None
     try:
@@ -56,10 +57,10 @@ def agree(make_plan: Callable[[], Plan]) -> Plan:
 
 
 def follow(plan: Plan) -> int:
-    """Does what every process does of a run; 1 if it failed.
+    """Does a process's part of a run; returns 1 if the run failed.
 
     Args:
-      plan: Of one run.
+      plan: The plan of one run.
     """
     return max([_follow(task, plan) for task in plan.pending()], default=0)
 
@@ -74,7 +75,7 @@ def _follow(task: Task, plan: Plan) -> int:
         checkpoint.save(result.variables, folder.checkpoint)
         if result.train_state is not None:
             checkpoint.save(result.train_state, folder.train_state)
-    except checkpoint.CheckpointError:  # the first process could not save either, and says so
+    except checkpoint.CheckpointError:  # the first process could not save either, and reports it
         return 1
     return 0
 
@@ -88,7 +89,7 @@ def _result(task: Task, plan: Plan) -> Result:
 
 
 def _said(plan: Plan | None, refusal: UserError | None) -> dict[str, Any]:
-    """What a process has to say of its plan."""
+    """What a process tells the others about its plan."""
     if plan is None:
         return {"refusal": refusal.what if refusal else ""}
     (task,) = plan.tasks

@@ -1,4 +1,4 @@
-"""The variables that a run starts from instead of init's: of an Orbax checkpoint, or of another run."""
+"""Initial variables for a run in place of init's, from an Orbax checkpoint or another run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class InitialVariables:
       path: Where they were found.
       tree: The variables.
       digest: Their digest.
-      train_state: What training goes on from, where they are those of a run that was trained.
+      train_state: The state that training resumes from, if they come from a trained run.
     """
 
     path: str
@@ -36,16 +36,16 @@ class InitialVariables:
     train_state: Any = None
 
     def digest_for(self, run: Run) -> str:
-        """The digest of all that `run` takes from here: one that trains takes the optimiser's state too."""
+        """The digest of everything that `run` uses from here: a training run also uses the optimiser state."""
         if self.train_state is None or not run.train.steps:
             return self.digest
         return canonical_digest([self.digest, trees.tree_digest(trees.leaves(self.train_state))])
 
     def require_steps(self, run: Run) -> None:
-        """Checks whether `run` has anything left to train.
+        """Validates that `run` has steps left to train.
 
         Raises:
-          ConfigError: As many steps were made before.
+          ConfigError: That many steps have already been trained.
         """
         num_made = int(self.train_state["step"]) if self.train_state is not None else 0
         if 0 < run.train.steps <= num_made:
@@ -54,16 +54,16 @@ class InitialVariables:
 
 
 def read_initial_variables(path: str | None) -> InitialVariables | None:
-    """The variables in the Orbax checkpoint, or in the run, at `path`; None for None.
+    """Reads the variables of the Orbax checkpoint, or of the run, at `path`; None for None.
 
     Raises:
-      ConfigError: There is no checkpoint.
+      ConfigError: There is no checkpoint at `path`.
     """
     if path is None:
         return None
     folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
-        with contextlib.suppress(StorageError):  # a sweep and the first letters of a run, as in `show`
+        with contextlib.suppress(StorageError):  # a sweep and the prefix of a run, as in `show`
             folder = find.find_run(folder).path
     run = RunFolder(folder)
     own = run.record.exists()
@@ -80,7 +80,7 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
 
 
 def draft_from(run: Run, identity: Identity, initial: InitialVariables | None) -> Draft:
-    """The traced program of `run` with the variables that it starts from; see `runner.experiment.program.draft`."""
+    """The traced program of `run` with its initial variables; see `runner.experiment.draft.make_draft`."""
     if initial is None:
         return draft.make_draft(run, identity)
     return draft.make_draft(run, identity, initial.tree, train_state=initial.train_state)

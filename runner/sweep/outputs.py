@@ -1,4 +1,4 @@
-"""The files at a sweep's end, made from its records alone: results.parquet and .csv, checks.md, report.html. No JAX."""
+"""Writes a sweep's final files from its records alone: results.parquet and .csv, checks.md, report.html. No JAX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner.report.html.page import to_html
 
 
 class Summary:
-    """What the files at a sweep's end are made of, gathered record by record."""
+    """Collects, record by record, what the final files of a sweep contain."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Any]] = {}
@@ -22,7 +22,7 @@ class Summary:
         self._report = Report()
 
     def add(self, record: Record) -> None:
-        """Takes one record, in the place of an earlier one of the same run."""
+        """Adds a record, replacing an earlier one of the same run."""
         row = self._rows[record.run_id] = columns.results_row(record)
         self._report.add(record, row)
         matrix.remember(record, self._programs)
@@ -31,11 +31,11 @@ class Summary:
         return run_id in self._rows
 
     def write(self, folder: SweepFolder, run_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """Writes the results, and checks.md only where checks were asked of several layers, or all checks of one.
+        """Writes the results, and checks.md only if several layers were checked, or one layer with all checks.
 
         Args:
-          folder: The sweep.
-          run_ids: Its runs in their order; those without a record are left out.
+          folder: The sweep's folder.
+          run_ids: Its runs in order; those without a record are skipped.
 
         Returns:
           The rows of results.parquet.

@@ -24,7 +24,7 @@ from runner.timing import machine
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A distinct run of the sweep; `tracked` says whether an earlier attempt has made its W&B run."""
+    """A distinct run of the sweep; `tracked` says whether an earlier attempt already created its W&B run."""
 
     job: Job
     config: Config
@@ -34,24 +34,24 @@ class Task:
 
     @property
     def program_key(self) -> ProgramKey:
-        """Names the compiled program that the run needs."""
+        """The key of the compiled program that the run needs."""
         return self.job.identity.program_id, self.job.run.device
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a sweep is going to do.
+    """What a sweep will do.
 
     Attributes:
-      folder: Where.
+      folder: The sweep's folder.
       tasks: Every distinct run, in the order of the configs.
       drafts: The traced program of every task, by its key.
-      num_configs: Configs asked for; more than tasks where two are equal.
-      origin: The command that made the sweep, for `resume`.
-      retry: Which finished runs are done again.
+      num_configs: Configs requested, duplicates included.
+      origin: The command that started the sweep, for `resume`.
+      retry: Which finished runs are rerun.
       seen: Bytes of every journal, by its path in the folder, before the states of the tasks were read from them.
-      study: What the search is for whose trials these runs answer, as JSON data; None where all configs were known.
-      written_at: When the plan was written first; None where it was not yet.
+      study: The search whose trials these runs evaluate, as JSON data; None if all configs were known up front.
+      written_at: When the plan was first written; None if it has not been.
     """
 
     folder: SweepFolder
@@ -70,27 +70,27 @@ class Plan:
         wanted |= {State.failed} if self.retry is not Retry.none else set()
         wanted |= {State.stale} if self.retry is Retry.all else set()
         order = {key: index for index, key in enumerate(self.drafts)}
-        # A search leaves runs without a program that its study does not ask for any more.
+        # In a search, runs that its study no longer asks for have no program.
         chosen = [task for task in self.tasks if task.state in wanted and task.program_key in order]
         return sorted(chosen, key=lambda task: (order[task.program_key], task.job.num))
 
     def untracked(self) -> list[Task]:
-        """Finished runs that have no W&B run yet; none where the sweep is not tracked."""
+        """Finished runs without a W&B run; empty if the sweep is not tracked."""
         finished = [task for task in self.tasks if task.state in FINISHED and not task.tracked]
         return [task for task in finished if task.job.run.tracking.mode is not TrackingMode.disabled]
 
     def counts(self) -> dict[str, int]:
-        """How many tasks are in each state; states without any are left out."""
+        """The number of tasks in each state; empty states are omitted."""
         return {state.value: n for state in State if (n := sum(task.state is state for task in self.tasks))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """How a plan goes on whose configs are not known before the first of them have run.
+    """Extends a plan whose later configs depend on the results of earlier runs.
 
     Attributes:
-      num_runs: Runs that may come, at most.
-      longer: The plan with the next runs, once those of the last one have ended; None where none are to come.
+      num_runs: The maximum number of runs to come.
+      longer: Returns the plan with the next runs once those of the last plan have ended; None if there are no more.
     """
 
     num_runs: int
@@ -105,18 +105,18 @@ def make_plan(
     origin: Mapping[str, Any] | None = None,
     elsewhere: str | None = None,
 ) -> Plan:
-    """What is to be done for `configs`: validated, equal ones once, with what is already there. Writes nothing.
+    """Plans `configs`: validates and deduplicates them, and looks up finished runs. Writes nothing.
 
     Args:
-      configs: At least one.
-      place: The sweep's folder, given the name that the plan suggests.
-      refused: Where and why other configs of the sweep have no meaning; said together with what is found here.
-      origin: The command that made the sweep.
-      elsewhere: Where other machines do the work, the platform that `device=auto` means there; nothing but the CPU is
-        then touched here.
+      configs: At least one config.
+      place: Returns the sweep's folder, given the name that the plan suggests.
+      refused: Where and why other configs of the sweep are invalid; reported together with the errors found here.
+      origin: The command that started the sweep.
+      elsewhere: For runs on remote machines, the platform that `device=auto` means there; only the CPU is then used
+        here.
 
     Raises:
-      UserError: Configs that can't run (all mistakes together), or a folder that can't be used.
+      UserError: Configs that can't run (all errors together), or a folder that can't be used.
     """
     identities, drafts = validate(configs, refused, elsewhere=elsewhere)
     distinct: dict[str, int] = {}
@@ -152,15 +152,15 @@ def make_task(
     compared: dict[str, int],
     state: State | None = None,
 ) -> Task:
-    """A run with its place in a sweep.
+    """Makes the task of one run in a sweep.
 
     Args:
-      config: What to run.
-      identity: Its names.
-      folder: The sweep's.
+      config: The config to run.
+      identity: Its ids.
+      folder: The sweep's folder.
       num: Its position.
-      state: What the journals say of it; None where they don't.
-      compared: The runs that compare compiled with eager, by what they compare; this one is added where none does yet.
+      state: Its state in the journals; None if they don't mention it.
+      compared: The runs that compare compiled with eager, by what they compare; this run is added if none does yet.
     """
     subject = _subject(config.run, identity)
     compared_on = None if subject is None else compared.setdefault(subject, num)
@@ -178,7 +178,7 @@ def make_task(
 
 
 def refreshed(plan: Plan) -> Plan:
-    """`plan` with what is there now."""
+    """`plan` with the current state of every run."""
     states, tracked = known_states(plan.folder, [task.job.identity.run_id for task in plan.tasks])
     tasks = []
     for task in plan.tasks:
@@ -189,7 +189,7 @@ def refreshed(plan: Plan) -> Plan:
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
-    """`plan` as JSON data, as it is kept in the sweep's folder."""
+    """`plan` as JSON data, as stored in the sweep's folder."""
     study = {} if plan.study is None else {"study": dict(plan.study)}
     return {
         "sweep": plan.folder.name,
@@ -223,7 +223,7 @@ def comparing(tasks: Sequence[Task]) -> dict[str, int]:
 
 
 def _subject(run: Run, identity: Identity) -> str | None:
-    """What is compared once in a sweep; None where nothing is."""
+    """What is compared only once in a sweep; None if nothing is."""
     if run.checks.mode is ChecksMode.off or run.checks.eager is EagerCheck.never:
         return None
     return identity.program_id if run.checks.eager is EagerCheck.program else str(run.layer.target)

@@ -1,4 +1,4 @@
-"""What a sweep reports as it goes, and at its end."""
+"""The events that a sweep reports while it runs, and its outcome."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from runner.sweep.plan import Plan
 
 
 class Reporter(Protocol):
-    """What a sweep tells of itself as it goes."""
+    """Receives the events of a sweep."""
 
     def started(self, plan: Plan, num_pending: int) -> None:
-        """The sweep begins."""
+        """The sweep starts."""
 
     def finished(self, record: Record, folder: RunFolder) -> None:
-        """A run is done or has failed, and is on the disk."""
+        """A run is done or has failed, and is on disk."""
 
     def advanced(self) -> None:
-        """A run is done; of one that another process made, no more is read."""
+        """A run is done. Called alone for a run of another process, whose record is not read."""
 
     def warned(self, text: str) -> None:
-        """Something went on without what was asked."""
+        """The sweep continues without something that was requested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class SweepOutcome:
     Attributes:
       num_failed: How many of its runs failed.
       interrupted: True if it was asked to stop.
-      stopped: The failure policy that ended it early, if one did.
+      stopped: The failure policy that ended it early, if any.
     """
 
     num_failed: int

@@ -1,8 +1,8 @@
-"""Which checkpoints of a sweep stay: all, the last N, or the best N by a number of the record.
+"""Checkpoint retention in a sweep: all, the last N, or the best N by a metric of the record.
 
-A checkpoint goes as soon as N others that come before it are on the disk: a sweep never takes room for many more than
-N. Its run stays done. First the record says that the checkpoint is removed and why, then the files go: a kill in
-between leaves files that nobody counts on, and no record that names what is not there.
+A checkpoint is removed as soon as N others that rank above it are on disk, so a sweep never needs space for many more
+than N. Its run stays done. The record is updated first, with the reason, and the files are deleted after: a kill in
+between leaves files that nothing refers to, never a record that names missing files.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from runner.records.record import CheckpointInfo, Record
 
 
 class Keeper:
-    """Removes the checkpoints of one sweep that are not to be kept.
+    """Removes the checkpoints of one sweep that need not be kept.
 
     Args:
-      settings: What is kept.
+      settings: Which checkpoints to keep.
     """
 
     def __init__(self, settings: CheckpointSettings) -> None:
@@ -35,10 +35,10 @@ class Keeper:
         return self._settings.num_kept is not None
 
     def add(self, record: Record, folder: RunFolder) -> list[tuple[Record, RunFolder]]:
-        """Takes one run more whose record is on the disk.
+        """Adds a run whose record is on disk.
 
         Returns:
-          The runs that lose their checkpoint by it, with their new records, which are written.
+          The runs that lose their checkpoint as a result, with their new records, which are already written.
         """
         if not self.removes or record.checkpoint is None:
             return []
@@ -53,7 +53,7 @@ class Keeper:
         return [(self._remove(folder), folder) for _, _, folder in surplus]
 
     def _place(self, record: Record) -> tuple[float, int]:
-        """What the runs are sorted by, those to be kept first; of equal ones the first of the sweep stays."""
+        """The sort key of a run, best first; ties go to the earlier run of the sweep."""
         if self._settings.rule is Keep.last:
             return (0.0, -record.num)
         value = _metric(self._settings).of(record)
@@ -62,7 +62,7 @@ class Keeper:
         return (value if self._settings.mode is Mode.min else -value, record.num)
 
     def _remove(self, folder: RunFolder) -> Record:
-        # Not the record that was added: meanwhile it may have been written again.
+        # Not the record that was added: it may have been rewritten since.
         record = without_checkpoint(store.read_record(folder), self._settings.sentence)
         store.write_record(folder, record)
         removal.remove_checkpoint(folder)
@@ -70,7 +70,7 @@ class Keeper:
 
 
 def without_checkpoint(record: Record, why: str) -> Record:
-    """The record of a run whose checkpoint is removed."""
+    """`record`, its checkpoint marked as removed, and why."""
 
     def removed(saved: CheckpointInfo | None) -> CheckpointInfo | None:
         return saved and dataclasses.replace(saved, removed=why)
@@ -81,10 +81,10 @@ def without_checkpoint(record: Record, why: str) -> Record:
 
 
 def require(settings: CheckpointSettings) -> None:
-    """Checks whether every record has a place for the metric.
+    """Validates that every record has a field for the metric.
 
     Raises:
-      ConfigError: It is neither a column of numbers nor the path of a number.
+      ConfigError: The metric is neither a numeric column nor the path of a number.
     """
     if settings.rule is Keep.best:
         _metric(settings)

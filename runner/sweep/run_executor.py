@@ -1,4 +1,4 @@
-"""Executes a run of a sweep: alone on the machine while it is timed, followed by the tracker while it trains."""
+"""Executes the runs of a sweep: exclusively while timed, streaming to the tracker while training."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class RunExecutor:
     """Executes the runs of one sweep, one after the other.
 
     Attributes:
-      tracking: Follows runs that train.
-      turns: Keeps other processes of ours from working beside a measurement.
-      stopping: True ends a training after its next step.
-      warn: Takes one sentence.
+      tracking: Follows training runs.
+      turns: Keeps other processes of ours from working during a measurement.
+      stopping: Polled; True ends training after its next step.
+      warn: Called with one sentence.
     """
 
     tracking: Tracking
@@ -40,16 +40,16 @@ class RunExecutor:
     _tracker_is_warm: bool = False
 
     def execute(self, task: Task, program: Program | Exception, threads: ThreadPoolExecutor) -> Result:
-        """The result of a run.
+        """Executes a run and returns its result.
 
         Args:
           task: The run.
-          program: What it needs, or why that could not be compiled.
-          threads: One of them loads the tracker.
+          program: Its program, or the exception that compiling it raised.
+          threads: Pool on which the tracker is loaded.
 
         Raises:
-          Stopped: A training was asked to end; its last step is saved.
-          StorageError: A step of a training can't be written.
+          Stopped: Training was asked to end; its last step is saved.
+          StorageError: A training step can't be written.
         """
         if isinstance(program, Exception):
             return execute.failed(task.job, program)
@@ -58,7 +58,7 @@ class RunExecutor:
         return self._measure(task, program, first, threads)
 
     def _measure(self, task: Task, program: Program, first: bool, threads: ThreadPoolExecutor) -> Result:
-        """The result of a run, made while no other process of ours works here, or flagged if one does."""
+        """The result of a run, executed while no other process of ours works here, or flagged if one does."""
         job, settings, steps = task.job, task.job.run.timing, self._steps(task)
         watch = self.tracking.follow(run_record.head(job), task.folder.path) if program.training else None
         act = functools.partial(
@@ -77,7 +77,7 @@ class RunExecutor:
 
     @contextlib.contextmanager
     def _warm_tracker(self, threads: ThreadPoolExecutor) -> Iterator[None]:
-        """Loads the tracker while the first run is checked: no time is taken then, and XLA lets go of Python's lock."""
+        """Loads the tracker during the first run's checks: nothing is timed then, and XLA releases the GIL."""
         loading = None if self._tracker_is_warm else threads.submit(self.tracking.warm)
         self._tracker_is_warm = True
         try:
@@ -87,7 +87,7 @@ class RunExecutor:
                 loading.result()
 
     def _steps(self, task: Task) -> StepFolder | None:
-        """Where the steps of a run's training go, and those of an attempt before are found."""
+        """Where a run's training steps are saved, and where those of an earlier attempt are found."""
         train = task.job.run.train
         if not train.keeps_steps:
             return None

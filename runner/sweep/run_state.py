@@ -1,4 +1,4 @@
-"""What is known of the runs of a sweep before it goes on, from its journals and records."""
+"""The state of each run when a sweep starts or resumes, from its journals and records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.timing import machine
 
 
 class State(enum.Enum):
-    """What is known of a run before the sweep goes on."""
+    """The state of a run before the sweep starts or resumes."""
 
     done = "done"
     failed = "failed"
@@ -26,12 +26,12 @@ FINISHED = frozenset({State.done, State.stale, State.failed})
 
 
 def left_over(folder: RunFolder) -> State:
-    """The state of a run that no journal says the end of."""
+    """The state of a run whose end is in no journal."""
     return State.interrupted if folder.path.exists() else State.new
 
 
 def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
-    """States of the runs that the folder knows of, and which of them are tracked.
+    """States of the runs that the folder has, and which of them are tracked.
 
     Raises:
       StorageError: The folder holds another plan.
@@ -60,5 +60,5 @@ def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str,
 
 
 def _confirmed(folder: RunFolder, state: State) -> State:
-    """`state`, unless the run's record is missing or damaged: then the run counts as interrupted."""
+    """`state`, or interrupted if the run's record is missing or damaged."""
     return state if store.has_whole_record(folder) else State.interrupted

@@ -1,4 +1,4 @@
-"""Writes the runs of a sweep: files first, then the journal's line, then the tracker; at the end the sweep's files."""
+"""Writes the runs of a sweep: files first, then the journal line, then the tracker; at the end the sweep's files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from runner.sweep.run_state import FINISHED
 from runner.sweep.write_run import commit
 from runner.tracking.tracker import Tracking
 
-# Threads that write runs: half of the work is waiting for the disk, the other half Python that holds the lock. Measured
-# on 2 cores, 200 runs: 7.5 s with one thread, 5.3 with two, 6.2 with four.
+# Writer threads: half of the work is waiting for the disk, the other half is Python holding the GIL. Measured on
+# 2 cores, 200 runs: 7.5 s with one thread, 5.3 with two, 6.2 with four.
 WRITERS = 2
 
 
@@ -35,12 +35,12 @@ class RunWriter:
     """Writes the runs of one sweep.
 
     Attributes:
-      journal: Where the line is that makes a run done.
-      reporter: Told of every run that is written.
-      tracking: Given every run that is written.
-      ending: Told of runs that could not be saved.
-      threads: Those that write, while `started`.
-      num_removed: How many checkpoints were removed.
+      journal: The journal; a run is done once its line is there.
+      reporter: Notified of every written run.
+      tracking: Receives every written run.
+      ending: Counts the runs that could not be saved.
+      threads: The writer threads, within `started`.
+      num_removed: The number of removed checkpoints.
     """
 
     journal: Journal
@@ -56,14 +56,14 @@ class RunWriter:
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
-        """Has its threads as long as this lasts."""
+        """Runs the writer threads within this context."""
         with ThreadPoolExecutor(WRITERS) as self.threads:
             yield
 
     def keep(self, plan: Plan, pending: Sequence[Task]) -> None:
-        """Tells the keeper of the checkpoints that are there, but for those of runs to be done again."""
+        """Tells the keeper about existing checkpoints, except those of runs to be rerun."""
         if not plan.tasks:
-            return  # of a plan that is to grow
+            return  # a plan that has yet to grow
         self._keeper = Keeper(plan.tasks[0].job.run.checkpoint)
         again = {task.job.num for task in pending}
         there = [task for task in plan.tasks if task.state in FINISHED and task.job.num not in again]
@@ -72,12 +72,12 @@ class RunWriter:
         counted = {row.run_id for row in find.read_rows(plan.folder) if row.checkpoint_bytes is not None}
         for task in there:
             record = store.read_record(task.folder)
-            if record.run_id in counted and not record.saved:  # a kill came before the journal had it
+            if record.run_id in counted and not record.saved:  # killed before the journal had it
                 self._count_removed(record)
             self._keep(record, task.folder)
 
     def catch_up(self, plan: Plan, pending: Sequence[Task]) -> int:
-        """Tracks runs that were finished and not tracked, by an attempt that was stopped before; how many."""
+        """Tracks runs that an earlier, stopped attempt finished but did not track; returns how many."""
         again = {task.job.num for task in pending}
         missing = [task for task in plan.untracked() if task.job.num not in again]
         for task in missing:
@@ -88,17 +88,17 @@ class RunWriter:
         return len(missing)
 
     def write(self, results: Iterable[tuple[Task, Result]]) -> None:
-        """Writes runs; each is done when its line in the journal is on the disk.
+        """Writes runs; each is done once its journal line is on disk.
 
         Raises:
-          StorageError: The disk is full; what else could be written is.
+          StorageError: The disk is full; the runs that could be written are.
         """
         written = [(task, result, self.threads.submit(commit, task, result, self._clones)) for task, result in results]
         errors = []
         for task, result, future in written:
             try:
                 record = future.result()
-            except StorageError as error:  # what else could be written counts all the same
+            except StorageError as error:  # the other runs that were written still count
                 errors.append(error)
                 continue
             self._add(task, result, record)
@@ -106,17 +106,17 @@ class RunWriter:
             raise errors[0]
 
     def settle(self) -> None:
-        """Waits until nothing is tracked any more, and adds what tracking cost to the records."""
-        # A run that is tracked twice replaces itself: these lines need not be on the disk before we go on.
+        """Waits until tracking is finished, and adds its cost to the records."""
+        # Tracking a run twice overwrites it, so these lines need not be on disk before we continue.
         for run_id in self.threads.map(self._add_cost, self.tracking.wait()):
             self.journal.append("tracked", sync=False, run_id=run_id)
-        # A long sweep must not keep what it has written.
+        # A long sweep must not hold on to what it has written.
         self._untracked.clear()
 
     def conclude(self, plan: Plan) -> None:
         """Writes the sweep's files and its W&B run.
 
-        What was written here is not read again: the reader alone takes half a second.
+        What was written here is not read back: the reader alone takes half a second.
         """
         folders = {task.job.identity.run_id: task.folder for task in plan.tasks}
         for record in store.read_records(folder for run_id, folder in folders.items() if run_id not in self._summary):
@@ -126,7 +126,7 @@ class RunWriter:
         self.tracking.log_sweep(plan.folder.name, rows)
 
     def _add(self, task: Task, result: Result, record: Record) -> None:
-        """Counts a run whose record is on the disk."""
+        """Counts a run whose record is on disk."""
         self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
         self._untracked[record.run_id] = record, task.folder
         self._summary.add(record)
@@ -138,14 +138,14 @@ class RunWriter:
         self.reporter.finished(record, task.folder)
 
     def _keep(self, record: Record, folder: RunFolder) -> None:
-        """Lets go of the checkpoints that are not to be kept now that this run is on the disk."""
+        """Removes the checkpoints that need not be kept now that this run is on disk."""
         for changed, where in self._keeper.add(record, folder):
             self._count_removed(changed)
             if changed.run_id in self._untracked:
                 self._untracked[changed.run_id] = changed, where
 
     def _count_removed(self, record: Record) -> None:
-        """Says that the checkpoint of a run is gone."""
+        """Counts a run's removed checkpoint and notes it in the journal."""
         self.num_removed += 1
         self.journal.append(find.REMOVED, sync=False, run_id=record.run_id)
         self._summary.add(record)

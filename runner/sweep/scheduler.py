@@ -1,4 +1,4 @@
-"""What of a sweep compiles, executes and is written, and when: nothing of ours runs beside a measurement."""
+"""Schedules the compiling, executing and writing of a sweep, so that no other work of ours runs while one is timed."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from runner.sweep.validate import ProgramKey
 from runner.sweep.waves import bursts, waves
 from runner.timing import machine
 
-# A run of so many seconds is written before the next one is executed: a crash would lose it, and who follows it waits.
-# The comparison with the eager path, once a sweep, takes two of them.
+# A run this long, in seconds, is written before the next one is executed: a crash would lose it, and whoever follows
+# the sweep is waiting for it. The comparison with the eager path, once per sweep, takes two of them.
 LONG_S = 4.0
 
-# Programs of a wave, a core: enough that the cores seldom wait for its last one, few enough to hold in memory.
+# Programs per core in a wave: enough that the cores seldom wait for the last one, few enough to hold in memory.
 PROGRAMS_AHEAD = 4
 
 
 @dataclass(kw_only=True)
 class Scheduler:
-    """A sweep under way.
+    """A running sweep.
 
     Attributes:
-      writer: Writes what is executed.
+      writer: Writes executed runs.
       executor: Executes runs.
-      ending: Whether it goes on.
-      beside: Whether other processes work on the sweep: then its journal says what this one is at.
-      died: Runs, by id, that ended the process that was at them, and how.
+      ending: Whether the sweep ends early.
+      beside: Whether other processes work on the sweep: then the journal says which run this one is executing.
+      died: Runs, by id, whose process died while executing them, and how.
     """
 
     writer: RunWriter
@@ -48,15 +48,15 @@ class Scheduler:
     beside: bool = False
     died: Mapping[str, str] = field(default_factory=dict)
     _programs: Programs = field(default_factory=Programs)
-    # What is loaded and compiled before anybody asks for it; whatever comes of it is said where it is asked for.
+    # Loaded and compiled ahead of use; errors are reported where the result is used.
     _ahead: list[Future[None]] = field(default_factory=list)
 
     def run(self, plan: Plan, pending: Sequence[Task]) -> None:
-        """Wave after wave, until all is done or the sweep is told to end.
+        """Runs wave after wave until all runs are done or the sweep ends early.
 
         Args:
-          plan: Has the drafts of `pending`.
-          pending: What to run, ordered by program.
+          plan: The plan with the drafts of `pending`.
+          pending: The runs to execute, ordered by program.
 
         Raises:
           StorageError: The disk is full.
@@ -72,7 +72,7 @@ class Scheduler:
             raise self.ending.broken
 
     def _run_waves(self, pool: ThreadPoolExecutor, plan: Plan, pending: Sequence[Task], num_programs: int) -> None:
-        # A single run compiles by itself, for a time to believe; a sweep uses every core.
+        # A single run compiles alone, for a reliable compile time; a sweep uses every core.
         several = len(pending) > 1
         contended = several or self.beside
         if several and _saves(pending):
@@ -93,7 +93,7 @@ class Scheduler:
             self.writer.write(results)
 
     def _give_up(self, pending: Sequence[Task]) -> Sequence[Task]:
-        """Writes the runs down that have ended a process before, and gives the others."""
+        """Records the runs that killed a process before as failed, and returns the others."""
         reasons = {task.job.num: self.died.get(task.job.identity.run_id) for task in pending}
         given_up = [(task, reasons[task.job.num]) for task in pending if reasons[task.job.num]]
         self.writer.write((task, execute.failed(task.job, failures.WorkerDied(reason))) for task, reason in given_up)
@@ -102,7 +102,7 @@ class Scheduler:
     def _compile(
         self, pool: ThreadPoolExecutor, plan: Plan, wave: Sequence[Task], contended: bool
     ) -> dict[ProgramKey, Future[Program]]:
-        if contended:  # it takes longer than a program: first
+        if contended:  # first, as it takes longer than a program
             eager = [(task.job.run, plan.drafts[task.program_key]) for task in wave if task.job.compare_eager]
             self._ahead += [pool.submit(cross_checks.rehearse_eager, run, draft) for run, draft in eager]
         return self._programs.compile(pool, plan, wave, contended=contended)
@@ -110,7 +110,7 @@ class Scheduler:
     def _execute(
         self, burst: Sequence[Task], programs: Mapping[ProgramKey, Program | Exception]
     ) -> list[tuple[Task, Result]]:
-        """Executes and times; nothing else of ours runs meanwhile."""
+        """Executes and times runs; nothing else of ours runs meanwhile."""
         self._settle()
         results: list[tuple[Task, Result]] = []
         for task in burst:
@@ -121,7 +121,7 @@ class Scheduler:
                 result = self.executor.execute(task, programs[task.program_key], self.writer.threads)
             except Stopped:
                 break
-            except StorageError as error:  # what is executed is written all the same
+            except StorageError as error:  # executed runs are still written
                 self.ending.broken = error
                 break
             results.append((task, result))
@@ -136,7 +136,7 @@ class Scheduler:
         return results
 
     def _mark(self, event: str, task: Task) -> None:
-        """Says in the journal of a job what it is at: should it die, that run is to blame."""
+        """Notes in a job's journal which run it is executing: if the job dies, that run is to blame."""
         if self.beside:
             self.writer.journal.append(event, sync=False, run_id=task.job.identity.run_id)
 

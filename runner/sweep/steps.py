@@ -1,7 +1,7 @@
-"""Steps of a training run on the disk, kept by Orbax's own `CheckpointManager`: what a killed run goes on from.
+"""Step checkpoints of a training run, kept by Orbax's own `CheckpointManager`: a killed run resumes from them.
 
-A step is a plain Orbax checkpoint (`steps/40/default`) of the variables, the step's number and the optimiser's state.
-The loss curve so far and a digest of it all are in its metadata. Saving blocks until the step is on the disk.
+A step is a plain Orbax checkpoint (`steps/40/default`) of the variables, the step number and the optimiser state.
+Its metadata holds the loss curve so far and a digest of everything. Saving blocks until the step is on disk.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ MAKE_ROOM = "make room; the same command goes on from here"
 
 
 class StepFolder:
-    """The steps of one run.
+    """The step checkpoints of one run.
 
     Args:
-      path: The folder; made with the first step.
-      every: A step is saved after so many, and after the last one.
-      keep: So many of them stay, the last ones.
-      software_id: Names the software of this process.
-      stopping: Asked after every step; True saves the step and ends the run.
-      warn: Takes one sentence.
+      path: The folder; created with the first step.
+      every: Steps between two saves; the last step is always saved.
+      keep: How many of the latest steps to keep.
+      software_id: The id of this process's software.
+      stopping: Polled after every step; True saves the step and ends the run.
+      warn: Called with one sentence.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class StepFolder:
         self._warn = warn
 
     def last(self) -> Step | None:
-        """The last step that is whole; None where there is none.
+        """The last intact step; None if there is none.
 
-        Damaged ones after it are said. They go, and so does what a kill left: half a step, or one half removed.
+        Damaged steps after it are reported and removed, as are a kill's leftovers: a step half written or half removed.
         """
         whole: list[Step] = []
         damaged = []
@@ -78,17 +78,17 @@ class StepFolder:
         return whole[0]
 
     def made(self, num: int, is_last: bool, make: Callable[[], Step]) -> None:
-        """Saves step `num` where it is its turn.
+        """Saves step `num` if it is due.
 
         Args:
-          num: Steps that are made.
-          is_last: Whether there is no other one to come.
-          make: Gives the step; called only if it is saved.
+          num: The number of steps made so far.
+          is_last: Whether this is the final step.
+          make: Returns the step; called only if it is saved.
 
         Raises:
-          Stopped: The run is to end here; the step is saved.
-          CheckpointError: Orbax would not give it back.
-          StorageError: It can't be written.
+          Stopped: The run must end here; the step is saved.
+          CheckpointError: Orbax can't restore the step.
+          StorageError: The step can't be written.
         """
         stopping = not is_last and self._stopping()
         if is_last or stopping or num % self._every == 0:
@@ -97,11 +97,11 @@ class StepFolder:
             raise Stopped(num)
 
     def _nums(self) -> list[int]:
-        """Numbers of the steps that are there, the last first."""
+        """Numbers of the saved steps, latest first."""
         return sorted((int(one.name) for one in self._path.glob("*") if one.name.isdecimal()), reverse=True)
 
     def _others(self) -> list[Path]:
-        """What is there beside steps."""
+        """Everything in the folder that is not a step."""
         return [one for one in self._path.glob("*") if not one.name.isdecimal()]
 
     def _read(self, num: int) -> Step:
@@ -132,7 +132,7 @@ class StepFolder:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the step in the folder `path`, or None."""
+    """What is wrong with the step in the folder `path`; None if it is intact."""
     folder = StepFolder(path.parent, every=1, keep=1, software_id="")
     try:
         folder._read(int(path.name))

@@ -17,7 +17,7 @@ from runner.sweep.initial_variables import InitialVariables, draft_from, read_in
 if TYPE_CHECKING:
     from runner.config.composed import Config
 
-# Names a compiled program: its id, and the device that it is compiled for.
+# Key of a compiled program: its id, and the device that it is compiled for.
 ProgramKey = tuple[str, str]
 
 
@@ -28,16 +28,16 @@ def validate(
     elsewhere: str | None = None,
     known: Mapping[ProgramKey, Draft] | None = None,
 ) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
-    """Identity of every config and draft of every program; nothing is computed or written. See `make_plan`.
+    """Returns the identity of every config and the draft of every program; computes and writes nothing.
 
     Args:
-      configs: What to run.
-      errors_before: Said together with what is found here.
+      configs: The configs to run.
+      errors_before: Reported together with the errors found here.
       elsewhere: See `make_plan`.
-      known: Drafts that need not be traced again; they are in what is returned.
+      known: Drafts that need not be traced again; they are included in the result.
 
     Raises:
-      UserError: Configs that can't run, all mistakes together.
+      UserError: Configs that can't run, all errors together.
     """
     identities: list[Identity] = []
     drafts: dict[ProgramKey, Draft] = dict(known or {})
@@ -66,10 +66,10 @@ def validate(
 
 
 def identify(run: Run, initial: InitialVariables | None, *, elsewhere: str | None = None) -> Identity:
-    """The names of `run`, which starts from `initial`.
+    """The ids of `run`, which starts from `initial`.
 
     Raises:
-      UserError: It can't run, as far as that is seen without tracing it.
+      UserError: It can't run, as far as can be seen without tracing it.
     """
     if initial:
         initial.require_steps(run)

@@ -1,4 +1,4 @@
-"""A sweep cut into waves, whose programs are compiled together, and these into bursts, which are written together."""
+"""Splits a sweep into waves, whose programs are compiled together, and these into bursts, written together."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from runner.experiment.program import Program
 from runner.sweep.plan import Task
 from runner.sweep.validate import ProgramKey
 
-# Executed but not yet written runs are lost by a crash and done again: so many at most, and so many bytes of arrays.
+# A crash loses runs that are executed but not yet written, and they are rerun: hence at most this many runs and bytes.
 BURST_RUNS = 32
 BURST_BYTES = 256 * 2**20
 
 
 def waves(tasks: Sequence[Task], num_programs: int) -> Iterator[list[Task]]:
-    """`tasks`, already ordered by program, in groups of at most `num_programs` programs."""
+    """Splits `tasks`, already ordered by program, into groups of at most `num_programs` programs."""
     by_program = [list(group) for _, group in itertools.groupby(tasks, key=lambda task: task.program_key)]
     for start in range(0, len(by_program), num_programs):
         yield [task for group in by_program[start : start + num_programs] for task in group]
 
 
 def bursts(wave: Sequence[Task], compiled: Mapping[ProgramKey, Program | Exception]) -> Iterator[list[Task]]:
-    """`wave` cut so that what is executed and not yet written stays small."""
+    """Splits `wave` so that little is executed and not yet written at any time."""
     burst: list[Task] = []
     held_bytes = 0
     for task in wave:

@@ -1,4 +1,4 @@
-"""A run written into its folder, the record last; half of it is never taken for the whole."""
+"""Writes a run into its folder, the record last, so that a partial run is never taken for a complete one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAKE_ROOM = "make room or choose another output_root; the same command goes on f
 
 
 def make_room(task: Task) -> None:
-    """Makes a run's folder: empty, but for the steps of its training, which an earlier attempt may have kept."""
+    """Makes a run's folder, empty except for training steps that an earlier attempt may have saved."""
     folder = task.folder
     if task.state in (State.failed, State.stale) and folder.record.exists():
         files.archive_run(folder)
@@ -41,15 +41,15 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
     """Writes one run, the record last.
 
     Args:
-      task: Where it goes.
-      result: What it left.
-      clones: Writes checkpoints by template, where `checkpoint=fast` asks for it.
+      task: The run.
+      result: Its result.
+      clones: Writes checkpoints by template, if `checkpoint=fast`.
 
     Returns:
-      The record as written: failed, where the checkpoint could not be saved.
+      The record as written: failed if the checkpoint could not be saved.
 
     Raises:
-      StorageError: The disk is full or can't be written; nothing of the run stays.
+      StorageError: The disk is full or not writable; nothing of the run remains.
     """
     folder, run = task.folder, task.job.run
     record = redacted(result.record, task.config.redaction)
@@ -69,7 +69,7 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
         record = dataclasses.replace(record, files=files.file_digests(folder))
         store.write_record(folder, record)
     except OSError as error:
-        # What is half there would only take room.
+        # A partial run would only take up space.
         with contextlib.suppress(OSError):
             files.remove_unfinished(folder, but_steps=True)
         what = f"writing run {record.num} to {folder.path}: {error.strerror or error}"
@@ -80,7 +80,7 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
 def _save(task: Task, record: Record, result: Result, clones: CloneWriter) -> Record:
     folder, kind = task.folder, task.job.run.checkpoint.writer
     if record.mesh is not None:
-        kind = CheckpointWriter.orbax  # what lies on a mesh is not cloned
+        kind = CheckpointWriter.orbax  # arrays on a mesh are not cloned
     writer = clones if kind is CheckpointWriter.fast else None
     try:
         _, save_s = clock.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint, writer))

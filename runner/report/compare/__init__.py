@@ -1,1 +1,1 @@
-"""Two sweeps compared, with one verdict."""
+"""Compares two sweeps, with one verdict."""

@@ -1,6 +1,6 @@
-"""Two sides compared: results, checks, settings, environment, times, and one verdict. Pure: records in, a value out.
+"""Compares two sides: results, checks, settings, environment, times, and one verdict. Pure: records in, a value out.
 
-Outputs are read only where their digests differ, by the function that the caller gives; JAX is imported only then.
+Outputs are read only if their digests differ, with the function that the caller passes; JAX is imported only then.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, "np.ndarray"]
 Read = Callable[[Pair], tuple[Arrays, Arrays]]
 
-# Two programs of one meaning that XLA has fused otherwise differ in the last bits and no more.
+# Equivalent programs that XLA fused differently differ only in the last bits.
 MAX_ULP = 4
 
-# Names made from the rest of a fingerprint.
+# Ids derived from the rest of a fingerprint.
 NOT_SHOWN = ("machine_id", "software_id")
 
 
@@ -58,9 +58,9 @@ class Side:
     """One side.
 
     Attributes:
-      name: What was typed.
+      name: Its name as typed.
       entries: Its runs.
-      fingerprints: Every machine and software that its runs were made on.
+      fingerprints: Every machine and software that its runs were executed on.
     """
 
     name: str
@@ -75,14 +75,14 @@ class Result:
     Attributes:
       a: The run of the first side.
       b: The run of the second.
-      how: What makes them a pair.
+      how: What pairs them.
       agreement: How their outputs agree.
-      ulp: The largest difference in units in the last place, where the outputs could be compared so.
+      ulp: The largest difference in units in the last place, if the outputs are comparable that way.
       detail: What differs.
-      counts: Whether this makes the results of the sides differ: outputs that are different, and other bits where
-        result id, machine and software promise the same.
+      counts: Whether this makes the results of the sides differ: different outputs, or different bits although result
+        id, machine and software are the same.
       same_variables: Whether the variables have the same bits.
-      checks: Verdict of both sides, of the checks that changed.
+      checks: The verdicts of both sides for checks that changed.
     """
 
     a: str
@@ -120,15 +120,15 @@ class Comparison:
     Attributes:
       a: Name of the first side.
       b: Name of the second.
-      results: A pair each.
+      results: One per pair.
       only_a: Runs of the first side without a partner.
       only_b: Runs of the second.
       settings: What differs between the runs of a pair.
       environment: What differs between the machines and the software.
       other_machine: Whether the sides were made on different machines.
-      forced: Whether they were compared all the same.
-      times: A program each, and all together.
-      num_rounds: Rounds that the times were taken in; None where they are those of the records.
+      forced: Whether they were compared anyway.
+      times: One per program, and one for all together.
+      num_rounds: Number of rounds in which the times were measured; None if they come from the records.
     """
 
     a: str
@@ -145,7 +145,7 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """The verdict: results that differ count more than times."""
+        """The verdict: differing results outweigh times."""
         if not self.results or (self.other_machine and not self.forced and self.num_rounds is None):
             return Outcome.not_comparable
         if any(one.counts for one in self.results):
@@ -163,16 +163,16 @@ def comparison_of(
     forced: bool = False,
     num_rounds: int | None = None,
 ) -> Comparison:
-    """What the two sides have in common and what not.
+    """Compares the two sides.
 
     Args:
       a: The first side.
       b: The second.
-      pairs: Which run answers to which.
-      times: What `runner.times` makes of the pairs.
-      read: Gives the arrays of both outputs by path.
-      forced: Whether sides of different machines are compared.
-      num_rounds: Rounds that the times were taken in; None where they are those of the records.
+      pairs: The paired runs.
+      times: The times of the pairs, from `runner.report.compare.times`.
+      read: Returns the arrays of both outputs by path.
+      forced: Whether to compare sides from different machines.
+      num_rounds: Number of rounds in which the times were measured; None if they come from the records.
     """
     return Comparison(
         a=a.name,
@@ -190,7 +190,7 @@ def comparison_of(
 
 
 def other_machine(pairs: Pairing) -> bool:
-    """Whether a run was made on another machine than its partner."""
+    """Whether any run was executed on a different machine from its partner."""
     return any(one.a.machine_id != one.b.machine_id for one in pairs.pairs)
 
 
@@ -230,7 +230,7 @@ def _agreement(pair: Pair, read: Read) -> tuple[Agreement, int | None, str]:
 
 
 def _distance(kept: Arrays, made: Arrays) -> tuple[Agreement, int | None, str]:
-    """How two sets of named arrays with other digests agree."""
+    """How two sets of named arrays with different digests agree."""
     from runner.arrays import closeness
 
     found = closeness.differences(kept, made)
@@ -241,7 +241,7 @@ def _distance(kept: Arrays, made: Arrays) -> tuple[Agreement, int | None, str]:
     if ulp is None:
         return Agreement.different, None, closeness.largest_differences(found)
     if not closeness.are_close(kept, made):
-        # So far apart, units in the last place tell nothing.
+        # This far apart, units in the last place are meaningless.
         names = ", ".join(path or "output" for path in found)
         return Agreement.different, ulp, f"{names} by up to {closeness.apart(kept, made):.2g} of the largest value"
     return (Agreement.ulp if ulp <= MAX_ULP else Agreement.tolerance), ulp, closeness.largest_differences(found)

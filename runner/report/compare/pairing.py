@@ -1,4 +1,4 @@
-"""Which run of one side answers to which of another. Pure: records in, pairs out; no JAX."""
+"""Pairs the runs of two sides. Pure: records in, pairs out; no JAX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.errors import literal
 from runner.records.record import Record, Verdict
 from runner.records.row import row_of
 
-# Settings of the sweep and of what goes elsewhere: they say nothing of the run.
+# Settings of the sweep, its cache and tracking, and display names: they say nothing about the run.
 NOT_OF_THE_RUN = (
     *("sweep", "output_root", "on_failure", "max_failures", "retry", "zip", "exclude"),
     *("compilation_cache", "tracking.", "layer.name", "host.name"),
@@ -26,7 +26,7 @@ MISSING = "–"
 
 
 class How(enum.Enum):
-    """What two runs have in common that makes them a pair."""
+    """What two paired runs have in common."""
 
     result_id = "result id"
     settings = "settings"
@@ -35,16 +35,16 @@ class How(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What a comparison needs of a record, so that thousands fit in memory.
+    """The part of a record that a comparison needs, small enough for thousands to fit in memory.
 
     Attributes:
       label: The run's name: `<num>-<id>`.
-      settings: By dotted key, as Hydra spells the values; those of the run alone.
+      settings: The run's own settings by dotted key, with values in Hydra's syntax.
       output: Digest of each array of the output, by path.
       variables: One digest over all leaves.
-      checks: Verdict of each check that was tested, by name.
-      apply_s: Median of one blocking call of apply; None where it was not timed.
-      apply_flags: Why that is to be read with care.
+      checks: The verdict of each check that was run, by name.
+      apply_s: Median time of one blocking call of apply; None if it was not timed.
+      apply_flags: Why that time may be unreliable.
     """
 
     label: str
@@ -66,11 +66,11 @@ class Entry:
 
     @property
     def done(self) -> bool:
-        """Whether the run ended well."""
+        """Whether the run succeeded."""
         return self.status == "done"
 
     def settings_but(self, left_out: Sequence[str]) -> dict[str, str]:
-        """The settings without some keys, or, where one ends with a dot, groups."""
+        """The settings without some keys; a key that ends with a dot stands for a group."""
         return {key: value for key, value in self.settings.items() if not _is_one_of(key, left_out)}
 
 
@@ -85,10 +85,10 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """Which run answers to which.
+    """The paired runs of both sides.
 
     Attributes:
-      pairs: In the order of the first side.
+      pairs: The pairs, in the order of the first side.
       only_a: Runs of the first side without a partner.
       only_b: Runs of the second.
     """
@@ -99,7 +99,7 @@ class Pairing:
 
 
 def entry_of(record: Record) -> Entry:
-    """What a comparison needs of `record`."""
+    """The part of `record` that a comparison needs."""
     row = row_of(record)
     flat = flatten(record.settings)
     return Entry(
@@ -111,7 +111,7 @@ def entry_of(record: Record) -> Entry:
         device=record.device,
         platform=record.platform,
         status=record.status.value,
-        # Thousands of runs spell the same keys and values: each is kept once.
+        # Thousands of runs share the same keys and values: each is stored once.
         settings={
             sys.intern(key): sys.intern(literal(value))
             for key, value in flat.items()
@@ -128,11 +128,11 @@ def entry_of(record: Record) -> Entry:
 
 
 def pair(a: Sequence[Entry], b: Sequence[Entry]) -> Pairing:
-    """The runs of both sides, paired.
+    """Pairs the runs of both sides.
 
-    By run id and result id; what is left, by the settings that change a result: their ids then differ because the
-    layer's source, an input file or given variables are others. Where no run has such a partner the sides differ on
-    purpose (two layers, two element types): then by the settings that take the same values on both.
+    First by run id and result id; the remaining runs by the settings that change a result: their ids then differ
+    because the layer's source, an input file or the initial variables differ. If no run has such a partner, the sides
+    differ on purpose (two layers, two dtypes): then by the settings that take the same values on both.
     """
     order = {id(entry): place for place, entry in enumerate(a)}
     pairs: list[Pair] = []
@@ -152,14 +152,14 @@ def pair(a: Sequence[Entry], b: Sequence[Entry]) -> Pairing:
 
 
 def differing(one: Mapping[str, str], two: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """The keys whose values are not the same in both, with the values."""
+    """The keys whose values differ, with both values."""
     keys = dict.fromkeys([*one, *two])
     values = {key: (one.get(key, MISSING), two.get(key, MISSING)) for key in keys}
     return {key: both for key, both in values.items() if both[0] != both[1]}
 
 
 def varied(entries: Sequence[Entry]) -> list[str]:
-    """The settings of the result that are not the same in all of `entries`."""
+    """The result settings that vary among `entries`."""
     values: defaultdict[str, set[str]] = defaultdict(set)
     for entry in entries:
         for key in entry.settings_but(NOT_OF_THE_RESULT):
@@ -170,7 +170,7 @@ def varied(entries: Sequence[Entry]) -> list[str]:
 def _matched(
     a: Sequence[Entry], b: Sequence[Entry], key: Callable[[Entry], Hashable]
 ) -> tuple[list[tuple[Entry, Entry]], list[Entry], list[Entry]]:
-    """Pairs of one key, several of a key in their order, and what is left of both."""
+    """Pairs with equal keys, in order if a key has several, and the unpaired runs of both sides."""
     waiting: defaultdict[Hashable, list[Entry]] = defaultdict(list)
     for entry in reversed(b):
         waiting[key(entry)].append(entry)
@@ -188,7 +188,7 @@ def _matched(
 def _alone(
     a: Sequence[Entry], b: Sequence[Entry], key: Callable[[Entry], Hashable]
 ) -> tuple[list[tuple[Entry, Entry]], list[Entry], list[Entry]]:
-    """As `_matched`, but only where each side has one run of a key: nothing says which of several belong together."""
+    """Like `_matched`, but only if each side has one run per key: several could not be told apart."""
     sides = []
     for side in (a, b):
         by_key: defaultdict[Hashable, list[Entry]] = defaultdict(list)
@@ -201,7 +201,7 @@ def _alone(
 
 
 def _disjoint(a: Sequence[Entry], b: Sequence[Entry]) -> list[str]:
-    """The settings that have no value in common on the two sides."""
+    """The settings without a common value on the two sides."""
     keys = dict.fromkeys(key for entry in (*a, *b) for key in entry.settings)
     sides = [{key: {entry.settings.get(key, MISSING) for entry in side} for key in keys} for side in (a, b)]
     return [key for key in keys if not sides[0][key] & sides[1][key]]

@@ -1,4 +1,4 @@
-"""Both sides of a comparison done again in this process and called in turns, so that load hits both alike."""
+"""Reruns both sides of a comparison in this process, with interleaved calls, so that load affects both equally."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from runner.timing import clock
 
 WARMUP = 5
 
-# The fastest call of a round stands for it: so many calls that one of them is likely to be disturbed by nothing.
+# A round is represented by its fastest call: enough calls that at least one is likely undisturbed.
 MIN_ROUND_S = 0.02
 MIN_CALLS, MAX_CALLS = 10, 200
 
-# Runs of a program whose variables are held at the same time.
+# Maximum number of runs per program whose variables are in memory at the same time.
 MAX_RUNS = 8
 
 
@@ -37,9 +37,9 @@ class Part:
     """One side of a program, ready to be called.
 
     Attributes:
-      call: One apply; every call takes the next run's variables and input.
-      program_id: Names what was compiled here.
-      changed: Whether that is another program than the saved one.
+      call: One apply; every call uses the next run's variables and input.
+      program_id: The id of the program compiled here.
+      changed: Whether that differs from the saved program.
     """
 
     call: Callable[[], Any]
@@ -48,14 +48,14 @@ class Part:
 
 
 def prepare_process(entries: Iterable[Entry]) -> None:
-    """Makes JAX ready for the runs of both sides: as many CPU devices as any of them had.
+    """Sets up JAX for the runs of both sides, with as many CPU devices as any of them had.
 
     Raises:
-      UserError: JAX already runs otherwise, or a device is not here.
+      UserError: JAX is already initialised differently, or a device does not exist here.
     """
     wanted = [entry.settings for entry in entries]
     devices.prepare_process(max(int(one.get("num_cpu_devices", 1)) for one in wanted), "off")
-    # Rebuilding a run would take the CPU instead.
+    # Rebuilding a run would otherwise fall back to the CPU.
     for device in dict.fromkeys(one["device"] for one in wanted):
         devices.find_device(device)
 
@@ -68,17 +68,17 @@ def measure(
     *,
     trust: bool = False,
 ) -> tuple[Samples, Samples]:
-    """One blocking call of apply a sample: of the first sides and of the second, taken in turns.
+    """Times blocking calls of apply, one per sample, alternating between the first and the second sides.
 
     Args:
-      label: What the program is called.
+      label: The program's name.
       runs: The folders of its pairs.
-      num_rounds: Rounds; each has as many calls of either side.
-      say: Takes a line on what was built otherwise than it was saved.
-      trust: Whether modules that are neither ours nor flax's may be imported.
+      num_rounds: Number of rounds; each has equally many calls of both sides.
+      say: Called with a line on anything that was built differently from how it was saved.
+      trust: Whether modules other than ours and flax's may be imported.
 
     Raises:
-      UserError: A layer can't be built here, or it imports what is not trusted.
+      UserError: A layer can't be built here, or it imports untrusted modules.
     """
     chosen = runs[:MAX_RUNS]
     parts = [_part([folders[side] for folders in chosen], trust=trust) for side in (0, 1)]
@@ -94,12 +94,12 @@ def measure(
 
 
 def _part(folders: Sequence[RunFolder], *, trust: bool) -> Part:
-    """The program of runs that differ in their seeds, and a call of it."""
+    """The program of runs that differ only in their seeds, and a call of it."""
     saved = [SavedRun(folder) for folder in folders]
     first, *_ = [one.run for one in saved]
     for one in saved:
         one.require_trust(trust=trust)
-    # An apply takes as long on trained variables as on init's.
+    # Apply takes the same time on trained variables as on init's.
     drafted = saved[0].draft(dataclasses.replace(first, train=TrainSettings()))
     program = programs.compile_program(drafted)
     with jax.default_device(drafted.device):

@@ -1,4 +1,4 @@
-"""A comparison in words: lines for the terminal, the verdict last. Pure."""
+"""Summarises a comparison as lines for the terminal, the verdict last. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner.report.compare.comparison import Agreement, ChangedValue, Comparison
 from runner.report.compare.pairing import How
 from runner.report.compare.times import Pace, Times
 
-# Rounds that are suggested: three times as many as the fewest. tests/benchmarks/README.md has what was seen with them.
+# Suggested number of rounds: three times the minimum. See tests/benchmarks/README.md for measurements.
 ROUNDS = 30
 
-# More lines of one kind tell less than the first ones; `--json` has them all.
+# A longer list is harder to read; `--json` has all lines.
 MAX_LINES = 8
 
 
@@ -29,7 +29,7 @@ REASONS = {
 
 
 def head_lines(comparison: Comparison) -> list[str]:
-    """What was paired, how the results agree, and what else the sides do not share."""
+    """What was paired, how the results agree, and what else differs between the sides."""
     one = comparison
     lines = [f"A {one.a}", f"B {one.b}", f"pairs        {_pairs(one)}"]
     for side, labels in (("A", one.only_a), ("B", one.only_b)):
@@ -44,7 +44,7 @@ def head_lines(comparison: Comparison) -> list[str]:
 
 
 def times_lines(comparison: Comparison) -> list[Mapping[str, str]]:
-    """The times as rows of a table; none where nothing was timed."""
+    """The times as table rows; empty if nothing was timed."""
     return [
         {
             "apply": one.program,
@@ -60,7 +60,7 @@ def times_lines(comparison: Comparison) -> list[Mapping[str, str]]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What is to be said below that table: what its numbers are, why they are marked, and why they are no verdict."""
+    """The notes below that table: what its numbers are, why they are flagged, and why they give no verdict."""
     if all(one.pace is Pace.untimed for one in comparison.times):
         return []
     rounds = comparison.num_rounds
@@ -113,7 +113,7 @@ def _times(times: Sequence[Times]) -> str:
 
 
 def _settled(times: Sequence[Times]) -> bool:
-    """Whether all programs together have a verdict, so that single ones need none."""
+    """Whether there is a verdict on all programs together, so that single ones need none."""
     return any(one.together and one.pace is not Pace.unclear for one in times)
 
 
@@ -159,7 +159,7 @@ def _side(one: Aggregate | None, flags: Mapping[str, int], num_rounds: int | Non
     if one is None:
         return ""
     if num_rounds is not None:
-        return table.duration(one.median)  # what counts is the interval of the ratio
+        return table.duration(one.median)  # the interval that matters is the ratio's
     mark = table.FLAGGED if flags else ""
     return f"{mark}{table.spread(one, table.duration)}"
 

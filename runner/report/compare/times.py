@@ -1,9 +1,9 @@
-"""Are the times of one side longer than those of the other? A verdict a program, and how it was come to. Pure.
+"""Are the times of one side longer than those of the other? One verdict per program, with its evidence. Pure.
 
 A verdict wants both: a difference that chance does not make (p < 0.002, and of many programs p < 0.01 / programs, so
 that a whole comparison cries wolf once in a hundred at most; Bonferroni), and a ratio of 1.1. The samples of a single
 run are never a distribution: they were taken within milliseconds, and what disturbed one disturbed them all. What is
-compared is therefore a number a run, from records, or a ratio a round, where both sides are called in turns.
+compared is therefore one number per run, from records, or one ratio per round, in which the two sides alternate.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ MAX_P = 0.002
 MAX_P_TOGETHER = 0.01
 MIN_RATIO = 1.1
 
-# Runs of one program whose medians lie further apart than this, or of which more than half ran on a busy machine, say
-# more about the machine than about the program: tests/benchmarks/README.md has how wrong they would be.
+# Runs of one program whose medians spread more than this, or of which more than half ran on a busy machine, say more
+# about the machine than about the program: tests/benchmarks/README.md shows how wrong their verdicts would be.
 MAX_IQR = 0.1
 MAX_BUSY = 0.5
 BUSY_FLAGS = frozenset({"loaded", "contended"})
 
 
 class Pace(enum.Enum):
-    """What the times of the second side are, seen from the first."""
+    """The times of the second side relative to the first."""
 
     slower = "slower"
     faster = "faster"
@@ -43,24 +43,24 @@ class Pace(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The pairs that share a program and how they were timed: they differ in their seeds.
+    """The pairs that share a program and timing settings; they differ in their seeds.
 
     Attributes:
-      label: What tells it from the other programs.
-      pairs: At least one.
+      label: What distinguishes it from the other programs.
+      pairs: At least one pair.
     """
 
     label: str
     pairs: Sequence[Pair]
 
     def medians(self) -> tuple[list[float], list[float]]:
-        """The runs' medians of both sides, seconds a call."""
+        """The medians of both sides' runs, in seconds per call."""
         both = [(one.a.apply_s, one.b.apply_s) for one in self.pairs]
         timed = [(a, b) for a, b in both if a is not None and b is not None]
         return [a for a, _ in timed], [b for _, b in timed]
 
     def flags(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """How many runs of both sides carry each flag."""
+        """The number of runs with each flag, for both sides."""
         sides = [one.a for one in self.pairs], [one.b for one in self.pairs]
         a, b = (Counter(flag for entry in side for flag in entry.apply_flags) for side in sides)
         return a, b
@@ -71,18 +71,18 @@ class Times:
     """One blocking call of apply on both sides: seconds of the first (a) and of the second (b).
 
     Attributes:
-      program: Which program, or all of them.
-      a: Median over the runs, or over the rounds; None where it was not timed, and of all programs together.
-      b: The same of the second side.
-      a_flags: How many runs of the first side carry each flag.
-      b_flags: The same of the second.
+      program: The program, or all of them.
+      a: Median over the runs or rounds; None if it was not timed, and for all programs together.
+      b: The same for the second side.
+      a_flags: The number of runs of the first side with each flag.
+      b_flags: The same for the second side.
       ratio: How many times as long the second side takes.
-      low: Lower end of the ratio's 99 % interval, where it was taken in rounds.
-      high: Its upper end.
-      p: Two-sided.
+      low: Lower bound of the ratio's 99 % interval, if measured in rounds.
+      high: Its upper bound.
+      p: Two-sided p-value.
       pace: The verdict.
-      why: Why there is none, where there is none.
-      together: Whether this is of all programs together.
+      why: Why there is no verdict, if there is none.
+      together: Whether this is for all programs together.
     """
 
     program: str
@@ -100,7 +100,7 @@ class Times:
 
 
 def groups(pairs: Iterable[Pair]) -> list[Group]:
-    """The pairs that went well on both sides, by program."""
+    """The pairs that succeeded on both sides, by program."""
     found: defaultdict[Hashable, list[Pair]] = defaultdict(list)
     for one in pairs:
         if one.a.done and one.b.done:
@@ -110,10 +110,10 @@ def groups(pairs: Iterable[Pair]) -> list[Group]:
 
 
 def from_records(members: Sequence[Group]) -> list[Times]:
-    """A verdict for each program, and, where there are several, one for all of them together.
+    """A verdict for each program and, if there are several, one for all of them together.
 
-    Each program by Mann–Whitney's test on the medians of its runs, all together by van Elteren's, so that few seeds of
-    many programs tell what those of one can't.
+    Tests each program with Mann–Whitney on the medians of its runs, and all together with van Elteren, so that a few
+    seeds of many programs show what those of one can't.
     """
     limit = _limit(len(members) + (len(members) > 1))
     rows = [_of_group(group, limit) for group in members]
@@ -122,17 +122,17 @@ def from_records(members: Sequence[Group]) -> list[Times]:
 
 
 def from_rounds(measured: Mapping[str, tuple[Samples, Samples]], num_rounds: int) -> list[Times]:
-    """A verdict for each program whose sides were called in turns.
+    """A verdict for each program whose sides were called alternately.
 
-    A round is the fastest of its calls of each side, and a ratio of the two. Load that comes and goes hits both sides
-    of a round alike, so the ratios are independent where the times are not; Wilcoxon's signed-rank test checks them
+    A round gives the fastest call of each side, and the ratio of the two. Fluctuating load affects both sides of a
+    round equally, so the ratios are independent even if the times are not; Wilcoxon's signed-rank test checks them
     (interleaved trials: A. Abedi, T. Brecht, Conducting repeatable experiments in highly variable cloud computing
     environments, ICPE 2017). `tests/benchmarks/compare.py` counts how often this test finds a planted slowdown, and how
     often Mann–Whitney's on the same numbers.
 
     Args:
-      measured: Samples of both sides by the program's label, entries of one index taken in turn.
-      num_rounds: Rounds that they are cut into.
+      measured: Samples of both sides by program label; samples with the same index were taken one after the other.
+      num_rounds: Number of rounds that the samples are split into.
     """
     return [_of_rounds(label, sides, num_rounds, _limit(len(measured))) for label, sides in measured.items()]
 
@@ -183,7 +183,7 @@ def _of_group(group: Group, limit: float) -> Times:
 
 
 def _together(quiet: Sequence[Group], num_groups: int, limit: float) -> Times:
-    """All programs without an obstacle, each ranked by itself."""
+    """The verdict on all programs without an obstacle, each ranked separately."""
     strata = [group.medians() for group in quiet]
     ratios = stats.aggregate(statistics.median(b) / statistics.median(a) for a, b in strata)
     assert ratios is not None
@@ -197,7 +197,7 @@ def _together(quiet: Sequence[Group], num_groups: int, limit: float) -> Times:
 
 
 def _checked(ratio: float, p: float, limit: float) -> tuple[Pace, str]:
-    """The verdict of a ratio and its p, and why there is none."""
+    """The verdict for a ratio and its p-value, and why there is none."""
     large = not 1 / MIN_RATIO < ratio < MIN_RATIO
     if not large:
         return Pace.same, ""
@@ -211,14 +211,14 @@ def _limit(num_tests: int) -> float:
 
 
 def _too_few(strata: Sequence[tuple[list[float], list[float]]], limit: float) -> str:
-    """That so many runs never tell; empty where they may."""
+    """Why this many runs can never be significant; empty if they can."""
     num = sum(len(a) for a, _ in strata)
     possible = stats.smallest_p([(len(a), len(b)) for a, b in strata]) < limit
     return "" if possible else f"{num} run{'s' * (num != 1)} a side can't tell"
 
 
 def _obstacle(group: Group) -> str:
-    """Why the times of a program can't be compared; empty where they can."""
+    """Why the times of a program can't be compared; empty if they can."""
     first = group.pairs[0]
     other = pairing.differing(_timing(first.a), _timing(first.b))
     if other:
@@ -240,7 +240,7 @@ def _timing(entry: Entry) -> dict[str, str]:
 
 
 def _labels(pairs: Sequence[Pair]) -> list[str]:
-    """What each of several programs is called: its layer and what else varies, told apart by a number if need be."""
+    """A name for each of several programs: its layer and whatever else varies, plus a number if necessary."""
     keys = [key for key in pairing.varied([one.a for one in pairs]) if key not in SEEDS]
     short = [key for key in keys if not key.startswith(("layer.", "host."))]
     layers = len({one.a.layer for one in pairs}) > 1

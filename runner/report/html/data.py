@@ -1,7 +1,7 @@
-"""What the report of a sweep shows: its records as data for the page. Pure: records in, JSON data out; no JAX.
+"""Turns the records of a sweep into data for the report page. Pure: records in, JSON data out; no JAX.
 
-The data is made for many runs. Every number is a column with an entry a run; what runs share (a tree of variables, what
-a check said, the lines of a seed's story) stands once in a pool, and the runs hold places in it.
+The format scales to many runs. Every number is a column with one entry per run; values that runs share (a variable
+tree, a check result, the lines of a seed's story) are stored once in a pool, and the runs hold indices into it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runner.report.html.pool import Pool, number
 from runner.report.html.run_data import EXTRA, LISTS, STEADY, pairs
 from runner.report.html.training_data import thinned
 
-# The columns of results.parquet that the page shows; the others are names, or are told in another way below.
+# The columns of results.parquet that the page shows; the others are names, or are shown differently below.
 TAKEN = (
     *("num", "status", "layer", "host", "device", "seed", "started_at", "wall_s"),
     *("output_norm", "num_params", "variables_bytes", "checkpoint_bytes", "train_steps", "loss_first", "loss_last"),
@@ -29,18 +29,18 @@ TAKEN = (
 
 
 class Report:
-    """What a report is made of, gathered record by record: numbers and places in a pool, not the records themselves."""
+    """Collects a report's data record by record: numbers and pool indices, not the records themselves."""
 
     def __init__(self) -> None:
         self._pool = Pool()
         self._entries: dict[str, dict[str, Any]] = {}
 
     def add(self, record: Record, row: Mapping[str, Any] | None = None) -> None:
-        """Takes one record, in the place of an earlier one of the same run.
+        """Adds a record, replacing an earlier one of the same run.
 
         Args:
           record: The record.
-          row: Its row of results.parquet, where the caller has made it.
+          row: Its row of results.parquet, if the caller already has it.
         """
         taken = row or {name: COLUMNS[name].value(record) for name in TAKEN}
         entry = {name: number(taken[name]) for name in TAKEN}
@@ -48,18 +48,18 @@ class Report:
         self._entries[record.run_id] = entry
 
     def data(self, plan: Mapping[str, Any], folder: str, trials: Sequence[Trial] = ()) -> dict[str, Any]:
-        """All that the page shows, as JSON data.
+        """Everything that the page shows, as JSON data.
 
         Args:
-          plan: The sweep's plan, as `sweep.json` has it: runs without a record are missing.
-          folder: The sweep's folder, as it is to be typed.
-          trials: Of a search, those that were told.
+          plan: The sweep's plan, as in `sweep.json`: runs without a record are shown as missing.
+          folder: The sweep's folder, as typed on the command line.
+          trials: A search's trials told to the study.
 
         Returns:
-          `head`: what is said once, in words (`runner.report_head`). Beside it what tables and charts are made of:
-          `columns` has a list with an entry a run for each of `TAKEN` and `EXTRA`, and `label`; `axes` the config keys
-          that tell the runs apart, each with its list of values; `pool` what places are places in; `search` the trials
-          of a search, None of a sweep that is none.
+          `head`: the summary in words (`runner.report.html.headline`). The rest feeds tables and charts: `columns` has
+          a list with one entry per run for each of `TAKEN` and `EXTRA`, and `label`; `axes` the config keys that
+          distinguish the runs, each with its list of values; `pool` the values that indices refer to; `search` the
+          trials of a search, None if the sweep is not a search.
         """
         runs = sorted(plan["runs"], key=lambda run: run["num"])
         entries = [self._entries.get(run["run_id"]) or _missing(run, self._pool) for run in runs]
@@ -87,7 +87,7 @@ class Report:
         }
 
     def _axes(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """The config keys that tell the runs apart, each with a value a run: a number, or what is typed for it."""
+        """The config keys that distinguish the runs, with one value per run: a number, or the value as typed."""
         settings = [dict(self._pool.values[place] for place in places) for places in columns["settings"]]
         rows = [
             Row(num=num, run_id="", status="", layer=layer, device="", settings=values)
@@ -98,7 +98,7 @@ class Report:
 
 
 def _of_trials(runs: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> dict[str, list[Any]]:
-    """Columns of the runs of a search: the first trial that each answered, and what that was told."""
+    """Columns of the runs of a search: the first trial that each run evaluated, and the value told for it."""
     first = {trial.run_id: trial for trial in sorted(trials, key=lambda trial: -trial.number)}
     answered = [first.get(run["run_id"]) for run in runs]
     if not trials:
@@ -110,7 +110,7 @@ def _of_trials(runs: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> di
 
 
 def _search(plan: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """What a search was for, and its trials: number, what was told, the place of the run, what was asked for, error."""
+    """The goal of a search, and its trials: number, value told, index of the run, parameters asked for, error."""
     study = plan.get("study")
     if study is None:
         return None
@@ -123,7 +123,7 @@ def _search(plan: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any] 
 
 
 def _missing(run: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
-    """The entry of a run that has no record yet."""
+    """The entry of a run without a record yet."""
     entry: dict[str, Any] = dict.fromkeys((*TAKEN, *EXTRA)) | {name: [] for name in LISTS}
     known = {"num": run["num"], "status": "missing", "layer": run["layer"], "device": run["settings"]["device"]}
     overrides = [pool.place(text) for text in run["overrides"]]

@@ -1,4 +1,4 @@
-"""What a report says once, in words: what was asked, the verdict, failures, machine and software. Pure."""
+"""The summary of a report, in words: what was requested, the verdict, failures, machine and software. Pure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Columns = Mapping[str, Sequence[Any]]
 def head(
     plan: Mapping[str, Any], axes: Columns, columns: Columns, pool: Sequence[Any], trials: Sequence[Trial] = ()
 ) -> dict[str, Any]:
-    """All of it as JSON data.
+    """The whole summary as JSON data.
 
     Args:
-      plan: The sweep's plan, as `sweep.json` has it.
-      axes: The config keys that tell the runs apart, each with a value a run.
-      columns: Those of `runner.report.html.data.Report.data`.
-      pool: What the places in them are places in.
-      trials: Of a search, those that were told.
+      plan: The sweep's plan, as in `sweep.json`.
+      axes: The config keys that distinguish the runs, with one value per run.
+      columns: The columns of `runner.report.html.data.Report.data`.
+      pool: The values that indices in the columns refer to.
+      trials: A search's trials told to the study.
     """
     return {
         "sweep": plan["sweep"],
@@ -55,7 +55,7 @@ def _asked(plan: Mapping[str, Any], axes: Columns) -> dict[str, Any]:
 
 
 def _search(plan: Mapping[str, Any], trials: Sequence[Trial], labels: Sequence[str]) -> dict[str, Any] | None:
-    """What a search was for, and the best that it found; None of a sweep that is no search."""
+    """The goal of a search, and the best result it found; None if the sweep is not a search."""
     study = plan.get("study")
     if study is None:
         return None
@@ -79,7 +79,7 @@ def _search(plan: Mapping[str, Any], trials: Sequence[Trial], labels: Sequence[s
 
 
 def _in_words(values: Sequence[Any]) -> str:
-    """The distinct values of an axis; of many the first and the last, and how many there are."""
+    """The distinct values of an axis; if there are many, the first, the last and their number."""
     distinct = list(dict.fromkeys(literal(value) for value in values))
     if len(distinct) <= MAX_VALUES:
         return ", ".join(distinct)
@@ -113,7 +113,7 @@ def _said_of_checks(answers: Mapping[str, set[str]]) -> list[str]:
 
 
 def _said_of_times(columns: Columns, pool: Sequence[Any]) -> list[str]:
-    """How many of the headline times, which stand first, carry a mark."""
+    """How many of the headline times, which come first, are flagged."""
     timed = [steady[0] for steady in columns["steady"] if steady and steady[0]]
     flagged = sum(bool(pool[one[-1]]) for one in timed)
     if not timed:
@@ -123,7 +123,7 @@ def _said_of_times(columns: Columns, pool: Sequence[Any]) -> list[str]:
 
 
 def _answers(columns: Columns, pool: Sequence[Any]) -> dict[str, set[str]]:
-    """The verdicts on each check that was made."""
+    """The verdicts of each check that was run."""
     answers: dict[str, set[str]] = {}
     for place in {place for checks in columns["checks"] for place in checks}:
         name, verdict, *_ = pool[place]
@@ -133,7 +133,7 @@ def _answers(columns: Columns, pool: Sequence[Any]) -> dict[str, set[str]]:
 
 
 def _failures(columns: Columns, pool: Sequence[Any]) -> list[dict[str, Any]]:
-    """Each reason once, with the runs that it ended; most frequent first."""
+    """Each failure reason once, with the runs that failed for it; most frequent first."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for label, place in zip(columns["label"], columns["error"], strict=True):
         if place is not None:

@@ -1,4 +1,4 @@
-"""Reports as one HTML file each: template, style, scripts and data together, so that they need no network. Pure."""
+"""Renders a report as a single HTML file with template, style, scripts and data inline, so it works offline. Pure."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any
 PARTS = Path(__file__).resolve().parent / "assets"
 VENDOR = PARTS / "vendor"
 
-# Our own, in the order in which they build on each other; bundles of others come before them.
+# Our own scripts, in dependency order; third-party bundles come before them.
 SCRIPTS = (
     *("data.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
     *("figures.js", "run.js", "theme.js", "page.js"),
 )
 STYLE = "page.css"
 
-# Devtools would look for what these lines name.
+# Devtools would try to load the files that these lines name.
 SOURCE_MAP = "//# sourceMappingURL="
 
 
 def to_html(data: Mapping[str, Any], *, live: bool = False) -> bytes:
     """The page of a sweep, in UTF-8.
 
-    All text goes through Jinja's escaping or is packed, so a layer may be called `<script>`; the page's policy lets
-    nothing be loaded and no script run but those that are in it by their digest.
+    All text is escaped by Jinja or packed, so a layer may be called `<script>`; the page's policy blocks all loading,
+    and all scripts except those that it lists by digest.
 
     Args:
-      data: What `runner.report.html.data.Report.data` gives.
-      live: Whether the page is served, and asks its server for news.
+      data: The data from `runner.report.html.data.Report.data`.
+      live: Whether the page is served, and polls its server for updates.
     """
     bundles = manifest()
     scripts = [_script(entry) for entry in bundles if entry["file"].endswith(".js")]
@@ -50,18 +50,18 @@ def to_html(data: Mapping[str, Any], *, live: bool = False) -> bytes:
         bundles={f"{entry['package']} {entry['version']}": entry["license"] for entry in bundles},
         live=live,
     )
-    # Half a surrogate pair, as in an error about a file's name, is no UTF-8.
+    # A lone surrogate, as in an error about a file name, is not valid UTF-8.
     return html.encode(errors="replace")
 
 
 def manifest() -> list[dict[str, Any]]:
-    """The bundles that travel along: file, package, version, licence, SHA-256, and the styles that they put in."""
+    """The third-party bundles included: file, package, version, licence, SHA-256, and the styles that they inject."""
     entries: list[dict[str, Any]] = json.loads((VENDOR / "manifest.json").read_text())
     return entries
 
 
 def pack(data: Mapping[str, Any]) -> str:
-    """`data` as compressed JSON in letters, digits, `+`, `/` and `=`: a tenth of its size, and nothing to escape."""
+    """`data` as compressed JSON in base64: a tenth of its size, and nothing to escape."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
 
@@ -70,10 +70,10 @@ def policy(scripts: list[str], sheets: list[str], drawn: list[str], *, live: boo
     """The page's Content-Security-Policy.
 
     Args:
-      scripts: Those that may run.
-      sheets: Those that may be used.
-      drawn: Digests of style elements that the bundles put in.
-      live: Whether the page asks its server for news.
+      scripts: The scripts that may run.
+      sheets: The style sheets that may be used.
+      drawn: Digests of style elements that the bundles inject.
+      live: Whether the page polls its server for updates.
     """
     rules = {
         "default-src": "'none'",

@@ -1,4 +1,4 @@
-"""JSON data for the page: numbers with the digits that are shown, and values that runs share, each once."""
+"""JSON data for the page: numbers rounded to the digits shown, and a pool of values that runs share."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Any
 
-# A report is looked at: more digits than these are in the records.
+# A report is for viewing; the records have all digits.
 DIGITS = 7
 
 
 class Pool:
-    """Values that runs share, each once.
+    """Values that runs share, each stored once.
 
     Attributes:
-      values: JSON data, by its place.
+      values: JSON data, by index.
     """
 
     def __init__(self) -> None:
@@ -23,21 +23,21 @@ class Pool:
         self._lists: dict[Hashable, list[int]] = {}
 
     def place(self, key: Hashable, make: Callable[[], Any] | None = None) -> int:
-        """The place of what `key` names, by default a text that names itself; `make` gives it where it is new."""
+        """The index of the value for `key`, by default `key` itself; a new one is made by `make`."""
         if key not in self._places:
             self._places[key] = len(self.values)
             self.values.append(make() if make else key)
         return self._places[key]
 
     def places(self, key: Hashable, make: Callable[[], list[int]]) -> list[int]:
-        """The list of places that `key` names; `make` gives it where it is new."""
+        """The list of indices for `key`; a new one is made by `make`."""
         if key not in self._lists:
             self._lists[key] = make()
         return self._lists[key]
 
 
 def number(value: Any) -> Any:
-    """A number with the digits that are shown; None for one that JSON has no word for."""
+    """`value` rounded to the digits shown; None if JSON can't represent it."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What the page shows of a run beside its row: settings, program, seed's story, outputs, times, checks, its error."""
+"""What the page shows of a run besides its row: settings, program, seed's story, outputs, times, checks, error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from runner.records.timing import Measurement
 from runner.report.html.pool import Pool, number
 from runner.report.html.training_data import losses, training
 
-# The measurements of a run that are summed up in an interval.
+# The measurements of a run that are summarised by an interval.
 STEADY = ("apply_latency", "apply_dispatch", "apply_throughput", "init_latency")
 
-# Of a digest so much is shown.
+# Characters of a digest that are shown.
 DIGEST_LETTERS = 12
 
 
@@ -28,8 +28,8 @@ def _settings(record: Record, pool: Pool) -> list[int]:
 
 
 def pairs(settings: Mapping[str, Any], pool: Pool) -> list[int]:
-    """Every setting as a pair of its dotted key and a number or what is typed for it."""
-    # A group is the same in most runs, and its repr is quicker to look up than its settings one by one.
+    """Every setting as a pair of its dotted key and a number, or its value as typed."""
+    # A group is the same in most runs, and looking up its repr is faster than looking up each of its settings.
     groups = [
         pool.places((name, type(value), repr(value)), functools.partial(_group, name, value, pool))
         for name, value in settings.items()
@@ -48,12 +48,12 @@ def _typed(value: Any) -> Any:
 
 
 def _program_key(record: Record) -> Hashable:
-    """Names what runs of one program share; one that ended early has less of it."""
+    """The key of what runs of one program share; a run that ended early has less of it."""
     return record.program_id, len(record.streams), len(record.variables)
 
 
 def _program(record: Record, pool: Pool) -> int:
-    """What runs of one program share: rng streams, mutable collections, and a line for each leaf."""
+    """What runs of one program share: rng streams, mutable collections, and one line per leaf."""
     return pool.place(("program", _program_key(record)), lambda: _described(record))
 
 
@@ -81,13 +81,13 @@ def _story(record: Record, pool: Pool) -> list[int]:
 
 
 def _as_story(record: Record) -> dict[str, Any]:
-    """What `runner.seeds` reads of a record."""
+    """The part of a record that `runner.records.seeds` reads."""
     paths = [{"path": leaf.path} for leaf in record.variables]
     return {"settings": record.settings, "streams": record.streams, "variables": paths}
 
 
 def _outputs(record: Record, pool: Pool) -> list[list[Any]]:
-    """An entry an array: its kind, norm, mean, std, min, max, number of values that are not finite, digest."""
+    """One entry per array: kind, norm, mean, std, min, max, number of non-finite values, digest."""
     return [
         [
             pool.place(f"{array.path or 'y'} {array.dtype}{literal(array.shape)}"),
@@ -100,7 +100,7 @@ def _outputs(record: Record, pool: Pool) -> list[list[Any]]:
 
 
 def _steady(record: Record, pool: Pool) -> list[list[Any] | None]:
-    """An entry for each of `STEADY`: median, ends of its interval, number of samples, flags; None where not taken."""
+    """One entry for each of `STEADY`: median, interval bounds, number of samples, flags; None if not measured."""
     measured = [getattr(record.timing, name) if record.timing else None for name in STEADY]
     return [_measured(one, pool) if one is not None else None for one in measured]
 
@@ -113,7 +113,7 @@ def _measured(measurement: Measurement, pool: Pool) -> list[Any]:
 
 
 def _checks(record: Record, pool: Pool) -> list[int]:
-    """An entry a check: name, verdict, detail, what fixes it, evidence as text."""
+    """One entry per check: name, verdict, detail, fix, evidence as text."""
     return [
         pool.place(
             ("check", check.name, check.verdict, check.detail, check.fix, repr(check.evidence)),
@@ -129,7 +129,7 @@ def _check(check: Check) -> list[Any]:
 
 
 def _twins(record: Record, pool: Pool) -> int | None:
-    """What the parity check measured side by side: seconds a phase of each variant, and ratios with their intervals."""
+    """The parity check's side-by-side measurements: seconds per phase of each variant, and ratios with intervals."""
     evidence = next((check.evidence for check in record.checks if check.name == "parity"), {})
     if "costs" not in evidence:
         return None
@@ -156,7 +156,7 @@ def _error(record: Record, pool: Pool) -> int | None:
     return pool.place(("error", *parts), lambda: list(parts))
 
 
-# What the page shows of a run beside `TAKEN`.
+# What the page shows of a run besides `TAKEN`.
 EXTRA: Mapping[str, Callable[[Record, Pool], Any]] = {
     "settings": _settings,
     "overrides": lambda record, pool: [pool.place(text) for text in record.overrides],
@@ -175,5 +175,5 @@ EXTRA: Mapping[str, Callable[[Record, Pool], Any]] = {
     ),
 }
 
-# Of these, those that are lists: empty where a run has no record.
+# Those of `EXTRA` that are lists: empty if a run has no record.
 LISTS = ("overrides", "digests", "outputs", "steady", "checks", "story", "losses")

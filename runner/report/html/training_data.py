@@ -8,18 +8,18 @@ from typing import Any
 from runner.records.record import Record
 from runner.report.html.pool import Pool, number
 
-# Losses that the page carries: of one run, and of all together.
+# Maximum number of losses on the page: per run, and in total.
 MAX_CURVE_POINTS = 200
 MAX_POINTS = 200_000
 
 
 def losses(record: Record, pool: Pool) -> list[float | None]:
-    """The loss of every step; none where nothing was trained."""
+    """The loss of every step; empty if nothing was trained."""
     return [number(loss) for loss in record.train.losses] if record.train else []
 
 
 def training(record: Record, pool: Pool) -> int | None:
-    """Where a run's training began, what it left, and the phases of a step."""
+    """A run's first training step, what training left, and the phases of a step."""
     train = record.train
     if train is None:
         return None
@@ -35,7 +35,7 @@ def training(record: Record, pool: Pool) -> int | None:
 
 
 def thinned(curves: Sequence[list[Any]]) -> list[list[Any]]:
-    """Pairs of step (counted from the run's first) and loss, so many that the page can carry them; ends are kept."""
+    """Pairs of step (counted from the run's first) and loss, thinned to what the page can hold; endpoints are kept."""
     num_curves = sum(bool(curve) for curve in curves)
     most = max(2, min(MAX_CURVE_POINTS, MAX_POINTS // max(1, num_curves)))
     return [[[step, curve[step]] for step in _steps(len(curve), most)] for curve in curves]
