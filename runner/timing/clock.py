@@ -178,7 +178,7 @@ def measure_on_device(compiled: Any, arguments: tuple[Any, ...], *, rounds: int)
         from jax.experimental.mosaic.gpu import profiler
 
         _, milliseconds = profiler.measure(compiled, iterations=rounds)(*arguments)
-    except Exception:  # noqa: BLE001 - experimental, and absent on most platforms: the host clock always works
+    except Exception:  # noqa: BLE001 - experimental, and absent on most platforms: another clock is there all the same
         return None
     found = milliseconds if isinstance(milliseconds, list) else [milliseconds]
     durations = [one / 1e3 for one in found if one is not None]
