@@ -54,7 +54,7 @@ def _is_close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:
 
 
 def apart(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> float:
-    """The largest difference between two sets of named arrays of equal dtypes, relative to the largest value kept."""
+    """Largest difference of arrays with the same names, dtypes and shapes, relative to the largest value in `kept`."""
     with np.errstate(invalid="ignore"):  # of two infinities
         pairs = [(_numbers(kept[name]), _numbers(made[name])) for name in kept]
         largest = max((float(np.nanmax(np.abs(one), initial=0.0)) for one, _ in pairs), default=0.0)

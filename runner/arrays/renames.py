@@ -36,13 +36,13 @@ class Difference:
     """A leaf of either tree.
 
     Attributes:
-      kind: same, cast (another element type), reshaped, moved (same array, another path), missing (only wanted) or
-        extra (only there).
+      kind: same, cast (another dtype), reshaped, moved (same array, another path), missing (only in the new tree)
+        or extra (only in the old tree).
       old: Its path in the old tree, or None.
       new: Its path in the new tree, or None.
-      was: Element type and shape in the old tree: `float32[4,8]`.
+      was: Dtype and shape in the old tree: `float32[4,8]`.
       wanted: The same in the new tree.
-      nearest: Of a missing leaf, the extra one whose name is nearest.
+      nearest: For a missing leaf, the extra one with the most similar name.
     """
 
     kind: str
@@ -56,13 +56,13 @@ class Difference:
 def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> list[Difference]:
     """Every leaf of both trees, in the order of the new one, then what is only in the old one.
 
-    A missing leaf counts as moved where exactly one extra leaf has its shape, element type and last name, and, if both
+    A missing leaf counts as moved if exactly one extra leaf has its shape, dtype and last name, and, if both
     trees hold arrays, its bits.
 
     Args:
-      old: What is there.
-      new: What is wanted.
-      renames: Old paths that are known to be other new ones, as `counted_anew` finds them.
+      old: The existing tree.
+      new: The expected tree.
+      renames: Known renames, old path to new path, as found by `counted_anew`.
     """
     renames = renames or {}
     there, wanted = _named(old), _named(new)

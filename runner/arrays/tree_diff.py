@@ -41,11 +41,11 @@ class Difference:
 
     Attributes:
       kind: How it differs.
-      path: Where it is wanted, or lies if it is extra: parts joined by slashes.
-      given: Dtype and shape of what is given, e.g. `float32[4, 8]`; None where nothing is.
-      wanted: Dtype and shape of what is wanted; None for an extra leaf.
-      nearest: Where a misplaced leaf lies; else the extra (of an extra one: the missing) path that is spelt most
-        like it, if one is close.
+      path: Expected path, or actual path of an extra leaf: parts joined by slashes.
+      given: Actual dtype and shape, e.g. `float32[4, 8]`; None for a missing leaf.
+      wanted: Expected dtype and shape; None for an extra leaf.
+      nearest: Actual path of a misplaced leaf; else the most similar extra path (for an extra leaf: missing path), if
+        one is close.
     """
 
     kind: Kind
@@ -58,12 +58,12 @@ class Difference:
 def compare(given: Any, expected: Any) -> list[Difference]:
     """How `given` differs from `expected`, in the order of the paths; metadata boxes don't count.
 
-    A leaf is misplaced where it is missing, and one of its dtype, shape and path but for the collection or the name of
-    one module is extra. Whole modules are found before single leaves, each extra one is taken once.
+    A leaf is misplaced if it is missing, and an extra leaf has its dtype, shape and path except for the collection or
+    one module's name. Whole modules are matched before single leaves, and each extra leaf at most once.
 
     Args:
       given: Variable dict; arrays or `jax.ShapeDtypeStruct`.
-      expected: The same, as it is wanted.
+      expected: The expected variable dict, likewise.
     """
     got, wanted = leaf_kinds(given), leaf_kinds(expected)
     if got == wanted:

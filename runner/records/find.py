@@ -52,7 +52,7 @@ def read_rows(folder: SweepFolder) -> list[Row]:
 
 
 def read_trials(folder: SweepFolder) -> list[Trial]:
-    """The completed trials of a search, in the order they were reported; empty for a sweep that is not a search.
+    """The finished trials of a search, in the order they were reported; empty for a sweep that is not a search.
 
     Raises:
       StorageError: A line is damaged.

@@ -126,7 +126,7 @@ class SweepFolder:
 
     @property
     def trials(self) -> Path:
-        """One line per completed trial of a search; locked by the process that samples trials."""
+        """One line per finished trial of a search; locked by the process that samples trials."""
         return self.path / "trials.jsonl"
 
     @property

@@ -1,7 +1,7 @@
 """The record of a run: a versioned schema.
 
-A record is plain data, and the single source for tables, reports and W&B. Names carry units: `_s` are
-seconds, `_bytes` bytes; counts start with `num_`.
+A record is plain data, and the single source for tables, reports and W&B. Names carry units: `_s` are seconds,
+`_bytes` bytes; counts start with `num_`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Leaf:
     Attributes:
       path: Collection first, e.g. `["params", "kernel"]`; integer keys stay integers.
       shape: Shape of the unboxed array.
-      dtype: Its element type.
-      num_bytes: Its size.
+      dtype: Its dtype.
+      num_bytes: Its size in bytes.
       digest: SHA-256 over dtype, shape and bytes.
       box: Class name of its metadata box (`NNXMeta`, `Partitioned`), or None.
       names: Axis names in the box, if it has any.

@@ -113,7 +113,7 @@ def aggregate(values: Iterable[float | None]) -> Aggregate | None:
 
 
 def relative_iqr(values: Sequence[float]) -> float:
-    """The interquartile range of `values` in units of their median."""
+    """The interquartile range of `values` relative to their median."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     return (_quantile(ordered, 0.75) - _quantile(ordered, 0.25)) / _quantile(ordered, 0.5)
 
