@@ -1,7 +1,7 @@
-"""Every mistake of a user, and the sentence that fixes it.
+"""User errors, each with a message that says how to fix it.
 
-One base class, caught once at the edge (`runner.cli`): the sentence is printed, and the process ends with the exit
-code of the class. Anything else that is raised is a bug and keeps its traceback.
+One base class, caught once at the top level (`runner.cli`): the message is printed, and the process exits with the
+class's exit code. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-# What a user's mistake begins with on standard error.
+# Prefix of a user error on stderr.
 USER_ERROR_PREFIX = "error: "
 
 
 class UserError(Exception):
-    """Something the user asked for can't be done; nothing was run.
+    """The user's request can't be carried out; nothing was run.
 
     Args:
-      what: The thing, what was got and what was wanted, as one sentence without the full stop.
-      suggestion: What to type instead, if it is known.
+      what: The subject, the value received and what was expected, as one sentence without the full stop.
+      suggestion: What to type instead, if known.
     """
 
     exit_code = 2
@@ -34,12 +34,12 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A config value that can't mean anything.
+    """An invalid config value.
 
     Args:
-      key: The config key as it is typed on the command line, e.g. `timing.rounds`.
-      got: The value that was given.
-      reason: Why it can't be used.
+      key: The config key as typed on the command line, e.g. `timing.rounds`.
+      got: The value received.
+      reason: Why it is invalid.
       suggestion: The override to type instead.
     """
 
@@ -54,7 +54,7 @@ class LayerError(UserError):
 
 
 class DeviceError(UserError):
-    """A device that is not there."""
+    """A device that is not available."""
 
 
 class StorageError(UserError):
@@ -62,20 +62,20 @@ class StorageError(UserError):
 
 
 class ServerError(UserError):
-    """A server that is not there or lets nobody in; what was to be sent is still where it was."""
+    """A server that is unreachable or rejects the login; unsent data stays in place."""
 
     exit_code = 1
 
 
 class ManyErrors(UserError):
-    """All the mistakes of one sweep, reported together.
+    """All the errors of one sweep, reported together.
 
     Args:
-      errors: Where each mistake is (the overrides) and what it is.
+      errors: Where each error is (the overrides) and what it is.
       num_configs: How many configs the sweep has.
     """
 
-    # A mistake in one axis comes back in every config that has it: each reason is said once, and so many at most.
+    # An error in one axis recurs in every config that has it: each reason is reported once, up to a maximum.
     MAX_REASONS = 5
 
     def __init__(self, errors: Sequence[tuple[str, UserError]], num_configs: int) -> None:
@@ -95,7 +95,7 @@ class ManyErrors(UserError):
 
 
 def one_or_many(errors: Sequence[tuple[str, UserError]], num_configs: int) -> UserError:
-    """The mistake of a single config as it is, those of a sweep together."""
+    """Returns a single config's error unchanged, and a sweep's errors as one `ManyErrors`."""
     return errors[0][1] if num_configs == 1 else ManyErrors(errors, num_configs)
 
 
@@ -119,7 +119,7 @@ def quoted(text: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was most likely meant, or None if none is close."""
+    """The known name most likely meant, or None if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 

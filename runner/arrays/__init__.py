@@ -1,1 +1,1 @@
-"""Trees of arrays: named, digested, compared, placed on devices, saved."""
+"""Pytrees of arrays: naming, digests, comparison, device placement, checkpoints."""

@@ -1,9 +1,9 @@
-"""Linen variables to a plain Orbax checkpoint and back. The only file that knows Orbax.
+"""Saves and restores Linen variables as plain Orbax checkpoints. The only module that uses Orbax.
 
 Written with the stable API, NumPy leaves and no OCDBT: such a folder restores with every Orbax reader, on every device,
-and takes the least time (a jax leaf remembers its device and does not restore where that is absent). What lies on a
-mesh is written as it lies, each part by the device and the process that hold it; other devices than those give Orbax a
-target, or take it from here.
+and is the fastest (a jax leaf records its device and does not restore where that is absent). Sharded arrays are saved
+sharded, each shard by the device and process that hold it; to restore onto other devices, give Orbax a target or use
+this module.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from jax.sharding import Sharding
 from runner.arrays import shards, trees
 from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
 
-# What a saved train state has beside params, and what collections are called.
+# Fields of a saved train state other than params, and names of known collections.
 STATE_KEYS = frozenset({"opt_state", "step", "tx"})
 COLLECTIONS = frozenset({"batch_stats", "cache", "LoRAParam", "intermediates"})
 
-# Signs that no name in a tree may have.
+# Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")
 
 
 class CheckpointError(Exception):
-    """Variables that Orbax can't keep apart, or a folder that it can't read."""
+    """Variables whose paths Orbax would confuse, or a folder that it can't read."""
 
 
 def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = None) -> None:
-    """Saves a variable dict (boxes removed) into the new folder `path`; on the disk on return.
+    """Saves a variable dict (boxes removed) into the new folder `path`; flushed to disk on return.
 
     Args:
       variables: Collections of nested dicts with NumPy leaves, or with jax arrays on a mesh; or without `writer` an
         `nnx.State`, which may hold rng keys.
-      path: A folder that is not there yet.
-      writer: Writes by template where it can, which is not on a mesh; None writes with Orbax.
+      path: A folder that does not exist yet.
+      writer: Writes from a template where possible, which excludes meshes; None writes with Orbax.
 
     Raises:
-      CheckpointError: A tree that Orbax would not give back, or an error of its own.
+      CheckpointError: Orbax could not restore such a tree, or raised an error.
     """
     leaves = _require_keepable(variables)
     path = path.absolute()
@@ -59,22 +59,22 @@ def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = 
             by_orbax()
         else:
             writer.save([(name, np.asarray(leaf)) for name, leaf in leaves], path, by_orbax)
-    except Exception as error:  # Orbax raises half a dozen unrelated types
+    except Exception as error:  # Orbax raises half a dozen unrelated exception types
         if jax.process_index() == 0:  # one folder for all processes
             _remove_temporary(path)
         raise CheckpointError(f"saving {path.name}: {type(error).__name__}: {error}") from error
 
 
 def restore(path: Path) -> Any:
-    """The variable dict in the checkpoint at `path`, with NumPy leaves; integer keys come back as strings.
+    """Restores the variable dict from the checkpoint at `path`, with NumPy leaves; integer keys come back as strings.
 
     Raises:
-      CheckpointError: Nothing that Orbax can read is there.
+      CheckpointError: Nothing there is readable by Orbax.
     """
     folder = path.absolute()
     if TEMPORARY in folder.name:
         raise CheckpointError(f"restoring {path}: the save that made it never ended")
-    # Orbax's manager puts the tree of a step one folder deeper.
+    # Orbax's CheckpointManager stores the tree of a step one folder deeper.
     folder = folder / "default" if (folder / "default" / "_METADATA").exists() else folder
     try:
         variables = _restore(folder)
@@ -86,14 +86,14 @@ def restore(path: Path) -> Any:
 
 
 def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
-    """As `restore`, on devices: each reads what it is to hold, so that no array is whole on the host.
+    """Like `restore`, but onto devices: each reads only its shards, so that no array is whole on the host.
 
     Args:
       path: The checkpoint's folder.
-      sharding: Where a leaf goes, by its path as one string.
+      sharding: Returns a leaf's sharding, given its path as one string.
 
     Raises:
-      CheckpointError: Nothing that Orbax can read is there.
+      CheckpointError: Nothing there is readable by Orbax.
     """
     import orbax.checkpoint as ocp
 
@@ -110,7 +110,7 @@ def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
 
 
 def as_variables(tree: Any) -> Any:
-    """The variable dict in what somebody saved: itself, bare params, or a train state with params in it.
+    """Extracts the variable dict from a saved tree: variables, bare params, or a train state that contains params.
 
     Metadata boxes, which come back as `{"value": array}`, are unwrapped.
     """
@@ -135,7 +135,7 @@ def _unboxed(tree: Any) -> Any:
 def _restore(path: Path) -> Any:
     if not (path / "_sharding").exists():
         return _checkpointer().restore(path)
-    # A jax leaf remembers devices that may not be here: ask for NumPy arrays, which takes another look at the tree.
+    # A jax leaf records devices that may be absent here: request NumPy arrays, which requires reading the metadata too.
     import orbax.checkpoint as ocp
 
     metadata = _checkpointer().metadata(path).item_metadata.tree
@@ -144,14 +144,14 @@ def _restore(path: Path) -> Any:
 
 
 def restore_like(path: Path, target: Any) -> Any:
-    """The variable dict in the checkpoint at `path` with the keys of `target`: integers and tuples stay what they were.
+    """Restores the variable dict at `path` with the keys of `target`, so that integer and tuple keys keep their type.
 
     Args:
       path: The checkpoint's folder.
-      target: Arrays or `jax.ShapeDtypeStruct` in the tree that was saved, without boxes.
+      target: Arrays or `jax.ShapeDtypeStruct` in the saved tree's structure, without boxes.
 
     Raises:
-      CheckpointError: Another tree, shape or dtype is there than in `target`, or nothing that Orbax can read.
+      CheckpointError: The tree, a shape or a dtype differs from `target`, or nothing there is readable by Orbax.
     """
     import orbax.checkpoint as ocp
 
@@ -161,7 +161,7 @@ def restore_like(path: Path, target: Any) -> Any:
     except Exception as error:
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
     for (key, got), (_, wanted) in zip(trees.flatten(variables), trees.flatten(target), strict=True):
-        # Orbax takes any shape and dtype for the one that it was told.
+        # Orbax does not check shapes and dtypes against the target.
         if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
             name = "/".join(map(str, key))
             raise CheckpointError(f"restoring {path}: {name} is {_kind(got)}, and the target is {_kind(wanted)}")
@@ -169,17 +169,17 @@ def restore_like(path: Path, target: Any) -> Any:
 
 
 def save_step(tree: Mapping[str, Any], folder: Path, num: int, *, keep: int, metadata: Mapping[str, Any]) -> None:
-    """Saves step `num` into `folder` by Orbax's own manager, which removes older ones; on the disk on return.
+    """Saves step `num` into `folder` with Orbax's CheckpointManager, which removes old steps; flushed on return.
 
     Args:
       tree: Nested dicts with NumPy leaves.
-      folder: Of the steps; made if it is not there.
-      num: Above that of every step that is there.
-      keep: So many steps stay.
-      metadata: JSON data kept beside the tree, for `step_metadata`.
+      folder: Folder of the steps; created if missing.
+      num: Number of the step, greater than that of every existing step.
+      keep: Number of steps to keep.
+      metadata: JSON data stored with the tree, for `step_metadata`.
 
     Raises:
-      CheckpointError: A tree that Orbax would not give back, or an error of its own.
+      CheckpointError: Orbax could not restore such a tree, or raised an error.
     """
     _require_keepable(tree)
     try:
@@ -193,7 +193,7 @@ def save_step(tree: Mapping[str, Any], folder: Path, num: int, *, keep: int, met
 
 
 def step_metadata(folder: Path, num: int) -> dict[str, Any]:
-    """What `save_step` kept beside the tree of a step; empty where it is damaged.
+    """The metadata that `save_step` stored with a step; empty if it is damaged.
 
     Raises:
       CheckpointError: Orbax can't read it.
@@ -216,27 +216,27 @@ def _manager(folder: Path, **options: Any) -> Any:
 
 
 def is_disk_full(error: CheckpointError) -> bool:
-    """Whether a save failed for want of room: then it is not the run that is at fault."""
+    """Whether a save failed because the disk is full: then the run is not to blame."""
     cause = error.__cause__
     return (isinstance(cause, OSError) and cause.errno == errno.ENOSPC) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def warm() -> None:
-    """Imports Orbax, which takes most of a second, where that disturbs nobody."""
+    """Imports Orbax ahead of time, since that takes most of a second."""
     _checkpointer()
 
 
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
-    # One for every thread: each has an event loop of its own.
+    # One per thread: each has its own event loop.
     if not hasattr(_OWN, "checkpointer"):
         _OWN.checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False))
     return _OWN.checkpointer
 
 
 def _numpy_checkpointer() -> Any:
-    """Saves NumPy leaves as they lie in memory, where Orbax would copy the whole tree first."""
+    """Saves NumPy leaves directly from memory; by default, Orbax copies the whole tree first."""
     import orbax.checkpoint as ocp
 
     if not hasattr(_OWN, "numpy_checkpointer"):
@@ -254,7 +254,7 @@ _OWN = threading.local()
 
 
 def _require_keepable(variables: Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    """The dotted paths and leaves of `variables`, if Orbax keeps them apart."""
+    """The dotted paths and leaves of `variables`; raises if Orbax would confuse any."""
     seen: dict[str, trees.Path] = {}
     leaves = trees.flatten(variables)
     if not leaves:
@@ -262,10 +262,10 @@ def _require_keepable(variables: Mapping[Any, Any]) -> list[tuple[str, Any]]:
     for path, leaf in leaves:
         name = ".".join(str(part) for part in path)
         if any(sign in name for sign in UNKEEPABLE):
-            # Orbax writes them without a word: a slash as a folder, where another leaf may be, a backslash not at all.
+            # Orbax silently writes a slash as a folder, where another leaf may be, and drops a leaf with a backslash.
             raise CheckpointError(f"the path {path} has a slash or a backslash in a name: Orbax would not give it back")
         if name in seen:
-            # Orbax joins keys by dots and would give both back as the same array.
+            # Orbax joins keys with dots and would restore both as the same array.
             raise CheckpointError(f"the paths {seen[name]} and {path} are one to Orbax ({name})")
         seen[name] = path
         if np.size(leaf) == 0:
@@ -287,7 +287,7 @@ def _remove_temporary(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    # Orbax survives a kill but not a power cut: its metadata and its rename are not flushed.
+    # Orbax survives a kill but not a power failure: it does not flush its metadata or its rename.
     for folder, _, files in os.walk(path):
         for name in [folder, *(os.path.join(folder, file) for file in files)]:
             descriptor = os.open(name, os.O_RDONLY)

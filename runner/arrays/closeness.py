@@ -1,4 +1,4 @@
-"""How far two arrays lie apart: in bits, in ulps, and within the rounding that XLA's fusion explains."""
+"""Compares arrays: bitwise, in ulps, and within the rounding differences that XLA fusion explains."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from runner.arrays import trees
 from runner.errors import listed
 
-# A sum in another order is off by a few units in the last place of the largest number in it.
+# Summing in a different order is off by a few ulps of the largest term.
 MAX_ROUNDING = 64
 
 
 def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What differs between two sets of named arrays: by how many ulp, or what is not in both."""
+    """Differences between two sets of named arrays: distance in ulps, or arrays missing from either."""
     found: dict[str, Any] = {}
     for path in sorted(first.keys() | second.keys()):
         one, two = first.get(path), second.get(path)
@@ -30,10 +30,10 @@ def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray
 
 
 def are_close(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
-    """Whether two sets of named arrays are the same but for rounding.
+    """Whether two sets of named arrays are equal up to rounding.
 
-    Numbers that lie `MAX_ROUNDING` times the resolution of their type apart, at the scale of the largest of them all,
-    are taken for rounding: a gradient that is zero but for rounding has no scale of its own.
+    Differences up to `MAX_ROUNDING` times the dtype's resolution, at the scale of the largest value of all, count as
+    rounding: a gradient that is zero up to rounding has no scale of its own.
     """
     found = differences(first, second)
     if any(isinstance(item, str) for item in found.values()):
@@ -55,7 +55,7 @@ def _is_close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:
 
 
 def apart(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> float:
-    """The largest difference of two sets of named arrays of the same kinds, in units of the largest value kept."""
+    """Largest difference of arrays with the same names, dtypes and shapes, relative to the largest value in `kept`."""
     with np.errstate(invalid="ignore"):  # of two infinities
         pairs = [(_numbers(kept[name]), _numbers(made[name])) for name in kept]
         largest = max((float(np.nanmax(np.abs(one), initial=0.0)) for one, _ in pairs), default=0.0)
@@ -64,13 +64,13 @@ def apart(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> flo
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
-    """`array` in float64; of complex numbers both parts, one after the other."""
+    """`array` as float64; complex arrays as real and imaginary parts, concatenated."""
     parts = (array.real, array.imag) if np.iscomplexobj(array) else (array,)
     return np.concatenate([trees.as_float64(np.ravel(part)) for part in parts])
 
 
 def largest_differences(found: Mapping[str, Any]) -> str:
-    """The first three of `differences` in words, and how many more."""
+    """Describes the first three of `differences`, and counts the rest."""
     parts = [
         f"{path or 'output'} by {item['ulp']} ulp" if isinstance(item, dict) else f"{path or 'output'} ({item})"
         for path, item in found.items()
@@ -79,5 +79,5 @@ def largest_differences(found: Mapping[str, Any]) -> str:
 
 
 def describe(leaf: Any) -> str:
-    """Type and shape of an array: `float32[4, 8]`."""
+    """Dtype and shape of an array: `float32[4, 8]`."""
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"

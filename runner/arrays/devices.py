@@ -1,4 +1,4 @@
-"""The device that a config names, and what JAX is told before it starts."""
+"""Resolves a config's device, and configures JAX before it starts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import jax
 
 from runner.errors import ConfigError, DeviceError
 
-# Without this the first GPU program takes three quarters of the GPU, whoever else is on it.
+# Otherwise JAX preallocates three quarters of the GPU's memory, whoever else uses it.
 PREALLOCATION = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 PLATFORMS = ("tpu", "gpu", "cpu")
 
 
 def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
-    """Sets what is process-wide: preallocation, number of CPU devices, compilation cache. Called at the edge only.
+    """Applies process-wide settings: preallocation, number of CPU devices, compilation cache. For entry points only.
 
     Raises:
-      ConfigError: JAX already runs in this process with another number of CPU devices.
+      ConfigError: JAX is already initialized in this process with another number of CPU devices.
     """
     for name, value in PREALLOCATION.items():
         os.environ.setdefault(name, value)
@@ -32,13 +32,13 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
     if compilation_cache not in ("off", "auto"):
         folder = cache_folder(compilation_cache)
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        # The default threshold of 1 s leaves the cache empty for small layers.
+        # With the default threshold of 1 s, small layers are never cached.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def cache_folder(compilation_cache: str) -> Path:
-    """Where the persistent compilation cache lies: a folder that is named, or one in the user's cache folder."""
+    """Folder of the persistent compilation cache: the given one, or one in the user's cache folder."""
     if compilation_cache != "on":
         return Path(os.path.expanduser(compilation_cache)).absolute()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -46,10 +46,10 @@ def cache_folder(compilation_cache: str) -> Path:
 
 
 def find_device(spec: str) -> jax.Device:
-    """The JAX device that `spec` names: `cpu`, `gpu:1`, `auto` (the best that is there).
+    """The JAX device that `spec` names: `cpu`, `gpu:1`, `auto` (the best available).
 
     Raises:
-      DeviceError: It is not there; the message lists what is.
+      DeviceError: It is not available; the message lists what is.
     """
     platform, _, index = spec.partition(":")
     candidates = _best_platform() if platform == "auto" else _platform_devices(platform)
@@ -64,33 +64,33 @@ def find_device(spec: str) -> jax.Device:
 
 
 def named(spec: str, auto: str) -> tuple[str, str]:
-    """Platform and name of the device that `spec` names on a machine where `auto` is this platform; asks no machine."""
+    """Platform and name of the device that `spec` names where `auto` is the given platform; no device is queried."""
     platform, _, index = spec.partition(":")
     platform = auto if platform == "auto" else platform
     return platform, f"{platform}:{int(index or 0)}"
 
 
 def keep_to_cpu() -> None:
-    """Lets JAX start no other backend in this process: a GPU that it takes is not there for those who do the work."""
+    """Restricts JAX to the CPU backend in this process: a GPU taken here would be unavailable to worker processes."""
     jax.config.update("jax_platforms", "cpu")
 
 
 def all_devices(spec: str) -> list[jax.Device]:
-    """The devices of the platform that `spec` names, those of other processes too.
+    """All devices of the platform that `spec` names, including those of other processes.
 
     Raises:
-      DeviceError: There is none.
+      DeviceError: There are none.
     """
     return list(jax.devices(find_device(spec).platform))
 
 
 def device_name(device: jax.Device) -> str:
-    """`platform:index`, as a config names it."""
+    """`platform:index`, as in a config."""
     return f"{platform_name(device)}:{device.id}"
 
 
 def platform_name(device: jax.Device) -> str:
-    """The platform, as a config names it."""
+    """The platform, as in a config."""
     return "gpu" if device.platform in ("cuda", "rocm") else device.platform
 
 

@@ -1,9 +1,10 @@
-"""Checkpoints of one structure after another, without the Python that Orbax needs for each.
+"""Clones Orbax checkpoints of the same structure, without Orbax's Python overhead for each.
 
 Orbax writes the first checkpoint of each structure (paths, shapes, element types). Its files are read back, and if
 every leaf lies in one chunk file that is exactly its bytes, the next checkpoints are the same files with new chunks,
-timestamps and path. The format is never spelled out here: a new Orbax makes another template, or one that does not
-pass, and then Orbax writes them all. `checkpoint=fast` chooses it; a test compares both writers' folders byte for byte.
+timestamps and path. The format is never hard-coded here: a new Orbax version yields a new template, or one that
+fails the check, and then Orbax writes them all. Opt-in with `checkpoint=fast`; a test compares both writers' folders
+byte for byte.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 TIMESTAMPS = ("init_timestamp_nsecs", "commit_timestamp_nsecs")
 STAMPED = "_CHECKPOINT_METADATA"
 
-# Of a larger tree the writing itself takes the time, and a template would hold all of it in memory.
+# For a larger tree, the writing itself dominates, and a template would hold all of it in memory.
 MAX_CLONED_BYTES = 16 * 2**20
 
-# Structures remembered; a sweep goes program by program, so that few are in use at once.
+# Templates cached; a sweep runs program by program, so that few are in use at once.
 MAX_TEMPLATES = 64
 
 TEMPORARY = ".orbax-checkpoint-tmp"
 
 
 class CloneWriter:
-    """Saves checkpoints by template."""
+    """Saves checkpoints from templates."""
 
     def __init__(self) -> None:
         self._templates: dict[Signature, _Template | None] = {}
@@ -42,7 +43,7 @@ class CloneWriter:
 
         Args:
           leaves: Dotted path and array of every leaf.
-          path: A folder that is not there yet.
+          path: A folder that does not exist yet.
           by_orbax: Saves the same leaves at the same path with Orbax.
 
         Returns:
@@ -75,7 +76,7 @@ class _Template:
 
     def write(self, leaves: Leaves, path: Path) -> None:
         started = time.time_ns()
-        # Strings, not Path: joining and spelling paths would take longer than writing.
+        # Strings, not Path: building paths would take longer than writing.
         beside = f"{path}{TEMPORARY}"
         os.mkdir(beside)
         for folder in self._folders:
@@ -93,7 +94,7 @@ class _Template:
 
 
 def _learn(leaves: Leaves, path: Path) -> _Template | None:
-    """The template of the checkpoint at `path`; None if its files are not what a clone needs."""
+    """Builds a template from the checkpoint at `path`; None if its files can't be cloned."""
     files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
     chunks = {}
     for name, array in leaves:
@@ -110,7 +111,7 @@ def _learn(leaves: Leaves, path: Path) -> _Template | None:
 
 
 def _stamped(content: bytes, started: int) -> bytes:
-    """Orbax's metadata with the times of this checkpoint."""
+    """Orbax's metadata with this checkpoint's timestamps."""
     metadata = json.loads(content)
     for name, moment in zip(TIMESTAMPS, (started, time.time_ns()), strict=True):
         if not isinstance(metadata.get(name), int):

@@ -1,7 +1,7 @@
-"""Where the arrays of a program lie: on one device, or over a mesh of several, cut by the axis names of its variables.
+"""Placement of a program's arrays: on one device, or on a mesh, sharded by the axis names of its variables.
 
 The names are those that a layer gives its variables (`nnx.with_partitioning`, `bridge.with_partitioning`, the
-metadata of a Param): an axis of the mesh, or a logical name that `mesh_rules`, or the variable's own rules, put on one.
+metadata of a Param): a mesh axis, or a logical name that `mesh_rules`, or the variable's own rules, map to one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runner.records.record import MeshInfo
 
 Rules = Mapping[str, Any]
 
-# The input in an error, beside the paths of variables.
+# Name of the input in error messages, next to the paths of variables.
 X, X_KEY = "x", "mesh_input"
 
 SPELL_AXES = "out_sharding with one name, or None, for every axis of the array"
@@ -34,14 +34,14 @@ SPELL_AXES = "out_sharding with one name, or None, for every axis of the array"
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where the arrays of a program lie.
+    """Placement of a program's arrays.
 
     Attributes:
       device: The device, or the first one of this process in the mesh.
       mesh: The mesh; None for one device.
-      rules: The mesh axis that an axis name stands for.
-      x: How the input is cut.
-      specs: How each leaf of the variables is cut, by its path as one string; what is not in it is on every device.
+      rules: The mesh axis that each logical axis name maps to.
+      x: Sharding of the input.
+      specs: Sharding of each leaf of the variables, by its path as one string; leaves not in it are replicated.
     """
 
     device: jax.Device
@@ -52,7 +52,7 @@ class Placement:
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
-        """What flax and JAX want to be set while the program is traced, compiled or run."""
+        """The context that Flax and JAX need while the program is traced, compiled or run."""
         if self.mesh is None:
             with jax.default_device(self.device):
                 yield
@@ -61,15 +61,15 @@ class Placement:
                 yield
 
     def put(self, tree: Any) -> Any:
-        """`tree` on the device, or on every device of the mesh."""
+        """Puts `tree` on the device, or replicates it over the mesh."""
         return jax.device_put(tree, self._sharding(PartitionSpec()))
 
     def put_x(self, x: Any) -> jax.Array:
-        """The input in its place."""
+        """Puts the input on its device or mesh."""
         return jax.device_put(x, self._sharding(self.x))
 
     def put_variables(self, variables: Any) -> Any:
-        """A variable dict in its place, ready."""
+        """Puts a variable dict on its device or mesh, and waits until it is ready."""
         return jax.block_until_ready(jax.device_put(variables, self.shardings(variables) or self.device))
 
     def shardings(self, variables: Any) -> Any:
@@ -77,17 +77,17 @@ class Placement:
         return None if self.mesh is None else _map(lambda path, _: self._leaf(path), variables)
 
     def shapes(self, variables: Any) -> Any:
-        """The shapes and dtypes of `variables`, told where they lie."""
+        """Shapes and dtypes of `variables`, with their shardings."""
         if self.mesh is None:
             return variables
         return _map(lambda path, leaf: jax.tree.map(lambda one: _told(one, self._leaf(path)), leaf), variables)
 
     def shape(self, array: jax.ShapeDtypeStruct, *, x: bool = False) -> jax.ShapeDtypeStruct:
-        """The shape and dtype of the input (`x`), or of what every device has, told where it lies."""
+        """Shape and dtype of the input (`x`) or of a replicated array, with its sharding."""
         return array if self.mesh is None else _told(array, self._sharding(self.x if x else PartitionSpec()))
 
     def alone(self) -> Placement:
-        """The same on one device: a mesh of the same axes, each of size 1, since flax may want their names."""
+        """The same on one device: a mesh with the same axes, each of size 1, since Flax may need their names."""
         if self.mesh is None:
             return self
         return Placement(
@@ -95,7 +95,7 @@ class Placement:
         )
 
     def info(self) -> MeshInfo | None:
-        """What a record says of the mesh; None for one device."""
+        """The mesh as stored in a record; None for one device."""
         if self.mesh is None:
             return None
         there = list(self.mesh.devices.flat)
@@ -114,21 +114,21 @@ class Placement:
 
 
 def on_device(device: jax.Device) -> Placement:
-    """On one device."""
+    """Placement on one device."""
     return Placement(device=device)
 
 
 def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Placement:
-    """On the mesh of `run`.
+    """Placement on the mesh of `run`.
 
     Args:
-      run: Its `mesh_input` and `mesh_rules` count.
-      mesh: What `make_mesh` made.
+      run: Provides `mesh_input` and `mesh_rules`.
+      mesh: A mesh made by `make_mesh`.
       x: Shape of the input.
-      variables: Shapes of the variables, in their boxes of metadata.
+      variables: Shapes of the variables, in their metadata boxes.
 
     Raises:
-      ConfigError: A name that is no axis of the mesh, or an axis that can't be cut so.
+      ConfigError: A name is not an axis of the mesh, or an axis can't be sharded this way.
     """
     specs = {}
     for path, leaf in trees.flatten(variables):
@@ -141,10 +141,10 @@ def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Pl
 
 
 def make_mesh(run: Run) -> Mesh | None:
-    """The mesh that `run` names, over the first devices of its platform, of all processes; None where it names none.
+    """Builds the mesh of `run` from the first devices of its platform, across all processes; None if it has no mesh.
 
     Raises:
-      ConfigError: There are fewer devices.
+      ConfigError: There are too few devices.
     """
     if run.mesh is None:
         return None
@@ -162,13 +162,13 @@ def make_mesh(run: Run) -> Mesh | None:
 
 
 def on_one_device(run: Run) -> Run:
-    """`run` on one device of this machine's CPU; its mesh keeps its axes, since flax may want their names."""
+    """`run` on one CPU device of this machine; its mesh keeps its axes, since Flax may need their names."""
     mesh = None if run.mesh is None else dict.fromkeys(run.mesh, 1)
     return dataclasses.replace(run, device="cpu", mesh=mesh)
 
 
 def fitted(run: Run) -> Run:
-    """`run` as far as its devices are here: else on the CPU, and on one device that has the axes of its mesh."""
+    """`run` if its devices are available here; otherwise on the CPU, on one device with the axes of its mesh."""
     try:
         devices.find_device(run.device)
     except UserError:
@@ -179,7 +179,7 @@ def fitted(run: Run) -> Run:
 
 
 def mesh_axes(box: Any, rules: Rules = MappingProxyType({})) -> tuple[Any, ...]:
-    """What the axis names in a metadata box are on a mesh: `rules`, and the box's own, turn logical names into axes."""
+    """Maps a metadata box's axis names to mesh axes: `rules`, and the box's own, resolve logical names."""
     metadata = getattr(box, "metadata", {})
     own = dict(getattr(box, "rules", None) or metadata.get("sharding_rules") or ())
     known = {**own, **rules}
@@ -188,7 +188,7 @@ def mesh_axes(box: Any, rules: Rules = MappingProxyType({})) -> tuple[Any, ...]:
 
 
 def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> PartitionSpec:
-    """`axes` as the spec of an array of `shape`, if it can be cut so; `what` is x or a variable's path."""
+    """`axes` as the partition spec of an array of `shape`, if it fits; `what` is x or a variable's path."""
     sizes = run.mesh or {}
     key, got = (X_KEY, run.mesh_input) if what == X else ("mesh", run.mesh)
     names = _names(axes)
@@ -213,11 +213,11 @@ def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> Par
 
 
 def _x_axes(run: Run, x: jax.ShapeDtypeStruct) -> tuple[Any, ...]:
-    """The axes of the mesh along which x is cut."""
+    """The mesh axes that x is sharded over."""
     if run.mesh_input is not None:
         return _hashable(run.mesh_input)
     first, size = next(iter((run.mesh or {}).items()))
-    # An axis by itself is the features.
+    # A single axis means the feature axis.
     return (first,) if len(x.shape) > 1 and x.shape[0] % size == 0 else ()
 
 
@@ -226,12 +226,12 @@ def _hashable(axes: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def _names(axes: Iterable[Any]) -> list[str]:
-    """The names in `axes`, of which each is a name, several, or None."""
+    """The names in `axes`; each entry is one name, several, or None."""
     return [name for one in axes if one is not None for name in (one if isinstance(one, tuple) else (one,))]
 
 
 def _mesh(sizes: Mapping[str, int], there: Sequence[jax.Device]) -> Mesh:
-    kinds = (AxisType.Auto,) * len(sizes)  # flax cuts variables on meshes of one kind, and the bridge's are auto
+    kinds = (AxisType.Auto,) * len(sizes)  # Flax shards variables on meshes of one axis type, and the bridge's are auto
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=list(there))
 
 
@@ -240,7 +240,7 @@ def _told(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
 
 
 def _map(function: Callable[[trees.Path, Any], Any], tree: Any) -> Any:
-    """`function` of the path and leaf, or metadata box, for every one in `tree`."""
+    """Maps `function(path, leaf)` over `tree`, with metadata boxes as leaves."""
     leaves = [function(path, leaf) for path, leaf in trees.flatten(tree)]
     structure = jax.tree.structure(tree, is_leaf=meta.is_axis_metadata)
     return jax.tree.unflatten(structure, leaves)

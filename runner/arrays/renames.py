@@ -1,7 +1,7 @@
-"""How two trees of variables differ, and what Linen's counting of unnamed modules has to do with it. Pure.
+"""Compares two variable trees, and traces renames back to Linen's numbering of unnamed modules. Pure.
 
-A tree is nested dicts with arrays or `jax.ShapeDtypeStruct` as leaves; the old one is what is there, the new one what
-is wanted. Paths are compared as they are spelt: a checkpoint gives integer keys back as strings.
+A tree is nested dicts with arrays or `jax.ShapeDtypeStruct` as leaves; the old one is what exists, the new one what
+is expected. Paths are compared as strings: a checkpoint restores integer keys as strings.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from runner.arrays.trees import Path
 
 SAME, CAST, RESHAPED, MOVED, MISSING, EXTRA = "same", "cast", "reshaped", "moved", "missing", "extra"
 
-# Linen names a module that has no name after its class, and counts.
+# Linen names an unnamed module after its class, with a counter.
 AUTO_NAME = re.compile(r"(\w+)_(\d+)")
 WRAPPED = "ToLinen"
 
-# Looking for the nearest name compares with every other one: in a tree of thousands that tells nobody anything.
+# Finding the nearest name compares with every other one: slow in a tree of thousands, and of no help there.
 MAX_NEAREST = 500
 
-# Kept times wrapped modules of one class: beyond that it takes too long to tell what became of which.
+# Kept times wrapped modules of one class: beyond that, matching them takes too long.
 MAX_MERGED = 10**6
 
 
@@ -36,13 +36,13 @@ class LeafDiff:
     """A leaf of either tree.
 
     Attributes:
-      kind: same, cast (another element type), reshaped, moved (same array, another path), missing (only wanted) or
-        extra (only there).
+      kind: same, cast (another dtype), reshaped, moved (same array, another path), missing (only in the new tree)
+        or extra (only in the old tree).
       old: Its path in the old tree, or None.
       new: Its path in the new tree, or None.
-      was: Element type and shape in the old tree: `float32[4,8]`.
+      was: Dtype and shape in the old tree: `float32[4,8]`.
       wanted: The same in the new tree.
-      nearest: Of a missing leaf, the extra one whose name is nearest.
+      nearest: For a missing leaf, the extra one with the most similar name.
     """
 
     kind: str
@@ -56,13 +56,13 @@ class LeafDiff:
 def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> list[LeafDiff]:
     """Every leaf of both trees, in the order of the new one, then what is only in the old one.
 
-    A missing leaf counts as moved where exactly one extra leaf has its shape, element type and last name, and, if both
+    A missing leaf counts as moved if exactly one extra leaf has its shape, dtype and last name, and, if both
     trees hold arrays, its bits.
 
     Args:
-      old: What is there.
-      new: What is wanted.
-      renames: Old paths that are known to be other new ones, as `counted_anew` finds them.
+      old: The existing tree.
+      new: The expected tree.
+      renames: Known renames, old path to new path, as found by `counted_anew`.
     """
     renames = renames or {}
     there, wanted = _named(old), _named(new)
@@ -95,17 +95,17 @@ def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> lis
 
 
 def counted_anew(old: Any, new: Any, order: Sequence[Sequence[str]] = ()) -> dict[str, str]:
-    """Old paths to new ones, where a wrapped layer took the place of an unnamed module and the later ones moved up.
+    """Maps old paths to new ones where a wrapped layer replaced an unnamed module, so that later ones were renumbered.
 
     `Dense_0, Dense_1, Dense_2` becomes `Dense_0, ToLinen_0, Dense_1` when the second one is replaced. Among the
-    siblings, the new ones of one class and the wrapped ones together, in the order in which they are made, are the old
-    ones of that class, if their number and all their leaves agree.
+    siblings, the new modules of one class and the wrapped ones together, in creation order, match the old modules of
+    that class, if their number and all their leaves agree.
 
     Args:
-      old: What is there.
-      new: What is wanted.
-      order: Paths of modules in the order in which the new model makes them; without it, every order is tried
-        that keeps the count of each class, and one is taken only if no other fits.
+      old: The existing tree.
+      new: The expected tree.
+      order: Module paths in the order in which the new model creates them; without it, every order is tried
+        that keeps the numbering of each class, and one is accepted only if no other fits.
     """
     there, wanted = _split(old), _split(new)
     renames: dict[str, str] = {}
@@ -117,7 +117,7 @@ def counted_anew(old: Any, new: Any, order: Sequence[Sequence[str]] = ()) -> dic
 
 
 def module_names(renames: Mapping[str, str]) -> dict[str, str]:
-    """Modules whose name is to be given: the path that Linen gives it now, to the name that the old tree has for it."""
+    """Modules that need an explicit name: maps the path that Linen gives now to the name in the old tree."""
     names: dict[str, str] = {}
     for old, new in renames.items():
         parts = new.split("/")
@@ -128,12 +128,12 @@ def module_names(renames: Mapping[str, str]) -> dict[str, str]:
 
 
 def rename(tree: Any, renames: Mapping[str, str]) -> Any:
-    """`tree` with every leaf at its new path."""
+    """Moves every leaf of `tree` to its new path."""
     return trees.nest((_path(renames.get(trees.spell(path), ""), path), leaf) for path, leaf in trees.flatten(tree))
 
 
 def kind(leaf: Any) -> str:
-    """Element type and shape: `float32[4,8]`."""
+    """Dtype and shape: `float32[4,8]`."""
     value = trees.unbox(leaf)
     return f"{np.dtype(value.dtype).name if not _is_key(value) else value.dtype}[{','.join(map(str, value.shape))}]"
 
@@ -158,7 +158,7 @@ def _change(old: Any, new: Any) -> str:
 
 
 def _moves(extra: Mapping[str, Any], missing: Mapping[str, Any]) -> dict[str, str]:
-    """New path to old path for leaves of which there is exactly one like it on each side."""
+    """Maps new paths to old ones for leaves with exactly one match on each side."""
     found: dict[str, str] = {}
     for looks in (_looks_with_bits, _looks):
         sides = []
@@ -175,7 +175,7 @@ def _moves(extra: Mapping[str, Any], missing: Mapping[str, Any]) -> dict[str, st
 
 
 def _looks_with_bits(name: str, leaf: Any) -> Any:
-    # A constant leaf (a bias of zeros) is like every other one.
+    # A constant leaf (a zero bias) matches every other one.
     if not isinstance(leaf, np.ndarray) or leaf.size < 2 or (leaf == leaf.flat[0]).all():
         return None
     return trees.array_digest(leaf)
@@ -189,7 +189,7 @@ Modules = dict[tuple[str, ...], dict[str, str]]
 
 
 def _split(tree: Any) -> Modules:
-    """Kinds of the leaves by the path of every module above them, then by the rest of their path."""
+    """Dtypes and shapes of the leaves, by the path of every module above them, then by the rest of their path."""
     found: Modules = defaultdict(dict)
     for path, leaf in trees.flatten(tree):
         parts = tuple(str(part) for part in path)
@@ -224,7 +224,7 @@ def _count(name: str) -> int:
 def _pairings(
     before: Mapping[str, dict[str, str]], after: Mapping[str, dict[str, str]], order: Sequence[str]
 ) -> list[dict[str, str]]:
-    """Old names to new ones for a class some of whose members were replaced by wrapped layers; at most one pairing."""
+    """Maps old names to new ones for a class with some modules replaced by wrapped layers; at most one mapping."""
     wrapped = sorted((name for name in after if _class(name) == WRAPPED), key=_count)
     if not wrapped:
         return []
@@ -248,9 +248,9 @@ def _pairings(
 def _merge(
     wanted: Sequence[Any], one: Sequence[str], two: Sequence[str], looks: Mapping[str, Any]
 ) -> tuple[int, list[str]]:
-    """How many sequences keep the order of `one` and of `two` and look as `wanted` (2: several), and one of them.
+    """Counts merges that keep the order of `one` and `two` and match `wanted` (2: several), and returns one of them.
 
-    By dynamic programming from the end: there are too many sequences to try them.
+    Dynamic programming from the end: there are too many merges to enumerate.
     """
     if len(one) * len(two) > MAX_MERGED:
         return 2, []

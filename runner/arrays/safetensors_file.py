@@ -1,4 +1,4 @@
-"""Named arrays to one safetensors file and back. The only file that knows the package, which is not always there."""
+"""Reads and writes named arrays as a safetensors file. The only module that uses the package, which is optional."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from runner.errors import StorageError, UserError
 from runner.records import files
 
-# What the format calls the element types that it has; NumPy's own names are those of safetensors' writer.
+# The format's names for the dtypes it supports; NumPy's names are those that safetensors' writer takes.
 DTYPES = {
     "BOOL": "bool",
     "I8": "int8",
@@ -37,7 +37,7 @@ DTYPES = {
 
 
 def require_package() -> Any:
-    """The package.
+    """Imports the safetensors package.
 
     Raises:
       UserError: It is not installed.
@@ -52,22 +52,22 @@ def require_package() -> Any:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes the new file `path`: all of it or nothing, and on the disk on return.
+    """Writes the new file `path` atomically; flushed to disk on return.
 
     Args:
-      path: A file that is not there yet, in a folder that is.
-      arrays: By name.
-      metadata: Text by name.
+      path: A file that does not exist yet, in an existing folder.
+      arrays: Arrays by name.
+      metadata: Text values by name.
 
     Raises:
-      UserError: The package is not installed, or an element type that the format has not.
+      UserError: The package is not installed, or the format does not support a dtype.
       StorageError: The file can't be written.
     """
     package = require_package()
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES.values():
             raise UserError(f"{name} is {array.dtype.name}, which safetensors has no name for", "--to nnx")
-    # The format is little-endian. The writer takes addresses, so these arrays live until it is done; the shapes are the
+    # The format is little-endian. The writer takes addresses, so these arrays must outlive it; the shapes are the
     # arrays' own, since ascontiguousarray gives a scalar an axis.
     flat = {
         name: np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
@@ -86,11 +86,11 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays and the metadata of a safetensors file. It holds numbers and text, and no code.
+    """Reads the arrays and metadata of a safetensors file. The format holds numbers and text, never code.
 
     Raises:
       UserError: The package is not installed.
-      StorageError: The file is no safetensors file, or a damaged one.
+      StorageError: The file is damaged or not a safetensors file.
     """
     package = require_package()
     try:

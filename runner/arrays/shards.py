@@ -1,4 +1,4 @@
-"""Arrays that lie in parts on several devices: their elements on this host, a part at a time or all of them."""
+"""Brings sharded arrays to this host, block by block or whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-# Rows of a sharded array are put together in blocks of so many bytes.
+# Block size for gathering the rows of a sharded array.
 BLOCK_BYTES = 2**24
 
 
@@ -22,8 +22,8 @@ def is_sharded(leaf: Any) -> bool:
 def blocks(array: Any) -> Iterator[np.ndarray]:
     """The elements of `array` in C order, in contiguous blocks.
 
-    An array in parts is put together `BLOCK_BYTES` at a time, so that it is never whole on the host. Over several
-    processes it is: each has to be given what the others hold.
+    A sharded array is gathered `BLOCK_BYTES` at a time, so that it is never whole on the host; except across several
+    processes, since each must receive what the others hold.
     """
     if not is_sharded(array) or not array.is_fully_addressable or array.ndim == 0:
         yield np.ascontiguousarray(whole(array))
@@ -39,7 +39,7 @@ def blocks(array: Any) -> Iterator[np.ndarray]:
 
 
 def whole(array: Any) -> np.ndarray:
-    """All elements of `array` on this host; over several processes all of them have to ask for it."""
+    """The whole `array` on this host; with several processes, a collective call that all must make."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         if array.is_fully_replicated:
             return np.asarray(array.addressable_data(0))
@@ -48,7 +48,7 @@ def whole(array: Any) -> np.ndarray:
 
 
 def spec(leaf: Any) -> list[Any] | None:
-    """The mesh axis (a name, a list of names, or None) of each axis that `leaf` is cut along; None without a mesh."""
+    """The mesh axis (a name, a list of names, or None) that shards each axis of `leaf`; None without a mesh."""
     if not isinstance(leaf, jax.Array) or not isinstance(leaf.sharding, NamedSharding):
         return None
     known = [list(axes) if isinstance(axes, tuple) else axes for axes in leaf.sharding.spec]
@@ -60,7 +60,7 @@ def _start(index: tuple[slice, ...]) -> tuple[int, ...]:
 
 
 def _copy(shard: Any, block: np.ndarray, first: int) -> None:
-    """What `shard` holds of the rows from `first` on, into `block`."""
+    """Copies the part of `shard` that overlaps the rows from `first` on into `block`."""
     (start, *_), data = _start(shard.index), np.asarray(shard.data)
     low, high = max(start, first), min(start + data.shape[0], first + block.shape[0])
     if low < high:

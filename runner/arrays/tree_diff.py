@@ -1,6 +1,6 @@
-"""How a tree of variables differs from the one that is wanted: what is missing, too much, of another shape, elsewhere.
+"""Diffs a variable tree against the expected one: missing, extra, misshapen, cast and misplaced leaves.
 
-Pure, and quick enough for ten thousand leaves.
+Pure, and fast enough for ten thousand leaves.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 from runner.arrays import trees
 from runner.errors import nearest
 
-# Comparing spellings is slow: so many differences get a nearest path, each found among so many.
+# Comparing spellings is slow: limits on the differences that get a nearest path, and on the candidates for each.
 MAX_NEAREST = 50
 MAX_CANDIDATES = 100
 
-# A path with every part as text: Orbax gives integer keys back as strings.
+# A path with every part as text: Orbax restores integer keys as strings.
 Parts = tuple[str, ...]
 
 
 class Kind(enum.Enum):
-    """How a leaf differs: it is not given, not wanted, of another shape, of another dtype, or given elsewhere."""
+    """How a leaf differs: missing, extra, another shape, another dtype, or at another path."""
 
     missing = "missing"
     extra = "extra"
@@ -41,11 +41,11 @@ class LeafMismatch:
 
     Attributes:
       kind: How it differs.
-      path: Where it is wanted, or lies if it is extra: parts joined by slashes.
-      given: Dtype and shape of what is given, e.g. `float32[4, 8]`; None where nothing is.
-      wanted: Dtype and shape of what is wanted; None for an extra leaf.
-      nearest: Where a misplaced leaf lies; else the extra (of an extra one: the missing) path that is spelt most
-        like it, if one is close.
+      path: Expected path, or actual path of an extra leaf: parts joined by slashes.
+      given: Actual dtype and shape, e.g. `float32[4, 8]`; None for a missing leaf.
+      wanted: Expected dtype and shape; None for an extra leaf.
+      nearest: Actual path of a misplaced leaf; else the most similar extra path (for an extra leaf: missing path), if
+        one is close.
     """
 
     kind: Kind
@@ -58,12 +58,12 @@ class LeafMismatch:
 def compare(given: Any, expected: Any) -> list[LeafMismatch]:
     """How `given` differs from `expected`, in the order of the paths; metadata boxes don't count.
 
-    A leaf is misplaced where it is missing, and one of its dtype, shape and path but for the collection or the name of
-    one module is extra. Whole modules are found before single leaves, each extra one is taken once.
+    A leaf is misplaced if it is missing, and an extra leaf has its dtype, shape and path except for the collection or
+    one module's name. Whole modules are matched before single leaves, and each extra leaf at most once.
 
     Args:
       given: Variable dict; arrays or `jax.ShapeDtypeStruct`.
-      expected: The same, as it is wanted.
+      expected: The expected variable dict, likewise.
     """
     got, wanted = leaf_kinds(given), leaf_kinds(expected)
     if got == wanted:
@@ -89,7 +89,7 @@ def compare(given: Any, expected: Any) -> list[LeafMismatch]:
 
 
 def leaf_kinds(tree: Any) -> dict[Parts, str]:
-    """Dtype and shape of every leaf by its path, e.g. `float32[4, 8]`; boxes count as what is in them."""
+    """Dtype and shape of every leaf by its path, e.g. `float32[4, 8]`; boxes are unwrapped."""
     found = {}
     for path, boxed in trees.flatten(tree):
         leaf = trees.unbox(boxed)
@@ -98,7 +98,7 @@ def leaf_kinds(tree: Any) -> dict[Parts, str]:
 
 
 def natural(parts: Iterable[str]) -> list[list[tuple[int, str]]]:
-    """A key that sorts `Dense_10` after `Dense_2`."""
+    """Natural sort key: `Dense_10` after `Dense_2`."""
     return [_natural_part(part) for part in parts]
 
 
@@ -114,11 +114,11 @@ def _kind(have: str | None, want: str | None) -> Kind:
 
 
 def _misplaced(missing: Mapping[Parts, str], extra: Mapping[Parts, str]) -> dict[Parts, Parts]:
-    """Where missing leaves lie among the extra ones."""
+    """Finds missing leaves among the extra ones."""
     moved: dict[Parts, Parts] = {}
     lost, surplus = dict(missing), dict(extra)
     depth = max((len(parts) for parts in lost), default=0)
-    # Collections first, then modules from the outside in: of two fits the one that moves more together is meant.
+    # Collections first, then modules from the outside in: of two matches, prefer the one that moves more at once.
     for level in range(depth - 1):
         spare = _by_content(surplus, level)
         for place, modules in _by_content(lost, level).items():
@@ -140,7 +140,7 @@ def _misplaced(missing: Mapping[Parts, str], extra: Mapping[Parts, str]) -> dict
 def _by_content(
     leaves: Mapping[Parts, str], level: int
 ) -> dict[tuple[Parts, frozenset[tuple[Parts, str]]], list[Parts]]:
-    """Modules at `level` by their parent and all that lies in them, in natural order."""
+    """Modules at `level` by their parent and full contents, in natural order."""
     modules: dict[Parts, set[tuple[Parts, str]]] = defaultdict(set)
     for parts, kind in leaves.items():
         if len(parts) > level + 1:
@@ -156,7 +156,7 @@ def _nothing(_: Parts) -> None:
 
 
 def _speller(known: Sequence[Parts]) -> Callable[[Parts], str | None]:
-    """Finds the path among `known` that is spelt most like the one asked for; the first `MAX_NEAREST` times."""
+    """A function that finds the path in `known` most similar to a given one, for the first `MAX_NEAREST` calls."""
     by_leaf: dict[str, list[str]] = defaultdict(list)
     for parts in known:
         by_leaf[parts[-1]].append("/".join(parts))
@@ -171,7 +171,7 @@ def _speller(known: Sequence[Parts]) -> Callable[[Parts], str | None]:
         if asked > MAX_NEAREST:
             return None
         path, candidates = "/".join(parts), by_leaf.get(parts[-1], everything)
-        # Far more than are worth comparing: those that sort beside it share its beginning.
+        # Too many to compare them all: take its neighbours in sort order, which share its prefix.
         start = max(bisect.bisect(candidates, path) - MAX_CANDIDATES // 2, 0)
         return nearest(path, candidates[start : start + MAX_CANDIDATES])
 

@@ -1,6 +1,6 @@
-"""A tree of variables as a list of named leaves, and digests of them.
+"""Flattens variable trees into named leaves, and digests them.
 
-Digests are of values (element type, shape, bytes in C order, little-endian), so they are the same on every machine.
+Digests cover values (dtype, shape, bytes in C order, little-endian), so they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from flax.core import meta
 from runner.arrays import shards
 from runner.records.record import ArraySummary, Leaf
 
-# From here on threads pay: a core hashes 1.5 GB in a second.
+# Threads pay off from this size on: a core hashes 1.5 GB per second.
 PARALLEL_BYTES = 32 * 2**20
 DIGEST_THREADS = 4
 
-# A tuple is a key of a dict inside an NNX module: `nnx.SpectralNorm` has them.
+# Tuples occur as dict keys inside NNX modules: `nnx.SpectralNorm` has them.
 Path = tuple[str | int | tuple[Any, ...], ...]
 
 
 def array_digest(array: np.ndarray | jax.Array) -> str:
-    """SHA-256 over the element type, the shape and the bytes of `array`; one in parts is never whole on the host."""
+    """SHA-256 over the dtype, shape and bytes of `array`; a sharded one is never whole on the host."""
     if not shards.is_sharded(array):
         array = np.asarray(array)
     digest = hashlib.sha256(f"{array.dtype.name}{list(array.shape)}".encode())
@@ -37,13 +37,13 @@ def array_digest(array: np.ndarray | jax.Array) -> str:
 
 
 def tree_digest(leaves: Iterable[Leaf]) -> str:
-    """SHA-256 over the paths and digests of `leaves`, whatever their order."""
+    """SHA-256 over the paths and digests of `leaves`, independent of their order."""
     lines = sorted(f"{leaf.name}={leaf.digest}" for leaf in leaves)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def flatten(tree: Any) -> list[tuple[Path, Any]]:
-    """Paths and leaves of `tree`, metadata boxes (`nn.Partitioned`, `NNXMeta`) kept as leaves."""
+    """Paths and leaves of `tree`; metadata boxes (`nn.Partitioned`, `NNXMeta`) count as leaves."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, meta.AxisMetadata))
     return [(tuple(_key(part) for part in path), leaf) for path, leaf in pairs]
 
@@ -54,7 +54,7 @@ def spell(path: Iterable[Any]) -> str:
 
 
 def unbox(tree: Any) -> Any:
-    """`tree` with every metadata box replaced by its array, which stays where it is (flax would place it)."""
+    """Replaces every metadata box in `tree` by its array, which stays on its devices (Flax would move it)."""
     return jax.tree.map(_unboxed, tree, is_leaf=meta.is_axis_metadata)
 
 
@@ -64,24 +64,24 @@ def shapes(tree: Any) -> Any:
 
 
 def is_sown(tree: Any) -> bool:
-    """Whether every leaf of the collection `tree` lies in a tuple, as Linen's `sow` leaves them."""
+    """Whether every leaf of the collection `tree` is inside a tuple, as stored by Linen's `sow`."""
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     return bool(paths) and all(any(isinstance(part, jax.tree_util.SequenceKey) for part in path) for path in paths)
 
 
 def with_keys_of(tree: Any, expected: Any) -> Any:
-    """`tree` with the keys of `expected` where both spell the same: Orbax gives integers and tuples back as strings."""
+    """`tree` with the keys of `expected` where their strings match: Orbax restores integers and tuples as strings."""
     spelled = {spell(path): path for path, _ in flatten(expected)}
     return nest((spelled.get(spell(path), path), leaf) for path, leaf in flatten(tree))
 
 
 def select(tree: Any, wanted: Callable[[Path], bool]) -> Any:
-    """The leaves of `tree` whose path is wanted, in nested dicts."""
+    """Selects the leaves of `tree` with a wanted path, as nested dicts."""
     return nest((path, leaf) for path, leaf in flatten(tree) if wanted(path))
 
 
 def nest(pairs: Iterable[tuple[Path, Any]]) -> Any:
-    """Nested dicts from paths and leaves: the opposite of `flatten`."""
+    """Builds nested dicts from paths and leaves: the inverse of `flatten`."""
     found: dict[Any, Any] = {}
     for (*parents, last), leaf in pairs:
         node = found
@@ -92,7 +92,7 @@ def nest(pairs: Iterable[tuple[Path, Any]]) -> Any:
 
 
 def axis_names(boxed: Any) -> tuple[Any, ...] | None:
-    """Names of the axes in a metadata box (`nn.Partitioned`, `NNXMeta`), as a partition spec takes them, or None."""
+    """Axis names in a metadata box (`nn.Partitioned`, `NNXMeta`), in partition-spec form, or None."""
     names = getattr(boxed, "names", None)
     if names is None and isinstance(getattr(boxed, "metadata", None), dict):
         names = boxed.metadata.get("out_sharding") or boxed.metadata.get("sharding_names")
@@ -101,12 +101,12 @@ def axis_names(boxed: Any) -> tuple[Any, ...] | None:
 
 
 def to_host(tree: Any) -> Any:
-    """`tree` unboxed, with NumPy leaves; the arrays are copied from the device together."""
+    """Unboxes `tree` and converts it to NumPy leaves; all arrays are copied from the device in one transfer."""
     return jax.tree.map(_as_numpy, jax.device_get(unbox(tree)))
 
 
 def to_save(tree: Any) -> Any:
-    """`tree` unboxed, with NumPy leaves; on a mesh as it is, in parts on its devices, so that each saves its own."""
+    """Unboxes `tree`, with NumPy leaves; on a mesh, arrays stay sharded, so that each device saves its own shards."""
     plain = unbox(tree)
     return plain if any(map(shards.is_sharded, jax.tree.leaves(plain))) else to_host(plain)
 
@@ -131,7 +131,7 @@ def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
 
 
 def _digests(arrays: Sequence[np.ndarray | jax.Array]) -> Iterable[str]:
-    """`array_digest` of each; of large ones side by side, since hashing lets other threads work."""
+    """`array_digest` of each; large ones in parallel, since hashing releases the GIL."""
     if len(arrays) < 2 or sum(array.nbytes for array in arrays) < PARALLEL_BYTES:
         return map(array_digest, arrays)
     with ThreadPoolExecutor(DIGEST_THREADS) as pool:
@@ -144,7 +144,7 @@ def named_arrays(output: Any) -> dict[str, np.ndarray]:
 
 
 def summarize_array(path: str, array: np.ndarray) -> ArraySummary:
-    """What `array` is and how its values lie; statistics are in float64 over its finite values."""
+    """Dtype, shape and value statistics of `array`; statistics are in float64 over its finite values."""
     values = as_float64(array).ravel()
     finite = values[np.isfinite(values)]
     some = finite.size > 0
@@ -164,12 +164,12 @@ def summarize_array(path: str, array: np.ndarray) -> ArraySummary:
 
 
 def as_float64(array: np.ndarray) -> np.ndarray:
-    """`array` in float64; complex numbers by magnitude."""
+    """`array` as float64; complex numbers by magnitude."""
     return np.abs(array).astype(np.float64) if np.iscomplexobj(array) else array.astype(np.float64)
 
 
 def ulp_distance(first: np.ndarray, second: np.ndarray) -> int:
-    """The largest number of representable values between two arrays of one shape and element type.
+    """The largest number of representable values between two arrays of the same shape and dtype.
 
     0 means equal bits, except that 0.0 and -0.0 count as equal and NaN equals NaN. Integers and booleans are compared
     by difference. Method: bit patterns mapped to a monotone integer line
@@ -188,7 +188,7 @@ def ulp_distance(first: np.ndarray, second: np.ndarray) -> int:
 
 
 def _ordered(array: np.ndarray) -> np.ndarray:
-    """Bit patterns as Python integers on a monotone line through zero."""
+    """Maps bit patterns to Python integers on a monotone line through zero."""
     bits = array.dtype.itemsize * 8
     raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").astype(object)
     sign = 1 << (bits - 1)

@@ -1,1 +1,1 @@
-"""What runs leave, and where."""
+"""Records, journals and results tables: what runs write, and where."""

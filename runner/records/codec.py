@@ -1,4 +1,4 @@
-"""A record to JSON and back: sealed with its digest, and of a version."""
+"""Converts records to and from JSON, with a schema version and a SHA-256 seal."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import Any
 from runner.errors import StorageError
 from runner.records.record import SCHEMA_VERSION, Record
 
-# The last line of a record: the SHA-256 of all that stands before it. A bit that flips in a record is thereby seen.
+# The last line of a record: the SHA-256 of everything before it, so that a flipped bit is detected.
 SEAL = re.compile(rb',\n "digest": "([0-9a-f]{64})"\n}\s*$')
 REDO = "run the same sweep again: what is damaged is done again"
 
 
 def to_json(record: Record) -> bytes:
-    """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, as Python's json reads them."""
+    """`record` as indented JSON; infinities and NaN as `Infinity`, `-Infinity`, `NaN`, which Python's json reads."""
     return seal(data_to_json(record))
 
 
 def data_to_json(data: Any) -> bytes:
-    """JSON data, which may hold records, as indented JSON; a ninth of the time that Python's own encoder takes."""
+    """JSON data, which may hold records, as indented JSON; nine times as fast as Python's own encoder."""
     import pydantic_core
 
     try:
         return pydantic_core.to_json(data, indent=1, inf_nan_mode="constants")
     except pydantic_core.PydanticSerializationError:
-        # Half a surrogate pair, as in an error about a file's name, is no UTF-8 and could not be read again.
+        # A lone surrogate, as in an error about a file name, is not valid UTF-8 and could not be read back.
         return json.dumps(data, indent=1, ensure_ascii=False, default=_plain).encode(errors="replace")
 
 
@@ -39,7 +39,7 @@ def _plain(item: Any) -> Any:
 
 
 def seal(text: bytes) -> bytes:
-    """JSON of an object, indented by one, with its SHA-256 as the last key."""
+    """Returns an object's JSON, indented by one, with its SHA-256 as the last key."""
     digest = hashlib.sha256(text).hexdigest()
     return text.removesuffix(b"\n}") + f',\n "digest": "{digest}"\n}}\n'.encode()
 
@@ -53,7 +53,7 @@ def to_data(record: Record) -> dict[str, Any]:
 
 
 def is_whole(text: bytes) -> bool:
-    """Whether `text` is a record as it was written, by version and digest alone: as `from_json` says, and sooner."""
+    """Whether `text` is an intact record, by version and digest alone: agrees with `from_json`, and is faster."""
     sealed = SEAL.search(text)
     return (
         sealed is not None
@@ -63,10 +63,10 @@ def is_whole(text: bytes) -> bool:
 
 
 def from_json(text: bytes | str, where: str = "record") -> Record:
-    """The record that `to_json` wrote.
+    """Parses a record written by `to_json`.
 
     Raises:
-      StorageError: The text is no record, or one of a version that this program can't read.
+      StorageError: The text is not a record, or its version is unsupported.
     """
     import pydantic
     import pydantic_core

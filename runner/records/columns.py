@@ -1,4 +1,4 @@
-"""The results table: one row a run, with stable columns. As Parquet, for pandas, polars and DuckDB, and as CSV."""
+"""The results table: one row per run, with stable columns; Parquet (for pandas, polars, DuckDB) and CSV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.records.row import row_of
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type, what it means, and where it comes from; None where a run has no such value."""
+    """One column: its Arrow type, meaning and source; None where a run has no such value."""
 
     type: str
     meaning: str
@@ -163,7 +163,7 @@ def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of `results_row` as CSV in UTF-8: what is missing is empty, text is quoted."""
+    """Rows of `results_row` as UTF-8 CSV: missing values are empty, text is quoted."""
     import pyarrow.csv
 
     sink = io.BytesIO()
@@ -172,25 +172,25 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def read_parquet(content: bytes) -> Any:
-    """The `pyarrow.Table` of a Parquet file."""
+    """Reads a Parquet file into a `pyarrow.Table`."""
     import pyarrow.parquet as pq
 
     return pq.read_table(io.BytesIO(content))
 
 
 def unit(name: str) -> str:
-    """Unit of the column `name`, which names end with; empty for a column without one."""
+    """Unit of the column `name`, taken from the name's suffix; empty for a column without one."""
     return next((word for ending, word in (("_s", "s"), ("_bytes", "bytes")) if name.endswith(ending)), "")
 
 
 def columns_page() -> str:
-    """What each column is, as a page in Markdown."""
+    """The reference of all columns, as a Markdown page."""
     rows = [f"| `{name}` | {unit(name)} | {column.type} | {column.meaning} |" for name, column in COLUMNS.items()]
     return "\n".join([PAGE_HEAD, "| column | unit | type | meaning |", "|---|---|---|---|", *rows]) + "\n"
 
 
 def to_table(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows of `results_row` as a `pyarrow.Table`; unit and meaning of each column are in its field's metadata."""
+    """Rows of `results_row` as a `pyarrow.Table`; each field's metadata holds the column's unit and meaning."""
     import pyarrow as pa
 
     types = {"double": pa.float64(), "int64": pa.int64(), "string": pa.string(), "bool": pa.bool_()}

@@ -1,4 +1,4 @@
-"""Files and folders of sweeps and runs: made, written whole, digested, moved aside, locked."""
+"""Files and folders of sweeps and runs: creating, atomic writes, digests, archiving, locking."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from runner.errors import StorageError
 from runner.records import locks
 from runner.records.paths import SUGGESTED_ROOT, RunFolder, SweepFolder
 
-# The leaves have digests of their own: hashing a large file of a checkpoint again would cost as much as saving it.
+# Leaves already have digests: hashing a large checkpoint file again would cost as much as saving it.
 HASHED_BYTES = 2**20
 
 
 def make_sweep_folder(folder: SweepFolder) -> None:
-    """Makes the folder of a sweep, if it is not there yet.
+    """Creates the folder of a sweep, if it does not exist yet.
 
     Raises:
-      StorageError: It can't be made.
+      StorageError: It can't be created.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def make_sweep_folder(folder: SweepFolder) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Puts `content` at `path`: all of it or nothing, and on the disk when this returns."""
+    """Writes `content` to `path` atomically; flushed to disk on return."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
@@ -44,10 +44,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def make_run_folder(folder: RunFolder) -> None:
-    """Makes an empty folder for a run.
+    """Creates an empty folder for a run.
 
     Raises:
-      StorageError: One is there: no run is ever written over another.
+      StorageError: It already exists: a run never overwrites another.
     """
     try:
         folder.path.mkdir(parents=True)
@@ -56,7 +56,7 @@ def make_run_folder(folder: RunFolder) -> None:
 
 
 def remove_unfinished(folder: RunFolder, *, but_steps: bool = False) -> None:
-    """Removes what a run left that was interrupted before the journal had it; with `but_steps` not the steps."""
+    """Removes the files of a run that was interrupted before it was journaled; `but_steps` keeps its steps."""
     if not (but_steps and folder.steps.is_dir()):
         if folder.path.exists():
             shutil.rmtree(folder.path)
@@ -69,7 +69,7 @@ def remove_unfinished(folder: RunFolder, *, but_steps: bool = False) -> None:
 
 
 def archive_run(folder: RunFolder) -> None:
-    """Moves a failed or stale run aside (`<folder>.old-<n>`), so that it can be done again and nothing is lost."""
+    """Moves a failed or stale run aside (`<folder>.old-<n>`), so that it can be rerun and nothing is lost."""
     if not folder.path.exists():
         return
     number = 1
@@ -80,10 +80,10 @@ def archive_run(folder: RunFolder) -> None:
 
 @contextlib.contextmanager
 def locked(folder: SweepFolder) -> Iterator[None]:
-    """Holds the folder for this process; the lock goes with the process, however it ends.
+    """Locks the folder for this process; the lock is released when the process ends, however it ends.
 
     Raises:
-      StorageError: Another process works there.
+      StorageError: Another process holds the lock.
     """
     with locks.whole(folder.lock) as taken:
         if not taken:
@@ -94,10 +94,10 @@ def locked(folder: SweepFolder) -> Iterator[None]:
 
 
 def inside(folder: RunFolder, relative: str) -> Path:
-    """The path that a record names, which lies in the run's folder.
+    """Resolves a path named by a record, which must lie inside the run's folder.
 
     Raises:
-      StorageError: It leads out of it.
+      StorageError: It lies outside.
     """
     path = folder.path / relative
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder.path)):
@@ -106,18 +106,18 @@ def inside(folder: RunFolder, relative: str) -> Path:
 
 
 def links(folder: RunFolder) -> list[str]:
-    """Relative paths of the symbolic links in a run's folder; no run writes one."""
+    """Relative paths of the symbolic links in a run's folder; runs never write any."""
     return sorted(path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_symlink())
 
 
 def file_digests(folder: RunFolder) -> dict[str, str]:
-    """What every file of a run's folder but its record holds: `sha256:…`, or of a large one its size (`123 bytes`)."""
+    """Digests of all files in a run's folder except the record: `sha256:…`, or the size if large (`123 bytes`)."""
     files = sorted(path for path in folder.path.rglob("*") if path.is_file() and path != folder.record)
     return {path.relative_to(folder.path).as_posix(): file_digest(path) for path in files}
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, or its size where that is over `HASHED_BYTES`."""
+    """SHA-256 of a file's bytes, or its size if above `HASHED_BYTES`."""
     num_bytes = path.stat().st_size
     if num_bytes > HASHED_BYTES:
         return f"{num_bytes} bytes"
@@ -125,5 +125,5 @@ def file_digest(path: Path) -> str:
 
 
 def folder_bytes(path: Path) -> int:
-    """Size of all files below `path`."""
+    """Total size of all files below `path`."""
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())

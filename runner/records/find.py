@@ -1,4 +1,4 @@
-"""Sweeps and runs found by their folders, and the rows of a sweep."""
+"""Finds sweeps and runs by folder, and reads a sweep's rows and trials."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from runner.records.record import Status
 from runner.records.row import Row, Trial
 from runner.records.store import read_events, read_plan
 
-# Events of the journal that say how a run ended.
+# Journal events that mark the end of a run.
 STATUSES = frozenset(status.value for status in Status)
 
-# The event of a run whose checkpoint was removed.
+# Journal event for a removed checkpoint.
 REMOVED = "removed"
 
 
 def read_rows(folder: SweepFolder) -> list[Row]:
-    """One line for every run of a sweep, from the plan and the journal alone; a run not in the journal is `missing`.
+    """One row per run of a sweep, from the plan and the journal alone; a run not in the journal is `missing`.
 
     Raises:
-      StorageError: The folder is no sweep, or its journal is damaged.
+      StorageError: The folder is not a sweep, or its journal is damaged.
     """
     rows = {
         run["run_id"]: Row(
@@ -52,7 +52,7 @@ def read_rows(folder: SweepFolder) -> list[Row]:
 
 
 def read_trials(folder: SweepFolder) -> list[Trial]:
-    """The trials of a search that were told, in that order; none of a sweep that is no search.
+    """The finished trials of a search, in the order they were reported; empty for a sweep that is not a search.
 
     Raises:
       StorageError: A line is damaged.
@@ -69,13 +69,13 @@ def find_sweeps(root: Path) -> list[SweepFolder]:
 
 
 def find_run(path: Path) -> RunFolder:
-    """The run at `path`: its folder, its record, or a sweep's folder and the first letters of the run's name.
+    """The run at `path`: its folder, its record, or a sweep's folder plus a prefix of the run's name.
 
     Raises:
-      StorageError: None is there, or more than one.
+      StorageError: No run matches, or more than one.
     """
     folder = path.parent if path.name == "record.json" else path
-    # os.path answers for names that no file system takes, where pathlib raises.
+    # os.path copes with names that no file system accepts, where pathlib raises.
     if os.path.exists(folder / "record.json"):
         return RunFolder(folder)
     first_letters = f"runs/{glob.escape(folder.name)}*/record.json"
@@ -91,10 +91,10 @@ def find_run(path: Path) -> RunFolder:
 
 
 def find_runs(path: Path) -> tuple[list[RunFolder], list[str]]:
-    """The run at `path`, or those of a sweep that are done or failed, and the names of those whose folder is gone.
+    """The run at `path`, or a sweep's done and failed runs, and the names of those whose folder is gone.
 
     Raises:
-      StorageError: It is neither a run nor a sweep, or no run of the sweep is done.
+      StorageError: It is neither a run nor a sweep, or the sweep has no finished run.
     """
     sweep = SweepFolder(path)
     if not sweep.plan.exists():

@@ -1,7 +1,7 @@
-"""Journals: what happened to the runs of a sweep, one line an event.
+"""Journals: what happened to the runs of a sweep, one line per event.
 
-Each is written by one process. A sweep in one process has one; a submission to an engine beside it has one for each job
-and one for the process that submitted it. Together, in order, they are the truth after a crash.
+Each has a single writer. A sweep in one process has one; a submission to a separate engine has one per job and one for
+the submitting process. Merged in order, they are the source of truth after a crash.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from runner.records.row import Row
 Event = dict[str, Any]
 
 
-# What a row has from other files.
+# Row fields that come from other files.
 ELSEWHERE = ("settings", "trial", "objective")
 
 
 class Journal:
-    """One line an event, on the disk before the next thing happens; held by one process for as long as it lives.
+    """An append-only log, one line per event, flushed before work continues; locked by one process for its lifetime.
 
     Args:
-      path: The file. Where another process has it, this waits: a job that is requeued may overlap with its own end.
+      path: The file. Waits while another process holds it: a requeued job may overlap with its previous attempt.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,14 +40,14 @@ class Journal:
             raise
 
     def append(self, event: str, *, sync: bool = True, **values: Any) -> None:
-        """Adds a line; with `sync` waits until the disk has it."""
+        """Appends a line; with `sync`, waits until it is on disk."""
         self._file.write(json.dumps({"event": event, **values}, separators=(",", ":")).encode() + b"\n")
         if sync:
             os.fsync(self._file.fileno())
 
     def append_run(self, row: Row, *, software_id: str) -> None:
-        """Adds the line that makes a run count; its event is the run's status."""
-        # Not asdict: it copies the whole config, which the journal does without, and takes milliseconds.
+        """Appends the line that marks a run as finished; the event is the run's status."""
+        # Not asdict: it copies the whole config, which the journal does not need, and takes milliseconds.
         values = {key: value for key, value in vars(row).items() if key not in ELSEWHERE}
         self.append(values.pop("status"), **values, software_id=software_id)
 
@@ -57,14 +57,14 @@ class Journal:
 
 
 def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
-    """The events of a journal; a torn last line is left out.
+    """Reads the events of a journal; a torn last line is skipped.
 
     Args:
-      path: The file; one that is not there has no events.
-      offset: Bytes to leave out, up to the end of a line.
+      path: The file; a missing one has no events.
+      offset: Bytes to skip, up to the end of a line.
 
     Raises:
-      StorageError: A line in the middle is damaged.
+      StorageError: A line other than the last is damaged.
     """
     if not path.exists():
         return []
@@ -88,7 +88,7 @@ def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
 
 
 def read_on(path: Path, position: int) -> tuple[list[Event], int]:
-    """The events of a journal from a place in it on, and the place after them: for whoever follows a sweep."""
+    """The events of a journal from an offset on, and the offset after them: for following a live sweep."""
     if not path.exists():
         return [], position
     with open(path, "rb") as file:
@@ -99,14 +99,14 @@ def read_on(path: Path, position: int) -> tuple[list[Event], int]:
 
 
 def in_order(own: Sequence[Event], submissions: Mapping[int, Sequence[Event]]) -> list[Event]:
-    """All events of a sweep in the order in which they came.
+    """Merges all events of a sweep into the order in which they happened.
 
-    By the attempt, not by the clock, since every machine has its own: an attempt in the sweep's own journal starts with
+    By attempt, not by clock, since clocks differ between machines: an attempt in the sweep's own journal starts with
     the number of submissions before it, and within one submission a run belongs to one job.
 
     Args:
       own: Events of the sweep's own journal.
-      submissions: Events of the journals of each submission, by its number from 1.
+      submissions: Events of each submission's journals, by submission number from 1.
     """
     sections: list[tuple[int, int, Sequence[Event]]] = [(number, 0, events) for number, events in submissions.items()]
     starts = [index for index, event in enumerate(own) if event["event"] == "start"] or [0]
@@ -119,7 +119,7 @@ def in_order(own: Sequence[Event], submissions: Mapping[int, Sequence[Event]]) -
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process, on this machine or on another one that shares the folder, has the journal open."""
+    """Whether a process, on this machine or another that shares the folder, has the journal open."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)

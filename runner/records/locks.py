@@ -1,7 +1,7 @@
-"""Locks of a file that go with the process that holds them, however it ends.
+"""File locks that are released when the process that holds them ends, however it ends.
 
-They hold between machines where the file system keeps them: NFS 4, NFS 3 with its lock daemon, Lustre with `-o flock`.
-POSIX locks, since those have parts: closing any other descriptor of the file would drop them, so nothing else opens it.
+They work across machines where the file system supports it: NFS 4, NFS 3 with its lock daemon, Lustre with `-o flock`.
+POSIX locks, since those cover byte ranges; closing any other descriptor of the file drops them, so only this opens it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BUSY = (errno.EACCES, errno.EAGAIN)
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[bool]:
-    """Holds a whole file; False where another process has any part of it.
+    """Locks a whole file; False if another process holds any part of it.
 
     Raises:
       StorageError: The file system keeps no locks.
@@ -31,7 +31,7 @@ def whole(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def parts(path: Path, numbers: Iterable[int]) -> Iterator[list[int]]:
-    """Holds parts of a file, and gives the numbers of those that no other process has.
+    """Locks parts of a file; returns the numbers of those that no other process holds.
 
     Raises:
       StorageError: The file system keeps no locks.

@@ -1,4 +1,4 @@
-"""The numbers of a record, by their column in results.parquet or their path in record.json: what best goes by."""
+"""Looks up a record's numbers by results.parquet column or record.json path, to rank runs by."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from runner.errors import ConfigError
 from runner.records.columns import COLUMNS
 from runner.records.record import Record
 
-# What is named to somebody who typed something else; where nothing is near to that, these.
+# How many similar names an error suggests; where none is close, these.
 MAX_NEAREST = 3
 COMMON = ["loss_last", "apply_latency_median_s", "num_params"]
 
-# Stands for any position in a list.
+# Stands for any list index.
 ANY = "N"
 
-# A position in a list, as Python and as W&B write it.
+# A list index, in Python's and in W&B's notation.
 INDEX = r"(?:\[|\.(?=-?\d))(-?\d+)(?:\]|(?=[.\[]|$))"
 
-# What is left out of a path as it is shown elsewhere: W&B has `timing/apply_latency/median_s`.
+# The part of a path that other tools omit: W&B has `timing/apply_latency/median_s`.
 SUMMARY = ".summary."
 
-# One blocking call is what is meant by the time of a function.
+# A function's time means one blocking call.
 HEADLINES = {"timing.apply.": "timing.apply_latency.summary.", "timing.init.": "timing.init_latency.summary."}
 
 STEADY = r"(init|apply)_(latency|dispatch|throughput)|^timing\.(init|apply)\.(median|min|max|mean|std|quartile|mad)"
@@ -41,18 +41,18 @@ SAVED = r"(^|\.)checkpoint"
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of the record.
+    """A numeric value of a record.
 
     Attributes:
-      name: As it was typed.
-      key: Of the config, where it was typed.
+      name: As typed.
+      key: The config key that it was typed for.
     """
 
     name: str
     key: str
 
     def of(self, record: Record) -> float | None:
-        """Its value; None where the record has none."""
+        """Returns its value; None if the record has none."""
         path = _names()[_general(self.name)]
         if path is None:
             value = COLUMNS[self.name].value(record)
@@ -62,10 +62,10 @@ class Metric:
         return None if value is None else float(value)
 
     def require(self, run: Run) -> None:
-        """Checks whether records of runs such as `run` have it.
+        """Checks that records of runs such as `run` can have this metric.
 
         Raises:
-          ConfigError: They have not, whatever comes out.
+          ConfigError: They never have it, whatever the outcome.
         """
         if run.timing.mode is TimingMode.off and re.search(STEADY, self.name):
             raise ConfigError(self.key, self.name, "with timing=off no run has it", "timing=quick")
@@ -76,14 +76,14 @@ class Metric:
 
 
 def find(name: str, key: str) -> Metric:
-    """The number of that name: `loss_last`, `timing.apply_latency.median_s`, `train.losses[-1]` or `train.losses.-1`.
+    """Finds a metric by name: `loss_last`, `timing.apply_latency.median_s`, `train.losses[-1]` or `train.losses.-1`.
 
     Args:
-      name: As it was typed.
-      key: Of the config, where it was typed.
+      name: As typed.
+      key: The config key that it was typed for.
 
     Raises:
-      ConfigError: No number of a record is called so.
+      ConfigError: Records have no number of that name.
     """
     known = _names()
     if _general(name) in known:

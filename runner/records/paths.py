@@ -1,4 +1,4 @@
-"""Where everything lies: one class spells every path of a sweep's folder, and some paths can't be used."""
+"""Folder layout: every path of a sweep, run and submission, and checks for paths that can't be used."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from runner.errors import StorageError
 
 SUGGESTED_ROOT = "output_root=~/outputs"
 
-# Below a path with one of these Orbax saves and, with some of its settings, never finds it again; or no line holds it.
+# Below a path with one of these, Orbax saves but, with some settings, can't find the checkpoint; or lines would break.
 UNSAFE = re.compile(r"[*?\[\]{}\\\x00-\x1f\x7f]")
-# Orbax adds its own to the name of a folder while it writes, and a file system takes 255.
+# Orbax adds a suffix to a folder's name while it writes, and file systems allow 255.
 MAX_NAME_BYTES = 200
 MAX_PATH_BYTES = 3000
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where one run leaves its files."""
+    """Paths of one run's files."""
 
     path: Path
 
@@ -36,57 +36,57 @@ class RunFolder:
 
     @property
     def train_state(self) -> Path:
-        """The step and the optimiser's state of a run that was trained, a plain Orbax checkpoint."""
+        """The step and optimizer state of a trained run, a plain Orbax checkpoint."""
         return self.path / "train_state"
 
     @property
     def checkpoints(self) -> tuple[Path, ...]:
-        """All that goes when the run's checkpoint is not kept."""
+        """Everything that is removed when the run's checkpoint is not kept."""
         return self.checkpoint, self.train_state, self.steps
 
     @property
     def steps(self) -> Path:
-        """Steps of a run that keeps some while it trains, each a plain Orbax checkpoint."""
+        """Checkpoints saved during training, one plain Orbax checkpoint per step."""
         return self.path / "steps"
 
     @property
     def hydra(self) -> Path:
-        """The files that Hydra leaves beside a job."""
+        """The files that Hydra writes for a job."""
         return self.path / ".hydra"
 
     @property
     def input(self) -> Path:
-        """A copy of the file that x came from, where it came from one."""
+        """A copy of the file that x was loaded from, if it was."""
         return self.path / "input.npy"
 
     def output(self, *, single: bool) -> Path:
-        """The output: one array, or an archive of several."""
+        """The output: a single array, or an archive of several."""
         return self.path / ("output.npy" if single else "output.npz")
 
 
 @dataclass(frozen=True)
 class SubmissionFolder:
-    """What one submission to an engine leaves, and what its jobs read."""
+    """Paths of one submission to an engine: what it writes, and what its jobs read."""
 
     path: Path
 
     @property
     def about(self) -> Path:
-        """Which engine it went to, and how many jobs it has; written last, before the jobs start."""
+        """The engine and the number of jobs; written last, before the jobs start."""
         return self.path / "submission.json"
 
     @property
     def launcher(self) -> Path:
-        """The journal of the process that submitted it, held for as long as that lives."""
+        """The journal of the submitting process, locked for that process's lifetime."""
         return self.path / "launcher.jsonl"
 
     @property
     def stop(self) -> Path:
-        """Is there once the jobs are asked to end after the run that they are at."""
+        """Exists once the jobs have been requested to stop after their current run."""
         return self.path / "stop"
 
     def job(self, num: int) -> Path:
-        """What one job is to do."""
+        """The work assigned to one job."""
         return self.path / f"{num}.json"
 
     def journal(self, num: int) -> Path:
@@ -94,13 +94,13 @@ class SubmissionFolder:
         return self.path / f"{num}.jsonl"
 
     def journals(self) -> list[Path]:
-        """The journals that are there."""
+        """The journals that exist."""
         return sorted(self.path.glob("*.jsonl"))
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where a sweep leaves its files."""
+    """Paths of a sweep's files."""
 
     path: Path
 
@@ -111,71 +111,71 @@ class SweepFolder:
 
     @property
     def plan(self) -> Path:
-        """Every run's id and settings, written before run 0."""
+        """Ids and settings of all runs, written before run 0."""
         return self.path / "sweep.json"
 
     @property
     def journal(self) -> Path:
-        """One line an event: the truth after a crash."""
+        """One line per event: the source of truth after a crash."""
         return self.path / "journal.jsonl"
 
     @property
     def study(self) -> Path:
-        """The study of a search, Optuna's own file."""
+        """The Optuna study of a search, in Optuna's own format."""
         return self.path / "study.db"
 
     @property
     def trials(self) -> Path:
-        """One line a trial of a search that was told; held by the process that asks for them."""
+        """One line per finished trial of a search; locked by the process that samples trials."""
         return self.path / "trials.jsonl"
 
     @property
     def jobs(self) -> Path:
-        """A folder for every submission to an engine beside the sweep's own process."""
+        """One folder per submission to an engine outside the sweep's own process."""
         return self.path / "jobs"
 
     def submission(self, number: int) -> SubmissionFolder:
-        """The folder of one submission, from 1."""
+        """The folder of one submission, numbered from 1."""
         return SubmissionFolder(self.jobs / str(number))
 
     def submissions(self) -> dict[int, SubmissionFolder]:
-        """The submissions that are there, by number."""
+        """The submissions that exist, by number."""
         numbers = [int(path.name) for path in self.jobs.glob("[0-9]*") if path.name.isdigit()]
         return {number: self.submission(number) for number in sorted(numbers)}
 
     @property
     def results(self) -> Path:
-        """One row a run, for pandas, polars and DuckDB."""
+        """The results table, one row per run, for pandas, polars and DuckDB."""
         return self.path / "results.parquet"
 
     @property
     def results_csv(self) -> Path:
-        """The same as text."""
+        """The results table as CSV."""
         return self.path / "results.csv"
 
     @property
     def checks(self) -> Path:
-        """The checks as a table, where they were asked."""
+        """The checks as a table, if requested."""
         return self.path / "checks.md"
 
     @property
     def report(self) -> Path:
-        """The sweep as one page."""
+        """The sweep's report, a single page."""
         return self.path / "report.html"
 
     @property
     def wandb(self) -> Path:
-        """Offline W&B runs, and which of them were sent."""
+        """Offline W&B runs, and which of them were uploaded."""
         return self.path / "wandb"
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard's event files, a folder a run."""
+        """TensorBoard event files, one folder per run."""
         return self.path / "tensorboard"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that works in this folder; of jobs that work there side by side, each holds its runs."""
+        """Locked by the process that works in this folder; concurrent jobs each lock their own runs."""
         return self.path / ".lock"
 
     def run(self, num: int, run_id: str) -> RunFolder:
@@ -184,7 +184,7 @@ class SweepFolder:
 
 
 def shown(path: Path) -> str:
-    """`path` as short as it can be typed here."""
+    """The shortest spelling of `path` that works from the current directory."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -192,14 +192,14 @@ def shown(path: Path) -> str:
 
 
 def require_plain(path: Path, suggestion: str = SUGGESTED_ROOT) -> None:
-    """Checks whether a checkpoint saved at or below `path` is found again by every reader.
+    """Checks that every reader can find a checkpoint saved at or below `path`.
 
     Args:
-      path: A path that need not be there.
+      path: A path that need not exist.
       suggestion: What to type instead.
 
     Raises:
-      StorageError: It holds a sign that Orbax reads as a wildcard, or a name is too long.
+      StorageError: It contains a character that Orbax treats as a wildcard, or a name is too long.
     """
     text = str(path.absolute())
     if sign := UNSAFE.search(text):
@@ -217,7 +217,7 @@ def _line(text: str) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """Checks, without writing anything, whether `folder` can be made and written to.
+    """Checks, without writing anything, that `folder` can be created and written to.
 
     Raises:
       StorageError: It can't.

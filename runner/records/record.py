@@ -1,7 +1,7 @@
-"""What a run leaves: the record, versioned.
+"""The record of a run: a versioned schema.
 
-A record is plain data and the only thing that tables, reports and W&B are made from. Units are in the names: `_s` are
-seconds, `_bytes` bytes; counts start with `num_`.
+A record is plain data, and the single source for tables, reports and W&B. Names carry units: `_s` are seconds,
+`_bytes` bytes; counts start with `num_`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Status(enum.Enum):
 
 
 class FailureKind(enum.Enum):
-    """What made a run fail."""
+    """Why a run failed."""
 
     config = "config"
     out_of_memory = "out of memory"
@@ -37,9 +37,9 @@ class FailureKind(enum.Enum):
 
 
 class Verdict(enum.StrEnum):
-    """What a check says: it holds, it does not, it holds within limits that are named, or it was not tested.
+    """The result of a check: it passed, failed, passed within stated limits, or was not tested.
 
-    Each equals its string, so that `check.verdict == check.verdict.value` in a caller's test.
+    Members equal their strings, so that `check.verdict == check.verdict.value` in a caller's test.
     """
 
     passed = "pass"
@@ -55,12 +55,12 @@ class Leaf:
     Attributes:
       path: Collection first, e.g. `["params", "kernel"]`; integer keys stay integers.
       shape: Shape of the unboxed array.
-      dtype: Its element type.
-      num_bytes: Its size.
+      dtype: Its dtype.
+      num_bytes: Its size in bytes.
       digest: SHA-256 over dtype, shape and bytes.
-      box: Class name of the metadata box that it came in (`NNXMeta`, `Partitioned`), or None.
+      box: Class name of its metadata box (`NNXMeta`, `Partitioned`), or None.
       names: Axis names in the box, if it has any.
-      spec: On a mesh, the mesh axis (one, several, or None) along which each of its axes is cut.
+      spec: On a mesh, the mesh axis (one, several, or None) that each of its axes is sharded over.
     """
 
     path: list[str | int]
@@ -80,7 +80,7 @@ class Leaf:
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySummary:
-    """One array of the output: what it is and how its values lie (over finite values; None where there are none)."""
+    """One output array: its type and value statistics (over finite values; None where there are none)."""
 
     path: str
     shape: list[int]
@@ -97,14 +97,14 @@ class ArraySummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A check tested about a run.
+    """One check of a run and its result.
 
     Attributes:
       name: The check, e.g. `finite`.
-      verdict: yes, no, warn or skipped.
-      detail: One sentence: what was seen, or why it was skipped.
+      verdict: pass, fail, warn or skipped.
+      detail: One sentence: what was observed, or why it was skipped.
       evidence: The numbers behind it.
-      fix: What to type or write to make a fail a yes, one line or several; None where there is nothing to fix.
+      fix: What to type or write so that a failed check passes, one line or several; None if there is nothing to fix.
     """
 
     name: str
@@ -116,13 +116,13 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshInfo:
-    """The devices that a run was spread over.
+    """The mesh of devices that a run was sharded over.
 
     Attributes:
       axes: Name and size of every axis, in order.
-      devices: Their names, the last axis fastest.
-      x: The mesh axis (one, several, or None) along which each axis of x was cut.
-      num_processes: How many processes they belonged to.
+      devices: Device names, the last axis varying fastest.
+      x: The mesh axis (one, several, or None) that each axis of x was sharded over.
+      num_processes: How many processes the devices belonged to.
     """
 
     axes: dict[str, int]
@@ -143,14 +143,14 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """Where the variables are and what they are worth.
+    """Location, digest and size of a run's checkpoint.
 
     Attributes:
       path: Folder, relative to the run's folder.
       digest: SHA-256 over all leaves; see `runner.arrays.trees.tree_digest`.
-      num_bytes: Size of all files of the folder.
+      num_bytes: Total size of the folder's files.
       writer: What wrote it.
-      removed: The setting that removed it when the sweep had enough others; None where it is there.
+      removed: The setting that removed it once the sweep had enough others; None if it still exists.
     """
 
     path: str
@@ -162,17 +162,17 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainInfo:
-    """What training did.
+    """Results of training.
 
     Attributes:
-      first_step: Number of its first step: above 0 where it went on from a run that was trained.
+      first_step: Number of its first step: above 0 if it continued from a trained run.
       losses: The loss before each step.
-      step: Phases of a step.
-      steps_s: Seconds a step, until its result is ready; the first one is the first call.
-      not_moved: Paths of floating leaves that training left as they were, collections that apply updates left out.
-      resumed_at: Steps at which it went on after an attempt that was stopped; the curve is of all attempts.
-      remarks: What is to be known of that: damaged steps, other software.
-      state: Where the step and the optimiser's state are, to go on from; None where no checkpoint is written.
+      step: Compilation phases and first call of a step.
+      steps_s: Seconds per step, until its result is ready; the first one is the first call.
+      not_moved: Paths of floating-point leaves that training left unchanged, except in collections that apply updates.
+      resumed_at: Steps at which it resumed after an interrupted attempt; the curve covers all attempts.
+      remarks: Notes on resuming: damaged steps, different software.
+      state: Location of the step and optimizer state, to continue from; None if no checkpoint is written.
     """
 
     first_step: int
@@ -187,7 +187,7 @@ class TrainInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A run that has not ended: what its record will say of where it belongs, under the same names."""
+    """A run that has not ended: the identifying fields of its future record, under the same names."""
 
     run_id: str
     num: int
@@ -200,27 +200,27 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One run, start to end.
+    """One run from start to end.
 
     Attributes:
-      run_id: Names the run in its sweep: settings that change its result, and how it is timed.
+      run_id: Identifies the run in its sweep: settings that change its result, and how it is timed.
       result_id: Settings that change the result.
       timing_id: `result_id`, timing settings, machine and software.
-      program_id: What is compiled: all that changes the result but the seeds.
+      program_id: What is compiled: everything that changes the result except the seeds.
       num: Position in the sweep.
       overrides: As typed, task overrides only.
-      settings: The whole config, resolved.
+      settings: The full resolved config.
       host: Name of the Linen module around the layer; None where there is none.
-      mesh: The mesh that it ran on; None where that was one device.
+      mesh: The mesh that it ran on; None for a single device.
       streams: rng streams that the model needs, `params` first.
       mutable: Collections that apply updates.
-      init_mode: `jit`: init ran compiled.
+      init_mode: `jit` if init ran compiled.
       variables: Leaves that the checkpoint holds, in order.
       updated: Leaves of the mutable collections after apply.
       output: Arrays of the output.
-      files: Every file of the run's folder but this one, by relative path: `sha256:…`, or of a large one its size only,
-        since the digests of the leaves cover it.
-      train: What training did; None where nothing was trained. The variables and the output are then the trained ones.
+      files: All files in the run's folder except this one, by relative path: `sha256:…`, or only the size of a large
+        one, which the digests of the leaves cover.
+      train: Results of training, in which case variables and output are the trained ones; None if nothing was trained.
       fingerprint: Machine and software, see `runner.timing.machine`.
     """
 
@@ -257,12 +257,12 @@ class Record:
 
     @property
     def saved(self) -> CheckpointInfo | None:
-        """The checkpoint that is there; None where none was written, or it was removed."""
+        """The checkpoint, if it exists; None if none was written or it was removed."""
         return self.checkpoint if self.checkpoint and self.checkpoint.removed is None else None
 
     @property
     def num_params(self) -> int:
-        """Elements of all leaves of `params`."""
+        """Number of elements in `params`."""
         total = 0
         for leaf in self.variables:
             if leaf.path[0] == "params":
@@ -274,12 +274,12 @@ class Record:
 
     @property
     def variables_bytes(self) -> int:
-        """Bytes of all leaves."""
+        """Total bytes of all leaves."""
         return sum(leaf.num_bytes for leaf in self.variables)
 
     @property
     def output_norm(self) -> float | None:
-        """Euclidean norm over all arrays of the output; None where one has no finite value."""
+        """Euclidean norm over all output arrays; None if any has no finite value."""
         norms = [array.norm for array in self.output]
         if not norms or any(norm is None for norm in norms):
             return None

@@ -1,4 +1,4 @@
-"""A record without what its config took from the environment."""
+"""Redacts values that a record's config took from the environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.records.record import Record
 
 
 def redacted(record: Record, redaction: Redaction) -> Record:
-    """A record without the values, wherever a config or somebody's message stands in it."""
+    """Returns a record with the values redacted, wherever it holds config or error text."""
     if not redaction.values:
         return record
     return replace(

@@ -1,4 +1,4 @@
-"""Removes the checkpoint of a run, and says that it was removed."""
+"""Removes a run's checkpoint, and reports that it was removed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from runner.records.record import Record
 
 
 def sentence(record: Record) -> str | None:
-    """That the checkpoint of a run was removed, and by which setting; None where it was not."""
+    """States that a run's checkpoint was removed, and by which setting; None if it was not."""
     why = record.checkpoint and record.checkpoint.removed
     return f"its checkpoint was removed by retention ({why})" if why else None
 
 
 def again(record: Record) -> str:
-    """What to type to have the checkpoint of a run once more."""
+    """The command that recreates a run's checkpoint."""
     return " ".join(["bridge-runner", *record.overrides, "sweep=again"])
 
 
 def remove_checkpoint(folder: RunFolder) -> None:
-    """Removes the checkpoints of a run whose record says so and is on the disk."""
+    """Removes the checkpoints of a run whose record, already on disk, says so."""
     descriptor = os.open(folder.path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -33,5 +33,5 @@ def remove_checkpoint(folder: RunFolder) -> None:
 
 
 def is_of_checkpoint(name: str) -> bool:
-    """Whether a file of a run's folder, by its relative path, is one of a checkpoint's."""
+    """Whether a file of a run's folder, given by relative path, belongs to a checkpoint."""
     return name.partition("/")[0] in {path.name for path in RunFolder(Path()).checkpoints}

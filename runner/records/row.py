@@ -1,4 +1,4 @@
-"""A run in one line of a table, and a trial of a search."""
+"""Table rows for runs, and trials of a search."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from runner.records.record import Record, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A run in one line of a table: what the journal keeps, so that a list of runs needs no record.
+    """A run as one table row: what the journal keeps, so that listing runs needs no records.
 
     Attributes:
-      settings: The whole config; not in the journal, which has it once in the plan.
-      apply_s: Median of one blocking call of apply; `apply_flags` are to be shown with it.
-      failed checks: Checks that fail.
+      settings: The full config; stored in the plan, not in the journal.
+      apply_s: Median of one blocking call of apply; always show `apply_flags` with it.
+      failed_checks: Checks that failed.
       loss_first: The loss of a trained run before its first step.
       loss_last: The loss before its last step.
       error: Kind and message of the failure.
-      trial: The first trial of a search that the run answered, and `objective` what it was told.
+      trial: The first trial of a search that the run served; `objective` is the value reported for it.
     """
 
     num: int
@@ -43,19 +43,19 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What the run is called: its folder's name."""
+        """The run's display name: its folder's name."""
         return f"{self.num}-{self.run_id[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What a search asked for, and what came of it.
+    """A trial that a search suggested, and its outcome.
 
     Attributes:
       number: From 0.
-      overrides: What it asked for, one override for each key that the search goes over.
-      value: Of the objective; None where it failed.
-      run_id: The run that answered it, which may have answered an earlier one; None where its config could not run.
+      overrides: The suggested values, one override for each key in the search space.
+      value: Value of the objective; None if the trial failed.
+      run_id: The run that served it, perhaps one reused from an earlier trial; None if its config could not run.
       error: Why it failed.
     """
 
@@ -67,7 +67,7 @@ class Trial:
 
 
 def best_trial(trials: Iterable[Trial], *, greatest: bool) -> Trial | None:
-    """The trial with the least value, or with the greatest; of equal ones the first; None where none has a value."""
+    """The trial with the lowest or highest value; the first of a tie; None if none has a value."""
     valued = [(trial.value, trial) for trial in trials if trial.value is not None]
     if not valued:
         return None
@@ -75,7 +75,7 @@ def best_trial(trials: Iterable[Trial], *, greatest: bool) -> Trial | None:
 
 
 def row_of(record: Record) -> Row:
-    """`record` in one line."""
+    """`record` as one row."""
     latency = record.timing.apply_latency if record.timing else None
     error = record.error
     return Row(

@@ -1,4 +1,4 @@
-"""Where a run's random numbers come from, in words and code: from its record alone, without JAX."""
+"""Explains in words and code where a run's random numbers come from; needs only its record, not JAX."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PARAMS = "params"
 
 
 def stream_number(path: Sequence[str] = (), *, separated: bool = False) -> int:
-    """What the bridge folds into a stream's key for a layer at `path` in its host.
+    """The number that the bridge folds into a stream's key for a layer at `path` in its host.
 
-    The first four bytes of the SHA-1 of the path's parts and 1, since the wrapper is the first in its scope to ask for
-    a stream; as `flax.core.scope` folds paths.
+    The first four bytes of the SHA-1 of the path's parts and 1, since the wrapper is the first in its scope to request
+    a stream; matches how `flax.core.scope` folds paths.
 
     Args:
       path: Names from the outermost Linen module down to the layer.
-      separated: Flax's flag `flax_fix_rng_separator`: each part has a zero byte before it.
+      separated: Flax's flag `flax_fix_rng_separator`: each part is preceded by a zero byte.
     """
     separator = b"\x00" if separated else b""
     parts = [*(name.encode() for name in path), b"\x01"]
@@ -28,12 +28,12 @@ def stream_number(path: Sequence[str] = (), *, separated: bool = False) -> int:
 
 
 def key_number(when: str, stream: str) -> int:
-    """What is folded into the root key for a stream other than `params`; `when` is `init` or `apply`."""
+    """The number folded into the root key for a stream other than `params`; `when` is `init` or `apply`."""
     return int.from_bytes(hashlib.sha256(f"{when}/{stream}".encode()).digest()[:4], "big")
 
 
 def story(record: Mapping[str, Any]) -> list[str]:
-    """The seed's story of a run, in lines.
+    """Explains how a run's seed becomes its random numbers, line by line.
 
     Args:
       record: The record as JSON data.
@@ -42,12 +42,12 @@ def story(record: Mapping[str, Any]) -> list[str]:
 
 
 def root(seed: int) -> str:
-    """The line of the story that no other seed shares."""
+    """The one line of the explanation that depends on the seed."""
     return f"key = jax.random.PRNGKey({seed})"
 
 
 def draws(record: Mapping[str, Any]) -> list[str]:
-    """The other lines, which are the same for every seed of a program.
+    """The remaining lines, which are the same for every seed of a program.
 
     Args:
       record: The record as JSON data.
@@ -70,7 +70,7 @@ def draws(record: Mapping[str, Any]) -> list[str]:
 
 
 def layer_path(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Where the layer is in its host, read off the paths of its variables; empty without a host."""
+    """The layer's path in its host, inferred from its variables' paths; empty without a host."""
     host = record["settings"].get("host") or {}
     if not host.get("target"):
         return ()
@@ -83,11 +83,11 @@ def layer_path(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def nnx_path(path: Sequence[str | int], layer: Sequence[str] = ()) -> str:
-    """The attribute of the native module that a leaf is: `layers[0].kernel`; `–` for one that is not the layer's.
+    """The native module's attribute for a leaf: `layers[0].kernel`; `–` for a leaf outside the layer.
 
     Args:
-      path: Of the leaf, its collection first.
-      layer: Where the layer is in its host.
+      path: Path of the leaf, its collection first.
+      layer: Path of the layer in its host.
     """
     inside = list(path[1:])
     if [str(part) for part in inside[: len(layer)]] != list(layer):

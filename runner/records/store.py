@@ -1,7 +1,7 @@
-"""What a sweep leaves, written and read again: records, outputs, journals, plans.
+"""Reads and writes a sweep's records, outputs, journals and plans.
 
-What is on disk is what happened: files are written beside and renamed, the record of a run last, and only a flushed
-line of the journal means that the run is done.
+The disk never shows partial work: files are written to a temporary name and renamed, a run's record last, and only a
+flushed journal line marks the run as done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# numpy is imported where arrays are read and written: lists of runs do without it, and it takes 50 ms.
+# numpy is imported lazily: listing runs does not need it, and the import takes 50 ms.
 
 PLAN_VERSION = 1
 
@@ -35,10 +35,10 @@ def write_record(folder: RunFolder, record: Record) -> None:
 
 
 def read_record(folder: RunFolder) -> Record:
-    """The record of a run.
+    """Reads the record of a run.
 
     Raises:
-      StorageError: There is none, it is damaged or of another version, or names a path out of the run's folder.
+      StorageError: It is missing, damaged or of another version, or names a path outside the run's folder.
     """
     try:
         text = folder.record.read_bytes()
@@ -52,7 +52,7 @@ def read_record(folder: RunFolder) -> Record:
 
 
 def has_whole_record(folder: RunFolder) -> bool:
-    """Whether a run's record is there as it was written."""
+    """Whether a run's record exists and is intact."""
     try:
         return is_whole(folder.record.read_bytes())
     except OSError:
@@ -60,7 +60,7 @@ def has_whole_record(folder: RunFolder) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON data of a file.
+    """Reads a JSON file.
 
     Raises:
       StorageError: It can't be read, or is damaged.
@@ -74,13 +74,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_records(folders: Iterable[RunFolder]) -> Iterator[Record]:
-    """The records that are there, one after the other: 10,000 at once take a gigabyte."""
+    """Yields the existing records one at a time: 10,000 at once take a gigabyte."""
     return (read_record(folder) for folder in folders if folder.record.exists())
 
 
 def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
-    """Writes the output: `output.npy`, or `output.npz` with one entry a path. Types that NumPy has no name for
-    (bfloat16, float8) are kept as unsigned integers of their bits; the record has the type."""
+    """Writes the output: `output.npy`, or `output.npz` with one entry per path. Dtypes that NumPy lacks
+    (bfloat16, float8) are stored as unsigned integers of their bits; the record has the dtype."""
     import numpy as np
 
     arrays = {path: _plain_bits(array) for path, array in output.items()}
@@ -89,7 +89,7 @@ def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
     if single:
         np.save(buffer, arrays[""], allow_pickle=False)
     else:
-        # As np.savez, which takes names as keywords and so can't have an array called `file`.
+        # Like np.savez, which takes names as keywords and so rejects an array called `file`.
         with zipfile.ZipFile(buffer, "w") as archive:
             for path, array in arrays.items():
                 with archive.open(_entry(path), "w", force_zip64=True) as entry:
@@ -98,7 +98,7 @@ def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
 
 
 def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
-    """The arrays that `write_output` wrote, with the types of the record.
+    """Reads the arrays written by `write_output`, with the dtypes of the record.
 
     Raises:
       StorageError: A file is missing or damaged.
@@ -108,19 +108,19 @@ def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
     single = [array.path for array in record.output] == [""]
     path = inside(folder, folder.output(single=single).name)
     try:
-        with open(path, "rb") as file:  # np.load leaves its own open where it raises, and an archive too
+        with open(path, "rb") as file:  # np.load leaks its own file handle when it raises, and for archives too
             loaded = np.load(file, allow_pickle=False)
             arrays = {"": loaded} if single else {array.path: loaded[_entry(array.path)] for array in record.output}
-    except Exception as error:  # a damaged header raises whatever Python's tokenizer does
+    except Exception as error:  # a damaged header raises whatever Python's tokenizer raises
         raise StorageError(f"{path}: {type(error).__name__}: {error}") from error
     return {array.path: _typed_bits(arrays[array.path], array.dtype) for array in record.output}
 
 
 def read_events(folder: SweepFolder) -> list[Event]:
-    """The events of all journals of a sweep, in order.
+    """Reads the events of all journals of a sweep, in order.
 
     Raises:
-      StorageError: A line in the middle of a journal is damaged.
+      StorageError: A journal line other than the last is damaged.
     """
     submissions = {
         number: [event for path in submission.journals() for event in read_journal(path)]
@@ -130,29 +130,29 @@ def read_events(folder: SweepFolder) -> list[Event]:
 
 
 def journal_sizes(folder: SweepFolder) -> dict[str, int]:
-    """Bytes of every journal of a sweep, by its path in the folder: what stands behind them later is news."""
+    """Size in bytes of each journal of a sweep, by path in the folder: anything appended later is new."""
     paths = [path for submission in folder.submissions().values() for path in submission.journals()]
     paths += [folder.journal] if folder.journal.exists() else []
     return {path.relative_to(folder.path).as_posix(): path.stat().st_size for path in paths}
 
 
 def read_news(folder: SweepFolder, seen: Mapping[str, int]) -> Iterator[Event]:
-    """The events that have come to the journals of a sweep since they were as long as `journal_sizes` said."""
+    """The events appended to a sweep's journals since `journal_sizes` was taken."""
     for name, size in journal_sizes(folder).items():
         if size > seen.get(name, 0):
             yield from read_journal(folder.path / name, offset=seen.get(name, 0))
 
 
 def write_plan(folder: SweepFolder, plan: Mapping[str, Any]) -> None:
-    """Writes what the sweep is going to do."""
+    """Writes the plan of a sweep."""
     write_atomic(folder.plan, data_to_json({"plan_version": PLAN_VERSION, **plan}) + b"\n")
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any]:
-    """What the sweep was going to do.
+    """Reads the plan of a sweep.
 
     Raises:
-      StorageError: The folder is no sweep, or one of another version.
+      StorageError: The folder is not a sweep, or is one of another version.
     """
     try:
         plan = json.loads(folder.plan.read_bytes())

@@ -1,4 +1,4 @@
-"""Times in a record: samples, what they sum up to, and the phases of a program. `_s` are seconds."""
+"""Timing types of a record: samples, summaries and compilation phases. `_s` are seconds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Raw times of one quantity.
+    """Raw timing samples of one quantity.
 
     Attributes:
-      durations_s: Seconds a call, one entry a sample, outliers included.
+      durations_s: Seconds per call, one entry per sample, outliers included.
       num_calls: Calls inside one sample (the inner loop).
-      num_discarded: Samples thrown out because something was compiled during them.
+      num_discarded: Samples discarded because something was compiled during them.
     """
 
     durations_s: list[float]
@@ -22,12 +22,12 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Samples as numbers; see `runner.timing.stats.summarize`.
+    """Summary statistics of samples; see `runner.timing.stats.summarize`.
 
     Attributes:
-      median_low_s: Lower end of the 99 % nonparametric interval of the median; None where there are too few samples.
-      median_high_s: Its upper end.
-      flags: Why the number is to be read with care, e.g. `short` or `spread`.
+      median_low_s: Lower end of the 99 % nonparametric interval of the median; None if there are too few samples.
+      median_high_s: Upper end.
+      flags: Reasons to treat the number with caution, e.g. `short` or `spread`.
     """
 
     num_samples: int
@@ -47,7 +47,7 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Samples and what they sum up to."""
+    """Samples and their summary."""
 
     samples: Samples
     summary: Summary
@@ -55,13 +55,13 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How many times as long one quantity takes as another, from samples taken side by side.
+    """Ratio of two quantities' times, from interleaved samples.
 
     Attributes:
-      median: Of the ratios, one a round.
-      low: Lower end of the 99 % nonparametric interval of the median; None where there are too few rounds.
-      high: Its upper end.
-      flags: Flags of either quantity: why the ratio is to be read with care.
+      median: Median of the ratios, one per round.
+      low: Lower end of the 99 % nonparametric interval of the median; None if there are too few rounds.
+      high: Upper end.
+      flags: Flags of either quantity: reasons to treat the ratio with caution.
     """
 
     median: float
@@ -72,13 +72,13 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregate:
-    """One quantity over several runs, a number a run; see `runner.timing.stats.aggregate`.
+    """One quantity over several runs, one number per run; see `runner.timing.stats.aggregate`.
 
     Attributes:
-      num: Runs that have it.
-      median: Of their numbers.
-      low: Lower end of the 99 % nonparametric interval of the median; None under 8 runs.
-      high: Its upper end.
+      num: Number of runs that have it.
+      median: Median of their numbers.
+      low: Lower end of the 99 % nonparametric interval of the median; None for fewer than 8 runs.
+      high: Upper end.
     """
 
     num: int
@@ -89,15 +89,15 @@ class Aggregate:
 
 @dataclass(frozen=True, kw_only=True)
 class Phases:
-    """Seconds from a function to its first result, each phase by itself.
+    """Seconds from a function to its first result, by phase.
 
     Attributes:
       trace_s: `jit(f).trace(…)`.
       lower_s: `.lower()`.
-      compile_s: `.compile()`, with the label of the persistent compilation cache beside it.
-      cache: off, cold (compiled and put in) or warm (taken out).
-      contended: True if trace, lower and compile shared the machine with other work of this program.
-      first_call_s: The first call of this run; None where it was not reached.
+      compile_s: `.compile()`; see `cache` for the persistent compilation cache.
+      cache: off, cold (compiled and stored) or warm (loaded from the cache).
+      contended: True if trace, lower and compile overlapped with other work of this program.
+      first_call_s: The first call of this run; None if it was not reached.
     """
 
     trace_s: float
@@ -110,16 +110,16 @@ class Phases:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuInfo:
-    """A GPU as `nvidia-smi` saw it when the samples were taken; None is what it does not say.
+    """A GPU as reported by `nvidia-smi` when the samples were taken; None for what it does not report.
 
     Attributes:
-      index: Its number there.
+      index: Its index in `nvidia-smi`.
       name: Its model.
-      clock_mhz: Clock of its multiprocessors.
-      max_clock_mhz: The highest that it may have.
-      memory_clock_mhz: Clock of its memory.
+      clock_mhz: Current SM clock.
+      max_clock_mhz: Maximum SM clock.
+      memory_clock_mhz: Current memory clock.
       temperature_c: In degrees Celsius.
-      num_other_processes: Processes that compute on it beside this one.
+      num_other_processes: Other compute processes on it.
     """
 
     index: int | None
@@ -133,23 +133,23 @@ class GpuInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Times of one run, a device's caches warm from the same call before. The steady ones are None with `timing=off`.
+    """Times of one run; device caches are warm from a previous identical call. Steady times are None with `timing=off`.
 
     Attributes:
       construct_s: Importing and wrapping the class.
       init: Phases of `model.init`.
       apply: Phases of `model.apply`.
-      compiled_here: False where another run of the sweep compiled the program: trace, lower and compile are then its.
+      compiled_here: False if another run of the sweep compiled the program: trace, lower and compile are that run's.
       init_latency: One blocking call of init.
-      apply_dispatch: Until the call returns, before the device is done.
-      apply_latency: One blocking call of apply: the headline.
-      apply_throughput: Seconds a call with many in flight and one block at the end.
-      apply_device: Kernels of one apply by the GPU's own clock, without the gaps between them; None elsewhere.
+      apply_dispatch: Time until the call returns, before the device is done.
+      apply_latency: One blocking call of apply: the headline number.
+      apply_throughput: Seconds per call with many in flight and one block at the end.
+      apply_device: Kernel time of one apply by the GPU's own clock, without gaps; None where not available.
       checkpoint_s: Saving the variables.
-      tracker_s: Making the W&B run.
+      tracker_s: Creating the W&B run.
       load_average: One-minute load average when the samples were taken.
-      contended: True if work of this program ran beside the samples.
-      GPUs: The GPUs of the machine, where one was used and `nvidia-smi` is there.
+      contended: True if other work of this program ran while sampling.
+      gpus: GPUs of the machine, if one was used and `nvidia-smi` is available.
     """
 
     construct_s: float

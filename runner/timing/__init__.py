@@ -1,1 +1,1 @@
-"""The clock, its statistics, and the machine that may disturb it."""
+"""Timing: measurement, statistics, machine fingerprints, and exclusive access while timing."""

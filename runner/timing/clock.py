@@ -1,4 +1,4 @@
-"""The clock: phases of a program, and samples of a call. How and why: GUIDE.md, "Times and seeds"."""
+"""Measures compilation phases and call times. How and why: GUIDE.md, "Times and seeds"."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Clock = Callable[[], int]
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
-# A sample in which something was compiled is taken again, so often at most.
+# How often a sample is retried if something was compiled during it.
 MAX_RETAKES = 3
 
 
@@ -35,7 +35,7 @@ def measure(
     block: bool = True,
     clock: Clock = time.perf_counter_ns,
 ) -> Samples:
-    """Times `call`, one sample a round.
+    """Times `call`, one sample per round.
 
     JAX returns before the device is done, so a sample ends when the whole result is ready
     (https://docs.jax.dev/en/latest/async_dispatch.html). Warm-up calls come before the first sample and are not in the
@@ -44,15 +44,15 @@ def measure(
 
     Args:
       call: Takes nothing, returns a pytree of arrays.
-      warmup: Calls made and not counted, at least 1.
-      rounds: Samples.
-      min_warmup_s: Warm-up goes on for so many seconds.
-      min_sample_s: A sample lasts at least so long; 0 makes one call a sample.
-      block: Whether a sample waits for the device; False times dispatch alone, the wait coming after the sample.
+      warmup: Calls made but not counted, at least 1.
+      rounds: Number of samples.
+      min_warmup_s: Minimum duration of the warm-up in seconds.
+      min_sample_s: Minimum duration of a sample; 0 makes one call per sample.
+      block: Whether a sample waits for the device; False times dispatch alone and waits after the sample.
       clock: Nanoseconds from any fixed origin; tests pass a fake one.
 
     Returns:
-      Durations in seconds a call, shape [rounds].
+      Durations in seconds per call, shape [rounds].
     """
     _warm_up(call, warmup, min_warmup_s, clock)
     num_calls = _calibrate(call, min_sample_s, clock) if min_sample_s else 1
@@ -71,7 +71,7 @@ def measure(
 def measure_pipelined(
     call: Callable[[], Any], *, depth: int, rounds: int, clock: Clock = time.perf_counter_ns
 ) -> Samples:
-    """Times `depth` calls in flight with one wait at the end; seconds a call, shape [rounds]."""
+    """Times `depth` calls in flight with one wait at the end; seconds per call, shape [rounds]."""
     durations = []
     for _ in range(rounds):
         start = clock()
@@ -89,20 +89,20 @@ def measure_interleaved(
     min_sample_s: float = 0.0,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Samples]:
-    """Times calls that are to be compared: every round takes a sample of each, so that drift hits all alike.
+    """Times calls for comparison: every round takes a sample of each, so that drift affects all alike.
 
-    Each round starts with another call than the one before. All loop equally often inside a sample: as often as the
-    shortest needs. A round in which something was compiled is taken again as a whole, so that samples stay pairs.
+    Each round starts with a different call from the one before. All loop equally often inside a sample: as often as the
+    shortest needs. A round in which something was compiled is retried as a whole, so that samples stay paired.
 
     Args:
       calls: By name; each takes nothing and returns a pytree of arrays.
-      warmup: Calls of each that are made and not counted, at least 1.
+      warmup: Calls of each made but not counted, at least 1.
       rounds: Samples of each.
-      min_sample_s: A sample lasts at least so long; 0 makes one call a sample.
+      min_sample_s: Minimum duration of a sample; 0 makes one call per sample.
       clock: Nanoseconds from any fixed origin; tests pass a fake one.
 
     Returns:
-      Durations in seconds a call by name, shape [rounds], entries of one index from one round.
+      Durations in seconds per call by name, shape [rounds]; entries with the same index are from the same round.
     """
     for call in calls.values():
         _warm_up(call, warmup, 0.0, clock)
@@ -133,7 +133,7 @@ def measure_program(
     shared: bool = False,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Measurement]:
-    """The steady times of a run by their names in `records.Timing`; empty with `timing=off`."""
+    """Measures a run's steady times, by their names in `records.Timing`; empty with `timing=off`."""
     if settings.mode is TimingMode.off:
         return {}
 
@@ -162,17 +162,17 @@ def measure_program(
 
 
 def measure_on_device(compiled: Any, arguments: tuple[Any, ...], *, rounds: int) -> Samples | None:
-    """Times a compiled function by the GPU's own clock, one sample a round: what its kernels take, without the gaps.
+    """Times a compiled function by the GPU's own clock, one sample per round: kernel time, without the gaps.
 
     The clock is CUPTI's, as `jax.experimental.mosaic.gpu.profiler.measure` reads it.
 
     Args:
-      compiled: Compiled, and called before.
+      compiled: A compiled function that has already been called.
       arguments: Its arguments, on the GPU.
-      rounds: Samples.
+      rounds: Number of samples.
 
     Returns:
-      Seconds, shape [rounds]; None where JAX reads no such clock.
+      Seconds, shape [rounds]; None where JAX can't read such a clock.
     """
     try:
         from jax.experimental.mosaic.gpu import profiler
@@ -186,14 +186,14 @@ def measure_on_device(compiled: Any, arguments: tuple[Any, ...], *, rounds: int)
 
 
 def first_call(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> tuple[Any, float]:
-    """The result of `call`, ready, and the seconds until it was."""
+    """Returns the result of `call`, once ready, and the seconds that took."""
     start = clock()
     result = jax.block_until_ready(call())
     return result, (clock() - start) / 1e9
 
 
 def seconds(call: Callable[[], Any], *, clock: Clock = time.perf_counter_ns) -> tuple[Any, float]:
-    """The result of `call` and the seconds it took on the host."""
+    """Returns the result of `call` and the seconds it took on the host."""
     start = clock()
     result = call()
     return result, (clock() - start) / 1e9
@@ -206,12 +206,12 @@ def compile_phases(
     out_shardings: Any = None,
     clock: Clock = time.perf_counter_ns,
 ) -> tuple[Any, Phases]:
-    """`function` compiled for `arguments`, and what each phase cost.
+    """Compiles `function` for `arguments`; returns it with the time of each phase.
 
     Args:
-      function: What is compiled, as given to `jax.jit`.
+      function: The function, as passed to `jax.jit`.
       arguments: Arrays or their shapes and dtypes.
-      out_shardings: As given to `jax.jit`.
+      out_shardings: As passed to `jax.jit`.
       clock: Nanoseconds from any fixed origin.
     """
     jitted = jax.jit(function, out_shardings=out_shardings)
@@ -230,20 +230,20 @@ def compile_interleaved(
     rounds: int,
     clock: Clock = time.perf_counter_ns,
 ) -> tuple[dict[str, Any], dict[str, list[Phases]]]:
-    """Functions that are to be compared, compiled, and what each phase cost them in every round.
+    """Compiles functions for comparison; returns them with the time of each phase in every round.
 
-    What several trace in common (JAX keeps its own inner functions traced) costs only the first of them: each is
-    traced and lowered once before anything is counted.
+    Shared traces (JAX caches traces of its own inner functions) would be charged to the first function only, so each
+    is traced and lowered once before timing starts.
 
     Args:
-      functions: By name, as given to `jax.jit`.
-      arguments: Of each, by name.
-      rounds: How often each is compiled and counted.
+      functions: By name, as passed to `jax.jit`.
+      arguments: Arguments of each function, by name.
+      rounds: How often each is compiled and timed.
       clock: Nanoseconds from any fixed origin.
     """
     compiled: dict[str, Any] = {}
     phases: dict[str, list[Phases]] = {name: [] for name in functions}
-    # A new function each time: JAX remembers what it has traced.
+    # A new function each time: JAX caches traces.
     for name, function in functions.items():
         jax.jit(functools.partial(function)).trace(*arguments[name]).lower()
     for index in range(rounds):
@@ -255,7 +255,7 @@ def compile_interleaved(
 
 
 def listen() -> None:
-    """Counts compilations from now on; may be called again."""
+    """Starts counting compilations; idempotent."""
     if not _EVENTS.listening:
         _EVENTS.listening = True
         jax.monitoring.register_event_duration_secs_listener(_EVENTS.on_duration)
@@ -263,7 +263,7 @@ def listen() -> None:
 
 
 class _Events:
-    """Counts of JAX's monitoring events, by thread where a thread asks."""
+    """Counts JAX monitoring events: compilations in total, cache hits by thread."""
 
     def __init__(self) -> None:
         self.listening = False
@@ -289,7 +289,7 @@ def _compile_count() -> int:
 
 
 def _cache_is_on() -> bool:
-    # Asked of JAX, not of our settings: a variable of the environment turns its cache on too.
+    # Read from JAX, not from our settings: an environment variable can enable the cache too.
     return bool(jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"])
 
 
@@ -316,7 +316,7 @@ def _rotated(names: list[str], index: int) -> list[str]:
 
 
 def _calibrate(call: Callable[[], Any], min_sample_s: float, clock: Clock) -> int:
-    """The smallest power of two of calls that lasts `min_sample_s`."""
+    """The smallest power of two of calls that takes at least `min_sample_s`."""
     num_calls = 1
     while _sample(call, num_calls, block=True, clock=clock) * num_calls < min_sample_s and num_calls < 2**24:
         num_calls *= 2

@@ -1,4 +1,4 @@
-"""What machine and what software a run was made on, so that only like is compared with like."""
+"""Fingerprints the machine and software of a run, so that only like is compared with like."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ JAX_SETTINGS = (
     "jax_memory_fitting_effort",
 )
 GPU_FIELDS = ("uuid", "index", "name", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu")
-COMMAND_TIMEOUT_S = 2.0  # git status takes tens of milliseconds; a network drive that hangs must not hold a run up
-MIN_SECRET_LENGTH = 8  # shorter values (`1`, `true`) would be found by chance in any text
+COMMAND_TIMEOUT_S = 2.0  # git status takes tens of milliseconds; a hanging network drive must not block a run
+MIN_SECRET_LENGTH = 8  # shorter values (`1`, `true`) would match any text by chance
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 _SECRET_IN_TEXT = re.compile(
@@ -58,27 +58,27 @@ _SECRET_IN_TEXT = re.compile(
 
 
 def fingerprint() -> dict[str, Any]:
-    """Machine and software of this process as JSON data; looked up once a process, each caller gets a copy of its own.
+    """Machine and software of this process as JSON data; computed once per process, each caller gets its own copy.
 
-    Initialises jax's backend if nothing has yet. Values that look like secrets are blanked.
+    Initializes JAX's backend if it is not yet initialized. Values that look like secrets are redacted.
 
     Returns:
-      `versions`: of Python and of the packages that matter; None for one that is not installed.
+      `versions`: of Python and the relevant packages; None for one that is not installed.
       `xla_flags`: `XLA_FLAGS`, or None.
-      `jax_config`: jax's settings that can change bits or times.
-      `devices`: `kind`, `platform` and `count` of jax's default devices.
-      `cpu`: `model`, `num_cores` the process may run on, `quota_cores` that a cgroup (v1 or v2) limits it to, or None.
-      `memory_bytes`: of the machine; None where it can't be told.
+      `jax_config`: JAX settings that can change bits or times.
+      `devices`: `kind`, `platform` and `count` of JAX's default devices.
+      `cpu`: `model`, `num_cores` the process may use, and `quota_cores`, the limit of its cgroup (v1 or v2), or None.
+      `memory_bytes`: of the machine; None if unknown.
       `os`: system, release and architecture.
       `git`: `commit` and `dirty` (tracked files changed) of the working directory; None outside a repository.
       `machine_id`: 16 hex digits of CPU model, usable cores, memory in GiB, devices.
-      `software_id`: 16 hex digits of versions, XLA flags and jax's settings, not of git.
+      `software_id`: 16 hex digits of versions, XLA flags and JAX settings, not of git.
     """
     return json.loads(_fingerprint())
 
 
 def load_average() -> float | None:
-    """Processes running or waiting, averaged over one minute; None on systems that don't say (Windows)."""
+    """Processes running or waiting, averaged over one minute; None on systems without it (Windows)."""
     try:
         return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     except OSError:
@@ -86,14 +86,14 @@ def load_average() -> float | None:
 
 
 def gpus() -> list[GpuInfo]:
-    """The GPUs of this machine as they are now, by `nvidia-smi`; none where that is not there."""
+    """The current state of this machine's GPUs, from `nvidia-smi`; empty if that is not available."""
     found = _output("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits")
     working = _output("nvidia-smi", "--query-compute-apps=gpu_uuid,pid", "--format=csv,noheader,nounits")
     return [_gpu([cell.strip() for cell in line.split(",")], working) for line in (found or "").splitlines()]
 
 
 def num_cores() -> int:
-    """Cores that this process can keep busy: those it may run on, less where a cgroup's quota is lower; at least 1."""
+    """Cores that this process can keep busy: its CPU affinity, or a lower cgroup quota; at least 1."""
     quota = _quota_cores()
     allowed = _allowed_cores()
     return allowed if quota is None else max(1, min(allowed, int(quota)))
@@ -101,19 +101,19 @@ def num_cores() -> int:
 
 @functools.cache
 def cores_to_share() -> int:
-    """Cores that this process had before it was kept to some: what the load of the machine is compared with."""
+    """Cores of this process before it was pinned to some: the reference for the machine's load."""
     return num_cores()
 
 
 def processor_id() -> str:
-    """Names the kind of processor: code compiled for one need not run on another. Asks no JAX."""
+    """Identifies the processor type: code compiled for one need not run on another. Does not use JAX."""
     return _digest([platform.machine(), _cpu_model()])
 
 
 @functools.cache
 def _fingerprint() -> str:
-    """The fingerprint as JSON: read again, it is a copy in a fifth of the time that copying takes."""
-    # Devices first: starting a backend may write to jax's settings.
+    """The fingerprint as JSON: parsing it makes a copy five times as fast as a deep copy."""
+    # Devices first: starting a backend may change JAX settings.
     devices = _devices()
     cpu = {"model": _cpu_model(), "num_cores": _allowed_cores(), "quota_cores": _quota_cores()}
     memory_bytes = _memory_bytes()
@@ -142,7 +142,7 @@ def _gpu(cells: Sequence[str], working: str | None) -> GpuInfo:
     clock, max_clock, memory_clock, temperature = (int(text) if text.isdigit() else None for text in numbers)
     num_others = None
     if working is not None:
-        # One of them is this process, by a number that a container may not know.
+        # One of them is this process, under a pid that a container may not know.
         num_others = max(0, sum(line.split(",")[0].strip() == uuid for line in working.splitlines()) - 1)
     return GpuInfo(
         index=int(index) if index.isdigit() else None,
@@ -177,7 +177,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _jax_config() -> dict[str, Any]:
-    """The settings of jax that can change bits or times, those that this version has."""
+    """The JAX settings that can change bits or times, as far as this version has them."""
     import jax
 
     values = jax.config.values
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def _without_secrets(text: str) -> str:
-    """`text` without the values of environment variables named like secrets, passwords in URLs, and `token=…`."""
+    """Redacts values of environment variables named like secrets, passwords in URLs, and `token=…` in `text`."""
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= MIN_SECRET_LENGTH:
             text = text.replace(value, "***")
@@ -215,11 +215,11 @@ def _allowed_cores() -> int:
 
 
 def _quota_cores() -> float | None:
-    """Cores' worth of time that a cgroup grants, e.g. 1.5; None without a limit."""
+    """CPU quota of the cgroup in cores, e.g. 1.5; None without a limit."""
     root = Path("/sys/fs/cgroup")
     words = _text(root / "cpu.max").split()
     words = words or [_text(root / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
-    # No limit is spelled `max` in version 2 and `-1` in version 1.
+    # No limit is written `max` in version 2 and `-1` in version 1.
     if len(words) != 2 or not all(word.isdigit() for word in words):
         return None
     return int(words[0]) / int(words[1])
@@ -233,7 +233,7 @@ def _memory_bytes() -> int | None:
 
 
 def _git() -> dict[str, Any] | None:
-    # Untracked files are left out: outputs would make every run dirty.
+    # Untracked files are ignored: outputs would make every run dirty.
     status = _output("git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no")
     if status is None:
         return None
@@ -243,7 +243,7 @@ def _git() -> dict[str, Any] | None:
 
 
 def _output(*command: str) -> str | None:
-    """What `command` prints; None if it is missing, fails or hangs."""
+    """Output of `command`; None if it is missing, fails or hangs."""
     try:
         done = subprocess.run(
             command,
@@ -253,7 +253,7 @@ def _output(*command: str) -> str | None:
             text=True,
             timeout=COMMAND_TIMEOUT_S,
         )
-    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: bytes that are no text in this locale
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # ValueError: bytes that can't be decoded in this locale
         return None
     return done.stdout if done.returncode == 0 else None
 

@@ -1,4 +1,4 @@
-"""Raw times as numbers: where they lie, how they spread, and why to read them with care."""
+"""Statistics of timing samples: location, spread, flags, ratios and rank tests."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from runner.records.timing import Aggregate, Ratio, Samples, Summary
 Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.99
-MAX_SPREAD = 0.1  # of σ in the mean, and of the interquartile range in the median
-MIN_SAMPLE_S = 1e-3  # below it the clock and the call itself are a visible part of a sample
+MAX_SPREAD = 0.1  # σ relative to the mean, and interquartile range relative to the median
+MIN_SAMPLE_S = 1e-3  # below it, the overhead of the clock and the call itself is noticeable
 
 
 def summarize(
@@ -26,7 +26,7 @@ def summarize(
     contended: bool = False,
     shared: bool = False,
 ) -> Summary:
-    """Median with its interval, spread, and flags of `samples`; outliers are counted and stay in every number.
+    """Median with its interval, spread, and flags of `samples`; outliers are counted, and included in every number.
 
     The interval of the median lies between two order statistics whose ranks come from the binomial distribution: it
     assumes nothing about the shape of the distribution (W. J. Conover, Practical Nonparametric Statistics, 3rd ed.,
@@ -34,19 +34,19 @@ def summarize(
     interpolated linearly; outliers lie more than 1.5 interquartile ranges outside them (Tukey's fences).
 
     Args:
-      samples: At least one duration, in seconds a call.
-      load_average: Load average when they were taken; None where the system has none.
-      num_cores: Cores that the process may use; None leaves the load unchecked.
-      contended: Work of this program ran beside them.
-      shared: Other processes used the same GPU.
+      samples: At least one duration, in seconds per call.
+      load_average: Load average when they were taken; None if the system has none.
+      num_cores: Cores that the process may use; None skips the load check.
+      contended: Whether other work of this program ran concurrently.
+      shared: Whether other processes used the same GPU.
 
     Returns:
-      Seconds a call. The standard deviation (n - 1 in the denominator) of one sample is 0. Flags, always in this order:
+      Seconds per call. The standard deviation (n - 1 in the denominator) of one sample is 0. Flags, in fixed order:
       `spread` (σ is 10 % of the mean or more), `iqr` (the interquartile range is above 10 % of the median), `short` (a
       call under 1 ms timed by itself), `loaded` (load average above the cores), `contended`, `shared`.
 
     Raises:
-      ValueError: There is no sample.
+      ValueError: There are no samples.
     """
     if not samples.durations_s:
         raise ValueError("no samples: a summary needs at least one duration")
@@ -81,14 +81,14 @@ def summarize(
 
 
 def pairwise_ratio(numerator: Samples, denominator: Samples) -> Ratio:
-    """How many times as long the first takes as the second, round by round, so that drift hits both alike.
+    """Ratio of two quantities' times, round by round, so that drift affects both alike.
 
     Args:
       numerator: Samples of interleaved rounds.
       denominator: Samples of the same rounds.
 
     Raises:
-      ValueError: They are not of the same rounds.
+      ValueError: They are not from the same rounds.
     """
     if len(numerator.durations_s) != len(denominator.durations_s):
         counts = f"{len(numerator.durations_s)} against {len(denominator.durations_s)}"
@@ -100,10 +100,10 @@ def pairwise_ratio(numerator: Samples, denominator: Samples) -> Ratio:
 
 
 def aggregate(values: Iterable[float | None]) -> Aggregate | None:
-    """Median of a number that each run has one of, with its interval; None where none has it.
+    """Median, with its interval, of one number per run; None if no run has it.
 
     Args:
-      values: One a run; None, and NaN, where a run has no such number.
+      values: One per run; None or NaN where a run has no such number.
     """
     ordered = np.sort(np.array([value for value in values if value is not None and value == value], dtype=np.float64))
     if not ordered.size:
@@ -113,25 +113,25 @@ def aggregate(values: Iterable[float | None]) -> Aggregate | None:
 
 
 def relative_iqr(values: Sequence[float]) -> float:
-    """The interquartile range of `values` in units of their median."""
+    """The interquartile range of `values` relative to their median."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     return (_quantile(ordered, 0.75) - _quantile(ordered, 0.25)) / _quantile(ordered, 0.5)
 
 
 def fastest_of_blocks(samples: Samples, num_blocks: int) -> list[float]:
-    """The shortest duration in each of `num_blocks` equal stretches of `samples`, in seconds a call.
+    """The shortest duration in each of `num_blocks` equal blocks of `samples`, in seconds per call.
 
-    What disturbs a call only ever makes it longer, so the shortest of several is the steadiest estimate where others
-    use the machine (J. Chen, J. Revels, Robust benchmarking in noisy environments, 2016, https://arxiv.org/abs/1608.04295).
+    Noise only ever makes a call slower, so the minimum of several is the most stable estimate on a shared
+    machine (J. Chen, J. Revels, Robust benchmarking in noisy environments, 2016, https://arxiv.org/abs/1608.04295).
     """
     blocks: list[float] = np.min(np.reshape(samples.durations_s, (num_blocks, -1)), axis=1).tolist()
     return blocks
 
 
 def rank_test(one: Sequence[float], two: Sequence[float]) -> float:
-    """Two-sided p of the Mann–Whitney test: how seldom two samples of one distribution lie so far apart.
+    """Two-sided p of the Mann–Whitney test: how rarely two samples of one distribution differ this much.
 
-    Every number must be independent of the others: a run's median is one, its samples are not.
+    All values must be independent: medians of runs are, samples of one run are not.
     """
     import scipy.stats
 
@@ -139,10 +139,10 @@ def rank_test(one: Sequence[float], two: Sequence[float]) -> float:
 
 
 def stratified_rank_test(strata: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float:
-    """Two-sided p of van Elteren's test: Mann–Whitney's over several programs, each ranked by itself.
+    """Two-sided p of van Elteren's test: Mann–Whitney stratified by program, each ranked separately.
 
     P. H. van Elteren, On the combination of independent two sample tests of Wilcoxon, Bulletin of the International
-    Statistical Institute 37, 1960. The normal approximation, with the variance of tied ranks.
+    Statistical Institute 37, 1960. Uses the normal approximation, with the variance corrected for ties.
     """
     import scipy.stats
 
@@ -156,7 +156,7 @@ def stratified_rank_test(strata: Iterable[tuple[Sequence[float], Sequence[float]
 
 
 def signed_rank_test(ratios: Sequence[float]) -> float:
-    """Two-sided p of the Wilcoxon signed-rank test: how seldom ratios of equals, one a round, lie so far from 1."""
+    """Two-sided p of the Wilcoxon signed-rank test: how rarely ratios of equals, one per round, lie this far from 1."""
     import scipy.stats
 
     logs = np.log(np.asarray(ratios, dtype=np.float64))
@@ -164,12 +164,12 @@ def signed_rank_test(ratios: Sequence[float]) -> float:
 
 
 def smallest_p(strata: Iterable[tuple[int, int]]) -> float:
-    """The least two-sided p that rank tests of samples of these sizes can give."""
+    """The smallest two-sided p that a rank test can reach with these sample sizes."""
     return 2 / math.prod(math.comb(one + two, one) for one, two in strata)
 
 
 def _quantile(ordered: Array, part: float) -> float:
-    """As `np.percentile`, whose own checks take fifty times as long for ten numbers."""
+    """Like `np.percentile`, whose input checks take fifty times as long for ten numbers."""
     place = part * (ordered.size - 1)
     low = int(place)
     first, second = float(ordered[low]), float(ordered[min(low + 1, ordered.size - 1)])
@@ -177,7 +177,7 @@ def _quantile(ordered: Array, part: float) -> float:
 
 
 def _median_interval(ordered: Array) -> tuple[float | None, float | None]:
-    """Ends of the narrowest symmetric interval of order statistics with 99 % coverage; None if none has it."""
+    """Bounds of the narrowest symmetric interval of order statistics with 99 % coverage; None if none has it."""
     num = ordered.size
     rank = _interval_rank(num)
     return (float(ordered[rank - 1]), float(ordered[num - rank])) if rank else (None, None)
@@ -185,9 +185,9 @@ def _median_interval(ordered: Array) -> tuple[float | None, float | None]:
 
 @functools.cache
 def _interval_rank(num: int) -> int:
-    """Rank of the interval's lower end among `num` samples; 0 where none has the coverage."""
+    """Rank of the interval's lower end among `num` samples; 0 if no interval has the coverage."""
     below = np.arange(num // 2)
-    # log C(n, k) by its recurrence: the binomials themselves overflow a float beyond n = 1029.
+    # log C(n, k) by recurrence: the binomials themselves overflow a float beyond n = 1029.
     log_binomials = np.concatenate([[0.0], np.cumsum(np.log((num - below) / (below + 1)))])
     tail = np.cumsum(np.exp(log_binomials - num * math.log(2)))
     return int(np.searchsorted(tail, (1 - CONFIDENCE) / 2, side="right"))

@@ -1,7 +1,7 @@
-"""Turns at measuring: locks of files in the machine's temporary folder, which processes of one user share.
+"""Exclusive access while timing: file locks in the machine's temporary folder, shared by one user's processes.
 
-They end with the process that holds them, however it ends, and say nothing to other machines. A folder of its own a
-user: others' processes are not ours to wait for.
+A lock is released when its process ends, however it ends, and has no effect on other machines. Each user has a separate
+folder: other users' processes are not ours to wait for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
 
-# Longer than nearly every measurement of another process; then a time is taken beside it and says so.
+# Longer than nearly every measurement; after that, timing proceeds anyway and is flagged as contended.
 MAX_WAIT_S = 300.0
 FIRST_PAUSE_S = 0.0005
 LAST_PAUSE_S = 0.05
@@ -26,19 +26,19 @@ FOLDER = "BRIDGE_RUNNER_LOCKS"
 
 
 def default_folder() -> Path:
-    """Where the locks of this user on this machine are; a variable names another place where /tmp is each job's own."""
+    """This user's lock folder on this machine; an environment variable overrides it where /tmp is private per job."""
     return Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"bridge-runner-{os.getuid()}")
 
 
 class Turns:
-    """Lets one process measure while no other works.
+    """Lets one process measure while no other is working.
 
-    Who works shares a lock, who measures has it alone. A gate before it is passed one by one, so that who waits to
-    measure is not overtaken for ever by others who begin to work.
+    A readers-writer lock: workers share it, a measurement holds it exclusively. A gate in front admits one process at a
+    time, so that new workers can't starve a waiting measurement.
 
     Args:
-      folder: Where the locks are.
-      give_up: Asked while waiting; True ends it, and the time is taken all the same.
+      folder: Folder of the lock files.
+      give_up: Polled while waiting; True ends the wait, and the measurement proceeds anyway.
     """
 
     def __init__(self, folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: False) -> None:
@@ -47,24 +47,24 @@ class Turns:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Holds the others from measuring; it is held through `measured`, which may be called inside."""
+        """Keeps other processes from measuring, also during `measured`, which may be called inside."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self._folder / "gate", "ab") as self._gate, open(self._folder / "work", "ab") as self._work:
             self._pass_gate(fcntl.LOCK_SH)
             yield
 
     def measured(self, act: Callable[[], T], *, wait: bool) -> tuple[T, bool]:
-        """The result of `act`, and whether another process worked beside it.
+        """Runs `act`; returns its result and whether another process was working at the same time.
 
         Args:
-          act: What is measured.
-          wait: Whether to wait until nobody else works; otherwise it is only looked whether somebody does.
+          act: The measurement.
+          wait: Whether to wait until no other process is working; otherwise only checks whether one is.
         """
         if wait:
             fcntl.flock(self._work, fcntl.LOCK_UN)
             alone = self._pass_gate(fcntl.LOCK_EX)
             result = act()
-            # To change a lock is to let it go first: another one may begin to measure in between.
+            # Converting a lock releases it first: another process may start measuring in between.
             taken(self._work, fcntl.LOCK_SH, time.monotonic() + MAX_WAIT_S, self._give_up)
             return result, not alone
         before = self._others_work()
@@ -87,7 +87,7 @@ class Turns:
 
 
 def taken(file: IO[Any], kind: int, deadline: float, give_up: Callable[[], bool]) -> bool:
-    """Whether the lock could be had before `deadline`."""
+    """Whether the lock was acquired before `deadline`."""
     pause_s = FIRST_PAUSE_S
     while True:
         try:

@@ -1,1 +1,1 @@
-"""Runs shown on Weights & Biases or TensorBoard."""
+"""Trackers: log runs to Weights & Biases or TensorBoard."""

@@ -1,7 +1,7 @@
-"""W&B runs to a server while the sweep goes on: a process beside it runs `bridge-runner sync SWEEP --watch`.
+"""Uploads W&B runs while the sweep runs: a separate process runs `bridge-runner sync SWEEP --watch`.
 
-The runs are files first, so a server that is dead, slow or dies costs nothing but what is not sent. The process stands
-still while a measurement runs, and at the sweep's end it gets no more time than its server is worth.
+Runs are written to files first, so a dead, slow or failing server costs nothing but the upload. The process is
+suspended during measurements, and at the sweep's end its time is limited by how responsive the server is.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from runner.errors import USER_ERROR_PREFIX
 from runner.records.record import Head, Record
 from runner.tracking.tracker import Follow, Tracking
 
-# At the sweep's end the process has twice the patience, and so much more for each run that arrives: a server that takes
-# fewer is not waited for.
+# At the sweep's end the process gets twice the patience, plus this much per uploaded run: slower servers are not
+# waited for.
 PACE_S = 0.25
 
-# Until the server's first answer, which has a limit of its own, the process loads packages: seconds on a busy machine.
+# Before the server's first response, which has its own limit, the process imports packages: seconds on a busy machine.
 START_S = 10.0
 
 POLL_S = 0.02
 
 
 class OnlineTracking:
-    """Makes runs as `files` does, and sends them.
+    """Creates runs with `files`, and uploads them.
 
     Args:
-      files: Makes the files.
+      files: Writes the files.
       folder: The sweep's folder.
-      warn: Takes one sentence, once for the whole sweep.
-      patience_s: Seconds at the sweep's end that the server may be silent.
-      at_once: Whether the process may start now, or only when nothing is measured any more.
+      warn: Called with one sentence, at most once per sweep.
+      patience_s: Seconds that the server may be silent at the sweep's end.
+      at_once: Whether the process may start now, or only once all measurements are done.
 
     Attributes:
-      sender: The process, once it has started.
+      sender: The upload process, once started.
     """
 
     def __init__(
@@ -59,28 +59,28 @@ class OnlineTracking:
         self.sender = Sender(folder, "--watch") if at_once else None
 
     def warm(self) -> None:
-        """Loads what the first run would load."""
+        """Preloads what the first run needs."""
         self._files.warm()
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
-        """Where a run can be followed while it trains; a process of its own sends what is told of it."""
+        """Lets a run be followed while it trains; a separate process uploads what is reported."""
         follow = self._files.follow(head, run_dir)
         return None if follow is None else _OnlineFollow(self, follow)
 
     def show(self, folder: Path) -> None:
-        """Sends the run whose files grow in `folder`, until `hide` or the next submit."""
+        """Uploads the run whose files are growing in `folder`, until `hide` or the next `submit`."""
         self._live = self._live or Sender(folder, "--live")
         self._live.resume()
 
     def hide(self) -> None:
-        """Stops sending what grows."""
+        """Stops the live upload."""
         if self._live is not None:
             self._live.pause()
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
-        """Queues one run; what was made before is sent meanwhile."""
+        """Queues one run; earlier runs are uploaded meanwhile."""
         if self._live is not None:
-            # It is sent again, as a whole.
+            # It is uploaded again, as a whole.
             self._live.kill()
             self._live = None
         self._files.submit(record, output, run_dir)
@@ -89,18 +89,18 @@ class OnlineTracking:
             self._notice(self.sender)
 
     def wait(self) -> Sequence[tuple[str, float]]:
-        """Waits for the files of all that was queued, and stops sending; run id and seconds of each."""
+        """Waits for the files of all queued runs, and pauses uploading; returns run id and seconds of each."""
         costs = self._files.wait()
         if self.sender is not None:
             self.sender.pause()
         return costs
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the run of the sweep."""
+        """Creates the sweep's own run."""
         self._files.log_sweep(name, rows)
 
     def close(self) -> None:
-        """Ends what makes the files, and sends the rest, as long as the server takes it."""
+        """Closes the file writer, and uploads the rest for as long as the server accepts it."""
         self._files.close()
         if self._live is not None:
             self._live.kill()
@@ -110,7 +110,7 @@ class OnlineTracking:
         self._notice(sender)
 
     def _notice(self, sender: Sender) -> None:
-        """Says once that the process has ended without having sent all."""
+        """Warns once if the process ended before everything was uploaded."""
         if sender.failed and not self._gave_up:
             self._gave_up = True
             rest = f"runs stay offline; bridge-runner sync {self._folder} sends what is missing"
@@ -118,7 +118,7 @@ class OnlineTracking:
 
 
 class _OnlineFollow:
-    """A run that is followed on a server; see `tracking.Follow`."""
+    """A run followed live on a server; see `tracker.Follow`."""
 
     def __init__(self, online: OnlineTracking, follow: Follow) -> None:
         self._online = online
@@ -130,34 +130,34 @@ class _OnlineFollow:
         return self._follow.folder
 
     def tell(self, first_step: int, losses: Sequence[float]) -> None:
-        """Adds the losses to the run's files, which are being sent."""
+        """Appends the losses to the run's files, which are being uploaded."""
         self._follow.tell(first_step, losses)
         if self.folder is not None:
             self._online.show(self.folder)
 
     def end(self) -> None:
-        """Stops sending while the run is timed."""
+        """Stops uploading while the run is timed."""
         self._follow.end()
         self._online.hide()
 
 
 class Sender:
-    """The process that sends W&B runs.
+    """The process that uploads W&B runs.
 
     Args:
       folder: The sweep, or the files of one run.
-      how: `--watch` sends a sweep's runs as they end, `--live` one run as it grows.
+      how: `--watch` uploads a sweep's runs as they end, `--live` one run as it grows.
     """
 
     def __init__(self, folder: Path, how: str) -> None:
         package = Path(__file__).resolve().parents[2]
-        # -P: a folder called wandb in the working directory would be taken for the package.
+        # -P: a folder named wandb in the working directory would shadow the package.
         words = [sys.executable, "-P", "-m", "runner", "sync", str(folder.resolve()), how]
         paths = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
-        # wandb-core of this process would be waited for, and would be ended.
+        # Otherwise the child would wait for this process's wandb-core, and end it.
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-        # A group of its own, so that Ctrl-C does not reach it, and no session of its own: if this process is killed
-        # while the group stands still, the kernel ends it.
+        # A separate process group, so that Ctrl-C does not reach it, but the same session: if this process is killed
+        # while the group is stopped, the kernel ends it.
         self._process = subprocess.Popen(
             [*words, "--parent", str(os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -177,42 +177,42 @@ class Sender:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without having sent all."""
+        """Whether it ended before everything was uploaded."""
         return self._process.poll() not in (None, 0)
 
     @property
     def reason(self) -> str:
-        """Why it ended without having sent all."""
+        """Why it ended before everything was uploaded."""
         slow = self._process.poll() == -signal.SIGKILL
         return "the W&B server is too slow" if slow else self._said.removeprefix(USER_ERROR_PREFIX).rstrip(".")
 
     def pause(self) -> None:
-        """Makes it stand still, with the processes that it started."""
+        """Suspends it and its child processes."""
         if self._paused_at is None and self._process.poll() is None:
             self._paused_at = time.monotonic()
             self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets it go on."""
+        """Resumes it."""
         if self._paused_at is not None:
-            # What is stopped is not silent.
+            # Time spent suspended does not count as silence.
             self._heard_at += time.monotonic() - self._paused_at
             self._paused_at = None
             self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Ends it and the processes that it started."""
+        """Kills it and its child processes."""
         self._signal(signal.SIGKILL)
         self._process.wait()
         self._reader.join()
 
     def finish(self, patience_s: float) -> None:
-        """Waits for its end as long as the server is worth it, then ends it."""
+        """Waits for it to end as long as the server keeps responding, then kills it."""
         began, num_before = time.monotonic(), self._num_sent
         while self._process.poll() is None:
             now = time.monotonic()
@@ -233,25 +233,25 @@ class Sender:
                 self._heard_at = time.monotonic()
                 self._first_heard_at = self._first_heard_at or self._heard_at
                 self._num_sent += line.startswith("sent ")
-                # A mistake, a refused run or the end of a traceback, but not what it says of itself.
+                # An error, a rejected run or the end of a traceback, but not progress messages.
                 if not line.startswith((".", "sent ", "sending ")) and "W&B runs are at" not in line:
                     self._said = line.strip()
 
     def _signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process and those that it started: wandb-core, which is in a session of its own."""
+        """Sends a signal to the process and its children: wandb-core runs in a separate session."""
         pids = [self.pid, *children(self.pid)]
-        # Stopped from the top, so that no new one comes; woken and ended from the bottom, while the parent shows them.
+        # Stop parents first, so that they spawn no more; resume and kill children first, while the parent lists them.
         for pid in pids if number == signal.SIGSTOP else reversed(pids):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
 
 def children(pid: int) -> list[int]:
-    """Processes that `pid` started; none where the system has no /proc."""
+    """Child processes of `pid`; empty on systems without /proc."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # "7 (name) S 1 …": a name may hold anything, blanks and brackets too.
+            # "7 (name) S 1 …": a name may contain anything, even spaces and brackets.
             if path.read_text(errors="replace").rpartition(")")[2].split()[1] == str(pid):
                 found.append(int(path.parent.name))
     return found

@@ -1,4 +1,4 @@
-"""A record as the flat values that a dashboard shows: summary, history, config. Pure; the trackers send them."""
+"""Converts a record to flat dashboard values: summary, history, config. Pure; the trackers log them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.records.timing import Phases
 
 MAX_MESSAGE_CHARACTERS = 2000
 
-# Where keys are flattened, as in W&B's table of runs, they have so many parts at most: `layer.kwargs.block.dtype`.
+# Maximum number of parts in a flattened key, as in W&B's table of runs: `layer.kwargs.block.dtype`.
 MAX_KEY_PARTS = 4
 
 TRAIN = "train"
@@ -25,17 +25,17 @@ NORM = "output/norm"
 LOSS = f"{TRAIN}/loss"
 APPLY_S = "timing/apply_latency/median_s"
 
-# What each number of a run's history is drawn against.
+# The x axis of each metric in a run's history.
 AXES = {NORM: "seed", APPLY_S: "features", LOSS: f"{TRAIN}/step"}
 
-# What was typed but says nothing about the program.
+# Overrides that do not affect the program.
 NOT_PROGRAM = re.compile(r"\+?(seed|sweep|output_root|tracking)\b")
 
 RECORD_KEYS = ("run_id", "result_id", "num", "started_at", "wall_s", "num_params", "variables_bytes")
 ARRAY_KEYS = ("mean", "std", "min", "max", "num_non_finite", "digest")
 MEASUREMENTS = ("init_latency", "apply_dispatch", "apply_latency", "apply_throughput")
 
-# Columns of the results table that a sweep is drawn by.
+# Columns of the results table that a sweep's charts use.
 SWEEP_COLUMNS = ("num", "seed", "features", "num_params", "output_norm", "apply_latency_median_s", "loss_last")
 CHARTS = (
     ("features", "apply_latency_median_s", "apply time against features"),
@@ -46,9 +46,9 @@ CHARTS = (
 
 
 def config_of(record: Record | Head) -> dict[str, Any]:
-    """The settings, what was typed, and `program`: what was typed but the seed, to group the seeds of a program by.
+    """The settings, the overrides, and `program`: the overrides except the seed, to group a program's seeds by.
 
-    What lies deeper than `MAX_KEY_PARTS` keys is one value, spelt as on the command line.
+    Anything nested deeper than `MAX_KEY_PARTS` keys becomes one value, written as on the command line.
     """
     typed = [text for text in record.overrides if not NOT_PROGRAM.match(text)]
     settings = {key: _cut(value, MAX_KEY_PARTS - 1) for key, value in record.settings.items()}
@@ -56,7 +56,7 @@ def config_of(record: Record | Head) -> dict[str, Any]:
 
 
 def summary_of(record: Record) -> dict[str, Any]:
-    """`record` as flat values: numbers, and what they are to be read with. What is None is left out."""
+    """`record` as flat values: numbers and their context. None values are omitted."""
     values = {key: getattr(record, key) for key in RECORD_KEYS}
     values |= {key: record.fingerprint.get(key) for key in ("software_id", "machine_id")}
     values |= {"status": record.status.value, NORM: record.output_norm}
@@ -86,13 +86,13 @@ def summary_of(record: Record) -> dict[str, Any]:
 
 
 def loss_rows(losses: Sequence[float], first_step: int) -> Iterator[dict[str, Any]]:
-    """The loss curve, or a part of it that begins with `first_step`, as history: one row a step."""
+    """The loss curve, or the part of it from `first_step` on, as history: one row per step."""
     for num, loss in enumerate(losses, start=first_step):
         yield {f"{TRAIN}/step": num, LOSS: cell(loss)}
 
 
 def history_of(record: Record) -> dict[str, Any]:
-    """The numbers of `record` that a chart is drawn of, and its axes: one row a run."""
+    """The numbers of `record` that charts plot, with their x axes: one row per run."""
     latency = record.timing.apply_latency if record.timing else None
     values = {key: record.settings.get(key) for key in ("seed", "features")}
     values |= {NORM: record.output_norm, APPLY_S: latency.summary.median_s if latency else None}
@@ -100,27 +100,27 @@ def history_of(record: Record) -> dict[str, Any]:
 
 
 def axes_of(record: Record) -> dict[str, str]:
-    """What each number of the history of `record` is drawn against."""
+    """The x axis of each metric in the history of `record`."""
     there = history_of(record).keys() | (next(loss_rows([0.0], 0)).keys() if record.train else set())
     return {number: axis for number, axis in AXES.items() if {number, axis} <= there}
 
 
 def sweep_summary(rows: Sequence[Mapping[str, Any]], digest: str | None = None) -> dict[str, Any]:
-    """How many `rows` of the results table there are and how many failed; `digest` names the table that they are of."""
+    """Number of `rows` in the results table and of failed ones; `digest` identifies the table."""
     num_failed = sum(row.get("status") == Status.failed.value for row in rows)
     values = {"num_runs": len(rows), "num_failed": num_failed, "results_digest": digest}
     return {key: value for key, value in values.items() if value is not None}
 
 
 def sweep_history(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The numbers of a sweep that a chart is drawn of: one row a run."""
+    """The numbers of a sweep that charts plot: one row per run."""
     for row in rows:
         values = {f"{SWEEP}/{key}": row.get(key) for key in SWEEP_COLUMNS}
         yield {key: cell(value) for key, value in values.items() if value is not None}
 
 
 def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, list[list[Any]]]]:
-    """x, y, title and points `[x, y, layer]` of each chart that has more than one x."""
+    """x, y, title and points `[x, y, layer]` of each chart with more than one x value."""
     for x, y, title in CHARTS:
         points = [[row[x], row[y], row.get("layer")] for row in rows if row.get(x) is not None and _finite(row.get(y))]
         if len({point[0] for point in points}) > 1:
@@ -128,7 +128,7 @@ def sweep_charts(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, 
 
 
 def histogram_of(array: np.ndarray, num_bins: int = 64) -> tuple[np.ndarray, np.ndarray] | None:
-    """Counts and bin edges of the finite values of `array` (complex: magnitudes); None where there are none."""
+    """Counts and bin edges of the finite values of `array` (complex: magnitudes); None if there are none."""
     values = finite_values(array)
     if values.size == 0:
         return None
@@ -136,7 +136,7 @@ def histogram_of(array: np.ndarray, num_bins: int = 64) -> tuple[np.ndarray, np.
         try:
             return np.histogram(values, bins=num_bins)
         except ValueError:
-            # So many bins don't fit in the range, e.g. where all values are 1e20, or the range is infinite.
+            # The range can't hold this many bins, e.g. if all values are 1e20, or the range is infinite.
             return np.array([values.size]), np.array([values.min(), values.max()])
 
 
@@ -148,17 +148,17 @@ def finite_values(array: np.ndarray) -> np.ndarray:
 
 
 def output_key(path: str, num_arrays: int) -> str:
-    """What an array of the output is called."""
-    # One array, as nearly always, has the same keys whatever it is called: runs are compared by key.
+    """The key of an output array."""
+    # A single array, the usual case, has the same keys whatever its name: runs are compared by key.
     return f"output/{path}" if num_arrays > 1 else "output"
 
 
 def cell(value: Any) -> Any:
-    """`value` as JSON has it: None, a bool, a number or text; NaN and infinities by name."""
+    """`value` as a JSON scalar: None, a bool, a number or text; NaN and infinities by name."""
     if isinstance(value, np.generic) and not np.iscomplexobj(value):
         value = bool(value) if value.dtype == bool else float(value)
     if isinstance(value, float) and not math.isfinite(value):
-        # As W&B spells them: its JSON has no other way, and a bare NaN in a summary becomes null.
+        # Spelled as in W&B: its JSON has no alternative, and a bare NaN in a summary becomes null.
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value if value is None or isinstance(value, (bool, int, float, str)) else literal(value)
 

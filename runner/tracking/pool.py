@@ -1,4 +1,4 @@
-"""Where a sweep's runs are tracked: in this process, or in processes of their own beside it."""
+"""Tracks a sweep's runs in this process, or in a pool of worker processes."""
 
 from __future__ import annotations
 
@@ -25,68 +25,68 @@ from runner.tracking.online import OnlineTracking
 from runner.tracking.tracker import Follow, NullTracker, Tracker, Tracking
 from runner.tracking.wandb_tracker import LOADED_BY_FIRST_RUN
 
-# A worker starts in about a second; fewer runs are made sooner in this process.
+# A worker takes about a second to start; fewer runs are logged sooner in this process.
 MIN_POOLED_RUNS = 6
 
-# Loading W&B takes most of that second: one process loads it, and the workers are forked from there.
+# Importing W&B takes most of that second: one process imports it, and the workers are forked from it.
 PRELOADED = ("wandb", *LOADED_BY_FIRST_RUN, "runner.tracking.pool", "runner.tracking.wandb_tracker")
 
 FIX = "bridge-runner sync makes the W&B runs that are missing"
 
-# Only a W&B run costs enough for processes of its own.
+# Only W&B runs are costly enough for worker processes.
 WANDB_MODES = (TrackingMode.offline, TrackingMode.online)
 
 
 class InlineTracking:
-    """Makes each run as it comes, in this process: for a single run, where a pool of processes costs more to start."""
+    """Logs each run right away in this process: for few runs, where starting a process pool costs more."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._costs: list[tuple[str, float]] = []
 
     def warm(self) -> None:
-        """Loads what the first run would load."""
+        """Preloads what the first run needs."""
         self._tracker.warm()
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
-        """Where a run can be followed while it trains."""
+        """Lets a run be followed while it trains."""
         return self._tracker.follow(head, run_dir)
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
-        """Makes one run."""
+        """Logs one run."""
         cost_s = self._tracker.log(record, output, run_dir)
         if cost_s is not None:
             self._costs.append((record.run_id, cost_s))
 
     def wait(self) -> list[tuple[str, float]]:
-        """Run id and seconds of each run since the last call."""
+        """Returns run id and seconds of each run since the last call."""
         costs, self._costs = self._costs, []
         return costs
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the run of the sweep."""
+        """Logs the sweep's own run."""
         self._tracker.log_sweep(name, rows)
 
     def close(self) -> None:
-        """Ends the tracker."""
+        """Closes the tracker."""
         self._tracker.close()
 
 
 class PooledTracking:
-    """Makes runs in processes of their own: a W&B run is 12-25 ms of Python that holds the lock.
+    """Logs runs in worker processes: a W&B run takes 12-25 ms of Python that holds the GIL.
 
     Args:
-      settings: What the runs carry.
+      settings: Tracking settings of the runs.
       folder: The sweep's folder.
-      sweep: Its name.
-      warn: Takes one sentence, once for the whole sweep.
-      num_processes: Workers; they start at once, so that they are there when the first run is.
+      sweep: The sweep's name.
+      warn: Called with one sentence, at most once per sweep.
+      num_processes: Number of workers; they start right away, to be ready for the first run.
     """
 
     def __init__(
         self, settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None], *, num_processes: int
     ) -> None:
-        # Not fork: JAX already has threads.
+        # Not fork: JAX has already started threads.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
         self._pool = concurrent.futures.ProcessPoolExecutor(
@@ -97,26 +97,26 @@ class PooledTracking:
         )
         self._warn = warn
         self._warned = False
-        # Only here it is known how a run goes that still trains.
+        # Only this process sees the progress of a run that is still training.
         self._here = InlineTracking(make_tracker(settings, folder, sweep, self._say))
         self._followed: dict[str, Follow] = {}
         self._sent: list[tuple[str, concurrent.futures.Future[tuple[float | None, list[str]]]]] = []
-        # Beside: the first submit waits until all is loaded.
+        # In the background: the first submit waits until everything is loaded.
         starter = concurrent.futures.ThreadPoolExecutor(1)
         self._sent.append(("", starter.submit(self._warm, num_processes)))
         starter.shutdown(wait=False)
 
     def warm(self) -> None:
-        """Nothing: the workers do it from their start on."""
+        """Does nothing: the workers preload when they start."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
-        """Where a run can be followed while it trains, in this process."""
+        """Lets a run be followed while it trains, in this process."""
         if follow := self._here.follow(head, run_dir):
             self._followed[head.run_id] = follow
         return follow
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
-        """Queues one run; one that was followed is ended here."""
+        """Queues one run; a followed run is finished in this process."""
         follow = self._followed.pop(record.run_id, None)
         if follow is not None and follow.folder is not None:
             self._here.submit(record, output, run_dir)
@@ -130,7 +130,7 @@ class PooledTracking:
         self._sent.append((record.run_id, future))
 
     def wait(self) -> list[tuple[str, float]]:
-        """Waits for all that was queued; run id and seconds of each."""
+        """Waits for all queued runs; returns run id and seconds of each."""
         sent, self._sent = self._sent, []
         costs = self._here.wait()
         for run_id, future in sent:
@@ -145,12 +145,12 @@ class PooledTracking:
         return costs
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the run of the sweep in a worker."""
+        """Logs the sweep's own run in a worker."""
         with contextlib.suppress(concurrent.futures.process.BrokenProcessPool):
             self._pool.submit(_log_sweep_in_worker, name, list(rows)).result()
 
     def close(self) -> None:
-        """Ends the workers, after what was queued."""
+        """Shuts down the workers once the queue is done."""
         self._pool.shutdown(wait=True)
         self._here.close()
 
@@ -175,9 +175,9 @@ def make_tracking(
     num_processes: int,
     sends: bool = True,
 ) -> Tracking:
-    """Where `num_runs` runs go: processes of their own where that pays, and one more that sends them where asked.
+    """Makes the tracking for `num_runs` runs: worker processes if they pay off, and an upload process if requested.
 
-    A job of a sweep (`sends` False) makes files only: its machine may have no network, and who submitted it sends.
+    A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads.
     """
     made: InlineTracking | PooledTracking
     if settings.mode not in WANDB_MODES or num_runs < MIN_POOLED_RUNS:
@@ -190,7 +190,7 @@ def make_tracking(
 
 
 def require(settings: TrackingSettings) -> None:
-    """Checks whether the tracker that `settings` ask for can be made.
+    """Checks that the tracker selected by `settings` can be created.
 
     Raises:
       UserError: It needs a package that is not installed.
@@ -200,13 +200,13 @@ def require(settings: TrackingSettings) -> None:
 
 
 def make_tracker(settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None]) -> Tracker:
-    """The tracker that `settings` ask for.
+    """Creates the tracker selected by `settings`.
 
     Args:
-      settings: Which, and what its runs carry.
+      settings: The tracker's type, and the settings of its runs.
       folder: The sweep's folder.
-      sweep: The sweep's name, the group of its runs.
-      warn: Takes one sentence, the first time that something fails.
+      sweep: The sweep's name, used as the group of its runs.
+      warn: Called with one sentence at the first failure.
     """
     match settings.mode:
         case TrackingMode.disabled:
@@ -225,20 +225,20 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start_worker(settings: TrackingSettings, folder: Path, sweep: str, environ: Mapping[str, str]) -> None:
-    # The process that they are forked from may be older than this sweep.
+    # The process that workers are forked from may predate this sweep.
     os.environ.clear()
     os.environ.update(environ)
-    # Ctrl-C reaches every process of the terminal; what ends the sweep is the parent's to decide.
+    # Ctrl-C reaches every process of the terminal; the parent decides when the sweep ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A worker must not outlive a parent that was killed: it would wait for runs for ever, deaf to SIGTERM.
+    # A worker must not outlive a killed parent: it would wait for runs forever, ignoring SIGTERM.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # A parent that has used wandb hands its service on; sharing it would make the workers wait for one another.
+    # A parent that has used wandb passes on its service; sharing it would make the workers wait for one another.
     os.environ.pop("WANDB_SERVICE", None)
     sentences: list[str] = []
     _WORKER["sentences"] = sentences
     _WORKER["tracker"] = make_tracker(settings, folder, sweep, sentences.append)
-    # At the worker's end its service still writes: wait for it.
+    # When the worker exits, its service is still writing: wait for it.
     multiprocessing.util.Finalize(None, _WORKER["tracker"].close, exitpriority=10)
 
 

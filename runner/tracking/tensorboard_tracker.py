@@ -1,4 +1,4 @@
-"""TensorBoard runs: a folder of event files a record, written without TensorFlow. A sweep is its runs, with hparams."""
+"""TensorBoard tracker: one folder of event files per record, written without TensorFlow; hparams show the sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner.tracking.tracker import NullTracker
 
 
 class TensorboardTracker(NullTracker):
-    """One TensorBoard run a record, in `folder/tensorboard`; a record that is logged again replaces its run."""
+    """One TensorBoard run per record, in `folder/tensorboard`; logging a record again replaces its run."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         import tensorboardX
@@ -29,7 +29,7 @@ class TensorboardTracker(NullTracker):
         self._warn = warn
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
-        """Writes numbers, loss curve, a histogram of the output, settings and hparams; the seconds that it took."""
+        """Writes scalars, loss curve, output histogram, settings and hparams; returns the seconds taken."""
         started = time.perf_counter()
         try:
             shutil.rmtree(self._folder / run_dir.name, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""What a tracker is: where runs are shown beside the sweep's own files.
+"""The tracker interface: trackers show runs in addition to the sweep's own files.
 
-A tracker is a file with its class, and its line in `runner.tracking_pool.make_tracker`. It holds nothing of the process
-that composed the sweep, so that a worker can make one of its own.
+To add a tracker, write a module with its class, and add it to `runner.tracking.pool.make_tracker`. It holds no state of
+the process that composed the sweep, so that each worker can create its own.
 """
 
 from __future__ import annotations
@@ -16,76 +16,76 @@ from runner.records.record import Head, Record
 
 
 class Follow(Protocol):
-    """Where the losses of a run are shown while it trains. Never raises."""
+    """Shows a run's losses while it trains. Never raises."""
 
     @property
     def folder(self) -> Path | None:
-        """The run's files, which grow; None before it is told of anything, and where that went wrong."""
+        """The run's growing files; None before the first losses, and after a failure."""
 
     def tell(self, first_step: int, losses: Sequence[float]) -> None:
         """Shows the losses of the steps from `first_step` on."""
 
     def end(self) -> None:
-        """The run trains no more, and is timed next: nothing of ours may run meanwhile."""
+        """Training is over and timing comes next: stops all background work."""
 
 
 class Tracker(Protocol):
-    """Where runs are shown beside the sweep's own files."""
+    """Shows runs in addition to the sweep's own files."""
 
     def warm(self) -> None:
-        """Loads what the first run would load: may be called in another thread, before that run. Never raises."""
+        """Preloads what the first run needs; may be called from another thread before that run. Never raises."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
-        """Where a run that is to train can be followed till it is logged; None where it can't."""
+        """Lets a training run be followed until it is logged; None if unsupported."""
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
-        """Makes one tracked run; the seconds it took, or None where none was made. Never raises."""
+        """Logs one run; returns the seconds taken, or None if no run was created. Never raises."""
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the run of the whole sweep, with its table. Never raises."""
+        """Logs the sweep's own run, with its table. Never raises."""
 
     def close(self) -> None:
-        """Ends what runs in the background."""
+        """Stops all background work."""
 
 
 class Tracking(Protocol):
-    """Where a sweep hands its records over; see `runner.tracking_pool`."""
+    """Receives a sweep's records; see `runner.tracking.pool`."""
 
     def warm(self) -> None:
-        """Loads what the first run would load, and is not loaded beside; never raises."""
+        """Preloads what the first run needs, unless workers do; never raises."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
-        """Where a run that is to train can be followed till it is submitted; None where it can't."""
+        """Lets a training run be followed until it is submitted; None if unsupported."""
 
     def submit(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> None:
-        """Queues one run; may return before it is made."""
+        """Queues one run; may return before it is logged."""
 
     def wait(self) -> Sequence[tuple[str, float]]:
-        """Waits until all is made and nothing of ours runs; run id and seconds of each run since the last call."""
+        """Waits until all runs are logged and background work is idle; run id and seconds of each since the last."""
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the run of the whole sweep."""
+        """Logs the sweep's own run."""
 
     def close(self) -> None:
-        """Ends, after what was queued."""
+        """Shuts down once the queue is done."""
 
 
 class NullTracker:
     """Tracks nothing."""
 
     def warm(self) -> None:
-        """Loads nothing."""
+        """Does nothing."""
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
-        """None: nobody looks."""
+        """Returns None: nothing is shown."""
         return None
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
-        """None: no run is made."""
+        """Returns None: no run is created."""
         return None
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes nothing."""
+        """Logs nothing."""
 
     def close(self) -> None:
-        """Ends nothing."""
+        """Closes nothing."""

@@ -1,4 +1,4 @@
-"""The files of offline W&B runs: which run is where, whether it is whole, and what was sent.
+"""Reads the files of offline W&B runs: where each run is, whether it is complete, and what was uploaded.
 
 wandb has no public reader: a run's file is a LevelDB log (https://github.com/google/leveldb/blob/main/doc/log_format.md)
 of protobuf records, after a header.
@@ -29,7 +29,7 @@ FULL, FIRST, LAST = 1, 2, 4
 
 
 def wandb_id(sweep: str, name: str) -> str:
-    """An id that W&B takes (letters, digits, '-' and '_', at most 64), another one for other arguments."""
+    """A valid W&B id (letters, digits, '-' and '_', at most 64 characters), unique to its arguments."""
     whole = f"{sweep}-{name}"
     safe = re.sub(r"[^A-Za-z0-9_-]", "-", whole)
     if safe == whole and len(safe) <= MAX_ID_CHARACTERS:
@@ -39,17 +39,17 @@ def wandb_id(sweep: str, name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineRun:
-    """What the file of one W&B run holds, as far as it can be asked of a server.
+    """The contents of a W&B run's file, as far as a server can be queried for them.
 
     Attributes:
       folder: `offline-run-<stamp>-<id>`.
       wandb_id: Its id.
-      entity: The user or team that it is for; empty where that is the account's default.
-      project: The project that it is for.
+      entity: The user or team that owns it; empty for the account's default.
+      project: The project that it belongs to.
       exit_code: How it ended.
       num_rows: Rows of its history.
-      artifacts: Names of what it logs beside.
-      summary: Its summary, media left out.
+      artifacts: Names of its artifacts.
+      summary: Its summary, without media.
     """
 
     folder: Path
@@ -69,13 +69,13 @@ class OfflineRun:
 
 
 def find_offline_runs(wandb_dir: Path) -> dict[str, Path]:
-    """The folder of each W&B run by its id: one listing, since to look for one among 10,000 takes milliseconds."""
+    """The folder of each W&B run by id: one listing, since finding one among 10,000 takes milliseconds."""
     found = sorted(wandb_dir.glob(f"{OFFLINE}{STAMP}-*"))
     return {path.name.removeprefix(OFFLINE)[len(STAMP) + 1 :]: path for path in found}
 
 
 def read_offline_run(folder: Path) -> OfflineRun | None:
-    """What the file in `folder` holds; None where there is none or it has no end: it was killed or is still written."""
+    """Reads the run's file in `folder`; None if it is missing or incomplete (the run was killed or is still active)."""
     from wandb.proto import wandb_internal_pb2
 
     message: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]
@@ -112,7 +112,7 @@ def read_offline_run(folder: Path) -> OfflineRun | None:
 
 
 def payloads(data: bytes) -> Iterator[bytes]:
-    """The records of a run's file, each still as bytes; a torn one at the end is left out."""
+    """The records of a run's file, as raw bytes; a torn last record is skipped."""
     position, whole = HEADER_BYTES, b""
     while position + CHUNK.size <= len(data):
         left = BLOCK_BYTES - position % BLOCK_BYTES
@@ -131,7 +131,7 @@ def payloads(data: bytes) -> Iterator[bytes]:
 
 
 def read_sent(wandb_dir: Path, server: str | None = None) -> dict[str, str]:
-    """By name of folder, where each run is that arrived on `server`, or on any; a torn last line is left out."""
+    """URLs of the runs uploaded to `server`, or to any, by folder name; a torn last line is skipped."""
     path = wandb_dir / SENT
     sent = {}
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
@@ -143,9 +143,9 @@ def read_sent(wandb_dir: Path, server: str | None = None) -> dict[str, str]:
 
 
 def append_sent(wandb_dir: Path, server: str, sent: Mapping[str, str]) -> None:
-    """Remembers that runs arrived; on the disk when this returns."""
+    """Records that runs were uploaded; flushed to disk on return."""
     lines = [json.dumps({"folder": name, "server": server, "url": url}) for name, url in sent.items()]
-    # A line torn by a kill ends here.
+    # Terminates a line torn by a kill.
     with open(wandb_dir / SENT, "ab") as file:
         file.write("".join(f"\n{line}\n" for line in lines).encode())
         file.flush()

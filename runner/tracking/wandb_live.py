@@ -1,4 +1,4 @@
-"""A W&B run that is open while its run still trains, so that the losses can be followed."""
+"""Live W&B runs: kept open during training, so that the losses can be followed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from runner.tracking.wandb_runs import LEAN, WandbRuns, environment_of
 
 
 class LiveRun:
-    """A W&B run that is open while its run still trains; see `tracker.Follow`.
+    """A W&B run that is open during training; see `tracker.Follow`.
 
     Args:
       runs: Opens it.
-      init: What it is opened with.
-      opened: Has this one, by W&B's id, while it is open.
+      init: Arguments to open it with.
+      opened: Holds this run, by W&B id, while it is open.
 
     Attributes:
       run: The run, once it is open.
-      num_told: How many losses it has.
+      num_told: How many losses it has received.
     """
 
     def __init__(self, runs: WandbRuns, init: Mapping[str, Any], opened: dict[str, LiveRun]) -> None:
@@ -54,7 +54,7 @@ class LiveRun:
                 raise
 
     def end(self) -> None:
-        """Nothing: what was told is on its way to the file within half a second."""
+        """Does nothing: reported losses are on their way to the file within half a second."""
 
     def _open(self) -> None:
         self.run = self._runs.open(self._init, LEAN)
@@ -62,7 +62,7 @@ class LiveRun:
         self.run.define_metric(payload.LOSS, step_metric=payload.AXES[payload.LOSS])
 
     def _give_up(self) -> None:
-        """Leaves the run to `log`, which makes it again."""
+        """Leaves the run to `log`, which creates it again."""
         folder, run, self.run, self._given_up = self.folder, self.run, None, True
         self._opened.pop(self._init["id"], None)
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What a W&B run shows beside numbers: histograms, tables and charts."""
+"""Media of W&B runs: histograms, tables and charts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from runner.tracking import payload
 
 
 def media(wandb: Any, record: Record, output: Mapping[str, np.ndarray], table_max_elements: int) -> dict[str, Any]:
-    """Histograms of a run's times and output, and the output as a table where it is small; by key."""
+    """Histograms of a run's times and output, and the output as a table if it is small; by key."""
     shown = {}
     latency = record.timing.apply_latency if record.timing else None
     if latency and (histogram := payload.histogram_of(np.array(latency.samples.durations_s))):
-        # One row a run: a row a sample takes W&B ten times as long and draws the same picture.
+        # One row per run: one row per sample takes W&B ten times as long and draws the same picture.
         shown["timing/apply_latency/samples_s"] = wandb.Histogram(np_histogram=histogram)
     for path, array in output.items():
         if histogram := payload.histogram_of(array):

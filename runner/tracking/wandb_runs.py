@@ -1,4 +1,4 @@
-"""Opens and ends the offline W&B runs of a sweep; what goes wrong is said once, and never raised."""
+"""Opens and finishes a sweep's offline W&B runs; errors are reported once and never raised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.records.paths import SweepFolder
 from runner.tracking import wandb_files
 
 # 12-25 ms a run with these, 55-80 ms by default, most of it listing installed packages. Symlinks to the latest run
-# would be fought over by the processes of a sweep.
+# would be a race between the processes of a sweep.
 LEAN = {"silent": True, "quiet": True, "console": "off", "disable_git": True, "save_code": False, "symlink": False}
 LEAN |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
 LEAN |= {"x_transaction_log_flush_interval": 0.5, "finish_timeout": 10.0}
@@ -27,10 +27,10 @@ class WandbRuns:
     """The offline W&B runs of one sweep.
 
     Args:
-      settings: What the runs carry.
+      settings: Tracking settings of the runs.
       folder: The sweep's folder.
-      sweep: The sweep's name, the group of its runs.
-      warn: Takes one sentence, the first time that something fails.
+      sweep: The sweep's name, used as the group of its runs.
+      warn: Called with one sentence at the first failure.
 
     Attributes:
       folder: The sweep's folder.
@@ -54,14 +54,14 @@ class WandbRuns:
         opened: Any = None,
         exit_code: int = 0,
     ) -> bool:
-        """Makes a W&B run from its opening to its end; False where W&B failed.
+        """Creates a W&B run, from opening to finishing it; False if W&B failed.
 
         Args:
           fill: Logs to the run, given wandb and the run.
-          settings: W&B's own.
-          init: What the run is opened with; of one that is open its tags.
-          opened: The run, where it is open.
-          exit_code: What it ends with.
+          settings: W&B settings.
+          init: Arguments to open the run with; for an open run, its tags.
+          opened: The run, if already open.
+          exit_code: Exit code to finish with.
         """
         with self.warning_once(init["id"]), environment_of(self.folder.wandb):
             import wandb
@@ -78,7 +78,7 @@ class WandbRuns:
 
     @contextlib.contextmanager
     def warning_once(self, wandb_id: str) -> Iterator[None]:
-        """Warns of what is raised inside, the first time, and goes on after it."""
+        """Suppresses exceptions raised inside, and warns about the first."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - W&B is a replica: whatever it raises, the run itself is well
@@ -91,7 +91,7 @@ class WandbRuns:
         """An open W&B run; an older folder of the same id is removed first."""
         import wandb
 
-        # Where it can't be written, wandb would silently take the system's temporary folder.
+        # If it is not writable, wandb would silently use the system's temporary folder.
         self.folder.wandb.mkdir(parents=True, exist_ok=True)
         if stale := self._folders.pop(init["id"], None):
             shutil.rmtree(stale)
@@ -114,9 +114,9 @@ class WandbRuns:
 
 @contextlib.contextmanager
 def environment_of(wandb_dir: Path, **more: str) -> Iterator[None]:
-    """Sets what wandb takes from variables only, and `more`, for as long as our calls last."""
+    """Sets `more` and the options that wandb reads only from environment variables, for the duration of our calls."""
     # wandb keeps a copy of every table in its data folder until it is synced, by default in the user's home; and it
-    # sends statistics to its makers, even offline. Only variables govern these; the user's own values win.
+    # sends usage statistics, even offline. Only environment variables control these; the user's own values win.
     wanted = {"WANDB_DATA_DIR": str(wandb_dir / "staging"), "WANDB_ERROR_REPORTING": "false"} | more
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)

@@ -1,7 +1,7 @@
-"""Offline W&B runs to a W&B server: `wandb sync` sends, and the server is asked what it has.
+"""Uploads offline W&B runs with `wandb sync`, and verifies the upload by querying the server.
 
-`wandb sync` ends with 0 also where the server refused a run, and marks it as synced where its files never arrived. So a
-run counts as sent only when the server has what the run's file holds: how it ended, its summary, every row of history,
+`wandb sync` exits with 0 even if the server rejected a run, and marks runs as synced whose files never arrived. So a
+run counts as uploaded only once the server has everything in the run's file: exit code, summary, every row of history,
 every file and every artifact.
 """
 
@@ -24,29 +24,29 @@ from runner.errors import ServerError, UserError
 from runner.tracking.wandb_files import OfflineRun
 from runner.tracking.wandb_runs import environment_of
 
-# Runs that `wandb sync` has under way at a time: most of the time of each is waiting for answers.
+# Concurrent uploads by `wandb sync`: most of each one's time is spent waiting for responses.
 PARALLEL = 8
 
-# How often a request is tried, in peace and while a sweep goes on. wandb waits as long as a server asks it to (429 with
-# Retry-After), else twice as long as before; its own limits are 20 times and more, hours where a server hangs. A user's
-# own variables win.
+# Retry limits of a request: by default, and while a sweep runs. wandb waits as long as a server requests (429 with
+# Retry-After), else twice as long as before; its own limits are 20 retries and more, hours if a server hangs. The
+# user's own variables win.
 TRIES = {"retry_max": 4, "retry_wait_min_seconds": 2.0, "retry_wait_max_seconds": 20.0, "timeout_seconds": 15.0}
 FEW_TRIES = {"retry_max": 2, "retry_wait_min_seconds": 1.0, "retry_wait_max_seconds": 4.0, "timeout_seconds": 5.0}
 TIMEOUT_S = 10.0
 HASTY_TIMEOUT_S = 2.0
-# Of each kind of request, how many times as long it may take: a file may be large.
+# Timeout multiplier for each kind of request: files may be large.
 KINDS = {"graphql": 1, "file_stream": 1, "file_transfer": 8}
 
-# A server that takes longer for a simple answer is not waited for by a sweep: a W&B run takes ten of them.
+# A sweep does not wait for a server that takes longer for a simple request: a W&B run takes ten of them.
 SLOW_S = 1.0
 
-# A server has what it took a moment later: it is asked again after so many seconds.
+# A server shows uploads with a delay: it is queried again after these many seconds.
 ASK_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 
-# Of the summary, what tells this making of a run from another.
+# Summary keys that distinguish this version of a run from another.
 STAMPS = ("run_id", "status", "started_at", "wall_s", "num_runs", "num_failed", "results_digest")
 
-# Meant for the runs that users make themselves; `wandb sync` would do nothing, or say nothing.
+# Meant for the user's own runs; with these, `wandb sync` would do nothing, or print nothing.
 NOT_OURS = ("WANDB_MODE", "WANDB_DISABLED", "WANDB_SILENT", "WANDB_QUIET")
 
 ERROR = re.compile(r"^wandb: ERROR (?:\[[^\]]*/(?P<wandb_id>[^\]/]+)\] )?(?P<text>.*)$", re.MULTILINE)
@@ -54,20 +54,20 @@ ERROR = re.compile(r"^wandb: ERROR (?:\[[^\]]*/(?P<wandb_id>[^\]/]+)\] )?(?P<tex
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What became of one run: `url`, where it is on the server, or `why` it is not there."""
+    """Upload result of one run: its `url` on the server, or `why` it is not there."""
 
     url: str | None = None
     why: str | None = None
 
 
 class Server:
-    """A W&B server that answers and lets us in; see `connected`.
+    """A reachable W&B server that accepts our API key; see `connected`.
 
     Args:
-      url: Where it is.
+      url: Its address.
       api: `wandb.Api()`.
-      entity: The user or team that runs without one are for.
-      heard: Called whenever the server has answered.
+      entity: The default user or team of runs.
+      heard: Called whenever the server has responded.
     """
 
     def __init__(self, url: str, api: Any, entity: str, heard: Callable[[], None]) -> None:
@@ -77,10 +77,10 @@ class Server:
         self._entity = entity
 
     def send(self, runs: Sequence[OfflineRun]) -> dict[str, Answer]:
-        """Sends whole runs and looks what arrived; a run that is there already is written over.
+        """Uploads complete runs and verifies what arrived; an existing run is overwritten.
 
         Returns:
-          What became of each, by its id.
+          The upload result of each, by id.
         """
         places = {run.wandb_id: (run.entity or self._entity, run.project) for run in runs}
         answers = {}
@@ -98,7 +98,7 @@ class Server:
         return answers
 
     def _missing(self, runs: Sequence[OfflineRun], path: str, ask_again_s: Sequence[float]) -> dict[str, str]:
-        """By id, what the server lacks of each run that is not wholly there."""
+        """By id, what the server lacks of each incomplete run."""
         lacking: dict[str, str] = {}
         for wait_s in (0.0, *ask_again_s):
             if not runs:
@@ -115,7 +115,7 @@ class Server:
         wandb_ids = [run.wandb_id for run in runs]
         lacking = {}
         with _said(), ThreadPoolExecutor(PARALLEL) as pool:
-            self._api.flush()  # it would answer from memory
+            self._api.flush()  # otherwise it would answer from its cache
             found = {run.id: run for run in self._api.runs(path, {"name": {"$in": wandb_ids}}, lazy=False)}
             lacks = pool.map(_lacks, runs, [found.get(wandb_id) for wandb_id in wandb_ids])
             for wandb_id, what in zip(wandb_ids, lacks, strict=True):
@@ -127,28 +127,28 @@ class Server:
 
 @contextlib.contextmanager
 def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None] = lambda: None) -> Iterator[Server]:
-    """A server that answers and lets us in, for as long as the context lasts.
+    """Connects to a reachable server that accepts our API key, for the duration of the context.
 
     Args:
-      wandb_dir: Where wandb may leave its own files.
-      hasty: Whether a sweep waits: less is tried, and a slow server is refused.
-      heard: Called whenever the server has answered.
+      wandb_dir: Folder for wandb's own files.
+      hasty: Whether a sweep is waiting: fewer retries, and slow servers are rejected.
+      heard: Called whenever the server has responded.
 
     Raises:
       UserError: No API key is configured.
-      ServerError: The server does not answer, is slow, or does not take the key.
+      ServerError: The server does not respond, is slow, or rejects the key.
     """
     import wandb
 
     kept = {name: os.environ.pop(name) for name in NOT_OURS if name in os.environ}
     try:
-        # Its API makes folders for the runs that it is asked for, by default in the system's temporary folder.
+        # Its API creates folders for the runs it is queried for, by default in the system's temporary folder.
         with environment_of(wandb_dir, WANDB_DIR=str(wandb_dir / "staging")):
             (wandb_dir / "staging").mkdir(exist_ok=True)
             settings = wandb.setup(settings=wandb.Settings(silent=False, **_retries(hasty))).settings
             url = settings.base_url
             answer_s = probe(url, HASTY_TIMEOUT_S if hasty else TIMEOUT_S)
-            # Once more: the first answer takes longer.
+            # Retry once: the first response takes longer.
             if hasty and answer_s > SLOW_S and (answer_s := probe(url, HASTY_TIMEOUT_S)) > SLOW_S:
                 raise ServerError(f"the W&B server at {url} takes {answer_s:.1f} s for an answer")
             with _said():
@@ -159,16 +159,16 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
             yield Server(settings.app_url.rstrip("/"), *_api(settings, url), heard)
     finally:
         os.environ.update(kept)
-        # A service that couldn't send everything ends with a code that wandb hands to sys.exit.
+        # A service that couldn't send everything exits with a code that wandb passes to sys.exit.
         with contextlib.suppress(SystemExit), _said():
             wandb.teardown()
 
 
 def probe(url: str, timeout_s: float) -> float:
-    """Seconds that the server at `url` takes for an answer.
+    """Response time in seconds of the server at `url`.
 
     Raises:
-      ServerError: It does not in `timeout_s` seconds, or says that it is broken.
+      ServerError: It does not respond within `timeout_s` seconds, or reports a server error.
     """
     began = time.monotonic()
     try:
@@ -184,14 +184,14 @@ def probe(url: str, timeout_s: float) -> float:
 
 
 def _load() -> None:
-    """Loads what sending needs beside wandb: only now, since a server that is not there should cost no more."""
+    """Imports what uploading needs besides wandb: only now, to keep the cost of an unreachable server low."""
     import wandb.apis.public
     import wandb.cli.cli
     import wandb.sdk.artifacts.artifact  # noqa: F401
 
 
 def _api(settings: Any, url: str) -> tuple[Any, str]:
-    """W&B's API and whose runs are sent; the first question shows whether the key is taken."""
+    """W&B's API and the default entity; the first query shows whether the key is accepted."""
     import wandb
 
     try:
@@ -206,7 +206,7 @@ def _api(settings: Any, url: str) -> tuple[Any, str]:
 
 
 def _sync(runs: Sequence[OfflineRun], entity: str, heard: Callable[[], None]) -> dict[str, str]:
-    """Runs `wandb sync`; the errors that it says of each run by its id, and of none by ''."""
+    """Runs `wandb sync`; returns the errors it reports by run id, and those of no run under ''."""
     import click
     from wandb.cli import cli
 
@@ -222,7 +222,7 @@ def _sync(runs: Sequence[OfflineRun], entity: str, heard: Callable[[], None]) ->
 
 
 def send_live(folder: Path) -> None:
-    """Sends the run whose files are in `folder` as they grow, every 15 s, until its end is in them."""
+    """Uploads the growing files of the run in `folder` every 15 s, until the run has ended."""
     import click
     from wandb.cli import cli
 
@@ -231,7 +231,7 @@ def send_live(folder: Path) -> None:
 
 
 def _lacks(run: OfflineRun, there: Any) -> str | None:
-    """What the server lacks of `run`; None where it has all."""
+    """What the server lacks of `run`; None if it is complete."""
     if there is None:
         return "the server does not have it"
     state = "finished" if run.exit_code == 0 else "failed"
@@ -250,10 +250,10 @@ def _lacks(run: OfflineRun, there: Any) -> str | None:
 
 
 def _artifacts(there: Any) -> set[str]:
-    """Names of the artifacts that the server has whole; none where one is not."""
+    """Names of the artifacts on the server; empty if any is incomplete."""
     try:
         return {item.name.split(":")[0] for item in there.logged_artifacts()}
-    except AssertionError:  # how wandb says that one was begun and never committed
+    except AssertionError:  # how wandb reports one that was started but never committed
         return set()
 
 
@@ -265,7 +265,7 @@ def _retries(hasty: bool) -> dict[str, Any]:
 
 
 class _Said(io.StringIO):
-    """Text that calls `heard` as it comes: wandb says something when a server has answered."""
+    """A text buffer that calls `heard` on every write: wandb prints when a server has responded."""
 
     def __init__(self, heard: Callable[[], None]) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class _Said(io.StringIO):
 
 @contextlib.contextmanager
 def _said(heard: Callable[[], None] = lambda: None) -> Iterator[io.StringIO]:
-    """What wandb would say on the terminal."""
+    """Captures what wandb would print to the terminal."""
     said = _Said(heard)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         yield said

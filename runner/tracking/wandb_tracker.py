@@ -1,7 +1,7 @@
-"""W&B runs: a replica of the records, as files in the sweep's folder, so that no server can hold a sweep up.
+"""W&B tracker: copies records to offline run files in the sweep's folder, so that no server can block a sweep.
 
-wandb is imported inside functions only: a process that tracks nothing does not pay for it. `runner.tracking.online`
-sends the files while the sweep goes on, `bridge-runner sync` later.
+wandb is imported lazily: a process that tracks nothing does not pay for it. `runner.tracking.online` uploads the files
+while the sweep runs, `bridge-runner sync` later.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from runner.tracking.wandb_live import LiveRun
 from runner.tracking.wandb_media import charts, media
 from runner.tracking.wandb_runs import LEAN, WandbRuns, environment_of
 
-# What the run of the sweep has all the same, once: the installed packages and the machine.
+# Recorded only in the sweep's own run: the installed packages and the machine.
 ONCE_A_SWEEP = frozenset({"x_disable_meta", "x_save_requirements"})
 
-# What W&B imports in `init` and for a table; not everybody has pandas.
+# What W&B imports in `init` and for a table; pandas may not be installed.
 LOADED_BY_FIRST_RUN = ("wandb.sdk.launch.inputs.internal", "pandas")
 
 
 class WandbTracker:
-    """One offline W&B run a record, in `folder/wandb`.
+    """One offline W&B run per record, in `folder/wandb`.
 
-    A record that is logged again replaces its run: the id is made from the sweep and the record's `run_id`, and an
+    Logging a record again replaces its run: the id is derived from the sweep and the record's `run_id`, and an
     older folder of the same id is removed first.
 
     Args:
-      settings: What the runs carry.
+      settings: Tracking settings of the runs.
       folder: The sweep's folder.
-      sweep: The sweep's name, the group of its runs.
-      warn: Takes one sentence, the first time that something fails.
+      sweep: The sweep's name, used as the group of its runs.
+      warn: Called with one sentence at the first failure.
       clock: Nanoseconds from any fixed origin.
     """
 
@@ -65,8 +65,8 @@ class WandbTracker:
         self._followed: dict[str, LiveRun] = {}
 
     def warm(self) -> None:
-        """Loads W&B and starts its service, which takes a second and more."""
-        # What goes wrong here goes wrong for the first run too, and is said there.
+        """Imports W&B and starts its service, which takes a second or more."""
+        # Any error here recurs in the first run, and is reported there.
         with contextlib.suppress(Exception), environment_of(self._folder.wandb):
             import wandb
 
@@ -75,22 +75,22 @@ class WandbTracker:
                 importlib.import_module(name)
 
     def follow(self, head: Head, run_dir: Path) -> Follow:
-        """Where a run can be followed while it trains; `log` ends the W&B run that the first losses open.
+        """Lets a run be followed while it trains; `log` finishes the W&B run that the first losses open.
 
-        A run that is over before anybody is told of it costs nothing here.
+        A run that ends before reporting any losses costs nothing here.
         """
         return LiveRun(self._runs, self._named(head, run_dir), self._followed)
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
-        """Makes the W&B run of a record.
+        """Creates the W&B run of a record.
 
         Args:
-          record: What the run left.
-          output: Arrays of the output by path; empty for a failed run.
+          record: The run's record.
+          output: Output arrays by path; empty for a failed run.
           run_dir: The run's folder; the checkpoint's path is relative to it.
 
         Returns:
-          Seconds it took, or None where W&B failed (said once, through `warn`).
+          Seconds taken, or None if W&B failed (reported once, through `warn`).
         """
         started = self._clock()
         init = self._named(record, run_dir, record.status.value)
@@ -117,11 +117,11 @@ class WandbTracker:
         return (self._clock() - started) / 1e9 if made else None
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the run of the sweep: all `rows` as a table, charts over them, and the report where there is one.
+        """Logs the sweep's own run: all `rows` as a table, charts of them, and the report if there is one.
 
         Args:
-          name: What the run is called.
-          rows: One mapping a run, column to value; a run failed where its `status` is `failed`.
+          name: Name of the run.
+          rows: One mapping per run, column to value; a run with `status` `failed` has failed.
         """
 
         def fill(wandb: Any, run: Any) -> None:
@@ -144,17 +144,17 @@ class WandbTracker:
         self._runs.make(fill, settings, init)
 
     def close(self) -> None:
-        """Ends W&B's service of this process; what it was told is then in the files."""
+        """Stops this process's W&B service; everything logged is then in the files."""
         if "wandb" not in sys.modules:
-            return  # loading it takes most of a second
-        # A service that can't write everything ends with a code that wandb hands to sys.exit.
+            return  # importing it takes most of a second
+        # A service that can't write everything exits with a code that wandb passes to sys.exit.
         with contextlib.suppress(Exception, SystemExit):
             import wandb
 
             wandb.teardown()
 
     def _named(self, run: Head | Record, run_dir: Path, *tags: str) -> dict[str, Any]:
-        """What the W&B run of one run is opened with."""
+        """Arguments to open a run's W&B run with."""
         return {
             "id": wandb_files.wandb_id(self._sweep, run.run_id[:12]),
             "name": f"{run.num}-{run.layer}-s{run.settings.get('seed')}",
@@ -166,5 +166,5 @@ class WandbTracker:
 
 
 def results_digest(folder: SweepFolder) -> str | None:
-    """SHA-256 of the sweep's results table: the run of the sweep is made again where the table is another one."""
+    """SHA-256 of the sweep's results table: the sweep's own run is recreated if the table has changed."""
     return hashlib.sha256(folder.results.read_bytes()).hexdigest() if folder.results.exists() else None
