@@ -30,7 +30,7 @@ class Maker:
     """Creates the layer where a host needs it; hashable, so that a host can be a static argument of jit.
 
     Attributes:
-      model: The layer as an unbound Linen module, which is only cloned.
+      model: The layer as an unbound Linen module, used only as a template.
       name: The layer's name; None for Linen's automatic, numbered name.
       call: Keyword arguments of every call of the layer.
     """
