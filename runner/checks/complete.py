@@ -152,7 +152,7 @@ def _naming(subject: Subject, names: Mapping[Parts, Parts]) -> str:
 
 
 def _moves(misplaced: Sequence[Difference]) -> dict[Parts, Parts]:
-    """The old and new path, without their common suffix."""
+    """From where to where, without what the ends of both paths share."""
     found: dict[Parts, Parts] = {}
     for one in misplaced:
         old, new = str(one.nearest).split("/"), one.path.split("/")

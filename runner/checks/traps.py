@@ -212,7 +212,7 @@ def _refusal(subject: Subject, shape: tuple[int, ...]) -> str | None:
 
 
 def _captured(subject: Subject) -> Check:
-    """Whether `capture_intermediates` sees all it is asked for: it sees Linen modules, but none inside a wrapper."""
+    """Whether `capture_intermediates` sees every requested call: it sees Linen modules, none inside a wrapper."""
     seen = _seen(subject)
     evidence = {"captured": seen}
     if INTERMEDIATES not in subject.mutable or INTERMEDIATES in subject.needs.mutable:

@@ -25,7 +25,7 @@ class TimingMode(enum.Enum):
 
 
 class ChecksMode(enum.Enum):
-    """What a failing check does: fail the run, or only report it; or whether checks are off."""
+    """What a failing check does: fail the run or only report it; with off, no checks run."""
 
     strict = "strict"
     warn = "warn"

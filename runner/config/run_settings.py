@@ -19,7 +19,7 @@ class TimingSettings:
       warmup: Untimed warm-up calls, at least 1.
       min_warmup_s: Minimum seconds of warm-up.
       rounds: Number of samples.
-      min_sample_s: Minimum seconds per sample, which loops calls to reach it; 0 means one call per sample.
+      min_sample_s: Minimum seconds per sample: calls are looped until it is reached; 0 means one call per sample.
       pipeline: Calls in flight for the throughput sample.
       turns: Whether a run waits until no other process of ours works on this machine; if not, its times are flagged.
         Not part of a run's identity: it changes no number, only how far to trust it.
