@@ -1,4 +1,4 @@
-"""NNX layers in Linen, and back."""
+"""NNX layers as Linen modules, and back."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        # Flax takes a second to import.
+        # Importing flax takes a second.
         if name == "nnx_inside_linen":
             from runner.bridge.example import nnx_inside_linen
 

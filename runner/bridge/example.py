@@ -1,4 +1,4 @@
-"""The worked example: one NNX layer inside Linen, eager, as the flax guides write it."""
+"""The worked example: one NNX layer inside Linen, run eagerly, as in the flax guides."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from runner.errors import ConfigError
 
 
 def nnx_inside_linen(seed: float, x: jax.Array, features: float) -> jax.Array:
-    """The output of an NNX layer run inside Linen: the worked example, eager, as the flax guides write it.
+    """Runs an NNX layer inside Linen and returns its output: the worked example, eager, as in the flax guides.
 
     Args:
-      seed: Whole number from 0; the init key is `jax.random.PRNGKey(int(seed))`.
+      seed: Non-negative integer; the init key is `jax.random.PRNGKey(int(seed))`.
       x: Input, shape [in_features].
-      features: Whole number from 1.
+      features: Positive integer.
 
     Returns:
       Output, shape [features].
 
     Raises:
-      ConfigError: A seed or features that is no whole number or too small, or an x without an axis.
+      ConfigError: `seed` or `features` is not an integer or too small, or `x` has no axis.
     """
     num_features = _whole("features", features, least=1)
     root = _whole("seed", seed, least=0, most=MAX_SEED)

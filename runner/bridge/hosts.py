@@ -1,4 +1,4 @@
-"""Linen modules around a layer, as pipelines have them."""
+"""Linen host modules around a layer, as found in pipelines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
 from runner.errors import ConfigError, LayerError, literal, nearest
 
-# Fields that every Linen module has.
+# Fields of every Linen module.
 LINEN_FIELDS = ("parent", "name")
 
 
@@ -27,11 +27,11 @@ PLACES = ("attention", "mlp", "norm")
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the layer where a host wants it; hashable, so that a host can be a static argument of jit.
+    """Creates the layer where a host needs it; hashable, so that a host can be a static argument of jit.
 
     Attributes:
-      model: The layer as an unbound Linen module, which is never used itself.
-      name: The name that the layer gets; None leaves it to Linen, which counts.
+      model: The layer as an unbound Linen module, used only as a template.
+      name: The layer's name; None for Linen's automatic, numbered name.
       call: Keyword arguments of every call of the layer.
     """
 
@@ -40,7 +40,7 @@ class Maker:
     call: Mapping[str, Any] = field(default_factory=FrozenDict)
 
     def __call__(self, name: str | None = None) -> nn.Module:
-        """A fresh layer; to be called inside a method of the host."""
+        """Returns a new layer; call it inside a method of the host."""
         fields = {item.name: getattr(self.model, item.name) for item in dataclasses.fields(self.model) if item.init}
         values = {key: value for key, value in fields.items() if key not in LINEN_FIELDS}
         if self.call:
@@ -48,9 +48,9 @@ class Maker:
         return type(self.model)(**values, name=name or self.name)
 
 
-# By this name, since Linen counts by it.
+# Linen's automatic names use the class name, hence this one.
 class ToLinen(bridge.ToLinen):
-    """A wrapped layer that is called with fixed keyword arguments: a host calls it with an array alone."""
+    """A wrapped layer with fixed call keyword arguments: a host calls it with only an array."""
 
     call: Mapping[str, Any] = FrozenDict()
 
@@ -60,13 +60,13 @@ class ToLinen(bridge.ToLinen):
 
 
 class MLPHost(nn.Module):
-    """Three blocks, the layer as the middle one: [..., width] to [..., features].
+    """Three blocks with the layer in the middle: [..., width] to [..., features].
 
-    With a `host.layer_name` the others have the names that they had when all three were `nn.Dense`, `Dense_0` and
-    `Dense_2`; with null Linen counts them, as in a host whose author gave no names.
+    If `host.layer_name` is set, the others keep the names they had when all three were `nn.Dense`: `Dense_0` and
+    `Dense_2`. With null, Linen numbers them, as in a host without explicit names.
 
     Attributes:
-      layer: Makes the layer; it gets [..., width].
+      layer: Creates the layer, which gets [..., width].
       features: Last axis of the output; null keeps that of x.
       activation: Between the blocks.
     """
@@ -86,16 +86,15 @@ class MLPHost(nn.Module):
 
 
 class TransformerHost(nn.Module):
-    """A pre-norm encoder block with the layer as one of its parts: [..., length, width] to the same.
+    """A pre-norm encoder block with the layer as one of its parts: [..., length, width] to the same shape.
 
-    The other parts have the names that they have in a block of Linen layers only; with `host.layer_name` null Linen
-    counts them.
+    The other parts have the same names as in an all-Linen block; with `host.layer_name` null, Linen numbers them.
 
     Attributes:
-      layer: Makes the layer; it gets [..., length, width] and gives the same.
+      layer: Creates the layer, which maps [..., length, width] to the same shape.
       place: attention, mlp (both its Dense and their activation), or norm (the one before attention).
-      num_heads: Heads of the attention; width is a multiple.
-      hidden: Width inside the MLP.
+      num_heads: Attention heads; must divide width.
+      hidden: Hidden width of the MLP.
       activation: Inside the MLP.
     """
 
@@ -138,13 +137,13 @@ class TransformerHost(nn.Module):
 
 
 class ScannedHost(nn.Module):
-    """A stack of the layer by `nn.scan`, each added to its input: [..., width] to the same.
+    """A residual stack of the layer by `nn.scan`: [..., width] to the same shape.
 
-    Every collection has a leading axis of `num_layers`, and every rng stream is split, so that each layer has weights
-    and masks of its own.
+    Every collection has a leading axis of `num_layers`, and every rng stream is split, so that each layer has its own
+    weights and masks.
 
     Attributes:
-      layer: Makes the layer; it gives the shape that it gets.
+      layer: Creates the layer, which keeps the shape of its input.
       num_layers: Layers in the stack.
     """
 
@@ -164,22 +163,22 @@ class ScannedHost(nn.Module):
 
 
 class _Residual(nn.Module):
-    """One layer of the stack, as `nn.scan` calls it: a carry in, a carry and nothing out."""
+    """One layer of the stack in `nn.scan` form: takes a carry, returns a carry and no output."""
 
     layer: Maker
 
     @nn.compact
     def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-        # The carry of a scan keeps its element type too.
+        # The carry of a scan must keep its dtype too.
         return (x + _keeping_shape("scanned", self.layer(), x)).astype(x.dtype), None
 
 
 def put_around(layer: Bridged, settings: HostSettings) -> Bridged:
-    """`layer` inside the host that `settings` name; `layer` itself where they name none.
+    """Puts `layer` inside the host named in `settings`; returns `layer` itself if there is none.
 
     Raises:
-      LayerError: The target can't be imported, or is no Linen module with a field `layer`.
-      ConfigError: A field that the host doesn't have, or a value that can't be turned into what it names.
+      LayerError: The target can't be imported, or is not a Linen module with a field `layer`.
+      ConfigError: The host has no such field, or a value can't be resolved to what it names.
     """
     if settings.target is None:
         return layer
@@ -193,7 +192,7 @@ def put_around(layer: Bridged, settings: HostSettings) -> Bridged:
 
 
 def with_linen(hosted: Bridged, linen: nn.Module) -> Bridged:
-    """The twin pipeline: the same host with the Linen module `linen` where the layer was, under the same name."""
+    """The twin pipeline: the same host with the Linen module `linen` in place of the layer, under the same name."""
     maker = getattr(hosted.model, "layer", None)
     if not isinstance(maker, Maker):
         raise LayerError("a pipeline without a host has no place for a Linen twin", "host=mlp")
@@ -204,7 +203,7 @@ def resolve_host(path: str) -> type[nn.Module]:
     """The Linen module class at a dotted path.
 
     Raises:
-      LayerError: Nothing importable is there, or no `flax.linen.Module` class with a field `layer`.
+      LayerError: The path can't be imported, or is not a `flax.linen.Module` class with a field `layer`.
     """
     found = targets.import_path(path, key="host.target")
     wanted = "class MyHost(nn.Module): layer: Callable, and in its __call__ self.layer()(x)"
@@ -241,7 +240,7 @@ def _require_fields(settings: HostSettings, target: type[nn.Module]) -> None:
 
 
 def _require_floating(host: str, x: jax.Array) -> None:
-    # Linen's Dense would take the numbers of tokens for quantities, and raise nothing.
+    # Linen's Dense would silently treat token ids as quantities.
     if not jnp.issubdtype(x.dtype, jnp.floating):
         what = f"host {host} can't take x of shape {literal(x.shape)} {x.dtype}: it calculates with floating numbers"
         raise LayerError(what, "input=normal, or host=none")

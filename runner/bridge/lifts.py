@@ -1,6 +1,6 @@
-"""Linen modules around a layer, one for each way in which pipelines lift one: named, jitted, twice, remat, scan, vmap.
+"""Linen modules that lift a layer, one for each way pipelines do: named, jitted, twice, remat, scan, vmap.
 
-In each the layer is the field `layer`, so its variables lie under that name in every collection.
+In each, the layer is the field `layer`, so its variables are under that name in every collection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runner.bridge.wrap import Bridged
 
 NAME = "layer"
 
-# What `nn.scan` and `nn.vmap` call the axis that they add to axis names.
+# The name of the axis that `nn.scan` and `nn.vmap` add to axis names.
 LAYERS_AXIS = "layers"
 
 
@@ -29,7 +29,7 @@ class Named(nn.Module):
     call: Mapping[str, Any]
 
     def __call__(self, x: jax.Array) -> Any:
-        """What the layer gives."""
+        """Returns the layer's output."""
         return self.layer(x, **self.call)
 
 
@@ -41,7 +41,7 @@ class Jitted(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
-        """What the layer gives."""
+        """Returns the layer's output."""
         return nn.jit(lambda layer, x: layer(x, **self.call))(self.layer, x)
 
 
@@ -52,24 +52,24 @@ class Twice(nn.Module):
     call: Mapping[str, Any]
 
     def __call__(self, x: jax.Array) -> tuple[Any, Any]:
-        """The two outputs in order."""
+        """Returns the two outputs in order."""
         return self.layer(x, **self.call), self.layer(x, **self.call)
 
 
 class Remat(nn.Module):
-    """The layer under `nn.remat`, its call arguments passed through it as `nn.remat(Layer)(…)(x, …)` does."""
+    """The layer under `nn.remat`, its call arguments passed through as in `nn.remat(Layer)(…)(x, …)`."""
 
     layer: nn.Module
     call: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
-        """What the layer gives."""
+        """Returns the layer's output."""
         return nn.remat(lambda layer, x, **call: layer(x, **call))(self.layer, x, **self.call)
 
 
 class Scanned(nn.Module):
-    """`length` of the layer one after another by `nn.scan`, each with variables and streams of its own."""
+    """`length` copies of the layer in sequence by `nn.scan`, each with its own variables and streams."""
 
     layer: nn.Module
     call: Mapping[str, Any]
@@ -79,7 +79,7 @@ class Scanned(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
-        """What the last layer gives."""
+        """Returns the last layer's output."""
         stack = nn.scan(
             lambda layer, carry, _: (layer(carry, **self.call), None),
             variable_axes=dict.fromkeys(self.collections, 0),
@@ -91,7 +91,7 @@ class Scanned(nn.Module):
 
 
 class Mapped(nn.Module):
-    """The layer under `nn.vmap` over the first axis of x: `shared` collections are one for all, the others stacked."""
+    """The layer under `nn.vmap` over the first axis of x: `shared` collections are shared, the others stacked."""
 
     layer: nn.Module
     call: Mapping[str, Any]
@@ -102,8 +102,8 @@ class Mapped(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
-        """What the layer gives for each entry of x, stacked."""
-        # Shared weights are drawn once: only where none are shared does `params` split.
+        """Returns the layer's output for each entry of x, stacked."""
+        # Shared weights are drawn once: `params` is split only if none are shared.
         split: Any = {stream: stream != rngs.PARAMS or not self.shared for stream in self.streams}
         axes: Any = dict.fromkeys(self.shared) | dict.fromkeys(self.stacked, 0)
         lifted = nn.vmap(
@@ -141,9 +141,9 @@ def scan(layer: Bridged, length: int, collections: Sequence[str], streams: Seque
 
     Args:
       layer: A layer whose output has the shape of its input.
-      length: How many.
-      collections: All that it has or makes; each gets a first axis of that length.
-      streams: All that it draws from.
+      length: Number of layers.
+      collections: All collections that it has or makes; each gets a leading axis of that length.
+      streams: All rng streams that it draws from.
     """
     own: dict[str, Any] = {"length": length, "collections": tuple(collections), "streams": tuple(streams)}
     return Bridged(model=Scanned(**_fields(layer), **own))
@@ -157,26 +157,26 @@ def vmap(
     Args:
       layer: A layer.
       size: Length of the first axis of x.
-      shared: Collections that are one for all entries.
-      stacked: Collections with a first axis of that length.
-      streams: All that it draws from.
+      shared: Collections shared by all entries.
+      stacked: Collections with a leading axis of that length.
+      streams: All rng streams that it draws from.
     """
     own: dict[str, Any] = {"size": size, "shared": tuple(shared), "stacked": tuple(stacked), "streams": tuple(streams)}
     return Bridged(model=Mapped(**_fields(layer), **own))
 
 
 def is_wrapped(model: Bridged) -> bool:
-    """Whether `model` is a wrapped NNX layer itself, and no host."""
+    """Whether `model` is itself a wrapped NNX layer, not a host."""
     return hasattr(model.model, "nnx_class")
 
 
 def calls_in_init(model: Bridged, streams: Sequence[str], x: Any) -> dict[str, int]:
-    """How often init calls each wrapped layer inside `model`, by its path ('' for `model` itself); traced only."""
+    """How often init calls each wrapped layer inside `model`, by path ('' for `model` itself); only traces."""
     return dict(Counter(path for path, _ in wrapped_calls(model, streams, x)))
 
 
 def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, nn.Module]]:
-    """Every call of a wrapped layer that init makes, in order: its path and the layer, unbound; traced only."""
+    """Every call of a wrapped layer during init, in order: its path and the unbound layer; only traces."""
     calls: list[tuple[str, nn.Module]] = []
 
     def watch(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -193,5 +193,5 @@ def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[
 
 
 def _fields(layer: Bridged) -> dict[str, Any]:
-    # A clone, unbound and unnamed: the field's name becomes its own.
+    # An unbound, unnamed clone: it takes the field's name.
     return {"layer": layer.model.clone(parent=None, name=None), "call": FrozenDict(layer.call)}

@@ -1,4 +1,4 @@
-"""The NNX module that a wrapped layer is, built and called without Linen; its state spelled as Linen variables."""
+"""Builds and calls the native NNX module of a wrapped layer without Linen; its state as Linen variables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from runner.errors import LayerError
 
 @dataclass(frozen=True, kw_only=True)
 class Native:
-    """A native module, split.
+    """A split native module.
 
     Attributes:
-      apply: `(variables, rng_state, x) -> (output, updated collections)`, as `Bridged.apply` gives them.
-      rng_state: Leaves of the module's own streams, from the keys that it was built with.
+      apply: `(variables, rng_state, x) -> (output, updated collections)`, as in `Bridged.apply`.
+      rng_state: Leaves of the module's own streams, from the keys it was built with.
     """
 
     apply: Callable[[Any, Any, jax.Array], Any]
@@ -29,11 +29,11 @@ class Native:
 
 
 def variables(layer: Bridged, keys: Mapping[str, jax.Array]) -> dict[str, Any]:
-    """The variables of the native module by collection and path, as Linen's init would name them, unboxed.
+    """The native module's variables by collection and path, named as in Linen's init, unboxed.
 
     Args:
       layer: A wrapped layer.
-      keys: Keys given to init.
+      keys: Keys passed to init.
     """
     return _collections(_build(layer, rngs.native_streams(keys)))
 
@@ -41,16 +41,16 @@ def variables(layer: Bridged, keys: Mapping[str, jax.Array]) -> dict[str, Any]:
 def with_variables(
     layer: Bridged, variables: Mapping[str, Any], keys: Mapping[str, jax.Array], *, cast: bool = False
 ) -> nnx.Module:
-    """The native module of a wrapped layer with `variables` in it.
+    """The native module of a wrapped layer, loaded with `variables`.
 
     Args:
       layer: The wrapped layer.
-      variables: A Linen variable dict, whole or in part; what it lacks stays as the constructor made it.
-      keys: Keys given to apply: the module's first call then draws what apply drew.
-      cast: Whether the variables may have other element types than the module's own.
+      variables: A full or partial Linen variable dict; missing leaves keep the constructor's values.
+      keys: Keys passed to apply: the module's first call then draws what apply drew.
+      cast: Whether the variables' dtypes may differ from the module's.
 
     Raises:
-      LayerError: A leaf that the module does not have, or of another shape or element type; or a host.
+      LayerError: The module has no such leaf, or one of another shape or dtype; or the layer is a host.
     """
     if layer.construct is None:
         raise LayerError("a host has no native module", 'reload(run, as_="linen")')
@@ -68,9 +68,9 @@ def with_variables(
 
 
 def state(module: nnx.Module) -> nnx.State[Any, Any]:
-    """What `nnx.split` gives of `module`, rng state included, on the CPU: what flax's guide saves.
+    """The state of `module` from `nnx.split`, rng state included, on the CPU: what flax's guide saves.
 
-    The arrays stay jax arrays, since rng keys are no NumPy arrays; the CPU is a device that is there on every machine.
+    The arrays stay jax arrays, since rng keys can't be NumPy arrays; every machine has a CPU device.
     """
     return jax.device_put(nnx.split(module)[1], jax.local_devices(backend="cpu")[0])
 
@@ -86,19 +86,19 @@ def _kind(leaf: Any) -> str:
 
 
 def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str]) -> Native:
-    """The native module with the streams that a wrapped one gets from `keys`, ready for variables.
+    """The native module with the same streams that a wrapped one gets from `keys`, ready for variables.
 
     Args:
       layer: A wrapped layer.
-      keys: Keys given to apply.
-      mutable: Collections that are returned updated.
+      keys: Keys passed to apply.
+      mutable: Collections whose updates are returned.
     """
     graph: dict[str, Any] = {}
     traced: list[Any] = []
 
-    # Leaves, not Variables: those may only change at the trace level that made them, and a gradient is another.
+    # Leaves, not Variables: a Variable may only change at the trace level that created it, and grad adds one.
     def build(keys: Mapping[str, jax.Array]) -> Any:
-        # In apply the bridge adds the stream `default` where it was not given.
+        # In apply, the bridge adds the stream `default` if it was not passed.
         module = _build(layer, {"default": jax.random.key(0), **rngs.native_streams(keys)})
         for _, inner in nnx.iter_modules(module):
             traced.extend(value for value in vars(inner).values() if isinstance(value, jax.core.Tracer))
@@ -111,8 +111,8 @@ def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str])
     rng_state = jax.jit(build)(dict(keys))
     constants: dict[Any, Any] = {}
     if traced:
-        # An array that is an attribute and no Variable counts as static under jit: the graph would hold its tracer.
-        # Built without jit it is a leaf, which the variables of a jitted init do not have.
+        # A plain array attribute, not a Variable, is static under jit: the graph would hold its tracer.
+        # Built without jit it is a leaf, which the variables of a jitted init lack.
         rng_state = build(dict(keys))
         constants = {path: leaf for path, leaf in graph["state"] if not isinstance(leaf, nnx.Variable)}
 

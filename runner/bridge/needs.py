@@ -1,4 +1,4 @@
-"""What a wrapped layer needs beside its input: rng streams and mutable collections, found by tracing it."""
+"""Finds by tracing what a wrapped layer needs besides its input: rng streams and mutable collections."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from runner.bridge.rngs import PARAMS, apply_keys
 from runner.bridge.wrap import Bridged, arguments_of
 from runner.errors import LayerError, UserError, literal
 
-# A layer that asks for more streams than this asks for a new one each time it is tried.
+# A layer that needs more streams than this requests a new one on every trace.
 MAX_STREAMS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a layer wants beside its input, found out by tracing it.
+    """What a layer needs besides its input, found by tracing.
 
     Attributes:
       streams: rng streams, `params` first.
-      mutable: Collections that apply changes or makes.
-      variables: Shapes and dtypes of the variables, as `jax.eval_shape` gives them.
+      mutable: Collections that apply changes or creates.
+      variables: Shapes and dtypes of the variables, as from `jax.eval_shape`.
       output: Shapes and dtypes of the output.
     """
 
@@ -38,22 +38,22 @@ class Needs:
 
 
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
-    """The streams and mutable collections of `layer`, found by tracing; nothing is computed.
+    """Finds the streams and mutable collections of `layer` by tracing; nothing is computed.
 
     Args:
       layer: The wrapped layer.
       x: Input, or its shape and dtype.
-      label: What the layer is called in an error.
+      label: The layer's name in error messages.
 
     Raises:
-      LayerError: The layer refuses its arguments or the input.
+      LayerError: The layer rejects its arguments or the input.
     """
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     streams: tuple[str, ...] = (PARAMS,)
     while True:
         try:
             variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
-            # Linen's own dropout draws from `params` while init runs, and asks for its stream only now.
+            # Linen's own dropout draws from `params` during init, and needs its stream only now.
             output, mutable = _trace_apply(layer, variables, streams, x)
         except UserError:
             raise
@@ -67,7 +67,7 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
 
 
 def names_in_order(layer: Bridged, streams: Sequence[str], x: Any) -> dict[tuple[str, ...], list[str]]:
-    """Names in every Linen module by its path, in the order in which they were taken; Linen counts classes in it."""
+    """Names in every Linen module by its path, in the order of creation; Linen numbers classes in that order."""
     found: dict[tuple[str, ...], list[str]] = {}
 
     def watch(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -86,13 +86,13 @@ def names_in_order(layer: Bridged, streams: Sequence[str], x: Any) -> dict[tuple
 
 
 def _missing_stream(error: Exception) -> str | None:
-    # NNX's words, and Linen's for a Linen module inside the layer.
+    # NNX's error message, and Linen's for a Linen module inside the layer.
     match = re.search(r"No RngStream named '(\w+)'|needs PRNG for \"(\w+)\"", str(error))
     return (match[1] or match[2]) if match else None
 
 
 def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any) -> tuple[Any, tuple[str, ...]]:
-    """Shapes of the output, and the collections whose values leave apply as other ones than they came in."""
+    """Shapes of the output, and the collections whose values apply changes."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
     def run(variables: Any, k: jax.Array, v: jax.Array) -> Any:
@@ -100,7 +100,7 @@ def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any)
 
     closed, (output, updates) = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
     given = {id(var) for var in closed.jaxpr.invars}
-    for equation in closed.jaxpr.eqns:  # on a mesh, unboxing a variable with axis names says again where it lies
+    for equation in closed.jaxpr.eqns:  # on a mesh, unboxing a variable with axis names repeats its sharding
         if equation.primitive.name == "sharding_constraint" and id(equation.invars[0]) in given:
             given.add(id(equation.outvars[0]))
     num_output = len(jax.tree.leaves(output))
@@ -111,7 +111,7 @@ def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any)
 
 
 def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError:
-    """The layer's own error as a sentence with the shapes and what to change."""
+    """The layer's own error as a sentence with the shapes and a fix."""
     reason = " ".join(str(error).split()) or "no reason given"
     reason = reason if len(reason) <= 300 else f"{reason[:297]}…"
     what = f"layer {label} can't take x of shape {list(x.shape)} {x.dtype}: {type(error).__name__}: {reason}"
@@ -119,8 +119,8 @@ def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError
 
 
 def _fix(layer: Bridged, shape: list[int], reason: str) -> str:
-    """What to type when a layer refuses x: the likeliest of the constructor, the element type, and the shape."""
-    if "auto mesh context" in reason:  # flax's words where a variable has axis names and there is no mesh
+    """What to type when a layer rejects x: a change of the constructor, dtype or shape, whichever is likeliest."""
+    if "auto mesh context" in reason:  # flax's message for a variable with axis names and no mesh
         axes = dict.fromkeys(re.findall(r"'(\w+)'", reason.partition("out_sharding=")[2]), 1)
         return f"'mesh={literal(axes)}'"
     if _fails_to_construct(layer):

@@ -1,4 +1,4 @@
-"""The random keys of a run: one root key from its seed, one stream of keys each for init and apply."""
+"""The random keys of a run: one root key from its seed, and separate streams for init and apply."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def root_key(seed: int) -> jax.Array:
 
 
 def teacher_key(seed: int) -> jax.Array:
-    """The root key of a teacher's weights: another one than that of any run."""
+    """The root key of a teacher's weights: different from that of any run."""
     return _named_key(root_key(seed), "train", "teacher")
 
 
 def init_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
-    """Keys given to init: the root key for `params`, one folded from it by name for every other stream."""
+    """Keys passed to init: the root key for `params`, and one folded from it by name for every other stream."""
     return {stream: key if stream == PARAMS else _named_key(key, "init", stream) for stream in streams}
 
 
 def apply_keys(key: jax.Array, streams: Sequence[str]) -> dict[str, jax.Array]:
-    """Keys given to apply: other ones than init's, and none for `params`."""
+    """Keys passed to apply: different from init's, and none for `params`."""
     return {stream: _named_key(key, "apply", stream) for stream in streams if stream != PARAMS}
 
 

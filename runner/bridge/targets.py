@@ -1,4 +1,4 @@
-"""What a config names: dotted paths, dtypes, initialisers and activations, as the Python objects they stand for."""
+"""Resolves names in a config to Python objects: dotted paths, dtypes, initialisers and activations."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from runner.config.serialize import flatten
 from runner.config.settings import Run
 from runner.errors import ConfigError, LayerError, nearest
 
-# What a record from a stranger may name: module classes of these packages, factories of these files, and as an argument
-# functions of these modules. No more of ours or jax's: `jax.numpy.load` runs what a pickle says.
+# What an untrusted record may name: module classes of these packages, factories of these files, and as arguments
+# functions of these modules. Nothing else of ours or jax's: `jax.numpy.load` can run code from a pickle.
 TRUSTED_PACKAGES = ("runner", "flax")
 TRUSTED_FACTORIES = "runner.bridge.layers."
 TRUSTED_FUNCTIONS = re.compile(r"flax\.(nnx|linen)\.|jax\.(_src\.)?(nn|numpy|lax|random|scipy)\b")
@@ -32,7 +32,7 @@ ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
 
 @functools.cache
 def source_digest(path: str, key: str = "layer.target") -> str | None:
-    """SHA-256 of the source file of a layer or host that is not flax's; None for flax's, whose version says it all."""
+    """SHA-256 of the source file of a layer or host; None for flax's own, which its version identifies."""
     module = inspect.getmodule(import_path(path, key=key))
     if module is None or module.__name__.split(".")[0] == "flax":
         return None
@@ -44,15 +44,15 @@ def source_digest(path: str, key: str = "layer.target") -> str | None:
 
 @functools.cache
 def resolve_initializer(text: str) -> Callable[..., jax.Array]:
-    """The initialiser named by `text`: `zeros`, `lecun_normal`, `normal(stddev=0.02)`.
+    """Resolves the initialiser named by `text`: `zeros`, `lecun_normal`, `normal(stddev=0.02)`.
 
-    Cached, so that equal configs share one function: a new one each time would retrace.
+    Cached, so that equal configs share one function: a new one each time would cause retracing.
     """
     match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
     known = {name: value for name, value in vars(nnx.initializers).items() if callable(value) and name[0].islower()}
     if match is None or not ({match[1], f"{match[1]}_init"} & known.keys()):
         raise ValueError(nearest(text, known) or "lecun_normal")
-    # `zeros` is an initialiser, `zeros_init` makes one, as `normal` does.
+    # `zeros` is an initialiser; `zeros_init` returns one, as does `normal`.
     factory = known.get(f"{match[1]}_init") or known[match[1]]
     try:
         arguments = dict(_argument(part) for part in (match[2] or "").split(",") if part.strip())
@@ -67,14 +67,14 @@ def _argument(part: str) -> tuple[str, float]:
 
 
 def import_path(path: str, *, key: str = "layer.target") -> Any:
-    """What is at a dotted path, `pkg.mod.Class` or `pkg.mod:Class`.
+    """Imports the object at a dotted path, `pkg.mod.Class` or `pkg.mod:Class`.
 
     Args:
       path: The dotted path.
-      key: The config key that names it, for errors.
+      key: The config key that names it, for error messages.
 
     Raises:
-      LayerError: Nothing importable is there.
+      LayerError: The path can't be imported.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
         raise LayerError(f"{key}={path}: a dotted path is wanted", f"{key}=my_pkg.MyLayer")
@@ -101,7 +101,7 @@ def import_path(path: str, *, key: str = "layer.target") -> Any:
 
 
 def foreign_paths(run: Run) -> list[str]:
-    """Dotted paths in a config that name code which is neither ours nor flax's or jax's; none of it is imported."""
+    """Dotted paths in a config that name third-party code (not ours, flax's or jax's); none of it is imported."""
     targets = [str(run.layer.target), *([run.host.target] if run.host.target else [])]
     foreign = [path for path in targets if not _is_trusted(path, _is_own_module)]
     for kwargs in (run.layer.kwargs, run.layer.call, run.host.kwargs):
@@ -117,18 +117,18 @@ def _is_imported(key: str, value: str) -> bool:
 
 
 def _is_trusted(path: str, is_own: Callable[[Any], bool]) -> bool:
-    # Importing runs code: only what is ours, flax's or jax's by its first name is looked at.
+    # Importing runs code: only paths whose first name is ours, flax or jax are inspected.
     if re.split(r"[.:]", path)[0] not in (*TRUSTED_PACKAGES, "jax"):
         return False
     try:
         found = import_path(path)
     except LayerError:
-        return True  # nothing is there to run; building the layer says so
+        return True  # there is nothing to run; building the layer reports it
     return is_own(found)
 
 
 def _is_own_module(found: Any) -> bool:
-    # `jax.….os.system` begins with jax, and is not of jax.
+    # `jax.….os.system` starts with jax but is not jax's.
     module = str(getattr(found, "__module__", ""))
     return module.split(".")[0] in TRUSTED_PACKAGES if isinstance(found, type) else module.startswith(TRUSTED_FACTORIES)
 
@@ -139,15 +139,15 @@ def _is_own_function(found: Any) -> bool:
 
 
 def _require_no_stranger(setting: str, module: str | None, names: Sequence[str] = ()) -> None:
-    """Requires that no `runner.py` or folder `runner` of the user is hidden by our package.
+    """Raises if our package shadows a `runner.py` or folder `runner` of the user's.
 
     Args:
       setting: The override that could not be resolved.
-      module: Where something was looked for in vain.
-      names: What was looked for, where `setting` itself names it.
+      module: The module in which the lookup failed.
+      names: The names looked up, if `setting` itself has them.
 
     Raises:
-      LayerError: It was looked for in our package, and another one is in the working directory.
+      LayerError: The lookup was in our package, and the working directory has another `runner`.
     """
     if (module or "").partition(".")[0] != "runner":
         return
@@ -176,7 +176,7 @@ def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:
 
 
 def resolve_value(key: str, value: Any, parameter: inspect.Parameter | None, *, prefix: str = "layer.kwargs") -> Any:
-    """A YAML value as the constructor wants it: strings to dtypes, initialisers and activations; lists to tuples."""
+    """Converts a YAML value for the constructor: strings to dtypes, initialisers and activations; lists to tuples."""
     if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
         return hashable(value)
     path = f"{prefix}.{key}"
@@ -226,7 +226,7 @@ def _dotted(path: str, value: str) -> Any:
 
 
 def hashable(value: Any) -> Any:
-    """`value` with lists as tuples and dicts frozen."""
+    """`value` with lists converted to tuples and dicts frozen."""
     # The wrapped module is a static argument of jit: a list in it would make it unhashable.
     if isinstance(value, (list, tuple)):
         return tuple(hashable(item) for item in value)

@@ -1,4 +1,4 @@
-"""The Linen layer that an NNX layer stands for, where there is one."""
+"""Finds the Linen twin of an NNX layer, if there is one."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ TWINS: Mapping[Any, type[nn.Module]] = {
     nnx.PReLU: nn.PReLU,
 }
 
-# What Linen takes from its input.
+# Arguments that Linen infers from its input.
 FROM_INPUT = frozenset({"in_features", "num_features"})
 
-# Of one name in both, but called otherwise.
+# Arguments with the same name in both, but called differently.
 CALLED_OTHERWISE = frozenset({"promote_dtype", "attention_fn"})
 
-# What Linen takes in the constructor or in the call, but not in both.
+# Arguments that Linen accepts in the constructor or in the call, but not in both.
 IN_CALL_TOO = frozenset({"use_running_average", "deterministic"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Twin:
-    """A Linen layer, or why there is none.
+    """A Linen twin, or the reason that there is none.
 
     Attributes:
-      name: Its class, `nn.Dense`; empty where flax has none of the kind.
-      layer: The layer; None where there is none.
-      why: Why there is none.
+      name: Its class, `nn.Dense`; empty if flax has none of the kind.
+      layer: The layer; None if there is none.
+      why: The reason that there is none.
     """
 
     name: str = ""
@@ -55,11 +55,11 @@ class Twin:
 
 
 class _NoTwinError(Exception):
-    """An argument that Linen has not."""
+    """An argument without a Linen equivalent."""
 
 
 def twin_of(nnx_class: Any, kwargs: Mapping[str, Any], call: Mapping[str, Any] = MappingProxyType({})) -> Twin:
-    """The Linen layer of the same meaning, and of the same variables, as `nnx_class(**kwargs)`.
+    """The Linen layer equivalent to `nnx_class(**kwargs)`, with the same variables.
 
     Args:
       nnx_class: A class of flax.nnx; a subclass of one has no twin.
@@ -86,7 +86,7 @@ def _why_none(nnx_class: Any) -> str:
     name = getattr(nnx_class, "__name__", str(nnx_class))
     if nnx_class is nnx.Dropout:
         return "nn.Dropout draws its mask from another key"
-    # A class of the user's own may be called like one of flax's.
+    # A user's class may have the same name as one of flax's.
     known = hasattr(nn, name) and nnx_class is getattr(nnx, name, None)
     return f"nn.{name} has another tree of variables" if known else f"flax.linen has no {name}"
 
@@ -102,7 +102,7 @@ def _translated(
             continue
         is_default = key in defaults and _same(value, defaults[key])
         if key in fields and key not in CALLED_OTHERWISE:
-            # Both defaults of an initialiser or of a product mean the same; others may not (use_running_average).
+            # Default initialisers and dot products are equivalent in both; others may not be (use_running_average).
             if not (is_default and callable(value) and not isinstance(value, type)):
                 translated[key] = value
         elif not is_default:
@@ -118,7 +118,7 @@ def _require_call(nnx_class: Any, linen_class: type[nn.Module], call: Mapping[st
 
 
 def _same(value: Any, default: Any) -> bool:
-    # An array, such as a mask, is never a default, and compares element by element.
+    # An array, such as a mask, is never a default, and `==` on it is elementwise.
     return value is default or (not hasattr(value, "shape") and bool(value == default))
 
 

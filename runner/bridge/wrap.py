@@ -1,4 +1,4 @@
-"""An NNX layer as a Linen module, through `flax.nnx.bridge`."""
+"""Wraps an NNX layer as a Linen module, through `flax.nnx.bridge`."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ class Bridged:
     construct: Callable[[nnx.Rngs], nnx.Module] | None = None
 
     def init(self, key: jax.Array, streams: Sequence[str], x: jax.Array) -> Any:
-        """The Linen variables; see `init_keys` for the keys of the streams."""
+        """Returns the Linen variables; see `init_keys` for the streams' keys."""
         return self.model.init(init_keys(key, streams), x, **self.call)
 
     def apply(self, variables: Any, keys: Mapping[str, jax.Array], mutable: Sequence[str], x: jax.Array) -> Any:
-        """The output and the updated collections (empty where `mutable` is)."""
+        """Returns the output and the updated collections (empty if `mutable` is)."""
         if not mutable:
             return self.model.apply(variables, x, rngs=dict(keys), **self.call), {}
         return self.model.apply(variables, x, rngs=dict(keys), mutable=list(mutable), **self.call)
 
 
 def wrap(layer: LayerSettings) -> Bridged:
-    """`layer` as a Linen module.
+    """Wraps `layer` as a Linen module.
 
     Raises:
-      LayerError: The target can't be imported, is no NNX module or factory, or refuses its arguments.
-      ConfigError: A keyword argument that can't be turned into what it names.
+      LayerError: The target can't be imported, is not an NNX module or factory, or rejects its arguments.
+      ConfigError: A keyword argument can't be resolved to what it names.
     """
     target = resolve_target(str(layer.target))
     parameters = _parameters(target)
     _require_arguments(layer, parameters)
     kwargs = {key: targets.resolve_value(key, value, parameters.get(key)) for key, value in layer.kwargs.items()}
     skip_rng = not _takes(parameters, "rngs")
-    # `ToLinen` itself, not `to_linen`: that keeps `name` and three more keywords from the layer.
+    # `ToLinen` itself, not `to_linen`, which consumes `name` and three more of the layer's keywords.
     model = bridge.ToLinen(target, kwargs=FrozenDict(kwargs), skip_rng=skip_rng)
     return called(model, {key: targets.hashable(value) for key, value in layer.call.items()})
 
 
 def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
-    """`model` with the keyword arguments of its calls; a wrapped layer comes with what builds its native module."""
+    """`model` with its call keyword arguments and, for a wrapped layer, the constructor of its native module."""
     wrapped: Any = model
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
@@ -73,22 +73,22 @@ def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
 
 
 def arguments_of(model: Any) -> dict[str, Any]:
-    """The constructor's arguments of a wrapped layer by name, those given by position too; none of a host."""
+    """The constructor arguments of a wrapped layer by name, positional ones included; empty for a host."""
     if not hasattr(model, "nnx_class"):
         return {}
     return {**dict(zip(_parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
 
 
 def is_linen(found: Any) -> bool:
-    """Whether `found` is a class of `flax.linen` modules."""
+    """Whether `found` is a `flax.linen` module class."""
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def resolve_target(path: str) -> Callable[..., nnx.Module]:
-    """The class or factory at a dotted path (`pkg.mod.Class` or `pkg.mod:Class`), checked before it is called.
+    """The class or factory at a dotted path (`pkg.mod.Class` or `pkg.mod:Class`), validated before it is called.
 
     Raises:
-      LayerError: Nothing importable is there, or it is neither an `nnx.Module` subclass nor a function taking `rngs`.
+      LayerError: The path can't be imported, or is neither an `nnx.Module` subclass nor a function taking `rngs`.
     """
     found = targets.import_path(path)
     if isinstance(found, type):
@@ -99,7 +99,7 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
                 f"layer.target={path}: the class {found.__name__} is no flax.nnx.Module", "layer.target=flax.nnx.Linear"
             )
         return found
-    # By name: what takes any keyword (`json.dumps`) is not thereby a factory.
+    # By name: accepting any keyword (as `json.dumps` does) does not make a function a factory.
     if not callable(found) or "rngs" not in _parameters(found):
         raise LayerError(
             f"layer.target={path}: a {type(found).__name__} is neither an nnx.Module nor a factory that takes rngs",
@@ -109,7 +109,7 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    # A module class answers for its metaclass, which takes anything: its constructor is what counts.
+    # The signature of a module class is its metaclass's, which accepts anything: its constructor is what counts.
     function = vars(target).get("__init__", getattr(target, "__init__")) if isinstance(target, type) else target  # noqa: B009
     try:
         parameters = list(inspect.signature(function).parameters.items())

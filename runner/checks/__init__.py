@@ -1,1 +1,1 @@
-"""Is this layer safe in Linen? One file a check."""
+"""Is this layer safe in Linen? One file per check."""

@@ -1,7 +1,7 @@
-"""Check 8, checkpoint: variables that Orbax saved and restored, with a target and without, give the same bits.
+"""Check 8, checkpoint: variables survive an Orbax round trip bit for bit, with a restore target and without.
 
-Orbax without a target gives integer and tuple keys back as strings, and joins names by dots and slashes; a raw array in
-a layer changes its collection between eager and jitted init, so one's checkpoint does not restore into the other.
+Without a target, Orbax restores integer and tuple keys as strings and joins names with dots and slashes. A raw array in
+a layer changes collection between eager and jitted init, so a checkpoint of one does not restore into the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runner.records.record import Check
 
 NAME = "checkpoint"
 
-# Orbax joins keys by dots into file names, others by slashes; a backslash it writes and never finds again.
+# Orbax joins keys with dots into file names, others with slashes; a key with a backslash is written but not restored.
 JOINING = re.compile(r"[./\\]")
 
 WITHOUT_EMPTY = """\
@@ -42,14 +42,14 @@ WITH_INTEGERS = "variables = nnx.restore_int_paths(ocp.PyTreeCheckpointer().rest
 
 @dataclass(frozen=True, kw_only=True)
 class _Trip:
-    """What came back: the tree, if any, and what is wrong with it (None where nothing is)."""
+    """Result of one round trip: the restored tree, if any, and what is wrong with it (None if nothing)."""
 
     tree: Any = None
     problem: str | None = None
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Saves the variables into a temporary folder, restores them both ways and applies them."""
+    """Saves the variables to a temporary folder, restores them both ways and applies them."""
     if not trees.flatten(subject.shapes):
         return verdicts.passed(NAME, "no variables: nothing to save")
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
@@ -77,7 +77,7 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
-    """The fail for arrays that are no `nnx.Variable`: their collection is named after the class that JAX gives them."""
+    """The fail for arrays that are not an `nnx.Variable`: their collection is named after their JAX class."""
     if subject.model is (subject.layer or subject.model) and not unwrapped.holds_raw_arrays(subject.model.model):
         return None
     eager = trees.to_host(subject.model.init(subject.key, subject.needs.streams, subject.x))
@@ -173,7 +173,7 @@ def _fix_keys(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) -
 
 
 def _joining(variables: Any) -> list[str]:
-    """Paths with a key in which a dot, slash or backslash stands."""
+    """Paths with a key that contains a dot, slash or backslash."""
     joining = [
         path for path in _paths(variables) if any(isinstance(part, str) and JOINING.search(part) for part in path)
     ]
@@ -191,7 +191,7 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    """Leaves by the keys as they are: an integer or a tuple stays one."""
+    """Leaves by their unconverted keys: integers and tuples are kept."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(tuple(getattr(part, "key", part) for part in path), leaf) for path, leaf in pairs]
 
@@ -214,6 +214,6 @@ def _is(names: Sequence[str]) -> str:
 
 
 def _reason(error: CheckpointError) -> str:
-    """Orbax's own words, or ours, without the name of the temporary folder."""
+    """The error message, Orbax's or ours, without the name of the temporary folder."""
     text = verdicts.words(error.__cause__) if error.__cause__ else str(error)
     return re.sub(rf"{re.escape(tempfile.gettempdir())}/\w+/", "", text)

@@ -1,6 +1,6 @@
-"""Check 1, complete: the variables given to apply are those that init makes, in path, shape, dtype and collection.
+"""Check 1, complete: the variables passed to apply match init's in path, shape, dtype and collection.
 
-Linen refuses a missing or misshapen variable; a wrapped NNX layer takes what fits and goes on.
+Linen raises on a missing or misshapen variable; a wrapped NNX layer silently uses whatever fits.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from runner.records.record import Check
 NAME = "complete"
 MAX_NAMED = 5
 
-# A module's content: where each leaf lies in it, with its collection, and what it is.
+# A module's content: each leaf's place in it, with its collection, and what it is.
 Content = Mapping[tuple[str, Parts], str]
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Whether the variables given are those that init makes; with `full`, also whether a compiled init makes them."""
+    """Whether the variables passed are those that init makes; with `full`, also those that a compiled init makes."""
     num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
     differences = subject.differences
     if full and subject.given is None:
@@ -51,13 +51,13 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def _is_params_alone(subject: Subject) -> bool:
-    """Whether what is given would be complete as the collection `params`."""
+    """Whether the variables passed would be complete as the collection `params`."""
     wrapped = None if subject.given is None else {rngs.PARAMS: subject.given}
     return wrapped is not None and not tree_diff.compare(wrapped, subject.needs.variables)
 
 
 def fix(subject: Subject) -> str:
-    """The code that makes the variables given complete; names in the host where those are what changed."""
+    """The code that makes the variables complete; explicit names in the host if renaming is the cause."""
     if _is_params_alone(subject):
         return "variables = {'params': variables}"
     if names := new_names(subject):
@@ -84,11 +84,11 @@ def fix(subject: Subject) -> str:
 
 
 def new_names(subject: Subject) -> dict[Parts, Parts]:
-    """Modules of the host that Linen's automatic names have moved, by their new path; empty where none explains it.
+    """Modules of the host that Linen's automatic naming renamed, by new path; empty if renaming is not the cause.
 
-    Dropped in for `Dense_1`, a wrapped layer is called `ToLinen_0`, and what was `Dense_2` is called `Dense_1`. The
-    layers are walked in the order in which the host makes them, each is given the name that it would have had, and what
-    comes out counts only if every old module is found once, with the same leaves.
+    A wrapped layer that replaces `Dense_1` is named `ToLinen_0`, and the former `Dense_2` becomes `Dense_1`. The layers
+    are walked in the order in which the host creates them and assigned the names that they would have had; the result
+    counts only if every old module is found exactly once, with the same leaves.
     """
     if subject.given is None:
         return {}
@@ -107,7 +107,7 @@ def new_names(subject: Subject) -> dict[Parts, Parts]:
 
 
 def _modules(kinds: Mapping[Parts, str], parent: Parts) -> dict[str, Content]:
-    """The modules right under `parent` with their content."""
+    """The direct children of `parent` with their content."""
     found: dict[str, dict[tuple[str, Parts], str]] = defaultdict(dict)
     level = len(parent) + 1
     for path, kind in kinds.items():
@@ -117,7 +117,7 @@ def _modules(kinds: Mapping[Parts, str], parent: Parts) -> dict[str, Content]:
 
 
 def _matched(new: Mapping[str, Content], old: Mapping[str, Content]) -> dict[str, str]:
-    """The old name of every new module, or nothing where they don't match one by one."""
+    """The old name of every new module, or nothing if they don't match one to one."""
     counts: dict[str, int] = defaultdict(int)
     matched: dict[str, str] = {}
     for name, content in new.items():
@@ -134,7 +134,7 @@ def _matched(new: Mapping[str, Content], old: Mapping[str, Content]) -> dict[str
 
 
 def _class_of(name: str) -> str:
-    """The class in an automatic name, `Dense` of `Dense_0`; empty for a name that was given."""
+    """The class in an automatic name, `Dense` of `Dense_0`; empty for an explicit name."""
     match = re.fullmatch(r"(.+)_\d+", name)
     return match[1] if match else ""
 

@@ -1,4 +1,4 @@
-"""Why a module can't even be initialised, where it is one of the bridge's known traps."""
+"""Explains a failing init, if the cause is one of the bridge's known traps."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NAME = "traps"
 
 
 def why_it_fails(error: BaseException, model: Any = None) -> Check | None:
-    """The fail for a constructor without `rngs`, and for module instances as arguments; None for another error.
+    """The fail for a constructor without `rngs` or with module instances as arguments; None for any other error.
 
     Args:
       error: What `init` or `apply` raised, or the `LayerError` around it.
-      model: The wrapped layer, if it is known: then the fix is written with its arguments.
+      model: The wrapped layer, if known: the fix is then written with its arguments.
     """
     cause = error.__cause__ if isinstance(error, LayerError) and error.__cause__ is not None else error
     text = " ".join(str(cause).split())
@@ -34,7 +34,7 @@ def why_it_fails(error: BaseException, model: Any = None) -> Check | None:
 
 
 def _is_raised_for_the_wrapper(error: BaseException) -> bool:
-    """Whether the wrapper itself passed the argument, and not the constructor to a module of its own."""
+    """Whether the wrapper itself passed the argument, rather than the constructor to one of its submodules."""
     files = [frame.filename.replace("\\", "/") for frame in traceback.extract_tb(error.__traceback__)]
     while files and files[-1].endswith("flax/nnx/pytreelib.py"):  # the metaclass, between caller and constructor
         files.pop()
@@ -70,7 +70,7 @@ def _arguments(model: Any) -> str:
 
 
 def _instances(model: Any) -> dict[str, str]:
-    """Arguments of a wrapped layer that are modules, with their class."""
+    """Arguments of a wrapped layer that are modules, with their classes."""
     if model is None:
         return {}
     given = {f"args[{index}]": value for index, value in enumerate(model.args)} | dict(model.kwargs)

@@ -1,8 +1,8 @@
-"""lifts: what Linen does to modules can be done to this one: jit, grad, vmap, a name, a second call, remat, scan.
+"""lifts: the module works under Linen's transforms and uses: jit, grad, vmap, a name, a second call, remat, scan.
 
-Each lift is run on the variables of the plain call and compared with it; bits that differ by rounding alone are no
-change. What the bridge does at a second call inside one host is tested on the subject itself too: init's output must
-be apply's on the variables that init made.
+Each lift runs on the variables of the plain call and is compared with it; rounding differences don't count. What the
+bridge does on a second call inside one host is also tested on the subject itself: init's output must equal apply's on
+the variables that init made.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ layer = bridge.to_linen(Twice)"""
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Whether the layer works lifted, each lift by itself, and whether the subject's init and apply agree."""
+    """Whether the layer works under each lift separately, and whether the subject's init and apply agree."""
     lifted, asked_not = lifts_of(subject)
     arguments = trees.unbox(subject.init_variables), subject.key, subject.x
     found = {name: _untraceable(lift, subject) for name, lift in lifted.items()}
@@ -72,7 +72,7 @@ def check(subject: Subject, *, full: bool) -> Check:
         found[TWICE] = DRAWN_AGAIN
     found = {name: text or WORKS for name, text in found.items()}
     found |= {name: NOT_ASKED + why for name, why in asked_not.items()}
-    # Where state or masks come in, init may give something else for good reason.
+    # With state or masks involved, init may legitimately give another output.
     settled = bool(again) and not random and not subject.needs.mutable
     apart = _said(got["init"]) if settled else ""
     if apart and not apart.startswith(WORKS):
@@ -86,7 +86,7 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def _is_one_program(lift: Lift, arguments: Any) -> bool:
-    """Whether both calls of `lift` are one program, whatever XLA makes of it."""
+    """Whether both calls of `lift` trace to the same program, however XLA compiles it."""
     run, wanted = (hlo.before_xla(jax.jit(call).trace(*arguments)) for call in (lift.run, lift.wanted))
     return run == wanted
 
@@ -100,7 +100,7 @@ def _drawn_again(again: Mapping[str, int], found: Mapping[str, str]) -> Check:
 def _differs_in_init(got: Any) -> bool:
     if got is None or isinstance(got, str):
         return False
-    # The first of the two things compared is init's output.
+    # The first of the two compared values is init's output.
     made, applied = ({path: leaf for path, leaf in one.items() if path.split("/")[0] == "0"} for one in got)
     found = rounding.difference(made, applied)
     return bool(found) and not rounding.is_rounding(found)
@@ -124,7 +124,7 @@ def _fix(subject: Subject, bad: Mapping[str, str]) -> str | None:
 
 
 def _run(pairs: Mapping[str, tuple[Call, Call]], arguments: Any) -> dict[str, Any]:
-    """What both calls of every pair give, as named arrays, or the error; all are compiled together where that works."""
+    """The results of both calls of every pair as named arrays, or the error; compiled together where that works."""
     try:
         run = jax.jit(lambda *args: {name: [call(*args) for call in pair] for name, pair in pairs.items()})
         got = run.lower(*arguments).compile(hlo.RUN_ONCE)(*arguments)
@@ -136,7 +136,7 @@ def _run(pairs: Mapping[str, tuple[Call, Call]], arguments: Any) -> dict[str, An
 
 
 def _said(got: Any, *, shapes_only: bool = False) -> str:
-    """What is wrong with what a lift gave; '' for nothing."""
+    """What is wrong with a lift's result; '' if nothing."""
     if isinstance(got, str):
         return got
     if shapes_only:
@@ -146,8 +146,8 @@ def _said(got: Any, *, shapes_only: bool = False) -> str:
 
 
 def _untraceable(lift: Lift, subject: Subject) -> str:
-    """What raises before anything is compiled, or how the tree differs from the layer's own; '' where all is well."""
-    # Traced, as some boxes place their array on the mesh that is set when they are opened.
+    """The error raised while tracing, or how the tree differs from the layer's own; '' if neither."""
+    # Traced, since some boxes place their array on the current mesh when they are unboxed.
     variables = jax.eval_shape(trees.unbox, subject.needs.variables)
     arguments = (variables, *trees.shapes((subject.key, subject.x)))
     try:
@@ -168,7 +168,7 @@ def _untraceable(lift: Lift, subject: Subject) -> str:
 
 
 def _tree(variables: Any, stacked: tuple[str, ...]) -> dict[str, Any]:
-    """Shape and dtype of every leaf by its path, with a first axis in the collections that are stacked."""
+    """Shape and dtype of every leaf by path, with a leading axis in the stacked collections."""
     found = {}
     for path, leaf in trees.flatten(variables):
         axes = (NUM,) if path[0] in stacked else ()

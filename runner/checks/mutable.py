@@ -1,4 +1,4 @@
-"""Check 4: what a layer updates comes back to the pipeline, is right, and can be given to the next apply."""
+"""Check 4, mutable: a layer's updates reach the pipeline, are correct, and can be passed to the next apply."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ INDENT = "    "
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """No update is dropped, and updated variables are variables; with `full` the updates are the native module's."""
+    """No update is dropped, and updated variables stay variables; with `full`, updates equal the native module's."""
     changed = subject.needs.mutable
-    # As in Linen, what is sown and not asked for is no loss.
+    # As in Linen, sown values that nobody requested are not a loss.
     dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
     if dropped:
         return _dropped(subject, dropped)
@@ -63,12 +63,12 @@ def _unknown(subject: Subject, unknown: Sequence[str]) -> Check:
 
 
 def _fed_back(subject: Subject, *, full: bool) -> Check | None:
-    """What is wrong with giving the updates to the next apply; None if nothing is."""
+    """What is wrong with passing the updates to the next apply; None if nothing."""
     known = set(_paths(subject.needs.variables))
     try:
         _, updates = subject.returned
     except Exception as error:
-        # Variables that an earlier call made, such as a cache, came in with those given.
+        # Variables made by an earlier call, such as a cache, were passed in with the others.
         extra = [path for path in _paths(subject.shapes) if path not in known and path[0] in subject.needs.mutable]
         if not extra:
             raise
@@ -88,8 +88,8 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
 
 
 def _eager_error(subject: Subject, traced: Exception, *, given: bool) -> Exception:
-    """What apply (where what it made is `given`) or the next one raises outside of jit: its words are of arrays."""
-    # A call that raises does not get far; one that works would compile each of its operations by itself.
+    """What apply (if its result is `given`), or the next one, raises outside jit: its message is about arrays."""
+    # A call that raises stops early; one that works would compile each of its operations separately.
     first = subject.apply if given else subject.run
     try:
         _, updates = first(subject.variables, subject.key, subject.x)
@@ -110,7 +110,7 @@ def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, *,
     is_made, them = ("is made", "it") if len(made) == 1 else ("are made", "them")
     call = "apply" if given else "the next apply"
     detail = f"{names} {is_made} by a call, not by the constructor: {call} that is given {them} raises {what}"
-    # A Linen module inside the layer makes its params late where nobody has initialised it.
+    # A Linen module inside the layer creates its params on the first call if it was not initialised.
     fix = as_code.LAZY_INIT if rngs.PARAMS in collections else _in_constructor(subject, made)
     return verdicts.fail(NAME, detail, fix, made=collections, error=what)
 
@@ -123,7 +123,7 @@ def _without_sown(subject: Subject, sown: Sequence[str], *, given: bool) -> str:
 
 
 def _in_constructor(subject: Subject, made: dict[trees.Path, Any]) -> str:
-    """A factory that makes beforehand what a call makes: the native module then has a place for it."""
+    """A factory that creates up front what a call creates, so that the native module has a place for it."""
     name = getattr(getattr(subject.model.model, "nnx_class", None), "__name__", "MyLayer")
     lines = []
     for (collection, *path), leaf in made.items():
@@ -146,7 +146,7 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
     _, updates = subject.run(subject.variables, subject.key, subject.x)
 
     def native(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        # A stream that is not given is drawn from key 0, as the bridge does.
+        # A missing stream is drawn from key 0, as in the bridge.
         keys = rngs.apply_keys(key, subject.rngs)
         module = construct(nnx.Rngs({"default": 0, **rngs.native_streams(keys)}))
         nnx.update(module, nnx.merge_state(*trees.unbox(variables).values()))

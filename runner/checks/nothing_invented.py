@@ -1,7 +1,7 @@
-"""Check 2, nothing invented: apply draws no weight and no mask from a key that it is not given.
+"""Check 2, nothing invented: apply draws no weights or masks from a key that was not passed to it.
 
-A wrapped layer's constructor runs in every apply. What it draws is replaced by the variables that apply is given, and
-is then dead code; what is not given stays, drawn from key 0 whatever the seed.
+A wrapped layer's constructor runs in every apply. What it draws is replaced by the variables passed to apply and is
+then dead code; anything not passed stays as drawn from key 0, whatever the seed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OWN_STREAM = "\n".join(
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Whether all that apply draws comes from what it is given."""
+    """Whether everything that apply draws comes from the keys passed to it."""
     if left_out := _left_out(subject):
         names = listed(left_out, MAX_NAMED)
         detail = f"init leaves out {names}: apply makes them again at every call, from key 0 whatever the seed"
@@ -68,7 +68,7 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def _left_out(subject: Subject) -> list[str]:
-    """Parameters that apply makes and init does not: those of a Linen module inside the layer, not initialised."""
+    """Parameters that apply makes but init does not: those of an uninitialised Linen module inside the layer."""
     if rngs.PARAMS not in subject.needs.mutable:
         return []
     needs = subject.needs
@@ -81,7 +81,7 @@ def _left_out(subject: Subject) -> list[str]:
 
 
 def _lost(subject: Subject) -> list[str]:
-    """Leaves that apply has to make itself; a wrapped layer takes one that lies in another collection."""
+    """Leaves that apply has to make itself; a wrapped layer also accepts a leaf from another collection."""
     return [
         one.path
         for one in subject.differences

@@ -1,7 +1,7 @@
-"""Check: a wrapped layer computes what the native NNX layer does, and what its Linen twin does, at the same cost.
+"""Check: a wrapped layer computes the same as the native NNX layer and its Linen twin, at the same cost.
 
-The native module is built by the formula of `bridge.native_streams`. All that is compared is compiled, on init's
-variables with the params moved a little, so that a bias of zero or a scale of one hides nothing.
+The native module is built with `bridge.native_streams`. Everything compared is compiled and runs on init's variables
+with slightly perturbed params, so that a bias of zero or a scale of one hides nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from runner.timing import clock, stats
 NAME = "parity"
 BRIDGED, NATIVE, LINEN = "bridged", "native", "linen"
 
-# XLA may fuse two programs of one meaning otherwise, which moves the last bits and no more.
+# XLA may fuse two equivalent programs differently, which changes only the last bits.
 FUSION_ULP = 4
 
 COMPILE_ROUNDS = 1
-ROUNDS = 10  # 8 are the fewest that a 99 % interval of the median takes
+ROUNDS = 10  # a 99 % interval of the median needs at least 8
 WARMUP = 5
 MIN_SAMPLE_S = 0.005
 
@@ -57,7 +57,7 @@ WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One of the programs that are compared.
+    """One of the compared programs.
 
     Attributes:
       apply: `(variables, streams, x) -> (output, updated collections)`.
@@ -69,7 +69,7 @@ class Variant:
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Variables, output, updates and gradient beside the native module's and the twin's, and what each costs."""
+    """Compares variables, output, updates, gradient and cost with those of the native module and the twin."""
     del full
     layer = subject.model
     if layer.construct is None:
@@ -82,7 +82,7 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def _differing_variables(subject: Subject) -> dict[str, Any]:
-    """How init's variables differ from the native module's; nothing is compiled where both are one program."""
+    """How init's variables differ from the native module's; compiles nothing if both trace to the same program."""
     layer = subject.model
     keys = rngs.init_keys(subject.key, subject.needs.streams)
     inits = (
@@ -146,7 +146,7 @@ def _variants(subject: Subject, twin: Twin) -> dict[str, Variant]:
 
 
 def _twin(subject: Subject) -> tuple[Twin, dict[str, Any]]:
-    """The Linen twin, and the leaves of its variables that are not the wrapped layer's, by path."""
+    """The Linen twin, and the leaves of its variables that the wrapped layer lacks, by path."""
     model: Any = subject.model.model
     twin = twins.twin_of(model.nnx_class, wrap.arguments_of(model), subject.model.call)
     if twin.layer is None:
@@ -169,7 +169,7 @@ def _kinds(variables: Any) -> dict[str, str]:
 
 
 def _moved(variables: Any) -> Any:
-    """`variables` with every floating leaf of params a little off its initial value, by fixed numbers."""
+    """`variables` with every floating-point leaf of params slightly perturbed, by fixed numbers."""
     generator = np.random.default_rng(0)
 
     def move(leaf: Any) -> Any:
@@ -193,7 +193,7 @@ def _has_gradient(variables: Mapping[str, Any]) -> bool:
 def _gradients(
     variants: Mapping[str, Variant], arguments: Mapping[str, Any], outputs: Mapping[str, Any]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The gradient of each variant by its params; none of any where all are one program before XLA sees it."""
+    """The gradient of each variant with respect to its params; none if all trace to the same program."""
     functions = {name: jax.jit(_gradient_of(variants[name], outputs[name][0])) for name in variants}
     programs = {name: hlo.before_xla(function.trace(*arguments[name])) for name, function in functions.items()}
     others = [name for name, program in programs.items() if program != programs[BRIDGED]]
@@ -259,7 +259,7 @@ def _named(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _worst(differences: Mapping[str, Any]) -> int | None:
-    """The largest difference in ulp, 0 where there is none; None where it is more than fusing explains."""
+    """The largest difference in ulp, 0 if there is none; None if it is more than fusion explains."""
     ulps = [item["ulp"] if isinstance(item, dict) else FUSION_ULP + 1 for item in differences.values()]
     worst: int = max(ulps, default=0)
     return worst if worst <= FUSION_ULP else None

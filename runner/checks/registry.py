@@ -1,7 +1,7 @@
-"""The checks: is this layer safe inside Linen? One file a check, each with a `check(subject, *, full)`.
+"""The checks: is this layer safe inside Linen? One file per check, each with a `check(subject, *, full)`.
 
 The first five only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full` they
-also execute what they are about, and the other five run too.
+also execute what they check, and the other five run too.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ FULL: Mapping[str, CheckFunction] = {
 
 
 def run_checks(subject: Subject, *, full: bool, only: Collection[str] | None = None) -> list[Check]:
-    """What the checks say of `subject`, in order; a check that can't be tested is skipped and says why.
+    """Runs the checks on `subject`, in order; a check that can't be tested is skipped with a reason.
 
     Args:
-      subject: What is checked.
-      full: Whether everything is compiled and run for it, or only what tracing shows.
-      only: Names of the checks to ask; None for all.
+      subject: The module to check.
+      full: Whether to compile and run everything, or only to trace.
+      only: Names of the checks to run; None for all.
     """
     checks = {**TRACED, **FULL} if full else TRACED
     raised: dict[str, str] = {}
@@ -61,18 +61,18 @@ def run_checks(subject: Subject, *, full: bool, only: Collection[str] | None = N
 
 
 def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, **options: Any) -> list[Check]:
-    """What every check says of a Linen module, for the tests of who writes it: `runner.check(model, x)`.
+    """Runs every check on a Linen module, for its author's tests: `runner.check(model, x)`.
 
     Args:
       model: A `flax.linen.Module` that is called with `x`: a wrapped layer, or a host with one in it.
       x: Input.
-      only: Names of the checks to ask, where all ten take too long; None for all.
+      only: Names of the checks to run, if all ten take too long; None for all.
       **options: Those of `runner.checks.probes.subject.subject_of`: variables, rngs, init_rngs, mutable, call,
         trained, label, again.
 
     Raises:
-      LayerError: The module refuses its arguments or the input, for no cause that a check knows.
-      UserError: `only` names no check, or what is given is no module, array or variables.
+      LayerError: The module rejects its arguments or the input, for a reason that no check knows.
+      UserError: `only` has an unknown name, or an argument is not a module, an array or variables.
     """
     only = [only] if isinstance(only, str) else only
     _require_names(only or ())
@@ -99,6 +99,6 @@ def _asked(name: str, check: CheckFunction, subject: Subject, *, full: bool, rai
     try:
         return check(subject, full=full)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
-        # One cause may be in the way of many checks: it is said with the first.
+        # One cause may block many checks: it is reported with the first.
         first = raised.setdefault(words := verdicts.words(error), name)
         return verdicts.skipped(name, f"could not be tested: {words if first == name else f'as {first}'}")

@@ -1,4 +1,4 @@
-"""All checks of one Linen module as a report: `runner.check(model, x)`."""
+"""Runs all checks on one Linen module and reports them: `runner.check(model, x)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.records.record import Check, Verdict
 
 WIDTH = 100
 
-# Readable on white and on black: a notebook may be either, and does not tell.
+# Readable on white and on black: a notebook may be either, and we can't detect which.
 COLORS = {
     Verdict.passed: "#1a8f5f",
     Verdict.warn: "#b07200",
@@ -25,7 +25,7 @@ COLORS = {
 
 
 class CheckFailures(AssertionError):
-    """Checks failed; the message has the evidence and the fix of each.
+    """Raised when checks fail; the message has the evidence and the fix for each.
 
     Attributes:
       report: The whole report.
@@ -42,13 +42,13 @@ class CheckFailures(AssertionError):
 
 
 class CheckReport(Sequence[Check]):
-    """What every check says of one Linen module: a sequence of `Check`, by position or by name.
+    """The result of every check on one Linen module: a sequence of `Check`, indexed by position or name.
 
-    In a condition it is `ok`, so that `assert runner.check(model, x)` fails where a check does.
+    Its truth value is `ok`, so that `assert runner.check(model, x)` fails if a check does.
 
     Args:
-      label: What the module is called.
-      checks: In the order in which they are shown.
+      label: The module's name in the report.
+      checks: The checks, in display order.
     """
 
     def __init__(self, label: str, checks: Iterable[Check]) -> None:
@@ -57,7 +57,7 @@ class CheckReport(Sequence[Check]):
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed; see `warned` and `skipped` for what else a test may want to be empty."""
+        """Whether no check failed; a test may also want `warned` and `skipped` to be empty."""
         return not self.failed
 
     @property
@@ -67,19 +67,19 @@ class CheckReport(Sequence[Check]):
 
     @property
     def warned(self) -> list[Check]:
-        """The checks that hold within limits that their details name."""
+        """The checks that hold only within the limits named in their details."""
         return self._with(Verdict.warn)
 
     @property
     def skipped(self) -> list[Check]:
-        """The checks that could not be made; their details say why."""
+        """The checks that could not run; their details say why."""
         return self._with(Verdict.skipped)
 
     def raise_for_failures(self) -> None:
-        """Nothing if no check failed: the last line of a test.
+        """Raises if any check failed: the last line of a test.
 
         Raises:
-          CheckFailures: An `AssertionError` with the evidence and the fix of each check that failed.
+          CheckFailures: An `AssertionError` with the evidence and the fix for each failed check.
         """
         __tracebackhide__ = True  # pytest shows the test's own line
         if not self.ok:
@@ -147,34 +147,34 @@ def check(
     label: str | None = None,
     again: Callable[[], Any] | None = None,
 ) -> CheckReport:
-    """A report of whether a Linen module is safe in a pipeline: ten checks, each with its evidence and fix.
+    """Reports whether a Linen module is safe in a pipeline: ten checks, each with its evidence and fix.
 
-    Everything is compiled and run for it, on JAX's default device: seconds for a small layer. Pass what your pipeline
-    passes, for that is what is checked.
+    Compiles and runs everything on JAX's default device, which takes seconds for a small layer. Pass what your pipeline
+    passes, since exactly that is checked.
 
         runner.check(bridge.to_linen(nnx.BatchNorm, 8), jnp.ones((2, 8))).raise_for_failures()
 
     Args:
       model: A `flax.linen.Module` that is called as `model.apply(variables, x)`: a wrapped layer, or a host around one.
-      x: Input, an array of the shape and dtype that the pipeline has: [batch, …, features].
-      variables: The variable dict given to apply, `{"params": …}`, arrays or `jax.ShapeDtypeStruct`; None for what
-        init makes.
-      rngs: Names of the rng streams given to apply, `"dropout"` or `["dropout", "noise"]`; None for all it needs.
-      init_rngs: Names of the rng streams given to init; None for all it needs.
-      mutable: Collections that apply may change, as flax takes them; None for all that it changes.
+      x: Input, an array of the pipeline's shape and dtype: [batch, …, features].
+      variables: The variable dict passed to apply, `{"params": …}`, arrays or `jax.ShapeDtypeStruct`; None for
+        init's own.
+      rngs: Names of the rng streams passed to apply, `"dropout"` or `["dropout", "noise"]`; None for all it needs.
+      init_rngs: Names of the rng streams passed to init; None for all it needs.
+      mutable: Collections that apply may change, in any form flax accepts; None for all that it changes.
       call: Keyword arguments of every call, `{"deterministic": True}`.
-      trained: Collections that the optimiser gets.
-      only: Names of checks to make, `["parity", "lifts"]`; None for all ten.
-      label: What the module is called in the report; by default the name of its class.
-      again: Builds the module a second time, as a script does that makes it for every call.
+      trained: Collections that the optimiser trains.
+      only: Names of the checks to run, `["parity", "lifts"]`; None for all ten.
+      label: The module's name in the report; by default its class name.
+      again: Builds the module a second time, like a script that creates it for every call.
 
     Returns:
       A `CheckReport`: `.ok`, `.failed`, `.warned`, `report["streams"]`, `.raise_for_failures()`. Times in the evidence
       end with `_s` and are in seconds, sizes with `_bytes`.
 
     Raises:
-      LayerError: The module refuses its arguments or the input, for no cause that a check knows.
-      UserError: What is given is no module, array or variable dict, or `only` names no check.
+      LayerError: The module rejects its arguments or the input, for a reason that no check knows.
+      UserError: An argument is not a module, an array or a variable dict, or `only` has an unknown name.
     """
     checks = registry.check_model(
         model,

@@ -1,4 +1,4 @@
-"""How two results of one computation differ: not at all, by rounding, or for real."""
+"""Classifies the difference between two results of one computation: none, rounding, or real."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROUNDED = "rounded otherwise"
 
 
 def difference(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> str:
-    """How `got` differs from `wanted`, as words; '' for the same bits. See `checks.are_close` for what is rounding."""
+    """Describes how `got` differs from `wanted`; '' for equal bits. `checks.are_close` defines rounding."""
     found = closeness.differences(got, wanted)
     if not found:
         return ""
@@ -24,7 +24,7 @@ def difference(got: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) 
 
 
 def is_rounding(found: str) -> bool:
-    """Whether `difference` found rounding and no more."""
+    """Whether `difference` found only rounding."""
     return found.startswith(ROUNDED)
 
 
@@ -34,5 +34,5 @@ def is_wrong(found: str) -> bool:
 
 
 def as_words(found: str) -> str:
-    """What `difference` found, as the end of a sentence."""
+    """The result of `difference` as the end of a sentence."""
     return f"is {found}" if is_rounding(found) else found or "gives the same bits"

@@ -1,7 +1,7 @@
-"""sharding: axis names of the variables fit their arrays, outlive `nn.scan` and `nn.vmap`, and run on a mesh.
+"""sharding: the variables' axis names fit their arrays, survive `nn.scan` and `nn.vmap`, and work on a mesh.
 
-NNX variables with axis names come out of the bridge as `NNXMeta`, which keeps them as they are when a lift adds an
-axis; `nn.Partitioned` and `nn.LogicallyPartitioned` take the axis in.
+The bridge turns NNX variables with axis names into `NNXMeta`, which leaves the names unchanged when a lift adds an
+axis; `nn.Partitioned` and `nn.LogicallyPartitioned` add the axis.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runner.records.record import Check
 
 NUM_LAYERS = 2
 
-# Words of the error that flax raises where a variable with axis names is made and no mesh is set.
+# Part of flax's error message when a variable with axis names is created without a mesh.
 NO_MESH = "An auto mesh context or metadata is required"
 
 KEEP_AXES = """\
@@ -46,7 +46,7 @@ with jax.set_mesh(mesh):  # `with mesh:` does not count
 
 @dataclass
 class _Findings:
-    """What was seen, each sentence with its fix."""
+    """The findings, each sentence with its fix."""
 
     wrong: list[tuple[str, str | None]] = field(default_factory=list)
     limits: list[tuple[str, str | None]] = field(default_factory=list)
@@ -54,14 +54,14 @@ class _Findings:
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Whether the axis names of the variables can be used, and the layer runs on all devices that are there."""
+    """Whether the variables' axis names are usable and the layer runs on all available devices."""
     boxes = _boxes(subject.needs.variables)
     if not boxes:
         return _without_names(subject)
     findings = _Findings(evidence={"names": {path: _texts(trees.axis_names(box)) for path, box in boxes.items()}})
     mesh = _mesh_of(boxes, _devices(subject))
     _check_ranks(subject, boxes, findings)
-    if findings.wrong:  # nothing can be lifted or placed by such names
+    if findings.wrong:  # such names can be neither lifted nor placed
         return _verdict(boxes, findings, "")
     with jax.set_mesh(mesh):
         _check_lifts(subject, boxes, findings)
@@ -77,7 +77,7 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def why_it_fails(error: Exception) -> Check | None:
-    """The verdict on a layer that can't be traced because no mesh is set; None for any other error."""
+    """The check of a layer that can't be traced because no mesh is set; None for any other error."""
     if NO_MESH not in str(error):
         return None
     match = re.search(r"out_sharding=(?:P|PartitionSpec)?\((.*?)\)(?:\.| |$)", str(error))
@@ -112,8 +112,8 @@ def _verdict(boxes: Mapping[str, Any], findings: _Findings, ran: str) -> Check:
 
 
 def _check_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
-    """Whether each array has as many names as axes."""
-    # Around a layer, a lift may have added the axis that has no name.
+    """Checks that each array has as many names as axes."""
+    # A lift around the layer may have added the unnamed axis.
     fix = SPELL_AXES if lifts.is_wrapped(subject.model) else KEEP_AXES
     for path, box in boxes.items():
         names, rank = _texts(trees.axis_names(box)), len(jax.tree.leaves(box)[0].shape)
@@ -123,7 +123,7 @@ def _check_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
 
 
 def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
-    """Whether the axis that a lift adds is first among the names."""
+    """Checks that the axis added by a lift comes first among the names."""
     needs, x = subject.needs, trees.shapes(subject.x)
     collections = tuple(sorted({*needs.variables, *needs.mutable}))
     many = jax.ShapeDtypeStruct((NUM_LAYERS, *x.shape), x.dtype)
@@ -153,7 +153,7 @@ def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
 
 
 def _check_specs(subject: Subject, findings: _Findings) -> None:
-    """Whether partition specs can be read off shapes, as pipelines do before anything is computed."""
+    """Checks that partition specs can be derived from shapes, as pipelines do before computing anything."""
     try:
         meta.get_partition_spec(_init_shapes(subject.model, subject, trees.shapes(subject.x)))
     except Exception as error:  # noqa: BLE001 - whatever the box raises
@@ -162,7 +162,7 @@ def _check_specs(subject: Subject, findings: _Findings) -> None:
 
 
 def _check_context(subject: Subject, mesh: Mesh, findings: _Findings) -> None:
-    """Whether init can be traced where no mesh is set."""
+    """Checks that init can be traced without a mesh."""
     try:
         with jax.set_mesh(None):
             _init_shapes(subject.model, subject, trees.shapes(subject.x))
@@ -177,10 +177,10 @@ def _check_context(subject: Subject, mesh: Mesh, findings: _Findings) -> None:
 
 
 def _run(subject: Subject, mesh: Mesh) -> str:
-    """How init and apply on `mesh`, placed by axis names, differ from those on one device; '' for the same bits."""
+    """How init and apply on `mesh`, placed by axis names, differ from a single device; '' for equal bits."""
     needs, apply = subject.needs, _apply(subject)
     wanted = trees.to_host(subject.init_variables)
-    # Host arrays belong to no device: with a mesh set around this they would be refused on the first.
+    # Host arrays are on no device: with a surrounding mesh, arrays on the first device would be rejected.
     key, x = np.asarray(subject.key), np.asarray(subject.x)
     expected = jax.jit(apply)(wanted, key, x)
     placed = jax.tree.map(lambda leaf: _sharding(leaf, mesh), needs.variables, is_leaf=meta.is_axis_metadata)
@@ -210,7 +210,7 @@ def _init_shapes(model: Bridged, subject: Subject, x: Any) -> Any:
 
 
 def _boxes(variables: Any, inside: str | None = None) -> dict[str, Any]:
-    """The metadata boxes with axis names by path; of what lies under the name `inside`, without that name."""
+    """The metadata boxes with axis names by path; the name `inside` is stripped from the paths under it."""
     found = {}
     for path, leaf in trees.flatten(variables):
         if trees.axis_names(leaf):
@@ -223,7 +223,7 @@ def _sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def _mesh_of(boxes: Mapping[str, Any], devices: Sequence[Any]) -> Mesh:
-    """A mesh with the axes that the boxes name, over as many of `devices` as their arrays can be cut for."""
+    """A mesh with the axes that the boxes name, over as many of `devices` as their arrays can be split across."""
     for box in boxes.values():
         own = getattr(box, "mesh", None) or getattr(box, "metadata", {}).get("mesh")
         if own is not None:
@@ -239,7 +239,7 @@ def _mesh_of(boxes: Mapping[str, Any], devices: Sequence[Any]) -> Mesh:
 
 
 def _cut(sizes: dict[str, int], cuts: Mapping[tuple[str, ...], int], num: int) -> dict[str, int]:
-    """`sizes` of mesh axes grown to `num` devices together, while every size in `cuts` is divided by its axes."""
+    """`sizes` of mesh axes scaled up to `num` devices in total, with every size in `cuts` divisible by its axes."""
     if num < 2:
         return sizes
     factor = next(number for number in range(2, num + 1) if num % number == 0)
@@ -251,7 +251,7 @@ def _cut(sizes: dict[str, int], cuts: Mapping[tuple[str, ...], int], num: int) -
 
 
 def _devices(subject: Subject) -> list[Any]:
-    """All devices of the kind that the input is on."""
+    """All devices of the same kind as the input's."""
     platform = next(iter(subject.x.devices())).platform
     return list(jax.local_devices(backend=platform))
 

@@ -1,6 +1,6 @@
-"""Check 3, streams: apply is given the rng streams that it draws from, and no two masks come from one key.
+"""Check 3, streams: apply gets the rng streams that it draws from, and no two masks share a key.
 
-Linen raises where a stream is missing; a wrapped NNX layer falls back to key 0, so that every dropout has one mask.
+Linen raises if a stream is missing; a wrapped NNX layer falls back to key 0, so that dropout always has the same mask.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from runner.records.record import Check
 
 NAME = "streams"
 
-# Two keys may give one mask by chance where x is small; so many don't.
+# With a small x, two keys may give the same mask by chance; this many don't.
 NUM_KEYS = 8
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Whether apply has its streams and uses each key once; with `full`, also whether other keys give other outputs."""
+    """Whether apply has its streams and uses each key once; with `full`, also whether other keys change the output."""
     if refused := _refused_init(subject):
         return refused
     wanted, missing = subject.wanted_streams, absent(subject)
-    # With a stream missing, Linen's own layers raise; a wrapped one goes on.
+    # If a stream is missing, Linen's own layers raise; a wrapped one does not.
     found = _draws(subject) if missing else subject.draws
     given = [stream for stream in subject.rngs if stream != rngs.PARAMS]
     unused = [stream for stream in given if stream not in wanted and stream not in subject.needs.streams]
@@ -59,7 +59,7 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def _refused_init(subject: Subject) -> Check | None:
-    """The fail for an init that raises with the streams that it is given; None for one that does not."""
+    """The fail for an init that raises with the streams passed to it; None if it does not raise."""
     if subject.init_rngs is None:
         return None
     given = subject.init_rngs
@@ -73,12 +73,12 @@ def _refused_init(subject: Subject) -> Check | None:
 
 
 def absent(subject: Subject) -> list[str]:
-    """Streams that apply draws from and is not given."""
+    """Streams that apply draws from but that were not passed."""
     return [stream for stream in subject.wanted_streams if stream not in subject.rngs]
 
 
 def fix(subject: Subject) -> str:
-    """How to give init and apply every stream that they need: the config word, and the code."""
+    """How to pass init and apply every stream they need: the config key, and the code."""
     init = ", ".join(f"'{stream}': k{num}" for num, stream in enumerate(subject.needs.streams, start=1))
     first = len(subject.needs.streams) + 1
     apply = ", ".join(f"'{stream}': k{num}" for num, stream in enumerate(subject.wanted_streams, start=first))
@@ -98,10 +98,10 @@ def _draws(subject: Subject) -> Draws | None:
 
 
 def _shared(subject: Subject, found: Draws | None) -> list[tuple[list[int], int]]:
-    """Shapes of the draws that have one key, and how many have it."""
+    """Shapes of the draws that share a key, and how many share it."""
     if found is None:
         return []
-    # Weights that are made up are drawn alike too; of those the check nothing_invented speaks.
+    # Invented weights share keys too; the check nothing_invented reports those.
     lost = any(one.kind in (Kind.missing, Kind.misplaced) for one in subject.differences)
     counts = Counter((one.number, one.shape) for one in found.draws if one.sources or not lost)
     return [(list(shape), count) for (_, shape), count in counts.items() if count > 1]
@@ -124,7 +124,7 @@ def _without(subject: Subject, unused: Sequence[str]) -> str:
 
 
 def _differs(subject: Subject) -> bool:
-    """Whether the output of any other key differs."""
+    """Whether any other key gives a different output."""
 
     def outputs(num: int) -> Any:
         output, _ = subject.run(subject.variables, jax.random.fold_in(subject.key, num), subject.x)

@@ -1,4 +1,4 @@
-"""Check 5: what a native optimiser would train is given to the pipeline's, and gets a gradient."""
+"""Check 5, trained: what a native optimiser would train reaches the pipeline's, and gets a gradient."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from runner.records.record import Check
 
 NAME = "trained"
 
-# Of the noise that every trained leaf gets: a leaf that starts at zero, as LoRA's, hides the gradient of another one.
+# Scale of the noise added to every trained leaf: a leaf initialised to zero, as in LoRA, hides another's gradient.
 NOISE = 0.1
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Every trainable leaf is in the trained collections and is read; with `full` it gets a nonzero gradient."""
+    """Every trainable leaf is in the trained collections and is used; with `full` it gets a nonzero gradient."""
     trainable = [path for path in _floating(subject.needs.variables) if _is_trainable(str(path[0]))]
     outside = [path for path in trainable if path[0] not in subject.trained]
     if outside:
@@ -65,7 +65,7 @@ def _left_out(subject: Subject, outside: Sequence[trees.Path]) -> Check:
 def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
     here = f"# here: train.collections=[{','.join(names)}]"
     if raw:
-        # The name of a raw array's collection depends on how init was called, so code by that name is none.
+        # The name of a raw array's collection depends on how init was called, so no code can rely on it.
         lines = [as_code.as_param(path[1:]) for path in raw[:3]]
         return "\n".join(["# at the end of its __init__; nnx.Variable for a constant:", *lines, here])
     lines = [
@@ -91,7 +91,7 @@ def _fix_unread(subject: Subject, unread: Sequence[trees.Path]) -> str:
     strangers = list(dict.fromkeys(str(path[1]) for path in unread if path not in wanted))
     if not strangers:
         return _fix_constant(unread)
-    # A wrapped layer without a name takes part in the counting that names its neighbours.
+    # An unnamed wrapped layer shifts the automatic numbering of its siblings.
     return "\n".join(f"name={name!r},  # for the layer that is to read {name} of these variables" for name in strangers)
 
 
@@ -138,7 +138,7 @@ def _gradients(subject: Subject, trained: Sequence[trees.Path]) -> Check:
 
 
 def _larger(shape: Sequence[int]) -> str:
-    """A shape with more rows, where one was too few to tell (attention over one element weighs it by one)."""
+    """A shape with more rows, if one was too few to tell (attention over one element has weight one)."""
     grown = [max(4, 2 * size) for size in shape[:-1]] + list(shape[-1:])
     return "[" + ",".join(map(str, grown)) + "]"
 
@@ -148,12 +148,12 @@ def _noisy(leaf: Any, num: int) -> jax.Array:
 
 
 def _normal(leaf: Any, num: int) -> np.ndarray:
-    # NumPy's: every shape that JAX draws would be compiled.
+    # NumPy's generator: JAX would compile a program for every shape drawn.
     return np.random.default_rng(num).standard_normal(leaf.shape).astype(leaf.dtype)
 
 
 def _is_trainable(collection: str) -> bool:
-    """Whether leaves of it are a native optimiser's, or would be if they were no raw arrays."""
+    """Whether a native optimiser trains leaves of it, or would if they were not raw arrays."""
     kind = flow.variable_type(collection)
     return kind is not None and (issubclass(kind, nnx.Param) or _is_raw(collection))
 

@@ -1,6 +1,6 @@
-"""Check 10, traps: what works today and surprises tomorrow, in how the module is built, hashed, switched and fed.
+"""Check 10, traps: what works today but surprises later, in how the module is built, hashed, switched and called.
 
-And why a module could not even be initialised, where a known trap is the cause.
+It also explains a failing init, if a known trap is the cause.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runner.records.record import Check, Verdict
 
 NAME = "traps"
 
-# What `nnx.Module.train` and `eval` set, and the arguments by which layers let it be set from outside.
+# What `nnx.Module.train` and `eval` set, and the arguments through which layers let callers set it.
 SWITCHES = ("deterministic", "use_running_average")
 SWITCHING_ARGUMENTS = (*SWITCHES, "train", "training", "is_training", "inference", "update_stats")
 
@@ -35,7 +35,7 @@ KEPT_BY_TO_LINEN = ("name", "metadata_fn", "skip_rng", "abstract_init")
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Asks for each trap; the worst verdict is the check's. Nothing is compiled or computed."""
+    """Tests for each trap and returns the worst result. Nothing is compiled or computed."""
     layer = subject.layer or subject.model
     found = [_static(subject, layer), _mode(layer), _kept(layer), _axes(subject), _captured(subject)]
     verdicts = [check.verdict for check in found]
@@ -56,7 +56,7 @@ def _static(subject: Subject, layer: Bridged) -> Check:
         traced.append(model)
         return x
 
-    # The cache asks only for the model's hash and equality: what is called inside makes no difference.
+    # The cache uses only the model's hash and equality: what is called inside makes no difference.
     jitted, x = jax.jit(call, static_argnums=0), jax.ShapeDtypeStruct((), np.float32)
     for model in (subject.model.model, layer.model):
         try:
@@ -104,7 +104,7 @@ def _made_once(names: Sequence[str]) -> str:
 
 
 def _mode(layer: Bridged) -> Check:
-    """Whether an argument of the call or the constructor reaches what `.train()` and `.eval()` set."""
+    """Whether an argument of the call or the constructor controls what `.train()` and `.eval()` set."""
     construct = unwrapped.constructor(layer.model)
     if construct is None:
         return passed(NAME, "")
@@ -116,7 +116,7 @@ def _mode(layer: Bridged) -> Check:
     if not left:
         return passed(NAME, "train and eval within reach" if switches else "", **inside)
     names = [".".join(map(str, path)) for path in left]
-    # What is stuck in training drops or counts in every evaluation; in evaluation, it is a layer of its own kind.
+    # Stuck in training mode, it drops or counts in every evaluation; stuck in evaluation, it is just a different layer.
     say, method = (warn, "train") if all(left.values()) else (fail, "eval")
     detail = f"no argument of the call or the constructor reaches {', '.join(names)}, and .{method}() changes nothing"
     kinds = ", ".join(f"{name}=evaluate" for name in SWITCHES if any(path[-1] == name for path in left))
@@ -131,7 +131,7 @@ def _mode(layer: Bridged) -> Check:
 
 
 def _switches(module: nnx.Module) -> dict[tuple[Any, ...], Any]:
-    """The mode's attributes by path, but of what drops nothing."""
+    """The mode's attributes by path, except those of layers that drop nothing."""
     return {
         (*path, name): getattr(inner, name)
         for path, inner in nnx.iter_modules(module)
@@ -162,7 +162,7 @@ def _reached_by_constructor(
 
 
 def _kept(layer: Bridged) -> Check:
-    """Whether the constructor takes an argument that `to_linen` keeps for itself."""
+    """Whether the constructor has an argument that `to_linen` consumes itself."""
     model = layer.model
     kept = [name for name in _parameters(_constructor(model)) if name in KEPT_BY_TO_LINEN]
     if not kept:
@@ -178,17 +178,17 @@ def _kept(layer: Bridged) -> Check:
 
 
 def _kept_value(model: Any, name: str) -> Any:
-    # What to_linen took for itself lies in the wrapper's own field.
+    # What to_linen consumed is in the wrapper's own field.
     taken = model.name if name == "name" else None
     return taken if taken is not None else _parameters(_constructor(model))[name].default
 
 
 def _axes(subject: Subject) -> Check:
-    """Whether x may have one axis less or one more."""
+    """Whether x may have one axis fewer or one more."""
     shape = tuple(subject.x.shape)
     if not shape:
         return passed(NAME, "")
-    # A single axis is the features': without it there is no x.
+    # A single axis is the feature axis: without it there is no x.
     fewer = _refusal(subject, shape[1:]) if len(shape) > 1 else "not tried"
     more = _refusal(subject, (2, *shape))
     evidence = {"axes": {"fewer": fewer or "works", "more": more or "works"}}
@@ -213,7 +213,7 @@ def _refusal(subject: Subject, shape: tuple[int, ...]) -> str | None:
 
 
 def _captured(subject: Subject) -> Check:
-    """Whether `capture_intermediates` sees what it is asked for: calls of Linen modules, none inside a wrapper."""
+    """Whether `capture_intermediates` sees every requested call: it sees Linen modules, none inside a wrapper."""
     seen = _seen(subject)
     evidence = {"captured": seen}
     if INTERMEDIATES not in subject.mutable or INTERMEDIATES in subject.needs.mutable:
@@ -226,14 +226,14 @@ def _captured(subject: Subject) -> Check:
     if not hidden:
         return passed(NAME, "", **evidence)
     detail = f"apply is asked for intermediates, and capture_intermediates sees {', '.join(seen)}: none of"
-    # Under a name that the layer does not have: an attribute can't be sown into.
+    # Under a name unused by the layer: `sow` can't write to an existing attribute.
     lines = [f"self.sow(nnx.Intermediate, '{path.split('/')[-1]}_output', y)" for path in hidden[:3]]
     fix = "\n".join(["# in the layer, y being what each gives:", *dict.fromkeys(lines)])
     return fail(NAME, f"{detail} {listed(hidden)} inside the wrapper", fix, hidden=hidden, **evidence)
 
 
 def _inside(name: str, model: Any) -> list[str]:
-    """Paths of the NNX modules inside the wrapped layer `name`; a List or Dict is no module that is called."""
+    """Paths of the NNX modules inside the wrapped layer `name`, except List and Dict, which are never called."""
     construct = unwrapped.constructor(model)
     assert construct is not None
     modules = nnx.iter_modules(nnx.eval_shape(lambda: construct({})))
@@ -261,7 +261,7 @@ def _parameters(function: Any) -> dict[str, inspect.Parameter]:
 
 
 def _settings(model: Any) -> dict[str, Any]:
-    """What a wrapped layer was built with; the fields of another Linen module."""
+    """The constructor arguments of a wrapped layer; the fields of any other Linen module."""
     if hasattr(model, "nnx_class"):
         return {f"args[{index}]": value for index, value in enumerate(model.args)} | dict(model.kwargs)
     return {key: getattr(model, key) for key in model.__dataclass_fields__ if key not in ("parent", "name")}
@@ -276,7 +276,7 @@ def _is_hashable(value: Any) -> bool:
 
 
 def _is_made_in_place(value: Any) -> bool:
-    """Whether `value` is a function by identity that no module holds by name: a lambda, a closure, a partial."""
+    """Whether `value` is a function compared by identity and in no module by name: a lambda, closure or partial."""
     if isinstance(value, functools.partial):
         return True
     if not inspect.isfunction(value) or "<" not in value.__qualname__:

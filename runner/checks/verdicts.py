@@ -1,6 +1,6 @@
-"""What is tested about a run's own numbers, and how a verdict is said; checks about its program are in `checks`.
+"""Checks of a run's own numbers, and constructors of check results; checks of its program are in `checks`.
 
-Each function returns its verdict with the evidence; what a fail does is the caller's.
+Each function returns its result with the evidence; the caller decides what a fail does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ variables = jax.jit(model.init)(rngs, x)  # both compiled, as here: called witho
 output = jax.jit(model.apply)(variables, x)"""
 
 
-# Tests whose no makes the numbers of a run wrong: with `checks=strict` the run fails.
+# Checks whose failure means that a run's numbers are wrong: with `checks=strict` the run fails.
 STRICT = frozenset({"finite", "as_traced", "complete", "nothing_invented", "streams", "mutable"})
 
 
@@ -35,7 +35,7 @@ def finite(output: Sequence[ArraySummary]) -> Check:
 
 
 def as_traced(output: Any, expected: Any) -> Check:
-    """The output has the shapes and element types that tracing promised."""
+    """The output has the shapes and dtypes that tracing predicted."""
     got = {_name(path): describe(leaf) for path, leaf in trees.flatten(output)}
     wanted = {_name(path): describe(leaf) for path, leaf in trees.flatten(expected)}
     wrong = {
@@ -48,7 +48,7 @@ def as_traced(output: Any, expected: Any) -> Check:
 
 
 def repeatable(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> Check:
-    """The same call gives the same bits again: only then does a time belong to one result."""
+    """Repeating the call gives the same bits: otherwise a time would not belong to one result."""
     differing = differences(first, second)
     detail = f"differs in {largest_differences(differing)}" if differing else "the same bits again"
     return _check("repeatable", not differing, detail, differing)
@@ -58,7 +58,7 @@ def eager(
     variables: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
     output: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
 ) -> Check:
-    """Compiled and eager calls give the same bits; XLA may fuse what eager calls round one by one, which is a warning.
+    """Compiled and eager calls give the same bits; rounding differences due to XLA fusion are only a warning.
 
     Args:
       variables: Leaves of compiled and of eager init.
@@ -76,27 +76,27 @@ def eager(
 
 
 def passed(name: str, detail: str, **evidence: Any) -> Check:
-    """The check holds."""
+    """A check that holds."""
     return Check(name=name, verdict=Verdict.passed, detail=detail, evidence=evidence)
 
 
 def fail(name: str, detail: str, fix: str | None = None, **evidence: Any) -> Check:
-    """The check does not hold; `fix` is what to type or write."""
+    """A check that does not hold; `fix` is what to type or write."""
     return Check(name=name, verdict=Verdict.fail, detail=detail, evidence=evidence, fix=fix)
 
 
 def warn(name: str, detail: str, fix: str | None = None, **evidence: Any) -> Check:
-    """The check holds within limits that the detail names."""
+    """A check that holds within limits named in the detail."""
     return Check(name=name, verdict=Verdict.warn, detail=detail, evidence=evidence, fix=fix)
 
 
 def skipped(name: str, why: str) -> Check:
-    """A check that was not tested, and why."""
+    """A check that was not run, and why."""
     return Check(name=name, verdict=Verdict.skipped, detail=why)
 
 
 def words(error: Any) -> str:
-    """The error's type and message on one line of bearable length, without the address of flax's page on it."""
+    """The error's type and message on one truncated line, without the link to flax's documentation."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
     text = re.sub(r" \(https://flax\.readthedocs\S+\)", "", text)
     return text if len(text) <= 300 else f"{text[:299]}…"

@@ -1,1 +1,1 @@
-"""conf/ as typed settings."""
+"""Typed settings for conf/."""

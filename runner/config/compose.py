@@ -1,7 +1,7 @@
-"""Overrides to configs: the sweep's product, and each config derived from one composed base.
+"""Composes overrides into configs, each derived from one composed base.
 
-Composing takes Hydra tens of milliseconds a config. Here it is done once for each choice of groups; the value overrides
-are applied to a copy with Hydra's own function, so that the configs are the ones that Hydra would have composed.
+Hydra takes tens of milliseconds to compose a config. Here it composes once per choice of groups; value overrides are
+applied to a copy with Hydra's own function, so that the configs equal the ones Hydra would have composed.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from runner.config.overrides import may_see_seed, plain, texts
 from runner.config.settings import Run
 from runner.errors import UserError
 
-# A sweep is long in its seeds: configs that differ in the seed alone are derived from one, if nothing refers to it.
+# Sweeps have many seeds: configs that differ only in the seed are derived from one, if nothing refers to the seed.
 SEED = re.compile(r"seed=(\d{1,9})")
 
 
-NUMBER_AS_SEED = re.compile(r"seed=(0|[1-9]\d{0,8})")  # to Hydra, 007 is a text
+NUMBER_AS_SEED = re.compile(r"seed=(0|[1-9]\d{0,8})")  # to Hydra, 007 is a string
 
 
-# Configs kept to derive others from; beyond that the oldest go.
+# Configs cached to derive others from; beyond that, the oldest are evicted.
 MAX_FAMILIES = 256
 
 
 @dataclass(frozen=True)
 class _Base:
-    """One composed choice of groups: the task's config, Hydra's own, and what `${hydra:…}` answers from."""
+    """One composed choice of groups: the task's config, Hydra's own, and what `${hydra:…}` resolves against."""
 
     task: DictConfig
     hydra: DictConfig
@@ -54,7 +54,7 @@ class _Base:
 
 @dataclass(frozen=True)
 class _Family:
-    """Configs that are equal but for the seed: one of them; `run` is None where something refers to the seed."""
+    """Configs equal except for the seed, as one of them; `run` is None if something refers to the seed."""
 
     run: Run | None
     container: dict[str, Any]
@@ -62,7 +62,7 @@ class _Family:
 
     def config_text(self, seed: int) -> str:
         """`config.yaml` of the member with this seed."""
-        # Only a top-level key begins a line.
+        # Only a top-level key starts a line.
         return re.sub(f"^seed: {MARK_NUM}$", f"seed: {seed}", self._marked, count=1, flags=re.MULTILINE)
 
     @functools.cached_property
@@ -72,7 +72,7 @@ class _Family:
 
 @dataclass(frozen=True)
 class _Typed:
-    """What was typed for one job, as Hydra keeps it."""
+    """The overrides of one job, as Hydra keeps them."""
 
     task: list[str]
     dirname: str
@@ -80,13 +80,13 @@ class _Typed:
 
 
 class Composer:
-    """Configs from lists of overrides.
+    """Composes configs from lists of overrides.
 
     Args:
       config_loader: Hydra's, for this program.
       config_name: Name of the primary config.
-      hydra_overrides: Overrides of `hydra.…` that hold for every config.
-      master: The config that the sweep began with; `${now:…}` keeps its answers.
+      hydra_overrides: Overrides of `hydra.…` that apply to every config.
+      master: The config that the sweep started with; `${now:…}` keeps its values.
     """
 
     def __init__(
@@ -100,18 +100,18 @@ class Composer:
         self._config_name = config_name
         self._hydra_overrides = list(hydra_overrides)
         self._master = master
-        # Runs are written in several threads, and a composed base answers for one job at a time.
+        # Several threads write runs, and a composed base serves one job at a time.
         self._lock = threading.Lock()
         self._bases: dict[tuple[str, ...], _Base] = {}
         self._parse_any = functools.cache(OverridesParser.create(config_loader=config_loader).parse_override)
-        # With the folders of a typed `hydra.searchpath`, which the loader's own repository does not have.
+        # Includes the folders of a typed `hydra.searchpath`, which the loader's own repository lacks.
         _, repository = config_loader._parse_overrides_and_create_caching_repo(config_name, list(hydra_overrides))
         self._is_group = functools.cache(repository.group_exists)
         self._family = functools.lru_cache(MAX_FAMILIES)(self._make_family)
         self._hydra_template = functools.lru_cache(MAX_FAMILIES)(self._make_hydra_template)
 
     def task_config(self, overrides: Sequence[str], num: int = 0) -> DictConfig:
-        """The config of one job, without the `hydra` node, as Hydra would have composed it.
+        """The config of one job, without the `hydra` node, exactly as Hydra would compose it.
 
         Raises:
           HydraException: An override that can't be applied.
@@ -124,10 +124,10 @@ class Composer:
         return task
 
     def config(self, overrides: Sequence[str], num: int = 0, where: str = "") -> Config:
-        """The config of one job, typed and checked.
+        """The config of one job, typed and validated.
 
         Raises:
-          UserError: A value without meaning.
+          UserError: An invalid value.
           HydraException: An override that can't be applied.
         """
         typed = tuple(overrides)
@@ -140,11 +140,11 @@ class Composer:
         return Config(run=run, overrides=typed, where=where, hydra_files=self.hydra_files_of(typed), redaction=found)
 
     def hydra_files_of(self, overrides: tuple[str, ...]) -> Callable[[int], Mapping[str, str]]:
-        """What gives the files that Hydra leaves beside a job of these overrides, given the job's number."""
+        """A function from the job's number to the files that Hydra writes for a job with these overrides."""
         return functools.partial(self._hydra_files, overrides)
 
     def _kin(self, overrides: tuple[str, ...]) -> tuple[int, Run, _Family] | None:
-        """The seed of one job, and what it is derived from; None where it has to be composed by itself."""
+        """The seed of one job, and what it is derived from; None if it has to be composed separately."""
         seeds = [match[1] for text in overrides if (match := SEED.fullmatch(text))]
         others = tuple(text for text in overrides if not SEED.fullmatch(text))
         if len(seeds) != 1 or any(text.startswith(("~", "+seed", "++seed", "seed=")) for text in others):
@@ -161,7 +161,7 @@ class Composer:
         container = plain(task)
         interpolations = [text for text in texts(container) if "${" in text]
         derivable = "seed" in container and not any(may_see_seed(text) for text in interpolations)
-        # Not derivable, it need not have a meaning of its own with this seed.
+        # If it can't be derived from, it need not be valid with this seed.
         run = schema.from_config(task) if derivable else None
         return _Family(run=run, container=container, redaction=env_secrets.of_config(container))
 
@@ -179,7 +179,7 @@ class Composer:
         }
 
     def _make_hydra_template(self, structural: tuple[str, ...]) -> str:
-        """`hydra.yaml` of a choice of groups, with marks where jobs differ: dumping it takes milliseconds."""
+        """`hydra.yaml` of a choice of groups, with placeholders where jobs differ: dumping it takes milliseconds."""
         hydra: Any = copy.deepcopy(self._base(structural).hydra)
         with open_dict(hydra):
             hydra.hydra.overrides.task = [MARK_TASK]
@@ -197,13 +197,13 @@ class Composer:
         return _Typed(task=[str(one.input_line) for one in task], dirname=dirname, num=num)
 
     def _parse(self, text: str) -> Override:
-        """An override as Hydra reads it; a number that is a seed it need not read, which takes half a millisecond."""
+        """Parses an override as Hydra does, except a numeric seed: Hydra's parser takes half a millisecond."""
         if number := NUMBER_AS_SEED.fullmatch(text):
             return dataclasses.replace(self._parse_any("seed=0"), _value=int(number[1]), input_line=text)
         return self._parse_any(text)
 
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
-        """Overrides that need composing, and the parsed rest: values that are put into a composed config."""
+        """Splits overrides into those that need composing and parsed value overrides for a composed config."""
         parsed = [(text, self._parse(text)) for text in overrides]
         structural = tuple(text for text, one in parsed if self._is_structural(one))
         return structural, [one for _, one in parsed if not self._is_structural(one)]
@@ -212,7 +212,7 @@ class Composer:
         key = override.key_or_group
         if key == "hydra" or key.startswith("hydra."):
             return True
-        # A dict given to a group is a value, not a choice.
+        # A dict assigned to a group is a value, not a choice.
         return self._is_group(key) and not isinstance(override.value(), dict)
 
     def _base(self, structural: tuple[str, ...]) -> _Base:
@@ -244,10 +244,10 @@ MARKS = re.compile(rf"\n    - '{MARK_TASK}'|'{MARK_DIRNAME}'|'{MARK_ID}'|num: {M
 
 
 def compose(overrides: Sequence[str]) -> Run:
-    """The config of one run, as the command line would compose it.
+    """The config of one run, exactly as the command line would compose it.
 
     Raises:
-      UserError: Hydra refuses an override, or the config has no meaning.
+      UserError: Hydra rejects an override, or the config is invalid.
     """
     import hydra
 
@@ -264,7 +264,7 @@ def compose(overrides: Sequence[str]) -> Run:
 
 
 def hydra_files(task: DictConfig, hydra: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
-    """The three files that Hydra leaves beside a job, by name."""
+    """The three files that Hydra writes for a job, by name."""
     return {
         "config.yaml": OmegaConf.to_yaml(task),
         "hydra.yaml": OmegaConf.to_yaml(hydra),
@@ -273,7 +273,7 @@ def hydra_files(task: DictConfig, hydra: DictConfig, overrides: Sequence[str]) -
 
 
 def _job_values(typed: _Typed) -> dict[str, str]:
-    """What stands in `hydra.yaml` where jobs differ, by what `MARKS` finds there."""
+    """The values in `hydra.yaml` that differ between jobs, by the placeholder that `MARKS` matches."""
     items = "\n    - ".join(_scalar(text) for text in typed.task)
     return {
         f"\n    - '{MARK_TASK}'": f"\n    - {items}" if typed.task else " []",
@@ -289,7 +289,7 @@ def _scalar(text: str) -> str:
 
 
 def _enter(whole: DictConfig, typed: _Typed) -> None:
-    """Makes `${hydra:…}` answer for this job."""
+    """Makes `${hydra:…}` resolve for this job."""
     hydra: Any = whole.hydra
     with read_write(hydra), open_dict(hydra):
         hydra.job.num = typed.num
@@ -300,5 +300,5 @@ def _enter(whole: DictConfig, typed: _Typed) -> None:
 
 
 def _apply(overrides: Sequence[Override], config: DictConfig) -> None:
-    # Hydra's own function, under an internal name: a test compares the result with Hydra's over a wide grid.
+    # A private function of Hydra's: a test compares the result with Hydra's over a wide grid.
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)

@@ -1,4 +1,4 @@
-"""One composed config of a sweep: the run, what was typed for it, and what is kept out of files."""
+"""One composed config of a sweep: the run, its overrides, and what to redact from files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Config:
     """One composed config.
 
     Attributes:
-      run: What to run.
-      overrides: What was typed for it.
-      where: What tells it from the other configs of the sweep, for an error.
-      hydra_files: Name and text of the files that Hydra leaves beside a job; called when the run is written.
-      redaction: What it takes from the environment, to be kept out of files.
+      run: The run's settings.
+      overrides: The run's overrides, as typed.
+      where: What distinguishes it from the sweep's other configs, for error messages.
+      hydra_files: Name and text of the files that Hydra writes for a job; called when the run is written.
+      redaction: Values taken from the environment, to redact from files.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""The words that settings choose among."""
+"""The enums of the settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class InputKind(enum.Enum):
-    """What x holds."""
+    """What x contains."""
 
     normal = "normal"
     ones = "ones"
@@ -17,7 +17,7 @@ class InputKind(enum.Enum):
 
 
 class TimingMode(enum.Enum):
-    """How much care a time is taken with (off: no steady state is measured)."""
+    """How carefully times are measured (off: no steady state is measured)."""
 
     quick = "quick"
     careful = "careful"
@@ -25,7 +25,7 @@ class TimingMode(enum.Enum):
 
 
 class ChecksMode(enum.Enum):
-    """What a check that fails does: refuse the run, only say so, or not be made."""
+    """What a failing check does: fail the run or only report it; with off, no checks run."""
 
     strict = "strict"
     warn = "warn"
@@ -33,14 +33,14 @@ class ChecksMode(enum.Enum):
 
 
 class ChecksDepth(enum.Enum):
-    """How far the checks about a program are tested: by tracing alone, or all of them with everything that runs."""
+    """How deep the checks of a program go: tracing only, or all of them, with everything executed."""
 
     traced = "traced"
     full = "full"
 
 
 class EagerCheck(enum.Enum):
-    """On which runs of a sweep the jitted path is compared with the eager one, bit for bit."""
+    """Which runs of a sweep compare the jitted path with the eager one, bit for bit."""
 
     layer = "layer"
     program = "program"
@@ -56,7 +56,7 @@ class CheckpointWriter(enum.Enum):
 
 
 class Keep(enum.Enum):
-    """Which checkpoints of a sweep stay: every one, not one, those of its last runs, or of its best ones."""
+    """Which checkpoints of a sweep are kept: all, none, those of the last runs, or of the best ones."""
 
     all = "all"
     none = "none"
@@ -72,7 +72,7 @@ class Mode(enum.Enum):
 
 
 class TrackingMode(enum.Enum):
-    """Where runs are shown: W&B as files, W&B on a server too, TensorBoard, or nowhere."""
+    """Where runs are tracked: W&B as files, W&B on a server too, TensorBoard, or nowhere."""
 
     offline = "offline"
     online = "online"
@@ -81,18 +81,18 @@ class TrackingMode(enum.Enum):
 
 
 class DistributedMode(enum.Enum):
-    """Whether one process makes a run, or several together."""
+    """Whether a run uses one process or several together."""
 
     none = "none"
     jax = "jax"
 
 
-# What a failed run does to the rest of its sweep. (Functional, since `continue` is no name in Python.)
+# What a failed run does to the rest of its sweep. (Functional syntax, since `continue` is a Python keyword.)
 OnFailure = enum.Enum("OnFailure", {"continue": "continue", "stop": "stop"})
 
 
 class Retry(enum.Enum):
-    """Which runs of an earlier attempt are done again: failed ones, also stale ones (other software), or none."""
+    """Which runs of an earlier attempt are rerun: failed ones, also stale ones (other software), or none."""
 
     failed = "failed"
     all = "all"
@@ -100,7 +100,7 @@ class Retry(enum.Enum):
 
 
 class Direction(enum.Enum):
-    """Which values of its objective a search likes."""
+    """Which values of its objective a search prefers."""
 
     minimize = "minimize"
     maximize = "maximize"

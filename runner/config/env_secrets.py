@@ -1,7 +1,7 @@
-"""Values that a config takes from the environment: files keep the variable's name, who needs the value asks again.
+"""Redacts values that a config takes from the environment: files keep the variable's name, and it is resolved on use.
 
-`layer.kwargs.token=${oc.env:TOKEN}` gives the layer what `TOKEN` holds. What is written (the record and what is made
-from it, the plan, Hydra's files) has `${oc.env:TOKEN}` in the place of the value, and `resolve` puts it back.
+`layer.kwargs.token=${oc.env:TOKEN}` passes the value of `TOKEN` to the layer. All files (the record and what is derived
+from it, the plan, Hydra's files) have `${oc.env:TOKEN}` in place of the value, and `resolve` restores it.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from runner.errors import ConfigError
 REFERENCE = re.compile(r"\$\{oc\.env:([^${},]+)\}")
 _NAMED = re.compile(r"\boc\.env\s*:\s*([^,}]*)")
 
-# In the keys that refer to a variable every value is replaced; elsewhere not one so short that it is there by chance.
+# In keys that refer to a variable, every value is replaced; in other keys, none so short that it may match by chance.
 MIN_CHARACTERS = 8
 
 
 @dataclass(frozen=True)
 class Redaction:
-    """What is to be kept out of files.
+    """What to redact from files.
 
     Attributes:
       values: Values of environment variables, by name.
-      keys: Dotted config keys whose text is made from others: there also short values are replaced.
+      keys: Dotted config keys whose text is interpolated: there, short values are replaced too.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
 
     def text(self, text: str, *, least: int = MIN_CHARACTERS) -> str:
-        """`text` with the names of variables in the place of their values that have `least` characters."""
-        # The longest first: one value may be a part of another.
+        """`text` with values of at least `least` characters replaced by their variables' names."""
+        # Longest first: one value may be a substring of another.
         for name, value in sorted(self.values.items(), key=lambda item: -len(item[1])):
             if len(value) >= least:
                 text = text.replace(value, f"${{oc.env:{name}}}")
         return text
 
     def data(self, data: Any, *, least: int = MIN_CHARACTERS) -> Any:
-        """JSON data with every text in it so."""
+        """JSON data with every string in it redacted."""
         return _mapped(data, lambda text: self.text(text, least=least)) if self.values else data
 
     def settings(self, data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        """A config as JSON data, without the values."""
+        """A config as JSON data, redacted."""
         return {
             key: self.settings(value, f"{prefix}{key}.")
             if isinstance(value, dict)
@@ -59,10 +59,10 @@ def of_config(container: Mapping[str, Any]) -> Redaction:
     """What a composed config takes from the environment.
 
     Args:
-      container: The config before anything in it is resolved.
+      container: The unresolved config.
 
     Raises:
-      ConfigError: The name of a variable is itself looked up, so that it can't be told.
+      ConfigError: The name of a variable is itself interpolated, so it can't be determined.
     """
     values: dict[str, str] = {}
     keys = set()
@@ -78,14 +78,14 @@ def of_config(container: Mapping[str, Any]) -> Redaction:
 
 
 def of_kept(data: Mapping[str, Any]) -> Redaction:
-    """What a config that was kept without values takes from the environment."""
+    """What a redacted config takes from the environment."""
     found = {key: REFERENCE.findall(text) for key, text in _texts(data) if REFERENCE.search(text)}
     names = {name for names in found.values() for name in names if os.environ.get(name)}
     return Redaction({name: os.environ[name] for name in names}, frozenset(found)) if names else Redaction()
 
 
 def resolve(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that was kept without values, with those that the environment has now.
+    """A redacted config with its values restored from the current environment.
 
     Raises:
       ConfigError: A variable is not set.
@@ -104,7 +104,7 @@ def resolve(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested data with its dotted key; those in a list have the list's."""
+    """Every string in nested data with its dotted key; strings in a list have the list's key."""
     if isinstance(node, str):
         yield key, node
     elif isinstance(node, Mapping):

@@ -1,4 +1,4 @@
-"""Hydra's own errors as ours: what was typed, and what is nearest to it."""
+"""Turns Hydra's errors into ours: what was typed, and the closest match."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from runner.errors import UserError, literal, nearest
 
 
 def is_hydra_error(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf refused what was typed."""
+    """Whether Hydra or OmegaConf rejected what was typed."""
     from omegaconf.errors import OmegaConfBaseException
 
     return isinstance(error, (HydraException, OmegaConfBaseException))
 
 
 def explain(error: BaseException) -> UserError:
-    """Hydra's refusal as one sentence with what to type, where it is about a name; else in Hydra's words."""
+    """Hydra's error as one sentence with what to type, if it is about a name; otherwise Hydra's message."""
     text = str(error)
     cause = str(error.__cause__ or "")
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
@@ -56,7 +56,7 @@ def _unknown_key(key: str, override: str) -> UserError:
 
 
 def _near_open(key: str) -> str | None:
-    """`key` below the node that was meant, where one that takes any key was misspelt."""
+    """`key` under the intended node, if the name of a node that accepts any key was misspelt."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         if close := nearest(

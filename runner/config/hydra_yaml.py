@@ -1,4 +1,4 @@
-"""Composed configs as the YAML that Hydra writes into `.hydra/`, by libyaml."""
+"""Dumps composed configs as the YAML that Hydra writes to `.hydra/`, using libyaml."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import yaml
 
 
 class ConfigDumper(yaml.CSafeDumper):  # type: ignore[misc]
-    """YAML as OmegaConf writes it, by libyaml: ten times as fast."""
+    """Dumps YAML like OmegaConf, using libyaml: ten times as fast."""
 
 
-# OmegaConf reads `1e3` as a number where YAML 1.1 does not: such a text needs quotes.
+# OmegaConf reads `1e3` as a number, unlike YAML 1.1: such a string needs quotes.
 LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*)?\.?[\d_]*([eE][-+]?\d+)?")
 
 
@@ -26,5 +26,5 @@ ConfigDumper.add_representer(str, _represent_text)
 
 
 def dump(container: Mapping[str, Any]) -> str:
-    """`container` as YAML, its keys in order."""
+    """`container` as YAML, in key order."""
     return str(yaml.dump(container, Dumper=ConfigDumper, sort_keys=False, allow_unicode=True))

@@ -1,4 +1,4 @@
-"""Settings of what is run: the layer, the host around it, and x."""
+"""Settings of what to run: the layer, the host around it, and x."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class LayerSettings:
     """Which NNX layer.
 
     Attributes:
-      name: What the layer is called in tables, W&B and folder names; by default the last part of `target`.
+      name: The layer's name in tables, W&B and folder names; by default the last part of `target`.
       target: Dotted path (`pkg.mod.Class` or `pkg.mod:Class`) of an `nnx.Module` subclass or of a factory that takes
         `rngs` and returns a module.
       kwargs: Keyword arguments of the constructor.
       call: Keyword arguments of every call, e.g. `deterministic: false`.
-      rngs: Names of the rng streams that apply is given; null: all that it needs.
+      rngs: Names of the rng streams passed to apply; null: all that it needs.
       mutable: Collections that apply may change; null: all that it changes.
     """
 
@@ -39,20 +39,20 @@ class LayerSettings:
 
     @property
     def label(self) -> str:
-        """The layer's name, safe in a folder's name."""
+        """The layer's name, safe in a folder name."""
         return re.sub(r"[^A-Za-z0-9_-]+", "-", self.name or re.split(r"[.:]", str(self.target))[-1])[:40] or "layer"
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputSettings:
-    """What x holds; its shape is `input_shape`.
+    """What x contains; its shape is `input_shape`.
 
     Attributes:
       kind: The distribution or source of the values.
       seed: Seed of the values (normal, tokens); independent of the layer's seed.
-      dtype: NumPy or ml_dtypes name of the element type.
-      high: Exclusive upper end of the integers of `tokens`.
-      path: The `.npy` file of `file`; its shape replaces nothing: it must equal `input_shape`.
+      dtype: NumPy or ml_dtypes name of the dtype.
+      high: Exclusive upper bound of the integers of `tokens`.
+      path: The `.npy` file of `file`; its shape must equal `input_shape`.
     """
 
     kind: InputKind = InputKind.normal
@@ -74,14 +74,14 @@ class InputSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
-    """Which Linen module is around the layer.
+    """Which Linen module hosts the layer.
 
     Attributes:
-      name: What the host is called in tables.
-      target: Dotted path of a `flax.linen.Module` class with a field `layer`: `self.layer()` gives the wrapped layer
-        where the host wants it. Null: no host, the wrapped layer is the model.
+      name: The host's name in tables.
+      target: Dotted path of a `flax.linen.Module` class with a field `layer`: `self.layer()` returns the wrapped layer
+        where the host needs it. Null: no host, the wrapped layer is the model.
       kwargs: The host's other fields.
-      layer_name: The name that the layer gets in the host; null leaves it to Linen, which counts (`ToLinen_0`).
+      layer_name: The layer's name in the host; null for Linen's automatic name (`ToLinen_0`).
     """
 
     name: str | None = None
@@ -95,5 +95,5 @@ class HostSettings:
 
     @property
     def label(self) -> str | None:
-        """What the host is called: its name, or the last part of `target`; None where there is none."""
+        """The host's name, or the last part of `target`; None if there is no host."""
         return (self.name or re.split(r"[.:]", self.target)[-1]) if self.target else None

@@ -1,4 +1,4 @@
-"""What was typed: the overrides of a sweep as one list a config, and whether a value depends on the seed."""
+"""Expands a sweep's overrides into one list per config, and finds whether a value depends on the seed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import zip_exclude
 from runner.errors import ConfigError, UserError
 
-# Of these resolvers it is known that they look at nothing in the config but their arguments.
+# These resolvers are known to use nothing in the config except their arguments.
 PURE_RESOLVERS = ("axis", "oc.env")
 
 
 def plain(task: DictConfig) -> dict[str, Any]:
-    """A config as plain data, nothing in it resolved."""
+    """A config as plain, unresolved data."""
     container = OmegaConf.to_container(task, resolve=False, enum_to_str=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
 def texts(node: Any) -> Iterator[str]:
-    """Every text in nested data, keys among them."""
+    """Every string in nested data, including keys."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from texts(key)
@@ -37,24 +37,24 @@ def texts(node: Any) -> Iterator[str]:
 
 
 def may_see_seed(text: str) -> bool:
-    """Whether an interpolation may give something else for another seed."""
+    """Whether the value of an interpolation may depend on the seed."""
     resolvers = re.findall(r"\$\{\s*([\w.]+)\s*:", text)
-    # `${${name}}` refers to what another value says.
+    # `${${name}}` refers to whatever another value names.
     nested = re.search(r"\$\{[^}:]*\$\{", text) is not None
     return "seed" in text or nested or any(resolver not in PURE_RESOLVERS for resolver in resolvers)
 
 
 def expand(arguments: Sequence[str], config_loader: Any, zipped: Sequence[Any] = ()) -> list[tuple[str, ...]]:
-    """The override lists of a sweep: the product of all values, the last axis fastest, as Hydra's own sweeper.
+    """The override lists of a sweep: the product of all values, last axis fastest, as in Hydra's own sweeper.
 
     Args:
-      arguments: What was typed.
+      arguments: The overrides, as typed.
       config_loader: Hydra's, for this program.
-      zipped: Groups of keys whose values go together.
+      zipped: Groups of keys whose values vary together.
 
     Raises:
-      UserError: A kind of sweep that has no list of values (`interval`), or a zip that can't be.
-      HydraException: Text that is no override.
+      UserError: A kind of sweep without a list of values (`interval`), or an invalid zip.
+      HydraException: Text that is not an override.
     """
     overrides = OverridesParser.create(config_loader=config_loader).parse_overrides(list(arguments))
     axes: dict[str, list[str]] = {}

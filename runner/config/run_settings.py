@@ -1,4 +1,4 @@
-"""Settings of how a run is timed, checked, tracked and spread over processes."""
+"""Settings of how a run is timed, checked, tracked and distributed over processes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from runner.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class TimingSettings:
-    """How a time is taken.
+    """How times are measured.
 
     Attributes:
       mode: quick, careful, or off.
-      warmup: Calls made and not counted, at least 1.
-      min_warmup_s: Seconds of warm-up at least.
-      rounds: Samples taken.
-      min_sample_s: A sample calls in a loop until it lasts so long; 0 means one call a sample.
+      warmup: Untimed warm-up calls, at least 1.
+      min_warmup_s: Minimum seconds of warm-up.
+      rounds: Number of samples.
+      min_sample_s: Minimum seconds per sample: calls are looped until it is reached; 0 means one call per sample.
       pipeline: Calls in flight for the throughput sample.
-      turns: Whether a run waits until no other process of ours works on this machine; if not, its times are flagged. No
-        part of what a run is: it changes no number, only how much it is to be believed.
+      turns: Whether a run waits until no other process of ours works on this machine; if not, its times are flagged.
+        Not part of a run's identity: it changes no number, only how far to trust it.
     """
 
     mode: TimingMode = TimingMode.quick
@@ -49,13 +49,13 @@ class TimingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ChecksSettings:
-    """Which checks a run gets, and what a failed one does.
+    """Which checks a run gets, and what a failing one does.
 
     Attributes:
-      mode: strict refuses a run whose numbers would be wrong, warn only reports it, off checks nothing.
-      depth: traced runs the first five checks, by tracing, once a program; full runs all ten, and compiles for it.
+      mode: strict fails a run whose numbers would be wrong, warn only reports it, off checks nothing.
+      depth: traced runs the first five checks, by tracing, once per program; full runs all ten, and compiles for them.
       eager: Which runs compare the jitted init and apply with the eager ones: the first of each layer, the first of
-        each program, or none. Eager init compiles every operation by itself and costs more than the program.
+        each program, or none. Eager init compiles every operation separately and costs more than the program.
     """
 
     mode: ChecksMode = ChecksMode.strict
@@ -65,17 +65,17 @@ class ChecksSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where runs are shown beside the sweep's own files, and what they carry there.
+    """Where runs are tracked besides the sweep's own files, and what is logged there.
 
     Attributes:
-      mode: offline (W&B runs as files in the sweep's folder), online (these are sent too), tensorboard, or disabled.
+      mode: offline (W&B runs as files in the sweep's folder), online (also uploaded), tensorboard, or disabled.
       project: W&B project.
       entity: W&B user or team; null means the account's default.
-      tags: Tags of every run, beside the layer's name and the device.
-      notes: Free text of every run.
-      table_max_elements: An output with at most so many elements is also logged as a table.
-      patience_s: With online, seconds at the sweep's end that the server may be silent; it gets no more than twice as
-        many, and a quarter more for each run that arrives.
+      tags: Tags of every run, besides the layer's name and the device.
+      notes: Notes of every run.
+      table_max_elements: An output with at most this many elements is also logged as a table.
+      patience_s: With online, seconds that the server may be silent at the sweep's end; in total it gets at most twice
+        as many, and a quarter more for each run that arrives.
     """
 
     mode: TrackingMode = TrackingMode.offline
@@ -95,14 +95,14 @@ class TrackingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedSettings:
-    """Which processes make a run together; null is taken from the environment (`experiment.distributed`).
+    """Which processes share a run; null values come from the environment (`experiment.distributed`).
 
     Attributes:
-      mode: none, or jax: several, by `jax.distributed`.
-      coordinator: `HOST:PORT`, where the first process listens.
-      num_processes: How many there are.
-      process_id: Which of them this is, from 0.
-      timeout_s: How long each waits for the others.
+      mode: none, or jax: several, through `jax.distributed`.
+      coordinator: `HOST:PORT` that the first process listens on.
+      num_processes: Number of processes.
+      process_id: Rank of this process, from 0.
+      timeout_s: Seconds that each process waits for the others.
     """
 
     mode: DistributedMode = DistributedMode.none

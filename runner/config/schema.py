@@ -1,4 +1,4 @@
-"""conf/ and the settings as Hydra knows them: registered as its schema, and read from what it composed."""
+"""Registers the settings as Hydra's schema, and reads them from a composed config."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from runner.errors import ConfigError, UserError
 
 SCHEMA_NAME = "schema"
 
-# Nodes that take any key.
+# Nodes that accept any key.
 OPEN_NODES = ("layer.kwargs", "layer.call", "host.kwargs", "mesh_rules")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schema(Run, Search):
-    """Everything that stands at the top of conf/config.yaml."""
+    """The top level of conf/config.yaml."""
 
 
 def config_dir() -> Path:
-    """The folder of conf/: inside the package in an installed wheel, beside it in a checkout."""
+    """The conf/ folder: inside the package in an installed wheel, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 
 
 def layer_names() -> list[str]:
-    """Names of the layers that come along."""
+    """Names of the built-in layers."""
     return sorted(path.stem for path in (config_dir() / "layer").glob("*.yaml"))
 
 
@@ -40,8 +40,8 @@ def from_config(config: Any) -> Run:
     """The `Run` of a composed config.
 
     Raises:
-      ConfigError: A value without meaning, or an interpolation that can't be resolved.
-      UserError: OmegaConf refuses the config.
+      ConfigError: An invalid value, or an interpolation that can't be resolved.
+      UserError: OmegaConf rejects the config.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -58,16 +58,16 @@ def from_config(config: Any) -> Run:
 
 
 def search_from_config(config: Any) -> Search:
-    """What the search of a composed config is for.
+    """The `Search` of a composed config.
 
     Raises:
-      ConfigError: A value without meaning.
+      ConfigError: An invalid value.
     """
     return Search(**{item.name: config[item.name] for item in dataclasses.fields(Search)})
 
 
 def register() -> None:
-    """Puts the schema and the resolvers where Hydra finds them. May be called again."""
+    """Registers the schema and the resolvers with Hydra. Idempotent."""
     from hydra.core.config_store import ConfigStore
 
     register_resolvers()
@@ -78,14 +78,14 @@ def register() -> None:
 
 
 def _prefer_files(*group: str) -> None:
-    """Takes out of Hydra's store what plugins put there under the name of a file of conf/: the file says it all.
+    """Removes plugins' entries from Hydra's store if conf/ has a file of the same name: the file is complete.
 
-    Hydra would take such an entry for a schema of the file, and warn that it does.
+    Hydra would use such an entry as the file's schema, and warn about it.
     """
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
 
-    Plugins.instance()  # which registers their entries, and does so once
+    Plugins.instance()  # which registers their entries, only once
     entries: Any = ConfigStore.instance().repo
     for part in group:
         entries = entries.get(part, {})
@@ -101,7 +101,7 @@ def register_resolvers() -> None:
 
 
 def _axis(shape: Sequence[int], index: int) -> int | None:
-    # Out of range gives null, not an error: the shape itself is checked later, with a better sentence.
+    # Out of range gives null, not an error: the shape itself is validated later, with a better message.
     return shape[index] if -len(shape) <= index < len(shape) else None
 
 
@@ -120,7 +120,7 @@ def _require_features(config: Any) -> None:
 
 
 def _refused(error: Any) -> UserError:
-    """What OmegaConf says, with the key and what to type where a variable of the environment is not set."""
+    """OmegaConf's error with the key, and what to type if an environment variable is not set."""
     what = str(error).splitlines()[0]
     if match := re.search(r"Environment variable '(.+)' not found", what):
         reference, suggestion = f"${{oc.env:{match[1]}}}", f"{match[1]}=… before the command"
@@ -131,8 +131,8 @@ def _refused(error: Any) -> UserError:
 def _writable_schema() -> Any:
     """`Schema` as a config node.
 
-    Hydra refuses a frozen dataclass, since OmegaConf marks its node read-only: the mark is cleared, on copies whose
-    `__post_init__` does not check half-composed values.
+    Hydra rejects a frozen dataclass, since OmegaConf marks its node read-only: the flag is cleared, on copies whose
+    `__post_init__` does not validate half-composed values.
     """
     from omegaconf import DictConfig, OmegaConf
 
@@ -145,7 +145,7 @@ def _writable_schema() -> Any:
 
     node = OmegaConf.structured(Schema)
     clear(node)
-    # Hydra locks the config against new keys; a constructor's own are not ours to know, so no plus is needed.
+    # Hydra locks the config against new keys; we can't know a constructor's keys, so these need no plus.
     for name in OPEN_NODES:
         OmegaConf.set_struct(OmegaConf.select(node, name), False)
     return node

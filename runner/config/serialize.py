@@ -1,4 +1,4 @@
-"""A `Run` to JSON data and back, and configs as flat keys."""
+"""Converts a `Run` to JSON data and back, and flattens configs to dotted keys."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from runner.config.settings import Run, Search
 from runner.config.train_settings import CheckpointSettings, TrainSettings
 from runner.errors import ConfigError, literal, nearest
 
-# What to type where a key is none that we know, nor near one.
+# What to type if a key is unknown and not close to a known one.
 ALL_KEYS = "bridge-runner --cfg job"
 
 
 def to_data(run: Run) -> dict[str, Any]:
     """`run` as JSON data: enums by value, the same keys as the config."""
-    # Not asdict, which copies everything once more: this is asked several times a run.
+    # Not asdict, which copies everything again: this is called several times per run.
     return json.loads(json.dumps(vars(run), default=lambda one: one.value if isinstance(one, enum.Enum) else vars(one)))
 
 
 def defaults() -> dict[str, Any]:
-    """Every key that can be typed, dotted, with its value when nothing is typed."""
+    """Every config key, dotted, with its default value."""
     return flatten(to_data(Run())) | {item.name: item.default for item in dataclasses.fields(Search)}
 
 
 def from_data(data: Mapping[str, Any]) -> Run:
-    """The `Run` that `to_data` wrote.
+    """The inverse of `to_data`.
 
     Raises:
-      ConfigError: An unknown key, or a value without meaning.
+      ConfigError: An unknown key, or an invalid value.
     """
     groups = {item.name: item.default_factory for item in dataclasses.fields(Run)}
     values: dict[str, Any] = {}
@@ -68,17 +68,17 @@ def canonical_digest(data: Any) -> str:
 
 
 def varied_keys(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted config keys whose value is not the same in all of `runs`, in config order."""
+    """Dotted config keys whose value differs among `runs`, in config order."""
     flat = [flatten(run) for run in runs]
     keys = dict.fromkeys(key for one in flat for key in one)
     return [key for key in keys if any(one.get(key, keys) != flat[0].get(key, keys) for one in flat)]
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`data` with dotted keys; lists stay values."""
+    """`data` with dotted keys; lists are kept as values."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        if isinstance(value, dict):  # not Mapping: its check takes ten times as long
+        if isinstance(value, dict):  # not Mapping: its isinstance takes ten times as long
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
@@ -134,6 +134,6 @@ def _typed(group: str, name: str, value: Any) -> Any:
     kind = _enum_fields().get((group, name))
     if kind is None:
         return value
-    # Hydra gives an enum's name, a record its value.
+    # Hydra has an enum's name, a record its value.
     by_name = kind.__members__.get(str(value))
     return by_name if by_name is not None else kind(value)

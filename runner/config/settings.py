@@ -1,7 +1,7 @@
-"""The config of a run, and what a search looks for: plain dataclasses, checked for meaning as they are built.
+"""The settings of a run and of a search: plain dataclasses, validated on construction.
 
-Hydra checks names and types against these classes; `__post_init__` checks what a type can't say. After
-`schema.from_config` nobody sees a DictConfig: a `Run` is plain data, and the same `Run` is what a record keeps.
+Hydra checks names and types against these classes; `__post_init__` validates what types can't express. Nothing sees a
+DictConfig after `schema.from_config`: a `Run` is plain data, and a record stores that same `Run`.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ DEVICE_PATTERN = re.compile(r"(cpu|gpu|tpu|auto)(:\d+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One config: everything that one run needs, as plain data.
+    """One config: everything a run needs, as plain data.
 
     Attributes:
       seed: The Linen init key is `jax.random.PRNGKey(seed)`.
       input_shape: Shape of x; its last axis is the layer's in_features.
       features: The layer's out_features; null for a layer that has none.
-      device: cpu, gpu, tpu or auto, or with an index: `cpu:1`.
-      variables: Folder of an Orbax checkpoint, or of a run, that the run starts from instead of init's variables.
-      mesh: Names and sizes of the axes of a mesh of devices, `{data: 2, model: 4}`, in order; null: one device.
-      mesh_input: The mesh axis of every axis of x (a name, several names, or null), `[data,null]`; null cuts the first
-        axis of x along the first axis of the mesh where that divides it, unless x has no other axis.
-      mesh_rules: The mesh axis (or axes, or null) that an axis name of a variable stands for: `{embed: model}`.
-      num_cpu_devices: How many devices the host CPU is split into.
+      device: cpu, gpu, tpu or auto, optionally with an index: `cpu:1`.
+      variables: Folder of an Orbax checkpoint, or of a run, to start from instead of init's variables.
+      mesh: Names and sizes of the axes of a device mesh, `{data: 2, model: 4}`, in order; null: one device.
+      mesh_input: The mesh axis of every axis of x (a name, several names, or null), `[data,null]`; null shards the
+        first axis of x along the first mesh axis if that divides it, unless x has no other axis.
+      mesh_rules: The mesh axis (or axes, or null) that a variable's axis name maps to: `{embed: model}`.
+      num_cpu_devices: Number of devices that the host CPU is split into.
       compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache; auto
-        is off in one process, and where other processes do the work a folder beside the sweeps that they share.
-      workers: Jobs that a sweep is cut into for an engine beside this process; null: as many as run side by side.
-      output_root: Where sweeps leave their folders.
+        is off in one process, and a shared folder next to the sweeps if other processes do the work.
+      workers: Jobs that a sweep is split into for a remote platform; null: as many as run concurrently.
+      output_root: The parent folder of sweeps.
       sweep: Name of the sweep's folder; null names it after the layer and the plan.
       on_failure: continue, or stop at the first failed run.
-      max_failures: The sweep stops at so many failed runs; null means never.
-      retry: Which runs of an earlier attempt are done again.
-      zip: Keys whose values go together in a sweep, `[[seed,features]]`; several lists for several groups.
-      exclude: Conditions over keys, `["features>16 and seed==0"]`; configs that meet one are left out of a sweep.
+      max_failures: The sweep stops at this many failed runs; null means never.
+      retry: Which runs of an earlier attempt are rerun.
+      zip: Keys whose values vary together in a sweep, `[[seed,features]]`; several lists for several groups.
+      exclude: Conditions over keys, `["features>16 and seed==0"]`; a sweep leaves out configs that meet one.
     """
 
     seed: int = 0
@@ -52,7 +52,7 @@ class Run:
     features: int | None = 8
     device: str = "cpu"
     variables: str | None = None
-    mesh: Any = None  # dict[str, int] | None: OmegaConf can't put a dict in the place of a typed null
+    mesh: Any = None  # dict[str, int] | None: OmegaConf can't replace a typed null with a dict
     mesh_input: list[Any] | None = None
     mesh_rules: dict[str, Any] = field(default_factory=dict)
     num_cpu_devices: int = 1
@@ -106,7 +106,7 @@ class Run:
                 "max_failures", self.max_failures, "at least one failure makes a sweep stop", "max_failures=1"
             )
         if self.sweep is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", self.sweep):
-            # Orbax reads other characters in a path as wildcards and then can't restore what it saved.
+            # Orbax treats other characters in a path as wildcards and then can't restore what it saved.
             reason = "a folder's name is up to 100 letters, digits, '.', '_' or '-'"
             raise ConfigError("sweep", self.sweep, reason, "sweep=my_sweep")
 
@@ -134,13 +134,13 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a search (`hydra/sweeper=optuna`) looks for. It stands in the config beside a `Run`, and is no part of one.
+    """Settings of a search (`hydra/sweeper=optuna`). They are in the config next to a `Run`, but not part of one.
 
     Attributes:
-      objective: A number of the record, by its column in results.parquet or its dotted path in record.json.
-      direction: Whether its least or its greatest value is the best.
-      n_trials: Trials of the whole study; a study that has fewer goes on.
-      n_jobs: Trials that are asked for together, before the first of them is told.
+      objective: A number in the record, by its column in results.parquet or its dotted path in record.json.
+      direction: Whether to minimise or maximise it.
+      n_trials: Trials in the whole study; a study with fewer is continued.
+      n_jobs: Trials suggested together, before the result of the first is reported.
     """
 
     objective: str | None = None

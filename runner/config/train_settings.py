@@ -1,4 +1,4 @@
-"""Settings of training and of the checkpoints that stay."""
+"""Settings of training and of checkpoint retention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from runner.config.enums import CheckpointWriter, Keep, Mode
 from runner.errors import ConfigError
 
-# Without x64 PRNGKey takes no more than 32 bits.
+# Without x64, PRNGKey accepts at most 32 bits.
 MAX_SEED = 2**32 - 1
 
 
@@ -19,12 +19,12 @@ class TrainSettings:
 
     Attributes:
       steps: Optimiser steps; 0 trains nothing.
-      optimizer: Name of a function of optax: adam, sgd, adamw, …
-      learning_rate: Its step size.
-      collections: Collections given to the optimiser.
-      teacher_seed: Seed of the weights whose output is to be learnt.
-      save_every: A step is kept on the disk after so many, for a killed run to go on from; 0 keeps none.
-      keep_steps: So many of the kept steps stay, the last ones.
+      optimizer: Name of an optax function: adam, sgd, adamw, …
+      learning_rate: The optimiser's learning rate.
+      collections: Collections passed to the optimiser.
+      teacher_seed: Seed of the teacher's weights, whose output is the target.
+      save_every: Steps between saves to disk, from which a killed run resumes; 0 saves none.
+      keep_steps: How many of the saved steps are kept, the last ones.
     """
 
     steps: int = 0
@@ -55,19 +55,19 @@ class TrainSettings:
 
     @property
     def keeps_steps(self) -> bool:
-        """Whether steps are kept while it trains."""
+        """Whether steps are saved during training."""
         return self.steps > 0 and self.save_every > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What writes the Linen variables, and which of a sweep stay.
+    """What writes the Linen variables, and which checkpoints of a sweep are kept.
 
     Attributes:
       writer: orbax, fast, or none.
       keep: all, none, `last:N` (the last runs of the sweep), or `best:N` (by `metric`).
-      metric: The number that best goes by: a column of results.parquet, or a path in record.json.
-      mode: min or max: which values of it are better.
+      metric: The number that `best` ranks by: a column of results.parquet, or a path in record.json.
+      mode: min or max: whether lower or higher values are better.
     """
 
     writer: CheckpointWriter = CheckpointWriter.orbax
@@ -87,22 +87,22 @@ class CheckpointSettings:
 
     @property
     def rule(self) -> Keep:
-        """Which ones stay."""
+        """Which checkpoints are kept."""
         return Keep(self.keep.partition(":")[0])
 
     @property
     def num_kept(self) -> int | None:
-        """How many stay of those that are written; None for all."""
+        """How many of the written checkpoints are kept; None for all."""
         number = self.keep.partition(":")[2]
         return int(number) if number else None
 
     @property
     def writes(self) -> bool:
-        """Whether a run is saved at all."""
+        """Whether runs are saved at all."""
         return self.writer is not CheckpointWriter.none and self.rule is not Keep.none
 
     @property
     def sentence(self) -> str:
-        """What was typed, for a record to say."""
+        """The setting as typed, for the record."""
         by = f" checkpoint.metric={self.metric} checkpoint.mode={self.mode.value}"
         return f"checkpoint.keep={self.keep}" + (by if self.rule is Keep.best else "")

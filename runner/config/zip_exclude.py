@@ -1,4 +1,4 @@
-"""What a sweep is over, beside the product: values that go together, and configs that are left out."""
+"""Zips and exclusions of a sweep: values that vary together, and configs left out of the product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.errors import ConfigError, literal, nearest
 EXAMPLE_ZIP = "zip=[[seed,features]]"
 EXAMPLE_EXCLUDE = "\"exclude=['features>16 and seed==0']\""
 
-# Values of a key that a suggestion spells out; more of them are no longer read.
+# How many values of a key a suggestion lists; nobody reads more.
 MAX_SUGGESTED = 8
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -32,14 +32,14 @@ WORDS = {"true": True, "false": False, "null": None}
 
 
 def combine(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[tuple[str, ...]]:
-    """One override of every axis, in all combinations: the product, but zipped axes advance together.
+    """All combinations of one override per axis: the product, except that zipped axes advance together.
 
     Args:
       axes: Overrides of each key, in order; the last varies fastest.
-      zipped: Lists of keys; a group varies where its first key stands.
+      zipped: Lists of keys; a group varies at the position of its first key.
 
     Raises:
-      ConfigError: A zip of fewer than two keys, of a key that is not swept over, or of different lengths.
+      ConfigError: A zip has fewer than two keys, a key that is not swept over, or different lengths.
     """
     groups = _groups(axes, zipped)
     leaders = {group[0]: group for group in groups}
@@ -55,18 +55,18 @@ def combine(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[tu
 
 
 def leave_out(values: Sequence[Mapping[str, Any]], conditions: Sequence[str]) -> list[int]:
-    """Positions of the configs that no condition leaves out.
+    """Indices of the configs that no condition excludes.
 
     Args:
-      values: Configs by dotted keys.
-      conditions: Comparisons of keys with numbers, lists and words, joined by `and`, `or`, `not`; a word that is no
-        key is text. They are parsed, never run as Python.
+      values: Configs with dotted keys.
+      conditions: Comparisons of keys with numbers, lists and words, joined by `and`, `or`, `not`; a word that is not a
+        key is a string. They are parsed, never run as Python.
 
     Raises:
-      ConfigError: A text that is no condition, one that matches no config, or conditions that leave nothing.
+      ConfigError: A text is not a condition, a condition matches no config, or the conditions exclude all configs.
     """
     kept = list(range(len(values)))
-    # A key that only some configs have is known to all of them: to compare it where it is absent is not met.
+    # A key that only some configs have is valid for all: where it is absent, a comparison with it is false.
     absent = {key: ABSENT for one in values for key in one}
     for text in conditions:
         tree = _parse(text)
@@ -104,7 +104,7 @@ def _groups(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[li
 
 
 def _as_many(axes: Mapping[str, Sequence[str]], group: Sequence[str]) -> str:
-    """What to type so that all keys of `group` have as many values as the one with the fewest."""
+    """What to type so that all keys of `group` have as many values as the shortest."""
     num = min(len(axes[key]) for key in group)
     if num > MAX_SUGGESTED:
         return f"{num} values for each of {', '.join(group)}"
@@ -160,7 +160,7 @@ def _value(node: ast.expr, values: Mapping[str, Any], text: str) -> Any:
 
 
 def _dotted(node: ast.expr) -> str | None:
-    """`layer.name` for the expression that reads so; None for another one."""
+    """The dotted name, `layer.name`, that an expression spells; None for any other expression."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (head := _dotted(node.value)):
