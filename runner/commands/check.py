@@ -1,4 +1,4 @@
-"""`bridge-runner check`: every check about a config, as a table, with what fixes each fail. Writes nothing."""
+"""`bridge-runner check`: runs every check on a config and prints a table, with a fix for each failure. Read-only."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EXIT_NO = 1
 
 
 def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
-    """Prints what every check says of each program among the configs; those of one program are checked once.
+    """Prints the result of every check for each program among the configs; each program is checked once.
 
     Returns:
-      0 where no check fails and nothing fails, else 1.
+      0 if no check fails and no error occurs, else 1.
 
     Raises:
-      UserError: A config that can't run.
+      UserError: A config can't run.
     """
     from runner.experiment import execute
     from runner.experiment.job import Job
@@ -72,12 +72,12 @@ def _as_data(config: Config, record: Record) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the flags of `check`; all else is Hydra's."""
+    """Defines the flags of `check`; everything else goes to Hydra."""
     parser.add_argument("--json", action="store_true", help="programs with their checks, for scripts")
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Checks the configs of a command line, and gives the exit code."""
+    """Checks the configs of a command line and returns the exit code."""
     return hydra_command(typed.overrides, Act("check", functools.partial(check, as_json=typed.json)))
 
 

@@ -1,4 +1,4 @@
-"""`bridge-runner compare A B`: two sweeps or runs in, what differs and one verdict out."""
+"""`bridge-runner compare A B`: compares two sweeps or runs: what differs, and one verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `compare` takes."""
+    """Defines the arguments of `compare`."""
     parser.add_argument("a", type=Path, help="folder of a sweep or a run")
     parser.add_argument("b", type=Path, help="another")
     parser.add_argument("--rerun", type=int, metavar="ROUNDS", help="do both again in turns, 10 rounds or more")
@@ -23,7 +23,7 @@ def run(typed: argparse.Namespace) -> int:
     """Compares two sweeps or runs; 3 if the second is slower, 4 if results differ, 5 if they can't be compared.
 
     Raises:
-      UserError: A side is neither a sweep nor a run, it imports what is not trusted, or can't be done again here.
+      UserError: A side is neither a sweep nor a run, imports untrusted modules, or can't be rerun here.
     """
     make_importable()
     from runner.commands import compared_sides

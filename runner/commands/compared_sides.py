@@ -1,4 +1,4 @@
-"""`bridge-runner compare A B`: two sweeps or runs in, what differs and one verdict out."""
+"""`bridge-runner compare A B`: compares two sweeps or runs: what differs, and one verdict."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from runner.report.terminal import Terminal
 if TYPE_CHECKING:
     import numpy as np
 
-# Fewer rounds have no p under the limit, however far apart the sides lie.
+# With fewer rounds no p-value can fall below the limit, however far apart the sides are.
 MIN_ROUNDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How two sides are compared.
+    """How to compare two sides.
 
     Attributes:
-      force: Whether times of different machines are compared.
-      rerun: Rounds in which both sides are done again; None takes the times of the records.
-      as_json: Whether the comparison is printed as JSON.
-      trust: Whether what is done again may import modules that are neither ours nor flax's.
+      force: Whether to compare times from different machines.
+      rerun: Rounds in which both sides are rerun; None uses the recorded times.
+      as_json: Whether to print the comparison as JSON.
+      trust: Whether reruns may import modules other than ours and Flax's.
     """
 
     force: bool = False
@@ -50,11 +50,11 @@ class Reader:
       path: A sweep or a run.
 
     Attributes:
-      side: What is compared.
-      lost: Runs whose folder is gone.
+      side: What to compare.
+      lost: Runs whose folder is missing.
 
     Raises:
-      StorageError: It is neither, or a record is damaged.
+      StorageError: It is neither a sweep nor a run, or a record is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,29 +70,29 @@ class Reader:
         self.side = Side(name=str(path), entries=entries, fingerprints=list(fingerprints.values()))
 
     def folder(self, entry: Entry) -> RunFolder:
-        """Where a run of this side is."""
+        """The folder of a run of this side."""
         return self._folders[entry.run_id]
 
     def output(self, entry: Entry) -> Mapping[str, np.ndarray]:
-        """The output of a run of this side, by path."""
+        """The output of a run of this side, keyed by path."""
         folder = self.folder(entry)
         return store.read_output(folder, store.read_record(folder))
 
 
 def compare(a: Path, b: Path, options: Options) -> int:
-    """Prints how the second side compares with the first.
+    """Prints how the second side compares to the first.
 
     Args:
       a: A sweep or a run.
-      b: Another.
-      options: How they are compared.
+      b: Another one.
+      options: How to compare them.
 
     Returns:
-      0 where results are the same and no time is longer, 3 where one is, 4 where results differ, 5 where the sides
+      0 if results match and no time is longer, 3 if one is, 4 if results differ, 5 if the sides
       can't be compared.
 
     Raises:
-      UserError: A side is neither a sweep nor a run, or can't be done again here.
+      UserError: A side is neither a sweep nor a run, or can't be rerun here.
     """
     if options.rerun is not None and options.rerun < MIN_ROUNDS:
         what = f"--rerun {options.rerun}: fewer than {MIN_ROUNDS} rounds tell nothing, however far apart the sides lie"

@@ -1,4 +1,4 @@
-"""What the last word of a command line may become. From conf/ and the folders of outputs/, without Hydra and JAX."""
+"""Completes the last word of a command line, from conf/ and the folders in outputs/, without Hydra or JAX."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from runner.records.paths import SweepFolder
 
 DEFAULT_ROOT = "outputs"
 
-# Flags without a verb; the last ones are Hydra's.
+# Flags that need no verb; the last ones are Hydra's.
 FLAGS = ("--help", "--version", "-m", "--multirun", "--cfg", "--config-dir", "--hydra-help", "--info", "--resolve")
 CONFIG_DIR = ("--config-dir", "-cd")
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """Candidates for the last of `words`, sorted.
+    """Sorted completions of the last of `words`.
 
-    One that ends with `=` or `/` goes on; the others are whole.
+    Those that end with `=` or `/` are prefixes; the others are complete.
 
     Args:
-      words: What was typed behind the program's name, the last word unfinished, perhaps empty.
+      words: What was typed after the program name; the last word is unfinished and may be empty.
     """
     *before, current = words or [""]
     found: Iterable[str]
@@ -45,7 +45,7 @@ def complete(words: Sequence[str]) -> list[str]:
 
 
 def _of_verb(found: Verb, before: Sequence[str], current: str) -> Iterator[str]:
-    """What may stand beside a verb: flags and their values, paths, overrides, other verbs."""
+    """What may follow a verb: flags and their values, paths, overrides, other verbs."""
     parser = found.parser()
     counts = parser.value_counts()
     last = before[-1] if before else ""
@@ -70,7 +70,7 @@ def _of_verb(found: Verb, before: Sequence[str], current: str) -> Iterator[str]:
 
 
 def _paths(current: str, kind: PathKind | None) -> Iterator[str]:
-    """Sweeps, and runs where the kind of path allows, below the folder that is typed so far."""
+    """Sweeps, and runs if this kind of path allows them, below the folder typed so far."""
     if kind is None:
         return
     typed = current.rpartition("/")[0] or ("/" if current.startswith("/") else "")
@@ -93,7 +93,7 @@ def _paths(current: str, kind: PathKind | None) -> Iterator[str]:
 
 
 def _overrides(before: Sequence[str], current: str, *, plus: bool) -> Iterator[str]:
-    """Keys and groups, or behind `=` the choices of one."""
+    """Keys and groups, or after `=` the choices for one."""
     groups = _groups(before)
     signs = re.match(r"[+~]*", current)
     sign = signs[0] if signs else ""
@@ -109,7 +109,7 @@ def _overrides(before: Sequence[str], current: str, *, plus: bool) -> Iterator[s
 
 
 def _groups(before: Sequence[str]) -> dict[str, list[str]]:
-    """Choices of every group of conf/, and of a folder that `--config-dir` names."""
+    """Choices of every group in conf/ and in the folder given by `--config-dir`."""
     from runner.config import schema
 
     roots = [schema.config_dir()]
@@ -124,7 +124,7 @@ def _groups(before: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _added(groups: dict[str, list[str]]) -> set[str]:
-    """Groups that the config does not have as it is, and that take a plus."""
+    """Groups that are not in the defaults list, so that they need a `+`."""
     from runner.config import schema
 
     text = (schema.config_dir() / "config.yaml").read_text()
@@ -133,7 +133,7 @@ def _added(groups: dict[str, list[str]]) -> set[str]:
 
 
 def _keys() -> dict[str, type]:
-    """Every key of the config, dotted, and its type."""
+    """Every dotted key of the config, and its type."""
     from runner.config import schema
 
     return dict(_fields(schema.Schema, ""))
@@ -150,7 +150,7 @@ def _fields(node: type, prefix: str) -> Iterator[tuple[str, type]]:
 
 
 def _values(key: str) -> list[str]:
-    """The values of a key that has few."""
+    """The values of a key that allows only a few."""
     kind = _keys().get(key)
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     found = []

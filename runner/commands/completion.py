@@ -1,4 +1,4 @@
-"""`bridge-runner completion`: a script that teaches a shell to complete what is typed."""
+"""`bridge-runner completion`: prints a shell completion script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from runner.commands.verb import Verb
 
-# Bash cuts words at = and : too; they are put together again, and what is in front of the last cut is left away.
+# Bash also splits words at = and :, so we rejoin them and drop what precedes the last split from each completion.
 BASH = r"""_bridge_runner() {
     local -a typed=() found=()
     local index word
@@ -60,12 +60,12 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `completion` takes."""
+    """Defines the arguments of `completion`."""
     parser.add_argument("shell", choices=SCRIPTS, metavar="bash|zsh|fish", help="your shell")
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Prints the script of a shell."""
+    """Prints the completion script for a shell."""
     print(SCRIPTS[typed.shell], end="")
     return 0
 

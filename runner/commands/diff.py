@@ -1,4 +1,4 @@
-"""`bridge-runner diff OLD NEW`: what a new layer did to the tree, the names that put it right, and the proof."""
+"""`bridge-runner diff OLD NEW`: what a new layer changed in the tree, the names that fix it, and the proof."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `diff` takes."""
+    """Defines the arguments of `diff`."""
     parser.add_argument(
         "sides",
         nargs=2,
@@ -30,7 +30,7 @@ def run(typed: argparse.Namespace) -> int:
     """Compares the variables of two models or checkpoints; 1 if they differ.
 
     Raises:
-      UserError: A side that is nothing that can be compared.
+      UserError: A side can't be compared.
     """
     make_importable()
     from runner.commands import model_diff

@@ -1,4 +1,4 @@
-"""`bridge-runner export`: a run's variables as nnx, Linen or safetensors keep them."""
+"""`bridge-runner export`: a run's variables in nnx, Linen or safetensors format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `export` takes."""
+    """Defines the arguments of `export`."""
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--to", required=True, metavar="nnx|linen|safetensors", help="who is to read it")
     parser.add_argument("--out", type=Path, metavar="PATH", help="default: in exports/ beside the sweep's runs")
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Writes the variables of a run as others keep them: natively, as the Linen twin, or for people outside JAX.
+    """Exports a run's variables: for native nnx, for the Linen twin, or as safetensors for use outside JAX.
 
     Raises:
-      UserError: There is no such run, it has no such form, or the target is there.
+      UserError: The run does not exist, has no such form, or the target already exists.
     """
     make_importable()
     from runner.commands import exported_variables

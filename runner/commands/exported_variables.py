@@ -1,11 +1,11 @@
-"""What `bridge-runner export` writes: a run's variables for those who have no bridge-runner, and back.
+"""What `bridge-runner export` writes: a run's variables, for users without bridge-runner.
 
-`nnx` is what flax's checkpointing guide saves of a native module: `nnx.split(module)[1]` as an Orbax checkpoint. The
-rng state is that which apply gave the layer (`bridge.apply_keys`); an import leaves it out, since Linen keeps none.
-`linen` is an Orbax checkpoint of the variables of the Linen layer of the same meaning (`runner.twins`).
-`safetensors` is one file of named arrays, for those who have no JAX.
+`nnx` is what Flax's checkpointing guide saves for a native module: `nnx.split(module)[1]` as an Orbax checkpoint. The
+RNG state is the one that apply gave the layer (`bridge.apply_keys`); an import drops it, since Linen stores none.
+`linen` is an Orbax checkpoint of the variables of the equivalent Linen layer (`runner.twins`).
+`safetensors` is a single file of named arrays, for use without JAX.
 
-What was exported describes itself: its leaves, their digests and the run's settings are in a JSON beside the arrays.
+Exports describe themselves: a JSON document next to the arrays has the leaves, their digests and the run's settings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from runner.report.terminal import Terminal
 
 NNX, LINEN, SAFETENSORS = KINDS = ("nnx", "linen", "safetensors")
 
-# What describes an export: a file in an Orbax folder, a text in a safetensors file.
+# The description of an export: a file in an Orbax folder, a metadata string in a safetensors file.
 DESCRIPTION = "bridge_runner"
 DESCRIPTION_FILE = f"{DESCRIPTION}.json"
 DESCRIPTION_VERSION = 1
@@ -46,19 +46,19 @@ Names = dict[str, np.ndarray]
 
 
 def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) -> int:
-    """Writes the variables of a saved run as others keep them; prints where.
+    """Exports the variables of a saved run and prints where they are.
 
     Args:
       run: The run's folder.
       to: `nnx`, `linen` or `safetensors`.
-      out: A folder, or for safetensors a file, that is not there yet; by default in `exports` beside the sweep's runs.
-      trust: Whether modules that are neither ours nor flax's may be imported, where the layer is built.
+      out: A new folder, or for safetensors a new file; by default in `exports`, next to the sweep's runs.
+      trust: Whether modules other than ours and Flax's may be imported if the layer has to be built.
 
     Returns:
       0.
 
     Raises:
-      UserError: No such run or kind, a damaged checkpoint, a layer that has no such form, or a target that is there.
+      UserError: No such run or kind, a damaged checkpoint, a layer without such a form, or an existing target.
     """
     if to not in KINDS:
         raise UserError(f"export: --to {to}: there are {', '.join(KINDS)}", f"--to {nearest(to, KINDS) or NNX}")
@@ -86,7 +86,7 @@ def export(run: Path, to: str, *, out: Path | None = None, trust: bool = False) 
 
 
 def _built(saved: SavedRun, variables: Any, to: str) -> tuple[Any, list[str]]:
-    """The tree that is written where the layer must be built for it, and the names of the rng state in it."""
+    """The tree to write when that requires building the layer, and the names of its RNG state."""
     folder, record = saved.folder, saved.record
     if saved.run.host.target:
         what = "native module" if to == NNX else "Linen twin"
@@ -99,10 +99,10 @@ def _built(saved: SavedRun, variables: Any, to: str) -> tuple[Any, list[str]]:
 
 
 def _require_twin(draft: Draft, record: Record) -> None:
-    """Checks whether the Linen twin of the layer has the run's variables.
+    """Validates that the layer's Linen twin has the run's variables.
 
     Raises:
-      UserError: There is no twin, or it has others.
+      UserError: There is no twin, or its variables differ.
     """
     model: Any = draft.layer.model
     twin = twins.twin_of(model.nnx_class, model.kwargs, draft.layer.call)
@@ -124,7 +124,7 @@ def _description(folder: RunFolder, record: Record, to: str) -> dict[str, Any]:
         "run": folder.path.absolute().name,
         "run_id": record.run_id,
         "layer": record.layer,
-        # A layer that keeps all the rngs that it is given restores into one that was given the same streams.
+        # A layer that stores all the RNGs it is given can only be restored into one that was given the same streams.
         "streams": record.streams,
         "settings": record.settings,
         "leaves": [_leaf(leaf) for leaf in record.variables],
@@ -145,7 +145,7 @@ def _leaf(leaf: Leaf) -> dict[str, Any]:
 
 
 def _key_type(part: Any) -> str:
-    """`str`, `int`, or `tuple` of a key that a record keeps spelt as Python spells it."""
+    """Parses a key that a record stores as a Python literal: `str`, `int` or `tuple`."""
     if isinstance(part, int):
         return "int"
     try:
@@ -166,7 +166,7 @@ def _write_tensors(target: Path, variables: Any, description: Mapping[str, Any])
 
 
 def _write_orbax(target: Path, tree: Any, description: Mapping[str, Any]) -> None:
-    """Writes the checkpoint with its description in it: both, or neither."""
+    """Writes the checkpoint and its description atomically."""
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         save(tree, beside)

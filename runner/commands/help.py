@@ -1,4 +1,4 @@
-"""`bridge-runner help`: what can be typed, or the page of one verb."""
+"""`bridge-runner help`: lists the commands, or prints the help page of one verb."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from runner.config import schema
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `help` takes."""
+    """Defines the arguments of `help`."""
     parser.add_argument("verb", nargs="?", metavar="VERB", help="; ".join(VERBS).replace("; ", ", "))
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Prints the page of a verb, or what can be typed at all.
+    """Prints the help page of a verb, or the overview.
 
     Raises:
-      UserError: There is no such verb.
+      UserError: The verb does not exist.
     """
     print(overview() if typed.verb is None else load(typed.verb).help(), end="")
     return 0
 
 
 def overview() -> str:
-    """What can be typed, from the files of conf/ and without composing them: Hydra takes half a second."""
+    """The overview, read from the files in conf/ without composing them: Hydra takes half a second."""
     conf = schema.config_dir()
     groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in sorted(conf.iterdir())}
     lines = [f"  {name:<11} {', '.join(choices)}" for name, choices in groups.items() if choices]

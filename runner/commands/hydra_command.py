@@ -1,4 +1,4 @@
-"""A Hydra command line: one run, or with `-m` a sweep."""
+"""Runs a Hydra command line: a single run, or a sweep with `-m`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MULTIRUN = {"-m", "--multirun"}
 
 
 def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
-    """Composes what `words` say, does with it what `act` does, and gives the exit code.
+    """Composes the configs that `words` describe, applies `act` to them, and returns the exit code.
 
     Args:
-      words: What Hydra gets.
-      act: What is done with the configs: run, plan or check.
+      words: Arguments for Hydra.
+      act: What to do with the configs: run, plan or check.
 
     Raises:
-      UserError: Hydra refuses what was typed, or a config can't run.
+      UserError: Hydra rejects the command line, or a config can't run.
     """
     make_importable()
     import hydra
@@ -30,9 +30,9 @@ def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
     from runner.config.explain import explain, is_hydra_error
 
     schema.register()
-    # Hydra would print its own errors and exit with 1; this way they come here, and bugs keep their traceback.
+    # Otherwise Hydra prints its errors and exits with 1; this way they reach us, and bugs keep their traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # argparse takes no flag between overrides: `seed=0,1 -m` would be refused.
+    # argparse allows no flags between overrides: it would reject `seed=0,1 -m`.
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
     job = Application(words, act)
@@ -51,7 +51,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
 
 
 def make_importable() -> None:
-    """Puts the user's modules in the working directory, and our Hydra plugins in a checkout, on Python's path."""
+    """Adds the working directory (the user's modules) and, in a checkout, our Hydra plugins to `sys.path`."""
     plugins = Path(__file__).resolve().parents[1] / "launch" / "plugins"
     for folder in (os.getcwd(), str(plugins) if plugins.is_dir() else None):
         if folder is not None and folder not in sys.path:

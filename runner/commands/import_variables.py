@@ -1,4 +1,4 @@
-"""`bridge-runner import`: what was exported, or saved natively, back to Linen variables."""
+"""`bridge-runner import`: converts an export, or a natively saved checkpoint, back to Linen variables."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `import` takes."""
+    """Defines the arguments of `import`."""
     parser.add_argument("path", type=Path, help="an Orbax folder or a safetensors file")
     parser.add_argument("--like", type=Path, metavar="RUN", help="a run of the same layer, where PATH does not say")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: PATH-variables")
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Writes what was exported, or saved natively, as a checkpoint of Linen variables.
+    """Writes an export, or a natively saved checkpoint, as a checkpoint of Linen variables.
 
     Raises:
-      UserError: It can't be read, or has other leaves than are wanted.
+      UserError: It can't be read, or its leaves are not the expected ones.
     """
     from runner.commands import imported_variables
 

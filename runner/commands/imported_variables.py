@@ -1,4 +1,4 @@
-"""What was exported, or saved natively, read back as Linen variables. Nothing that a file names is imported."""
+"""Reads exports and natively saved checkpoints as Linen variables. Never imports anything that a file names."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from runner.report.terminal import Terminal
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a Linen variable dict is to be.
+    """What a Linen variable dict is expected to be.
 
     Attributes:
       tree: Shapes and element types.
-      digests: Of its leaves by path, where they are known.
-      source: Who says so.
-      strict: Whether another digest is a damage, or only another value than that run's.
+      digests: Digests of its leaves by path, if known.
+      source: Where this expectation comes from.
+      strict: Whether a different digest means damage, or just a different value from that run's.
     """
 
     tree: Any
@@ -41,22 +41,22 @@ class Wanted:
 
 
 def import_variables(path: Path, *, like: Path | None = None, out: Path | None = None) -> int:
-    """Writes what was exported, or what somebody saved natively, as an Orbax checkpoint of Linen variables.
+    """Writes an export, or a natively saved checkpoint, as an Orbax checkpoint of Linen variables.
 
-    Nothing that the file names is imported, and no layer is built.
+    Imports nothing that the file names, and builds no layer.
 
     Args:
       path: An Orbax folder or a safetensors file.
-      like: A run of the same layer, whose record says what the variables are; needed where `path` does not.
-      out: A folder that is not there yet; by default `<path>-variables`.
+      like: A run of the same layer, whose record describes the variables; required if `path` does not.
+      out: A folder that must not exist yet; by default `<path>-variables`.
 
     Returns:
       0.
 
     Raises:
-      UserError: Nothing readable, nothing that says what the variables are, or other leaves than are wanted.
+      UserError: The file can't be read, nothing describes the variables, or the leaves are not the expected ones.
     """
-    beside = path if path.name else path.absolute()  # `.` has no name of its own
+    beside = path if path.name else path.absolute()  # `.` has no name
     target = Path(os.path.expanduser(out or beside.with_name(f"{beside.name.removesuffix(SUFFIX)}-variables")))
     require_target(target)
     found, text = _read(path)
@@ -71,7 +71,7 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
 
 
 def _read(path: Path) -> tuple[Names, str | None]:
-    """The arrays at `path` by dotted name, and the description that is beside them."""
+    """The arrays at `path` by dotted name, and their description."""
     if path.is_file():
         arrays, metadata = safetensors_file.read(path)
         return arrays, metadata.get(DESCRIPTION)
@@ -87,14 +87,14 @@ def _read(path: Path) -> tuple[Names, str | None]:
 
 
 def _like(run: Path) -> Wanted:
-    """What the variables of a run are."""
+    """The expected variables, from a run's record."""
     record = store.read_record(find.find_run(run))
     leaves = [(leaf.path, leaf.shape, leaf.dtype, leaf.digest) for leaf in record.variables]
     return _wanted(leaves, source=str(run), strict=False)
 
 
 def _described(path: Path, text: str | None) -> Wanted:
-    """What the description of an export says."""
+    """The expected variables, from an export's description."""
     if text is None:
         raise UserError(
             f"{path} does not say what its arrays are: bridge-runner did not write it", f"import {path} --like RUN"
@@ -122,10 +122,10 @@ def _wanted(leaves: Sequence[tuple[Any, ...]], *, source: str, strict: bool) -> 
 
 
 def _linen(found: Names, wanted: Sequence[str]) -> Names:
-    """The arrays by their Linen paths, as they are wanted; what nobody wants keeps its name.
+    """The arrays by their expected Linen paths; unexpected ones keep their name.
 
-    In the native layout a leaf has its path without the collection, and `value` after it where it is a Variable; in the
-    Linen layout a metadata box is spelt so too.
+    In the native layout a leaf's path lacks the collection and, for a Variable, ends with `value`; in the
+    Linen layout this also holds for metadata boxes.
     """
     dotted = {name: name.replace("/", ".") for name in wanted}
     is_linen = [name for name in dotted.values() if name in found or f"{name}.value" in found]
@@ -147,7 +147,7 @@ def _inner(dotted: str) -> str:
 
 
 def _rng_names(found: Names) -> set[str]:
-    """Names of rng streams: a key and a count of draws in one place, both unsigned."""
+    """Names of RNG streams: a key and a count at the same path, both unsigned."""
     streams = set()
     for name, leaf in found.items():
         stem = re.fullmatch(r"(.*\b)key(\.value)?", name)
@@ -158,12 +158,12 @@ def _rng_names(found: Names) -> set[str]:
 
 
 def _require_same(path: Path, leaves: Names, wanted: Wanted) -> None:
-    """Checks whether the leaves are those that are wanted.
+    """Validates that the leaves are the expected ones.
 
     Raises:
-      StorageError: Leaves are missing, extra, or of another shape, element type or bits.
+      StorageError: Leaves are missing or extra, or differ in shape, dtype or bits.
     """
-    # By name: a stranger's leaves may lie where another one's parent would be.
+    # By name: in a foreign file a leaf may sit where another leaf's parent would be.
     names = {trees.spell(name): leaf for name, leaf in trees.flatten(wanted.tree)}
     wrong = tree_mismatch.sentences(renames.compare(leaves, names))
     if wrong:

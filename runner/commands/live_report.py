@@ -1,4 +1,4 @@
-"""The report of a sweep, made from its folder: written there, or served while the sweep runs."""
+"""Builds the report of a sweep from its folder: written there, or served while the sweep runs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from runner.report.terminal import Terminal
 
 HOST = "127.0.0.1"
 
-# After a page was made, so many times as long passes before the next one is.
+# Minimum pause between two builds of the page, as a multiple of the time that the last one took.
 RESTS = 10
 
 
 class Source:
-    """The page of a sweep, made again from what is new in its folder.
+    """The page of a sweep, updated from what is new in its folder.
 
     Args:
       folder: The sweep.
-      live: Whether the page is served, and asks for news.
+      live: Whether the page is served, and polls for updates.
 
     Raises:
-      StorageError: The folder is no sweep.
+      StorageError: The folder is not a sweep.
     """
 
     def __init__(self, folder: SweepFolder, *, live: bool = False) -> None:
@@ -46,7 +46,7 @@ class Source:
         self._lock = threading.Lock()
 
     def page(self) -> tuple[bytes, str]:
-        """The page as it stands, and a name that changes with it.
+        """The current page, and a tag that changes with it.
 
         Raises:
           StorageError: A journal or a record is damaged.
@@ -55,14 +55,14 @@ class Source:
             sizes = store.journal_sizes(self._folder)
             if sizes != self._sizes and time.monotonic() >= self._rest_until:
                 start = time.monotonic()
-                if "study" in self._plan:  # it grows
+                if "study" in self._plan:  # the plan grows
                     self._read_plan()
                 self._read_news()
                 trials = find.read_trials(self._folder)
                 data = self._report.data(self._plan, paths.shown(self._folder.path), trials)
                 self._page = to_html(data, live=self._live)
                 self._sizes, self._edition = sizes, self._edition + 1
-                # A sweep that is being timed must not have a core taken from it again and again.
+                # Rebuilding too often would take a core from a sweep that is taking times.
                 self._rest_until = time.monotonic() + RESTS * (time.monotonic() - start)
             return self._page, f'"{self._edition}"'
 
@@ -71,7 +71,7 @@ class Source:
         self._nums = {run["run_id"]: run["num"] for run in self._plan["runs"]}
 
     def _read_news(self) -> None:
-        """Takes the records of which the journals have told more since the last time."""
+        """Loads the records that have new journal entries since the last update."""
         events = store.read_events(self._folder)
         told = Counter(event["run_id"] for event in events if event.get("run_id") in self._nums)
         news = [run_id for run_id, number in told.items() if number != self._num_events[run_id]]
@@ -84,7 +84,7 @@ def write(path: Path) -> int:
     """Writes `report.html` of the sweep at `path` from its records.
 
     Raises:
-      StorageError: There is no sweep, its journals or a record are damaged, or the page can't be written.
+      StorageError: There is no sweep, a journal or a record is damaged, or the page can't be written.
     """
     folder = SweepFolder(path)
     page, _ = Source(folder).page()
@@ -99,7 +99,7 @@ def write(path: Path) -> int:
 
 
 def watch(path: Path) -> int:
-    """Serves the report of the sweep at `path` to this machine until Ctrl-C; the page follows the sweep.
+    """Serves a live report of the sweep at `path` on localhost until Ctrl-C.
 
     Raises:
       StorageError: There is no sweep.
@@ -117,7 +117,7 @@ def watch(path: Path) -> int:
 def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            # Another site's name that leads here must not read the page (DNS rebinding).
+            # Reject other host names that resolve to this machine (DNS rebinding).
             if self.headers.get("Host") not in self._own_names():
                 self._answer(HTTPStatus.FORBIDDEN, b"this page is for this machine")
             elif self.path != "/":
@@ -150,6 +150,6 @@ def _handler(source: Source) -> type[BaseHTTPRequestHandler]:
             return f"{HOST}:{port}", f"localhost:{port}"
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing: a browser asks every second."""
+            """Logs nothing: a browser polls every second."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""`bridge-runner ls`: sweeps, or the runs of one. From plans and journals alone, without JAX, in under a second."""
+"""`bridge-runner ls`: lists sweeps, or one's runs, from plans and journals alone: without JAX, in under a second."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from runner.records.row import Row
     from runner.report.terminal import Terminal
 
-# Between two looks at a journal.
+# Between two polls of a journal.
 WATCH_S = 0.5
 
 DEFAULT_ROOT = Path("outputs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `ls` takes."""
+    """Defines the arguments of `ls`."""
     parser.add_argument("path", type=Path, nargs="?", help="a sweep, or a folder of sweeps; default: outputs")
     parser.add_argument("--by", default="", metavar="KEY,…", help="runs that share these values as one row")
     parser.add_argument("--json", action="store_true", help="rows as data")
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Prints the sweeps of a folder, or the runs of a sweep.
+    """Prints the sweeps in a folder, or the runs of a sweep.
 
     Raises:
-      UserError: There is no such sweep, or its runs have no such key.
+      UserError: The sweep does not exist, or its runs have no such key.
     """
     from runner.records.paths import SweepFolder
 
@@ -90,7 +90,7 @@ def _ls_sweeps(root: Path, *, as_json: bool) -> int:
 
 
 def _ls_by(folder: SweepFolder, rows: Sequence[Row], by: Sequence[str], *, as_json: bool) -> int:
-    from runner.report import aggregate, table  # NumPy is a third of what any other ls takes
+    from runner.report import aggregate, table  # importing NumPy would add a third to any other `ls`
     from runner.report.terminal import Terminal
 
     groups = aggregate.by(rows, by)
@@ -106,7 +106,7 @@ def _ls_by(folder: SweepFolder, rows: Sequence[Row], by: Sequence[str], *, as_js
 
 
 def _watch(folder: SweepFolder, terminal: Terminal) -> None:
-    """Shows the last runs of a sweep as they come, until its journal says that it ended."""
+    """Shows the latest runs of a sweep as they end, until its journal says that the sweep has ended."""
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""The command: the verb that is typed is found and called, and its errors become sentences and exit codes."""
+"""The entry point: dispatches to the verb, and turns its errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from runner.commands.verb import INTERRUPTED, PROGRAM, USAGE, VERBS, Verb
 from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, nearest
 from runner.launch import process
 
-# Hydra's flags that take a value: what comes after one is no verb.
+# Hydra's flags that take a value: the word after one is not a verb.
 HYDRA_VALUES = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p"}
 HYDRA_FLAGS = {"-m", "--multirun"}
 
-# What the scripts of `completion` call: the words so far, the last of them unfinished.
+# Called by the `completion` scripts with the words so far, the last of them unfinished.
 COMPLETE = "__complete"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and gives its exit code.
+    """Runs the command line and returns its exit code.
 
     Args:
-      argv: Words after the program's name; by default what was typed.
+      argv: Words after the program name; defaults to those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     process.quiet_libraries()
@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of a pipe has had enough: no traceback, and none from the flush at exit either.
+        # The reader closed the pipe: print no traceback, not even from the flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", USAGE)
-    except SystemExit as error:  # argparse has printed a page
+    except SystemExit as error:  # argparse has printed a help page
         return int(error.code or 0)
 
 
@@ -57,15 +57,15 @@ def entry() -> None:
         process.leave(1, error)
         raise
     process.leave(code)
-    # Else Python would look through all objects of JAX once more: 0.7 s of a second's exit.
+    # Else Python's final garbage collection walks all of JAX's objects: 0.7 s of the one second that exiting takes.
     gc.freeze()
-    # An impatient Ctrl-C more, while Python goes down, changes nothing of what was done and said.
+    # Another, impatient Ctrl-C during shutdown changes nothing that was done or printed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
 
 def fail(text: str, code: int) -> int:
-    """Says why on standard error; gives `code`."""
+    """Prints the reason on stderr and returns `code`."""
     print(f"{USER_ERROR_PREFIX}{text}", file=sys.stderr)
     return code
 
@@ -91,7 +91,7 @@ def _dispatch(words: Sequence[str]) -> int:
 
 
 def _find_verb(words: Sequence[str]) -> tuple[Verb, list[str]] | None:
-    """The verb, and what is typed beside it; flags may come first."""
+    """The verb, and the other words; flags may come first."""
     for index, word in enumerate(words):
         if word in VERBS:
             found = verb.load(word)
@@ -103,7 +103,7 @@ def _find_verb(words: Sequence[str]) -> tuple[Verb, list[str]] | None:
 
 
 def _are_flags_of(found: Verb, words: Sequence[str]) -> bool:
-    """Whether `words` are flags that the verb takes, each with its value."""
+    """Whether `words` are flags of the verb, each with its value."""
     counts = found.parser().value_counts()
     if found.takes_overrides:
         counts = counts | dict.fromkeys(HYDRA_VALUES, 1) | dict.fromkeys(HYDRA_FLAGS, 0)

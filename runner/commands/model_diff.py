@@ -1,6 +1,6 @@
-"""`bridge-runner diff OLD NEW`: what a new layer did to the tree, the names that put it right, and the proof.
+"""`bridge-runner diff OLD NEW`: what a new layer changed in the tree, the names that fix it, and the proof.
 
-A side is a run, an Orbax checkpoint of anybody's, a host in Python (`pkg.mod:Net(width=8)`), a host with a checkpoint
+A side is a run, any Orbax checkpoint, a host in Python (`pkg.mod:Net(width=8)`), a host with a checkpoint
 (`pkg.mod:Net(width=8)@PATH`), or a config (`layer=mlp features=8`).
 """
 
@@ -41,7 +41,7 @@ from runner.report.terminal import Terminal
 
 EXIT_DIFFERENT = 1
 
-# Of a longer table only what differs is shown.
+# Longer tables show only the rows that differ.
 MAX_ROWS = 40
 
 SUGGESTED = "a run, an Orbax checkpoint, pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp"
@@ -49,18 +49,18 @@ SUGGESTED = "a run, an Orbax checkpoint, pkg.mod:Host(width=8), pkg.mod:Host(wid
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two that are compared.
+    """One of the two sides of a comparison.
 
     Attributes:
       label: As it was typed.
-      folder: Where its checkpoint is, if it has one.
-      variables: Arrays, or None where there are shapes only.
-      model: What can be applied, or None for a bare checkpoint.
-      needs: What the model wants.
-      order: Paths of its modules in the order in which they are made.
+      folder: Where its checkpoint is, if any.
+      variables: Arrays, or None if only shapes are known.
+      model: The model to apply, or None for a bare checkpoint.
+      needs: What the model needs.
+      order: Paths of its modules, in creation order.
       x: The input that it is applied to.
       output: The recorded output of a run.
-      foreign: What a run imports and nobody has said is trusted: its model is then not built.
+      foreign: Untrusted modules that a run imports: its model is then not built.
     """
 
     label: str
@@ -75,21 +75,21 @@ class Side:
 
     @property
     def shapes(self) -> Any:
-        """What the side's variables look like."""
+        """Shapes and dtypes of the side's variables."""
         return self.variables if self.variables is not None else (self.needs.variables if self.needs else {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What was typed beside the two sides.
+    """The options of a diff.
 
     Attributes:
-      input_shape: Shape of x for hosts, where no run or config names it.
-      input_dtype: Its element type.
-      call: Keyword arguments of every call of a host.
-      apply: Whether the renamed checkpoint is written.
-      as_json: Whether to answer in JSON.
-      trust: Whether modules that are neither ours nor flax's may be imported where a run names them.
+      input_shape: Shape of x for hosts, if no run or config gives it.
+      input_dtype: Its dtype.
+      call: Keyword arguments for every call of a host.
+      apply: Whether to write the renamed checkpoint.
+      as_json: Whether to print JSON.
+      trust: Whether a run may import modules other than ours and Flax's.
     """
 
     input_shape: tuple[int, ...] | None = None
@@ -104,13 +104,13 @@ def diff(old: str, new: str, options: Options) -> int:
     """Prints how the variables of `new` differ from those of `old`.
 
     Returns:
-      0 where the trees are the same, 1 where not.
+      0 if the trees are the same, else 1.
 
     Raises:
-      UserError: A side that is nothing of all that, or `--apply` without a checkpoint to rename.
+      UserError: A side is none of these, or `--apply` has no checkpoint to rename.
     """
     process.prepare_process([Config(run=Run())])
-    with nnx.use_eager_sharding(False):  # axis names are compared as they are, and place nothing here
+    with nnx.use_eager_sharding(False):  # we compare axis names as they are; they shard nothing here
         return _diff(old, new, options)
 
 
@@ -139,15 +139,15 @@ def _diff(old: str, new: str, options: Options) -> int:
 
 
 def read_side(text: str, options: Options) -> Side:
-    """What `text` names.
+    """The side that `text` names.
 
     Raises:
-      UserError: Nothing that can be compared.
+      UserError: It is nothing that can be compared.
     """
     path = Path(os.path.expanduser(text))
-    if not os.path.exists(path) and os.path.exists(path.parent / "sweep.json"):  # a run by its first letters
+    if not os.path.exists(path) and os.path.exists(path.parent / "sweep.json"):  # a run given by a prefix of its name
         path = find.find_run(path).path
-    if os.path.exists(path):  # a config may be longer than any name, where pathlib raises
+    if os.path.exists(path):  # a config may exceed the file name limit, at which pathlib raises
         if _is_run(path):
             return _run_side(text, path, trust=options.trust)
         return Side(label=text, folder=path, variables=read_variables(path))
@@ -166,10 +166,10 @@ def read_side(text: str, options: Options) -> Side:
 
 
 def read_variables(path: Path) -> Any:
-    """The variable dict in anybody's checkpoint: also of bare params, or of a train state with params in it.
+    """The variable dict in any checkpoint, including one of bare params or of a train state with params in it.
 
     Raises:
-      StorageError: No checkpoint is there.
+      StorageError: There is no checkpoint.
     """
     try:
         return checkpoint.as_variables(checkpoint.restore(path))
@@ -178,10 +178,10 @@ def read_variables(path: Path) -> Any:
 
 
 def host_of(text: str) -> Any:
-    """The Linen module that `pkg.mod:Host(width=8)` makes; its arguments are Python literals.
+    """The Linen module that `pkg.mod:Host(width=8)` creates; its arguments are Python literals.
 
     Raises:
-      UserError: It is no call of a Linen module with literals, or the module refuses them.
+      UserError: It is not a call of a Linen module with literals, or the module rejects them.
     """
     suggestion = "pkg.mod:Host(width=8)"
     module, _, call = text.partition(":")
@@ -206,7 +206,7 @@ def host_of(text: str) -> Any:
 def describe(
     old: Side, new: Side, found: Sequence[LeafDiff], renames: Mapping[str, str], proof: Mapping[str, Any]
 ) -> list[str]:
-    """The differences in lines: the table, what Linen renumbered, the names, and the proof."""
+    """The differences as text: the table, what Linen renumbered, the names, and the proof."""
     counts = Counter(item.kind for item in found)
     shown = [item for item in found if item.kind != SAME or len(found) <= MAX_ROWS]
     lines = [f"old  {old.label}", f"new  {new.label}", ""]
@@ -256,7 +256,7 @@ def _run_side(text: str, path: Path, *, trust: bool) -> Side:
         variables=trees.with_keys_of(saved.variables(), draft.needs.variables),
         model=draft.model,
         x=saved.x,
-        # What a mesh gave may be rounded otherwise than what one device gives: then it is made again here.
+        # A mesh may round differently from a single device, so recompute its output here.
         output=store.read_output(folder, record) if record.output and record.mesh is None else None,
     )
 
@@ -275,7 +275,7 @@ def _input(options: Options) -> Any:
 
 
 def _traced(side: Side, x: Any, options: Options) -> Side:
-    """`side` with what its model wants."""
+    """`side` with what its model needs."""
     if side.model is None:
         return side
     if x is None:
@@ -291,7 +291,7 @@ def _traced(side: Side, x: Any, options: Options) -> Side:
 
 
 def _proof(old: Side, new: Side, renames: Mapping[str, str], found: Sequence[LeafDiff], x: Any) -> dict[str, Any]:
-    """Whether `new` gives the output of `old` on the renamed variables of `old`."""
+    """Whether `new`, applied to the renamed variables of `old`, gives the output of `old`."""
 
     def say(verdict: bool | None, sentence: str) -> dict[str, Any]:
         return {"same_bits": verdict, "sentence": sentence}
@@ -332,7 +332,7 @@ def _applied(model: Bridged, needs: Needs | None, variables: Any, x: Any) -> Map
 
 
 def _write_renamed(old: Side, renames: Mapping[str, str], found: Sequence[LeafDiff]) -> Path:
-    """Writes the old variables at their new paths, beside the old checkpoint; what nobody wants is left out."""
+    """Writes the old variables at their new paths, next to the old checkpoint; unused ones are dropped."""
     if old.folder is None or old.variables is None:
         raise UserError(f"{old.label} has no checkpoint to rename", "diff CHECKPOINT pkg.mod:NewHost(…) --apply")
     run = RunFolder(old.folder.parent)

@@ -1,4 +1,4 @@
-"""The sweep or run that was most likely meant by a path where none is."""
+"""Suggests the sweep or run that a mistyped path most likely meant."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DEFAULT_ROOT = Path("outputs")
 
 
 def suggest(verb: Verb, typed: argparse.Namespace, error: StorageError) -> str | None:
-    """The command with the nearest sweep or run in the place of a path where none is; None where nothing is near.
+    """The command with the wrong path replaced by the nearest sweep or run; None if nothing is near.
 
     Args:
-      verb: The verb that was typed.
-      typed: What was typed with it.
-      error: What it ended with.
+      verb: The verb.
+      typed: Its parsed arguments.
+      error: The error that it raised.
     """
     known = {dest: _as_paths(vars(typed).get(dest)) for dest in verb.paths}
     for dest, kind in verb.paths.items():
@@ -34,11 +34,11 @@ def suggest(verb: Verb, typed: argparse.Namespace, error: StorageError) -> str |
 
 
 def find(path: Path, kind: PathKind) -> Path | None:
-    """What is of this kind, and nearest to `path`.
+    """The nearest match to `path` of this kind.
 
     Args:
-      path: Where nothing of this kind is; wildcards may be in it.
-      kind: What is wanted.
+      path: A path with nothing of this kind; may contain wildcards.
+      kind: What the command expects.
     """
     text = os.path.expanduser(path)
     if glob.has_magic(text):
@@ -55,7 +55,7 @@ def find(path: Path, kind: PathKind) -> Path | None:
 
 
 def _along(path: Path, kind: PathKind) -> Path | None:
-    """`path` with each part that is not there replaced by the nearest that is."""
+    """`path` with each missing part replaced by the nearest existing one."""
     here = Path(path.anchor)
     for part in path.parts[1 if path.anchor else 0 :]:
         if kind in ("run", "either") and SweepFolder(here).plan.exists() and part != "runs":
@@ -74,7 +74,7 @@ def _along(path: Path, kind: PathKind) -> Path | None:
 
 
 def _run_of(sweep: Path, name: str) -> Path | None:
-    """The run of a sweep that has this name or number, or one near to it, or the first."""
+    """The run of a sweep with this name or number, else a similar one, else the first."""
     names = [entry.name for entry in _folders(sweep / "runs")]
     number = name.partition("-")[0]
     same = [one for one in names if one.partition("-")[0] == number]

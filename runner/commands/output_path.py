@@ -1,4 +1,4 @@
-"""Where a command writes what it makes of a run, and a checkpoint written there."""
+"""Picks and validates where a command writes what it derives from a run, and writes checkpoints there."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ SUFFIX = ".safetensors"
 
 
 def default_target(folder: RunFolder, to: str) -> Path:
-    """Where what is made of a run goes: into `exports` beside the sweep's runs. Verify knows the run's own files."""
+    """Default path for exports of a run: `exports` next to the sweep's runs, since verify knows a run's own files."""
     path = folder.path.absolute()
     sweep = path.parent.parent if path.parent.name == "runs" else path.parent
     return sweep / "exports" / (f"{path.name}{SUFFIX}" if to == "safetensors" else f"{path.name}-{to}")
 
 
 def require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: bool = True) -> None:
-    """Checks whether `target` can be written.
+    """Validates that `target` can be written.
 
     Args:
-      target: A folder, or a file, that is not to be there.
-      folder: The run that is written elsewhere.
+      target: A folder or file that must not exist yet.
+      folder: The run that it is derived from.
       by_orbax: Whether Orbax writes it.
 
     Raises:
-      StorageError: It is there, it is in the run's folder, or Orbax would not find it again.
+      StorageError: It exists, it is in the run's folder, or Orbax would not find it again.
     """
     if folder is not None and target.resolve().is_relative_to(folder.path.resolve()):
         foreign = f"{target} is inside the run's folder, and verify would call it foreign"
@@ -43,14 +43,14 @@ def require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: b
 
 
 def _another(target: Path) -> Path:
-    """A path beside `target` where nothing is."""
+    """An unused path next to `target`."""
     stem, suffix = target.name.removesuffix(SUFFIX), SUFFIX if target.name.endswith(SUFFIX) else ""
     numbered = (target.with_name(f"{stem}-{number}{suffix}") for number in itertools.count(2))
     return next(path for path in numbered if not path.exists())
 
 
 def save(tree: Any, target: Path) -> None:
-    """Writes a checkpoint at `target`, which is not there yet.
+    """Writes a checkpoint to `target`, which must not exist yet.
 
     Raises:
       StorageError: It can't be written.

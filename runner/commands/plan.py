@@ -1,4 +1,4 @@
-"""`bridge-runner plan`: what a sweep would do."""
+"""`bridge-runner plan`: shows what a sweep would do."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from runner.launch.application import Act, SweepRequest, SweepResult
 
 
 def show_plan(request: SweepRequest) -> SweepResult:
-    """Prints the plan of a sweep; runs and writes nothing.
+    """Prints the plan of a sweep; a dry run that writes nothing.
 
     Raises:
-      UserError: A config that can't run, or a folder that can't be used.
+      UserError: A config can't run, or the folder can't be used.
     """
     from runner.records import find
     from runner.report.terminal import Terminal, describe_plan
@@ -29,7 +29,7 @@ PLAN = Act("plan", show_plan)
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Plans the sweep of a command line, and gives the exit code."""
+    """Plans the sweep of a command line and returns the exit code."""
     return hydra_command(["-m", *(word for word in typed.overrides if word not in MULTIRUN)], PLAN)
 
 

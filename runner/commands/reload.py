@@ -1,4 +1,4 @@
-"""`bridge-runner reload`: a saved run loaded as it is wanted, applied to its recorded input."""
+"""`bridge-runner reload`: loads a saved run in the requested form and applies it to its recorded input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `reload` takes."""
+    """Defines the arguments of `reload`."""
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument(
         "--as", dest="as_", choices=("linen", "nnx"), default="linen", metavar="nnx|linen", help="default: linen"
@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Loads a run as asked, applies it to the recorded input, and says how exactly the output agrees.
+    """Loads a run as requested, applies it to the recorded input, and prints how closely the output agrees.
 
     Raises:
-      UserError: There is no such run, it is damaged or not trusted, or it can't be loaded so.
+      UserError: The run does not exist, is damaged or untrusted, or can't be loaded this way.
     """
     make_importable()
     from runner.commands import reloaded_run

@@ -1,6 +1,6 @@
-"""`bridge-runner reload`: a saved run loaded as it is wanted, applied to its recorded input, and Python that does so.
+"""`bridge-runner reload`: a saved run loaded, applied to its recorded input, and the Python that does so.
 
-It tells how exactly the output agrees with the recorded one; `verify` checks whether it does.
+It prints how closely the output agrees with the recorded one; `verify` checks whether it does.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def reload(
     only: Sequence[str] | None = None,
     trust: bool = False,
 ) -> int:
-    """Prints the tree of a saved run, how its output agrees with the recorded one, and Python that does the same.
+    """Prints a saved run's tree, how closely its output agrees with the recorded one, and Python that does the same.
 
     Args:
       path: The run's folder.
-      out: A folder that is not there yet: the variables as they are loaded are written there, a plain Orbax checkpoint.
-      as_: See `reloading.reload`, as for the others.
-      device: Where the variables go.
-      dtype: Floating leaves are cast to it.
-      only: Collections or paths.
-      trust: Whether modules that are neither ours nor flax's may be imported.
+      out: A new folder, to which the loaded variables are written as a plain Orbax checkpoint.
+      as_: See `reloading.reload`, also for the others.
+      device: Where to put the variables.
+      dtype: What to cast floating-point leaves to.
+      only: Collections or paths to load.
+      trust: Whether modules other than ours and Flax's may be imported.
 
     Returns:
       0.
 
     Raises:
-      UserError: No such run, a damaged one, one that imports what is not trusted, or one that can't be loaded so.
+      UserError: The run does not exist, is damaged, imports untrusted modules, or can't be loaded this way.
     """
     folder = find.find_run(path)
     target = None if out is None else Path(os.path.expanduser(out))
@@ -70,7 +70,7 @@ def reload(
 
 
 def describe(folder: RunFolder, found: Reloaded, how: Mapping[str, Any]) -> list[str]:
-    """What was loaded, in lines.
+    """What was loaded, as text.
 
     Args:
       folder: The run's.
@@ -119,7 +119,7 @@ def _output(folder: RunFolder, found: Reloaded, *, whole: bool) -> str:
 
 
 def _distance(name: str, kept: np.ndarray | None, made: np.ndarray | None) -> str:
-    """How far an array is from the recorded one."""
+    """How far an array is off the recorded one."""
     label = f"{name} " if name else ""
     if kept is None or made is None or kept.shape != made.shape:
         kinds = ["nothing" if one is None else renames.kind(one) for one in (made, kept)]

@@ -1,4 +1,4 @@
-"""`bridge-runner report`: a sweep as one page, written, or served while the sweep runs."""
+"""`bridge-runner report`: a sweep as one page, written to a file or served while the sweep runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `report` takes."""
+    """Defines the arguments of `report`."""
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
     parser.add_argument("--watch", action="store_true", help="serve the page to this machine while the sweep runs")
 
@@ -18,7 +18,7 @@ def run(typed: argparse.Namespace) -> int:
     """Writes the report of a sweep, or serves it while the sweep runs.
 
     Raises:
-      UserError: There is no such sweep, or a record is damaged.
+      UserError: The sweep does not exist, or a record is damaged.
     """
     from runner.commands.live_report import watch, write
 

@@ -1,4 +1,4 @@
-"""`bridge-runner rerun`: a saved run again, from its record alone: the same bits?"""
+"""`bridge-runner rerun`: reruns a saved run from its record alone: are the bits the same?"""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ OTHER_SOURCE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `rerun` takes."""
+    """Defines the arguments of `rerun`."""
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--trust", action="store_true", help="import modules that are neither ours nor flax's")
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Does a saved run again; 4 if the bits are others.
+    """Reruns a saved run; 4 if the bits differ.
 
     Raises:
-      UserError: There is no such run, it imports what is not trusted, or its layer can't be built here.
+      UserError: The run does not exist, imports untrusted modules, or its layer can't be built here.
     """
     make_importable()
     return rerun(typed.run, trust=typed.trust)
 
 
 def rerun(path: Path, *, trust: bool = False) -> int:
-    """Does the run at `path` again and says whether the bits are the same; nothing is written.
+    """Reruns the run at `path` and prints whether the bits are the same; writes nothing.
 
     Args:
       path: The run's folder.
-      trust: Whether modules that are neither ours nor flax's may be imported.
+      trust: Whether modules other than ours and Flax's may be imported.
 
     Returns:
-      0 for the same bits, 4 for others.
+      0 if the bits are the same, else 4.
 
     Raises:
-      UserError: There is no such run, it imports what is not trusted, or its layer can't be built or run here.
+      UserError: The run does not exist, imports untrusted modules, or its layer can't be built or run here.
     """
     from runner.arrays import closeness
     from runner.config.composed import Config
@@ -64,7 +64,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     before = SavedRun(find.find_run(path))
     folder, saved = before.folder, before.record
     before.require_trust(trust=trust)
-    # A cache of compiled programs is code too, and the record may name any folder as one.
+    # A compilation cache is code too, and the record may name any folder as one.
     run = dataclasses.replace(before.in_one_process, compilation_cache="off", input=before.input)
     process.prepare_process([Config(run=run)])
     given = read_initial_variables(run.variables)
@@ -90,7 +90,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
 
 
 def _differences(saved: Record, again: Record) -> list[str]:
-    """What two records of one run do not agree on: status, variables, output."""
+    """Where two records of the same run disagree: status, variables, output."""
     if saved.status is not again.status:
         error = f": {again.error.message}" if again.error else ""
         return [f"status: {saved.status.value} when saved, {again.status.value} now{error}"]
@@ -108,7 +108,7 @@ def _differences(saved: Record, again: Record) -> list[str]:
 
 
 def _differing(kind: str, kept: Mapping[str, str], made: Mapping[str, str]) -> list[str]:
-    """Names whose digests are not the same in both."""
+    """Names whose digests differ."""
     names = [name for name in sorted(kept.keys() | made.keys()) if kept.get(name) != made.get(name)]
     both = kept.keys() & made.keys()
     return [f"{kind} {name}: {'other bits' if name in both else 'in one of them only'}" for name in names]

@@ -1,4 +1,4 @@
-"""`bridge-runner results`: the results of a sweep from its records."""
+"""`bridge-runner results`: rebuilds the results of a sweep from its records."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `results` takes."""
+    """Defines the arguments of `results`."""
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Writes the results (and `checks.md`, where there are checks) of a sweep from the records that are there.
+    """Writes the results of a sweep (and `checks.md`, if there are checks) from its existing records.
 
     Raises:
       StorageError: There is no sweep, or a record is damaged.

@@ -1,4 +1,4 @@
-"""`bridge-runner resume`: what is missing or failed of a sweep, by the command that is kept in its plan."""
+"""`bridge-runner resume`: runs what is missing or failed in a sweep, with the command stored in its plan."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from runner.errors import quoted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `resume` takes."""
+    """Defines the arguments of `resume`."""
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="what else holds, e.g. retry=all")
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Runs what is missing or failed of a sweep.
+    """Runs what is missing or failed in a sweep.
 
     Raises:
-      UserError: The folder is no sweep, or what is typed beside it contradicts its plan.
+      UserError: The folder is not a sweep, or other arguments contradict its plan.
     """
     from runner.records import store
     from runner.records.paths import SweepFolder
@@ -32,7 +32,7 @@ def run(typed: argparse.Namespace) -> int:
     if origin["cwd"] not in sys.path:
         sys.path.append(origin["cwd"])
     key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
-    # Of a search that was resumed before, the command has one already.
+    # If the search was resumed before, its command already has one.
     command = [word for word in command if not word.startswith(f"{key}=")]
     return hydra_command([*command, *typed.overrides, f"{key}={quoted(str(sweep.path.absolute()))}"])
 

@@ -1,4 +1,4 @@
-"""A run's record in lines for the terminal: settings, variables, output, times, checks."""
+"""Formats a run's record for the terminal: settings, variables, output, times, checks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from runner.errors import literal
 from runner.records import seeds
 from runner.report import table
 
-# Longer values make a page of `show` unreadable; `--json` has them whole.
+# Longer values make `show` unreadable; `--json` prints them in full.
 MAX_VALUE_CHARACTERS = 100
 
 
 def describe(record: Mapping[str, Any], path: Path) -> list[str]:
-    """A record (as JSON data) in lines for the terminal."""
+    """Formats a record (as JSON data) for the terminal."""
     lines = [f"{record['num']}-{record['run_id'][:8]} of {record['sweep']}: {record['status']}", f"  {path}"]
     lines += ["", "settings"]
     for key, value in flatten(record["settings"]).items():
@@ -57,7 +57,7 @@ def _mesh(mesh: Mapping[str, Any] | None) -> str:
 
 
 def _variables(record: Mapping[str, Any]) -> list[str]:
-    """A line a leaf: its path in Linen and in the native module, shape, bytes, digest, and axis names if it has any."""
+    """One line per leaf: its path in Linen and in the native module, shape, bytes, digest, and axis names if any."""
     layer = seeds.layer_path(record)
     rows = [("Linen path", "NNX path", "array", "bytes", "digest", "spec")]
     for leaf in record["variables"]:

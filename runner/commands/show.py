@@ -1,4 +1,4 @@
-"""`bridge-runner show`: one run."""
+"""`bridge-runner show`: prints one run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `show` takes."""
+    """Defines the arguments of `show`."""
     parser.add_argument("run", type=Path, help="folder of the run, or of its sweep and the run's number")
     parser.add_argument("--json", action="store_true", help="the record as it is")
 
@@ -18,7 +18,7 @@ def run(typed: argparse.Namespace) -> int:
     """Prints one run: settings, output, times, checks, variables, files.
 
     Raises:
-      StorageError: There is no run.
+      StorageError: The run does not exist.
     """
     from runner.commands import run_lines
     from runner.records import find, store

@@ -1,4 +1,4 @@
-"""`bridge-runner sync`: the W&B runs of a sweep to the server, each once."""
+"""`bridge-runner sync`: uploads the W&B runs of a sweep to the server, each once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `sync` takes."""
+    """Defines the arguments of `sync`."""
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
     parser.add_argument("--watch", action="store_true", help="send runs as they come, until the sweep ends")
-    # One run, by its files, while it grows.
+    # The files of a single W&B run, to upload while it is being written.
     parser.add_argument("--live", action="store_true", help=argparse.SUPPRESS)
-    # The sweep that started this process, which ends with it.
+    # The sweep process that started this one, which ends with it.
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Sends the W&B runs of a sweep to a server; 1 if it does not have all of them.
+    """Uploads the W&B runs of a sweep to a server; 1 if it does not end up with all of them.
 
     Raises:
-      UserError: There is no such sweep, no API key is configured, or no server answers.
+      UserError: The sweep does not exist, no API key is configured, or no server answers.
     """
     from runner.commands import wandb_sync
 

@@ -1,4 +1,4 @@
-"""What a verb of the command line is made of: a parser, a help page, and the function that does it."""
+"""Defines a verb of the command line: a parser, a help page, and the function that implements it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.errors import UserError, nearest
 
 PROGRAM = "bridge-runner"
 
-# Each verb and its file; `import` is a word of Python.
+# Each verb and its file; `import` is a Python keyword.
 VERBS = {
     "check": "check",
     "plan": "plan",
@@ -33,11 +33,11 @@ VERBS = {
     "completion": "completion",
 }
 
-# What every verb exits with.
+# Exit codes of every verb.
 OK, USAGE, INTERRUPTED = 0, 2, 130
 COMMON_EXIT_CODES = {USAGE: "what was typed can't be done; nothing was run", INTERRUPTED: "interrupted"}
 
-# What a path argument names: a sweep, a run, one of the two, or a folder of sweeps as well.
+# What a path argument names: a sweep, a run, either, or also a folder of sweeps.
 PathKind = Literal["sweep", "run", "either", "sweeps"]
 
 
@@ -46,14 +46,14 @@ class Verb:
     """A verb of the command line.
 
     Attributes:
-      name: As it is typed.
+      name: Its name on the command line.
       summary: What it does, in one line.
-      usage: How it is typed, without the program's name.
-      examples: Command lines without the program's name, and what each is for.
+      usage: Its usage line, without the program name.
+      examples: Command lines without the program name, and what each is for.
       add_arguments: Defines its arguments and flags.
-      run: Does it, given what was typed; gives the exit code.
-      exit_codes: What it exits with beside `COMMON_EXIT_CODES`.
-      paths: Which arguments and flags are paths of sweeps and runs.
+      run: Runs it with the parsed arguments; returns the exit code.
+      exit_codes: Its exit codes in addition to `COMMON_EXIT_CODES`.
+      paths: Which arguments and flags are paths to sweeps or runs.
       takes_overrides: Whether everything but its own flags goes to Hydra.
     """
 
@@ -72,10 +72,10 @@ class Verb:
         return VerbParser(self)
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """What `words`, typed with the verb, say.
+        """Parses `words`, the arguments of the verb.
 
         Raises:
-          UserError: They say nothing that the verb takes.
+          UserError: The verb doesn't accept them.
         """
         parser = self.parser()
         if not self.takes_overrides:
@@ -91,12 +91,12 @@ class Verb:
 
     @property
     def usage_line(self) -> str:
-        """How it is typed."""
+        """Its usage line."""
         return f"{PROGRAM} {self.usage}"
 
 
 class VerbParser(argparse.ArgumentParser):
-    """argparse with the help page of a verb, and with our errors.
+    """An argparse parser with a verb's help page and our errors.
 
     Args:
       verb: The verb.
@@ -121,25 +121,25 @@ class VerbParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="this page")
 
     def value_counts(self) -> dict[str, int]:
-        """The verb's visible flags, each with the number of values that it takes."""
+        """The verb's visible flags, each with its number of values."""
         actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
         return {flag: int(action.nargs != 0) for action in actions for flag in action.option_strings}
 
     def values(self, flag: str) -> list[str]:
-        """The values that a flag takes, where they are few: of `--as nnx|linen` the two."""
+        """The allowed values of a flag, if they are listed: for `--as nnx|linen` these two."""
         metavars = [str(action.metavar or "") for action in self._actions if flag in action.option_strings]
         return [value for metavar in metavars if "|" in metavar for value in metavar.split("|")]
 
     def positionals(self) -> list[str]:
-        """Names of the verb's arguments, as often as each is taken."""
+        """Names of the verb's positional arguments, each repeated as often as it is accepted."""
         actions = [action for action in self._actions if not action.option_strings]
         return [action.dest for action in actions for _ in range(action.nargs if isinstance(action.nargs, int) else 1)]
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """Parses, and says so where several paths were typed in the place of one.
+        """Parses, with an error of its own for several paths in place of one.
 
         Raises:
-          UserError: What was typed is nothing that the verb takes.
+          UserError: The verb doesn't accept these arguments.
         """
         typed, left = self.parse_known_args(args, namespace)
         paths = [word for word in left if not word.startswith("-")]
@@ -152,7 +152,7 @@ class VerbParser(argparse.ArgumentParser):
         return typed
 
     def error(self, message: str) -> NoReturn:
-        """Raises what was wrong, with the verb's usage."""
+        """Raises the error, with the verb's usage."""
         self._refuse(message, self._verb.usage)
 
     def _refuse(self, message: str, suggestion: str) -> NoReturn:
@@ -160,10 +160,10 @@ class VerbParser(argparse.ArgumentParser):
 
 
 def load(name: str) -> Verb:
-    """The verb that is typed as `name`.
+    """The verb called `name`.
 
     Raises:
-      UserError: There is none.
+      UserError: It does not exist.
     """
     if name not in VERBS:
         close = nearest(name, VERBS)

@@ -1,7 +1,7 @@
-"""`bridge-runner verify`: is a run still what it was? From its folder alone: no network, no other run, no sweep.
+"""`bridge-runner verify`: is a run still intact? From its folder alone: no network, no other run, no sweep.
 
-Three questions, each more than the one before: are the files those that were written; are the leaves and the output
-those of the record; does the layer, built again, give the recorded output on the restored variables.
+Three questions, each stricter than the last: are the files the ones that were written; do the leaves and the output
+match the record; does the rebuilt layer give the recorded output on the restored variables?
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from runner.timing import machine
 
 EXIT_DIFFERENT = 4
 
-# On another platform, or with other software, bits may differ: a relative error of so many units of the element type.
+# On another platform, or with other software, bits may differ: a relative error, as a multiple of the dtype's epsilon.
 TOLERANCE_EPS = 64
 
-# To what accelerators round the factors of float32 products where nobody asks for more (`jax.lax.Precision.DEFAULT`):
-# TF32 and bfloat16. Errors of the factors average out where those of a chain of roundings add up.
+# What accelerators round the factors of float32 products to by default (`jax.lax.Precision.DEFAULT`):
+# TF32 and bfloat16. Errors of the factors average out, whereas those of a chain of roundings add up.
 PRODUCT_EPS = {"gpu": 2.0**-10, "cuda": 2.0**-10, "rocm": 2.0**-10, "tpu": 2.0**-7}
 TOLERANCE_PRODUCT_EPS = 8
 
-# A record says into how many devices the CPU was split, and this process does the same: up to here.
+# A record says into how many devices the CPU was split, and this process splits it the same way, up to this limit.
 MAX_CPU_DEVICES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What became of one run.
+    """The result of verifying one run.
 
     Attributes:
       folder: Its folder.
-      wrong: What is not as it was, one sentence each; empty for a run that verifies.
-      detail: What was compared, and how exactly it agrees.
-      removed: Whether its checkpoint was not to be kept, so that there is nothing to apply.
+      wrong: What has changed, one sentence each; empty for a run that verifies.
+      detail: What was compared, and how closely it agrees.
+      removed: Whether its checkpoint was deliberately not kept, so that there is nothing to apply.
     """
 
     folder: RunFolder
@@ -64,19 +64,19 @@ class Finding:
 
 
 def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | None = None) -> int:
-    """Prints whether the run, or every run of the sweep, at `path` is what it was.
+    """Prints whether the run, or every run of the sweep, at `path` is intact.
 
     Args:
-      path: A run's or a sweep's folder.
+      path: The folder of a run or a sweep.
       trust: Whether modules that are neither ours nor flax's may be imported.
-      code: Whether the layer is built and applied; without, nothing that the record names is imported.
-      device: Where it is applied; None: where the run was, or on the CPU where that is not here.
+      code: Whether to build and apply the layer; if not, nothing that the record names is imported.
+      device: Where to apply it; None for where the run was, or the CPU if that is not available here.
 
     Returns:
-      0 where all is as it was, 4 where not.
+      0 if everything is intact, else 4.
 
     Raises:
-      UserError: Neither a run nor a sweep, or a run that imports what is not trusted.
+      UserError: It is neither a run nor a sweep, or a run imports untrusted modules.
     """
     terminal = Terminal()
     folders, lost = find.find_runs(path)
@@ -105,12 +105,12 @@ def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | 
 
 
 class Verifier:
-    """Verifies runs one after the other; the runs of one program share its compiled apply.
+    """Verifies runs one by one; runs of the same program share its compiled apply.
 
     Args:
       trust: Whether modules that are neither ours nor flax's may be imported.
-      code: Whether the layer is built and applied.
-      device: Where; None: where the run was, or on the CPU where that is not here.
+      code: Whether to build and apply the layer.
+      device: Where; None for where the run was, or the CPU if that is not available here.
     """
 
     def __init__(self, *, trust: bool = False, code: bool = True, device: str | None = None) -> None:
@@ -120,10 +120,10 @@ class Verifier:
         self._compiled: dict[str, tuple[Draft, Any]] = {}
 
     def verify(self, folder: RunFolder) -> Finding:
-        """What became of the run in `folder`.
+        """Verifies the run in `folder`.
 
         Raises:
-          UserError: It imports what is not trusted.
+          UserError: It imports untrusted modules.
         """
         links = files.links(folder)
         if links:
@@ -157,18 +157,18 @@ class Verifier:
 
     def _program(self, saved: SavedRun, config: Run) -> tuple[Draft, Any]:
         record = saved.record
-        # The device is not part of the program's name.
+        # The program's name does not include the device.
         key = f"{record.program_id} {config.device} {record.platform}"
         if key not in self._compiled:
             draft = saved.draft(config)
-            # On another platform as exactly as it can: then only the run's own rounding is to be allowed for.
+            # On another platform, at the highest precision: then only the run's own rounding has to be allowed for.
             precision = None if record.platform == draft.device.platform else "highest"
             self._compiled[key] = draft, programs.compile_apply(draft, precision=precision)
         return self._compiled[key]
 
 
 def _prepare_process(folders: Sequence[RunFolder]) -> None:
-    """Splits the CPU as the runs had it, so that a mesh finds its devices; unless JAX runs here already."""
+    """Splits the CPU as it was for the runs, so that a mesh finds its devices, unless JAX is already initialized."""
     num_cpu_devices = 1
     with contextlib.suppress(UserError, IndexError):
         run = SavedRun(folders[0]).in_one_process
@@ -182,7 +182,7 @@ def _written(record: Record) -> str:
 
 
 def _misplaced(folder: RunFolder, record: Record) -> list[str]:
-    """Whether the record is another run's: folders are named after their run."""
+    """Whether the record belongs to another run: folders are named after their run."""
     name = folder.path.absolute().name
     own = f"{record.num}-{record.run_id[:8]}"
     return [f"record.json is that of run {own}"] if re.fullmatch(r"\d+-[0-9a-f]{8}", name) and name != own else []
@@ -191,7 +191,7 @@ def _misplaced(folder: RunFolder, record: Record) -> list[str]:
 def _changed_files(folder: RunFolder, record: Record) -> list[str]:
     found = files.file_digests(folder)
     if record.checkpoint and record.checkpoint.removed:
-        # A kill came between the record and the files: the next command removes them.
+        # The process was killed between the record and the files: the next command removes them.
         found = {name: digest for name, digest in found.items() if not removal.is_of_checkpoint(name)}
     wrong = [f"{name} is missing" for name in sorted(record.files.keys() - found.keys())]
     wrong += [f"{name} was not written by this run" for name in sorted(found.keys() - record.files.keys())]
@@ -212,7 +212,7 @@ def _output(folder: RunFolder, record: Record) -> tuple[Mapping[str, np.ndarray]
 
 
 def _training(folder: RunFolder, record: Record) -> list[str]:
-    """What is wrong with the optimiser's state, and with the steps that were kept."""
+    """What is wrong with the optimiser state and the kept steps."""
     state = record.train.state if record.train else None
     if state is None or state.removed is not None:
         return []
@@ -230,7 +230,7 @@ def _training(folder: RunFolder, record: Record) -> list[str]:
 def _compare_applied(
     saved: SavedRun, program: tuple[Draft, Any], variables: Any, kept: Mapping[str, np.ndarray]
 ) -> tuple[str, list[str]]:
-    """How the output of the restored variables agrees with the recorded one, and where it does not."""
+    """How closely the output of the restored variables agrees with the recorded one, and where it does not."""
     draft, apply = program
     record, place = saved.record, draft.placement
     x, key = place.put_x(saved.x), place.put(rngs.root_key(saved.run.seed))
@@ -251,7 +251,7 @@ def _compare_applied(
 
 
 def _elsewhere(record: Record, draft: Draft) -> str | None:
-    """What is other than when the run was saved, where bits may therefore differ."""
+    """What has changed since the run was saved, so that bits may differ."""
     if record.platform != draft.device.platform:
         return f"{draft.device.platform} instead of {record.platform}"
     mesh = draft.placement.info()
@@ -266,7 +266,7 @@ def _elsewhere(record: Record, draft: Draft) -> str | None:
 
 
 def _tolerance(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray], record: Record) -> float | None:
-    """The relative error allowed for, the largest of all arrays; None where one of them is not within its own."""
+    """The allowed relative error, the largest of all arrays; None if one of them exceeds its own."""
     if kept.keys() != made.keys():
         return None
     allowed = {name: _allowed(array, record) for name, array in kept.items()}
@@ -275,7 +275,7 @@ def _tolerance(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray], r
 
 
 def _allowed(array: np.ndarray, record: Record) -> float:
-    """The relative error allowed for in `array`, which another platform, machine or mesh made."""
+    """The allowed relative error of `array`, which was computed on another platform, machine or mesh."""
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return 0.0
     allowed = TOLERANCE_EPS * float(jnp.finfo(array.dtype).eps)

@@ -1,4 +1,4 @@
-"""`bridge-runner verify`: is a run still what it was? From its folder alone."""
+"""`bridge-runner verify`: is a run still intact? From its folder alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.commands.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines what `verify` takes."""
+    """Defines the arguments of `verify`."""
     parser.add_argument("path", type=Path, help="folder of a run, or of a sweep for all its runs")
     parser.add_argument("--trust", action="store_true", help="import modules that are neither ours nor flax's")
     parser.add_argument("--no-code", action="store_true", help="files, leaves and output only; no layer is built")
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Verifies a run, or every run of a sweep; 4 if one is not what it was.
+    """Verifies a run, or every run of a sweep; 4 if one is not intact.
 
     Raises:
-      UserError: There is no such run or device, or it imports what is not trusted.
+      UserError: There is no such run or device, or it imports untrusted modules.
     """
     make_importable()
     from runner.commands import verifier

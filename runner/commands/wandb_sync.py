@@ -1,4 +1,4 @@
-"""`bridge-runner sync`: the W&B runs of a sweep to a server, each once, later or while the sweep goes on."""
+"""`bridge-runner sync`: uploads a sweep's W&B runs to a server, each once, afterwards or while it runs."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from runner.tracking.wandb_server import Server
 
 EXIT_NOT_SENT = 1
 
-# Sent together and remembered together: at most so many are sent again after a kill. While a sweep goes on a few come
-# first, each time twice as many: whoever watches wants to hear of them.
+# Uploaded and noted per batch, so a kill repeats at most one batch. While a sweep runs the first batches are small
+# and double each time: whoever is watching wants to see something early.
 BATCH_RUNS = 16
 FIRST_RUNS = 2
 
-# A server that took nothing of so many batches in turn gets no more of them.
+# Give up on a server after it has accepted nothing from this many batches in a row.
 MAX_REFUSED_BATCHES = 2
 
-# While a sweep goes on: seconds between two looks at the journal, and for the last file to be written after its end.
+# While a sweep runs: seconds between two polls of the journal, and for the last file to be written after its end.
 WATCH_S = 0.3
 LAST_FILE_S = 10.0
 
-# Between two looks whether the parent is still there.
+# Between two checks that the parent is still alive.
 PARENT_S = 1.0
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    """A sweep whose W&B runs are sent.
+    """A sweep whose W&B runs are uploaded.
 
     Attributes:
       folder: Where it is.
       rows: Its runs that count.
-      names: What each W&B run that it is to have is called, by id.
+      names: Names of the W&B runs that it should have, by id.
     """
 
     folder: SweepFolder
@@ -58,7 +58,7 @@ class _Sweep:
 
     @property
     def whole_id(self) -> str:
-        """Id of the run of the whole sweep."""
+        """Id of the sweep's own W&B run."""
         return wandb_files.wandb_id(self.folder.name, "sweep")
 
     def id_of(self, run_id: str) -> str:
@@ -66,13 +66,13 @@ class _Sweep:
         return wandb_files.wandb_id(self.folder.name, run_id[:12])
 
     def whole_runs(self) -> dict[str, OfflineRun]:
-        """By id, the runs whose files are there and have an end."""
+        """W&B runs whose files exist and are complete, by id."""
         found = wandb_files.find_offline_runs(self.folder.wandb)
         runs = {key: wandb_files.read_offline_run(found[key]) for key in self.names if key in found}
         return {key: run for key, run in runs.items() if run is not None}
 
     def send(self, server: Server, batch: Sequence[OfflineRun]) -> dict[str, str]:
-        """Sends runs and remembers what arrived; why each other one did not, by id."""
+        """Uploads runs and notes which ones arrived; returns by id why others did not."""
         answers = server.send(batch)
         arrived = {run.folder.name: url for run in batch if (url := answers[run.wandb_id].url) is not None}
         wandb_files.append_sent(self.folder.wandb, server.url, arrived)
@@ -80,13 +80,13 @@ class _Sweep:
 
 
 def sync(path: Path) -> int:
-    """Sends every W&B run of the sweep at `path` that the server has not; a missing one is made from its record first.
+    """Uploads all W&B runs of the sweep at `path` that the server lacks; missing ones are first rebuilt from records.
 
     Returns:
-      0, or 1 where the server does not have all of them.
+      0, or 1 if the server does not have all of them.
 
     Raises:
-      UserError: There is no sweep, another process works on it, no API key is configured, or no server answers.
+      UserError: There is no sweep, another process is working on it, no API key is configured, or no server answers.
     """
     sweep = _sweep(path, ended_only=True)
     with Terminal() as terminal, files.locked(sweep.folder):
@@ -102,17 +102,17 @@ def sync(path: Path) -> int:
 
 
 def watch(path: Path, *, parent: int | None = None) -> int:
-    """Sends the W&B runs of the sweep at `path` as they come, until it ends; says a line a run.
+    """Uploads the W&B runs of the sweep at `path` as they end, until the sweep does; prints a line per run.
 
     Args:
       path: The sweep.
-      parent: The process that this one is to end with, if any.
+      parent: The process that this one must end with, if any.
 
     Returns:
-      0, or 1 where the server does not have all of them.
+      0, or 1 if the server does not have all of them.
 
     Raises:
-      UserError: There is no sweep, no API key is configured, no server answers, or it takes nothing.
+      UserError: There is no sweep, no API key is configured, no server answers, or it accepts nothing.
     """
     sweep = _sweep(path)
     _tie_to(parent)
@@ -131,11 +131,11 @@ def watch(path: Path, *, parent: int | None = None) -> int:
 
 
 def follow(path: Path, *, parent: int | None = None) -> int:
-    """Sends the W&B run whose files are in `path` while it grows, until it has its end.
+    """Uploads the W&B run in `path` while it is being written, until it is complete.
 
     Args:
       path: `offline-run-…`.
-      parent: The process that this one is to end with, if any.
+      parent: The process that this one must end with, if any.
 
     Raises:
       UserError: No API key is configured, or no server answers.
@@ -150,7 +150,7 @@ def _sweep(path: Path, *, ended_only: bool = False) -> _Sweep:
     """The sweep at `path` with all its runs, or those that have ended so far.
 
     Raises:
-      StorageError: There is none, it can't be written to, or none of its runs has ended.
+      StorageError: There is no sweep, it can't be written to, or none of its runs has ended.
     """
     folder = SweepFolder(path)
     rows = find.read_rows(folder)
@@ -160,20 +160,20 @@ def _sweep(path: Path, *, ended_only: bool = False) -> _Sweep:
     if not wanted:
         raise StorageError(f"{path} has no run that has ended", f"bridge-runner sync {path} --watch")
     names = {wandb_files.wandb_id(folder.name, row.run_id[:12]): row.label for row in wanted}
-    # A run alone has no run of its sweep beside it.
+    # A single run has no W&B run for its sweep.
     whole = {wandb_files.wandb_id(folder.name, "sweep"): "the run of the sweep"} if len(rows) > 1 else {}
     return _Sweep(folder, wanted, names | whole)
 
 
 def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
-    """All W&B runs of the sweep by id, those made again that are missing, torn, or older than what they show."""
+    """All W&B runs of the sweep by id, after rebuilding those that are missing, truncated or stale."""
     there = sweep.whole_runs()
     if sweep.whole_id in there and _is_stale(sweep.folder, there[sweep.whole_id]):
         del there[sweep.whole_id]
     missing = sweep.names.keys() - there.keys()
     if not missing:
         return there
-    # Before much is made: is there a server to send it to?
+    # Before building much: is there a server to upload it to?
     with wandb_server.connected(sweep.folder.wandb):
         terminal.line(f"W&B runs made from their records, since missing or out of date: {len(missing)}")
     kept = sweep.rows[0].settings
@@ -194,14 +194,14 @@ def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
 
 
 def _is_stale(folder: SweepFolder, run: OfflineRun) -> bool:
-    """Whether the run of the sweep was made before its results table or its report was."""
+    """Whether the sweep's own W&B run is older than its results table or its report."""
     if run.summary.get("results_digest") != wandb_tracker.results_digest(folder):
         return True
     return folder.report.exists() and folder.report.stat().st_mtime > run.folder.stat().st_mtime
 
 
 def _send_all(sweep: _Sweep, server: Server, pending: Sequence[OfflineRun], terminal: Terminal) -> dict[str, str]:
-    """Sends in batches, those refused once more while others arrive; why each run that is left was not sent, by id."""
+    """Uploads in batches, retrying rejected ones once while others arrive; returns by id why the rest were not sent."""
     refused: dict[str, str] = {}
     with terminal.progress("sending", len(pending)) as advance:
         while pending:
@@ -223,7 +223,7 @@ def _send_all(sweep: _Sweep, server: Server, pending: Sequence[OfflineRun], term
 
 
 def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
-    """Runs that are made and not sent, in batches, until the sweep has ended and none is left."""
+    """Yields batches of runs that are built but not yet sent, until the sweep has ended and none is left."""
     sent = set(wandb_files.read_sent(sweep.folder.wandb, server.url))
     made: set[str] = set()
     read: dict[str, int] = {}
@@ -236,7 +236,7 @@ def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
         found = wandb_files.find_offline_runs(sweep.folder.wandb) if made else {}
         made -= {key for key in made if key in found and found[key].name in sent}
         left = [found[key] for key in made if key in found]
-        # A run's file is whole a moment after it was tracked.
+        # A run's file is complete only a moment after it was tracked.
         whole = list(itertools.islice(filter(None, map(wandb_files.read_offline_run, left)), size))
         if whole:
             made -= {run.wandb_id for run in whole}
@@ -249,7 +249,7 @@ def _as_they_come(sweep: _Sweep, server: Server) -> Iterator[list[OfflineRun]]:
 
 
 def _newly_made(sweep: _Sweep, read: dict[str, int]) -> set[str]:
-    """Ids of the W&B runs that the journals tell of behind `read`, the bytes of each, which is brought up to date."""
+    """Ids of W&B runs in new journal entries; `read` has the bytes read so far of each journal and is updated."""
     made: set[str] = set()
     for name in store.journal_sizes(sweep.folder):
         events, read[name] = journal.read_on(sweep.folder.path / name, read.get(name, 0))
@@ -258,13 +258,13 @@ def _newly_made(sweep: _Sweep, read: dict[str, int]) -> set[str]:
 
 
 def _sign() -> None:
-    # Not to sys.stdout, which is wandb's meanwhile.
+    # Not to sys.stdout, which wandb has captured meanwhile.
     print(".", file=sys.__stdout__, flush=True)
 
 
 def _tie_to(parent: int | None) -> None:
     if parent is not None:
-        # Where the parent is killed while we stand still, the kernel wakes us with it; wandb-core it does not wake.
+        # If the parent is killed while we are stopped, the kernel wakes us with it, but not wandb-core.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -278,7 +278,7 @@ def _end_with(parent: int) -> None:
 
 
 def _conclude(sweep: _Sweep, server: Server, terminal: Terminal) -> int:
-    """Says how many of the runs are on the server, and where."""
+    """Prints how many of the runs are on the server, and where."""
     sent = wandb_files.read_sent(sweep.folder.wandb, server.url)
     found = wandb_files.find_offline_runs(sweep.folder.wandb)
     urls = [sent[found[key].name] for key in sweep.names if key in found and found[key].name in sent]

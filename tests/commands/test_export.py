@@ -20,7 +20,7 @@ from runner.bridge import twins, wrap
 from runner.commands import exported_variables, imported_variables, main
 from runner.config import schema, serialize
 from runner.errors import UserError
-from runner.experiment import inputs, saved_run
+from runner.experiment import saved_run
 from runner.records import files, store
 from runner.records.paths import RunFolder
 
@@ -79,7 +79,7 @@ def construct(run: RunFolder) -> nnx.Module:
 
 
 def recorded_input(run: RunFolder):
-    return inputs.make_input(run, serialize.from_data(store.read_record(run).settings))
+    return saved_run.SavedRun(run).x
 
 
 # Every layer.
