@@ -1,1 +1,1 @@
-"""From a Hydra command to a sweep: in this process, or through joblib, Slurm or Ray."""
+"""Runs a sweep from a Hydra command: in this process, or through joblib, Slurm or Ray."""

@@ -1,4 +1,4 @@
-"""A sweep from Python, by the engine of the command line: `runner.sweep(seed=range(3), features=[8, 16])`."""
+"""Runs a sweep from Python, as the command line does: `runner.sweep(seed=range(3), features=[8, 16])`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runner.records.row import Row
     from runner.report.frame import Results
 
-# Libraries that a sweep keeps from logging what they also raise.
+# Libraries that a sweep stops from logging what they also raise.
 QUIETED = ("absl", "concurrent.futures", "jax._src.callback")
 
 
@@ -34,13 +34,13 @@ def sweep(
     overrides: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Results:
-    """Runs a sweep in this process and gives its results, as `bridge-runner -m …` and `runner.load` would.
+    """Runs a sweep in this process and returns its results, as `bridge-runner -m …` and `runner.load` would.
 
     A list, range or array is an axis, and the sweep is the product of all axes:
 
         runner.sweep(layer="linear", seed=range(3), input_shape=[[4], [16]], overrides={"layer.kwargs.use_bias": False})
 
-    The same call again does only what is missing. Progress and a table are printed. What JAX allows to be set once a
+    Repeating the call runs only what is missing. Prints progress and a table. What JAX allows to be set only once per
     process (`num_cpu_devices`, the compilation cache) stays set; everything else is as before. After Ctrl-C the current
     run ends, what is done is kept, and KeyboardInterrupt is raised.
 
@@ -59,8 +59,8 @@ def sweep(
       `.output(run)`, `.record(run)`. A run that failed is in them, with its error; it does not raise.
 
     Raises:
-      UserError: A config that can't run, with what to write instead; nothing was run or written. Or pandas is not
-        installed.
+      UserError: A config can't run: the message says what to write instead; nothing was run or written. Or pandas is
+        not installed.
       KeyboardInterrupt: Ctrl-C.
     """
     frame.require_pandas()
@@ -81,7 +81,7 @@ def sweep(
 
 
 class _Placed(Application):
-    """An application that remembers the folder of its sweep."""
+    """An application that remembers its sweep's folder."""
 
     def __init__(self, words: Sequence[str]) -> None:
         super().__init__(words)
@@ -120,7 +120,7 @@ def _multirun(application: _Placed) -> None:
 
 @contextlib.contextmanager
 def _process_as_before() -> Iterator[None]:
-    """Puts back what a command line may change of its process, and finds modules in the working directory meanwhile."""
+    """Restores the process state that a command line may change; meanwhile adds the working directory to `sys.path`."""
     environment, path, hook = dict(os.environ), list(sys.path), sys.unraisablehook
     levels = {name: logging.getLogger(name).level for name in QUIETED}
     plugins = Path(__file__).parent / "plugins"  # of a checkout that is not installed
@@ -140,7 +140,7 @@ def _process_as_before() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hydra_of_its_own() -> Iterator[None]:
-    """Hydra as in a new process, also inside another program of Hydra's."""
+    """Hydra as in a new process, even inside another Hydra app."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.core.singleton import Singleton
@@ -159,7 +159,7 @@ def _hydra_of_its_own() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _main_not_run_again() -> Iterator[None]:
-    """Lets processes that multiprocessing starts leave the caller's script alone: it calls `sweep` as it stands."""
+    """Stops multiprocessing children from re-importing the caller's script, which calls `sweep` at the top level."""
     main = sys.modules["__main__"]
     before: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     vars(main).pop("__file__", None)

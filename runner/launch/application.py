@@ -1,7 +1,7 @@
-"""What a Hydra command line runs: overrides in, files and a table out, and an exit code.
+"""The Hydra application: overrides in; files, a table and an exit code out.
 
 The sweeper hands over all its configs together; another program's sweeper or launcher calls the task function with one.
-What is done with them is an `Act`: `RUN` here, and in `runner.commands` the acts that write nothing.
+What to do with them is an `Act`: `RUN` here, and the read-only ones in `runner.commands`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ EXIT_INTERRUPTED = 130
 
 
 class RunFailed(Exception):
-    """A run failed; tells another program's sweeper."""
+    """Signals a failed run to a third-party sweeper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRequest:
-    """What is asked for by one command line.
+    """What one command line requests.
 
     Attributes:
       configs: At least one.
       place: The sweep's folder, given the name that the plan suggests.
-      invalid: Where and why other configs of the sweep have no meaning.
-      origin: The command line and its working directory, kept in the plan for `resume`.
-      remote_platform: Where other machines do the work, the platform that `device=auto` means there.
-      execute: Does what `runner.sweep.execute.execute` does, by other means.
-      make_plan: Does what `runner.sweep.plan.make_plan` does, where `configs` are not all there is.
+      invalid: Where and why other configs of the sweep are invalid.
+      origin: The command line and its working directory, stored in the plan for `resume`.
+      remote_platform: The platform that `device=auto` means on other machines, if those do the work.
+      execute: Replaces `runner.sweep.execute.execute`.
+      make_plan: Replaces `runner.sweep.plan.make_plan`, if there is more than `configs`.
     """
 
     configs: Sequence[Config]
@@ -78,11 +78,11 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What became of a request.
+    """The outcome of a request.
 
     Attributes:
-      exit_code: 0, 1 where something failed, 130 where the sweep was interrupted.
-      rows: A row for every run, also for those done before; none where nothing was run.
+      exit_code: 0, 1 if something failed, 130 if the sweep was interrupted.
+      rows: A row for every run, including earlier ones; none if nothing was run.
     """
 
     exit_code: int = 0
@@ -91,12 +91,12 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Act:
-    """What is done with the configs of a command line.
+    """What to do with the configs of a command line.
 
     Attributes:
-      name: As messages say it.
+      name: Its name in messages.
       do: Does it.
-      runs: Whether anything is run and written.
+      runs: Whether it runs and writes anything.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Act:
 
 
 def run_sweep(request: SweepRequest) -> SweepResult:
-    """Runs what is missing of a sweep and shows the results.
+    """Runs what is missing from a sweep and shows the results.
 
     Raises:
       UserError: A config that can't run, or a folder that can't be used; nothing was written.
@@ -122,16 +122,16 @@ RUN = Act("run", run_sweep, runs=True)
 
 
 class Application:
-    """The task function of `hydra.main`, and what became of it.
+    """The task function of `hydra.main`, and its outcome.
 
     Args:
-      words: The command line, kept in the plan for `resume`.
+      words: The command line, stored in the plan for `resume`.
       act: What is done with the configs.
 
     Attributes:
       act: What is done with the configs.
-      exit_code: 0, 1 where a run failed, 130 where the sweep was interrupted.
-      error: The user's mistake that a single run ended with; raised through Hydra it would print a traceback.
+      exit_code: 0, 1 if a run failed, 130 if the sweep was interrupted.
+      error: The user error that ended a single run; raised through Hydra it would print a traceback.
     """
 
     def __init__(self, words: Sequence[str] = (), act: Act = RUN) -> None:
@@ -144,10 +144,10 @@ class Application:
         """Runs one composed config.
 
         Returns:
-          Median apply time in seconds, for sweepers that look for the best; None where nothing was timed.
+          Median apply time in seconds, for optimizing sweepers; None if nothing was timed.
 
         Raises:
-          RunFailed: The run failed, and another program's sweeper or launcher wants to know.
+          RunFailed: The run failed, and a third-party sweeper or launcher needs to know.
         """
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
@@ -178,10 +178,10 @@ class Application:
         execute: Callable[..., SweepOutcome] | None = None,
         make_plan: Callable[..., Plan] | None = None,
     ) -> Sequence[Row]:
-        """Does what is asked with `configs`; see `SweepRequest` for the arguments.
+        """Applies the act to `configs`; see `SweepRequest` for the arguments.
 
         Returns:
-          A row for every run, also for those done before; none in a process that only follows the first.
+          A row for every run, including earlier ones; none in a process other than the first.
 
         Raises:
           UserError: A config that can't run, or a folder that can't be used; nothing was written.
@@ -233,7 +233,7 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
 
 
 def _follow(plan: Plan) -> SweepResult:
-    """Computes beside process 0, which writes the record."""
+    """Computes along with process 0, which writes the record."""
     from runner.experiment import distributed
     from runner.report.terminal import Terminal
     from runner.sweep import followers
@@ -245,10 +245,10 @@ def _follow(plan: Plan) -> SweepResult:
 
 
 def _require_together(configs: Sequence[Config], act: Act, *, by_jobs: bool) -> None:
-    """Checks whether several processes can do what is asked.
+    """Validates that several processes can do what is requested.
 
     Raises:
-      ConfigError: They make one run, started by whoever starts them, and nothing else.
+      ConfigError: They can do a single run, started by an external launcher, and nothing else.
     """
     from runner.config.enums import DistributedMode
 
@@ -269,7 +269,7 @@ def _require_together(configs: Sequence[Config], act: Act, *, by_jobs: bool) -> 
 
 
 def _composed(config: Any) -> Config:
-    """One config that Hydra has composed, with the files that it would leave beside the job."""
+    """One config that Hydra has composed, with the files that it would write for the job."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -291,7 +291,7 @@ def _composed(config: Any) -> Config:
 
 
 def _job_folder(hydra: Any, config: Any, name: str) -> Path:
-    """Where a single run goes: a folder of its own, by the time, or the one that `sweep` or `hydra.run.dir` names."""
+    """Where a single run goes: a new folder named by the time, or the one set by `sweep` or `hydra.run.dir`."""
     from hydra.types import RunMode
 
     output_dir = Path(hydra.runtime.output_dir)

@@ -1,4 +1,4 @@
-"""Python values as the overrides of a sweep: a list or range is an axis, everything else is one value."""
+"""Converts Python values to sweep overrides: a list or range is an axis, everything else is one value."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from runner.errors import UserError, quoted
 
 # Their value is a list: a flat list is one value, a list of lists is an axis.
 LIST_VALUED = ("input_shape", "mesh_input")
-# One value holds for a whole sweep, however deep its lists are.
+# These have one value for the whole sweep, however nested its lists are.
 NO_AXES = ("zip", "exclude")
 
 KEY = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*")
-# Text that Hydra reads as it stands; all other text is quoted.
+# Text that Hydra reads verbatim; all other text is quoted.
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
 KEYWORDS = {"null", "true", "false", "nan", "inf"}
 
 
 def to_overrides(values: Mapping[str, Any]) -> list[str]:
-    """The words of a command line that say the same as `values`.
+    """The command line arguments equivalent to `values`.
 
     Args:
       values: By key as on the command line: `features`, `layer.kwargs.hidden`, `hydra/launcher`. A list or range is an
         axis of the sweep; a tuple is one value that is a list, as is a flat list for `input_shape`.
 
     Raises:
-      UserError: A key that is none, an axis without values, or a value that no config can hold.
+      UserError: A key is invalid, an axis has no values, or no config can hold a value.
     """
     return [f"{_key(key)}={_axis(key, _plain(value))}" for key, value in values.items()]
 
@@ -59,7 +59,7 @@ def _is_one_list(key: str, value: Iterable[Any]) -> bool:
 
 
 def spell(key: str, value: Any) -> str:
-    """One value as Hydra's grammar has it; text that could be read as something else is quoted.
+    """One value in Hydra's grammar; text that could be read as something else is quoted.
 
     Raises:
       UserError: No config can hold it.
@@ -83,7 +83,7 @@ def spell(key: str, value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A path as text, and what NumPy and JAX hold as Python's own numbers and lists."""
+    """Converts paths to text, and NumPy and JAX values to plain Python numbers and lists."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.tolist() if hasattr(value, "tolist") else value

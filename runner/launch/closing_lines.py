@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runner.sweep.plan import Plan
     from runner.sweep.reporter import SweepOutcome
 
-# A table with so many seeds is better read as one row for all of them.
+# From this many seeds on, one row for all of them is easier to read.
 MANY_SEEDS = 5
 
 
@@ -55,7 +55,7 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
 
 
 def _searched(folder: SweepFolder) -> list[str]:
-    """What has come of a search."""
+    """The outcome of a search."""
     from runner.records import find, store
     from runner.report.terminal import describe_study
 
@@ -63,7 +63,7 @@ def _searched(folder: SweepFolder) -> list[str]:
 
 
 def _tracked(folder: SweepFolder, shown: str) -> list[str]:
-    """Where the runs can be looked at, and what sends those to W&B that are not there."""
+    """Where to view the runs, and the command that uploads missing ones to W&B."""
     from runner.tracking import wandb_files
 
     found = wandb_files.find_offline_runs(folder.wandb)

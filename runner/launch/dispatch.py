@@ -1,6 +1,6 @@
-"""Hands a sweep to a launcher: cuts it into jobs, submits these, waits for them (`follow`), and sums up.
+"""Runs a sweep on a launcher: splits it into jobs, submits them, waits for them (`follow`), and sums up.
 
-The engine is any launcher of Hydra's. It schedules; the runs themselves are made by `runner.worker` in its processes.
+The engine is any Hydra launcher. It only schedules; `runner.worker` does the runs in its processes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from runner.sweep.plan import Growth, Plan, Task, refreshed
 from runner.sweep.reporter import Reporter, SweepOutcome
 from runner.tracking.tracker import Tracking
 
-# Between two looks at what the engine still has.
+# Between two polls of the engine's remaining jobs.
 QUEUE_S = 5.0
 
-# A job that dies is cut again as long as runs come out of it, and so often besides: a machine may go twice.
+# A job that dies is resubmitted as long as it completes runs, plus this many times: a machine may fail twice.
 MAX_BARREN_ROUNDS = 3
 
 MAX_LISTED = 10
@@ -35,11 +35,11 @@ MAX_LISTED = 10
 
 @dataclass(frozen=True, kw_only=True)
 class JobEnd:
-    """How an engine says that a job ended which it lost.
+    """How a job ended that the engine lost.
 
     Attributes:
       reason: One sentence.
-      blame: Whether the job itself did it, rather than the machine that it was on.
+      blame: Whether the job itself caused it, rather than its machine.
     """
 
     reason: str
@@ -47,7 +47,7 @@ class JobEnd:
 
 
 class JobLost(Exception):
-    """Returned by an engine that can tell, in the place of what a job would have returned.
+    """Returned in place of a job's result, by an engine that can detect the loss.
 
     Args:
       end: How the job ended.
@@ -58,7 +58,7 @@ class JobLost(Exception):
         super().__init__(end.reason)
 
 
-# Starts the jobs of a submission, so many; returns when all have ended, with those that were lost, by number.
+# Starts that many jobs of a submission; returns when all have ended, with the lost ones by number.
 Launch = Callable[[SubmissionFolder, int], Mapping[int, JobEnd]]
 
 
@@ -72,16 +72,16 @@ def execute(
     stop: Callable[[], bool],
     growth: Growth | None = None,
 ) -> SweepOutcome:
-    """Has what is missing of `plan` run by an engine, waits for it, and writes the sweep's files.
+    """Runs what is missing from `plan` on an engine, waits for it, and writes the sweep's files.
 
     Args:
       plan: What to do.
       crew: What the engine offers.
       launch: The engine.
       tracking: Makes the tracker of the sweep's own W&B run.
-      reporter: Told of everything as it happens.
-      stop: Asked all the time; True takes back what has not begun and lets the jobs end after their run.
-      growth: How the plan goes on; None where it is whole.
+      reporter: Notified of everything as it happens.
+      stop: Polled; True cancels what has not started and lets jobs end after their current run.
+      growth: Extends the plan; None if it is complete.
 
     Raises:
       StorageError: The folder can't be written.
@@ -106,7 +106,7 @@ def execute(
 
 
 class _Dispatch:
-    """A sweep under way elsewhere.
+    """A sweep running in other processes.
 
     Args:
       plan: What to do.
@@ -122,7 +122,7 @@ class _Dispatch:
         self._follower = follower
 
     def rounds(self, pending: Sequence[Task]) -> None:
-        """Hands `pending` to the engine, and what is left of a job that was lost once more."""
+        """Submits `pending` to the engine, and resubmits what is left of lost jobs."""
         died: dict[str, str] = {}
         barren = 0
         while pending and not self._follower.ending() and barren <= MAX_BARREN_ROUNDS:
@@ -137,14 +137,14 @@ class _Dispatch:
             pending = sorted(left, key=lambda task: order[task.job.num])
 
     def grow(self, growth: Growth) -> None:
-        """Goes on with what `growth` gives, as long as it gives something."""
+        """Continues with what `growth` returns, until it returns nothing."""
         while not self._follower.ending() and (longer := growth.longer()) is not None:
             self._plan = self._follower.plan = longer
             sweep_execute.write_plan(longer)
             self.rounds(longer.pending())
 
     def wait_for(self, numbers: Sequence[int] | Mapping[int, Any]) -> None:
-        """Waits for jobs that were submitted by others, or that the engine still has."""
+        """Waits for jobs that other processes submitted, or that the engine still has."""
         waiting = [self._plan.folder.submission(number) for number in numbers]
         while waiting:
             self._follower.look()
@@ -155,7 +155,7 @@ class _Dispatch:
                 self._follower.pause(QUEUE_S)
 
     def conclude(self, tracking: Callable[..., Tracking], reporter: Reporter) -> None:
-        """Writes the sweep's files, unless somebody else still works on it."""
+        """Writes the sweep's files, unless another process is still working on it."""
         self._follower.tell_news()
         self._plan = refreshed(self._plan)
         try:
@@ -164,7 +164,7 @@ class _Dispatch:
             reporter.warned(f"{error.what}: its results come at its end, or with `bridge-runner results`")
 
     def _launch_round(self, submission: SubmissionFolder, num_jobs: int) -> Mapping[int, JobEnd]:
-        """Runs the engine in a thread of its own: this one follows, and hears Ctrl-C."""
+        """Runs the engine in a separate thread: this one follows the jobs and handles Ctrl-C."""
         self._follower.add(submission)
         result: dict[str, Any] = {}
 
@@ -179,7 +179,7 @@ class _Dispatch:
 
         with contextlib.closing(Journal(submission.launcher)) as journal:
             journal.append("start")
-            # Not waited for at a second Ctrl-C.
+            # A second Ctrl-C does not wait for it.
             thread = threading.Thread(target=launch, daemon=True)
             thread.start()
             while thread.is_alive():
@@ -195,7 +195,7 @@ class _Dispatch:
         return lost
 
     def _after_error(self, submission: SubmissionFolder, error: BaseException) -> Mapping[int, JobEnd]:
-        """What an engine that gave up leaves: its other jobs are waited for, since it waits for none."""
+        """Handles an engine that gave up: waits for its other jobs, since it does not."""
         while queue.living_jobs(submission, launcher_lives=False):
             if self._follower.ending():
                 self._cancel([submission])
@@ -207,7 +207,7 @@ class _Dispatch:
         what = str(error).strip().splitlines() or ["it gave up"]
         if not any(submission.journal(num).exists() for num in nums) and not self._follower.ending():
             raise UserError(f"{self._crew.choice}: {type(error).__name__}: {what[0].rstrip('.')}") from error
-        # None lost: submitit takes a job that Slurm requeues for one that is over.
+        # None is lost: submitit mistakes a job that Slurm requeues for one that has ended.
         if lost and not self._follower.ending():
             self._follower.say(f"{self._crew.choice}: {type(error).__name__}: {what[0]}")
             listed = ", ".join(str(num) for num in lost[:MAX_LISTED]) + (", …" if len(lost) > MAX_LISTED else "")
@@ -217,7 +217,7 @@ class _Dispatch:
     def _blamed(
         self, submission: SubmissionFolder, jobs: Sequence[Sequence[Task]], lost: Mapping[int, JobEnd]
     ) -> dict[str, str]:
-        """The runs that ended the process which was at them, by their jobs' last marks, and why."""
+        """The runs that killed their process, according to their jobs' last marks, and why."""
         blamed: dict[str, str] = {}
         for num, end in lost.items():
             events = read_journal(submission.journal(num))
@@ -226,7 +226,7 @@ class _Dispatch:
             if end.blame and at == "begin":
                 blamed[marks[-1]["run_id"]] = end.reason
             elif end.blame and at == "start":
-                # Nothing was executed: it was the program that could not be compiled, or its checks.
+                # Nothing was executed, so it was compiling the program or its checks that failed.
                 blamed |= {task.job.identity.run_id: end.reason for task in jobs[num]}
             else:
                 self._follower.say(f"job {num} was lost and is done again: {end.reason}")

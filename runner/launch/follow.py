@@ -1,4 +1,4 @@
-"""Follows the journals of a sweep's jobs, and reports what they say as if the runs were made here."""
+"""Follows the journals of a sweep's jobs and reports their events as if the runs were local."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from runner.records.record import Status
 from runner.sweep.plan import Plan
 from runner.sweep.reporter import Reporter, SweepOutcome
 
-# Between two looks at the journals.
+# Between two polls of the journals.
 LOOK_S = 0.2
-LOOK_SHARE = 10  # and so many times as long as a look takes
+LOOK_SHARE = 10  # and at least this many times as long as a poll takes
 
 
 class Follower:
     """Follows the jobs of one sweep.
 
     Args:
-      plan: The sweep's; to be replaced where it grows.
-      reporter: Told of everything as it happens.
-      stop: Asked all the time; True asks the sweep to end.
+      plan: The sweep's; replaced when it grows.
+      reporter: Notified of everything as it happens.
+      stop: Polled; True asks the sweep to end.
 
     Attributes:
       ended: The runs that have ended since, by id.
@@ -45,13 +45,13 @@ class Follower:
         self._stopped: str | None = None
 
     def follow(self, numbers: Sequence[int] | Mapping[int, Any]) -> None:
-        """From now on tells what the journals of these submissions say from now on."""
+        """Starts to report new events in the journals of these submissions."""
         for number in numbers:
             submission = self.plan.folder.submission(number)
             self._followed[submission] = {path: path.stat().st_size for path in submission.journals()}
 
     def add(self, submission: SubmissionFolder) -> None:
-        """From now on tells all that the journals of this submission say."""
+        """Starts to report all events in the journals of this submission, including earlier ones."""
         self._followed[submission] = {}
 
     def outcome(self) -> SweepOutcome:
@@ -60,18 +60,18 @@ class Follower:
         return SweepOutcome(num_failed=self._num_failed, interrupted=interrupted, stopped=self._stopped)
 
     def pause(self, seconds: float) -> None:
-        """Follows for so long, unless the user asks to end."""
+        """Follows for this long, unless the user asks to end."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stop():
             time.sleep(LOOK_S)
             self.look()
 
     def ending(self) -> bool:
-        """Whether no other run may begin."""
+        """Whether no further run may start."""
         return self._stop() or self._stopped is not None
 
     def look(self) -> None:
-        """Tells what has come since the last look; of a thousand journals on a network drive not all the time."""
+        """Reports new events, rate-limited: there may be a thousand journals on a network drive."""
         began = time.monotonic()
         if began < self._next_look:
             return
@@ -79,7 +79,7 @@ class Follower:
         self._next_look = began + LOOK_SHARE * (time.monotonic() - began)
 
     def tell_news(self) -> None:
-        """Tells what has come since."""
+        """Reports new events."""
         for event in self._news():
             kind = event["event"]
             if kind in find.STATUSES and event["run_id"] not in self.ended:
@@ -117,7 +117,7 @@ class Follower:
 
 
 def _whole_lines(path: Path, offsets: dict[Path, int]) -> Iterator[dict[str, Any]]:
-    """Events that have come since the last look; half a line comes with the next."""
+    """Events since the last poll; an incomplete line is left to the next one."""
     offset = offsets.get(path, 0)
     if path.stat().st_size <= offset:
         return

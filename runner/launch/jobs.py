@@ -1,4 +1,4 @@
-"""A sweep cut into jobs for an engine beside this process: what each of them is to do, as files, both ways."""
+"""Splits a sweep into jobs for an engine, and writes and reads the files that say what each job does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner.sweep.plan import Plan, Task, run_data
 from runner.sweep.run_state import State, left_over
 from runner.sweep.validate import validate
 
-# A job of fewer runs of one program costs more to start than it saves, unless the runs are long: `workers` says so.
+# A job with fewer runs of one program costs more to start than it saves, unless runs are long: then set `workers`.
 MIN_RUNS = 8
 
 # Where a process takes one job after the other: few enough that starting them costs little, enough that none waits long
@@ -37,10 +37,10 @@ class Crew:
     Attributes:
       engine: Dotted name of its launcher.
       choice: What was typed to choose it.
-      num_workers: Jobs that it runs side by side.
-      exact: Whether the user named that number.
-      process_per_job: Whether every job starts Python and JAX again, so that there are to be few of them.
-      auto: The platform that `device=auto` means there; None where the jobs run in this process.
+      num_workers: Number of concurrent jobs.
+      exact: Whether the user set that number.
+      process_per_job: Whether every job starts Python and JAX anew, so that there should be few.
+      auto: The platform that `device=auto` means there; None if the jobs run in this process.
       num_cores: Cores of each job, where several share a machine and the engine doesn't keep them apart.
     """
 
@@ -55,11 +55,11 @@ class Crew:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one job does.
+    """The work of one job.
 
     Attributes:
       runs: Its runs as they stand in the plan, with their state and the run that compares compiled with eager for them.
-      died: Runs that are to be written down as failed, since they ended the process that was at them: id and reason.
+      died: Runs to record as failed, since they killed their process: id and reason.
     """
 
     runs: Sequence[Mapping[str, Any]]
@@ -87,7 +87,7 @@ def cut(tasks: Sequence[Task], crew: Crew) -> list[list[Task]]:
 
 
 def submit(plan: Plan, jobs: Sequence[Sequence[Task]], crew: Crew, died: Mapping[str, str]) -> SubmissionFolder:
-    """Writes what `jobs` are to do, and gives the folder of the submission.
+    """Writes the work of `jobs` and returns the submission's folder.
 
     Args:
       plan: The sweep's.
@@ -107,7 +107,7 @@ def submit(plan: Plan, jobs: Sequence[Sequence[Task]], crew: Crew, died: Mapping
 
 
 def read(submission: SubmissionFolder, num: int) -> Piece:
-    """What job `num` is to do.
+    """The work of job `num`.
 
     Raises:
       StorageError: The file can't be read.
@@ -117,10 +117,10 @@ def read(submission: SubmissionFolder, num: int) -> Piece:
 
 
 def plan_of(folder: SweepFolder, piece: Piece, hydra_files: HydraFiles) -> Plan:
-    """The part of a sweep's plan that one job has: identified and traced where the work is done.
+    """One job's part of the sweep's plan, identified and traced where the work is done.
 
     Raises:
-      UserError: A config can't run here, or is not here what it was where it was planned.
+      UserError: A config can't run here, or differs from what it was where it was planned.
     """
     configs = [_config(run, hydra_files) for run in piece.runs]
     identities, drafts = validate(configs)
@@ -148,9 +148,9 @@ def plan_of(folder: SweepFolder, piece: Piece, hydra_files: HydraFiles) -> Plan:
 
 
 def remaining(plan: Plan, submission: SubmissionFolder, num: int) -> list[Task]:
-    """The tasks of job `num` that nobody has ended since the sweep was planned, with the state that they have now.
+    """The tasks of job `num` that have not ended since the sweep was planned, with their current state.
 
-    The job itself may have: one that was requeued begins again. Ask with the locks of its runs held.
+    The job itself may have ended some: a requeued job starts over. Call with the locks of its runs held.
 
     Raises:
       StorageError: A journal is damaged.
@@ -176,7 +176,7 @@ def _news(folder: SweepFolder, submission: SubmissionFolder, num: int) -> Iterab
 
 
 def _new_folder(folder: SweepFolder) -> SubmissionFolder:
-    """A submission's folder that nobody else has: two that submit at once get two."""
+    """An exclusive folder for a submission: concurrent submissions get different ones."""
     number = max(folder.submissions(), default=0) + 1
     while True:
         submission = folder.submission(number)

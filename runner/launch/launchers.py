@@ -1,4 +1,4 @@
-"""The engines that a sweep can be handed to: what each of Hydra's launchers offers, and how its jobs are started."""
+"""The engines that can run a sweep: what each Hydra launcher offers, and how to start its jobs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ RAY = "hydra_plugins.bridge_runner.ray_launcher.RayLauncher"
 
 EXTRAS = {JOBLIB: "joblib", LOCAL: "slurm", SLURM: "slurm"}
 
-# What launchers call the GPUs that a job gets.
+# The launchers' names for the number of GPUs per job.
 GPUS = ("gpus_per_node", "gpus_per_task", "num_gpus")
 
 
 class Engine:
-    """A launcher of Hydra's, as the command line chose it.
+    """The Hydra launcher that the command line chose.
 
     Args:
       context: Hydra's.
-      config: The config that the sweep began with.
+      config: The sweep's initial config.
 
     Raises:
       UserError: Its package is not installed.
@@ -54,14 +54,14 @@ class Engine:
 
     @property
     def auto(self) -> str | None:
-        """The platform that `device=auto` means where the jobs run; None where that is this process."""
+        """The platform that `device=auto` means where the jobs run; None if that is this process."""
         if self.name == BASIC:
             return None
         asked = any(self._settings.get(key) for key in GPUS) or "gpu" in str(self._settings.get("gres"))
         return "gpu" if asked else "cpu"
 
     def begin(self) -> None:
-        """Does what must be done before JAX starts in this process: it may not fork after that."""
+        """Does what must precede JAX in this process, which must not fork once JAX has started."""
         if self.name == RAY:
             from runner.launch import ray
 
@@ -71,7 +71,7 @@ class Engine:
         """What the engine offers.
 
         Args:
-          workers: Jobs that the user wants; None for as many as run side by side.
+          workers: Number of jobs that the user wants; None for as many as can run concurrently.
         """
         cores = machine.num_cores()
         num_workers = workers or self._side_by_side(cores)
@@ -86,7 +86,7 @@ class Engine:
         )
 
     def launch(self, submission: SubmissionFolder, num_jobs: int) -> Mapping[int, JobEnd]:
-        """Starts the jobs of a submission and waits for them; gives those that were lost, by number."""
+        """Starts the jobs of a submission and waits for them; returns the lost ones, by number."""
         folder = str(submission.path.absolute())
         config = copy.deepcopy(self._config)
         with read_write(config), open_dict(config):
@@ -94,7 +94,7 @@ class Engine:
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._worker(submission), config=config
         )
-        # In its own process a job composes its config from what was typed.
+        # In a separate process a job composes its config from the overrides.
         overrides = [f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=."]
         returns = launcher.launch([list(overrides) for _ in range(num_jobs)], 0)
         return {num: end for num, one in enumerate(returns) if (end := _end(one)) is not None}
@@ -141,7 +141,7 @@ def _end(one: JobReturn) -> JobEnd | None:
     """How a job was lost; None for one that returned.
 
     Raises:
-      Exception: What the job raised: no user's mistake, those are in its journal.
+      Exception: What the job raised. Not user errors, which are in its journal.
     """
     if one.status is not JobStatus.FAILED:
         return None

@@ -1,4 +1,4 @@
-"""What holds for the whole process: JAX's devices and cache, what libraries log, Ctrl-C, and how it ends."""
+"""Process-wide state: JAX's devices and cache, library logging, Ctrl-C, and exiting."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ PROCESS_WIDE = (
 
 
 def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> None:
-    """Sets what is process-wide: JAX's devices and cache, and that libraries log errors only.
+    """Sets process-wide state: JAX's devices and cache, and that libraries log errors only.
 
     Args:
-      configs: Of the sweep.
-      elsewhere: Whether the work is done by other processes, so that this one takes no GPU.
+      configs: The sweep's configs.
+      elsewhere: Whether other processes do the work, so that this one takes no GPU.
 
     Raises:
-      ConfigError: Configs that disagree on it, or JAX that already runs otherwise.
+      ConfigError: The configs disagree on it, or JAX is already initialized differently.
     """
     first = configs[0].run
     for key in PROCESS_WIDE:
@@ -68,8 +68,8 @@ def leave(code: int, error: BaseException | None = None) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keeps off the terminal what libraries log beside the errors that they raise."""
-    # Orbax warns of every save that it has no OCDBT to merge, and logs what it raises; so does jax with callbacks.
+    """Keeps library logging that duplicates raised errors off the terminal."""
+    # Orbax warns on every save that it has no OCDBT to merge, and logs what it raises; JAX does so for callbacks.
     for name in ("absl", "concurrent.futures", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if sys.unraisablehook is sys.__unraisablehook__:

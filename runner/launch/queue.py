@@ -1,4 +1,4 @@
-"""Whether a sweep is over, and which of its jobs are still queued or running, wherever they were submitted from."""
+"""Tells whether a sweep has ended, and which of its jobs are queued or running, wherever they were submitted from."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runner.records.paths import SubmissionFolder, SweepFolder
 
 QUEUE_TIMEOUT_S = 30.0
 
-# One line a job that Slurm still has: pending, running, requeued, suspended.
+# One line per job that Slurm still has: pending, running, requeued, suspended.
 SQUEUE = ("squeue", "--noheader", "--array", "--format=%i")
 
 
 def is_over(folder: SweepFolder) -> bool:
-    """Whether the last attempt at a sweep has ended: its journal says so, or nobody is left who works on it."""
-    if journal.is_held(folder.trials):  # a search goes on between one submission and the next
+    """Whether the last attempt at a sweep has ended: its journal says so, or no process is working on it any more."""
+    if journal.is_held(folder.trials):  # a search continues between submissions
         return False
     last = max(folder.submissions(), default=0)
     own = journal.read_journal(folder.journal)
@@ -41,7 +41,7 @@ def living_jobs(submission: SubmissionFolder, *, launcher_lives: bool | None = N
 
     Args:
       submission: The submission.
-      launcher_lives: Whether the process that submitted them is there to start those that have not begun; None asks.
+      launcher_lives: Whether the process that submitted them is alive to start the waiting ones; None looks it up.
     """
     if not submission.about.exists():
         return []
@@ -64,7 +64,7 @@ def run_nums(submission: SubmissionFolder, jobs: list[int]) -> set[int]:
 
 
 def has_ended(path: Path) -> bool:
-    """Whether a journal says so in its last line."""
+    """Whether the last line of a journal says that it ended."""
     try:
         with open(path, "rb") as file:
             file.seek(max(path.stat().st_size - 1000, 0))
@@ -75,13 +75,13 @@ def has_ended(path: Path) -> bool:
 
 
 def cancel_queued(submission: SubmissionFolder) -> None:
-    """Takes back the jobs that have not begun, where the engine keeps a queue of its own."""
+    """Cancels the jobs that have not started, if the engine has its own queue."""
     if job_ids := _slurm_ids(submission):
         _output("scancel", "--state=PENDING", *job_ids)
 
 
 def _queued(submission: SubmissionFolder) -> Iterator[int]:
-    """Jobs that the engine itself says it has."""
+    """Jobs that the engine itself reports."""
     if job_ids := _slurm_ids(submission):
         for line in _output(*SQUEUE, f"--jobs={','.join(job_ids)}").split():
             yield int(line.partition("_")[2] or 0)
@@ -105,7 +105,7 @@ def _is_controller(pid: str) -> bool:
 
 
 def _output(*command: str) -> str:
-    """What a command of the engine prints; nothing where it is not here or does not know the jobs any more."""
+    """What a command of the engine prints; empty if it is not installed or no longer knows the jobs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=QUEUE_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):

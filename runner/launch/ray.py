@@ -1,4 +1,4 @@
-"""Hydra's jobs as tasks of Ray, by its public API: on this machine, or on a cluster by its address.
+"""Runs Hydra jobs as Ray tasks through Ray's public API: on this machine, or on a cluster by its address.
 
 The stock launcher can't join a cluster as it is, and reads results in order, so that one job that dies ends the sweep.
 """
@@ -23,30 +23,30 @@ from runner.errors import UserError
 from runner.launch.dispatch import JobEnd, JobLost
 from runner.timing import machine
 
-# Ray's processes of this machine listen on every interface otherwise, tell its makers that they run, and stand back
-# behind every other process, where no time can be taken.
+# Otherwise local Ray processes listen on every interface, send usage statistics, and run at a lower priority than
+# every other process, which makes timing impossible.
 HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
-# Results are a few bytes a job: what Ray takes by itself is a third of the memory.
+# Results are a few bytes per job, whereas Ray reserves a third of the memory by default.
 STORE_BYTES = 80 * 2**20
 
 ANSWER_TIMEOUT_S = 10.0
 
-# Of this process's environment the jobs of a cluster get what steers JAX and W&B, and no secrets: Ray shows them.
+# Cluster jobs inherit only environment variables that configure JAX and W&B, and no secrets, which Ray would display.
 HANDED_ON = re.compile(r"(JAX|XLA|TF|WANDB|HYDRA)_(?!.*(KEY|TOKEN|SECRET|PASSW))")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RaySettings:
-    """What `hydra.launcher` says.
+    """The settings in `hydra.launcher`.
 
     Attributes:
-      address: Of a cluster, as `ray.init` takes it; `auto` finds one that runs here; None starts one for this sweep.
-      num_cpus: Cores of a job.
-      num_gpus: GPUs of a job.
-      memory_bytes: Memory of a job, by which Ray places it; None leaves it out.
-      init: More arguments of `ray.init`.
-      options: More options of a task, e.g. `resources: {fast: 1}`.
+      address: A cluster's, as for `ray.init`; `auto` finds one running here; None starts one for this sweep.
+      num_cpus: Cores per job.
+      num_gpus: GPUs per job.
+      memory_bytes: Memory per job, for Ray's scheduling; None leaves it out.
+      init: More arguments for `ray.init`.
+      options: More task options, e.g. `resources: {fast: 1}`.
     """
 
     address: str | None = None
@@ -58,13 +58,13 @@ class RaySettings:
 
 
 def connect(settings: RaySettings) -> Any:
-    """Ray, connected; may be called again.
+    """Connects to Ray; idempotent.
 
     Raises:
       UserError: It is not installed, or no cluster is at the address.
     """
     if settings.address is None:
-        # Read where Ray is imported.
+        # Ray reads these on import.
         os.environ.update({name: value for name, value in HERE.items() if name not in os.environ})
     try:
         import ray
@@ -79,7 +79,7 @@ def connect(settings: RaySettings) -> Any:
     else:
         _require_answer(settings.address)
         arguments["address"] = settings.address
-    # Ray ends the process at SIGTERM; what that means is for the sweep to say.
+    # Ray exits the process on SIGTERM; we want the sweep to handle it.
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -93,7 +93,7 @@ def connect(settings: RaySettings) -> Any:
 
 
 def _require_answer(address: str) -> None:
-    """Checks whether a host listens: Ray itself tries for minutes, and says so in many lines."""
+    """Validates that the host listens: Ray itself would retry for minutes and log many lines."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:
@@ -108,14 +108,14 @@ def _no_cluster(address: str | None, reason: str) -> UserError:
 
 
 def runtime_env() -> dict[str, Any]:
-    """What a job gets from this process: where modules are found, and variables that steer JAX and W&B."""
+    """What a job inherits from this process: the module search path, and variables that configure JAX and W&B."""
     handed_on = {name: value for name, value in os.environ.items() if HANDED_ON.match(name)}
     path = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {"env_vars": handed_on | {"PYTHONPATH": os.pathsep.join(path)}}
 
 
 def num_workers(settings: RaySettings) -> int:
-    """Jobs that the cluster runs side by side; at least 1, since a cluster may grow."""
+    """Number of concurrent jobs on the cluster; at least 1, since a cluster may grow."""
     there = connect(settings).cluster_resources()
     sides = [there.get("CPU", 0) / settings.num_cpus if settings.num_cpus else float("inf")]
     sides += [there.get("GPU", 0) / settings.num_gpus] if settings.num_gpus else []
@@ -125,16 +125,16 @@ def num_workers(settings: RaySettings) -> int:
 def launch(
     settings: RaySettings, launcher: Any, job_overrides: Sequence[Sequence[str]], first_num: int
 ) -> list[JobReturn]:
-    """Runs the jobs of a launcher; one that is lost is said by a `JobLost` in its place, and the others go on.
+    """Runs the jobs of a launcher; a lost one gives a `JobLost` in its place, and the others continue.
 
     Args:
-      settings: What `hydra.launcher` says.
+      settings: The settings in `hydra.launcher`.
       launcher: Has Hydra's context, task function and config as attributes.
-      job_overrides: Of each job.
+      job_overrides: Overrides of each job.
       first_num: Number of the first.
     """
     ray = connect(settings)
-    # A job that died is for whoever asked for it to do again: he knows what is left of it.
+    # Retrying a job that died is up to the caller, who knows what is left of it.
     options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "max_retries": 0}
     options |= {"memory": settings.memory_bytes} if settings.memory_bytes else {}
     remote = ray.remote(**(options | dict(settings.options)))(run_hydra_job)
@@ -150,7 +150,7 @@ def launch(
 
 
 def run_hydra_job(shared: tuple[Any, ...], overrides: list[str], num: int) -> JobReturn:
-    """One job, in a process of Ray's, as Hydra's own launchers run it."""
+    """Runs one job in a Ray process, as Hydra's own launchers do."""
     context, task_function, config, state = shared
     setup_globals()
     Singleton.set_state(state)

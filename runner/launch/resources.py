@@ -1,4 +1,4 @@
-"""Cores and GPUs that processes of one user on one machine share: each is held by one of them."""
+"""Exclusive CPU cores and GPUs for the processes of one user on one machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _KEPT: list[IO[Any]] = []  # for the life of the process
 
 
 def keep_to_cores(number: int, folder: Path | None = None) -> None:
-    """Keeps this process, for life, to cores that no other process of ours has; to none where too few are free.
+    """Pins this process, for life, to cores that no other process of ours holds; does not pin it if too few are free.
 
-    Call it before JAX starts its threads: those that are there already stay where they are.
+    Call it before JAX starts its threads: existing threads keep their affinity.
     """
     num_before = machine.cores_to_share()
     if _KEPT or number >= num_before or not hasattr(os, "sched_setaffinity"):
@@ -36,13 +36,13 @@ def keep_to_cores(number: int, folder: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def gpu(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: False) -> Iterator[str | None]:
-    """Holds a GPU of NVIDIA's that no other process of ours has, and lets CUDA see no other one.
+    """Acquires an NVIDIA GPU that no other process of ours holds, and makes it the only one visible to CUDA.
 
     Of those that the engine lets this process see, or of all; waits until one is free. None where there are none.
 
     Args:
       folder: Where the locks are.
-      give_up: Asked while waiting; True goes on without one.
+      give_up: Polled while waiting; True continues without one.
     """
     names = gpus()
     while names and not give_up():
@@ -68,7 +68,7 @@ def gpus(there: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
 
 
 def _lease(name: str, folder: Path | None) -> IO[Any] | None:
-    """An open file whose lock this process has; None where another one has it."""
+    """An open file whose lock this process holds; None if another one holds it."""
     where = folder or default_folder()
     where.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = open(where / name, "ab")  # noqa: SIM115 - the lock lives as long as it is open

@@ -1,4 +1,4 @@
-"""What our Hydra plugins do: the sweeper's arguments to configs, and jobs of any sweeper to runs."""
+"""Implements our Hydra plugins: turns the sweeper's arguments into configs, and any sweeper's jobs into runs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def compose(
 
 
 def compose_one(composer: Composer, overrides: Sequence[str], num: int, *, where: str) -> Config:
-    """One config; `where` tells it from others.
+    """One config; `where` identifies it in errors.
 
     Raises:
       UserError: It has no meaning, or Hydra refuses an override.

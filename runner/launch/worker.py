@@ -1,7 +1,7 @@
-"""What runs in a process that an engine started: some runs of a sweep, with the code that a sweep in one process has.
+"""Runs in a process that an engine started: does some runs of a sweep, with the same code as an in-process sweep.
 
-Such processes share the sweep's folder and nothing else. What is here is unpickled before JAX may be imported: the
-environment that JAX reads is set first.
+Such processes share only the sweep's folder. This module is unpickled before JAX may be imported, since the
+environment that JAX reads must be set first.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CACHE = ".compilation_cache"
 
 @dataclass(frozen=True, kw_only=True)
 class Composing:
-    """What it takes to compose a run's config once more, for the files that Hydra leaves beside a job.
+    """What it takes to recompose a run's config, for the files that Hydra writes for a job.
 
     Attributes:
       config_loader: Hydra's, for this program.
       config_name: Name of the primary config.
       hydra_overrides: Overrides of `hydra.…` that were typed.
-      master: The config that the sweep began with.
+      master: The sweep's initial config.
     """
 
     config_loader: Any
@@ -74,7 +74,7 @@ class Worker:
         """Does the job whose number Hydra gives.
 
         Returns:
-          `done`, `stopped` where it was asked to end, or `refused` where it can't work here; its journal says more.
+          `done`, `stopped` where it was asked to end, or `refused` if it can't work here; its journal has the details.
         """
         from hydra.core.hydra_config import HydraConfig
 
@@ -91,7 +91,7 @@ class Worker:
                 return "refused"
 
     def _arrive(self) -> None:
-        """Makes relative paths and the user's modules mean what they meant where the sweep was started."""
+        """Resolves relative paths and the user's modules as where the sweep was started."""
         with contextlib.suppress(OSError):
             os.chdir(self._cwd)
         if self._cwd not in sys.path:
@@ -146,7 +146,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _prepared(self, piece: Piece, about: Mapping[str, Any], give_up: Callable[[], bool]) -> Iterator[None]:
-        """Sets what is process-wide here, before JAX starts: cores and a GPU of its own, and a shared cache."""
+        """Sets process-wide state before JAX starts: exclusive cores and GPU, and a shared cache."""
         from runner.arrays import devices
         from runner.config import env_secrets, serialize
         from runner.launch import resources
@@ -174,7 +174,7 @@ class Worker:
 
 
 class Silent:
-    """Says nothing on a terminal that belongs to others: the journal has it.
+    """Prints nothing to a shared terminal: the journal has it.
 
     Args:
       journal: Of this process.
@@ -193,5 +193,5 @@ class Silent:
         """Nothing."""
 
     def warned(self, text: str) -> None:
-        """Keeps it for whoever follows the journals."""
+        """Writes it for whoever follows the journals."""
         self._journal.append("warned", text=text)

@@ -1,4 +1,4 @@
-"""A search: trials asked of a study, run as a sweep whose plan grows, and told what came of them.
+"""Ask-and-tell loop: asks a study for trials, runs them as a sweep whose plan grows, and tells their results.
 
 The study says what is to be tried, the sweep's folder what has been done. A trial that was asked for and not told when
 a process ended is asked for again by the next one; its run, if that is there, is told and not done twice.
@@ -33,14 +33,14 @@ from runner.sweep.plan import Growth, Plan
 from runner.sweep.reporter import Reporter, SweepOutcome
 from runner.sweep.validate import identify
 
-# So many trials are looked at before a search is refused that can run none of them.
+# A search is rejected if none of this many first trials can run.
 MAX_PROBES = 8
 
 
 def search(
     context: Any, task_function: Any, config: Any, arguments: Sequence[str], *, sampler: Mapping[str, Any]
 ) -> Sequence[Row]:
-    """Runs the search over the space of `arguments`, or goes on with it; the rows of its runs.
+    """Starts or continues the search over the space in `arguments`; returns the rows of its runs.
 
     Args:
       context: Hydra's.

@@ -1,4 +1,4 @@
-"""What a search is for: what is kept with its study, and what makes it another one."""
+"""The aim of a search: what is stored with its study, and what makes it a different one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BESIDE = ("tracking.", "checkpoint.", *PROCESS_WIDE)
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """What is searched for, where, and how.
+    """The objective, space and sampler of a search.
 
     Attributes:
       wanted: As it stands in the config.

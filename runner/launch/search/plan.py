@@ -1,4 +1,4 @@
-"""Plans that grow: of a search, whose configs are not known before the first of them have run."""
+"""Growing plans: a search does not know its configs until the first ones have run."""
 
 from __future__ import annotations
 

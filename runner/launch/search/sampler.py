@@ -1,4 +1,4 @@
-"""The sampler that the config names, made for each trial: a resumed study draws what an uninterrupted one would."""
+"""Creates the configured sampler for each trial, so that a resumed study draws what an uninterrupted one would."""
 
 from __future__ import annotations
 

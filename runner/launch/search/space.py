@@ -1,4 +1,4 @@
-"""A search's space in Hydra's syntax: which keys it goes over, how far, and what is fixed."""
+"""Parses a search space in Hydra's syntax: keys, their ranges, and fixed overrides."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLE = "'train.learning_rate=tag(log,interval(1e-4,1))'"
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One key that a search goes over.
+    """One key that a search varies.
 
     Attributes:
       key: As it stands in an override, with its `+`.
@@ -30,7 +30,7 @@ class Axis:
       low: The least number.
       high: The greatest, itself among them.
       step: Between two numbers; None where all are possible.
-      log: Whether the logarithm is what matters.
+      log: Whether to sample on a log scale.
       whole: Whether the numbers are whole.
     """
 

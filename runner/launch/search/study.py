@@ -1,4 +1,4 @@
-"""A study of Optuna: asked for trials and told their values, in a file of SQLite that outlives the process.
+"""An Optuna study with an ask-and-tell interface, in a SQLite file that outlives the process.
 
 That file is Optuna's; views are made from the lines of `trials.jsonl`. Only this file and `sampler` know Optuna.
 """
@@ -51,7 +51,7 @@ class Study:
     Args:
       path: Its file; None keeps it in memory.
       axes: What it goes over.
-      direction: Which values it likes.
+      direction: Whether to minimize or maximize.
       sampler: How it finds the next trial.
 
     Raises:
@@ -195,7 +195,7 @@ def require() -> None:
 
 
 def quiet() -> None:
-    """Keeps off the terminal what Optuna tells of every trial."""
+    """Keeps Optuna's log of every trial off the terminal."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

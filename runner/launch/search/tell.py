@@ -1,4 +1,4 @@
-"""Tells a study what came of its trials, and says it for views in `trials.jsonl`."""
+"""Tells a study the results of its trials, and logs them to `trials.jsonl` for views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trials of a search: asked of a study, made runs of a plan that grows, and told once these have ended."""
+"""The trials of a search: asked from a study, turned into runs of a growing plan, and told once these have ended."""
 
 from __future__ import annotations
 
