@@ -18,7 +18,7 @@ print(sorted(os.sched_getaffinity(0)), machine.cores_to_share(), flush=True)
 sys.stdin.readline()
 """
 CARD = """
-with resources.GPU(folder) as name:
+with resources.gpu(folder) as name:
     print(name, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     sys.stdin.readline()
 """
