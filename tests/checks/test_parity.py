@@ -97,7 +97,7 @@ def wrapped(nnx_class, construct=None, x=None, **kwargs) -> Subject:
     )
 
 
-def judge(subject):
+def check_of(subject):
     return parity.check(subject, full=True)
 
 
@@ -105,7 +105,7 @@ def judge(subject):
 def of_conf(request, make_run):
     """What the check says of a layer of conf/."""
     run = make_run("timing=off", f"layer={request.param}")
-    return request.param, judge(execute.subject(make_draft(run, identity_of(run)), run))
+    return request.param, check_of(execute.subject(make_draft(run, identity_of(run)), run))
 
 
 def test_a_layer_of_conf_is_its_native_module_bit_for_bit(of_conf):
@@ -142,7 +142,7 @@ def test_what_each_costs_is_in_the_evidence(of_conf):
 
 
 def test_masks_running_means_and_integer_keys_are_compared_too():
-    check = judge(wrapped(Masks))
+    check = check_of(wrapped(Masks))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output, updates and gradient bit for bit; steady ")
 
@@ -159,32 +159,32 @@ class Tabled(nnx.Module):
 
 
 def test_an_array_that_is_no_variable_is_no_hindrance():
-    check = judge(wrapped(Tabled))
+    check = check_of(wrapped(Tabled))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
 
 
 def test_a_constructor_that_draws_in_another_order_is_a_no():
-    check = judge(wrapped(TwoLinear, lambda rngs: TwoLinear(rngs=rngs, reverse=True)))
+    check = check_of(wrapped(TwoLinear, lambda rngs: TwoLinear(rngs=rngs, reverse=True)))
     assert check.verdict is Verdict.fail
     assert check.evidence["variables"].keys() == {"params/first/kernel", "params/second/kernel"}
     assert check.detail.startswith("native: variables differ in params/first/kernel by ")
 
 
 def test_a_layer_that_is_another_each_time_is_a_no():
-    check = judge(wrapped(Counting))
+    check = check_of(wrapped(Counting))
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("native: variables differ in params/kernel by ")
 
 
 def test_the_code_that_fixes_a_no_is_a_layer_with_parity():
     scope = {"nnx": nnx, "jax": jax}
-    exec(judge(wrapped(Counting)).fix, scope)
-    assert judge(wrapped(scope["Mine"])).verdict is Verdict.passed
+    exec(check_of(wrapped(Counting)).fix, scope)
+    assert check_of(wrapped(scope["Mine"])).verdict is Verdict.passed
 
 
 def test_leaves_of_only_one_are_named():
-    check = judge(wrapped(TwoLinear, lambda rngs: nnx.Linear(4, 4, rngs=rngs)))
+    check = check_of(wrapped(TwoLinear, lambda rngs: nnx.Linear(4, 4, rngs=rngs)))
     assert check.verdict is Verdict.fail
     assert check.detail == (
         "native: variables differ in params/bias (only native), params/first/bias (only bridged), "
@@ -194,14 +194,14 @@ def test_leaves_of_only_one_are_named():
 
 @pytest.mark.parametrize(("factor", "verdict"), [(2.0, Verdict.fail), (1.0 + 2**-23, Verdict.warn)])
 def test_another_output_is_a_no_and_one_ulp_a_warning(factor, verdict):
-    check = judge(wrapped(Off, lambda rngs: Off(factor, rngs=rngs), factor=1.0))
+    check = check_of(wrapped(Off, lambda rngs: Off(factor, rngs=rngs), factor=1.0))
     assert check.verdict is verdict
     assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
     assert "gradient differs in scale by " in check.detail
 
 
 def test_a_norm_that_computes_in_bfloat16_is_not_its_linen_twin():
-    check = judge(wrapped(nnx.LayerNorm, num_features=4, dtype=jnp.bfloat16))
+    check = check_of(wrapped(nnx.LayerNorm, num_features=4, dtype=jnp.bfloat16))
     assert check.verdict is Verdict.warn
     assert "; Linen nn.LayerNorm: the same tree; output differs in output by " in check.detail
     assert "; another optimised HLO; steady " in check.detail
@@ -210,14 +210,14 @@ def test_a_norm_that_computes_in_bfloat16_is_not_its_linen_twin():
 
 def test_a_twin_of_another_tree_is_a_warning_that_names_the_leaf():
     x = jnp.ones((2, 4))
-    check = judge(wrapped(nnx.Einsum, einsum_str="bd,dh->bh", kernel_shape=(4, 3), bias_shape=(1, 3), x=x))
+    check = check_of(wrapped(nnx.Einsum, einsum_str="bd,dh->bh", kernel_shape=(4, 3), bias_shape=(1, 3), x=x))
     assert check.verdict is Verdict.warn
     assert "; Linen nn.Einsum: another tree: params/bias is float32[1, 3] against float32[3]; steady " in check.detail
     assert "linen" not in check.evidence["costs"]
 
 
 def test_why_there_is_no_twin_is_said():
-    check = judge(wrapped(nnx.Linear, in_features=4, out_features=2, preferred_element_type=jnp.float32))
+    check = check_of(wrapped(nnx.Linear, in_features=4, out_features=2, preferred_element_type=jnp.float32))
     assert check.verdict is Verdict.passed
     why = "nnx.Linear's preferred_element_type has no equivalent in nn.Dense"
     assert f"; no Linen twin: {why}; steady " in check.detail
@@ -230,7 +230,7 @@ def test_a_wrapped_layer_from_python_is_compared_whether_its_arguments_have_name
 
 
 def test_a_host_is_skipped():
-    check = judge(subject_of(nn.Dense(2), jnp.ones((1, 4))))
+    check = check_of(subject_of(nn.Dense(2), jnp.ones((1, 4))))
     assert check.verdict is Verdict.skipped
     assert check.detail == "only a wrapped layer by itself has a native module to be compared with"
 

@@ -60,7 +60,7 @@ class Stack(nn.Module):
         return body(self.layer, x, None)[0]
 
 
-def judge(model):
+def check_of(model):
     return sharding.check(subject_of(model, X), full=True)
 
 
@@ -81,7 +81,7 @@ def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, n
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_axis_names_that_lose_the_axis_of_a_scan_are_in_the_evidence():
-    check = judge(bridge.ToLinen(named))
+    check = check_of(bridge.ToLinen(named))
     assert check.evidence["nn.scan"] == {"params/kernel": ["data", "model"]}
     assert check.fix == sharding.KEEP_AXES
 
@@ -93,12 +93,12 @@ def test_what_fixes_a_lost_axis_keeps_it():
     shapes = jax.eval_shape(Stack(scope["layer"]).init, jax.random.PRNGKey(0), X)
     kernel = shapes["params"]["layer"]["kernel"]
     assert nn.get_partition_spec(kernel) == PartitionSpec("layers", "data", "model")
-    assert judge(scope["layer"]).verdict is Verdict.passed
+    assert check_of(scope["layer"]).verdict is Verdict.passed
 
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_partitioning_by_the_bridge_is_fine():
-    check = judge(bridge.ToLinen(boxed))
+    check = check_of(bridge.ToLinen(boxed))
     assert check.verdict is Verdict.passed
     assert check.detail == (
         "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
@@ -110,14 +110,14 @@ def test_partitioning_by_the_bridge_is_fine():
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_a_scanned_stack_whose_layer_axis_has_no_name_is_refused():
-    check = judge(Stack(bridge.ToLinen(named)))
+    check = check_of(Stack(bridge.ToLinen(named)))
     assert (check.verdict, check.fix) == (Verdict.fail, sharding.KEEP_AXES)
     assert check.detail == "params/layer/kernel has 3 axes and the names (data, model)"
 
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_a_name_too_few_in_the_layer_is_refused():
-    check = judge(bridge.ToLinen(one_name))
+    check = check_of(bridge.ToLinen(one_name))
     assert check.verdict is Verdict.fail
     assert check.detail == "params/kernel has 2 axes and the names (data)"
     assert check.fix == "out_sharding with one name, or None, for every axis of the array"
@@ -148,7 +148,7 @@ def test_what_fixes_a_missing_mesh_runs():
 
 def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
     with jax.set_mesh(MESH):
-        check = judge(bridge.ToLinen(boxed))
+        check = check_of(bridge.ToLinen(boxed))
     assert check.verdict is Verdict.warn
     assert check.detail == (
         "init and apply raise ValueError where no mesh is set by jax.set_mesh (`with mesh:` does not count)"
@@ -159,7 +159,7 @@ def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
 
 def test_specs_that_can_not_be_read_off_shapes_are_in_the_evidence():
     with jax.set_mesh(MESH):
-        check = judge(bridge.ToLinen(named))
+        check = check_of(bridge.ToLinen(named))
     assert check.verdict is Verdict.fail
     start = (
         "nn.get_partition_spec of jax.eval_shape(init) fails under jax.set_mesh: TypeError: The sharding on the input"
@@ -184,10 +184,10 @@ def test_a_mesh_has_as_many_devices_as_the_arrays_can_be_cut_for(cuts, num, size
 ON_EIGHT = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from tests.checks.test_sharding import *
-print(check(bridge.ToLinen(lambda *, rngs: nnx.Linear(8, 8, rngs=rngs))).detail)
+print(check_of(bridge.ToLinen(lambda *, rngs: nnx.Linear(8, 8, rngs=rngs))).detail)
 with nnx.use_eager_sharding(False):
-    print(check(bridge.ToLinen(boxed)).detail)
-    print(check(bridge.ToLinen(named)).detail)
+    print(check_of(bridge.ToLinen(boxed)).detail)
+    print(check_of(bridge.ToLinen(named)).detail)
 """
 
 
