@@ -95,11 +95,11 @@ def test_pytest_shows_the_failures_at_the_line_of_the_test(tmp_path):
 
 
 def test_the_text_is_a_plain_table():
-    yes, no, caution, skipped = Verdict.passed, Verdict.fail, Verdict.warn, Verdict.skipped
+    passed, fail, warn, skipped = Verdict.passed, Verdict.fail, Verdict.warn, Verdict.skipped
     assert str(REPORT) == repr(REPORT)
     lines = str(REPORT).splitlines()
-    assert lines[0] == f"Gated: 4 checks (1 {yes}, 1 {no}, 1 {caution}, 1 {skipped})"
-    assert lines[1].split() == ["complete", yes, "all", "2", "leaves"]
+    assert lines[0] == f"Gated: 4 checks (1 {passed}, 1 {warn}, 1 {fail}, 1 {skipped})"
+    assert lines[1].split() == ["complete", passed, "all", "2", "leaves"]
     assert lines[3:5] == ["      fix  model = a < b", "           again()"]
     assert max(map(len, lines)) <= 100
     assert len({line.index(word) for line, word in ((lines[1], "all"), (lines[2], "needs"), (lines[5], "but"))}) == 1

@@ -60,7 +60,7 @@ flax 0.12.8 · jax 0.10.2 · python 3.11.7 · cpu · 2026-01-01
 | lora | pass | fail | – |
 | list | – | – | warn |
 
-- trained, no: lora: lora_a and lora_b are not in params \| \<never> trained
+- trained, fail: lora: lora_a and lora_b are not in params \| \<never> trained
 - traps, warn: list: keys \[0, 1\] are integers
 """
 
