@@ -24,7 +24,7 @@ INDENT = "    "
 def check(subject: Subject, *, full: bool) -> Check:
     """No update is dropped, and updated variables stay variables; with `full`, updates equal the native module's."""
     changed = subject.needs.mutable
-    # As in Linen, sown values that nobody requested are not a loss.
+    # As in Linen, sown values that were not requested are not a loss.
     dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
     if dropped:
         return _dropped(subject, dropped)

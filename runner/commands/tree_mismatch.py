@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from runner.arrays.renames import SAME, LeafDiff
 from runner.errors import listed
 
-# Of a tree that does not fit, so many leaves are named.
+# The most leaves that are named of a tree that does not fit.
 MAX_NAMED = 8
 
 

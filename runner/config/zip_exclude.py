@@ -13,7 +13,7 @@ from runner.errors import ConfigError, literal, nearest
 EXAMPLE_ZIP = "zip=[[seed,features]]"
 EXAMPLE_EXCLUDE = "\"exclude=['features>16 and seed==0']\""
 
-# How many values of a key a suggestion lists; nobody reads more.
+# The most values of a key that a suggestion lists.
 MAX_SUGGESTED = 8
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {

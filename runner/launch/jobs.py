@@ -39,7 +39,7 @@ class Crew:
       choice: What was typed to choose it.
       num_workers: Number of concurrent jobs.
       exact: Whether the user set that number.
-      process_per_job: Whether every job starts Python and JAX anew, so that there should be few.
+      process_per_job: Whether every job starts its own Python and JAX, so there should be few.
       auto: The platform that `device=auto` means there; None if the jobs run in this process.
       num_cores: Cores of each job, where several share a machine and the engine doesn't keep them apart.
     """

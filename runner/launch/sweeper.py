@@ -52,7 +52,7 @@ def executor(context: Any, config: Any, application: Application) -> tuple[Calla
     """What does the work of a sweep, in this process or by another launcher, and what `device=auto` means there.
 
     Raises:
-      UserError: The launcher is not installed, or nobody answers at its address.
+      UserError: The launcher is not installed, or its address does not answer.
     """
     if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
         return execute_here, None

@@ -51,7 +51,7 @@ class Draws:
       draws: Every draw that the outputs depend on.
       used: Names of the inputs that the outputs depend on.
       made_up: For every key made from a constant, the line of the code that makes it, e.g. `mine.py:12 in __call__`;
-        None where the bridge makes it, or nobody knows.
+        None where the bridge makes it, or it is unknown.
     """
 
     draws: tuple[Draw, ...]

@@ -57,7 +57,7 @@ class Axis:
         """The override that stands for one of its values."""
         if self.choices or self.whole or self.step is None:
             return f"{self.key}={literal(value)}"
-        # As Hydra counts a range: step after step, in decimals of so many digits.
+        # As Hydra counts a range: step after step, with that many decimal digits.
         steps = itertools.repeat(decimal.Decimal(self.step), round((value - self.low) / self.step))
         return f"{self.key}={float(sum(steps, start=decimal.Decimal(self.low)))}"
 

@@ -20,7 +20,7 @@ class Teller:
       study: What is told.
       journal: `trials.jsonl`.
       objective: The number that is told.
-      reporter: Told of trials that failed, where nobody else says it.
+      reporter: Receives failed trials that are not reported elsewhere.
     """
 
     def __init__(self, study: Study, journal: Journal, objective: Metric, reporter: Reporter) -> None:
