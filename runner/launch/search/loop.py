@@ -119,7 +119,7 @@ class _Search:
         origin: Mapping[str, Any],
         elsewhere: str | None = None,
     ) -> Plan:
-        """What is there of the search; see `runner.planning.make_plan`. `configs` is `reference` alone.
+        """What is there of the search; see `runner.sweep.plan.make_plan`. `configs` is `reference` alone.
 
         Raises:
           UserError: Another study is there, or none of the first trials can run.

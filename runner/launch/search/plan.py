@@ -31,7 +31,7 @@ def begin(
       folder: Where.
       study: What the search is for.
       origin: The command that makes it.
-      elsewhere: See `runner.planning.make_plan`.
+      elsewhere: See `runner.sweep.plan.make_plan`.
 
     Raises:
       StorageError: The folder can't be used, or holds a plan that is no study's.

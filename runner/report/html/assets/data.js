@@ -7,7 +7,7 @@ const FLAGGED = "~";
 // Of intervals of a median, as in runner/stats.py.
 const CONFIDENCE = 0.99;
 
-/** The JSON data that runner.report_page.pack packed. */
+/** The JSON data that runner.report.html.page.pack packed. */
 async function unpack(packed) {
   const letters = atob(packed);
   const bytes = new Uint8Array(letters.length);
