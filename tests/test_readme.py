@@ -121,4 +121,4 @@ def anchor(line: str) -> str:
 
 def test_as_many_layers_come_along_as_the_readme_says():
     files = {path.stem for path in (ROOT / "conf" / "layer").glob("*.yaml")} - {"custom"}
-    assert f"{len(files)} layers come along" in README
+    assert f"{len(files)} layers are included" in README

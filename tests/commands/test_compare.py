@@ -213,7 +213,7 @@ def test_what_else_differs_is_listed(here, capsys):
     assert code == 0
     assert lines[4:10] == [
         "checks",
-        f"  {name}: yes → warn (8 runs)",
+        f"  {name}: pass → warn (8 runs)",
         "settings",
         "  checks.mode: strict → report (8 runs)",
         "environment",

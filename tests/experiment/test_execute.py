@@ -368,7 +368,7 @@ def test_a_layer_that_raises_while_it_runs_ends_its_run_only(execute):
     assert error is not None
     assert error.kind is FailureKind.other
     assert error.message == "RuntimeError: the sensor is unplugged"
-    assert "in check" in error.traceback
+    assert "in judge" in error.traceback
     assert (result.variables, result.output, record.checks) == ({"params": {"scale": 1.0}}, {}, [])  # what was reached
     assert from_json(to_json(record)) == record
 

@@ -394,7 +394,7 @@ def history_is_in_wandb(here, record):
 def plain_checkpoint_starts_at_step_0(here, lean, half):
     weights = half / "checkpoint"
     assert main.main([*lean, "train.steps=2", "sweep=again", f"variables={weights}"]) == 0
-    assert record_of(here, "anew").train.first_step == 0
+    assert record_of(here, "again").train.first_step == 0
 
 
 def test_only_a_run_that_trains_is_named_after_the_state_that_it_goes_on_from(make_run):
