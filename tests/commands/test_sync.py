@@ -185,8 +185,8 @@ def test_a_sweep_without_an_ended_run_is_said(server, sweep, sync):
 
 
 def test_a_sweep_that_goes_on_is_left_alone(server, sweep, sync):
-    code = "import sys; from pathlib import Path; from runner.records import paths, store\n"
-    code += "with store.locked(paths.SweepFolder(Path(sys.argv[1]))): print('locked', flush=True), input()"
+    code = "import sys; from pathlib import Path; from runner.records import files, paths\n"
+    code += "with files.locked(paths.SweepFolder(Path(sys.argv[1]))): print('locked', flush=True), input()"
     command = [sys.executable, "-c", code, str(sweep)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         other.stdout.readline()
