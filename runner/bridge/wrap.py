@@ -79,6 +79,13 @@ def arguments_of(model: Any) -> dict[str, Any]:
     return {**dict(zip(_parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
 
 
+def seed_arguments(model: Any) -> list[str]:
+    """Names of the constructor arguments of a wrapped layer that take a seed; empty for a host."""
+    if not hasattr(model, "nnx_class"):
+        return []
+    return [name for name in _parameters(model.nnx_class) if name == "random_state" or name.split("_")[-1] == "seed"]
+
+
 def is_linen(found: Any) -> bool:
     """Whether `found` is a `flax.linen` module class."""
     return isinstance(found, type) and issubclass(found, nn.Module)

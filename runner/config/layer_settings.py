@@ -22,6 +22,7 @@ class LayerSettings:
       call: Keyword arguments of every call, e.g. `deterministic: false`.
       rngs: Names of the rng streams passed to apply; null: all that it needs.
       mutable: Collections that apply may change; null: all that it changes.
+      seeded_by: Names in `kwargs` that are bound to the run's seed by `${seed}`; the runner fills it in.
     """
 
     name: str | None = None
@@ -30,6 +31,7 @@ class LayerSettings:
     call: dict[str, Any] = field(default_factory=dict)
     rngs: list[str] | None = None
     mutable: list[str] | None = None
+    seeded_by: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.target:

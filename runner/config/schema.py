@@ -53,6 +53,7 @@ def from_config(config: Any) -> Run:
     except OmegaConfBaseException as error:
         raise _refused(error) from error
     assert isinstance(data, dict)
+    data["layer"]["seeded_by"] = sorted({key.split(".")[0] for key in _kwargs_with(config, "${seed}")})
     beside = {"hydra", *(item.name for item in dataclasses.fields(Search))}
     return from_data({str(key): value for key, value in data.items() if key not in beside})
 
@@ -110,13 +111,19 @@ def _require_features(config: Any) -> None:
 
     if OmegaConf.select(config, "features") is not None:
         return
+    if users := _kwargs_with(config, "${features}"):
+        name = config.layer.get("name") or config.layer.get("target")
+        raise ConfigError("features", None, f"layer {name} takes it as {users[0]}", "features=8")
+
+
+def _kwargs_with(config: Any, reference: str) -> list[str]:
+    """Keys of the layer's keyword arguments, as `a.b`, whose text holds the reference."""
+    from omegaconf import OmegaConf
+
     raw = OmegaConf.to_container(config.layer.kwargs, resolve=False)
     assert isinstance(raw, dict)
     flat = flatten({str(key): value for key, value in raw.items()})
-    users = [key for key, value in flat.items() if isinstance(value, str) and "${features}" in value]
-    if users:
-        name = config.layer.get("name") or config.layer.get("target")
-        raise ConfigError("features", None, f"layer {name} takes it as {users[0]}", "features=8")
+    return [key for key, value in flat.items() if isinstance(value, str) and reference in value]
 
 
 def _refused(error: Any) -> UserError:

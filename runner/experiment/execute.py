@@ -16,7 +16,8 @@ from typing import Any
 import jax
 
 from runner.arrays import devices, trees
-from runner.bridge import rngs, wrap
+from runner.bridge import hosts, rngs, wrap
+from runner.bridge.wrap import Bridged
 from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
 from runner.config.enums import ChecksDepth, ChecksMode
@@ -108,7 +109,14 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         compiled_init=program.init if program else None,
         compiled_apply=program.apply if program else None,
         again=lambda: wrap.wrap(run.layer),
+        reseeded=functools.partial(_reseeded, run) if run.layer.seeded_by else None,
     )
+
+
+def _reseeded(run: Run) -> Bridged:
+    """The module to run with another seed in the arguments that follow the seed."""
+    kwargs = run.layer.kwargs | {name: run.layer.kwargs[name] + 1 for name in run.layer.seeded_by}
+    return hosts.put_around(wrap.wrap(dataclasses.replace(run.layer, kwargs=kwargs)), run.host)
 
 
 def execute(

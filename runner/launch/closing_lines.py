@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from runner.errors import listed
 from runner.records import paths
 from runner.records.paths import SweepFolder
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 # From this many seeds on, one row for all of them is easier to read.
 MANY_SEEDS = 5
+MAX_NAMED = 4
 
 
 def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, keep: CheckpointSettings) -> list[str]:
@@ -32,6 +35,8 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
     if num_missing := len(rows) - num_done - num_failed:
         lines[0] += "" if outcome.interrupted or outcome.stopped else f", {num_missing} missing"
         lines.append("  go on       the same command again")
+    if alike := _alike(rows):
+        lines.append(f"  one output  {alike}")
     if plan.study is None and any(task.state.value == "stale" for task in plan.tasks):
         lines.append("  stale       done by other software; do them again with retry=all")
     lines += [f"  {line}" for line in _searched(plan.folder)] if plan.study is not None else []
@@ -52,6 +57,21 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
         lines.append(f"  jobs        {folder}/{plan.folder.jobs.name}")
     lines += _tracked(plan.folder, folder)
     return lines
+
+
+def _alike(rows: Sequence[Row]) -> str | None:
+    """Which seeds gave one output, by its norm, though a sweep over seeds expects several; None if none did."""
+    groups: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.output_norm is not None and "seed" in row.settings:
+            others = json.dumps(row.settings | {"seed": None}, sort_keys=True, default=str)
+            groups.setdefault(others, {})[row.settings["seed"]] = row.output_norm
+    alike = [list(norms) for norms in groups.values() if len(norms) > 1 and len(set(norms.values())) == 1]
+    if not alike:
+        return None
+    configs = f", in {len(alike)} of {len(groups)} configs" if len(groups) > 1 else ""
+    seeds = listed([str(seed) for seed in sorted(alike[0])], MAX_NAMED)
+    return f"seeds {seeds} give the same{configs}: nothing that the output depends on comes from the seed"
 
 
 def _searched(folder: SweepFolder) -> list[str]:

@@ -18,6 +18,7 @@ LAYERS = {
         "layer.target=jaxkan.layers.ChebyshevLayer",
         "+layer.kwargs.n_in=4",
         "+layer.kwargs.n_out=8",
+        "layer.kwargs.seed=${seed}",
         "input_shape=[2,4]",
     ),
     "a whole KAN": (
@@ -25,6 +26,7 @@ LAYERS = {
         "+layer.kwargs.layer_dims=[4,5,8]",
         "+layer.kwargs.layer_type=chebyshev",
         "+layer.kwargs.required_parameters={D: 3}",
+        "layer.kwargs.seed=${seed}",
         "input_shape=[2,4]",
     ),
     "a causal convolution that also gives its state": (
@@ -69,11 +71,12 @@ def test_a_layer_of_another_package_runs_and_is_saved(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("outputs/other/runs/*/checkpoint"))) == 2
 
 
-def test_a_layer_with_a_seed_of_its_own_does_not_follow_the_seed_of_the_run(tmp_path, monkeypatch):
+def test_a_kan_that_seeds_itself_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    typed = ["layer=custom", *LAYERS["a KAN layer"], "timing=off", "tracking=disabled", "checkpoint=none"]
-    assert main.main(["-m", *typed, "seed=0,1", "sweep=runs"]) == 0
-    assert main.main(["-m", *typed, "+layer.kwargs.seed=0,1", "sweep=layers"]) == 0
-    for sweep, num_different in (("runs", 1), ("layers", 2)):
-        paths = tmp_path.glob(f"outputs/{sweep}/runs/*/record.json")
-        assert len({json.loads(path.read_text())["output"][0]["digest"] for path in paths}) == num_different
+    bound = ["layer=custom", *LAYERS["a KAN layer"], "seed=0,1", "timing=off", "tracking=disabled", "checkpoint=none"]
+    deaf = [word for word in bound if "${seed}" not in word]
+    assert main.main(["-m", *deaf, "sweep=deaf"]) == 1
+    assert "params/c_basis does not depend on the seed" in capsys.readouterr().err
+    assert main.main(["-m", *bound, "sweep=bound"]) == 0
+    paths = tmp_path.glob("outputs/bound/runs/*/record.json")
+    assert len({json.loads(path.read_text())["output"][0]["digest"] for path in paths}) == 2

@@ -52,11 +52,13 @@ class Draws:
       used: Names of the inputs that the outputs depend on.
       made_up: For every key made from a constant, the line of the code that makes it, e.g. `mine.py:12 in __call__`;
         None where the bridge makes it, or it is unknown.
+      outputs: For every output, the names of the inputs that it depends on.
     """
 
     draws: tuple[Draw, ...]
     used: frozenset[str]
     made_up: tuple[str | None, ...]
+    outputs: tuple[frozenset[str], ...]
 
     @property
     def invented(self) -> bool:
@@ -85,8 +87,9 @@ def find(traced: Any, names: Sequence[str], parts: Mapping[str, Any] | None = No
         (value,) = _Flow(flow).closed(part.jaxpr, part.consts, inputs)
         flow.named[value.number] = frozenset({name})
     outputs = flow.closed(live, traced.consts, inputs)
-    used = frozenset().union(*(value.sources for value in outputs))
-    return Draws(draws=tuple(flow.draws), used=used, made_up=tuple(flow.made_up))
+    sources = tuple(value.sources for value in outputs)
+    used = frozenset[str]().union(*sources)
+    return Draws(draws=tuple(flow.draws), used=used, made_up=tuple(flow.made_up), outputs=sources)
 
 
 class _Flow:

@@ -44,6 +44,7 @@ class Subject:
       compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first check that wants it.
       compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
+      reseeded: Builds `model` as another seed would, if an argument of the layer follows the seed.
     """
 
     label: str
@@ -61,6 +62,7 @@ class Subject:
     compiled_init: Callable[..., Any] | None = None
     compiled_apply: Callable[..., Any] | None = None
     again: Callable[[], Bridged] | None = None
+    reseeded: Callable[[], Bridged] | None = None
 
     @functools.cached_property
     def variables(self) -> Any:

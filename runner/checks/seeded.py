@@ -1,0 +1,155 @@
+"""Check 6, seeded: init's random leaves come from the key that it is given, and stacked layers start different.
+
+A layer that seeds itself starts from the same weights whatever the seed, so a sweep over seeds measures one run several
+times. Linen layers can't: they draw from their scope. Constants that are meant (scales, zeros, identities, tables) are
+no random leaves.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from runner.arrays import trees
+from runner.bridge import wrap
+from runner.bridge.rngs import PARAMS
+from runner.checks import verdicts
+from runner.checks.probes import draws
+from runner.checks.probes.randomness import equal_slices, looks_random
+from runner.checks.probes.subject import Subject
+from runner.errors import listed
+from runner.records.record import Check
+
+NAME = "seeded"
+MAX_NAMED = 5
+KEY = "the root key"
+
+_FROM_RNGS = "self.w = nnx.Param(initializer(rngs.params(), shape))  # draw from the rngs that the constructor gets"
+_SPLIT = """\
+nn.scan(Body, variable_axes={'params': 0}, split_rngs={'params': True}, length=n)  # of nn.vmap too
+@nnx.split_rngs(splits=n)  # above @nnx.vmap or @nnx.scan: a key for each"""
+
+
+def check(subject: Subject, *, full: bool) -> Check:
+    """Whether init's random leaves depend on its key; `full` changes nothing."""
+    del full
+    if subject.given is not None:
+        return verdicts.passed(NAME, "the variables are given: init draws none of them")
+    leaves = trees.flatten(trees.unbox(subject.init_variables))
+    live = _live(subject, [path for path, _ in leaves])
+    deaf = _deaf(subject, [(path, leaf) for path, leaf in leaves if path not in live])
+    weights = [path for path in deaf if _is_weight(subject, path)]
+    follows = _following(subject, weights) if weights else []
+    lost, equal = [path for path in weights if path not in follows], _equal(leaves, live)
+    evidence: dict[str, Any] = {"from_the_key": len(live), "deaf": _texts(deaf), "equal_slices": equal}
+    if lost or equal:
+        parts = [_lost(subject, lost)] if lost else []
+        parts += (
+            [f"{listed(equal, MAX_NAMED)}: all layers of a stack start from the same random values"] if equal else []
+        )
+        fixes = [*([_fix(subject)] if lost else []), *([_SPLIT] if equal else [])]
+        return verdicts.fail(NAME, "; ".join(parts), "\n".join(fixes), **evidence)
+    if others := [path for path in deaf if path not in weights]:
+        detail = f"{_names(others)} {'is' if len(others) == 1 else 'are'} random and the same for every seed"
+        return verdicts.warn(NAME, detail, _FROM_RNGS.replace("Param", "Variable"), **evidence)
+    return verdicts.passed(NAME, _held(subject, follows, len(live), len(leaves)), **evidence)
+
+
+def _held(subject: Subject, follows: Sequence[trees.Path], num_live: int, num_leaves: int) -> str:
+    if follows:
+        return f"{_names(follows)} {'follows' if len(follows) == 1 else 'follow'} the seed by {_bound(subject)}"
+    if not num_live:
+        return "init draws nothing: no leaf is random"
+    others = num_leaves - num_live
+    rest = f", {others} {'is a constant' if others == 1 else 'are constants'}" if others else ""
+    return f"{num_live} of {num_leaves} leaves depend on the key that init is given{rest}"
+
+
+def _lost(subject: Subject, lost: Sequence[trees.Path]) -> str:
+    """Which weights are deaf to the seed, and the lines that make the keys which they come from."""
+    where = sorted({line for line in _traced(subject, lost).made_up if line})
+    at = f" ({listed(where, MAX_NAMED)})" if where else ""
+    does, its = ("does", "its") if len(lost) == 1 else ("do", "their")
+    return (
+        f"{_names(lost)} {does} not depend on the seed: init makes {its} random values"
+        f" without the key that it is given{at}, so every seed starts from the same ones"
+    )
+
+
+def _live(subject: Subject, paths: Sequence[trees.Path]) -> set[trees.Path]:
+    """Which of the leaves of init depend on its key, by its jaxpr."""
+    outputs = _traced(subject, paths).outputs
+    return {path for path, sources in zip(paths, outputs, strict=True) if KEY in sources}
+
+
+def _traced(subject: Subject, paths: Sequence[trees.Path]) -> draws.Draws:
+    """What init draws for these leaves."""
+    init = functools.partial(_leaves, subject.model, subject.needs.streams, paths)
+    return draws.find(jax.make_jaxpr(init)(subject.key, trees.shapes(subject.x)), [KEY, "its input"])
+
+
+def _deaf(subject: Subject, dead: Sequence[tuple[trees.Path, Any]]) -> list[trees.Path]:
+    """The random ones among leaves that do not depend on the key; the others are constants that are meant."""
+    varied = [(path, _numbers(leaf)) for path, leaf in dead if isinstance(leaf, jax.Array) and leaf.size > 1]
+    varied = [(path, array) for path, array in varied if (array != array.flat[0]).any()]
+    return [path for path, array in varied if looks_random(array) or _traced(subject, [path]).draws]
+
+
+def _numbers(leaf: jax.Array) -> np.ndarray:
+    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+
+def _equal(leaves: Sequence[tuple[trees.Path, Any]], live: set[trees.Path]) -> list[str]:
+    """Random leaves whose slices along one axis are all equal, each with the axis."""
+    found = []
+    for path, leaf in leaves:
+        if path in live and isinstance(leaf, jax.Array) and leaf.ndim > 1:
+            axis = equal_slices(_numbers(leaf))
+            if axis is not None:
+                found.append(f"{'/'.join(map(str, path))} is the same {leaf.shape[axis]} times along axis {axis}")
+    return found
+
+
+def _is_weight(subject: Subject, path: trees.Path) -> bool:
+    collection = str(path[0])
+    return collection in subject.trained or collection == PARAMS or collection.endswith("Param")
+
+
+def _following(subject: Subject, weights: Sequence[trees.Path]) -> list[trees.Path]:
+    """Leaves that change with the seed because an argument of the constructor is bound to it."""
+    if subject.reseeded is None:
+        return []
+    other = subject.reseeded()
+    init = jax.jit(functools.partial(_leaves, other, subject.needs.streams, weights))
+    made = init(subject.key, subject.x)
+    before = dict(trees.flatten(trees.unbox(subject.init_variables)))
+    return [path for path, leaf in zip(weights, made, strict=True) if (_numbers(leaf) != _numbers(before[path])).any()]
+
+
+def _leaves(model: Any, streams: Any, paths: Sequence[trees.Path], key: jax.Array, x: jax.Array) -> list[Any]:
+    made = dict(trees.flatten(trees.unbox(model.init(key, streams, x))))
+    return [made[path] for path in paths]
+
+
+def _fix(subject: Subject) -> str:
+    """The seed's own argument, if the constructor has one, else where to draw from."""
+    names = wrap.seed_arguments(subject.layer.model) if subject.layer is not None else []
+    return "\n".join([*(f"'layer.kwargs.{name}=${{seed}}'" for name in names), *([] if names else [_FROM_RNGS])])
+
+
+def _bound(subject: Subject) -> str:
+    names = wrap.seed_arguments(subject.layer.model) if subject.layer is not None else []
+    return f"the argument {listed(names)}" if names else "an argument of the constructor"
+
+
+def _names(paths: Sequence[trees.Path]) -> str:
+    return listed(_texts(paths), MAX_NAMED)
+
+
+def _texts(paths: Sequence[trees.Path]) -> list[str]:
+    return ["/".join(map(str, path)) for path in paths]

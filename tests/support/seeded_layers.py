@@ -1,0 +1,195 @@
+"""Layers that are deaf to the seed, stacks that start equal, and healthy layers that look like them."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import nnx
+
+KEY = jax.random.key(3)
+WEIGHT = np.random.default_rng(5).normal(size=(8, 8)).astype(np.float32)
+LECUN = nnx.initializers.lecun_normal()
+
+
+class Product(nnx.Module):
+    """x @ w, with `w` as a subclass makes it."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.w = nnx.Param(self.make(width, rngs))
+
+    def make(self, width, rngs):
+        return LECUN(rngs.params(), (width, width))
+
+    def __call__(self, x):
+        return x @ self.w[...]
+
+
+class OwnSeed(nnx.Module):
+    def __init__(self, width: int = 8, seed: int = 42):
+        self.linear = nnx.Linear(width, width, rngs=nnx.Rngs(seed))
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+class ReplacedRngs(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        rngs = nnx.Rngs(params=0)
+        self.linear = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+def ignored_rngs(*, rngs):
+    return nnx.Linear(8, 8, rngs=nnx.Rngs(1))
+
+
+class SeededNumpy(Product):
+    def make(self, width, rngs):
+        return jnp.asarray(np.random.default_rng(0).normal(size=(width, width)), jnp.float32)
+
+
+class SeededBias(Product):
+    def make(self, width, rngs):
+        self.b = nnx.Param(jnp.asarray(np.random.RandomState(1).uniform(-1, 1, width), jnp.float32))
+        return super().make(width, rngs)
+
+
+class SeededRandom(Product):
+    def make(self, width, rngs):
+        draw = random.Random(0).gauss
+        return jnp.asarray([[draw(0, 1) for _ in range(width)] for _ in range(width)], jnp.float32)
+
+
+class ClosedKey(Product):
+    def make(self, width, rngs):
+        return LECUN(jax.random.fold_in(KEY, width), (width, width))
+
+
+class ClosedArray(Product):
+    def make(self, width, rngs):
+        return jnp.asarray(WEIGHT) * 0.1
+
+
+class PartDeaf(Product):
+    def make(self, width, rngs):
+        self.deaf = nnx.Param(jax.random.normal(jax.random.PRNGKey(7), (width,)))
+        return super().make(width, rngs)
+
+
+class DeafInStack(nnx.Module):
+    """A stack of layers whose kernels come from the key and whose scales do not."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        def body(count, key):
+            scale = jax.random.uniform(jax.random.fold_in(jax.random.key(0), count), (width,))
+            return count + 1, (LECUN(key, (width, width)), scale)
+
+        _, (kernels, scales) = jax.lax.scan(body, 0, jax.random.split(rngs.params(), 3))
+        self.kernels, self.scales = nnx.Param(kernels), nnx.Param(scales)
+
+    def __call__(self, x):
+        for num in range(3):
+            x = x @ self.kernels[...][num] * self.scales[...][num]
+        return x
+
+
+class UnsplitStack(nnx.Module):
+    """Four layers made by nnx.vmap from one key."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        key = rngs.params()
+        make = nnx.vmap(lambda num: nnx.Linear(width, width, rngs=nnx.Rngs(key)), in_axes=0, out_axes=0)
+        self.layers = make(jnp.arange(4))
+
+    def __call__(self, x):
+        for num in range(4):
+            x = x @ self.layers.kernel[...][num] + self.layers.bias[...][num]
+        return x
+
+
+class SplitStack(nnx.Module):
+    """Four layers made by nnx.vmap from four keys."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        make = nnx.vmap(lambda key: nnx.Linear(width, width, rngs=nnx.Rngs(key)), in_axes=0, out_axes=0)
+        self.layers = make(jax.random.split(rngs.params(), 4))
+
+    def __call__(self, x):
+        for num in range(4):
+            x = x @ self.layers.kernel[...][num] + self.layers.bias[...][num]
+        return x
+
+
+class SeedFallback(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs | None = None):
+        self.linear = nnx.Linear(width, width, rngs=nnx.Rngs(0) if rngs is None else rngs)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+class Identity(Product):
+    def make(self, width, rngs):
+        return jnp.eye(width)
+
+
+class Cosines(Product):
+    def make(self, width, rngs):
+        steps = np.arange(width)
+        return jnp.asarray(np.cos(np.pi / width * (steps[:, None] + 0.5) * steps), jnp.float32)
+
+
+class Positions(nnx.Module):
+    """A learnt table that starts from sines and cosines."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        angle = np.arange(16)[:, None] / 10000 ** (np.arange(width // 2) / (width // 2))
+        self.table = nnx.Param(jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], -1), jnp.float32))
+        self.linear = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x + self.table[...][: x.shape[0]])
+
+
+class Grid(Product):
+    def make(self, width, rngs):
+        self.knots = nnx.Param(jnp.tile(jnp.linspace(-1.0, 1.0, 12), (width, 1)))
+        return super().make(width, rngs) * self.knots[...].mean() + super().make(width, rngs)
+
+
+class FixedFeatures(nnx.Module):
+    """Random features that nobody trains, from a key of their own."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.projection = nnx.Variable(jax.random.normal(jax.random.key(0), (width, 16)))
+        self.out = nnx.Linear(16, width, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(jnp.cos(x @ self.projection[...]))
+
+
+class Scan(nn.Module):
+    """A Linen host that scans over three layers; `split` is nn.scan's."""
+
+    layer: object = None
+    split: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        class Body(nn.Module):
+            make: object
+
+            @nn.compact
+            def __call__(self, x, _):
+                return self.make()(x), None
+
+        scan = nn.scan(Body, variable_axes={"params": 0}, split_rngs={"params": self.split}, length=3)
+        return scan(self.layer)(x, None)[0]
+
+
+class Unsplit(Scan):
+    split: bool = False
