@@ -170,8 +170,8 @@ def check(
       again: Builds the module a second time, like a script that creates it for every call.
 
     Returns:
-      A `CheckReport`: `.ok`, `.failed`, `.warned`, `.untested`, `report["streams"]`, `.raise_for_failures()`. Times in the evidence
-      end with `_s` and are in seconds, sizes with `_bytes`.
+      A `CheckReport`: `.ok`, `.failed`, `.warned`, `.untested`, `report["streams"]`, `.raise_for_failures()`.
+      Times in the evidence end with `_s` and are in seconds, sizes with `_bytes`.
 
     Raises:
       LayerError: The module rejects its arguments or the input, for a reason that no check knows.
