@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
+from runner.bridge import jaxprs
 from runner.bridge.rngs import PARAMS, apply_keys
 from runner.bridge.wrap import Bridged, arguments_of
 from runner.errors import LayerError, UserError, literal
@@ -99,15 +100,10 @@ def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any)
         return layer.model.apply(variables, v, rngs=apply_keys(k, streams), mutable=True, **layer.call)
 
     closed, (output, updates) = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
-    given = {id(var) for var in closed.jaxpr.invars}
-    for equation in closed.jaxpr.eqns:  # on a mesh, unboxing a variable with axis names repeats its sharding
-        if equation.primitive.name == "sharding_constraint" and id(equation.invars[0]) in given:
-            given.add(id(equation.outvars[0]))
     num_output = len(jax.tree.leaves(output))
-    update_vars = closed.jaxpr.outvars[num_output:]
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
-    changed = {str(path[0].key) for path, var in zip(paths, update_vars, strict=True) if id(var) not in given}
-    return output, tuple(sorted(changed))
+    changed = jaxprs.changed(closed, range(num_output, num_output + len(paths)))
+    return output, tuple(sorted({str(path[0].key) for path, one in zip(paths, changed, strict=True) if one}))
 
 
 def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError:

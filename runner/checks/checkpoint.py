@@ -53,7 +53,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     if not trees.flatten(subject.shapes):
         return verdicts.passed(NAME, "no variables: nothing to save")
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
-        return verdicts.skipped(NAME, "the variables that were given are shapes without values")
+        return verdicts.untested(NAME, "the variables that were given are shapes without values")
     variables = trees.to_host(subject.variables)
     with tempfile.TemporaryDirectory() as folder:
         moved = _raw_arrays(subject, Path(folder))
@@ -66,7 +66,7 @@ def check(subject: Subject, *, full: bool) -> Check:
             return _not_saved(variables, error)
         expected = subject.run(subject.variables, subject.key, subject.x)
         if not _same(expected, subject.run(subject.variables, subject.key, subject.x)):
-            return verdicts.skipped(NAME, "the same call gives other bits each time, with the same variables")
+            return verdicts.untested(NAME, "the same call gives other bits each time, with the same variables")
 
         def trip(restore: Callable[[], Any]) -> _Trip:
             return _trip(restore, variables, expected, lambda tree: _applied(subject, tree))

@@ -49,7 +49,7 @@ FULL: Mapping[str, CheckFunction] = {
 
 
 def run_checks(subject: Subject, *, full: bool, only: Collection[str] | None = None) -> list[Check]:
-    """Runs the checks on `subject`, in order; a check that can't be tested is skipped with a reason.
+    """Runs the checks on `subject`, in order; one that can't be made is a warn that says why, marked as `untested`.
 
     Args:
       subject: The module to check.
@@ -103,4 +103,4 @@ def _asked(name: str, check: CheckFunction, subject: Subject, *, full: bool, rai
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         # One cause may block many checks: it is reported with the first.
         first = raised.setdefault(words := verdicts.words(error), name)
-        return verdicts.skipped(name, f"could not be tested: {words if first == name else f'as {first}'}")
+        return verdicts.untested(name, words if first == name else f"as {first}")

@@ -25,7 +25,7 @@ COLORS = {
 
 
 class CheckFailures(AssertionError):
-    """Raised when checks fail; the message has the evidence and the fix for each.
+    """Raised when checks fail or can't be made; the message has the evidence and the fix for each.
 
     Attributes:
       report: The whole report.
@@ -36,9 +36,10 @@ class CheckFailures(AssertionError):
         super().__init__(report)
 
     def __str__(self) -> str:
-        failed = self.report.failed
-        head = f"{len(failed)} of {_counted(len(self.report))} failed: {self.report.label}"
-        return "\n".join([head, *(line for check in failed for line in _failure_lines(check))])
+        failed, untested = self.report.failed, self.report.untested
+        more = f", {len(untested)} could not be made" if untested else ""
+        head = f"{len(failed)} of {_counted(len(self.report))} failed{more}: {self.report.label}"
+        return "\n".join([head, *(line for check in [*failed, *untested] for line in _failure_lines(check))])
 
 
 class CheckReport(Sequence[Check]):
@@ -57,8 +58,8 @@ class CheckReport(Sequence[Check]):
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed; a test may also want `warned` and `skipped` to be empty."""
-        return not self.failed
+        """Whether no check failed and each could be made; a test may also want `warned` to be empty."""
+        return not self.failed and not self.untested
 
     @property
     def failed(self) -> list[Check]:
@@ -71,15 +72,15 @@ class CheckReport(Sequence[Check]):
         return self._with(Verdict.warn)
 
     @property
-    def skipped(self) -> list[Check]:
-        """The checks that could not run; their details say why."""
-        return self._with(Verdict.skipped)
+    def untested(self) -> list[Check]:
+        """Those of `warned` that could not be made; their details say why."""
+        return [check for check in self._checks if check.untested]
 
     def raise_for_failures(self) -> None:
-        """Raises if any check failed: the last line of a test.
+        """Raises if any check failed or could not be made: the last line of a test.
 
         Raises:
-          CheckFailures: An `AssertionError` with the evidence and the fix for each failed check.
+          CheckFailures: An `AssertionError` with the evidence and the fix for each of them.
         """
         __tracebackhide__ = True  # pytest shows the test's own line
         if not self.ok:
@@ -169,8 +170,8 @@ def check(
       again: Builds the module a second time, like a script that creates it for every call.
 
     Returns:
-      A `CheckReport`: `.ok`, `.failed`, `.warned`, `report["streams"]`, `.raise_for_failures()`. Times in the evidence
-      end with `_s` and are in seconds, sizes with `_bytes`.
+      A `CheckReport`: `.ok`, `.failed`, `.warned`, `.untested`, `report["streams"]`, `.raise_for_failures()`.
+      Times in the evidence end with `_s` and are in seconds, sizes with `_bytes`.
 
     Raises:
       LayerError: The module rejects its arguments or the input, for a reason that no check knows.

@@ -82,8 +82,8 @@ def _lost(subject: Subject, lost: Sequence[trees.Path]) -> str:
 
 def _live(subject: Subject, paths: Sequence[trees.Path]) -> set[trees.Path]:
     """Which of the leaves of init depend on its key, by its jaxpr."""
-    outputs = _traced(subject, paths).outputs
-    return {path for path, sources in zip(paths, outputs, strict=True) if KEY in sources}
+    traced = _traced(subject, paths)
+    return {path for path, sources in zip(paths, traced.sources, strict=True) if KEY in sources}
 
 
 def _traced(subject: Subject, paths: Sequence[trees.Path]) -> draws.Draws:

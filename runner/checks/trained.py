@@ -36,7 +36,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     output = jax.tree.leaves(subject.returned[0])
     if not any(_is_floating(leaf) for leaf in output):
         kinds = listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
-        return verdicts.skipped(NAME, f"the output is {kinds}, and only a floating one has a gradient")
+        return verdicts.passed(NAME, f"nothing to train: the output is {kinds}, and only a floating one has a gradient")
     unread = _unread(subject, trained)
     if unread:
         detail = f"{_names(unread)} can't be trained: no output depends on {'it' if len(unread) == 1 else 'them'}"

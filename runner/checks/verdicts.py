@@ -91,8 +91,13 @@ def warn(name: str, detail: str, fix: str | None = None, **evidence: Any) -> Che
 
 
 def skipped(name: str, why: str) -> Check:
-    """A check that was not run, and why."""
+    """A check that this run leaves to another one, and why."""
     return Check(name=name, verdict=Verdict.skipped, detail=why)
+
+
+def untested(name: str, why: str, fix: str | None = None) -> Check:
+    """A check that could not be made, and why: a warn that counts as no pass, and that strict runs refuse."""
+    return Check(name=name, verdict=Verdict.warn, detail=f"could not be tested: {why}", fix=fix, untested=True)
 
 
 def words(error: Any) -> str:

@@ -27,7 +27,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
     """Prints the result of every check for each program among the configs; each program is checked once.
 
     Returns:
-      0 if no check fails and no error occurs, else 1.
+      0 if no check fails, each could be made and no error occurs, else 1.
 
     Raises:
       UserError: A config can't run.
@@ -55,8 +55,9 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:
         print(json.dumps(checked, indent=1))
-    said = [item["verdict"] for one in checked for item in one["checks"]]
-    wrong = Verdict.fail.value in said or any(one["error"] for one in checked)
+    said = [item for one in checked for item in one["checks"]]
+    wrong = any(item["verdict"] == Verdict.fail.value or item["untested"] for item in said)
+    wrong = wrong or any(one["error"] for one in checked)
     return SweepResult(EXIT_NO if wrong else 0)
 
 
@@ -91,6 +92,6 @@ VERB = Verb(
     },
     add_arguments=add_arguments,
     run=run,
-    exit_codes={0: "no check fails", EXIT_NO: "a check fails, or a layer does"},
+    exit_codes={0: "no check fails", EXIT_NO: "a check fails or can't be made, or a layer fails"},
     takes_overrides=True,
 )

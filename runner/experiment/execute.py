@@ -50,7 +50,7 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
       contended: Whether other work of this program runs concurrently.
 
     Raises:
-      CheckFailed: A strict check failed.
+      CheckFailed: A strict check failed, or any could not be made.
       NotCompiled: The layer's own code raises when it is compiled.
     """
     # Given variables may be such that nothing compiles with them: then the check explains it better.
@@ -80,14 +80,14 @@ def run_checks(draft: Draft, run: Run, program: Program | None = None) -> list[C
         alone = program if draft.placement.mesh is None else None
         asked = registry.run_checks(subject(draft, run, alone), full=run.checks.depth is ChecksDepth.full)
     if run.checks.mode is ChecksMode.strict:
-        for check in asked:
+        for check in sorted(asked, key=lambda check: check.untested):  # a fail says more than what kept from testing
             _refuse(check, asked, run)
     return asked
 
 
 def _refuse(check: Check, asked: Sequence[Check], run: Run) -> None:
     strict = verdicts.STRICT | ({"trained"} if run.train.steps else set())
-    if check.verdict is Verdict.fail and check.name in strict:
+    if (check.verdict is Verdict.fail and check.name in strict) or check.untested:
         raise CheckFailed(check, asked)
 
 

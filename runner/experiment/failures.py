@@ -17,7 +17,7 @@ class WorkerDied(Exception):
 
 
 class CheckFailed(Exception):
-    """A strict check failed.
+    """A strict check failed, or a check could not be made.
 
     Args:
       check: The failed check.

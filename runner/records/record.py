@@ -105,6 +105,7 @@ class Check:
       detail: One sentence: what was observed, or why it was skipped.
       evidence: The numbers behind it.
       fix: What to type or write so that a failed check passes, one line or several; None if there is nothing to fix.
+      untested: Whether the check could not be made, though there was something to check: a warn that is no pass.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Check:
     detail: str
     evidence: dict[str, Any] = field(default_factory=dict)
     fix: str | None = None
+    untested: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

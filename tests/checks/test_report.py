@@ -23,7 +23,7 @@ REPORT = CheckReport(
         Check(name="complete", verdict=Verdict.passed, detail="all 2 leaves"),
         Check(name="streams", verdict=Verdict.fail, detail="needs <dropout>", evidence={"apply": ["<i>"]}, fix=FIX),
         Check(name="lifts", verdict=Verdict.warn, detail="but for " + "a long list " * 12),
-        Check(name="sharding", verdict=Verdict.skipped, detail="no axis names"),
+        Check(name="sharding", verdict=Verdict.warn, detail="could not be tested: ValueError", untested=True),
     ],
 )
 
@@ -54,10 +54,21 @@ def test_a_name_that_is_no_check_is_answered_with_the_nearest(dropped):
 
 
 def test_checks_come_sorted_by_what_they_say():
-    said = [[check.name for check in part] for part in (REPORT.failed, REPORT.warned, REPORT.skipped)]
-    assert said == [["streams"], ["lifts"], ["sharding"]]
+    said = [[check.name for check in part] for part in (REPORT.failed, REPORT.warned, REPORT.untested)]
+    assert said == [["streams"], ["lifts", "sharding"], ["sharding"]]
     assert not REPORT.ok
     assert not REPORT
+
+
+def test_what_could_not_be_tested_is_not_ok():
+    untested = REPORT[-1:]
+    report = CheckReport("Gated", untested)
+    assert not report.ok and not report.failed
+    with pytest.raises(CheckFailures) as caught:
+        report.raise_for_failures()
+    assert str(caught.value) == (
+        "0 of 1 check failed, 1 could not be made: Gated\n\nsharding: could not be tested: ValueError"
+    )
 
 
 def test_a_report_without_failures_is_ok_and_raises_nothing():
@@ -95,10 +106,10 @@ def test_pytest_shows_the_failures_at_the_line_of_the_test(tmp_path):
 
 
 def test_the_text_is_a_plain_table():
-    passed, fail, warn, skipped = Verdict.passed, Verdict.fail, Verdict.warn, Verdict.skipped
+    passed, fail, warn = Verdict.passed, Verdict.fail, Verdict.warn
     assert str(REPORT) == repr(REPORT)
     lines = str(REPORT).splitlines()
-    assert lines[0] == f"Gated: 4 checks (1 {passed}, 1 {warn}, 1 {fail}, 1 {skipped})"
+    assert lines[0] == f"Gated: 4 checks (1 {passed}, 2 {warn}, 1 {fail})"
     assert lines[1].split() == ["complete", passed, "all", "2", "leaves"]
     assert lines[3:5] == ["      fix  model = a < b", "           again()"]
     assert max(map(len, lines)) <= 100

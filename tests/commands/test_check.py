@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from runner.arrays import checkpoint
+from runner.checks import registry
 from runner.commands import main
 
 HERE = __name__
@@ -60,6 +61,22 @@ def test_a_config_that_does_not_even_compile_is_checked_all_the_same(here, capsy
     assert checks["streams"]["detail"] == "could not be tested: as nothing_invented"
     assert checked["error"].startswith('For parameter "kernel" in "/Dense_1", the given initializer is expected')
     assert not (here / "outputs").exists()
+
+
+def test_a_check_that_breaks_is_no_pass(here, capsys, monkeypatch):
+    def broken(subject, *, full):
+        raise KeyError("num_consts")
+
+    words = ["layer=linear", "features=4", "input_shape=[3,4]"]
+    monkeypatch.setitem(registry.TRACED, "streams", broken)
+    assert main.main(["check", "--json", *words]) == 1
+    (checked,) = json.loads(capsys.readouterr().out)
+    assert [check["name"] for check in checked["checks"] if check["untested"]] == ["streams"]
+    assert "fail" not in [check["verdict"] for check in checked["checks"]]
+    lean = ["timing=off", "tracking=disabled", "sweep=s"]
+    assert main.main([*words, *lean]) == 1
+    assert "streams: could not be tested: KeyError: 'num_consts'" in capsys.readouterr().err
+    assert main.main([*words, *lean[:2], "sweep=t", "checks=warn"]) == 0
 
 
 def test_a_run_that_did_not_compile_has_its_checks_and_fails_again(here, capsys):

@@ -1,31 +1,25 @@
 """The random draws of a traced function: which there are, from which inputs their keys come, and which are equal.
 
 A jaxpr holds `random_seed` where a key is made from a number, and `random_bits` where bits are drawn, for typed keys
-and for raw ones (`PRNGKey`) alike. Dead code is dropped first, so weights that are drawn and then replaced don't count.
-Every value gets a number; values with one number are equal (value numbering). The bodies of loops and branches are
-looked into, but nothing in them is held to be equal to anything.
+and for raw ones (`PRNGKey`) alike. Dead code is dropped, so weights that are drawn and then replaced don't count.
+Every value gets a number; values with one number are equal (value numbering). Loops and branches are looked into: what
+every round gets unchanged keeps its number there, all else in them equals nothing outside.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import flax
 import jax
 from jax.extend import core
-from jax.interpreters import partial_eval
+
+from runner.bridge.jaxprs import Body, Branches, Call, Liveness, Loop, Opaque, body_of, structure_of
+from runner.checks.probes import code_lines
 
 DRAWING = frozenset({"random_bits", "random_gamma", "threefry2x32", "rng_bit_generator"})
-
-# Their bodies run more than once, or perhaps not at all.
-LOOPS = frozenset({"scan", "while", "cond"})
-
-_PACKAGES = tuple(str(Path(str(package.__file__)).parent) for package in (jax, flax))
-_BRIDGE = str(Path(str(flax.__file__)).parent / "nnx" / "bridge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +30,39 @@ class Draw:
       number: Draws with one number give the same bits.
       shape: Shape of what is drawn.
       sources: Names of the inputs that its key comes from; empty where it comes from none.
+      call: The call of `jax.random` that it is part of; those of one call count as one draw.
     """
 
     number: int
     shape: tuple[int, ...]
     sources: frozenset[str]
+    call: RandomCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCall:
+    """One call of `jax.random` from the layer's code, whatever it draws inside.
+
+    Attributes:
+      id: Tells calls apart.
+      keys: Numbers of the keys that it is given; calls with one key depend on each other.
+      line: The line that makes it, e.g. `mine.py:12 in __call__`; None where that is unknown.
+      branches: The branches that it is in, as (condition, branch), outermost first.
+      every_round: Whether a loop makes it anew with the key of the round before, or a batch has one key in every row.
+      again: Whether it repeats an earlier call for a gradient (`jax.checkpoint`).
+    """
+
+    id: int
+    keys: tuple[int, ...]
+    line: str | None
+    branches: tuple[tuple[int, int], ...] = ()
+    every_round: bool = False
+    again: bool = False
+
+    def excludes(self, other: RandomCall) -> bool:
+        """Whether at most one of the two is made, as they are in two branches of one condition."""
+        mine = dict(self.branches)
+        return any(mine.get(condition, branch) != branch for condition, branch in other.branches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +74,15 @@ class Draws:
       used: Names of the inputs that the outputs depend on.
       made_up: For every key made from a constant, the line of the code that makes it, e.g. `mine.py:12 in __call__`;
         None where the bridge makes it, or it is unknown.
-      outputs: For every output, the names of the inputs that it depends on.
+      outputs: For every output, ids of the calls of `jax.random` that it depends on.
+      sources: For every output, names of the inputs that it depends on.
     """
 
     draws: tuple[Draw, ...]
     used: frozenset[str]
     made_up: tuple[str | None, ...]
-    outputs: tuple[frozenset[str], ...]
+    outputs: tuple[frozenset[int], ...] = ()
+    sources: tuple[frozenset[str], ...] = ()
 
     @property
     def invented(self) -> bool:
@@ -68,8 +92,16 @@ class Draws:
 
 @dataclass(frozen=True)
 class _Value:
+    """A value: its number, names it comes from, loops that it changes in, calls it depends on.
+
+    `row` is what each element along its first axis equals, if they are all the same.
+    """
+
     number: int
-    sources: frozenset[str]
+    sources: frozenset[str] = frozenset()
+    loops: frozenset[int] = frozenset()
+    calls: frozenset[int] = frozenset()
+    row: _Value | None = None
 
 
 def find(traced: Any, names: Sequence[str], parts: Mapping[str, Any] | None = None) -> Draws:
@@ -80,16 +112,19 @@ def find(traced: Any, names: Sequence[str], parts: Mapping[str, Any] | None = No
       names: A name for every input of it, as `sources` are to spell it.
       parts: Closed jaxprs of the same inputs; a value that one of them computes is a source under that name.
     """
-    live, _ = partial_eval.dce_jaxpr(traced.jaxpr, True, instantiate=True)
     flow = _Flow()
-    inputs = [flow.fresh(frozenset({name})) for name in names]
+    inputs = [flow.fresh(_Value(0, frozenset({name}))) for name in names]
     for name, part in (parts or {}).items():
-        (value,) = _Flow(flow).closed(part.jaxpr, part.consts, inputs)
+        (value,) = _Flow(flow).run(body_of(part), inputs)
         flow.named[value.number] = frozenset({name})
-    outputs = flow.closed(live, traced.consts, inputs)
-    sources = tuple(value.sources for value in outputs)
-    used = frozenset[str]().union(*sources)
-    return Draws(draws=tuple(flow.draws), used=used, made_up=tuple(flow.made_up), outputs=sources)
+    outputs = flow.run(body_of(traced), inputs)
+    return Draws(
+        draws=tuple(flow.draws),
+        used=_merged(outputs).sources,
+        made_up=tuple(flow.made_up),
+        outputs=tuple(value.calls for value in outputs),
+        sources=tuple(value.sources for value in outputs),
+    )
 
 
 class _Flow:
@@ -105,93 +140,156 @@ class _Flow:
         self.named: dict[int, frozenset[str]] = other.named if other else {}
         self._numbers: dict[Any, int] = other._numbers if other else {}
         self._count: Iterator[int] = other._count if other else itertools.count()
+        self._live: Liveness = other._live if other else Liveness()
+        # Where the walk is: the call of jax.random, the loops and branches, and what is repeated for a gradient.
+        self._call: RandomCall | None = other._call if other else None
+        self._loops: tuple[int, ...] = other._loops if other else ()
+        self._branches: tuple[tuple[int, int], ...] = other._branches if other else ()
+        self._again: bool = other._again if other else False
 
-    def fresh(self, sources: frozenset[str]) -> _Value:
-        """A value that equals no other."""
-        return _Value(next(self._count), sources)
+    def fresh(self, like: _Value) -> _Value:
+        """A value that comes from where `like` does and equals no other."""
+        return replace(like, number=next(self._count), row=None)
 
-    def closed(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[_Value]) -> list[_Value]:
-        """The outputs of `jaxpr` on `inputs`; what it draws on the way is kept."""
-        values: dict[Any, _Value] = {}
+    def run(self, body: Body, inputs: Sequence[_Value], needed: Sequence[bool] | None = None) -> list[_Value]:
+        """The outputs of `body` on `inputs`; what it draws for those that are needed is kept."""
+        jaxpr = body.jaxpr
         # Constants live as long as their jaxpr, so an id names one.
-        for var, const in zip(jaxpr.constvars, consts, strict=True):
-            values[var] = _Value(self._number(("const", id(const))), frozenset())
+        values = {
+            var: _Value(self._number(("const", id(const))))
+            for var, const in zip(jaxpr.constvars, body.consts, strict=True)
+        }
         values.update(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Any) -> _Value:
-            if not isinstance(atom, core.Literal):
-                return values[atom]
-            return _Value(self._number(("literal", str(atom.aval), repr(atom.val))), frozenset())
+            if isinstance(atom, core.Literal):
+                return _Value(self._number(("literal", str(atom.aval), repr(atom.val))))
+            return values.get(atom) or _Value(-1)  # what nobody needs is not computed
 
-        for equation in jaxpr.eqns:
-            results = self._equation(equation, [read(atom) for atom in equation.invars])
+        chosen = [True] * len(jaxpr.outvars) if needed is None else needed
+        for equation, outputs in self._live.equations(jaxpr, chosen):
+            results = self._equation(equation, [read(atom) for atom in equation.invars], outputs)
             values.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _equation(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
-        name = equation.primitive.name
-        if name in LOOPS:
-            return self._branch(equation, inputs) if name == "cond" else self._loop(equation, inputs)
-        bodies = _bodies(equation)
-        if len(bodies) == 1 and _fits(bodies[0][0], equation):
-            return self.closed(*bodies[0], inputs)
-        sources = frozenset().union(*(value.sources for value in inputs))
-        for body, consts in bodies:  # one that is called in a way that is not known here
-            self.closed(body, consts, [self.fresh(sources) for _ in body.invars])
-        results = self._plain(equation, inputs, sources)
-        if name == "random_seed" and not sources:
-            self.made_up.append(_origin(equation))
-        if name in DRAWING:
-            # Of threefry both halves of the key come first; of the others the key is one value.
-            key = inputs[:2] if name == "threefry2x32" else inputs[:1]
-            came_from = frozenset().union(*(value.sources for value in key))
-            shape = tuple(equation.outvars[-1].aval.shape)
-            self.draws.append(Draw(number=results[-1].number, shape=shape, sources=came_from))
-        return results
+    def _equation(self, equation: Any, inputs: list[_Value], needed: list[bool]) -> list[_Value]:
+        structure, before = structure_of(equation), (self._call, self._again)
+        self._again = before[1] or bool(equation.params.get("differentiated"))
+        if self._call is None and (equation.primitive.name in DRAWING or structure != Opaque(())):
+            self._call = self._random_call(equation, inputs)
+        try:
+            match structure:
+                case Call(body):
+                    return self.run(body, self._passed(body, equation, inputs), needed)
+                case Branches(bodies):
+                    return self._branch(bodies, inputs, needed)
+                case Loop() as loop:
+                    return self._loop(loop, inputs, needed)
+                case Opaque(bodies):
+                    for body in bodies:
+                        self.run(body, [self.fresh(_merged(inputs)) for _ in body.jaxpr.invars])
+            return self._plain(equation, inputs)
+        finally:
+            self._call, self._again = before
 
-    def _plain(self, equation: Any, inputs: list[_Value], sources: frozenset[str]) -> list[_Value]:
+    def _random_call(self, equation: Any, inputs: list[_Value]) -> RandomCall | None:
+        """The call of `jax.random` that begins with this equation, if one does."""
+        if equation.primitive.name in DRAWING:
+            # Of threefry both halves of the key come first; of the others the key is one value.
+            keys = inputs[: 2 if equation.primitive.name == "threefry2x32" else 1]
+        elif code_lines.in_jax_random(equation):
+            keys = [value for value, atom in zip(inputs, equation.invars, strict=True) if _is_key(atom)]
+        else:
+            keys = []
+        if not keys:
+            return None
+        changes = _merged(keys).loops
+        return RandomCall(
+            id=next(self._count),
+            keys=tuple(value.number for value in keys),
+            line=code_lines.line_of(equation),
+            branches=self._branches,
+            every_round=any(loop not in changes for loop in self._loops) or any(key.row for key in keys),
+            again=self._again,
+        )
+
+    def _plain(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
+        name, merged = equation.primitive.name, _merged(inputs)
         params = tuple(sorted((key, _hashable(value)) for key, value in equation.params.items()))
-        seen = (equation.primitive.name, params, tuple(value.number for value in inputs))
+        seen = (name, params, tuple(value.number for value in inputs))
         results = []
         for index in range(len(equation.outvars)):
             number = next(self._count) if equation.effects else self._number((seen, index))
-            results.append(_Value(number, self.named.get(number, sources)))
+            results.append(replace(merged, number=number, sources=self.named.get(number, merged.sources)))
+        if name == "random_seed" and not merged.sources:
+            self.made_up.append(code_lines.origin(equation))
+        if name in DRAWING and self._call is not None:
+            self._drawn(equation, inputs, results[-1].number)
+            results = [replace(one, calls=one.calls | {self._call.id}) for one in results]
+        if name == "broadcast_in_dim" and 0 not in equation.params["broadcast_dimensions"] and equation.invars:
+            return [replace(results[0], row=self._row(equation, inputs[0]))]
         return results
 
-    def _branch(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
-        """The outputs of a cond: sources of any branch, numbers of their own."""
-        chosen, *operands = [value.sources for value in inputs]
-        outputs = [chosen for _ in equation.outvars]
-        for branch in equation.params["branches"]:
-            outputs = _union(outputs, self._body(branch, operands))
-        return [self.fresh(sources) for sources in outputs]
+    def _drawn(self, equation: Any, inputs: list[_Value], number: int) -> None:
+        assert self._call is not None
+        sources = _merged(inputs[: 2 if equation.primitive.name == "threefry2x32" else 1]).sources
+        shape = tuple(equation.outvars[-1].aval.shape)
+        self.draws.append(Draw(number=number, shape=shape, sources=sources, call=self._call))
 
-    def _loop(self, equation: Any, inputs: list[_Value]) -> list[_Value]:
-        """The outputs of a scan or while: sources as they flow from round to round, numbers of their own."""
-        params, sources = equation.params, [value.sources for value in inputs]
-        scan = equation.primitive.name == "scan"
-        num_tested = 0 if scan else params["cond_nconsts"]
-        num_consts = params["num_consts"] if scan else params["body_nconsts"]
-        body = params["jaxpr"] if scan else params["body_jaxpr"]
-        tested, consts, rest = (
-            sources[:num_tested],
-            sources[num_tested:][:num_consts],
-            sources[num_tested + num_consts :],
-        )
-        num_carry = params["num_carry"] if scan else len(rest)
-        carried, others = rest[:num_carry], rest[num_carry:]
-        # What is carried may come from more inputs in the next round; these rounds keep no draws.
-        while (more := _union(carried, _Flow(self)._body(body, [*consts, *carried, *others])[:num_carry])) != carried:
-            carried = more
-        if not scan:
-            self._body(params["cond_jaxpr"], [*tested, *carried])
-        outputs = self._body(body, [*consts, *carried, *others])
+    def _row(self, equation: Any, value: _Value) -> _Value:
+        """What each element of a broadcast equals."""
+        if len(equation.outvars[0].aval.shape) == len(equation.invars[0].aval.shape) + 1:
+            return value
+        return replace(value, number=self._number(("row", value.number, equation.outvars[0].aval.shape)))
+
+    def _passed(self, body: Body, equation: Any, inputs: Sequence[_Value]) -> list[_Value]:
+        """What a body gets: an input, or a part of it where the equation splits it over devices."""
+        pairs = zip(inputs, equation.invars, body.jaxpr.invars, strict=True)
+        return [
+            value if getattr(outer.aval, "shape", ()) == getattr(inner.aval, "shape", ()) else self.fresh(value)
+            for value, outer, inner in pairs
+        ]
+
+    def _branch(self, bodies: Sequence[Body], inputs: list[_Value], needed: list[bool]) -> list[_Value]:
+        """The outputs of a condition: what any branch comes from, numbers of their own."""
+        before, condition = self._branches, next(self._count)
+        outputs = [[inputs[0]] for _ in needed]
+        for num, body in enumerate(bodies):
+            self._branches = (*before, (condition, num))
+            for found, value in zip(outputs, self.run(body, inputs[1:], needed), strict=True):
+                found.append(value)
+        self._branches = before
+        return [self.fresh(_merged(found)) for found in outputs]
+
+    def _loop(self, loop: Loop, inputs: list[_Value], needed: list[bool]) -> list[_Value]:
+        """The outputs of a loop: what they come from as it flows from round to round, numbers of their own."""
+        before, this, num = self._loops, next(self._count), loop.num_carried
+        tested, rest = inputs[: loop.num_tested], inputs[loop.num_tested :]
+        consts, carried = rest[: loop.num_consts], rest[loop.num_consts :][:num]
+        elements = [self._element(value, this) for value in rest[loop.num_consts + num :]]
+        wanted = self._live.of_loop(loop, needed)[1]
+        if not loop.once:
+            self._loops = (*before, this)
+        rounds = [replace(self.fresh(value), loops=value.loops | {this}) for value in carried]
+        while True:  # what is carried may come from more inputs in the next round; these rounds keep no draws
+            after = _Flow(self).run(loop.body, [*consts, *rounds, *elements], wanted)[:num]
+            more = [replace(one, sources=one.sources | two.sources) for one, two in zip(rounds, after, strict=True)]
+            if more == rounds:
+                break
+            rounds = more
+        kept = [
+            value if one.number == two.number else one for value, one, two in zip(carried, rounds, after, strict=True)
+        ]
+        ended = [] if loop.test is None else self.run(loop.test, [*tested, *kept])
+        outputs = self.run(loop.body, [*consts, *kept, *elements], wanted)
+        self._loops = before
         # A loop may run no round at all: then what goes in comes out.
-        return [self.fresh(one) for one in [*_union(carried, outputs[:num_carry]), *outputs[num_carry:]]]
+        outputs = [_merged([*pair, *ended]) for pair in zip(carried, outputs[:num], strict=True)] + outputs[num:]
+        return [replace(self.fresh(one), loops=one.loops - {this}) for one in outputs]
 
-    def _body(self, body: Any, sources: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-        outputs = self.closed(body.jaxpr, body.consts, [self.fresh(one) for one in sources])
-        return [value.sources for value in outputs]
+    def _element(self, value: _Value, loop: int) -> _Value:
+        """What a round gets of an array, which is the same in each where all elements are equal."""
+        return value.row or replace(self.fresh(value), loops=value.loops | {loop})
 
     def _number(self, key: Any) -> int:
         found = self._numbers.get(key)
@@ -200,20 +298,19 @@ class _Flow:
         return found
 
 
-def _bodies(equation: Any) -> list[tuple[Any, Sequence[Any]]]:
-    """The jaxprs that the equation holds, each with its constants."""
-    params = [one for value in equation.params.values() for one in (value if isinstance(value, tuple) else (value,))]
-    closed = [(one.jaxpr, one.consts) for one in params if isinstance(one, core.ClosedJaxpr)]
-    return closed + [(one, ()) for one in params if isinstance(one, core.Jaxpr)]
+def _merged(values: Iterable[_Value]) -> _Value:
+    """What comes from all of `values`; its number is none."""
+    values = list(values)
+    return _Value(
+        -1,
+        frozenset().union(*(value.sources for value in values)),
+        frozenset().union(*(value.loops for value in values)),
+        frozenset().union(*(value.calls for value in values)),
+    )
 
 
-def _fits(body: Any, equation: Any) -> bool:
-    """Whether the equation calls `body` with its own inputs, as jit, remat and custom derivatives do."""
-    return len(body.invars) == len(equation.invars) and len(body.outvars) == len(equation.outvars)
-
-
-def _union(first: Sequence[frozenset[str]], second: Sequence[frozenset[str]]) -> list[frozenset[str]]:
-    return [one | two for one, two in zip(first, second, strict=True)]
+def _is_key(atom: Any) -> bool:
+    return jax.dtypes.issubdtype(getattr(atom.aval, "dtype", None), jax.dtypes.prng_key)
 
 
 def _hashable(value: Any) -> Any:
@@ -226,14 +323,3 @@ def _hashes(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _origin(equation: Any) -> str | None:
-    """The line outside of JAX and Flax that made a key; None where that is the bridge's own fallback."""
-    traceback = equation.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        if frame.file_name.startswith(_BRIDGE):
-            return None
-        if not frame.file_name.startswith(_PACKAGES):
-            return f"{Path(frame.file_name).name}:{frame.line_num} in {frame.function_name}"
-    return None

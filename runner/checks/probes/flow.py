@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
-from jax.interpreters import partial_eval
+
+from runner.bridge import jaxprs
 
 
 def read(jaxpr: Any, outputs: Sequence[bool]) -> list[bool]:
     """Whether each input of a closed jaxpr is read for the outputs that are chosen, one truth value an output."""
-    return list(partial_eval.dce_jaxpr(jaxpr.jaxpr, list(outputs))[1])
+    return jaxprs.is_read(jaxpr, outputs)
 
 
 def variable_type(collection: str) -> type | None:
