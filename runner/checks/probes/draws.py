@@ -310,7 +310,7 @@ def _merged(values: Iterable[_Value]) -> _Value:
 
 
 def _is_key(atom: Any) -> bool:
-    return jax.dtypes.issubdtype(getattr(atom.aval, "dtype", None), jax.dtypes.prng_key)
+    return jax.numpy.issubdtype(getattr(atom.aval, "dtype", None), jax.dtypes.prng_key)
 
 
 def _hashable(value: Any) -> Any:
