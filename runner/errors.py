@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 # Prefix of a user error on stderr.
@@ -110,6 +111,14 @@ def literal(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
     return str(value)
+
+
+def typed(key: str, value: str) -> str:
+    """`key=value` as a shell takes it: in quotes if the shell would read more into it."""
+    word = f"{key}={value}"
+    if not re.search(r"[\s{}\[\]*?()<>&|;$`!#\\'\"]", word):
+        return word
+    return f'"{word}"' if "'" in word and not re.search(r'[$`!\\"]', word) else shlex.quote(word)
 
 
 def quoted(text: str) -> str:

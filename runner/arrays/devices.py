@@ -28,7 +28,9 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
             jax.config.update("jax_num_cpu_devices", num_cpu_devices)
         except RuntimeError as error:
             reason = "JAX already runs with another number; it can't change within one process"
-            raise ConfigError("num_cpu_devices", num_cpu_devices, reason, "one sweep for each number") from error
+            raise ConfigError(
+                "process.num_cpu_devices", num_cpu_devices, reason, "one sweep for each number"
+            ) from error
     if compilation_cache not in ("off", "auto"):
         folder = cache_folder(compilation_cache)
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -59,7 +61,9 @@ def find_device(spec: str) -> jax.Device:
     present = [name for name in PLATFORMS if _platform_devices(name)]
     there = ", ".join(f"{name}:{i}" for name in present for i in range(len(_platform_devices(name))))
     if platform == "cpu":
-        raise DeviceError(f"device={spec}: not here; here are {there}", f"num_cpu_devices={number + 1} device={spec}")
+        raise DeviceError(
+            f"device={spec}: not here; here are {there}", f"process.num_cpu_devices={number + 1} device={spec}"
+        )
     raise DeviceError(f"device={spec}: not here; here are {there}", "device=cpu")
 
 

@@ -1,7 +1,7 @@
 """Placement of a program's arrays: on one device, or on a mesh, sharded by the axis names of its variables.
 
 The names are those that a layer gives its variables (`nnx.with_partitioning`, `bridge.with_partitioning`, the
-metadata of a Param): a mesh axis, or a logical name that `mesh_rules`, or the variable's own rules, map to one.
+metadata of a Param): a mesh axis, or a logical name that `mesh.rules`, or the variable's own rules, map to one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runner.records.record import MeshInfo
 Rules = Mapping[str, Any]
 
 # Name of the input in error messages, next to the paths of variables.
-X, X_KEY = "x", "mesh_input"
+X, X_KEY = "x", "mesh.input"
 
 SPELL_AXES = "out_sharding with one name, or None, for every axis of the array"
 
@@ -122,7 +122,7 @@ def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Pl
     """Placement on the mesh of `run`.
 
     Args:
-      run: Provides `mesh_input` and `mesh_rules`.
+      run: Provides `mesh.input` and `mesh.rules`.
       mesh: A mesh made by `make_mesh`.
       x: Shape of the input.
       variables: Shapes of the variables, in their metadata boxes.
@@ -133,10 +133,10 @@ def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Pl
     specs = {}
     for path, leaf in trees.flatten(variables):
         name = trees.spell(path)
-        specs[name] = _spec(name, mesh_axes(leaf, run.mesh_rules), jax.tree.leaves(leaf)[0].shape, run)
+        specs[name] = _spec(name, mesh_axes(leaf, run.mesh.rules), jax.tree.leaves(leaf)[0].shape, run)
     mine = next(device for device in mesh.devices.flat if device.process_index == jax.process_index())
     return Placement(
-        device=mine, mesh=mesh, rules=run.mesh_rules, x=_spec(X, _x_axes(run, x), x.shape, run), specs=specs
+        device=mine, mesh=mesh, rules=run.mesh.rules, x=_spec(X, _x_axes(run, x), x.shape, run), specs=specs
     )
 
 
@@ -146,25 +146,27 @@ def make_mesh(run: Run) -> Mesh | None:
     Raises:
       ConfigError: There are too few devices.
     """
-    if run.mesh is None:
+    if run.mesh.axes is None:
         return None
-    there, wanted = devices.all_devices(run.device), math.prod(run.mesh.values())
+    there, wanted = devices.all_devices(run.device), math.prod(run.mesh.axes.values())
     if wanted > len(there):
         platform = devices.platform_name(there[0])
         here = f"here {'are' if len(there) > 1 else 'is'} {len(there)} of the kind {platform}"
-        fix = f"num_cpu_devices={math.ceil(wanted / jax.process_count())} 'mesh={literal(run.mesh)}'"
-        fix = fix if platform == "cpu" else f"'mesh={literal({next(iter(run.mesh)): len(there)})}'"
-        raise ConfigError("mesh", run.mesh, f"it takes {wanted} devices, and {here}", fix)
+        fix = f"process.num_cpu_devices={math.ceil(wanted / jax.process_count())} 'mesh.axes={literal(run.mesh.axes)}'"
+        fix = fix if platform == "cpu" else f"'mesh.axes={literal({next(iter(run.mesh.axes)): len(there)})}'"
+        raise ConfigError("mesh.axes", run.mesh.axes, f"it takes {wanted} devices, and {here}", fix)
     if wanted < len(there) and jax.process_count() > 1:
         reason = f"it takes {wanted} devices, and the {jax.process_count()} processes have {len(there)} together"
-        raise ConfigError("mesh", run.mesh, reason, f"'mesh={literal({next(iter(run.mesh)): len(there)})}'")
-    return _mesh(run.mesh, there[:wanted])
+        raise ConfigError(
+            "mesh.axes", run.mesh.axes, reason, f"'mesh.axes={literal({next(iter(run.mesh.axes)): len(there)})}'"
+        )
+    return _mesh(run.mesh.axes, there[:wanted])
 
 
 def on_one_device(run: Run) -> Run:
     """`run` on one CPU device of this machine; its mesh keeps its axes, since Flax may need their names."""
-    mesh = None if run.mesh is None else dict.fromkeys(run.mesh, 1)
-    return dataclasses.replace(run, device="cpu", mesh=mesh)
+    axes = None if run.mesh.axes is None else dict.fromkeys(run.mesh.axes, 1)
+    return dataclasses.replace(run, device="cpu", mesh=dataclasses.replace(run.mesh, axes=axes))
 
 
 def fitted(run: Run) -> Run:
@@ -173,7 +175,7 @@ def fitted(run: Run) -> Run:
         devices.find_device(run.device)
     except UserError:
         run = dataclasses.replace(run, device="cpu")
-    if run.mesh is None or math.prod(run.mesh.values()) <= len(devices.all_devices(run.device)):
+    if run.mesh.axes is None or math.prod(run.mesh.axes.values()) <= len(devices.all_devices(run.device)):
         return run
     return dataclasses.replace(run, mesh=on_one_device(run).mesh)
 
@@ -189,13 +191,13 @@ def mesh_axes(box: Any, rules: Rules = MappingProxyType({})) -> tuple[Any, ...]:
 
 def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> PartitionSpec:
     """`axes` as the partition spec of an array of `shape`, if it fits; `what` is x or a variable's path."""
-    sizes = run.mesh or {}
-    key, got = (X_KEY, run.mesh_input) if what == X else ("mesh", run.mesh)
+    sizes = run.mesh.axes or {}
+    key, got = (X_KEY, run.mesh.input) if what == X else ("mesh.axes", run.mesh.axes)
     names = _names(axes)
     if unknown := [name for name in names if name not in sizes]:
         reason = f"{what} has the axis name {unknown[0]}, and the mesh has {', '.join(sizes)}"
         axis = next(iter(sizes))
-        fix = f"'{X_KEY}=[{axis}]'" if what == X else f"'mesh_rules={{{unknown[0]}:{axis}}}'"
+        fix = f"'{X_KEY}=[{axis}]'" if what == X else f"'mesh.rules={{{unknown[0]}:{axis}}}'"
         raise ConfigError(key, got, reason, fix)
     elsewhere = f"'{X_KEY}=[]'" if what == X else SPELL_AXES
     if len(axes) > len(shape):
@@ -207,16 +209,16 @@ def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> Par
             cut = ", ".join(f"{name}={sizes[name]}" for name in along)
             reason = f"axis {index} of {what} has {size} elements, which {cut} can't cut into equal parts"
             fitting = {name: math.gcd(sizes[name], size) if len(along) == 1 else 1 for name in along}
-            fix = elsewhere if what == X else f"'mesh={literal(sizes | fitting)}'"
+            fix = elsewhere if what == X else f"'mesh.axes={literal(sizes | fitting)}'"
             raise ConfigError(key, got, reason, fix)
     return PartitionSpec(*axes, *[None] * (len(shape) - len(axes)))
 
 
 def _x_axes(run: Run, x: jax.ShapeDtypeStruct) -> tuple[Any, ...]:
     """The mesh axes that x is sharded over."""
-    if run.mesh_input is not None:
-        return _hashable(run.mesh_input)
-    first, size = next(iter((run.mesh or {}).items()))
+    if run.mesh.input is not None:
+        return _hashable(run.mesh.input)
+    first, size = next(iter((run.mesh.axes or {}).items()))
     # A single axis means the feature axis.
     return (first,) if len(x.shape) > 1 and x.shape[0] % size == 0 else ()
 

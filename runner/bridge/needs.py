@@ -118,7 +118,7 @@ def _fix(layer: Bridged, shape: list[int], reason: str) -> str:
     """What to type when a layer rejects x: a change of the constructor, dtype or shape, whichever is likeliest."""
     if "auto mesh context" in reason:  # flax's message for a variable with axis names and no mesh
         axes = dict.fromkeys(re.findall(r"'(\w+)'", reason.partition("out_sharding=")[2]), 1)
-        return f"'mesh={literal(axes)}'"
+        return f"'mesh.axes={literal(axes)}'"
     if _fails_to_construct(layer):
         return "other values for layer.kwargs"
     if "integer" in reason.lower():

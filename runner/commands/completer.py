@@ -25,7 +25,7 @@ CONFIG_DIR = ("--config-dir", "-cd")
 def complete(words: Sequence[str]) -> list[str]:
     """Sorted completions of the last of `words`.
 
-    Those that end with `=` or `/` are prefixes; the others are complete.
+    Those that end with `=`, `/` or `.` are prefixes; the others are complete.
 
     Args:
       words: What was typed after the program name; the last word is unfinished and may be empty.
@@ -106,6 +106,9 @@ def _overrides(before: Sequence[str], current: str, *, plus: bool) -> Iterator[s
     added = _added(groups)
     yield from (f"{sign or ('+' if name in added else '')}{name}=" for name in groups)
     yield from (f"{sign}{name}=" for name in _keys() if ("." in name) == ("." in key))
+    if "." not in key:
+        heads = dict.fromkeys(name.partition(".")[0] for name in _keys() if "." in name)
+        yield from (f"{sign}{head}." for head in heads if head not in groups)
 
 
 def _groups(before: Sequence[str]) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ BASH = r"""_bridge_runner() {
     mapfile -t found < <("${COMP_WORDS[0]/#\~/$HOME}" __complete -- "${typed[@]}" 2>/dev/null)
     COMPREPLY=("${found[@]#"$cut"}")
     # Nothing but a whole word is followed by a blank.
-    if ((${#COMPREPLY[@]} == 1)) && [[ ${COMPREPLY[0]} == *[=/] ]]; then compopt -o nospace 2>/dev/null; fi
+    if ((${#COMPREPLY[@]} == 1)) && [[ ${COMPREPLY[0]} == *[=/.] ]]; then compopt -o nospace 2>/dev/null; fi
 }
 complete -o default -F _bridge_runner bridge-runner
 """
@@ -37,8 +37,8 @@ _bridge_runner() {
         _files
         return
     fi
-    compadd -S '' -- ${(M)found:#*[=/]}
-    compadd -- ${found:#*[=/]}
+    compadd -S '' -- ${(M)found:#*[=/.]}
+    compadd -- ${found:#*[=/.]}
 }
 if ! (( $+functions[compdef] )); then
     autoload -Uz compinit && compinit

@@ -37,12 +37,12 @@ Runs an NNX layer inside Linen, over seeds, shapes, features and devices.
 
   bridge-runner layer=mlp seed=1 features=16                                  one run
   bridge-runner -m seed=0,1,2 'input_shape=[4],[16]' features=8,32            a sweep: every combination
-  bridge-runner -m seed=0,1 features=8,16 'zip=[[seed,features]]'             values that go together
+  bridge-runner -m seed=0,1 features=8,16 'grid.zip=[[seed,features]]'        values that go together
   bridge-runner layer=custom layer.target=my_pkg.MyLayer layer.kwargs.hidden=64   your layer
-  bridge-runner num_cpu_devices=8 'mesh={{data:2,model:4}}' 'input_shape=[4,8]'  one run over several devices
+  bridge-runner process.num_cpu_devices=8 'mesh.axes={{data:2,model:4}}' 'input_shape=[4,8]'  over several devices
   bridge-runner -m +experiment=width                                          a named experiment
   bridge-runner -m seed=0,1,2 hydra/launcher=ray       on an engine: joblib, submitit_local, submitit_slurm, ray
-  bridge-runner -m hydra/sweeper=optuna objective=output_norm 'seed=range(0,99)'  a search for the best run
+  bridge-runner -m hydra/sweeper=optuna search.objective=output_norm 'seed=range(0,99)'  a search for the best run
 
   bridge-runner check KEY=…       is this layer safe inside Linen? every check, and what fixes one that fails (--json)
   bridge-runner plan KEY=…        what a sweep would do; runs nothing

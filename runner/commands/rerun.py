@@ -65,7 +65,9 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     folder, saved = before.folder, before.record
     before.require_trust(trust=trust)
     # A compilation cache is code too, and the record may name any folder as one.
-    run = dataclasses.replace(before.in_one_process, compilation_cache="off", input=before.input)
+    run = before.in_one_process
+    uncached = dataclasses.replace(run.process, compilation_cache="off")
+    run = dataclasses.replace(run, process=uncached, input=before.input)
     process.prepare_process([Config(run=run)])
     given = read_initial_variables(run.variables)
     identity = identity_of(run, given.digest_for(run) if given else None)

@@ -14,7 +14,9 @@ from runner.errors import quoted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the arguments of `resume`."""
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="what else holds, e.g. retry=all")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="what else holds, e.g. failure.retry=all"
+    )
 
 
 def run(typed: argparse.Namespace) -> int:
@@ -40,10 +42,10 @@ def run(typed: argparse.Namespace) -> int:
 VERB = Verb(
     name="resume",
     summary="Runs what is missing or failed of a sweep.",
-    usage="resume outputs/SWEEP [retry=all]",
+    usage="resume outputs/SWEEP [failure.retry=all]",
     examples={
         "resume outputs/mlp-1a2b3c4d": "go on after a crash or Ctrl-C",
-        "resume outputs/mlp-1a2b3c4d retry=all": "every run again",
+        "resume outputs/mlp-1a2b3c4d failure.retry=all": "every run again",
     },
     add_arguments=add_arguments,
     run=run,

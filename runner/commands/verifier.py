@@ -20,6 +20,7 @@ from runner.arrays import checkpoint, closeness, devices, trees
 from runner.bridge import rngs
 from runner.config.composed import Config
 from runner.config.settings import Run
+from runner.config.sweep_settings import ProcessSettings
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
 from runner.experiment.draft import Draft
@@ -172,9 +173,9 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
     num_cpu_devices = 1
     with contextlib.suppress(UserError, IndexError):
         run = SavedRun(folders[0]).in_one_process
-        num_cpu_devices = min(run.num_cpu_devices, MAX_CPU_DEVICES)
+        num_cpu_devices = min(run.process.num_cpu_devices, MAX_CPU_DEVICES)
     with contextlib.suppress(ConfigError):
-        process.prepare_process([Config(run=Run(num_cpu_devices=num_cpu_devices))])
+        process.prepare_process([Config(run=Run(process=ProcessSettings(num_cpu_devices=num_cpu_devices)))])
 
 
 def _written(record: Record) -> str:

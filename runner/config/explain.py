@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hydra.errors import HydraException, OverrideParseException
 
 from runner.config import schema, serialize
-from runner.errors import UserError, literal, nearest
+from runner.errors import UserError, literal, nearest, typed
 
 
 def is_hydra_error(error: BaseException) -> bool:
@@ -30,7 +30,8 @@ def explain(error: BaseException) -> UserError:
         return _unknown_key(match[1], match[2])
     if match := re.search(r"Error merging override (.+)", text):
         reason = cause.splitlines()[0].rstrip(".") if cause else "it does not fit"
-        return UserError(f"{match[1]}: {reason}", _default_of(match[1].partition("=")[0]))
+        key, _, value = match[1].partition("=")
+        return UserError(f"{match[1]}: {reason}", _member_of(key, value) or _default_of(key))
     if isinstance(error, OverrideParseException):
         what = " ".join(text.splitlines()[0].split())
         return UserError(f"{error.override}: {what}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
@@ -49,10 +50,12 @@ def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> UserErro
 
 def _unknown_key(key: str, override: str) -> UserError:
     value = override.partition("=")[2]
+    if member := _member_of(key, value):
+        return UserError(f"{key}={value}: {key} is a group of keys", member)
     known = list(serialize.defaults())
     groups = sorted({name.partition(".")[0] for name in known})
-    close = _near_open(key) or nearest(key.removeprefix("hydra.sweeper."), [*known, *groups])
-    return UserError(f"{key}={value}: no such key", f"{close}={value}" if close else serialize.ALL_KEYS)
+    close = _near_open(key) or serialize.meant(key.removeprefix("hydra.sweeper."), [*known, *groups])
+    return UserError(f"{key}={value}: no such key", typed(close, value) if close else serialize.ALL_KEYS)
 
 
 def _near_open(key: str) -> str | None:
@@ -64,6 +67,13 @@ def _near_open(key: str) -> str | None:
         ):
             return ".".join([close, *parts[depth:]])
     return None
+
+
+def _member_of(group: str, value: str) -> str | None:
+    """The first key of a group of settings that got a bare value: `mesh.axes` for `mesh={data:2}`."""
+    members = [key for key in serialize.defaults() if key.startswith(f"{group}.")]
+    named = any(value.startswith(f"{{{key.removeprefix(f'{group}.')}:") for key in members)
+    return typed(members[0], value) if members and not named else None
 
 
 def _default_of(key: str) -> str | None:

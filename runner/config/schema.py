@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.config.serialize import flatten, from_data
-from runner.config.settings import Run, Search
+from runner.config.settings import Run
+from runner.config.sweep_settings import SearchSettings
 from runner.errors import ConfigError, UserError
 
 SCHEMA_NAME = "schema"
 
 # Nodes that accept any key.
-OPEN_NODES = ("layer.kwargs", "layer.call", "host.kwargs", "mesh_rules")
+OPEN_NODES = ("layer.kwargs", "layer.call", "host.kwargs", "mesh.rules")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schema(Run, Search):
+class Schema(Run):
     """The top level of conf/config.yaml."""
+
+    search: SearchSettings = field(default_factory=SearchSettings)
 
 
 def config_dir() -> Path:
@@ -54,17 +56,18 @@ def from_config(config: Any) -> Run:
         raise _refused(error) from error
     assert isinstance(data, dict)
     data["layer"]["seeded_by"] = sorted({key.split(".")[0] for key in _kwargs_with(config, "${seed}")})
-    beside = {"hydra", *(item.name for item in dataclasses.fields(Search))}
-    return from_data({str(key): value for key, value in data.items() if key not in beside})
+    return from_data({str(key): value for key, value in data.items() if key not in ("hydra", "search")})
 
 
-def search_from_config(config: Any) -> Search:
-    """The `Search` of a composed config.
+def search_from_config(config: Any) -> SearchSettings:
+    """The `SearchSettings` of a composed config.
 
     Raises:
       ConfigError: An invalid value.
     """
-    return Search(**{item.name: config[item.name] for item in dataclasses.fields(Search)})
+    wanted = SearchSettings(**config.search)
+    wanted.check()
+    return wanted
 
 
 def register() -> None:

@@ -7,7 +7,7 @@ import enum
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.config.enums import (
@@ -25,12 +25,22 @@ from runner.config.enums import (
 )
 from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
 from runner.config.run_settings import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
-from runner.config.settings import Run, Search
+from runner.config.settings import Run
+from runner.config.sweep_settings import FailureSettings, GridSettings, MeshSettings, ProcessSettings, SearchSettings
 from runner.config.train_settings import CheckpointSettings, TrainSettings
-from runner.errors import ConfigError, literal, nearest
+from runner.errors import ConfigError, literal, nearest, typed
 
 # What to type if a key is unknown and not close to a known one.
 ALL_KEYS = "bridge-runner --cfg job"
+
+
+# Names that a key has elsewhere, which its last part doesn't tell.
+ALSO_CALLED = {
+    "on_failure": "failure.action",
+    "max_failures": "failure.max",
+    "mesh_input": "mesh.input",
+    "mesh_rules": "mesh.rules",
+}
 
 
 def to_data(run: Run) -> dict[str, Any]:
@@ -41,7 +51,7 @@ def to_data(run: Run) -> dict[str, Any]:
 
 def defaults() -> dict[str, Any]:
     """Every config key, dotted, with its default value."""
-    return flatten(to_data(Run())) | {item.name: item.default for item in dataclasses.fields(Search)}
+    return flatten(to_data(Run()) | {"search": vars(SearchSettings())})
 
 
 def from_data(data: Mapping[str, Any]) -> Run:
@@ -54,11 +64,17 @@ def from_data(data: Mapping[str, Any]) -> Run:
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in groups:
-            close = nearest(key, groups)
-            raise ConfigError(key, value, "no such key", f"{close}={literal(value)}" if close else ALL_KEYS)
+            close = meant(key, groups)
+            raise ConfigError(key, value, "no such key", typed(close, literal(value)) if close else ALL_KEYS)
         is_group = key in _group_types() and isinstance(value, Mapping)
         values[key] = _group(key, value) if is_group else _typed("", key, value)
     return Run(**values)
+
+
+def meant(key: str, known: Iterable[str]) -> str | None:
+    """The key meant by an unknown one: the only one whose last part it is, or the nearest of `known`."""
+    ends = [name for name in defaults() if name.endswith(f".{key}")]
+    return ALSO_CALLED.get(key) or (ends[0] if len(ends) == 1 else nearest(key, known))
 
 
 def canonical_digest(data: Any) -> str:
@@ -97,14 +113,18 @@ def _group_types() -> dict[str, type]:
         "checkpoint": CheckpointSettings,
         "tracking": TrackingSettings,
         "distributed": DistributedSettings,
+        "mesh": MeshSettings,
+        "grid": GridSettings,
+        "failure": FailureSettings,
+        "process": ProcessSettings,
     }
 
 
 @functools.cache
 def _enum_fields() -> dict[tuple[str, str], type[enum.Enum]]:
     return {
-        ("", "on_failure"): OnFailure,
-        ("", "retry"): Retry,
+        ("failure", "action"): OnFailure,
+        ("failure", "retry"): Retry,
         ("input", "kind"): InputKind,
         ("timing", "mode"): TimingMode,
         ("checks", "mode"): ChecksMode,

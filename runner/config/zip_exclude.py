@@ -10,8 +10,8 @@ from typing import Any
 
 from runner.errors import ConfigError, literal, nearest
 
-EXAMPLE_ZIP = "zip=[[seed,features]]"
-EXAMPLE_EXCLUDE = "\"exclude=['features>16 and seed==0']\""
+EXAMPLE_ZIP = "grid.zip=[[seed,features]]"
+EXAMPLE_EXCLUDE = "\"grid.exclude=['features>16 and seed==0']\""
 
 # The most values of a key that a suggestion lists.
 MAX_SUGGESTED = 8
@@ -88,17 +88,17 @@ def _groups(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[li
         if key not in axes:
             close = nearest(key, [axis for axis in axes if axis not in keys])
             meant = [[close if one == key and close else one for one in group] for group in groups]
-            suggestion = f"zip={literal(meant)}" if close else f"{key}=1,2 zip={literal(groups)}"
-            raise ConfigError("zip", groups, f"the sweep is not over {key}", suggestion)
+            suggestion = f"grid.zip={literal(meant)}" if close else f"{key}=1,2 grid.zip={literal(groups)}"
+            raise ConfigError("grid.zip", groups, f"the sweep is not over {key}", suggestion)
         if keys.count(key) > 1:
-            raise ConfigError("zip", groups, f"{key} stands in it twice", EXAMPLE_ZIP)
+            raise ConfigError("grid.zip", groups, f"{key} stands in it twice", EXAMPLE_ZIP)
     for group in groups:
         if len(group) < 2:
-            raise ConfigError("zip", groups, "at least two keys go together", EXAMPLE_ZIP)
+            raise ConfigError("grid.zip", groups, "at least two keys go together", EXAMPLE_ZIP)
         if len({len(axes[key]) for key in group}) > 1:
             counts = ", ".join(f"{key} has {len(axes[key])}" for key in group)
             reason = f"its keys have different numbers of values: {counts}"
-            raise ConfigError("zip", groups, reason, _as_many(axes, group))
+            raise ConfigError("grid.zip", groups, reason, _as_many(axes, group))
         group.sort(key=list(axes).index)
     return groups
 
@@ -169,4 +169,4 @@ def _dotted(node: ast.expr) -> str | None:
 
 
 def _error(text: str, reason: str) -> ConfigError:
-    return ConfigError("exclude", text, reason, EXAMPLE_EXCLUDE)
+    return ConfigError("grid.exclude", text, reason, EXAMPLE_EXCLUDE)

@@ -61,7 +61,7 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
         "input_shape": run.input_shape,
         "platform": platform,
     }
-    program |= {"mesh": _mesh_data(data)} if run.mesh is not None else {}
+    program |= {"mesh": _mesh_data(data["mesh"])} if run.mesh.axes is not None else {}
     program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
     if run.host.target:
         host = {key: data["host"][key] for key in ("target", "kwargs", "layer_name")}
@@ -76,7 +76,7 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
     values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
     result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed} | learning)
-    if run.mesh is not None:
+    if run.mesh.axes is not None:
         name = name.partition(":")[0]
     how = {key: value for key, value in data["timing"].items() if key != "turns"}
     timed = {"result": result_id, "timing": how, "device": name}
@@ -90,9 +90,9 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
     )
 
 
-def _mesh_data(data: Mapping[str, Any]) -> dict[str, Any]:
+def _mesh_data(mesh: Mapping[str, Any]) -> dict[str, Any]:
     # The order of the axes matters: it determines how devices are assigned.
-    return {"axes": list(data["mesh"].items()), "input": data["mesh_input"], "rules": data["mesh_rules"]}
+    return {"axes": list(mesh["axes"].items()), "input": mesh["input"], "rules": mesh["rules"]}
 
 
 def timing_id(run_id: str, machine_id: str, software_id: str) -> str:

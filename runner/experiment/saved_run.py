@@ -74,8 +74,9 @@ class SavedRun:
     def in_one_process(self) -> Run:
         """The run's config for one process, with as many CPU devices as all its processes had."""
         num_processes = self.record.mesh.num_processes if self.record.mesh else 1
-        num_cpu_devices = self.run.num_cpu_devices * num_processes
-        return dataclasses.replace(self.run, distributed=DistributedSettings(), num_cpu_devices=num_cpu_devices)
+        num_cpu_devices = self.run.process.num_cpu_devices * num_processes
+        process = dataclasses.replace(self.run.process, num_cpu_devices=num_cpu_devices)
+        return dataclasses.replace(self.run, distributed=DistributedSettings(), process=process)
 
     @property
     def input(self) -> InputSettings:

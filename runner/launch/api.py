@@ -41,8 +41,8 @@ def sweep(
         runner.sweep(layer="linear", seed=range(3), input_shape=[[4], [16]], overrides={"layer.kwargs.use_bias": False})
 
     Repeating the call runs only what is missing. Prints progress and a table. What JAX allows to be set only once per
-    process (`num_cpu_devices`, the compilation cache) stays set; everything else is as before. After Ctrl-C the current
-    run ends, what is done is kept, and KeyboardInterrupt is raised.
+    process (`process.num_cpu_devices`, the cache) stays set; everything else is as before. After Ctrl-C the current run
+    ends, what is done is kept, and KeyboardInterrupt is raised.
 
     Args:
       layer: Name of a layer in conf/layer, `linear`; `custom` with `{"layer.target": "my_pkg.MyLayer"}`.

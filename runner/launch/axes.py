@@ -10,9 +10,9 @@ from typing import Any
 from runner.errors import UserError, quoted
 
 # Their value is a list: a flat list is one value, a list of lists is an axis.
-LIST_VALUED = ("input_shape", "mesh_input")
+LIST_VALUED = ("input_shape", "mesh.input")
 # These have one value for the whole sweep, however nested its lists are.
-NO_AXES = ("zip", "exclude")
+NO_AXES = ("grid.zip", "grid.exclude")
 
 KEY = re.compile(r"(\+{1,2}|~)?[A-Za-z_][\w./@-]*")
 # Text that Hydra reads verbatim; all other text is quoted.

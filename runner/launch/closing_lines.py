@@ -38,7 +38,7 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
     if alike := _alike(rows):
         lines.append(f"  one output  {alike}")
     if plan.study is None and any(task.state.value == "stale" for task in plan.tasks):
-        lines.append("  stale       done by other software; do them again with retry=all")
+        lines.append("  stale       done by other software; do them again with failure.retry=all")
     lines += [f"  {line}" for line in _searched(plan.folder)] if plan.study is not None else []
     lines.append(f"  records     {folder}/runs/*/record.json")
     if plan.folder.results.exists():

@@ -98,10 +98,10 @@ class Follower:
         self._reporter.finished(store.read_record(folder), folder)
         self._num_failed += 1
         run = self.plan.tasks[0].job.run
-        if run.on_failure is OnFailure.stop:
-            self._stopped = "on_failure=stop"
-        elif run.max_failures is not None and self._num_failed >= run.max_failures:
-            self._stopped = f"max_failures={run.max_failures}"
+        if run.failure.action is OnFailure.stop:
+            self._stopped = "failure.action=stop"
+        elif run.failure.max is not None and self._num_failed >= run.failure.max:
+            self._stopped = f"failure.max={run.failure.max}"
 
     def say(self, text: str) -> None:
         """Warns, once."""

@@ -20,7 +20,7 @@ from runner.sweep.plan import Plan, Task, run_data
 from runner.sweep.run_state import State, left_over
 from runner.sweep.validate import validate
 
-# A job with fewer runs of one program costs more to start than it saves, unless runs are long: then set `workers`.
+# A job with fewer runs of one program costs more to start than it saves; `process.workers` is for runs that are long.
 MIN_RUNS = 8
 
 # Where a process takes one job after the other: few enough that starting them costs little, enough that none waits long

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 # Set once for the process, so all configs of a sweep agree on them.
 PROCESS_WIDE = (
-    "num_cpu_devices",
-    "compilation_cache",
-    "workers",
+    "process.num_cpu_devices",
+    "process.compilation_cache",
+    "process.workers",
     "output_root",
     "sweep",
-    "on_failure",
-    "max_failures",
-    "retry",
-    "zip",
-    "exclude",
+    "failure.action",
+    "failure.max",
+    "failure.retry",
+    "grid.zip",
+    "grid.exclude",
     "checkpoint.keep",
     "checkpoint.metric",
     "checkpoint.mode",
@@ -55,7 +55,7 @@ def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> No
 
     if elsewhere:
         devices.keep_to_cpu()
-    devices.prepare_process(first.num_cpu_devices, first.compilation_cache)
+    devices.prepare_process(first.process.num_cpu_devices, first.process.compilation_cache)
     distributed.start(first.distributed, Terminal().warned)
 
 

@@ -35,11 +35,11 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
       UserError: A config that can't run; nothing was written.
     """
     application = own(task_function)
-    zipped = OmegaConf.to_container(config.zip)
+    zipped = OmegaConf.to_container(config.grid.zip)
     assert isinstance(zipped, list)
     job_overrides = expand(arguments, context.config_loader, zipped)
     configs, refused = compose(context, config, job_overrides)
-    kept = zip_exclude.leave_out([_excludable(one) for one in configs], [str(text) for text in config.exclude])
+    kept = zip_exclude.leave_out([_excludable(one) for one in configs], [str(text) for text in config.grid.exclude])
     configs = [configs[index] for index in kept]
     if not configs:
         raise one_or_many(refused, len(job_overrides))
@@ -61,7 +61,7 @@ def executor(context: Any, config: Any, application: Application) -> tuple[Calla
         engine.begin()
 
     def execute(plan: Plan, **known: Any) -> SweepOutcome:
-        return dispatch.execute(plan, crew=engine.crew(config.workers), launch=engine.launch, **known)
+        return dispatch.execute(plan, crew=engine.crew(config.process.workers), launch=engine.launch, **known)
 
     return execute, engine.auto
 

@@ -158,7 +158,7 @@ class Worker:
             return
         if about["num_cores"]:
             resources.keep_to_cores(about["num_cores"])
-        cache = run.compilation_cache
+        cache = run.process.compilation_cache
         if cache == "auto":
             cache = str(self._folder.parent / CACHE / machine.processor_id())
         specs = {one["settings"]["device"] for one in piece.runs}
@@ -166,10 +166,10 @@ class Worker:
         if platforms == {"cpu"}:
             devices.keep_to_cpu()
         # A GPU that is named by its number is to be found under it, and a mesh takes several: then all stay in sight.
-        meshed = any(one["settings"].get("mesh") for one in piece.runs)
+        meshed = any(one["settings"]["mesh"]["axes"] for one in piece.runs)
         shares = "gpu" in platforms and not meshed and not any(":" in spec for spec in specs)
         with resources.gpu(give_up=give_up) if shares else contextlib.nullcontext():
-            devices.prepare_process(run.num_cpu_devices, cache)
+            devices.prepare_process(run.process.num_cpu_devices, cache)
             yield
 
 

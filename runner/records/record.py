@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.records.timing import Phases, Timing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Status(enum.Enum):

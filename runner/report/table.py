@@ -153,14 +153,16 @@ def shown_keys(rows: Sequence[Row]) -> list[str]:
 
 
 def values_of(row: Row, *, but: Collection[str] = ()) -> dict[str, Any]:
-    """The config of a run by dotted key, with the layer's name as `layer` and the mesh as a single value.
+    """The config of a run by dotted key, with the layer's name as `layer` and the mesh's axes as a single value.
 
     Args:
       row: The run.
       but: Config groups and values to omit.
     """
-    taken = {key: value for key, value in row.settings.items() if key != "mesh" and key not in but}
-    return {**flatten(taken), "mesh": literal(row.settings.get("mesh")), "layer": row.layer}
+    taken = {key: value for key, value in row.settings.items() if key not in but}
+    if mesh := taken.get("mesh"):
+        taken["mesh"] = mesh | {"axes": literal(mesh["axes"])}
+    return {**flatten(taken), "layer": row.layer}
 
 
 def duration(seconds: float | None) -> str:

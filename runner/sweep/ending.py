@@ -38,10 +38,10 @@ class Ending:
     def count(self, run: Run, record: Record) -> None:
         """Counts a failed run; the failure policy may then end the sweep."""
         self.num_failed += record.status is Status.failed
-        if self.num_failed and run.on_failure is OnFailure.stop:
-            self.stopped = "on_failure=stop"
-        elif run.max_failures is not None and self.num_failed >= run.max_failures:
-            self.stopped = f"max_failures={run.max_failures}"
+        if self.num_failed and run.failure.action is OnFailure.stop:
+            self.stopped = "failure.action=stop"
+        elif run.failure.max is not None and self.num_failed >= run.failure.max:
+            self.stopped = f"failure.max={run.failure.max}"
 
     def outcome(self) -> SweepOutcome:
         """How the sweep ended."""

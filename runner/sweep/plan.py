@@ -138,7 +138,7 @@ def make_plan(
         drafts=drafts,
         num_configs=len(configs),
         origin=origin or {},
-        retry=configs[0].run.retry,
+        retry=configs[0].run.failure.retry,
         seen=seen,
     )
 

@@ -40,8 +40,8 @@ def test_a_device_that_is_here_is_found(spec):
 @pytest.mark.parametrize(
     ("spec", "suggestion"),
     [
-        ("cpu:1", "num_cpu_devices=2 device=cpu:1"),
-        ("cpu:7", "num_cpu_devices=8 device=cpu:7"),
+        ("cpu:1", "process.num_cpu_devices=2 device=cpu:1"),
+        ("cpu:7", "process.num_cpu_devices=8 device=cpu:7"),
         ("gpu", "device=cpu"),
         ("tpu:2", "device=cpu"),
         ("auto:3", "device=cpu"),
@@ -58,8 +58,8 @@ def test_the_host_is_split_into_several_devices():
     assert output.stdout.splitlines() == [
         "cpu:0 cpu:0 cpu:2 cpu:0 cpu:1",
         "device=cpu:3: not here; here are cpu:0, cpu:1, cpu:2.",
-        "  Try: num_cpu_devices=4 device=cpu:3",
-        "num_cpu_devices=2: JAX already runs with another number; it can't change within one process.",
+        "  Try: process.num_cpu_devices=4 device=cpu:3",
+        "process.num_cpu_devices=2: JAX already runs with another number; it can't change within one process.",
         "  Try: one sweep for each number",
         "false",
     ]
@@ -79,7 +79,7 @@ def test_another_number_of_devices_takes_another_process():
     with pytest.raises(ConfigError) as caught:
         devices.prepare_process(5, "off")
     reason = "JAX already runs with another number; it can't change within one process"
-    assert str(caught.value) == f"num_cpu_devices=5: {reason}.\n  Try: one sweep for each number"
+    assert str(caught.value) == f"process.num_cpu_devices=5: {reason}.\n  Try: one sweep for each number"
 
 
 @pytest.mark.parametrize(

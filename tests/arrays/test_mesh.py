@@ -27,8 +27,8 @@ from runner.records import store
 from runner.records.paths import RunFolder
 
 HERE = Path(__file__).resolve().parents[1] / "support"
-X = ("input_shape=[4,8]", "features=16", "num_cpu_devices=8", "tracking=disabled", "timing=off")
-MESH = "mesh={data:2,model:4}"
+X = ("input_shape=[4,8]", "features=16", "process.num_cpu_devices=8", "tracking=disabled", "timing=off")
+MESH = "mesh.axes={data:2,model:4}"
 
 jax.devices()  # from here on this process has one
 LAYERS = ("Block", "boxed", "both")
@@ -51,7 +51,7 @@ def sweep(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("meshed")
     targets = ",".join(f"meshed_layers.{name}" for name in LAYERS)
     words = ("-m", *X, MESH, "layer=custom", "layer.kwargs.features=16", "train=short")
-    zipped = (f"layer.target={targets}", "train.steps=3,0,0", "zip=[[layer.target,train.steps]]")
+    zipped = (f"layer.target={targets}", "train.steps=3,0,0", "grid.zip=[[layer.target,train.steps]]")
     python("-m", "runner", *words, *zipped, "sweep=on", f"output_root={folder}")
     return folder / "on"
 
@@ -247,53 +247,54 @@ for words in json.loads(sys.argv[1]):
 CUSTOM = ("layer=custom", "layer.kwargs.features=16", "layer.target=meshed_layers.")
 
 WRONG = [
-    (["mesh=8"], "mesh=8: a mesh has named axes, each with its size", "'mesh={data:2,model:4}'"),
+    (["mesh.axes=8"], "mesh.axes=8: a mesh has named axes, each with its size", "'mesh.axes={data:2,model:4}'"),
     (
-        ["mesh={data:0}"],
-        "mesh={data:0}: an axis has a name and a whole number of devices, and data:0 is none",
-        "'mesh={data:2,model:4}'",
+        ["mesh.axes={data:0}"],
+        "mesh.axes={data:0}: an axis has a name and a whole number of devices, and data:0 is none",
+        "'mesh.axes={data:2,model:4}'",
     ),
-    (["mesh_input=[data]"], "mesh_input=[data]: there is no mesh", "'mesh={data:2}'"),
-    (["mesh_rules={embed:data}"], "mesh_rules={embed:data}: there is no mesh", "'mesh={data:2}'"),
+    (["mesh.input=[data]"], "mesh.input=[data]: there is no mesh", "'mesh.axes={data:2}'"),
+    (["mesh.rules={embed:data}"], "mesh.rules={embed:data}: there is no mesh", "'mesh.axes={data:2}'"),
     (
         [MESH, "device=cpu:1"],
         "device=cpu:1: a mesh takes the first devices of a kind, and none by its index",
         "device=cpu",
     ),
     (
-        ["mesh={data:3,model:4}"],
-        "mesh={data:3,model:4}: it takes 12 devices, and here are 8 of the kind cpu",
-        "num_cpu_devices=12 'mesh={data:3,model:4}'",
+        ["mesh.axes={data:3,model:4}"],
+        "mesh.axes={data:3,model:4}: it takes 12 devices, and here are 8 of the kind cpu",
+        "process.num_cpu_devices=12 'mesh.axes={data:3,model:4}'",
     ),
     (
-        [MESH, "mesh_input=[batch]"],
-        "mesh_input=[batch]: x has the axis name batch, and the mesh has data, model",
-        "'mesh_input=[data]'",
+        [MESH, "mesh.input=[batch]"],
+        "mesh.input=[batch]: x has the axis name batch, and the mesh has data, model",
+        "'mesh.input=[data]'",
     ),
     (
-        [MESH, "mesh_input=[model]", "input_shape=[6,8]"],
-        "mesh_input=[model]: axis 0 of x has 6 elements, which model=4 can't cut into equal parts",
-        "'mesh_input=[]'",
+        [MESH, "mesh.input=[model]", "input_shape=[6,8]"],
+        "mesh.input=[model]: axis 0 of x has 6 elements, which model=4 can't cut into equal parts",
+        "'mesh.input=[]'",
     ),
     (
-        [MESH, "mesh_input=[data,null,model]"],
-        "mesh_input=[data,null,model]: x has 2 axes and 3 names",
-        "'mesh_input=[]'",
+        [MESH, "mesh.input=[data,null,model]"],
+        "mesh.input=[data,null,model]: x has 2 axes and 3 names",
+        "'mesh.input=[]'",
     ),
     (
-        ["mesh={data:2,model:2}", *CUSTOM[:-1], CUSTOM[-1] + "Block", "layer.kwargs.features=9"],
-        "mesh={data:2,model:2}: axis 0 of params/down/kernel has 9 elements, which model=2 can't cut into equal parts",
-        "'mesh={data:2,model:1}'",
+        ["mesh.axes={data:2,model:2}", *CUSTOM[:-1], CUSTOM[-1] + "Block", "layer.kwargs.features=9"],
+        "mesh.axes={data:2,model:2}: axis 0 of params/down/kernel has 9 elements, which model=2 can't cut into "
+        "equal parts",
+        "'mesh.axes={data:2,model:1}'",
     ),
     (
         [MESH, *CUSTOM[:-1], CUSTOM[-1] + "both", "layer.kwargs.features=12"],
         f"{MESH}: axis 1 of params/kernel has 12 elements, which data=2, model=4 can't cut into equal parts",
-        "'mesh={data:1,model:1}'",
+        "'mesh.axes={data:1,model:1}'",
     ),
     (
         [MESH, *CUSTOM[:-1], CUSTOM[-1] + "logical"],
         f"{MESH}: params/kernel has the axis name embed, and the mesh has data, model",
-        "'mesh_rules={embed:data}'",
+        "'mesh.rules={embed:data}'",
     ),
     (
         [MESH, *CUSTOM[:-1], CUSTOM[-1] + "three_names"],
@@ -323,7 +324,12 @@ def test_a_mesh_that_can_not_be_is_refused_before_anything_runs(refusals, index)
 
 
 def test_the_mesh_and_the_order_of_its_axes_name_the_program_and_the_run(make_run):
-    meshes = ("mesh={data:2,model:4}", "mesh={model:4,data:2}", "mesh={data:4,model:2}", "mesh=null")
+    meshes = (
+        "mesh.axes={data:2,model:4}",
+        "mesh.axes={model:4,data:2}",
+        "mesh.axes={data:4,model:2}",
+        "mesh.axes=null",
+    )
     names = [identity.identity_of(make_run(mesh)) for mesh in meshes]
     for key in ("program_id", "result_id", "run_id"):
         assert len({getattr(one, key) for one in names}) == len(meshes)
@@ -333,15 +339,15 @@ def test_axis_names_without_a_mesh_are_told_of_one(make_run):
     run = make_run("layer.kwargs.kernel_metadata={out_sharding:[data,model]}")
     with pytest.raises(LayerError, match="An auto mesh context or metadata is required") as caught:
         draft.make_draft(run, identity.identity_of(run))
-    assert caught.value.suggestion == "'mesh={data:1,model:1}'"
+    assert caught.value.suggestion == "'mesh.axes={data:1,model:1}'"
 
 
 def test_a_run_that_another_machine_makes_is_traced_on_one_device_here(make_run):
     words = ("layer.kwargs.kernel_metadata={out_sharding:[data,model]}", "input_shape=[4,8]", "device=gpu")
-    run = make_run("mesh={data:2,model:4}", *words)
+    run = make_run("mesh.axes={data:2,model:4}", *words)
     drafted = draft.make_draft(run, identity.identity_of(run, elsewhere="gpu"))
     assert drafted.placement.mesh.size == 1
-    other = make_run("mesh={data:2,model:3}", *words)
+    other = make_run("mesh.axes={data:2,model:3}", *words)
     named = identity.identity_of(other, elsewhere="gpu")
     with pytest.raises(ConfigError, match="axis 1 of params/kernel has 8 elements, which model=3"):
         draft.make_draft(other, named)
@@ -350,6 +356,6 @@ def test_a_run_that_another_machine_makes_is_traced_on_one_device_here(make_run)
 def test_an_input_of_one_axis_and_one_that_can_not_be_cut_are_on_every_device(make_run):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     for shape, spec in ([4], [None]), ([3, 4], ["data", None]):
-        run = make_run("mesh={data:1}", f"input_shape={shape}")
+        run = make_run("mesh.axes={data:1}", f"input_shape={shape}")
         info = on_mesh(run, mesh, jax.ShapeDtypeStruct(shape, "float32"), {}).info()
         assert info is not None and info.x == spec

@@ -28,8 +28,8 @@ NUM_PROGRAMS = 10
 LAUNCHERS = {
     "in one process": [],
     "joblib, 2 processes": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    "submitit_local, 2 jobs": ["hydra/launcher=submitit_local", "workers=2"],
-    "submitit_slurm, 2 jobs": ["hydra/launcher=submitit_slurm", "workers=2"],
+    "submitit_local, 2 jobs": ["hydra/launcher=submitit_local", "process.workers=2"],
+    "submitit_slurm, 2 jobs": ["hydra/launcher=submitit_slurm", "process.workers=2"],
     "ray, 2 cores": ["hydra/launcher=ray"],
 }
 COLUMNS = ("launcher", "whole s", "s/run", "against in one process", "the first run is done after s")

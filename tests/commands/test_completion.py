@@ -41,7 +41,7 @@ FINE_RUNS = ["outputs/fine/runs/0-aa", "outputs/fine/runs/1-bb"]
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("re", ["reload", "report", "rerun", "results", "resume", "retry="]),
+        ("re", ["reload", "report", "rerun", "results", "resume"]),
         ("laye", ["layer="]),
         ("layer=lin", ["layer=linear", "layer=linear_general", "layer=linear_with_metadata", "layer=linen_inside"]),
         ("seed=1 layer=linear,ml", ["layer=linear,mlp"]),
@@ -53,7 +53,9 @@ FINE_RUNS = ["outputs/fine/runs/0-aa", "outputs/fine/runs/1-bb"]
         ("hydra/laun", ["hydra/launcher="]),
         ("hydra/launcher=r", ["hydra/launcher=ray"]),
         ("timing.rou", ["timing.rounds="]),
-        ("on_failure=", ["on_failure=continue", "on_failure=stop"]),
+        ("gri", ["grid."]),
+        ("grid.", ["grid.exclude=", "grid.zip="]),
+        ("failure.action=", ["failure.action=continue", "failure.action=stop"]),
         ("seed=", []),
         ("--mul", ["--multirun"]),
         ("ls --", ["--by", "--help", "--json", "--watch"]),
@@ -64,7 +66,7 @@ FINE_RUNS = ["outputs/fine/runs/0-aa", "outputs/fine/runs/1-bb"]
         ("help com", ["compare", "completion"]),
         ("completion ", ["bash", "fish", "zsh"]),
         ("resume ", ["outputs/fine", "outputs/wide"]),
-        ("resume outputs/fine retry=a", ["retry=all"]),
+        ("resume outputs/fine failure.retry=a", ["failure.retry=all"]),
         ("ls out", ["outputs/fine", "outputs/wide"]),
         ("ls mi", ["mine/"]),
         ("show ", ["outputs/fine/", "outputs/wide/"]),

@@ -187,7 +187,7 @@ def test_axis_names_in_the_new_host_want_no_mesh(run):
 
 
 def test_a_run_on_a_mesh_and_a_config_are_compared(run, here):
-    words = ("mesh={model:1}", "layer.kwargs.kernel_metadata={out_sharding:[null,model]}", "input_shape=[2,4]")
+    words = ("mesh.axes={model:1}", "layer.kwargs.kernel_metadata={out_sharding:[null,model]}", "input_shape=[2,4]")
     assert main.main([*words, "output_root=runs", "sweep=on", "tracking=disabled", "timing=off"]) == 0
     (path,) = (here / "runs" / "on" / "runs").iterdir()
     code, out, _ = run(str(path), "layer=linear input_shape=[2,4]")

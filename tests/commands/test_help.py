@@ -78,7 +78,7 @@ def test_a_flag_that_the_verb_does_not_take_makes_no_verb_of_a_word(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "report").mkdir()
     code, out, _ = run(capsys, "--config-dir", "report", "--cfg", "job")
-    assert (code, out.splitlines()[0]) == (0, "objective: null")
+    assert (code, out.splitlines()[0]) == (0, "seed: 0")
 
 
 def seconds(*command: str) -> float:

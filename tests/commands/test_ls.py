@@ -180,7 +180,7 @@ def test_a_mistake_exits_with_2_says_what_to_type_and_changes_nothing(typed, sai
     values["ls"] = "\n  Try: bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]"
     values["show"] = "\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"
     values["rerun"] = "\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]"
-    values["resume"] = "\n  Try: bridge-runner resume outputs/SWEEP [retry=all]"
+    values["resume"] = "\n  Try: bridge-runner resume outputs/SWEEP [failure.retry=all]"
     assert run(capsys, *typed.split()) == (2, "", f"error: {said.format(**values)}\n")
     assert all_files() == before
 

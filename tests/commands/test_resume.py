@@ -40,7 +40,7 @@ def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, c
 
 
 def test_resume_does_failed_runs_again_and_takes_what_is_typed_beside(here, capsys):
-    code, out, _ = run(capsys, "resume", "outputs/mixed", "retry=none")
+    code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
     assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 0 to do")
     (here / "broken").unlink()
     code, out, _ = run(capsys, "resume", "outputs/mixed")

@@ -228,7 +228,7 @@ def test_every_layer_and_host_that_comes_along_is_trusted():
 
 
 def test_a_rerun_takes_no_compiled_program_from_a_folder_that_the_record_names(saved, capsys):
-    edit(saved, settings__compilation_cache=str(Path("strangers_cache").absolute()))
+    edit(saved, settings__process__compilation_cache=str(Path("strangers_cache").absolute()))
     assert run(capsys, "rerun", saved)[0] == 0
     assert not Path("strangers_cache").exists()
 

@@ -21,7 +21,7 @@ CONF = schema.config_dir()
 CHOICES = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name not in ("experiment", "debug")]
 # What a choice needs beside itself to have a meaning.
 NEEDS = {"custom": ["layer.target=flax.nnx.PReLU"], "file": ["input.path=x.npy"], "tokens": ["input.high=8"]}
-NEEDS |= {"jax": ["mesh={data:2}"]}
+NEEDS |= {"jax": ["mesh.axes={data:2}"]}
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_resume_takes_the_value_from_the_environment_and_says_where_it_is_missin
         capsys.readouterr().err
     )
     monkeypatch.setenv("SERVICE_TOKEN", SECRET)
-    assert main.main(["resume", "outputs/s", "retry=none"]) == 1
+    assert main.main(["resume", "outputs/s", "failure.retry=none"]) == 1
     assert main.main(["verify", "outputs/s/0", "--trust"]) == 0
 
 

@@ -9,8 +9,8 @@ import pytest
 from runner.config import zip_exclude
 from runner.errors import ConfigError
 
-TRY_ZIP = "\n  Try: zip=[[seed,features]]"
-TRY_EXCLUDE = "\n  Try: \"exclude=['features>16 and seed==0']\""
+TRY_ZIP = "\n  Try: grid.zip=[[seed,features]]"
+TRY_EXCLUDE = "\n  Try: \"grid.exclude=['features>16 and seed==0']\""
 
 AXES = {"a": ["a=1", "a=2"], "b": ["b=1", "b=2", "b=3"], "c": ["c=1", "c=2"], "d": ["d=1", "d=2", "d=3"]}
 
@@ -55,18 +55,21 @@ def test_any_number_of_keys_goes_together():
 @pytest.mark.parametrize(
     ("zipped", "said"),
     [
-        ([["a"]], f"zip=[[a]]: at least two keys go together.{TRY_ZIP}"),
-        ([[]], f"zip=[[]]: at least two keys go together.{TRY_ZIP}"),
-        (["a"], f"zip=[[a]]: at least two keys go together.{TRY_ZIP}"),
-        ([["a", "a"]], f"zip=[[a,a]]: a stands in it twice.{TRY_ZIP}"),
-        ([["a", "c"], ["c", "a"]], f"zip=[[a,c],[c,a]]: a stands in it twice.{TRY_ZIP}"),
+        ([["a"]], f"grid.zip=[[a]]: at least two keys go together.{TRY_ZIP}"),
+        ([[]], f"grid.zip=[[]]: at least two keys go together.{TRY_ZIP}"),
+        (["a"], f"grid.zip=[[a]]: at least two keys go together.{TRY_ZIP}"),
+        ([["a", "a"]], f"grid.zip=[[a,a]]: a stands in it twice.{TRY_ZIP}"),
+        ([["a", "c"], ["c", "a"]], f"grid.zip=[[a,c],[c,a]]: a stands in it twice.{TRY_ZIP}"),
         (
             [["a", "b"]],
-            "zip=[[a,b]]: its keys have different numbers of values: a has 2, b has 3.\n  Try: a=1,2 b=1,2",
+            "grid.zip=[[a,b]]: its keys have different numbers of values: a has 2, b has 3.\n  Try: a=1,2 b=1,2",
         ),
-        ([["a", "c"], ["d", "b2"]], "zip=[[a,c],[d,b2]]: the sweep is not over b2.\n  Try: zip=[[a,c],[d,b]]"),
-        ([["a", "zzzz"]], "zip=[[a,zzzz]]: the sweep is not over zzzz.\n  Try: zzzz=1,2 zip=[[a,zzzz]]"),
-        ([1], "zip=[[1]]: the sweep is not over 1.\n  Try: 1=1,2 zip=[[1]]"),
+        (
+            [["a", "c"], ["d", "b2"]],
+            "grid.zip=[[a,c],[d,b2]]: the sweep is not over b2.\n  Try: grid.zip=[[a,c],[d,b]]",
+        ),
+        ([["a", "zzzz"]], "grid.zip=[[a,zzzz]]: the sweep is not over zzzz.\n  Try: zzzz=1,2 grid.zip=[[a,zzzz]]"),
+        ([1], "grid.zip=[[1]]: the sweep is not over 1.\n  Try: 1=1,2 grid.zip=[[1]]"),
     ],
 )
 def test_a_zip_that_cannot_be_is_refused(zipped, said):
@@ -189,13 +192,13 @@ COMPARED = "only keys, numbers, lists and words can be compared"
 def test_a_text_that_is_no_condition_is_refused(condition, reason):
     with pytest.raises(ConfigError) as refused:
         zip_exclude.leave_out(CONFIGS, [condition])
-    assert str(refused.value) == f"exclude={condition}: {reason}.{TRY_EXCLUDE}"
+    assert str(refused.value) == f"grid.exclude={condition}: {reason}.{TRY_EXCLUDE}"
 
 
 def test_conditions_that_together_leave_nothing_are_said_together():
     with pytest.raises(ConfigError) as refused:
         zip_exclude.leave_out(CONFIGS, ["seed==0", "seed==1"])
-    assert str(refused.value) == f"exclude=seed==0, seed==1: it leaves none of 2 configs.{TRY_EXCLUDE}"
+    assert str(refused.value) == f"grid.exclude=seed==0, seed==1: it leaves none of 2 configs.{TRY_EXCLUDE}"
 
 
 class Trap(dict):

@@ -22,7 +22,14 @@ from tests.arrays.test_mesh import HERE, digests, python, recorded
 
 WORDS = ("layer=custom", "layer.target=meshed_layers.Block", "layer.kwargs.features=16", "input_shape=[4,8]")
 # The first axis goes over the processes: neither of them has a whole kernel, or bias.
-WORDS += ("mesh={model:4,data:2}", "tracking=disabled", "timing=off", "train=short", "train.steps=3", "sweep=together")
+WORDS += (
+    "mesh.axes={model:4,data:2}",
+    "tracking=disabled",
+    "timing=off",
+    "train=short",
+    "train.steps=3",
+    "sweep=together",
+)
 
 
 def free_port() -> int:
@@ -31,7 +38,7 @@ def free_port() -> int:
 
 
 def start(process_id: int, port: int, folder: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "runner", *WORDS, "num_cpu_devices=4", "distributed=jax", *words]
+    command = [sys.executable, "-m", "runner", *WORDS, "process.num_cpu_devices=4", "distributed=jax", *words]
     environment = {
         **os.environ,
         "PYTHONPATH": f"{HERE}:{HERE.parent.parent}",
@@ -114,8 +121,9 @@ def test_no_socket_leads_beyond_this_machine(together):
             "  Try: the same command in every process, but for distributed.process_id",
         ),
         (
-            (["mesh={data:1}"], ["mesh={data:1}"]),  # put into the one above
-            "mesh={model:4,data:1}: it takes 4 devices, and the 2 processes have 8 together.\n  Try: 'mesh={model:8}'",
+            (["mesh.axes={data:1}"], ["mesh.axes={data:1}"]),  # put into the one above
+            "mesh.axes={model:4,data:1}: it takes 4 devices, and the 2 processes have 8 together.\n  Try: "
+            "'mesh.axes={model:8}'",
         ),
         (
             (["output_root=file"], []),
@@ -141,7 +149,7 @@ from runner.config import compose
 from runner.errors import UserError
 for words in sys.argv[1:]:
     try:
-        run = compose.compose(["mesh={data:2}", "distributed=jax", *words.split()])
+        run = compose.compose(["mesh.axes={data:2}", "distributed=jax", *words.split()])
         distributed.start(run.distributed, print)
     except UserError as error:
         print(error)
@@ -197,8 +205,8 @@ def test_processes_that_can_not_meet_say_why(monkeypatch):
             "train.save_every=5: steps are kept by one process.\n  Try: train.save_every=0",
         ),
         (
-            ["mesh=null"],
-            "mesh=null: several processes make one run over a mesh of all their devices.\n  Try: 'mesh={data",
+            ["mesh.axes=null"],
+            "mesh.axes=null: several processes make one run over a mesh of all their devices.\n  Try: 'mesh.axes={data",
         ),
         (
             ["timing=careful"],
@@ -215,7 +223,7 @@ def test_processes_that_can_not_meet_say_why(monkeypatch):
     ],
 )
 def test_what_processes_can_not_do_together_is_refused(words, said, capsys):
-    assert main.main([*words, *([] if "mesh=null" in words else ["mesh={data:2}"]), "distributed=jax"]) == 2
+    assert main.main([*words, *([] if "mesh.axes=null" in words else ["mesh.axes={data:2}"]), "distributed=jax"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {said}")
 
 

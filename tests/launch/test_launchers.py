@@ -27,7 +27,7 @@ SWEEP = ("-m", "seed=range(0,6)", "layer=custom", "layer.target=my_layers.Waits"
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "sweep=mine")
 COMMAND = (sys.executable, "-c", "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))")
 TIMEOUT_S = 300
-SLURM = ("hydra/launcher=submitit_slurm", "workers=2")
+SLURM = ("hydra/launcher=submitit_slurm", "process.workers=2")
 
 
 @pytest.fixture
@@ -145,10 +145,17 @@ def test_a_joblib_worker_that_is_killed_takes_its_batch_along_and_resume_goes_on
 
 def test_a_search_on_joblib_ends_where_a_worker_is_killed_and_resume_goes_on_to_what_one_process_finds(here):
     space = ("seed=int(interval(0,1000))", "layer=custom", "layer.target=my_layers.Waits", "layer.kwargs.until=one")
-    search = ("-m", "hydra/sweeper=optuna", "objective=output_norm", *space, "n_trials=6", "n_jobs=2")
+    search = (
+        "-m",
+        "hydra/sweeper=optuna",
+        "search.objective=output_norm",
+        *space,
+        "search.n_trials=6",
+        "search.n_jobs=2",
+    )
     end(start(*search, *LEAN, "output_root=alone"), 0)
     gates(one="wait")
-    process = start(*search, *LEAN, "hydra/launcher=joblib", "workers=2")
+    process = start(*search, *LEAN, "hydra/launcher=joblib", "process.workers=2")
     wait_for(lambda: set(events("begin")) == {0, 1})
     os.kill(events("arrived")[0]["pid"], signal.SIGKILL)
     said = end(process, 1)
@@ -161,7 +168,7 @@ def test_a_search_on_joblib_ends_where_a_worker_is_killed_and_resume_goes_on_to_
 
 def test_ctrl_c_ends_the_jobs_after_their_run_and_the_sweep_goes_on_later(here, undisturbed):
     gates(one="wait", two="wait")
-    process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "workers=2")
+    process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "process.workers=2")
     wait_for(lambda: set(events("begin")) == {0, 1})
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
     wait_for(lambda: sweep().submission(1).stop.exists())
@@ -175,7 +182,7 @@ def test_ctrl_c_ends_the_jobs_after_their_run_and_the_sweep_goes_on_later(here, 
 
 def test_local_jobs_outlive_their_launcher_and_are_not_submitted_again(here, undisturbed):
     gates(one="wait")
-    process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "workers=2")
+    process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "process.workers=2")
     wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
     with process:  # the jobs have its pipes: it is not waited for their end
         process.kill()
@@ -287,7 +294,7 @@ def test_ray_does_the_job_of_a_node_that_was_killed_again(ray_cluster, undisturb
 
 def test_a_run_that_kills_its_process_on_ray_fails_alone_and_is_done_again_later(here, undisturbed):
     gates(one="wait", two="go")
-    process = start(*SWEEP, *LEAN, "hydra/launcher=ray", "retry=failed")
+    process = start(*SWEEP, *LEAN, "hydra/launcher=ray", "failure.retry=failed")
     wait_for(lambda: set(events("begin")) == {0, 1})
     started = [psutil.Process(process.pid)]
     assert listening(started) == {"127.0.0.1"}

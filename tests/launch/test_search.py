@@ -13,7 +13,7 @@ from failing_layers import LAYERS
 
 from runner.commands import main
 from runner.config.enums import Direction
-from runner.config.settings import Search
+from runner.config.sweep_settings import SearchSettings
 from runner.errors import ConfigError
 from runner.launch import queue
 from runner.launch.search import objective
@@ -26,7 +26,7 @@ from runner.records.paths import RunFolder, SweepFolder
 from runner.records.row import Trial, best_trial
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=none")
-SEARCH = ("-m", "hydra/sweeper=optuna", *LEAN, "sweep=mine", "objective=output_norm")
+SEARCH = ("-m", "hydra/sweeper=optuna", *LEAN, "sweep=mine", "search.objective=output_norm")
 # One program, so that a trial costs next to nothing.
 SEEDS = (*SEARCH, "seed=int(interval(0,1000000))")
 FEW = (*SEARCH, "seed=range(0,2)")
@@ -49,7 +49,7 @@ def searched(tmp_path_factory):
     for name, n_trials in (("whole", 6), ("part", 4)):
         (folder / name).mkdir()
         with contextlib.chdir(folder / name):
-            assert main.main([*SEEDS, f"n_trials={n_trials}", "n_jobs=2"]) == 0
+            assert main.main([*SEEDS, f"search.n_trials={n_trials}", "search.n_jobs=2"]) == 0
     return {name: folder / name / "outputs" for name in ("whole", "part")}
 
 
@@ -120,7 +120,7 @@ def test_the_runs_of_a_search_have_the_bits_of_the_same_runs_alone(done, capsys)
 
 
 def test_resume_goes_on_to_what_was_wanted_last(done, capsys):
-    assert main.main(["resume", str(done.path), "n_trials=7"]) == 0
+    assert main.main(["resume", str(done.path), "search.n_trials=7"]) == 0
     assert main.main(["resume", str(done.path)]) == 0
     assert "mine: minimize output_norm · 7 trials, 0 to come" in capsys.readouterr().out
     assert len(told()) == num_done() == 7
@@ -131,7 +131,7 @@ def test_resume_goes_on_to_what_was_wanted_last(done, capsys):
 def test_a_search_that_was_killed_goes_on_to_the_end_of_one_that_was_not(searched, part):
     with open_study(SEED) as one:
         one.ask(4)
-    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert main.main([*SEEDS, "search.n_trials=6", "search.n_jobs=2"]) == 0
     assert told() == told(SweepFolder(searched["whole"] / "mine"))
     assert num_done() == 6
 
@@ -143,7 +143,7 @@ def test_a_run_that_ended_before_its_trial_was_told_is_told_and_not_done_twice(s
     with open_study(SEED) as one:
         one.ask(4)
         one.ask(5)
-    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert main.main([*SEEDS, "search.n_trials=6", "search.n_jobs=2"]) == 0
     assert told() == before
     assert num_done() == 6
 
@@ -152,7 +152,7 @@ def test_what_the_study_was_told_and_views_were_not_is_written_for_them(done):
     lines = done.trials.read_text().splitlines(keepends=True)
     before = told()
     done.trials.write_text("".join(lines[:4]) + lines[4][:30])
-    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert main.main([*SEEDS, "search.n_trials=6", "search.n_jobs=2"]) == 0
     assert told() == before
 
 
@@ -161,13 +161,13 @@ def test_a_run_that_is_lost_is_done_again_and_its_trial_is_not_told_twice(done):
     (path,) = done.path.glob("runs/3-*")
     lost = bits(path)
     shutil.rmtree(path)
-    assert main.main([*SEEDS, "n_trials=6", "n_jobs=2"]) == 0
+    assert main.main([*SEEDS, "search.n_trials=6", "search.n_jobs=2"]) == 0
     assert bits(path) == lost
     assert told() == before
 
 
 def test_equal_configs_run_once_and_their_value_is_told_again(here, capsys):
-    assert main.main([*FEW, "n_trials=6", "n_jobs=3"]) == 0
+    assert main.main([*FEW, "search.n_trials=6", "search.n_jobs=3"]) == 0
     assert (len(told()), num_done()) == (6, 2)
     assert len({(overrides, value) for _, overrides, value, _ in told()}) == 2
     assert "6 of 6 told, 2 runs\n" in capsys.readouterr().out
@@ -181,7 +181,7 @@ def test_a_program_is_compiled_once_for_all_trials_that_need_it(done):
 def test_a_failed_run_is_told_as_failed_and_never_ends_the_search(here, capsys):
     (here / "broken").touch()
     layer = ("layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole")
-    assert main.main([*SEARCH, *layer, "n_trials=4"]) == 1
+    assert main.main([*SEARCH, *layer, "search.n_trials=4"]) == 1
     values = {overrides: value for _, overrides, value, _ in told()}
     assert values["layer.kwargs.when=broken",] is None
     assert values["layer.kwargs.when=whole",] > 0
@@ -191,7 +191,7 @@ def test_a_failed_run_is_told_as_failed_and_never_ends_the_search(here, capsys):
 
 
 def test_a_config_that_can_not_run_is_told_as_failed_without_a_run(here, capsys):
-    assert main.main([*SEARCH, "layer=linear,conv", "input_shape=[4]", "n_trials=4"]) == 0
+    assert main.main([*SEARCH, "layer=linear,conv", "input_shape=[4]", "search.n_trials=4"]) == 0
     failed = [trial for trial in find.read_trials(mine()) if trial.value is None]
     assert failed
     assert {trial.run_id for trial in failed} == {None}
@@ -203,7 +203,7 @@ def test_a_config_that_can_not_run_is_told_as_failed_without_a_run(here, capsys)
 
 def test_a_run_without_the_number_is_told_as_failed(here, capsys):
     layer = ("layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "checks=warn")
-    assert main.main([*SEARCH, *layer, "n_trials=4"]) == 0
+    assert main.main([*SEARCH, *layer, "search.n_trials=4"]) == 0
     assert "layer.kwargs.by=0.0: its record has no number output_norm\n" in capsys.readouterr().err
     assert {value is None for _, (typed,), value, _ in told() if typed.endswith("=0.0")} == {True}
 
@@ -211,7 +211,7 @@ def test_a_run_without_the_number_is_told_as_failed(here, capsys):
 @pytest.mark.slow
 def test_a_sampler_that_has_asked_for_everything_ends_the_search(here, capsys):
     brute = "hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler"
-    assert main.main([*FEW, "n_trials=9", brute]) == 0
+    assert main.main([*FEW, "search.n_trials=9", brute]) == 0
     captured = capsys.readouterr()
     assert "BruteForceSampler(seed=0) has asked for all there is: 2 trials\n" in captured.err
     assert "2 of 9 told, 2 runs\n" in captured.out
@@ -238,7 +238,7 @@ def test_the_same_search_again_runs_nothing_and_says_the_best_trial_and_its_comm
         f"            bridge-runner {' '.join(LEAN)} {best[1][0]}",
     ]
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("record.json")}
-    assert main.main([*SEEDS, "n_trials=6"]) == 0
+    assert main.main([*SEEDS, "search.n_trials=6"]) == 0
     assert {path: path.stat().st_mtime_ns for path in done.path.rglob("record.json")} == before
     assert "".join(f"  {line}\n" for line in lines) in capsys.readouterr().out
     assert main.main(["ls", str(done.path)]) == 0
@@ -254,7 +254,7 @@ def test_ls_json_has_the_trial_and_the_value_of_every_run(done, capsys):
 
 
 def test_plan_says_where_a_search_would_look_and_writes_nothing(here, capsys):
-    assert main.main(["plan", *SEEDS[1:], "layer=linear,mlp", "n_jobs=3"]) == 0
+    assert main.main(["plan", *SEEDS[1:], "layer=linear,mlp", "search.n_jobs=3"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "mine: minimize output_norm · 20 trials, 20 to come",
         "  folder      outputs/mine",
@@ -267,7 +267,7 @@ def test_plan_says_where_a_search_would_look_and_writes_nothing(here, capsys):
 
 @pytest.mark.slow
 def test_a_search_in_jobs_of_another_launcher_is_the_same(searched, here):
-    assert main.main([*SEEDS, "n_trials=4", "n_jobs=2", "hydra/launcher=basic"]) == 0
+    assert main.main([*SEEDS, "search.n_trials=4", "search.n_jobs=2", "hydra/launcher=basic"]) == 0
     assert told() == told(SweepFolder(searched["part"] / "mine"))
     assert sorted(mine().submissions()) == [1, 2]
     assert queue.is_over(mine())
@@ -280,21 +280,22 @@ def test_a_search_is_not_over_while_its_process_lives(done):
 
 
 MISTAKES = [
-    ("objective=loss_last", "objective=loss_last: without training no run has it.\n  Try: train=short"),
-    ("n_jobs=1,2", "n_jobs=1,2: one value holds for a whole search.\n  Try: n_jobs=1"),
+    ("search.objective=loss_last", "search.objective=loss_last: without training no run has it.\n  Try: train=short"),
+    ("search.n_jobs=1,2", "search.n_jobs=1,2: one value holds for a whole search.\n  Try: search.n_jobs=1"),
     (
-        "direction=up",
-        "direction=up: Invalid value 'up', expected one of [minimize, maximize].\n  Try: direction=minimize",
+        "search.direction=up",
+        "search.direction=up: Invalid value 'up', expected one of [minimize, maximize].\n  Try: "
+        "search.direction=minimize",
     ),
     (
-        "exclude=['seed>3']",
-        "exclude=['seed>3']: a search has no list of configs that this could be said of.\n  Try: exclude=[]",
+        "grid.exclude=['seed>3']",
+        "grid.exclude=['seed>3']: a search has no list of configs that this could be said of.\n  Try: grid.exclude=[]",
     ),
     (
         "hydra/sweeper/sampler=tp",
         "hydra/sweeper/sampler=tp: no such choice; there are random, tpe.\n  Try: hydra/sweeper/sampler=tpe",
     ),
-    ("hydra.sweeper.n_trials=9", "hydra.sweeper.n_trials=9: no such key.\n  Try: n_trials=9"),
+    ("hydra.sweeper.n_trials=9", "hydra.sweeper.n_trials=9: no such key.\n  Try: search.n_trials=9"),
     ("features=int(interval(0,4))", "features=0: a layer gives at least one feature.\n  Try: features=8"),
 ]
 
@@ -319,14 +320,14 @@ def test_a_search_none_of_whose_first_trials_can_run_is_refused_and_nothing_is_w
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"objective": None}, "objective=null: a search looks for the best of a number of the record"),
-        ({"objective": "wall_s", "n_trials": 0}, "n_trials=0: at least one trial is needed"),
-        ({"objective": "wall_s", "n_jobs": -1}, "n_jobs=-1: at least one trial is needed"),
+        ({"objective": None}, "search.objective=null: a search looks for the best of a number of the record"),
+        ({"objective": "wall_s", "n_trials": 0}, "search.n_trials=0: at least one trial is needed"),
+        ({"objective": "wall_s", "n_jobs": -1}, "search.n_jobs=-1: at least one trial is needed"),
     ],
 )
 def test_a_search_for_nothing_is_refused(keys, said):
     with pytest.raises(ConfigError, match=said):
-        Search(**keys)
+        SearchSettings(**keys).check()
 
 
 def test_another_study_in_the_folder_is_said_and_left_as_it_was(done, capsys):
@@ -353,8 +354,8 @@ ABOUT = {
         ({}, None),
         ({"fixed": {"features": 8, "tracking.mode": "offline", "workers": 4}}, None),
         ({"typed": ["seed=range( 0, 10 )"]}, None),
-        ({"objective": "loss_last"}, "objective=wall_s"),
-        ({"direction": "maximize"}, "direction=minimize"),
+        ({"objective": "loss_last"}, "search.objective=wall_s"),
+        ({"direction": "maximize"}, "search.direction=minimize"),
         ({"space": {"seed": [0, 5]}, "typed": ["seed=range(0,6)"]}, "seed=range(0,10)"),
         ({"space": {"seed": [0, 9], "x": []}, "typed": ["seed=range(0,10)", "x=1,2"]}, "it goes over seed alone"),
         ({"run_id": "2", "fixed": {"features": 9, "tracking.mode": "offline"}}, "features=8"),
@@ -378,7 +379,7 @@ def test_a_folder_of_a_sweep_is_no_study(done, capsys):
 
 def test_a_study_that_another_process_works_on_is_left_to_it(done, capsys):
     with contextlib.closing(Journal(done.trials)):
-        assert main.main([*SEEDS, "n_trials=7"]) == 2
+        assert main.main([*SEEDS, "search.n_trials=7"]) == 2
     said = "error: outputs/mine: another process works on this study.\n  Try: wait for it, or sweep=another_name\n"
     assert capsys.readouterr().err == said
     assert not journal.is_held(done.trials)

@@ -41,20 +41,20 @@ RECORD = make_record(
     ],
 )
 def test_a_path_of_the_record_has_its_number(name, value):
-    assert metrics.find(name, "objective").of(RECORD) == value
+    assert metrics.find(name, "search.objective").of(RECORD) == value
 
 
 @pytest.mark.parametrize("name", [name for name, column in COLUMNS.items() if column.type in ("double", "int64")])
 def test_a_column_of_the_results_has_its_number(name):
-    assert metrics.find(name, "objective").of(RECORD) == results_row(RECORD)[name]
+    assert metrics.find(name, "search.objective").of(RECORD) == results_row(RECORD)[name]
 
 
 @pytest.mark.parametrize(
     "name", ["train.losses.3", "train.losses.-4", "train.losses[7]", "output.1.norm", "timing.init.median_s"]
 )
 def test_what_a_record_has_not_is_none(name):
-    assert metrics.find(name, "objective").of(RECORD) is None
-    assert metrics.find("timing.apply.median_s", "objective").of(make_record(timing=None)) is None
+    assert metrics.find(name, "search.objective").of(RECORD) is None
+    assert metrics.find("timing.apply.median_s", "search.objective").of(make_record(timing=None)) is None
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_what_a_record_has_not_is_none(name):
 )
 def test_an_unknown_name_is_answered_with_near_ones(name, near):
     with pytest.raises(ConfigError) as refused:
-        metrics.find(name, "objective")
-    said = rf"objective={re.escape(name)}: no number of a record; there are {re.escape(near)}.* and others\.\n"
-    assert re.fullmatch(rf"{said}  Try: objective={re.escape(near)}", str(refused.value))
+        metrics.find(name, "search.objective")
+    said = rf"search.objective={re.escape(name)}: no number of a record; there are {re.escape(near)}.* and others\.\n"
+    assert re.fullmatch(rf"{said}  Try: search.objective={re.escape(near)}", str(refused.value))
 
 
 @pytest.mark.parametrize(
@@ -91,17 +91,17 @@ def test_an_unknown_name_is_answered_with_near_ones(name, near):
     ],
 )
 def test_what_no_run_of_a_config_would_have_is_refused(name, typed, reason, instead, make_run):
-    with pytest.raises(ConfigError, match=re.escape(f"objective={name}: {reason}.\n  Try: {instead}")):
-        metrics.find(name, "objective").require(make_run(typed))
-    metrics.find(name, "objective").require(make_run(instead))
+    with pytest.raises(ConfigError, match=re.escape(f"search.objective={name}: {reason}.\n  Try: {instead}")):
+        metrics.find(name, "search.objective").require(make_run(typed))
+    metrics.find(name, "search.objective").require(make_run(instead))
 
 
 @pytest.mark.parametrize("name", ["timing.apply.compile_s", "init_trace_s", "output_norm", "num_params"])
 def test_what_every_run_has_is_not_refused(name, make_run):
-    metrics.find(name, "objective").require(make_run("timing=off", "checkpoint=none"))
+    metrics.find(name, "search.objective").require(make_run("timing=off", "checkpoint=none"))
 
 
 def test_an_output_of_several_arrays_has_numbers_by_position():
     record = dataclasses.replace(RECORD, output=[make_array("a", norm=1.0), make_array("b", norm=5.0)])
-    assert metrics.find("output.1.norm", "objective").of(record) == 5.0
-    assert metrics.find("output_mean", "objective").of(record) is None
+    assert metrics.find("output.1.norm", "search.objective").of(record) == 5.0
+    assert metrics.find("output_mean", "search.objective").of(record) is None

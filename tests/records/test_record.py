@@ -121,7 +121,7 @@ def test_the_json_is_what_python_reads():
     data = json.loads(to_json(RECORD))
     assert len(data.pop("digest")) == 64
     assert data == to_data(RECORD)
-    assert (data["schema_version"], data["status"], data["error"]["kind"]) == (2, "failed", "non-finite output")
+    assert (data["schema_version"], data["status"], data["error"]["kind"]) == (3, "failed", "non-finite output")
     assert (data["checks"][0]["verdict"], data["overrides"][1]) == ("fail", "layer=β")
 
 
@@ -172,10 +172,10 @@ def test_a_record_that_was_edited_is_damaged():
 
 @pytest.mark.parametrize(
     ("text", "version"),
-    [("[]", None), ("null", None), ("7", None), ("{}", None), (with_value("schema_version", 3), 3)],
+    [("[]", None), ("null", None), ("7", None), ("{}", None), (with_value("schema_version", 2), 2)],
 )
 def test_another_version_is_named(text, version):
-    assert damaged(text) == f"runs/0-abc/record.json has record version {version}, this program reads 2."
+    assert damaged(text) == f"runs/0-abc/record.json has record version {version}, this program reads 3."
     assert not is_whole(text.encode() if isinstance(text, str) else text)
 
 

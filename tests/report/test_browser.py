@@ -62,7 +62,12 @@ def swept(tmp_path_factory):
         assert main.main(["report", "outputs/hostile"]) == 0
         layer = ("layer=custom", "layer.target=shown_layers.Fails", f"layer.kwargs.when=broken,'{HOSTILE}'")
         assert main.main(["-m", *layer, "seed=0,1", "sweep=mixed", *OFF]) == 1
-        searched = ("hydra/sweeper=optuna", "objective=apply_latency_median_s", "features=range(2,6)", "n_trials=6")
+        searched = (
+            "hydra/sweeper=optuna",
+            "search.objective=apply_latency_median_s",
+            "features=range(2,6)",
+            "search.n_trials=6",
+        )
         assert main.main(["-m", *searched, "sweep=searched", *OFF]) == 0
     return path / "outputs"
 

@@ -86,7 +86,7 @@ def test_a_run_of_a_sweep_has_the_bits_of_the_same_run_alone(here):
 
 
 def test_layer_linear_has_the_bits_of_the_worked_example(here):
-    sweep("seed=0,7,123", "input_shape=[1],[5],[64]", "features=1,3,65", "zip=[[input_shape,features]]", *LEAN)
+    sweep("seed=0,7,123", "input_shape=[1],[5],[64]", "features=1,3,65", "grid.zip=[[input_shape,features]]", *LEAN)
     for record in all_records(only_sweep(here)):
         settings = record.settings
         x = np.random.default_rng(0).standard_normal(settings["input_shape"]).astype(np.float32)
@@ -191,7 +191,7 @@ def test_an_output_that_is_no_number_fails_where_checks_are_strict(here, capsys)
     assert sweep(*words, "checks=warn") == 0
 
 
-@pytest.mark.parametrize("policy", ["on_failure=stop", "max_failures=1"])
+@pytest.mark.parametrize("policy", ["failure.action=stop", "failure.max=1"])
 def test_a_sweep_can_end_at_a_failure_and_goes_on_later(policy, here, capsys):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN]
@@ -206,7 +206,7 @@ def test_retry_none_leaves_failed_runs_alone(here, capsys):
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken", "seed=0,1", *LEAN]
     assert sweep(*words) == 1
     (here / "broken").unlink()
-    assert sweep(*words, "retry=none") == 1
+    assert sweep(*words, "failure.retry=none") == 1
     assert "2 failed · 0 to do" in capsys.readouterr().out
 
 
@@ -257,7 +257,7 @@ def test_a_failed_run_tells_another_sweeper(here):
 
 def test_a_sweep_over_devices_keeps_the_bits(here):
     code = "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))"
-    words = ["-m", "device=cpu:0,cpu:1", "num_cpu_devices=2", *LEAN]
+    words = ["-m", "device=cpu:0,cpu:1", "process.num_cpu_devices=2", *LEAN]
     subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=120, capture_output=True)
     first, second = all_records(only_sweep(here))
     assert [first.device, second.device] == ["cpu:0", "cpu:1"]
@@ -350,7 +350,7 @@ def test_a_second_ctrl_c_stops_at_once_and_the_sweep_goes_on_later(here):
 
 
 def test_the_persistent_compilation_cache_is_one_word_away(here):
-    command = [sys.executable, "-m", "runner", "-m", "seed=0,1", "compilation_cache=cache", *LEAN]
+    command = [sys.executable, "-m", "runner", "-m", "seed=0,1", "process.compilation_cache=cache", *LEAN]
     for sweep_name in ("first", "second"):
         subprocess.run([*command, f"sweep={sweep_name}"], check=True, timeout=120, capture_output=True)
     folders = [SweepFolder(here / "outputs" / name) for name in ("first", "second")]
@@ -360,7 +360,7 @@ def test_the_persistent_compilation_cache_is_one_word_away(here):
 
 
 def test_a_zip_and_an_exclude_shape_the_sweep(here):
-    assert sweep("seed=0,1,2", "features=4,5,6", "zip=[[seed,features]]", "exclude=['seed==1']", *LEAN) == 0
+    assert sweep("seed=0,1,2", "features=4,5,6", "grid.zip=[[seed,features]]", "grid.exclude=['seed==1']", *LEAN) == 0
     found = [(record.settings["seed"], record.settings["features"]) for record in all_records(only_sweep(here))]
     assert found == [(0, 4), (2, 6)]
 

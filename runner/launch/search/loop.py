@@ -36,6 +36,9 @@ from runner.sweep.validate import identify
 # A search is rejected if none of this many first trials can run.
 MAX_PROBES = 8
 
+# What the settings of the search itself begin with.
+SEARCH = "search."
+
 
 def search(
     context: Any, task_function: Any, config: Any, arguments: Sequence[str], *, sampler: Mapping[str, Any]
@@ -56,19 +59,19 @@ def search(
     study.require()
     study.quiet()
     for key in ("zip", "exclude"):
-        if config[key]:
+        if config.grid[key]:
             reason = "a search has no list of configs that this could be said of"
-            raise ConfigError(key, str(config[key]), reason, f"{key}=[]")
+            raise ConfigError(f"grid.{key}", str(config.grid[key]), reason, f"grid.{key}=[]")
     wanted = schema.search_from_config(config)
     axes, typed = space.parse(arguments, context.config_loader)
     for axis in axes:
-        if axis.key in (*PROCESS_WIDE, *vars(wanted)):
+        if axis.key in PROCESS_WIDE or axis.key.startswith(SEARCH):
             raise ConfigError(axis.key, axis.typed, "one value holds for a whole search", f"{axis.key}={axis.first}")
     aim = Aim(
         wanted=wanted,
-        objective=metrics.find(str(wanted.objective), "objective"),
+        objective=metrics.find(str(wanted.objective), "search.objective"),
         axes=axes,
-        fixed=tuple(text for text in typed if text.partition("=")[0] not in vars(wanted)),
+        fixed=tuple(text for text in typed if not text.startswith(SEARCH)),
         sampler=Sampler(
             target=str(sampler.get("_target_")),
             arguments={key: value for key, value in sampler.items() if key != "_target_"},

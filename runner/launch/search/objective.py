@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.config import serialize
 from runner.config.composed import Config
-from runner.config.settings import Search
+from runner.config.sweep_settings import SearchSettings
 from runner.errors import literal
 from runner.launch.process import PROCESS_WIDE
 from runner.launch.search.sampler import Sampler
@@ -34,7 +34,7 @@ class Aim:
       sampler: How trials are found.
     """
 
-    wanted: Search
+    wanted: SearchSettings
     objective: Metric
     axes: Sequence[Axis]
     fixed: tuple[str, ...]
@@ -83,7 +83,7 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     """
     for key in ("objective", "direction"):
         if there.get(key, here[key]) != here[key]:
-            return f"{key}={there[key]}"
+            return f"search.{key}={there[key]}"
     if there.get("space", here["space"]) != here["space"]:
         gone = [text for text in there["typed"] if text not in here["typed"]]
         return ", ".join(gone) or f"it goes over {', '.join(there['space'])} alone"

@@ -15,12 +15,12 @@ from runner.records.row import row_of
 
 # Settings of the sweep, its cache and tracking, and display names: they say nothing about the run.
 NOT_OF_THE_RUN = (
-    *("sweep", "output_root", "on_failure", "max_failures", "retry", "zip", "exclude"),
-    *("compilation_cache", "tracking.", "layer.name", "host.name"),
+    *("sweep", "output_root", "failure.", "grid."),
+    *("process.compilation_cache", "process.workers", "tracking.", "layer.name", "host.name"),
 )
 
 # Settings that change how a run is checked, timed or kept, and not its result.
-NOT_OF_THE_RESULT = ("timing.", "checks.", "checkpoint.", "num_cpu_devices")
+NOT_OF_THE_RESULT = ("timing.", "checks.", "checkpoint.", "process.num_cpu_devices")
 
 MISSING = "–"
 

@@ -54,7 +54,7 @@ def prepare_process(entries: Iterable[Entry]) -> None:
       UserError: JAX is already initialised differently, or a device does not exist here.
     """
     wanted = [entry.settings for entry in entries]
-    devices.prepare_process(max(int(one.get("num_cpu_devices", 1)) for one in wanted), "off")
+    devices.prepare_process(max(int(one.get("process.num_cpu_devices", 1)) for one in wanted), "off")
     # Rebuilding a run would otherwise fall back to the CPU.
     for device in dict.fromkeys(one["device"] for one in wanted):
         devices.find_device(device)
