@@ -283,7 +283,7 @@ class Greek(nnx.Module):
     """Keeps params with names that are not ASCII."""
 
     def __init__(self, *, rngs: nnx.Rngs):
-        self.γ, self.β = nnx.Param(jnp.ones(8)), nnx.Param(jax.random.normal(rngs.params(), (8,)))  # noqa: PLC2401
+        self.γ, self.β = nnx.Param(jnp.ones(8)), nnx.Param(jax.random.normal(rngs.params(), (8,)))
 
     def __call__(self, x):
         return self.γ * x + self.β
