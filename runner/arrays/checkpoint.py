@@ -32,6 +32,9 @@ BOX = "value"
 # Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")
 
+# Element types of JAX that TensorStore, which Orbax writes with, has no name for.
+UNSTORED = frozenset({"uint2", "uint4", "float6_e2m3fn", "float6_e3m2fn", "float8_e4m3"})
+
 
 class CheckpointError(Exception):
     """Variables whose paths Orbax would confuse, or a folder that it can't read."""
@@ -306,6 +309,9 @@ def require_keepable(variables: Mapping[Any, Any]) -> list[tuple[str, Any]]:
             raise CheckpointError(
                 f"{'/'.join(map(str, path))} has shape {list(np.shape(leaf))}: Orbax saves no empty array"
             )
+        dtype = str(getattr(leaf, "dtype", None))
+        if dtype in UNSTORED:
+            raise CheckpointError(f"{'/'.join(map(str, path))} is {dtype}, which Orbax does not store")
     return [(".".join(str(part) for part in path), leaf) for path, leaf in leaves]
 
 

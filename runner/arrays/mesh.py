@@ -74,7 +74,7 @@ class Placement:
         if self.mesh is not None:
             return jax.block_until_ready(jax.device_put(variables, self.shardings(variables)))
         with jax.default_device(self.device):
-            # Compiled functions refuse a 4-bit array that was put on a device by name: its layout is another (JAX 0.10).
+            # JAX 0.10: compiled functions refuse a 4-bit array that was put on a named device, for its layout.
             return jax.block_until_ready(
                 jax.tree.map(
                     lambda leaf: jnp.asarray(leaf) if _is_packed(leaf) else jax.device_put(leaf, self.device), variables

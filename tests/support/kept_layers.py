@@ -1,4 +1,7 @@
-"""Layers that keep what is no plain array: None, Python numbers, tuples, keys, narrow element types, a leaf `value`."""
+"""Layers that keep what is no plain array: None, Python numbers, tuples, keys, narrow element types, a leaf `value`.
+
+All of a kind are in one layer: a run of each would take minutes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+WIDTH = 8
 
 
 class Noise(nnx.Variable):
@@ -15,285 +20,101 @@ class Noise(nnx.Variable):
 class _Kept(nnx.Module):
     """A linear layer, and something kept beside it."""
 
-    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
-        self.lin = nnx.Linear(width, width, rngs=rngs)
-        self.keep(width, rngs)
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.lin = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.keep(rngs)
 
-    def keep(self, width: int, rngs: nnx.Rngs) -> None:
+    def keep(self, rngs: nnx.Rngs) -> None:
         raise NotImplementedError
 
     def __call__(self, x):
         return self.lin(x)
 
 
-class Healthy(_Kept):
-    """Keeps a float32 array."""
+class Plain(_Kept):
+    """The healthy one: an array."""
 
-    def keep(self, width, rngs):
-        self.rate = nnx.Variable(jnp.full((width,), 0.5))
+    def keep(self, rngs):
+        self.rate = nnx.Variable(jnp.full((WIDTH,), 0.5))
 
     def __call__(self, x):
         return self.lin(x) * self.rate[...]
 
 
-class NoneParam(_Kept):
-    """Keeps None where a bias may be, as in `bias if use_bias else nnx.Param(None)`."""
+class Numbers(_Kept):
+    """Numbers of Python and of NumPy, which the call uses; it counts its calls in one."""
 
-    def keep(self, width, rngs):
-        self.bias = nnx.Param(None)
-
-
-class NoneAlone(nnx.Module):
-    """Has a module with None alone."""
-
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.inner, self.lin = nnx.Dict(bias=nnx.Param(None)), nnx.Linear(8, 8, rngs=rngs)
-
-    def __call__(self, x):
-        return self.lin(x)
-
-
-class PythonFloat(_Kept):
-    """Keeps a Python float, and multiplies by it."""
-
-    def keep(self, width, rngs):
-        self.scale = nnx.Param(1.5)
-
-    def __call__(self, x):
-        return self.lin(x) * self.scale.get_value()
-
-
-class PythonInt(_Kept):
-    """Counts its calls in a Python int."""
-
-    def keep(self, width, rngs):
-        self.calls = nnx.BatchStat(0)
+    def keep(self, rngs):
+        self.scale, self.calls = nnx.Param(1.5), nnx.BatchStat(0)
+        self.on, self.turn = nnx.Variable(True), nnx.Variable(1j)
+        self.scalar, self.array = nnx.Param(np.float32(0.5)), nnx.Param(np.full((WIDTH,), 0.5))
 
     def __call__(self, x):
         self.calls.set_value(self.calls.get_value() + 1)
-        return self.lin(x)
+        y = jnp.where(self.on.get_value(), self.lin(x), x) * jnp.abs(self.turn.get_value())
+        return y * self.scale.get_value() * self.scalar.get_value() * self.array[...]
 
 
-class PythonBool(_Kept):
-    """Keeps a Python bool."""
+class Structures(_Kept):
+    """None, alone in a module and beside others, and tuples of numbers and of arrays."""
 
-    def keep(self, width, rngs):
-        self.on = nnx.Variable(True)
-
-    def __call__(self, x):
-        return jnp.where(self.on.get_value(), self.lin(x), x)
-
-
-class PythonComplex(_Kept):
-    """Keeps a Python complex number."""
-
-    def keep(self, width, rngs):
-        self.turn = nnx.Variable(1j)
-
-    def __call__(self, x):
-        return self.lin(x) * jnp.abs(self.turn.get_value())
-
-
-class Tuple(_Kept):
-    """Keeps a tuple of Python ints."""
-
-    def keep(self, width, rngs):
-        self.sizes = nnx.Cache((width, width))
-
-    def __call__(self, x):
-        return self.lin(x) * self.sizes.get_value()[0]
-
-
-class TupleOfArrays(_Kept):
-    """Keeps a carry: a tuple of arrays."""
-
-    def keep(self, width, rngs):
-        self.carry = nnx.Cache((jnp.zeros(width), jnp.ones(width)))
+    def keep(self, rngs):
+        self.bias, self.inner = nnx.Param(None), nnx.Dict(bias=nnx.Param(None))
+        self.sizes, self.carry = nnx.Cache((WIDTH, 2)), nnx.Cache((jnp.zeros(WIDTH), rngs.params.normal((WIDTH,))))
 
     def __call__(self, x):
         one, two = self.carry.get_value()
-        return self.lin(x) + one * two
-
-
-class DictOfArrays(_Kept):
-    """Keeps a dict of arrays in one Variable."""
-
-    def keep(self, width, rngs):
-        self.both = nnx.Variable({"a": jnp.ones(width), "b": jnp.zeros(width)})
-
-    def __call__(self, x):
-        return self.lin(x) * self.both.get_value()["a"]
-
-
-class Text(_Kept):
-    """Keeps a string."""
-
-    def keep(self, width, rngs):
-        self.mode = nnx.Variable("same")
-
-
-class TypedKey(_Kept):
-    """Keeps a typed key, and splits it at every call."""
-
-    def keep(self, width, rngs):
-        self.key = Noise(rngs.params())
-
-    def __call__(self, x):
-        new, now = jax.random.split(self.key[...])
-        self.key[...] = new
-        return self.lin(x) + jax.random.normal(now, x.shape)
-
-
-class RawKey(_Kept):
-    """Keeps a raw uint32 key."""
-
-    def keep(self, width, rngs):
-        self.key = Noise(jax.random.key_data(rngs.params()))
-
-    def __call__(self, x):
-        return self.lin(x) + jax.random.normal(jax.random.wrap_key_data(self.key[...]), x.shape)
-
-
-class BareKey(_Kept):
-    """Keeps a typed key as a plain attribute."""
-
-    def keep(self, width, rngs):
-        self.key = rngs.params()
-
-    def __call__(self, x):
-        return self.lin(x) + jax.random.normal(self.key, x.shape)
+        return self.lin(x) * self.sizes.get_value()[1] + one + two
 
 
 class Keys(_Kept):
-    """Keeps two typed keys of another generator."""
+    """Keys: a typed one that each call splits, its data, two of another generator, an attribute, a fork of streams."""
 
-    def keep(self, width, rngs):
+    def keep(self, rngs):
+        self.key, self.raw = Noise(rngs.params()), Noise(jax.random.key_data(rngs.params()))
         self.keys = Noise(jax.random.split(jax.random.key(0, impl="rbg"), 2))
+        self.bare, self.rngs = rngs.params(), rngs.fork()
 
     def __call__(self, x):
-        return self.lin(x) + jax.random.normal(self.keys[1], x.shape)
+        self.key[...], now = jax.random.split(self.key[...])
+        keys = [now, jax.random.wrap_key_data(self.raw[...]), self.keys[1], self.bare, self.rngs.params()]
+        return self.lin(x) + sum(jax.random.normal(key, x.shape) for key in keys)
 
 
-class Forked(_Kept):
-    """Keeps a fork of its streams, as flax's own Dropout does."""
+class Narrow(_Kept):
+    """Element types of few bits, and others that are not float32."""
 
-    def keep(self, width, rngs):
-        self.rngs = rngs.fork()
+    dtypes = ("int2", "int4", "float8_e4m3fn", "float8_e5m2", "bfloat16", "bool", "complex64", "uint8")
 
-    def __call__(self, x):
-        return self.lin(x) + jax.random.normal(self.rngs.params(), x.shape)
-
-
-class _Narrow(_Kept):
-    dtype = "float32"
-
-    def keep(self, width, rngs):
-        self.scale = nnx.Variable(jnp.arange(width).astype(self.dtype))
+    def keep(self, rngs):
+        self.kept = nnx.Dict({name: nnx.Variable(jnp.arange(WIDTH).astype(name)) for name in self.dtypes})
 
     def __call__(self, x):
-        return self.lin(x) * self.scale[...].astype(jnp.float32)
+        return self.lin(x) + sum(jnp.real(leaf[...].astype(jnp.complex64)) for leaf in self.kept.values())
 
 
-class Int4(_Narrow):
-    """Keeps int4."""
+class Odd(Narrow):
+    """Element types that safetensors has no name for."""
 
-    dtype = "int4"
-
-
-class Uint4(_Narrow):
-    """Keeps uint4."""
-
-    dtype = "uint4"
+    dtypes = ("float4_e2m1fn", "float8_e3m4")
 
 
-class Int2(_Narrow):
-    """Keeps int2."""
-
-    dtype = "int2"
-
-
-class Float8(_Narrow):
-    """Keeps float8_e4m3fn."""
-
-    dtype = "float8_e4m3fn"
-
-
-class Float8Odd(_Narrow):
-    """Keeps float8_e3m4."""
-
-    dtype = "float8_e3m4"
-
-
-class Float4(_Narrow):
-    """Keeps float4_e2m1fn."""
-
-    dtype = "float4_e2m1fn"
-
-
-class Bfloat16(_Narrow):
-    """Keeps bfloat16."""
-
-    dtype = "bfloat16"
-
-
-class Bool(_Narrow):
-    """Keeps bool."""
-
-    dtype = "bool"
-
-
-class Complex(_Kept):
-    """Keeps complex64."""
-
-    def keep(self, width, rngs):
-        self.turn = nnx.Variable(jnp.full((width,), 1j))
-
-    def __call__(self, x):
-        return self.lin(x) * jnp.abs(self.turn[...])
-
-
-class Empty(_Kept):
-    """Keeps an array of size 0."""
-
-    def keep(self, width, rngs):
-        self.none = nnx.Variable(jnp.zeros((0, width)))
-
-
-class Numpy(_Kept):
-    """Keeps a NumPy array of float64."""
-
-    def keep(self, width, rngs):
-        self.scale = nnx.Param(np.full((width,), 0.5))
-
-    def __call__(self, x):
-        return self.lin(x) * self.scale[...]
-
-
-class NumpyScalar(_Kept):
-    """Keeps a NumPy scalar."""
-
-    def keep(self, width, rngs):
-        self.scale = nnx.Param(np.float32(0.5))
-
-    def __call__(self, x):
-        return self.lin(x) * self.scale.get_value()
-
-
-class Greek(nnx.Module):
-    """Keeps params with names that are not ASCII."""
+class Names(nnx.Module):
+    """Names that are not ASCII, or those of a train state."""
 
     def __init__(self, *, rngs: nnx.Rngs):
-        self.γ, self.β = nnx.Param(jnp.ones(8)), nnx.Param(jax.random.normal(rngs.params(), (8,)))
+        self.γ, self.β = nnx.Param(jnp.ones(WIDTH)), nnx.Param(rngs.params.normal((WIDTH,)))
+        self.step, self.opt_state = nnx.Linear(WIDTH, WIDTH, rngs=rngs), nnx.Linear(WIDTH, WIDTH, rngs=rngs)
 
     def __call__(self, x):
-        return self.γ * x + self.β
+        return self.γ * self.opt_state(self.step(x)) + self.β
 
 
 class ValueParam(nnx.Module):
     """Has one param, called `value`."""
 
     def __init__(self, *, rngs: nnx.Rngs):
-        self.value = nnx.Param(jax.random.normal(rngs.params(), (8,)))
+        self.value = nnx.Param(rngs.params.normal((WIDTH,)))
 
     def __call__(self, x):
         return x * self.value
@@ -303,47 +124,50 @@ class ValueHead(nnx.Module):
     """A critic: its one child is called `value`."""
 
     def __init__(self, *, rngs: nnx.Rngs):
-        self.value = nnx.Linear(8, 1, rngs=rngs)
+        self.value = nnx.Linear(WIDTH, 1, rngs=rngs)
 
     def __call__(self, x):
         return self.value(x)[..., 0]
 
 
 class ValueDeep(nnx.Module):
-    """A torso and a critic."""
+    """A param, a head, and modules, all called `value`, beside one in a metadata box."""
 
     def __init__(self, *, rngs: nnx.Rngs):
-        self.torso, self.critic = nnx.Linear(8, 8, rngs=rngs), ValueHead(rngs=rngs)
+        self.scale, self.critic = ValueParam(rngs=rngs), ValueHead(rngs=rngs)
+        self.inner = nnx.Dict(value=nnx.Dict(value=nnx.Dict(value=nnx.Param(rngs.params.normal((WIDTH,))))))
+        self.boxed = nnx.Param(rngs.params.normal((WIDTH,)), note="box")
 
     def __call__(self, x):
-        return self.critic(self.torso(x))
+        return self.critic(self.scale(x) * self.inner.value.value.value + self.boxed)
 
 
-class ValueTwice(nnx.Module):
-    """A value in a value in a value."""
+class Text(_Kept):
+    """Keeps a string: JAX refuses it."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.value = nnx.Dict(value=nnx.Dict(value=nnx.Param(jax.random.normal(rngs.params(), (8,)))))
+    def keep(self, rngs):
+        self.mode = nnx.Variable("same")
+
+
+class Empty(_Kept):
+    """Keeps an array of size 0: Orbax refuses it."""
+
+    def keep(self, rngs):
+        self.none = nnx.Variable(jnp.zeros((0, WIDTH)))
+
+
+class Unsaved(_Kept):
+    """Keeps uint4: Orbax refuses it."""
+
+    def keep(self, rngs):
+        self.levels = nnx.Variable(jnp.arange(WIDTH).astype("uint4"))
+
+
+class DictOfArrays(_Kept):
+    """Keeps a dict of arrays in one Variable: flax does not load it."""
+
+    def keep(self, rngs):
+        self.both = nnx.Variable({"a": jnp.ones(WIDTH), "b": jnp.zeros(WIDTH)})
 
     def __call__(self, x):
-        return x * self.value.value.value
-
-
-class ParamsHead(nnx.Module):
-    """Its one child is called `params`."""
-
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.params = nnx.Linear(8, 8, rngs=rngs)
-
-    def __call__(self, x):
-        return self.params(x)
-
-
-class Step(nnx.Module):
-    """Its children are called as the fields of a train state."""
-
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.step, self.opt_state = nnx.Linear(8, 8, rngs=rngs), nnx.Linear(8, 8, rngs=rngs)
-
-    def __call__(self, x):
-        return self.opt_state(self.step(x))
+        return self.lin(x) * self.both.get_value()["a"]
