@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,14 @@ from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
 STATE_KEYS = frozenset({"opt_state", "step", "tx"})
 COLLECTIONS = frozenset({"batch_stats", "cache", "LoRAParam", "intermediates"})
 
+# The only key of a metadata box once it is saved; a module or a param may be called so, too.
+BOX = "value"
+
 # Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")
+
+# Element types of JAX that TensorStore, which Orbax writes with, has no name for.
+UNSTORED = frozenset({"uint2", "uint4", "float6_e2m3fn", "float6_e3m2fn", "float8_e4m3"})
 
 
 class CheckpointError(Exception):
@@ -46,7 +52,7 @@ def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = 
     Raises:
       CheckpointError: Orbax could not restore such a tree, or raised an error.
     """
-    leaves = _require_keepable(variables)
+    leaves = require_keepable(variables)
     path = path.absolute()
 
     def by_orbax() -> None:
@@ -109,12 +115,28 @@ def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
 
 
-def as_variables(tree: Any) -> Any:
+def as_variables(tree: Any, expected: Any = None) -> Any:
     """Extracts the variable dict from a saved tree: variables, bare params, or a train state that contains params.
 
     Metadata boxes, which come back as `{"value": array}`, are unwrapped.
+
+    Args:
+      tree: Nested dicts of arrays.
+      expected: The layer's variables: of several readings of `tree`, the one with most of their paths is taken. None
+        takes what is usual: `params` in `params` is a train state, and a lone `value` a box.
     """
-    tree = _unboxed(tree)
+    usual = _usual(_unboxed(tree))
+    if expected is None or not isinstance(tree, dict):
+        return usual
+    names = {trees.spell(path) for path, _ in trees.flatten(expected)}
+    inner = tree.get("params")
+    readings = [_usual(tree), tree, {"params": tree}, *([inner] if isinstance(inner, dict) else [])]
+    named = [_named_so(reading, names) for reading in readings]
+    counts = [sum(trees.spell(path) in names for path, _ in trees.flatten(one)) for one in named]
+    return named[counts.index(max(counts))] if max(counts) else usual
+
+
+def _usual(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     if "params" not in tree:
@@ -127,9 +149,20 @@ def as_variables(tree: Any) -> Any:
 
 
 def _unboxed(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return _unboxed(tree["value"]) if set(tree) == {"value"} else {key: _unboxed(tree[key]) for key in tree}
-    return tree
+    """`tree` without what looks like a box: a lone `value` with an array, or another box, in it."""
+    if not isinstance(tree, dict):
+        return tree
+    inner = {key: _unboxed(child) for key, child in tree.items()}
+    return inner[BOX] if set(inner) == {BOX} and not isinstance(inner[BOX], dict) else inner
+
+
+def _named_so(tree: Any, names: Collection[str]) -> Any:
+    """`tree` with boxes removed where that gives a path in `names`, or no path is in them and it looks like a box."""
+    leaves = []
+    for path, leaf in trees.flatten(tree):
+        within = (path[:at] + path[at + 1 :] for at in reversed(range(len(path))) if path[at] == BOX)
+        leaves.append((next((one for one in (path, *within) if trees.spell(one) in names), path), leaf))
+    return trees.nest(leaves)
 
 
 def _restore(path: Path) -> Any:
@@ -181,7 +214,7 @@ def save_step(tree: Mapping[str, Any], folder: Path, num: int, *, keep: int, met
     Raises:
       CheckpointError: Orbax could not restore such a tree, or raised an error.
     """
-    _require_keepable(tree)
+    require_keepable(tree)
     try:
         import orbax.checkpoint as ocp
 
@@ -253,8 +286,12 @@ def _numpy_checkpointer() -> Any:
 _OWN = threading.local()
 
 
-def _require_keepable(variables: Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    """The dotted paths and leaves of `variables`; raises if Orbax would confuse any."""
+def require_keepable(variables: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    """The dotted paths and leaves of `variables`, arrays or `jax.ShapeDtypeStruct` without boxes.
+
+    Raises:
+      CheckpointError: Orbax would confuse paths, or lose a leaf.
+    """
     seen: dict[str, trees.Path] = {}
     leaves = trees.flatten(variables)
     if not leaves:
@@ -272,6 +309,9 @@ def _require_keepable(variables: Mapping[Any, Any]) -> list[tuple[str, Any]]:
             raise CheckpointError(
                 f"{'/'.join(map(str, path))} has shape {list(np.shape(leaf))}: Orbax saves no empty array"
             )
+        dtype = str(getattr(leaf, "dtype", None))
+        if dtype in UNSTORED:
+            raise CheckpointError(f"{'/'.join(map(str, path))} is {dtype}, which Orbax does not store")
     return [(".".join(str(part) for part in path), leaf) for path, leaf in leaves]
 
 

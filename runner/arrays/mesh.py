@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -70,7 +71,15 @@ class Placement:
 
     def put_variables(self, variables: Any) -> Any:
         """Puts a variable dict on its device or mesh, and waits until it is ready."""
-        return jax.block_until_ready(jax.device_put(variables, self.shardings(variables) or self.device))
+        if self.mesh is not None:
+            return jax.block_until_ready(jax.device_put(variables, self.shardings(variables)))
+        with jax.default_device(self.device):
+            # JAX 0.10: compiled functions refuse a 4-bit array that was put on a named device, for its layout.
+            return jax.block_until_ready(
+                jax.tree.map(
+                    lambda leaf: jnp.asarray(leaf) if _is_packed(leaf) else jax.device_put(leaf, self.device), variables
+                )
+            )
 
     def shardings(self, variables: Any) -> Any:
         """A sharding for every leaf, or metadata box, of `variables`; None for one device."""
@@ -239,6 +248,10 @@ def _mesh(sizes: Mapping[str, int], there: Sequence[jax.Device]) -> Mesh:
 
 def _told(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def _is_packed(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and leaf.dtype.name in ("int2", "uint2", "int4", "uint4", "float4_e2m1fn")
 
 
 def _map(function: Callable[[trees.Path, Any], Any], tree: Any) -> Any:

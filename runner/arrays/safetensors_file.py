@@ -36,6 +36,10 @@ DTYPES = {
 }
 
 
+# Integers of fewer bits than the format has; the metadata of a file can say which they are.
+WIDER = {"int2": "int8", "int4": "int8", "uint2": "uint8", "uint4": "uint8"}
+
+
 def require_package() -> Any:
     """Imports the safetensors package.
 
@@ -56,7 +60,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
 
     Args:
       path: A file that does not exist yet, in an existing folder.
-      arrays: Arrays by name.
+      arrays: Arrays by name; integers of 2 and 4 bits are written as 8 bits.
       metadata: Text values by name.
 
     Raises:
@@ -64,6 +68,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
       StorageError: The file can't be written.
     """
     package = require_package()
+    arrays = {name: array.astype(WIDER.get(array.dtype.name, array.dtype)) for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.dtype.name not in DTYPES.values():
             raise UserError(f"{name} is {array.dtype.name}, which safetensors has no name for", "--to nnx")

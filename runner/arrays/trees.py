@@ -70,9 +70,49 @@ def is_sown(tree: Any) -> bool:
 
 
 def with_keys_of(tree: Any, expected: Any) -> Any:
-    """`tree` with the keys of `expected` where their strings match: Orbax restores integers and tuples as strings."""
-    spelled = {spell(path): path for path, _ in flatten(expected)}
-    return nest((spelled.get(spell(path), path), leaf) for path, leaf in flatten(tree))
+    """`tree` in the structure of `expected`, as far as their leaves have the same paths as strings.
+
+    A checkpoint holds arrays by name: integer and tuple keys come back as strings, tuples as dicts, typed rng keys as
+    their data, and None not at all. Leaves that `expected` has not are kept.
+
+    Args:
+      tree: Nested dicts of arrays.
+      expected: Variable dict; arrays or `jax.ShapeDtypeStruct`, in boxes or not.
+    """
+    found = {spell(path): (path, leaf) for path, leaf in flatten(tree)}
+    filled = _filled(expected, (), found)
+    return nest(found.values(), {} if filled is _ABSENT else filled)
+
+
+_ABSENT = object()
+
+
+def _filled(expected: Any, path: Path, found: dict[str, tuple[Path, Any]]) -> Any:
+    """`expected` with the leaves of `found`, which are taken out of it; without what is not all there."""
+    if isinstance(expected, Mapping):
+        parts = {key: _filled(child, (*path, key), found) for key, child in expected.items()}
+        kept = {key: part for key, part in parts.items() if part is not _ABSENT}
+        return kept if kept or not parts else _ABSENT
+    wanted = {spell((*path, *rest)): leaf for rest, leaf in flatten(expected)}
+    if not wanted.keys() <= found.keys():
+        return _ABSENT
+    structure = jax.tree.structure(expected, is_leaf=meta.is_axis_metadata)
+    return jax.tree.unflatten(structure, [_typed(found.pop(name)[1], unbox(leaf)) for name, leaf in wanted.items()])
+
+
+def _typed(leaf: Any, wanted: Any) -> Any:
+    """`leaf` as a typed rng key where `wanted` is one, and `leaf` its data."""
+    if not is_key(wanted) or is_key(leaf):
+        return leaf
+    impl: list[Any] = []
+    data = jax.eval_shape(lambda key: (impl.append(jax.random.key_impl(key)), jax.random.key_data(key))[1], wanted)
+    fits = (np.shape(leaf), leaf.dtype) == (data.shape, data.dtype)
+    return jax.random.wrap_key_data(leaf, impl=impl[0]) if fits else leaf
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether `leaf`, or what has its shape and dtype, is an array of typed rng keys."""
+    return hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def select(tree: Any, wanted: Callable[[Path], bool]) -> Any:
@@ -80,13 +120,15 @@ def select(tree: Any, wanted: Callable[[Path], bool]) -> Any:
     return nest((path, leaf) for path, leaf in flatten(tree) if wanted(path))
 
 
-def nest(pairs: Iterable[tuple[Path, Any]]) -> Any:
-    """Builds nested dicts from paths and leaves: the inverse of `flatten`."""
-    found: dict[Any, Any] = {}
+def nest(pairs: Iterable[tuple[Path, Any]], within: dict[Any, Any] | None = None) -> Any:
+    """Builds nested dicts from paths and leaves: the inverse of `flatten`; added to `within`, if given."""
+    found: dict[Any, Any] = {} if within is None else within
     for (*parents, last), leaf in pairs:
         node = found
         for key in parents:
-            node = node.setdefault(key, {})
+            if not isinstance(node.setdefault(key, {}), dict):
+                node[key] = {}
+            node = node[key]
         node[last] = leaf
     return found
 
@@ -202,7 +244,7 @@ def _unboxed(leaf: Any) -> Any:
 
 
 def _as_numpy(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         return np.asarray(jax.random.key_data(leaf))
     return shards.whole(leaf)
 

@@ -55,16 +55,29 @@ def with_variables(
     if layer.construct is None:
         raise LayerError("a host has no native module", 'reload(run, as_="linen")')
     module = _build(layer, {"params": jax.random.key(0), **rngs.native_streams(keys)})
-    state = nnx.merge_state(nnx.State({}), *(nnx.State(collection) for collection in variables.values()))
-    own = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState)))
-    kinds = {trees.spell(path): _kind(leaf) for path, leaf in own}
-    for path, leaf in nnx.to_flat_state(state):
-        name = trees.spell(path)
-        one, two = kinds.get(name, "nowhere"), _kind(leaf)
-        if (one.partition("[")[1:] if cast else one) != (two.partition("[")[1:] if cast else two):
-            raise LayerError(f"the native module has {name} {one}, the variables {two}")
-    nnx.update(module, state)
+    own = list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
+    given = {path[1:]: leaf for path, leaf in trees.flatten(trees.unbox(variables))}
+    loaded = []
+    for path, leaf in own:
+        value, structure = _value(leaf), jax.tree.structure(_value(leaf))
+        inner = [(*path, *rest) for rest, _ in trees.flatten(value)]
+        if not any(part in given for part in inner):
+            continue
+        arrays = [given.pop(part, None) for part in inner]
+        for part, one, two in zip(inner, jax.tree.leaves(value), arrays, strict=True):
+            _require_same(part, _kind(one), "nothing" if two is None else _kind(two), cast=cast)
+        held = structure.unflatten(arrays)
+        loaded.append((path, leaf.replace(held) if isinstance(leaf, nnx.Variable) else held))
+    for part, leaf in given.items():
+        _require_same(part, "nowhere", _kind(leaf), cast=False)
+    nnx.update(module, nnx.from_flat_state(loaded))
     return module
+
+
+def _require_same(path: trees.Path, own: str, given: str, *, cast: bool) -> None:
+    """Validates that a leaf of the module is of the dtype and shape that is given, or with `cast` of its shape."""
+    if (own.partition("[")[1:] if cast else own) != (given.partition("[")[1:] if cast else given):
+        raise LayerError(f"the native module has {trees.spell(path)} {own}, the variables {given}")
 
 
 def state(module: nnx.Module) -> nnx.State[Any, Any]:
@@ -80,9 +93,13 @@ def rng_names(module: nnx.Module) -> list[str]:
     return [trees.spell(path) for path, _ in nnx.to_flat_state(nnx.state(module, nnx.RngState))]
 
 
+def _value(leaf: Any) -> Any:
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
 def _kind(leaf: Any) -> str:
-    value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
-    return f"{value.dtype}{list(value.shape)}"
+    array = jax.eval_shape(lambda: leaf)  # of a Python number, too
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str]) -> Native:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from runner.bridge import jaxprs
 from runner.bridge.rngs import PARAMS, apply_keys
 from runner.bridge.wrap import Bridged, arguments_of
 from runner.errors import LayerError, UserError, literal
+
+# How flax warns that it does not load what is given, so that the layer goes on with what its constructor made.
+NOT_LOADED = "Found unknown module paths in incoming state"
 
 # A layer that needs more streams than this requests a new one on every trace.
 MAX_STREAMS = 16
@@ -55,7 +59,9 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
         try:
             variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
             # Linen's own dropout draws from `params` during init, and needs its stream only now.
-            output, mutable = _trace_apply(layer, variables, streams, x)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message=NOT_LOADED)
+                output, mutable = _trace_apply(layer, variables, streams, x)
         except UserError:
             raise
         except Exception as error:  # whatever the layer's own code raises
@@ -119,6 +125,8 @@ def _fix(layer: Bridged, shape: list[int], reason: str) -> str:
     if "auto mesh context" in reason:  # flax's message for a variable with axis names and no mesh
         axes = dict.fromkeys(re.findall(r"'(\w+)'", reason.partition("out_sharding=")[2]), 1)
         return f"'mesh.axes={literal(axes)}'"
+    if NOT_LOADED in reason:
+        return "nnx.Dict of Variables in the layer, in place of a Variable that holds a dict: flax does not load that"
     if _fails_to_construct(layer):
         return "other values for layer.kwargs"
     if "integer" in reason.lower():

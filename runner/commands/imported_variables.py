@@ -62,6 +62,7 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
     found, text = _read(path)
     wanted = _like(like) if like is not None else _described(path, text)
     leaves = _linen(found, [trees.spell(name) for name, _ in trees.flatten(wanted.tree)])
+    leaves = _narrowed(leaves, wanted.tree)
     _require_same(path, leaves, wanted)
     tree = trees.nest((name, leaves[trees.spell(name)]) for name, _ in trees.flatten(wanted.tree))
     save(tree, target)
@@ -128,18 +129,41 @@ def _linen(found: Names, wanted: Sequence[str]) -> Names:
     Linen layout this also holds for metadata boxes.
     """
     dotted = {name: name.replace("/", ".") for name in wanted}
-    is_linen = [name for name in dotted.values() if name in found or f"{name}.value" in found]
-    is_native = [name for name in dotted.values() if _inner(name) in found or f"{_inner(name)}.value" in found]
+    is_linen = [name for name in dotted.values() if any(one in found for one in _stored(name))]
+    is_native = [name for name in dotted.values() if any(one in found for one in _stored(_inner(name)))]
     as_native = len(is_native) > len(is_linen)
     leaves: Names = {}
     left = dict(found)
-    for name, spelt in dotted.items():
-        own = _inner(spelt) if as_native else spelt
-        stored = next((one for one in (f"{own}.value", own) if one in left), None)
-        if stored is not None:
-            leaves[name] = left.pop(stored)
+    # A leaf of a tuple has its Variable's `value` further up; a module of that name is preferred.
+    for is_within in (False, True):
+        for name in [name for name in wanted if name not in leaves]:
+            own = _inner(dotted[name]) if as_native else dotted[name]
+            stored = next((one for one in (_within(own) if is_within else _stored(own)) if one in left), None)
+            if stored is not None:
+                leaves[name] = left.pop(stored)
     rng = _rng_names(left) if as_native else set()
     return leaves | {name.replace(".", "/"): leaf for name, leaf in left.items() if name not in rng}
+
+
+def _narrowed(leaves: Names, wanted: Any) -> Names:
+    """The leaves, with integers of few bits that a safetensors file holds as 8 bits as they were."""
+    narrow = dict(leaves)
+    for path, leaf in trees.flatten(wanted):
+        name, dtype = trees.spell(path), leaf.dtype
+        array = narrow.get(name)
+        if array is not None and safetensors_file.WIDER.get(dtype.name) == array.dtype.name:
+            same = array.astype(dtype)
+            narrow[name] = same if (same.astype(array.dtype) == array).all() else array
+    return narrow
+
+
+def _stored(own: str) -> tuple[str, str]:
+    return f"{own}.value", own
+
+
+def _within(own: str) -> list[str]:
+    parts = own.split(".")
+    return [".".join([*parts[:at], "value", *parts[at:]]) for at in reversed(range(1, len(parts)))]
 
 
 def _inner(dotted: str) -> str:

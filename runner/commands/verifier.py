@@ -16,8 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import checkpoint, closeness, devices, trees
+from runner.arrays import checkpoint, closeness, devices, renames, trees
 from runner.bridge import rngs
+from runner.commands import tree_mismatch
 from runner.config.composed import Config
 from runner.config.settings import Run
 from runner.config.sweep_settings import ProcessSettings
@@ -235,8 +236,10 @@ def _compare_applied(
     draft, apply = program
     record, place = saved.record, draft.placement
     x, key = place.put_x(saved.x), place.put(rngs.root_key(saved.run.seed))
-    given = place.put_variables(trees.with_keys_of(variables, draft.needs.variables))
-    output, _ = apply(given, key, x)
+    kept_here = trees.with_keys_of(variables, draft.needs.variables)
+    if wrong := tree_mismatch.sentences(renames.compare(kept_here, trees.unbox(draft.needs.variables))):
+        return "", [f"the layer is not the one that was saved: {wrong}"]
+    output, _ = apply(place.put_variables(kept_here), key, x)
     made = trees.named_arrays(output)
     differing = closeness.differences(kept, made)
     if not differing:

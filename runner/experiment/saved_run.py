@@ -259,8 +259,8 @@ def reload(
     saved.require_trust(trust=trust)
     variables = saved.variables(None if sharding is None else _places(record, sharding))
     draft = saved.draft()
-    variables = trees.with_keys_of(variables, draft.needs.variables)
-    placed = _placed(_chosen(variables, only), device if sharding is None else None, dtype)
+    variables = trees.with_keys_of(_chosen(variables, only), draft.needs.variables)
+    placed = _placed(variables, device if sharding is None else None, dtype)
     module: Any = draft.model.model
     if as_ == "nnx":
         if draft.model.construct is None:

@@ -25,8 +25,8 @@ class InitialVariables:
 
     Attributes:
       path: Where they were found.
-      tree: The variables.
-      digest: Their digest.
+      tree: The saved tree; see `checkpoint.as_variables`.
+      digest: The digest of the variables.
       train_state: The state that training resumes from, if they come from a trained run.
     """
 
@@ -71,12 +71,13 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     if record and (reason := removal.sentence(record)):
         raise ConfigError("variables", path, reason, removal.again(record))
     try:
-        tree = checkpoint.restore(run.checkpoint) if own else checkpoint.as_variables(checkpoint.restore(folder))
+        tree = checkpoint.restore(run.checkpoint if own else folder)
         state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None
     except checkpoint.CheckpointError as error:
         reason = "no Orbax checkpoint is there" if folder.is_dir() else "there is no such folder"
         raise ConfigError("variables", path, reason, "variables=outputs/SWEEP/runs/RUN") from error
-    return InitialVariables(path, tree, trees.tree_digest(trees.leaves(tree)), state)
+    variables = tree if own else checkpoint.as_variables(tree)
+    return InitialVariables(path, tree, trees.tree_digest(trees.leaves(variables)), state)
 
 
 def draft_from(run: Run, identity: Identity, initial: InitialVariables | None) -> Draft:

@@ -6,8 +6,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from runner.arrays import checkpoint, trees
+from runner.arrays.checkpoint import CheckpointError
 from runner.config.settings import Run
-from runner.errors import UserError, one_or_many
+from runner.errors import LayerError, UserError, one_or_many
 from runner.experiment import inputs
 from runner.experiment.draft import Draft
 from runner.experiment.identity import Identity, identity_of
@@ -43,6 +45,7 @@ def validate(
     drafts: dict[ProgramKey, Draft] = dict(known or {})
     errors = list(errors_before)
     refused: dict[ProgramKey, UserError] = {}
+    unkeepable = functools.cache(lambda key: _unkeepable(drafts[key]))
     read = functools.cache(read_initial_variables)
     for config in configs:
         try:
@@ -58,11 +61,23 @@ def validate(
                 drafts[key] = draft_from(config.run, identity, initial)
             except UserError as error:
                 refused[key] = error
-        if key in refused:
-            errors.append((config.where, refused[key]))
+        reason = refused.get(key) or (unkeepable(key) if config.run.checkpoint.writes else None)
+        if reason is not None:
+            errors.append((config.where, reason))
     if errors:
         raise one_or_many(errors, len(configs) + len(errors_before))
     return identities, drafts
+
+
+def _unkeepable(draft: Draft) -> UserError | None:
+    """Why the variables can't be saved; None if they can, or there are none."""
+    variables = trees.unbox(draft.variables)
+    try:
+        if trees.flatten(variables):
+            checkpoint.require_keepable(variables)
+    except CheckpointError as error:
+        return LayerError(f"the variables can't be saved: {error}", "checkpoint=none")
+    return None
 
 
 def identify(run: Run, initial: InitialVariables | None, *, elsewhere: str | None = None) -> Identity:
