@@ -1,11 +1,10 @@
-"""Linen modules that lift a layer, one for each way pipelines do: named, jitted, twice, remat, scan, vmap.
+"""Linen modules that lift a layer, one for each way pipelines do: named, jitted, remat, scan, vmap.
 
 In each, the layer is the field `layer`, so its variables are under that name in every collection.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,17 +42,6 @@ class Jitted(nn.Module):
     def __call__(self, x: jax.Array) -> Any:
         """Returns the layer's output."""
         return nn.jit(lambda layer, x: layer(x, **self.call))(self.layer, x)
-
-
-class Twice(nn.Module):
-    """One instance, called twice on the same input."""
-
-    layer: nn.Module
-    call: Mapping[str, Any]
-
-    def __call__(self, x: jax.Array) -> tuple[Any, Any]:
-        """Returns the two outputs in order."""
-        return self.layer(x, **self.call), self.layer(x, **self.call)
 
 
 class Remat(nn.Module):
@@ -126,11 +114,6 @@ def jitted(layer: Bridged) -> Bridged:
     return Bridged(model=Jitted(**_fields(layer)))
 
 
-def twice(layer: Bridged) -> Bridged:
-    """`layer` called twice in one host."""
-    return Bridged(model=Twice(**_fields(layer)))
-
-
 def remat(layer: Bridged) -> Bridged:
     """`layer` under `nn.remat` in a host."""
     return Bridged(model=Remat(**_fields(layer)))
@@ -168,11 +151,6 @@ def vmap(
 def is_wrapped(model: Bridged) -> bool:
     """Whether `model` is itself a wrapped NNX layer, not a host."""
     return hasattr(model.model, "nnx_class")
-
-
-def calls_in_init(model: Bridged, streams: Sequence[str], x: Any) -> dict[str, int]:
-    """How often init calls each wrapped layer inside `model`, by path ('' for `model` itself); only traces."""
-    return dict(Counter(path for path, _ in wrapped_calls(model, streams, x)))
 
 
 def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, nn.Module]]:
