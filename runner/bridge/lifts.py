@@ -5,6 +5,7 @@ In each, the layer is the field `layer`, so its variables are under that name in
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -156,7 +157,19 @@ def is_wrapped(model: Bridged) -> bool:
 def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, nn.Module]]:
     """Every call of a wrapped layer during init, in order: its path and the unbound layer; only traces."""
     calls: list[tuple[str, nn.Module]] = []
+    _trace_init(model, streams, x, calls)
+    return calls
 
+
+def calls_until_error(model: Bridged, x: Any) -> list[tuple[str, nn.Module]]:
+    """As `wrapped_calls`, of an init that may raise: the calls before it does."""
+    calls: list[tuple[str, nn.Module]] = []
+    with contextlib.suppress(Exception):
+        _trace_init(model, (rngs.PARAMS, "dropout", "carry"), x, calls)
+    return calls
+
+
+def _trace_init(model: Bridged, streams: Sequence[str], x: Any, calls: list[tuple[str, nn.Module]]) -> None:
     def watch(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name == "__call__" and hasattr(context.module, "nnx_class"):
             calls.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
@@ -167,7 +180,6 @@ def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[
             return model.init(key, streams, x)
 
     jax.eval_shape(init, jax.ShapeDtypeStruct((2,), "uint32"), x)
-    return calls
 
 
 def _fields(layer: Bridged) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from runner.arrays import trees
 from runner.bridge import lifts
 from runner.checks import rounding, verdicts
-from runner.checks.probes import flow, hosted, hlo
+from runner.checks.probes import flow, hlo, hosted
 from runner.checks.probes.lifted import (
     NUM,
     REMAT,

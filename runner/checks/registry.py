@@ -24,7 +24,7 @@ from runner.checks import (
     verdicts,
 )
 from runner.checks.probes.subject import Subject, subject_of
-from runner.errors import LayerError, UserError, nearest
+from runner.errors import LayerError, LayerFaultError, UserError, nearest
 from runner.records.record import Check
 
 CheckFunction = Callable[..., Check]
@@ -79,6 +79,8 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
     try:
         subject = subject_of(model, x, **options)
     except LayerError as error:
+        if isinstance(error, LayerFaultError):
+            return [verdicts.fail(complete.NAME, error.what, error.suggestion)]
         known = model if hasattr(model, "nnx_class") else None
         cause = init_errors.why_it_fails(error, known) or sharding.why_it_fails(error)
         if cause is None:

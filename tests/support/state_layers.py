@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 from flax import nnx
+from flax.nnx import bridge
+from flax.traverse_util import flatten_dict
 
 
 class Drops(nnx.Module):
@@ -70,3 +79,75 @@ class SpectralInside(nnx.Module):
 
     def __call__(self, x):
         return self.norm(x, update_stats=True)
+
+
+class EatsDefault(nnx.Module):
+    def __init__(self, sizes=[4] * 40, *, rngs):  # noqa: B006
+        sizes.pop()
+        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in sizes])
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class CopiesDefault(EatsDefault):
+    def __init__(self, sizes=[4] * 3, *, rngs):  # noqa: B006
+        super().__init__(list(sizes), rngs=rngs)
+
+
+TABLE = {}
+
+
+class KeepsTracer(nnx.Module):
+    def __init__(self, *, rngs):
+        if 4 not in TABLE:
+            TABLE[4] = jnp.sin(jnp.arange(4.0)) + jax.random.normal(rngs.params(), (4,))
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x + TABLE[x.shape[-1]])
+
+
+@functools.cache
+def angles(width):
+    return jnp.sin(jnp.arange(width))
+
+
+class CachesTracer(KeepsTracer):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x + angles(x.shape[-1]))
+
+
+@functools.cache
+def numpy_angles(width):
+    return np.sin(np.arange(width, dtype=np.float32))
+
+
+class CachesNumpy(CachesTracer):
+    def __call__(self, x):
+        return self.linear(x + numpy_angles(x.shape[-1]))
+
+
+class Numbered(nnx.Module):
+    def __init__(self, *, rngs):
+        self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs)])
+
+    def __call__(self, x):
+        return self.layers[0](x)
+
+
+class JoinsPaths(nn.Module):
+    """Looks at its own params by path."""
+
+    make: Any
+
+    @nn.compact
+    def __call__(self, x):
+        y = bridge.to_linen(self.make, name="mine")(x)
+        flatten_dict(self.variables["params"], sep="/")
+        return y

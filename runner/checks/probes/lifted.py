@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from runner.arrays import trees
 from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks.probes.subject import Subject
