@@ -426,5 +426,5 @@ def test_only_the_checks_that_are_named_are_asked():
     assert [check.name for check in asked] == ["complete", "traps"]
     with pytest.raises(UserError) as caught:
         runner.check(model, X, only=["trap"])
-    known = "complete, nothing_invented, streams, mutable, trained, parity, lifts, checkpoint, sharding, traps"
+    known = "complete, nothing_invented, streams, mutable, trained, used, parity, lifts, checkpoint, sharding, traps"
     assert str(caught.value) == f"only='trap': no such check; there are {known}.\n  Try: only=['traps']"

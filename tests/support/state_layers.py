@@ -151,3 +151,75 @@ class JoinsPaths(nn.Module):
         y = bridge.to_linen(self.make, name="mine")(x)
         flatten_dict(self.variables["params"], sep="/")
         return y
+
+
+class ReturnsNothing(Drops):
+    def __call__(self, x):
+        self.linear(x)
+
+
+class Normed(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(self.norm(x))
+
+
+class NormedBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return bridge.to_linen(Normed, name="layer")(x), None
+
+
+class Scans(nn.Module):
+    """A stack of blocks by `nn.scan`, with an axis for these collections."""
+
+    collections: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        axes = dict.fromkeys(self.collections, 0)
+        return nn.scan(NormedBlock, variable_axes=axes, split_rngs={"params": True}, length=2)(name="blocks")(x, None)[
+            0
+        ]
+
+
+class Ignores(nn.Module):
+    """Calls a layer without weights, and goes on with x."""
+
+    @nn.compact
+    def __call__(self, x):
+        bridge.to_linen(nnx.Dropout, 0.5, name="mine")(x)
+        return nn.Dense(4)(x)
+
+
+class SowsIt(Ignores):
+    """Goes on with x too, and hands on what the layer gives as a loss."""
+
+    @nn.compact
+    def __call__(self, x):
+        self.sow("intermediates", "loss", bridge.to_linen(nnx.Dropout, 0.5, name="mine")(x).sum())
+        return nn.Dense(4)(x)
+
+
+class JitsIt(nn.Module):
+    @nn.jit
+    @nn.compact
+    def __call__(self, x):
+        return nn.remat(lambda host, x: bridge.to_linen(nnx.Linear, 4, 4, name="mine")(x))(self, x)
+
+
+class NeverCalls(nn.Module):
+    layer: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(x)
+
+
+class Calls(NeverCalls):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(self.layer()(x))

@@ -30,7 +30,7 @@ class HostedCall:
     Attributes:
       path: The layer's path in the host, '' for the host itself.
       layer: The layer, unbound.
-      counts: Whether the host's output depends on what the call gives.
+      counts: Whether the host's output, or what apply sows or updates, depends on what the call gives.
     """
 
     path: str
@@ -53,9 +53,7 @@ class _Tagging:
         return jax.tree.map(lambda leaf: _plus(leaf, self.tags[num]), output) if num < len(self.tags) else output
 
 
-def calls(
-    model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = None, mutable: bool = True
-) -> list[HostedCall]:
+def calls(model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = None) -> list[HostedCall]:
     """Every call of a wrapped layer during init, or during apply on `variables`, in order; only traces.
 
     Args:
@@ -63,7 +61,6 @@ def calls(
       streams: All rng streams that it needs.
       x: Shape and dtype of the input.
       variables: Shapes of the variables; None for init.
-      mutable: Whether apply may change the collections.
     """
     inputs = variables, jax.ShapeDtypeStruct((2,), "uint32"), jax.ShapeDtypeStruct(x.shape, x.dtype)
 
@@ -72,8 +69,7 @@ def calls(
             if variables is None:
                 return model.model.init_with_output(rngs.init_keys(key, streams), x, **model.call)[0]
             keys = rngs.apply_keys(key, streams)
-            output = model.model.apply(variables, x, rngs=keys, mutable=mutable, **model.call)
-            return output[0] if mutable else output
+            return model.model.apply(variables, x, rngs=keys, mutable=True, **model.call)
 
     counting = _Tagging(())
     with jax.default_matmul_precision(COUNTING):
