@@ -54,6 +54,10 @@ class LayerError(UserError):
     """A layer that can't be imported, built, or called on the input."""
 
 
+class LayerFaultError(LayerError):
+    """A layer or host that can't work in Linen, whatever the input: a fail of the check `complete`."""
+
+
 class DeviceError(UserError):
     """A device that is not available."""
 

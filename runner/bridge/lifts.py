@@ -1,11 +1,11 @@
-"""Linen modules that lift a layer, one for each way pipelines do: named, jitted, twice, remat, scan, vmap.
+"""Linen modules that lift a layer, one for each way pipelines do: named, jitted, remat, scan, vmap.
 
 In each, the layer is the field `layer`, so its variables are under that name in every collection.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,17 +43,6 @@ class Jitted(nn.Module):
     def __call__(self, x: jax.Array) -> Any:
         """Returns the layer's output."""
         return nn.jit(lambda layer, x: layer(x, **self.call))(self.layer, x)
-
-
-class Twice(nn.Module):
-    """One instance, called twice on the same input."""
-
-    layer: nn.Module
-    call: Mapping[str, Any]
-
-    def __call__(self, x: jax.Array) -> tuple[Any, Any]:
-        """Returns the two outputs in order."""
-        return self.layer(x, **self.call), self.layer(x, **self.call)
 
 
 class Remat(nn.Module):
@@ -126,11 +115,6 @@ def jitted(layer: Bridged) -> Bridged:
     return Bridged(model=Jitted(**_fields(layer)))
 
 
-def twice(layer: Bridged) -> Bridged:
-    """`layer` called twice in one host."""
-    return Bridged(model=Twice(**_fields(layer)))
-
-
 def remat(layer: Bridged) -> Bridged:
     """`layer` under `nn.remat` in a host."""
     return Bridged(model=Remat(**_fields(layer)))
@@ -170,15 +154,22 @@ def is_wrapped(model: Bridged) -> bool:
     return hasattr(model.model, "nnx_class")
 
 
-def calls_in_init(model: Bridged, streams: Sequence[str], x: Any) -> dict[str, int]:
-    """How often init calls each wrapped layer inside `model`, by path ('' for `model` itself); only traces."""
-    return dict(Counter(path for path, _ in wrapped_calls(model, streams, x)))
-
-
 def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[str, nn.Module]]:
     """Every call of a wrapped layer during init, in order: its path and the unbound layer; only traces."""
     calls: list[tuple[str, nn.Module]] = []
+    _trace_init(model, streams, x, calls)
+    return calls
 
+
+def calls_until_error(model: Bridged, x: Any) -> list[tuple[str, nn.Module]]:
+    """As `wrapped_calls`, of an init that may raise: the calls before it does."""
+    calls: list[tuple[str, nn.Module]] = []
+    with contextlib.suppress(Exception):
+        _trace_init(model, (rngs.PARAMS, "dropout", "carry"), x, calls)
+    return calls
+
+
+def _trace_init(model: Bridged, streams: Sequence[str], x: Any, calls: list[tuple[str, nn.Module]]) -> None:
     def watch(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name == "__call__" and hasattr(context.module, "nnx_class"):
             calls.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
@@ -189,7 +180,6 @@ def wrapped_calls(model: Bridged, streams: Sequence[str], x: Any) -> list[tuple[
             return model.init(key, streams, x)
 
     jax.eval_shape(init, jax.ShapeDtypeStruct((2,), "uint32"), x)
-    return calls
 
 
 def _fields(layer: Bridged) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
-from runner.bridge import jaxprs
+from runner.bridge import faults, jaxprs
 from runner.bridge.rngs import PARAMS, apply_keys
 from runner.bridge.wrap import Bridged, arguments_of
 from runner.errors import LayerError, UserError, literal
@@ -52,6 +52,7 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
 
     Raises:
       LayerError: The layer rejects its arguments or the input.
+      LayerFaultError: It can't work in Linen, whatever the input.
     """
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     streams: tuple[str, ...] = (PARAMS,)
@@ -61,13 +62,13 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
             # Linen's own dropout draws from `params` during init, and needs its stream only now.
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", message=NOT_LOADED)
-                output, mutable = _trace_apply(layer, variables, streams, x)
+                output, mutable = _trace_apply(layer, variables, streams, x, label)
         except UserError:
             raise
         except Exception as error:  # whatever the layer's own code raises
             missing = _missing_stream(error)
             if missing is None or missing in streams or len(streams) >= MAX_STREAMS:
-                raise _refusal(layer, x, label, error) from error
+                raise (faults.of_error(layer, x, label, error) or _refusal(layer, x, label, error)) from error
             streams = (*streams, missing)
         else:
             return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
@@ -98,7 +99,9 @@ def _missing_stream(error: Exception) -> str | None:
     return (match[1] or match[2]) if match else None
 
 
-def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any) -> tuple[Any, tuple[str, ...]]:
+def _trace_apply(
+    layer: Bridged, variables: Any, streams: Sequence[str], x: Any, label: str
+) -> tuple[Any, tuple[str, ...]]:
     """Shapes of the output, and the collections whose values apply changes."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
@@ -106,6 +109,8 @@ def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any)
         return layer.model.apply(variables, v, rngs=apply_keys(k, streams), mutable=True, **layer.call)
 
     closed, (output, updates) = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
+    if fault := faults.of_trace(layer, label, closed):
+        raise fault
     num_output = len(jax.tree.leaves(output))
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
     changed = jaxprs.changed(closed, range(num_output, num_output + len(paths)))

@@ -37,6 +37,8 @@ checkpointer = ocp.PyTreeCheckpointer()
 checkpointer.save(path, unflatten_dict({key: leaf for key, leaf in flat.items() if leaf.size}))
 variables = unflatten_dict(flat | flatten_dict(checkpointer.restore(path)))  # the empty ones from init"""
 
+OTHER_BITS = "apply answers with other bits"
+
 WITH_INTEGERS = "variables = nnx.restore_int_paths(ocp.PyTreeCheckpointer().restore(path))"
 
 
@@ -77,7 +79,7 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 
 def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
-    """The fail for arrays that are not an `nnx.Variable`: their collection is named after their JAX class."""
+    """The warning for arrays that are no `nnx.Variable`: their collection is named after their JAX class."""
     if subject.model is (subject.layer or subject.model) and not unwrapped.holds_raw_arrays(subject.model.model):
         return None
     eager = trees.to_host(subject.model.init(subject.key, subject.needs.streams, subject.x))
@@ -97,7 +99,7 @@ def _raw_arrays(subject: Subject, folder: Path) -> Check | None:
         f"{name} ({eagerly} eagerly, {jitted or 'nowhere'} jitted)" for name, (eagerly, jitted) in collections.items()
     ]
     fix = "\n".join(as_code.as_param(path[1:]) for path in moved[:3])
-    return verdicts.fail(
+    return verdicts.warn(
         NAME,
         f"raw array, no nnx.Variable: {listed(names)}: an eager init's checkpoint does not fit a jitted one's tree",
         f"{fix}  # at the end of its __init__; nnx.Variable for a constant",
@@ -131,7 +133,7 @@ def _trip(restore: Callable[[], Any], saved: Any, expected: Any, apply: Callable
             same = _same(expected, apply(tree))
     except Exception as error:  # noqa: BLE001 - what apply says to keys that are not its own
         return _Trip(tree=tree, problem=f"apply raises {verdicts.words(error)}")
-    return _Trip(tree=tree, problem=None if same else "apply answers with other bits")
+    return _Trip(tree=tree, problem=None if same else OTHER_BITS)
 
 
 def _applied(subject: Subject, tree: Any) -> Any:
@@ -149,7 +151,9 @@ def _verdict(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) ->
         kinds = _kinds(part for path in lost for part in path)
         names = [_name(path) for path in lost]
         detail = f"{kinds} keys come back as strings without a target, and {after}: {listed(names)}"
-        return verdicts.fail(NAME, detail, _fix_keys(subject, variables, plain, targeted), keys=names[:20], **found)
+        # An error is loud, and what fixes it is known: other bits are neither.
+        say = verdicts.fail if targeted.problem or plain.problem == OTHER_BITS else verdicts.warn
+        return say(NAME, detail, _fix_keys(subject, variables, plain, targeted), keys=names[:20], **found)
     if plain.problem or targeted.problem:
         detail = f"without a target: {found['without_target']}; with one: {found['with_target']}"
         return verdicts.fail(NAME, detail, _renamed(odd), names=odd, **found)

@@ -1,8 +1,7 @@
-"""lifts: the module works under Linen's transforms and uses: jit, grad, vmap, a name, a second call, remat, scan.
+"""lifts: the module works under Linen's transforms and uses: jit, grad, vmap, a name, remat, scan.
 
-Each lift runs on the variables of the plain call and is compared with it; rounding differences don't count. What the
-bridge does on a second call inside one host is also tested on the subject itself: init's output must equal apply's on
-the variables that init made.
+Each lift runs on the variables of the plain call and is compared with it; rounding differences don't count. A host that
+calls one wrapped layer twice fails: init draws the layer's params at each call.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ import numpy as np
 from runner.arrays import trees
 from runner.bridge import lifts
 from runner.checks import rounding, verdicts
-from runner.checks.probes import hlo
+from runner.checks.probes import flow, hlo, hosted
 from runner.checks.probes.lifted import (
     NUM,
     REMAT,
     SURE,
-    TWICE,
     Call,
     Lift,
-    init_and_apply,
     lifts_of,
     plain_call,
     two_inputs,
@@ -35,8 +32,6 @@ from runner.records.record import Check
 
 WORKS = "works"
 NOT_ASKED = "not asked: "
-
-DRAWN_AGAIN = "changes the output: init draws the params at each call and keeps the last"
 
 ONE_CALL = """\
 class Twice(nnx.Module):  # both calls inside one wrapped module
@@ -60,23 +55,14 @@ def check(subject: Subject, *, full: bool) -> Check:
     plain = plain_call(subject)
     if len(subject.needs.streams) > 1:
         pairs["random"] = (plain, lambda variables, key, x: plain(variables, jax.random.fold_in(key, 1), x))
-    calls = lifts.calls_in_init(subject.model, subject.needs.streams, subject.x)
-    again = {path: num for path, num in calls.items() if num > 1}
-    if again:
-        pairs["init"] = init_and_apply(subject.model, subject)
     got = _run(pairs, arguments)
     random = "random" in got and bool(_said(got["random"]))
     for name in pairs.keys() & lifted.keys():
         found[name] = _said(got[name], shapes_only=lifted[name].drawn and random)
-    if _differs_in_init(got.get(TWICE)):
-        found[TWICE] = DRAWN_AGAIN
     found = {name: text or WORKS for name, text in found.items()}
     found |= {name: NOT_ASKED + why for name, why in asked_not.items()}
-    # With state or masks involved, init may legitimately give another output.
-    settled = bool(again) and not random and not subject.needs.mutable
-    apart = _said(got["init"]) if settled else ""
-    if apart and not apart.startswith(WORKS):
-        return _drawn_again(again, found)
+    if again := _drawn_again(subject):
+        return _called_twice(again, found)
     bad = {name: text for name, text in found.items() if not text.startswith((WORKS, NOT_ASKED))}
     detail = "; ".join([_listed(found), *(f"{name}: {text}" for name, text in bad.items())])
     if not bad:
@@ -91,19 +77,28 @@ def _is_one_program(lift: Lift, arguments: Any) -> bool:
     return run == wanted
 
 
-def _drawn_again(again: Mapping[str, int], found: Mapping[str, str]) -> Check:
+def _drawn_again(subject: Subject) -> dict[str, int]:
+    """The wrapped layers in a host whose params init draws more than once, with the number of calls."""
+    if lifts.is_wrapped(subject.model):
+        return {}
+    again = hosted.twice(hosted.calls(subject.model, subject.needs.streams, subject.x))
+    return {path: num for path, num in again.items() if _is_drawn(subject, path)}
+
+
+def _is_drawn(subject: Subject, path: str) -> bool:
+    """Whether the params under `path` depend on the key; constants are the same at every call."""
+    key, x = trees.shapes((subject.key, subject.x))
+    jaxpr, made = jax.make_jaxpr(lambda key, x: subject.model.init(key, subject.needs.streams, x), return_shape=True)(
+        key, x
+    )
+    under = [f"{trees.spell(leaf[1:])}/".startswith(f"{path}/") for leaf, _ in trees.flatten(trees.unbox(made))]
+    return flow.read(jaxpr, under)[0]
+
+
+def _called_twice(again: Mapping[str, int], found: Mapping[str, str]) -> Check:
     named = ", ".join(f"{path} is called {num} times in one host" for path, num in again.items())
     detail = f"{named}: init draws its params at each call and keeps the last, so init's output is not apply's"
     return verdicts.fail("lifts", detail, ONE_CALL, **found)
-
-
-def _differs_in_init(got: Any) -> bool:
-    if got is None or isinstance(got, str):
-        return False
-    # The first of the two compared values is init's output.
-    made, applied = ({path: leaf for path, leaf in one.items() if path.split("/")[0] == "0"} for one in got)
-    found = rounding.difference(made, applied)
-    return bool(found) and not rounding.is_rounding(found)
 
 
 def _listed(found: Mapping[str, str]) -> str:
@@ -120,7 +115,7 @@ def _fix(subject: Subject, bad: Mapping[str, str]) -> str | None:
     if REMAT in bad and subject.model.call:
         call = ", ".join(f"{key}={value!r}" for key, value in subject.model.call.items())
         return f"nn.remat(lambda layer, x: layer(x, {call}))(layer, x)"
-    return ONE_CALL if TWICE in bad else None
+    return None
 
 
 def _run(pairs: Mapping[str, tuple[Call, Call]], arguments: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The checks: is this layer safe inside Linen? One file per check, each with a `check(subject, *, full)`.
 
-The first six only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full` they
-also execute what they check, and the other five run too.
+Those of `TRACED` only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full` they
+also execute what they check, and the others run too.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from runner.checks import (
     streams,
     trained,
     traps,
+    used,
     verdicts,
 )
 from runner.checks.probes.subject import Subject, subject_of
-from runner.errors import LayerError, UserError, nearest
+from runner.errors import LayerError, LayerFaultError, UserError, nearest
 from runner.records.record import Check
 
 CheckFunction = Callable[..., Check]
@@ -37,6 +38,7 @@ TRACED: Mapping[str, CheckFunction] = {
     "mutable": mutable.check,
     "trained": trained.check,
     "seeded": seeded.check,
+    "used": used.check,
 }
 
 FULL: Mapping[str, CheckFunction] = {
@@ -81,6 +83,8 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
     try:
         subject = subject_of(model, x, **options)
     except LayerError as error:
+        if isinstance(error, LayerFaultError):
+            return [verdicts.fail(complete.NAME, error.what, error.suggestion)]
         known = model if hasattr(model, "nnx_class") else None
         cause = init_errors.why_it_fails(error, known) or sharding.why_it_fails(error)
         if cause is None:

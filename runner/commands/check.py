@@ -14,6 +14,7 @@ from runner.config import serialize
 from runner.config.composed import Config
 from runner.config.enums import ChecksDepth, ChecksMode, EagerCheck, TimingMode
 from runner.config.settings import Run
+from runner.errors import LayerFaultError
 from runner.launch.application import Act, SweepRequest, SweepResult
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
     Raises:
       UserError: A config can't run.
     """
+    from runner.checks import verdicts
     from runner.experiment import execute
     from runner.experiment.job import Job
     from runner.records.record import Verdict
@@ -39,7 +41,14 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
     from runner.report.terminal import Terminal
     from runner.sweep import validate
 
-    identities, drafts = validate.validate(request.configs, request.invalid)
+    try:
+        identities, drafts = validate.validate(request.configs, request.invalid)
+    except LayerFaultError as error:  # of the one config that there is
+        found = dataclasses.asdict(verdicts.fail("complete", error.what, error.suggestion))
+        settings = serialize.to_data(request.configs[0].run)
+        as_data = {"layer": request.configs[0].run.layer.label, "settings": settings, "checks": [found], "error": None}
+        print(json.dumps([as_data], indent=1) if as_json else f"  complete  fail  {error}")
+        return SweepResult(EXIT_NO)
     terminal = Terminal()
     checked: list[dict[str, Any]] = []
     seen = set()

@@ -18,6 +18,7 @@ CHECKS = (
     "streams",
     "mutable",
     "trained",
+    "used",
     "parity",
     "lifts",
     "checkpoint",

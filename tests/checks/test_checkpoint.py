@@ -100,7 +100,7 @@ def test_a_layer_of_conf_comes_back_from_a_checkpoint_but_for_the_sequential_one
     run_ = make_run(f"layer={name}")
     _, drafts = validate.validate([Config(run=run_, overrides=())])
     check = checkpoint_check.check(execute.subject(next(iter(drafts.values())), run_), full=True)
-    assert check.verdict is (Verdict.fail if name == "sequential" else Verdict.passed)
+    assert check.verdict is (Verdict.warn if name == "sequential" else Verdict.passed)
     if name not in ("sequential", "dropout"):
         assert check.detail == "the same bits after saving and restoring, with a target and without"
         assert (check.evidence, check.fix) == ({"without_target": "same bits", "with_target": "same bits"}, None)
@@ -119,6 +119,7 @@ def test_metadata_boxes_are_no_hindrance():
 
 def test_the_fix_for_integer_keys_gives_the_bits_again(tmp_path):
     check = checked(Stack)
+    assert check.verdict is Verdict.warn
     assert check.evidence["with_target"] == "same bits"
     assert check.fix == "variables = nnx.restore_int_paths(ocp.PyTreeCheckpointer().restore(path))"
     model = bridge.to_linen(Stack)
@@ -130,6 +131,7 @@ def test_the_fix_for_integer_keys_gives_the_bits_again(tmp_path):
 @pytest.mark.filterwarnings("ignore:Found unknown module paths")
 def test_tuple_keys_need_the_target(tmp_path):
     check = checked(Spectral)
+    assert check.verdict is Verdict.warn
     assert check.evidence["keys"] == [f"batch_stats/norm/batch_stats/('kernel', {name!r})" for name in ("sigma", "u")]
     assert check.fix == (
         "target = nn.unbox(jax.eval_shape(lambda key: model.init({'params': key}, x), key))\n"
@@ -144,7 +146,7 @@ def test_tuple_keys_need_the_target(tmp_path):
 @pytest.mark.parametrize(("layer", "jitted"), [(Raw, "DynamicJaxprTracer"), (Constant, "nowhere")])
 def test_a_raw_array_changes_its_collection_under_jit_and_is_fixed_by_a_param(layer, jitted):
     check = checked(layer)
-    assert check.verdict is Verdict.fail
+    assert check.verdict is Verdict.warn
     assert check.detail == (
         f"raw array, no nnx.Variable: scale (ArrayImpl eagerly, {jitted} jitted): "
         "an eager init's checkpoint does not fit a jitted one's tree"

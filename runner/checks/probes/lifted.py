@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from runner.arrays import trees
 from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks.probes.subject import Subject
@@ -18,7 +17,6 @@ NUM = 2
 
 # Lifts that always work with a wrapped layer: where one does not, something is wrong with this layer.
 SURE = ("jit", "grad", "jax.vmap", "a name in a host")
-TWICE = "two calls in one host"
 REMAT = "nn.remat"
 SCAN = "nn.scan over layers"
 SHARED, STACKED = "nn.vmap with shared params", "nn.vmap with stacked params"
@@ -60,7 +58,6 @@ def lifts_of(subject: Subject) -> tuple[dict[str, Lift], dict[str, str]]:
         "grad": Lift(run=_gradient(plain), wanted=_gradient(in_host), alike=True, drawn=True),
         "jax.vmap": Lift(run=_mapped(plain), wanted=_each(plain)),
         "a name in a host": Lift(run=in_host, wanted=plain, host=named, alike=True, drawn=True),
-        TWICE: _twice(subject),
         REMAT: Lift(run=_gradient(_hosted(remat, subject)), wanted=_gradient(in_host), host=remat),
         SCAN: _scan(subject),
         SHARED: _vmap(subject, stacked=False),
@@ -133,23 +130,6 @@ def _each(call: Call) -> Call:
     return lambda variables, key, x: _stack([call(variables, key, one) for one in two_inputs(x)])
 
 
-def _twice(subject: Subject) -> Lift:
-    host, plain = lifts.twice(subject.model), plain_call(subject)
-    hosted = _hosted(host, subject)
-    made, applied = init_and_apply(host, subject)
-
-    def run(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        return made(variables, key, x), hosted(variables, key, x)
-
-    def wanted(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        first, updates = plain(variables, key, x)
-        known = {collection: tree for collection, tree in updates.items() if collection in variables}
-        second, updates = plain({**variables, **trees.unbox(known)}, key, x)
-        return applied(variables, key, x), ((first, second), updates)
-
-    return Lift(run=run, wanted=wanted, host=host, drawn=True)
-
-
 def _scan(subject: Subject) -> Lift:
     collections, plain = collections_of(subject), plain_call(subject)
     host = lifts.scan(subject.model, NUM, collections, subject.needs.streams)
@@ -186,25 +166,6 @@ def _vmap(subject: Subject, *, stacked: bool) -> Lift:
         return jax.vmap(plain, (axes, None, 0))(layers(variables), key, two_inputs(x))
 
     return Lift(run=run, wanted=wanted, host=host, stacked=own, many=True, drawn=True)
-
-
-def init_and_apply(model: Bridged, subject: Subject) -> tuple[Call, Call]:
-    """Init's output, and apply's on the variables that init made, with the same keys."""
-    streams = subject.needs.streams
-
-    def init(_: Any, key: jax.Array, x: jax.Array) -> Any:
-        return model.model.init_with_output(rngs.init_keys(key, streams), x, **model.call)
-
-    init = jax.jit(init)
-
-    def made(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        return init(variables, key, x)[0]
-
-    def applied(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        made = init(variables, key, x)[1]
-        return model.apply(made, rngs.init_keys(key, streams), subject.needs.mutable, x)[0]
-
-    return made, applied
 
 
 def collections_of(subject: Subject) -> tuple[str, ...]:

@@ -1,0 +1,113 @@
+"""What a host does with the wrapped layers in it: which it calls, how often, and whether its output depends on them.
+
+Every call of a wrapped layer is tagged: a scalar input of the traced function is added to what the layer gives. An
+output that reads the scalar depends on that call. So a body that Linen only traces a second time, as `nn.scan` does to
+find what it broadcasts, is no call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from runner.bridge import rngs
+from runner.bridge.wrap import Bridged
+from runner.checks.probes import flow
+
+# Functions that `nn.jit` has traced are not traced again in the same context, and these two are used by nobody else.
+COUNTING, TAGGING = "tensorfloat32", "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostedCall:
+    """One call of a wrapped layer in a host.
+
+    Attributes:
+      path: The layer's path in the host, '' for the host itself.
+      layer: The layer, unbound.
+      counts: Whether the host's output, or what apply sows or updates, depends on what the call gives.
+    """
+
+    path: str
+    layer: nn.Module
+    counts: bool
+
+
+class _Tagging:
+    """Sees every call of a wrapped layer, and tags what it gives."""
+
+    def __init__(self, tags: Sequence[Any]) -> None:
+        self.tags, self.seen = tags, list[tuple[str, nn.Module]]()
+
+    def __call__(self, run: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = run(*args, **kwargs)
+        if context.method_name != "__call__" or not hasattr(context.module, "nnx_class"):
+            return output
+        num = len(self.seen)
+        self.seen.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
+        return jax.tree.map(lambda leaf: _plus(leaf, self.tags[num]), output) if num < len(self.tags) else output
+
+
+def calls(model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = None) -> list[HostedCall]:
+    """Every call of a wrapped layer during init, or during apply on `variables`, in order; only traces.
+
+    Args:
+      model: A host, or a wrapped layer.
+      streams: All rng streams that it needs.
+      x: Shape and dtype of the input.
+      variables: Shapes of the variables; None for init.
+    """
+    inputs = variables, jax.ShapeDtypeStruct((2,), "uint32"), jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    def run(tagging: _Tagging, variables: Any, key: Any, x: Any) -> Any:
+        with nn.intercept_methods(tagging):
+            if variables is None:
+                return model.model.init_with_output(rngs.init_keys(key, streams), x, **model.call)[0]
+            keys = rngs.apply_keys(key, streams)
+            return model.model.apply(variables, x, rngs=keys, mutable=True, **model.call)
+
+    counting = _Tagging(())
+    with jax.default_matmul_precision(COUNTING):
+        jax.eval_shape(lambda *given: run(counting, *given), *inputs)
+        if not counting.seen:  # or traced before, by `nn.jit`
+            jax.clear_caches()
+            jax.eval_shape(lambda *given: run(counting, *given), *inputs)
+    found = counting.seen
+    reads = _reads(run, len(found), inputs)
+    return [HostedCall(path=path, layer=layer, counts=one) for (path, layer), one in zip(found, reads, strict=True)]
+
+
+def _reads(run: Any, number: int, inputs: tuple[Any, ...]) -> list[bool]:
+    """Whether the output depends on each of so many calls; where that can't be traced, on all."""
+    if not number:
+        return []
+    used: list[_Tagging] = []
+
+    def tagged(tags: Any, *given: Any) -> Any:
+        used.append(_Tagging(tags))
+        return run(used[-1], *given)
+
+    try:
+        with jax.default_matmul_precision(TAGGING):
+            jaxpr = jax.make_jaxpr(tagged)([jax.ShapeDtypeStruct((), jnp.float32)] * number, *inputs)
+        reads = flow.read(jaxpr, [True] * len(jaxpr.jaxpr.outvars))[:number]
+    except Exception:  # noqa: BLE001 - a transform in the host that takes no value from outside
+        return [True] * number
+    return reads if len(used[-1].seen) == number else [True] * number
+
+
+def _plus(leaf: Any, tag: Any) -> Any:
+    if not hasattr(leaf, "dtype") or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return leaf ^ (tag != 0) if leaf.dtype == jnp.bool_ else leaf + tag.astype(leaf.dtype)
+
+
+def twice(found: Sequence[HostedCall]) -> Mapping[str, int]:
+    """The layers that are called more than once, with the number of calls that count."""
+    paths = [call.path for call in found if call.counts]
+    return {path: paths.count(path) for path in dict.fromkeys(paths) if paths.count(path) > 1}
