@@ -10,11 +10,12 @@ from typing import Any
 import jax
 from flax import linen as nn
 from flax import nnx
-from flax.core import FrozenDict
 from flax.nnx import bridge
 
-from runner.bridge import targets
+from runner.bridge import targets, values
+from runner.bridge.arguments import Arguments, Assembled
 from runner.bridge.rngs import init_keys
+from runner.bridge.wanted import Wanted, parameters, takes
 from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, literal, nearest
 
@@ -52,13 +53,15 @@ def wrap(layer: LayerSettings) -> Bridged:
       ConfigError: A keyword argument can't be resolved to what it names.
     """
     target = resolve_target(str(layer.target))
-    parameters = _parameters(target)
-    _require_arguments(layer, parameters)
-    kwargs = {key: targets.resolve_value(key, value, parameters.get(key)) for key, value in layer.kwargs.items()}
-    skip_rng = not _takes(parameters, "rngs")
+    found = parameters(target)
+    _require_arguments(layer, found)
+    kwargs = Arguments(values.resolve_all(target, layer.kwargs))
+    has_rngs = takes(found, "rngs")
+    made: Any = Assembled(target, "rngs" if has_rngs else None) if kwargs.nested else target
     # `ToLinen` itself, not `to_linen`, which consumes `name` and three more of the layer's keywords.
-    model = bridge.ToLinen(target, kwargs=FrozenDict(kwargs), skip_rng=skip_rng)
-    return called(model, {key: targets.hashable(value) for key, value in layer.call.items()})
+    model = bridge.ToLinen(made, kwargs=kwargs, skip_rng=not (has_rngs or kwargs.nested))
+    call = {key: values.resolve("", value, Wanted(), path=f"layer.call.{key}") for key, value in layer.call.items()}
+    return called(model, Arguments(call))
 
 
 def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
@@ -76,7 +79,7 @@ def arguments_of(model: Any) -> dict[str, Any]:
     """The constructor arguments of a wrapped layer by name, positional ones included; empty for a host."""
     if not hasattr(model, "nnx_class"):
         return {}
-    return {**dict(zip(_parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
+    return {**dict(zip(parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
 
 
 def is_linen(found: Any) -> bool:
@@ -100,7 +103,7 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
             )
         return found
     # By name: accepting any keyword (as `json.dumps` does) does not make a function a factory.
-    if not callable(found) or "rngs" not in _parameters(found):
+    if not callable(found) or "rngs" not in parameters(found):
         raise LayerError(
             f"layer.target={path}: a {type(found).__name__} is neither an nnx.Module nor a factory that takes rngs",
             "def make_layer(*, rngs): return MyLayer(…, rngs=rngs)",
@@ -108,31 +111,15 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
     return found
 
 
-def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    # The signature of a module class is its metaclass's, which accepts anything: its constructor is what counts.
-    function = vars(target).get("__init__", getattr(target, "__init__")) if isinstance(target, type) else target  # noqa: B009
-    try:
-        parameters = list(inspect.signature(function).parameters.items())
-    except (TypeError, ValueError):
-        return {}
-    return dict(parameters[1:] if isinstance(target, type) else parameters)
-
-
-def _takes(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
-    if name in parameters:
-        return parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
-    return any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
-
-
-def _require_arguments(layer: LayerSettings, parameters: Mapping[str, inspect.Parameter]) -> None:
+def _require_arguments(layer: LayerSettings, found: Mapping[str, inspect.Parameter]) -> None:
     open_kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = {key: item for key, item in parameters.items() if item.kind not in open_kinds and key != "rngs"}
+    named = {key: item for key, item in found.items() if item.kind not in open_kinds and key != "rngs"}
     missing = [key for key, item in named.items() if item.default is item.empty and key not in layer.kwargs]
     if missing:
         suggestion = " ".join(_suggest_argument(key) for key in missing)
         raise LayerError(f"layer.target={layer.target}: its constructor also needs {', '.join(missing)}", suggestion)
     for key, value in layer.kwargs.items():
-        if not _takes(parameters, key):
+        if not takes(found, key):
             close = nearest(key, named)
             raise ConfigError(
                 f"layer.kwargs.{key}",

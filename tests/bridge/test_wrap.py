@@ -451,14 +451,18 @@ def test_a_suggested_initialiser_is_one(text):
     assert callable(targets.resolve_initializer(suggestion))
 
 
-def test_lists_and_dicts_become_hashable():
-    wrapped = wrap.wrap(
-        settings_of("flax.nnx.Conv", {"flags": [1, {"a": [2]}]}, **LINEAR, kernel_size=[3], padding=[[1, 1]])
+def test_equal_lists_and_dicts_hash_alike():
+    first, second, other = (
+        wrap.wrap(
+            settings_of("flax.nnx.Conv", {"flags": [1, {"a": last}]}, **LINEAR, kernel_size=[3], padding=[[1, 1]])
+        )
+        for last in ([2], [2], [3])
     )
-    assert wrapped.model.kwargs["kernel_size"] == (3,)
-    assert wrapped.model.kwargs["padding"] == ((1, 1),)
-    assert isinstance(hash(wrapped.model), int)
-    assert isinstance(hash(wrapped.call["flags"]), int)
+    assert first.model == second.model
+    assert hash(first.model) == hash(second.model)
+    assert (first.call == second.call, first.call == other.call) == (True, False)
+    assert first.model.kwargs["padding"] == [(1, 1)]  # annotated Sequence[tuple[int, int]]
+    assert first.call["flags"] == [1, {"a": [2]}]
 
 
 def test_a_parameter_annotated_str_is_left_alone():
