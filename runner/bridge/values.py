@@ -1,4 +1,4 @@
-"""Values of a config as a constructor wants them: dtypes, initialisers, activations, nested objects; the rest as it is."""
+"""Values of a config as a constructor wants them: dtypes, initialisers, activations, nested objects; others as is."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 EMPTY = inspect.Parameter.empty
+BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SEQUENCES = (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
@@ -98,6 +99,13 @@ def annotation(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
         return typing.get_type_hints(holder, dict(names), include_extras=True)["value"]
     except Exception:  # noqa: BLE001 - a name that only the type checker imports
         return found
+
+
+def members(found: Any) -> list[Any]:
+    """The members of a union, or the annotation alone."""
+    if typing.get_origin(found) in (typing.Union, types.UnionType):
+        return [inner for item in typing.get_args(found) for inner in members(item)]
+    return members(typing.get_args(found)[0]) if typing.get_origin(found) is typing.Annotated else [found]
 
 
 def _function(target: Callable[..., Any]) -> Any:
