@@ -105,7 +105,12 @@ def _typed(leaf: Any, wanted: Any) -> Any:
     if not is_key(wanted) or is_key(leaf):
         return leaf
     impl: list[Any] = []
-    data = jax.eval_shape(lambda key: (impl.append(jax.random.key_impl(key)), jax.random.key_data(key))[1], wanted)
+
+    def data_of(key: jax.Array) -> jax.Array:
+        impl.append(jax.random.key_impl(key))
+        return jax.random.key_data(key)
+
+    data = jax.eval_shape(data_of, wanted)
     fits = (np.shape(leaf), leaf.dtype) == (data.shape, data.dtype)
     return jax.random.wrap_key_data(leaf, impl=impl[0]) if fits else leaf
 

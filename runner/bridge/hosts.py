@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import FrozenDict
 from flax.nnx import bridge
 
-from runner.bridge import targets
+from runner.bridge import targets, values
+from runner.bridge.arguments import Arguments, made
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
 from runner.errors import ConfigError, LayerError, literal, nearest
@@ -37,7 +37,7 @@ class Maker:
 
     model: nn.Module
     name: str | None = None
-    call: Mapping[str, Any] = field(default_factory=FrozenDict)
+    call: Mapping[str, Any] = field(default_factory=Arguments)
 
     def __call__(self, name: str | None = None) -> nn.Module:
         """Returns a new layer; call it inside a method of the host."""
@@ -52,7 +52,7 @@ class Maker:
 class ToLinen(bridge.ToLinen):
     """A wrapped layer with fixed call keyword arguments: a host calls it with only an array."""
 
-    call: Mapping[str, Any] = FrozenDict()
+    call: Mapping[str, Any] = Arguments()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's output."""
@@ -184,10 +184,10 @@ def put_around(layer: Bridged, settings: HostSettings) -> Bridged:
         return layer
     target = resolve_host(settings.target)
     _require_fields(settings, target)
-    kwargs = {
-        key: targets.resolve_value(key, value, None, prefix="host.kwargs") for key, value in settings.kwargs.items()
-    }
-    maker = Maker(layer.model, settings.layer_name, FrozenDict(layer.call))
+    # Linen freezes the lists and dicts of a module's fields itself, but only once it is bound.
+    given = values.resolve_all(target, settings.kwargs, prefix="host.kwargs")
+    kwargs = {key: values.frozen(made(value, None)) for key, value in given.items()}
+    maker = Maker(layer.model, settings.layer_name, layer.call)
     return Bridged(model=target(layer=maker, **kwargs))
 
 

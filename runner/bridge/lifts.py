@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 from flax import linen as nn
-from flax.core import FrozenDict
 
 from runner.bridge import rngs
+from runner.bridge.arguments import Arguments
 from runner.bridge.wrap import Bridged
 
 NAME = "layer"
@@ -184,4 +184,7 @@ def _trace_init(model: Bridged, streams: Sequence[str], x: Any, calls: list[tupl
 
 def _fields(layer: Bridged) -> dict[str, Any]:
     # An unbound, unnamed clone: it takes the field's name.
-    return {"layer": layer.model.clone(parent=None, name=None), "call": FrozenDict(layer.call)}
+    return {
+        "layer": layer.model.clone(parent=None, name=None),
+        "call": layer.call if isinstance(layer.call, Arguments) else Arguments(layer.call),
+    }

@@ -55,7 +55,7 @@ def with_variables(
     if layer.construct is None:
         raise LayerError("a host has no native module", 'reload(run, as_="linen")')
     module = _build(layer, {"params": jax.random.key(0), **rngs.native_streams(keys)})
-    own = list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
+    own: list[tuple[Any, Any]] = list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
     given = {path[1:]: leaf for path, leaf in trees.flatten(trees.unbox(variables))}
     loaded = []
     for path, leaf in own:
@@ -66,7 +66,7 @@ def with_variables(
         arrays = [given.pop(part, None) for part in inner]
         for part, one, two in zip(inner, jax.tree.leaves(value), arrays, strict=True):
             _require_same(part, _kind(one), "nothing" if two is None else _kind(two), cast=cast)
-        held = structure.unflatten(arrays)
+        held = jax.tree.unflatten(structure, arrays)
         loaded.append((path, leaf.replace(held) if isinstance(leaf, nnx.Variable) else held))
     for part, leaf in given.items():
         _require_same(part, "nowhere", _kind(leaf), cast=False)

@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import nnx
 
-from runner.bridge import faults, jaxprs
+from runner.bridge import faults, hints, jaxprs
 from runner.bridge.rngs import PARAMS, apply_keys
-from runner.bridge.wrap import Bridged, arguments_of
-from runner.errors import LayerError, UserError, literal
+from runner.bridge.wrap import Bridged
+from runner.errors import LayerError, UserError
 
 # How flax warns that it does not load what is given, so that the layer goes on with what its constructor made.
 NOT_LOADED = "Found unknown module paths in incoming state"
+_NO_DICTS = "nnx.Dict of Variables in the layer, in place of a Variable that holds a dict: flax does not load that"
 
 # A layer that needs more streams than this requests a new one on every trace.
 MAX_STREAMS = 16
@@ -54,6 +54,15 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
       LayerError: The layer rejects its arguments or the input.
       LayerFaultError: It can't work in Linen, whatever the input.
     """
+    try:
+        return _traced(layer, x, label)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the layer's own code raises
+        raise (faults.of_error(layer, x, label, error) or _refusal(layer, x, label, error)) from error
+
+
+def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     streams: tuple[str, ...] = (PARAMS,)
     while True:
@@ -65,10 +74,10 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
                 output, mutable = _trace_apply(layer, variables, streams, x, label)
         except UserError:
             raise
-        except Exception as error:  # whatever the layer's own code raises
+        except Exception as error:
             missing = _missing_stream(error)
             if missing is None or missing in streams or len(streams) >= MAX_STREAMS:
-                raise (faults.of_error(layer, x, label, error) or _refusal(layer, x, label, error)) from error
+                raise
             streams = (*streams, missing)
         else:
             return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
@@ -118,46 +127,11 @@ def _trace_apply(
 
 
 def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError:
-    """The layer's own error as a sentence with the shapes and a fix."""
+    """The layer's own error as a sentence with the shapes and, if one that was tried works, a fix."""
     reason = " ".join(str(error).split()) or "no reason given"
     reason = reason if len(reason) <= 300 else f"{reason[:297]}…"
-    what = f"layer {label} can't take x of shape {list(x.shape)} {x.dtype}: {type(error).__name__}: {reason}"
-    return LayerError(what.rstrip("."), _fix(layer, list(x.shape), reason))
-
-
-def _fix(layer: Bridged, shape: list[int], reason: str) -> str:
-    """What to type when a layer rejects x: a change of the constructor, dtype or shape, whichever is likeliest."""
-    if "auto mesh context" in reason:  # flax's message for a variable with axis names and no mesh
-        axes = dict.fromkeys(re.findall(r"'(\w+)'", reason.partition("out_sharding=")[2]), 1)
-        return f"'mesh.axes={literal(axes)}'"
-    if NOT_LOADED in reason:
-        return "nnx.Dict of Variables in the layer, in place of a Variable that holds a dict: flax does not load that"
-    if _fails_to_construct(layer):
-        return "other values for layer.kwargs"
-    if "integer" in reason.lower():
-        return "input=tokens input.high=32"
-    if "argument was provided" in reason or "missing" in reason:
-        return "+layer.call.NAME=VALUE for a call argument, +layer.kwargs.NAME=VALUE for a constructor's"
-    if match := re.search(r"__call__\(\) got an unexpected keyword argument '(\w+)'", reason):
-        return f"the same without layer.call.{match[1]}"
-    if "Name in use" in reason:
-        return "names for the other layers of the host too, as they were counted before, or another host.layer_name"
-    widths = re.search(r"contracting dimensions to have the same shape, got \((\d+),\) and \(\d+,\)", reason)
-    if layer.construct is None and widths:
-        return f"layer.kwargs.in_features={widths[1]}, if that is the width that the host gives the layer"
-    for key in ("in_features", "num_features"):
-        wanted = arguments_of(layer.model).get(key)
-        if isinstance(wanted, int) and wanted != shape[-1]:
-            return f"'input_shape={literal([*shape[:-1], wanted])}'"
-    return f"'input_shape={literal([2, *shape])}' or another shape or input"
-
-
-def _fails_to_construct(layer: Bridged) -> bool:
-    construct = layer.construct
-    if construct is None:
-        return False
-    try:
-        nnx.eval_shape(lambda: construct(nnx.Rngs(0)))
-    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
-        return True
-    return False
+    said = f"{type(error).__name__}: {reason}".rstrip(".")
+    if not hints.constructs(layer):
+        return LayerError(f"layer {label} can't be built from its layer.kwargs: {said}")
+    what = f"layer {label} can't take x of shape {list(x.shape)} {x.dtype}: {said}"
+    return LayerError(what, _NO_DICTS if NOT_LOADED in reason else hints.hint(layer, x, error, _traced))

@@ -1,4 +1,4 @@
-"""Resolves names in a config to Python objects: dotted paths, dtypes, initialisers and activations."""
+"""Resolves names in a config to Python objects: dotted paths and initialisers; which of them a record may name."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import hashlib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from flax.core import FrozenDict
 
-from runner.config.serialize import flatten
 from runner.config.settings import Run
-from runner.errors import ConfigError, LayerError, nearest
+from runner.errors import LayerError, nearest
 
 # What an untrusted record may name: module classes of these packages, factories of these files, and as arguments
 # functions of these modules. Nothing else of ours or jax's: `jax.numpy.load` can run code from a pickle.
@@ -27,7 +24,8 @@ TRUSTED_FACTORIES = "runner.bridge.layers."
 TRUSTED_FUNCTIONS = re.compile(r"flax\.(nnx|linen)\.|jax\.(_src\.)?(nn|numpy|lax|random|scipy)\b")
 FILE_FUNCTIONS = frozenset({"load", "save", "savez", "fromfile"})
 
-ACTIVATION_KEYS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
+# What may be a dotted path: a function by name, or the `_target_` of a nested object.
+DOTTED = re.compile(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+")
 
 
 @functools.cache
@@ -76,7 +74,7 @@ def import_path(path: str, *, key: str = "layer.target") -> Any:
     Raises:
       LayerError: The path can't be imported.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+", path):
+    if not DOTTED.fullmatch(path):
         raise LayerError(f"{key}={path}: a dotted path is wanted", f"{key}=my_pkg.MyLayer")
     module_path, _, names = path.partition(":")
     parts = module_path.split(".") if not names else [module_path, *names.split(".")]
@@ -105,15 +103,17 @@ def foreign_paths(run: Run) -> list[str]:
     targets = [str(run.layer.target), *([run.host.target] if run.host.target else [])]
     foreign = [path for path in targets if not _is_trusted(path, _is_own_module)]
     for kwargs in (run.layer.kwargs, run.layer.call, run.host.kwargs):
-        named = [value for key, value in flatten(kwargs).items() if isinstance(value, str) and _is_imported(key, value)]
-        foreign += [path for path in named if not _is_trusted(path, _is_own_function)]
+        foreign += [path for path in _may_be_imported(kwargs) if not _is_trusted(path, _is_own_function)]
     return list(dict.fromkeys(foreign))
 
 
-def _is_imported(key: str, value: str) -> bool:
-    name = key.rpartition(".")[2]
-    resolved = name.endswith("_init") or name in ("initializer", "init") or ACTIVATION_KEYS.fullmatch(name)
-    return bool(resolved) and "." in value.split("(")[0]
+def _may_be_imported(value: Any) -> list[str]:
+    """Every dotted path in a config's value: which of them a constructor wants as text, only its signature says."""
+    if isinstance(value, Mapping):
+        return [path for item in value.values() for path in _may_be_imported(item)]
+    if isinstance(value, (list, tuple)):
+        return [path for item in value for path in _may_be_imported(item)]
+    return [value] if isinstance(value, str) and DOTTED.fullmatch(value.split("(")[0]) else []
 
 
 def _is_trusted(path: str, is_own: Callable[[Any], bool]) -> bool:
@@ -173,63 +173,3 @@ def _attribute(setting: str, found: Any, names: Sequence[str]) -> Any:
             raise LayerError(f"{setting}: {where} has no {name}", suggestion)
         found = getattr(found, name)
     return found
-
-
-def resolve_value(key: str, value: Any, parameter: inspect.Parameter | None, *, prefix: str = "layer.kwargs") -> Any:
-    """Converts a YAML value for the constructor: strings to dtypes, initialisers and activations; lists to tuples."""
-    if not isinstance(value, str) or (parameter is not None and parameter.annotation in (str, "str")):
-        return hashable(value)
-    path = f"{prefix}.{key}"
-    if key.endswith("dtype"):
-        try:
-            return jnp.dtype(value)
-        except TypeError:
-            raise ConfigError(path, value, "no such dtype", f"{path}=bfloat16") from None
-    if key.endswith("_init") or key in ("initializer", "init"):
-        return _dotted(path, value) if "." in value.split("(")[0] else _initializer(path, value)
-    if ACTIVATION_KEYS.fullmatch(key):
-        return _dotted(path, value) if "." in value else _activation(path, value)
-    return value
-
-
-def _initializer(path: str, text: str) -> Any:
-    try:
-        return resolve_initializer(text)
-    except ValueError as error:
-        raise ConfigError(path, text, "no such initialiser in flax.nnx.initializers", f"{path}={error}") from None
-    except TypeError as error:
-        raise ConfigError(path, text, str(error), f"{path}='normal(stddev=0.02)'") from None
-
-
-def _activation(path: str, name: str) -> Any:
-    known = {key: value for key, value in vars(jax.nn).items() if callable(value) and not key.startswith("_")}
-    known |= {"tanh": jnp.tanh, "identity": _identity}
-    if name not in known:
-        close = nearest(name, known) or "relu"
-        raise ConfigError(path, name, "no such activation in jax.nn", f"{path}={close}")
-    return known[name]
-
-
-def _identity(x: jax.Array) -> jax.Array:
-    return x
-
-
-def _dotted(path: str, value: str) -> Any:
-    suggestion = f"{path}=lecun_normal" if "init" in path else f"{path}=relu"
-    try:
-        found = import_path(value)
-    except LayerError as error:
-        raise ConfigError(path, value, error.what.partition(": ")[2], suggestion) from None
-    if not callable(found):
-        raise ConfigError(path, value, f"a {type(found).__name__} can't be called", suggestion)
-    return found
-
-
-def hashable(value: Any) -> Any:
-    """`value` with lists converted to tuples and dicts frozen."""
-    # The wrapped module is a static argument of jit: a list in it would make it unhashable.
-    if isinstance(value, (list, tuple)):
-        return tuple(hashable(item) for item in value)
-    if isinstance(value, dict):
-        return FrozenDict({key: hashable(item) for key, item in value.items()})
-    return value

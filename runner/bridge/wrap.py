@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import jax
 from flax import linen as nn
 from flax import nnx
-from flax.core import FrozenDict
 from flax.nnx import bridge
 
-from runner.bridge import targets
+from runner.bridge import sizes, targets, values
+from runner.bridge.arguments import Arguments, Assembled
 from runner.bridge.rngs import init_keys
+from runner.bridge.wanted import BY_NAME, Wanted, parameters, takes
 from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, literal, nearest
 
@@ -52,13 +52,34 @@ def wrap(layer: LayerSettings) -> Bridged:
       ConfigError: A keyword argument can't be resolved to what it names.
     """
     target = resolve_target(str(layer.target))
-    parameters = _parameters(target)
-    _require_arguments(layer, parameters)
-    kwargs = {key: targets.resolve_value(key, value, parameters.get(key)) for key, value in layer.kwargs.items()}
-    skip_rng = not _takes(parameters, "rngs")
+    _require_arguments(layer, target)
+    kwargs = Arguments(values.resolve_all(target, layer.kwargs))
+    made, has_rngs = _with_rngs(target, kwargs)
     # `ToLinen` itself, not `to_linen`, which consumes `name` and three more of the layer's keywords.
-    model = bridge.ToLinen(target, kwargs=FrozenDict(kwargs), skip_rng=skip_rng)
-    return called(model, {key: targets.hashable(value) for key, value in layer.call.items()})
+    model = bridge.ToLinen(made, kwargs=kwargs, skip_rng=not has_rngs)
+    call = {key: values.resolve("", value, Wanted(), path=f"layer.call.{key}") for key, value in layer.call.items()}
+    return called(model, Arguments(call))
+
+
+def _with_rngs(target: Callable[..., nnx.Module], kwargs: Arguments) -> tuple[Any, bool]:
+    """What makes the layer from `kwargs` and `rngs`, and whether it takes `rngs` at all."""
+    name = sizes.rngs_argument(target)
+    name = None if name in kwargs else name
+    if name in ("rngs", None) and not kwargs.nested:
+        return target, name is not None
+    return Assembled(target, name, name not in ("rngs", None) and _takes_key(target, str(name), kwargs)), True
+
+
+def _takes_key(target: Callable[..., nnx.Module], name: str, kwargs: Arguments) -> bool:
+    said = sizes.takes_key(target, name)
+    if said is not True:
+        return said == "key"
+    # Neither its name nor an annotation says whether it wants rngs or a key: it is built with rngs first.
+    try:
+        nnx.eval_shape(lambda: Assembled(target, name)(**kwargs, rngs=nnx.Rngs(0)))
+    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
+        return True
+    return False
 
 
 def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
@@ -76,14 +97,23 @@ def arguments_of(model: Any) -> dict[str, Any]:
     """The constructor arguments of a wrapped layer by name, positional ones included; empty for a host."""
     if not hasattr(model, "nnx_class"):
         return {}
-    return {**dict(zip(_parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
+    return {**dict(zip(parameters(model.nnx_class), model.args, strict=False)), **model.kwargs}
+
+
+def filled(layer: LayerSettings, shape: Sequence[int], features: int | None) -> LayerSettings:
+    """`layer` with the sizes that its constructor needs and that follow from x's shape and `features`.
+
+    Raises:
+      LayerError: As in `resolve_target`.
+    """
+    return sizes.filled(layer, resolve_target(str(layer.target)), shape, features)
 
 
 def seed_arguments(model: Any) -> list[str]:
     """Names of the constructor arguments of a wrapped layer that take a seed; empty for a host."""
     if not hasattr(model, "nnx_class"):
         return []
-    return [name for name in _parameters(model.nnx_class) if name == "random_state" or name.split("_")[-1] == "seed"]
+    return [name for name in parameters(model.nnx_class) if name == "random_state" or name.split("_")[-1] == "seed"]
 
 
 def is_linen(found: Any) -> bool:
@@ -107,7 +137,7 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
             )
         return found
     # By name: accepting any keyword (as `json.dumps` does) does not make a function a factory.
-    if not callable(found) or "rngs" not in _parameters(found):
+    if not callable(found) or sizes.rngs_argument(found) not in parameters(found):
         raise LayerError(
             f"layer.target={path}: a {type(found).__name__} is neither an nnx.Module nor a factory that takes rngs",
             "def make_layer(*, rngs): return MyLayer(…, rngs=rngs)",
@@ -115,31 +145,14 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
     return found
 
 
-def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    # The signature of a module class is its metaclass's, which accepts anything: its constructor is what counts.
-    function = vars(target).get("__init__", getattr(target, "__init__")) if isinstance(target, type) else target  # noqa: B009
-    try:
-        parameters = list(inspect.signature(function).parameters.items())
-    except (TypeError, ValueError):
-        return {}
-    return dict(parameters[1:] if isinstance(target, type) else parameters)
-
-
-def _takes(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
-    if name in parameters:
-        return parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
-    return any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
-
-
-def _require_arguments(layer: LayerSettings, parameters: Mapping[str, inspect.Parameter]) -> None:
-    open_kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = {key: item for key, item in parameters.items() if item.kind not in open_kinds and key != "rngs"}
-    missing = [key for key, item in named.items() if item.default is item.empty and key not in layer.kwargs]
-    if missing:
-        suggestion = " ".join(_suggest_argument(key) for key in missing)
+def _require_arguments(layer: LayerSettings, target: Callable[..., nnx.Module]) -> None:
+    found = parameters(target)
+    named = [key for key, item in found.items() if item.kind in BY_NAME and key != "rngs"]
+    if missing := sizes.missing(layer, target):
+        suggestion = " ".join(dict.fromkeys(_suggest_argument(key) for key in missing))
         raise LayerError(f"layer.target={layer.target}: its constructor also needs {', '.join(missing)}", suggestion)
     for key, value in layer.kwargs.items():
-        if not _takes(parameters, key):
+        if not takes(found, key):
             close = nearest(key, named)
             raise ConfigError(
                 f"layer.kwargs.{key}",
@@ -150,8 +163,5 @@ def _require_arguments(layer: LayerSettings, parameters: Mapping[str, inspect.Pa
 
 
 def _suggest_argument(key: str) -> str:
-    if key in ("in_features", "num_features", "din", "d_in", "dim_in"):
-        return f"'layer.kwargs.{key}=\"${{axis:${{input_shape}},-1}}\"'"
-    if key in ("out_features", "features", "dout", "d_out", "dim_out"):
-        return f"'layer.kwargs.{key}=${{features}}'"
-    return f"layer.kwargs.{key}=…"
+    # Only where `features` is null is the size of the output still missing.
+    return "features=8" if sizes.OUTPUTS.fullmatch(key) else f"layer.kwargs.{key}=…"

@@ -36,6 +36,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
     from runner.checks import verdicts
     from runner.experiment import execute
     from runner.experiment.job import Job
+    from runner.experiment.sized import added
     from runner.records.record import Verdict
     from runner.report import table
     from runner.report.terminal import Terminal
@@ -61,6 +62,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
         checked.append(_as_data(config, record))
         if not as_json:
             head = f"{record.layer} on x {draft.x.dtype}{run.input_shape}, {run.device}"
+            head += "".join(f"\n  layer.kwargs.{key}={value} filled in" for key, value in added(run).items())
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:
         print(json.dumps(checked, indent=1))

@@ -20,7 +20,8 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
     lines = [f"{record['num']}-{record['run_id'][:8]} of {record['sweep']}: {record['status']}", f"  {path}"]
     lines += ["", "settings"]
     for key, value in flatten(record["settings"]).items():
-        lines.append(f"  {key}={_short(literal(value))}")
+        filled = "  (filled in)" if key in record.get("filled", ()) else ""
+        lines.append(f"  {key}={_short(literal(value))}{filled}")
     in_host = f" in host {record['host']}" if record.get("host") else ""
     lines += ["", f"layer {record['layer']}{in_host} on {record['device']}{_mesh(record.get('mesh'))}"]
     lines.append(f"  streams {', '.join(record['streams']) or '–'}; mutable {', '.join(record['mutable']) or '–'}")

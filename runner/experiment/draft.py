@@ -20,6 +20,7 @@ from runner.config.settings import Run
 from runner.experiment import inputs
 from runner.experiment import training as experiment_training
 from runner.experiment.identity import Identity
+from runner.experiment.sized import sized
 from runner.experiment.training import Training
 from runner.timing import clock
 
@@ -81,7 +82,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
       ConfigError: A value that the layer, the host or the input does not accept.
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
-    layer, construct_s = clock.seconds(lambda: wrap.wrap(run.layer))
+    layer, construct_s = clock.seconds(lambda: wrap.wrap(sized(run).layer))
     model = hosts.put_around(layer, run.host)
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
     place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))

@@ -14,6 +14,7 @@ from runner.config.enums import InputKind
 from runner.config.serialize import canonical_digest, to_data
 from runner.config.settings import Run
 from runner.experiment import inputs
+from runner.experiment.sized import sized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
       DeviceError: The device does not exist.
       ConfigError: The input's file can't be read.
     """
+    run = sized(run)
     data = to_data(run)
     device = devices.find_device("cpu" if elsewhere else run.device)
     platform, name = (

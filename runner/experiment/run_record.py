@@ -11,6 +11,7 @@ from runner.config.serialize import to_data
 from runner.experiment.identity import timing_id
 from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program
+from runner.experiment.sized import added, sized
 from runner.records.record import Head, Record, Status
 from runner.records.timing import Measurement, Timing
 from runner.timing import machine
@@ -41,7 +42,7 @@ def head(job: Job) -> Head:
         run_id=job.identity.run_id,
         num=job.num,
         overrides=list(job.overrides),
-        settings=to_data(job.run),
+        settings=to_data(sized(job.run)),
         layer=job.run.layer.label,
         host=job.run.host.label,
         platform=job.identity.device.platform,
@@ -72,7 +73,8 @@ def record_of(
         started_at=started_at,
         wall_s=wall_s,
         overrides=list(job.overrides),
-        settings=to_data(run),
+        settings=to_data(sized(run)),
+        filled=[f"layer.kwargs.{key}" for key in added(run)],
         layer=run.layer.label,
         host=run.host.label,
         device=devices.device_name(names.device) if mesh is None else devices.platform_name(names.device),

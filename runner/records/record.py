@@ -212,6 +212,7 @@ class Record:
       num: Position in the sweep.
       overrides: As typed, task overrides only.
       settings: The full resolved config.
+      filled: Keys of it that were filled in: sizes that the layer's constructor needs, by name.
       host: Name of the Linen module around the layer; None where there is none.
       mesh: The mesh that it ran on; None for a single device.
       streams: rng streams that the model needs, `params` first.
@@ -238,6 +239,7 @@ class Record:
     wall_s: float
     overrides: list[str]
     settings: dict[str, Any]
+    filled: list[str] = field(default_factory=list)
     layer: str
     host: str | None = None
     device: str

@@ -107,7 +107,7 @@ MISTAKES = [
     (
         "layer=conv input_shape=[4]",
         "layer conv can't take x of shape [4] float32: ValueError: conv_general_dilated lhs and rhs must have the same "
-        "number of dimensions, but got (1, 4) and (3, 4, 8).\n  Try: 'input_shape=[2,4]' or another shape or input",
+        "number of dimensions, but got (1, 4) and (3, 4, 8).\n  Try: 'input_shape=[2,4]'",
     ),
     (
         "layer.kwargs.in_features=5",

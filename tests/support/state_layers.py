@@ -82,7 +82,7 @@ class SpectralInside(nnx.Module):
 
 
 class EatsDefault(nnx.Module):
-    def __init__(self, sizes=[4] * 40, *, rngs):  # noqa: B006
+    def __init__(self, sizes=[4] * 40, *, rngs):
         sizes.pop()
         self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs) for _ in sizes])
 
@@ -93,7 +93,7 @@ class EatsDefault(nnx.Module):
 
 
 class CopiesDefault(EatsDefault):
-    def __init__(self, sizes=[4] * 3, *, rngs):  # noqa: B006
+    def __init__(self, sizes=[4] * 3, *, rngs):
         super().__init__(list(sizes), rngs=rngs)
 
 

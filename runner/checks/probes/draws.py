@@ -338,7 +338,8 @@ def _merged(values: Iterable[_Value]) -> _Value:
 
 
 def _is_key(atom: Any) -> bool:
-    return jnp.issubdtype(getattr(atom.aval, "dtype", None), jax.dtypes.prng_key)
+    dtype: Any = getattr(atom.aval, "dtype", None)
+    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _hashable(value: Any) -> Any:
