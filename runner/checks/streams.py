@@ -1,11 +1,10 @@
-"""Check 3, streams: apply gets the rng streams that it draws from, and no two masks share a key.
+"""Check 3, streams: apply gets the rng streams that it draws from, and no key is drawn from twice.
 
 Linen raises if a stream is missing; a wrapped NNX layer falls back to key 0, so that dropout always has the same mask.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,8 @@ import jax
 import numpy as np
 
 from runner.arrays import trees
-from runner.arrays.tree_diff import Kind
 from runner.bridge import rngs
-from runner.checks import verdicts
+from runner.checks import one_key, verdicts
 from runner.checks.probes.draws import Draws
 from runner.checks.probes.subject import Subject
 from runner.errors import nearest
@@ -28,7 +26,7 @@ NUM_KEYS = 8
 
 
 def check(subject: Subject, *, full: bool) -> Check:
-    """Whether apply has its streams and uses each key once; with `full`, also whether other keys change the output."""
+    """Whether apply has its streams and no key is used twice; with `full`, whether other keys change the output."""
     if refused := _refused_init(subject):
         return refused
     wanted, missing = subject.wanted_streams, absent(subject)
@@ -36,15 +34,20 @@ def check(subject: Subject, *, full: bool) -> Check:
     found = _draws(subject) if missing else subject.draws
     given = [stream for stream in subject.rngs if stream != rngs.PARAMS]
     unused = [stream for stream in given if stream not in wanted and stream not in subject.needs.streams]
-    shared = _shared(subject, found)
+    reuses = [*one_key.in_apply(subject, found), *one_key.in_init(subject)]
+    shared = [one for one in reuses if not one.meant]
     evidence: dict[str, Any] = {"init": list(subject.needs.streams), "apply": wanted, "given": given, "unused": unused}
-    evidence |= {"num_draws": len(found.draws) if found else None, "shared": [list(one) for one in shared]}
+    evidence |= {
+        "num_draws": len(found.draws) if found else None,
+        "shared": [one.evidence for one in reuses],
+    }
     if missing or shared:
         parts = [_absence(missing, unused)] if missing else []
-        parts += [
-            f"{count} draws of shape {list(shape)} come from one key: their masks are equal" for shape, count in shared
-        ]
-        return verdicts.fail(NAME, "; ".join(parts), fix(subject) if missing else _KEY_EACH, **evidence)
+        parts += [one.words for one in shared]
+        fixes = [fix(subject)] if missing else list(dict.fromkeys(one.fix for one in shared))
+        return verdicts.fail(NAME, "; ".join(parts), "\n".join(fixes), **evidence)
+    if reuses:
+        return verdicts.warn(NAME, "; ".join(one.words for one in reuses), reuses[0].fix, **evidence)
     if unused:
         detail = f"apply is given {', '.join(unused)}, and nothing draws from {'it' if len(unused) == 1 else 'them'}"
         return verdicts.warn(NAME, detail, _without(subject, unused), **evidence)
@@ -87,24 +90,11 @@ def fix(subject: Subject) -> str:
     return "\n".join([*words, *code])
 
 
-_KEY_EACH = "k1, k2 = jax.random.split(key)  # one key for each draw; of a stream, call rngs.dropout() for each"
-
-
 def _draws(subject: Subject) -> Draws | None:
     try:
         return subject.draws
     except Exception:  # noqa: BLE001 - what the layer raises without the stream
         return None
-
-
-def _shared(subject: Subject, found: Draws | None) -> list[tuple[list[int], int]]:
-    """Shapes of the draws that share a key, and how many share it."""
-    if found is None:
-        return []
-    # Invented weights share keys too; the check nothing_invented reports those.
-    lost = any(one.kind in (Kind.missing, Kind.misplaced) for one in subject.differences)
-    counts = Counter((one.number, one.shape) for one in found.draws if one.sources or not lost)
-    return [(list(shape), count) for (_, shape), count in counts.items() if count > 1]
 
 
 def _absence(missing: Sequence[str], unused: Sequence[str]) -> str:

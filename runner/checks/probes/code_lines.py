@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def _folder(package: Any) -> str:
 
 _JAX, _FLAX, _OWN = _folder(jax), _folder(flax), _folder(runner)
 _BRIDGE = f"{_FLAX}nnx/bridge/"
+_LIFTED = (f"{_FLAX}core/lift.py", f"{_FLAX}core/axes_scan.py", f"{_FLAX}nnx/transforms/")
 _LAYERS = f"{_OWN}bridge/layers/"
 
 
@@ -48,6 +50,28 @@ def in_jax_random(equation: Any) -> bool:
         if not frame.file_name.startswith(_JAX):
             return False
         if "random" in frame.file_name.removeprefix(_JAX):
+            return True
+    return False
+
+
+def call_site(equation: Any) -> tuple[Any, Any]:
+    """Which call of a JAX function makes the equation, and where inside of JAX: lines, and what is called there."""
+    frames = list(_frames(equation))
+    within = list(itertools.takewhile(lambda frame: frame.file_name.startswith(_JAX), frames))
+    inside = tuple((frame.file_name, frame.line_num) for frame in within)
+    outside = tuple((frame.file_name, frame.line_num) for frame in frames[len(within) :])
+    # What JAX inlines has the line of the call: there, loops are told apart by what they carry.
+    name = equation.params.get("name")
+    called = name or (equation.primitive.name, *(str(atom.aval) for atom in equation.invars))
+    return (within[-1].function_name if within else None, outside), (inside, called)
+
+
+def in_lifted(equation: Any) -> bool:
+    """Whether a transformation of Flax makes the equation."""
+    for frame in _frames(equation):
+        if not frame.file_name.startswith((_JAX, _FLAX)):
+            return False
+        if frame.file_name.startswith(_LIFTED):
             return True
     return False
 

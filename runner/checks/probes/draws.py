@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 from runner.bridge.jaxprs import Body, Branches, Call, Liveness, Loop, Opaque, body_of, structure_of
@@ -39,6 +40,21 @@ class Draw:
     call: RandomCall
 
 
+@dataclass(frozen=True)
+class LoopAround:
+    """A loop that a call of `jax.random` is in.
+
+    Attributes:
+      id: Tells loops apart.
+      lifted: Whether Flax makes it (`nn.scan`, `nnx.scan`, an RNN), where keys are shared because a setting says so.
+      elements: Names of the inputs that a round gets an element of.
+    """
+
+    id: int
+    lifted: bool
+    elements: frozenset[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RandomCall:
     """One call of `jax.random` from the layer's code, whatever it draws inside.
@@ -47,16 +63,20 @@ class RandomCall:
       id: Tells calls apart.
       keys: Numbers of the keys that it is given; calls with one key depend on each other.
       line: The line that makes it, e.g. `mine.py:12 in __call__`; None where that is unknown.
+      site: Where it is made in the layer's code, and where inside of JAX; equal for a line that is run again.
       branches: The branches that it is in, as (condition, branch), outermost first.
-      every_round: Whether a loop makes it anew with the key of the round before, or a batch has one key in every row.
+      loops: The loops that make it in every round with the same key.
+      one_for_all: Whether its keys are a batch with one key in every row.
       again: Whether it repeats an earlier call for a gradient (`jax.checkpoint`).
     """
 
     id: int
     keys: tuple[int, ...]
     line: str | None
+    site: tuple[Any, Any]
     branches: tuple[tuple[int, int], ...] = ()
-    every_round: bool = False
+    loops: tuple[LoopAround, ...] = ()
+    one_for_all: bool = False
     again: bool = False
 
     def excludes(self, other: RandomCall) -> bool:
@@ -137,10 +157,11 @@ class _Flow:
         self.named: dict[int, frozenset[str]] = other.named if other else {}
         self._numbers: dict[Any, int] = other._numbers if other else {}
         self._count: Iterator[int] = other._count if other else itertools.count()
+        self._unwrapped: dict[int, int] = other._unwrapped if other else {}
         self._live: Liveness = other._live if other else Liveness()
         # Where the walk is: the call of jax.random, the loops and branches, and what is repeated for a gradient.
         self._call: RandomCall | None = other._call if other else None
-        self._loops: tuple[int, ...] = other._loops if other else ()
+        self._loops: tuple[LoopAround, ...] = other._loops if other else ()
         self._branches: tuple[tuple[int, int], ...] = other._branches if other else ()
         self._again: bool = other._again if other else False
 
@@ -181,7 +202,7 @@ class _Flow:
                 case Branches(bodies):
                     return self._branch(bodies, inputs, needed)
                 case Loop() as loop:
-                    return self._loop(loop, inputs, needed)
+                    return self._loop(loop, inputs, needed, lifted=code_lines.in_lifted(equation))
                 case Opaque(bodies):
                     for body in bodies:
                         self.run(body, [self.fresh(_merged(inputs)) for _ in body.jaxpr.invars])
@@ -205,8 +226,10 @@ class _Flow:
             id=next(self._count),
             keys=tuple(value.number for value in keys),
             line=code_lines.line_of(equation),
+            site=code_lines.call_site(equation),
             branches=self._branches,
-            every_round=any(loop not in changes for loop in self._loops) or any(key.row for key in keys),
+            loops=tuple(loop for loop in self._loops if loop.id not in changes),
+            one_for_all=any(key.row for key in keys),
             again=self._again,
         )
 
@@ -217,7 +240,11 @@ class _Flow:
         results = []
         for index in range(len(equation.outvars)):
             number = next(self._count) if equation.effects else self._number((seen, index))
+            if name == "random_wrap":  # a key that is made of the data of one is that key
+                number = self._unwrapped.get(inputs[0].number, number)
             results.append(replace(merged, number=number, sources=self.named.get(number, merged.sources)))
+        if name == "random_unwrap":
+            self._unwrapped[results[0].number] = inputs[0].number
         if name == "random_seed" and not merged.sources:
             self.made_up.append(code_lines.origin(equation))
         if name in DRAWING and self._call is not None:
@@ -258,7 +285,7 @@ class _Flow:
         self._branches = before
         return [self.fresh(_merged(found)) for found in outputs]
 
-    def _loop(self, loop: Loop, inputs: list[_Value], needed: list[bool]) -> list[_Value]:
+    def _loop(self, loop: Loop, inputs: list[_Value], needed: list[bool], *, lifted: bool) -> list[_Value]:
         """The outputs of a loop: what they come from as it flows from round to round, numbers of their own."""
         before, this, num = self._loops, next(self._count), loop.num_carried
         tested, rest = inputs[: loop.num_tested], inputs[loop.num_tested :]
@@ -266,7 +293,8 @@ class _Flow:
         elements = [self._element(value, this) for value in rest[loop.num_consts + num :]]
         wanted = self._live.of_loop(loop, needed)[1]
         if not loop.once:
-            self._loops = (*before, this)
+            apart = _merged(rest[loop.num_consts + num :]).sources
+            self._loops = (*before, LoopAround(this, lifted, apart))
         rounds = [replace(self.fresh(value), loops=value.loops | {this}) for value in carried]
         while True:  # what is carried may come from more inputs in the next round; these rounds keep no draws
             after = _Flow(self).run(loop.body, [*consts, *rounds, *elements], wanted)[:num]
@@ -307,7 +335,7 @@ def _merged(values: Iterable[_Value]) -> _Value:
 
 
 def _is_key(atom: Any) -> bool:
-    return jax.dtypes.issubdtype(getattr(atom.aval, "dtype", None), jax.dtypes.prng_key)
+    return jnp.issubdtype(getattr(atom.aval, "dtype", None), jax.dtypes.prng_key)
 
 
 def _hashable(value: Any) -> Any:

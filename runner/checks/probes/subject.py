@@ -23,6 +23,9 @@ from runner.errors import UserError
 # The stream that NNX draws from where the one that it asks for was not given.
 DEFAULT = "default"
 
+# What draws that come from variables have as their source; no stream can have this name.
+VARIABLES = "its variables"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -94,6 +97,17 @@ class Subject:
         return jax.make_jaxpr(self.apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
 
     @functools.cached_property
+    def initialised(self) -> Any:
+        """The jaxpr of init: `(key, x) -> variables`."""
+        key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
+        return jax.make_jaxpr(lambda key, x: self.model.init(key, self.needs.streams, x))(key, trees.shapes(self.x))
+
+    @functools.cached_property
+    def init_draws(self) -> Draws:
+        """What init draws; its outputs are the leaves of the variables."""
+        return find(self.initialised, ["the root key", "its input"])
+
+    @functools.cached_property
     def differences(self) -> list[LeafMismatch]:
         """How the variables given differ from those that init makes; what is only sown need not be given."""
         if self.given is None:
@@ -110,7 +124,7 @@ class Subject:
         """What apply draws, as the pipeline calls it; sources are names of streams."""
         num_leaves = len(jax.tree.leaves(self.shapes))
         # No stream can have these names.
-        names = [*["its variables"] * num_leaves, "the root key", "its input"]
+        names = [*[VARIABLES] * num_leaves, "the root key", "its input"]
         shapes = self.shapes, jax.ShapeDtypeStruct(self.key.shape, self.key.dtype), trees.shapes(self.x)
         streams = [stream for stream in self.rngs if stream != PARAMS]
         keys = {

@@ -1,0 +1,104 @@
+"""One key used more than once: in apply, in a loop, in init; and what only looks like it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import key_layers
+import pytest
+from flax.nnx import bridge
+from key_layers import DISTRIBUTIONS, FAULTY, HEALTHY, Copied, Made, Scans, Stacked, of
+
+from runner.checks import streams
+from runner.checks.one_key import KEY_A_ROUND, KEY_EACH, SPLIT_RNGS
+from runner.checks.probes import draws, reuse
+from runner.checks.probes.subject import subject_of
+from runner.records.record import Verdict
+
+X = jnp.ones((2, 8))
+IN_FILE = "key_layers.py:"
+
+
+def checked(model):
+    return streams.check(subject_of(model, X), full=False)
+
+
+@pytest.mark.parametrize("use", FAULTY, ids=lambda use: use.__name__)
+def test_a_key_used_twice_is_found(use):
+    check = checked(of(use))
+    assert check.verdict is Verdict.fail
+    assert "from one key" in check.detail and IN_FILE in check.detail
+    assert check.fix in (KEY_EACH, KEY_A_ROUND)
+
+
+@pytest.mark.parametrize("use", HEALTHY, ids=lambda use: use.__name__)
+def test_a_key_used_once_is_no_finding(use):
+    check = checked(of(use))
+    assert (check.verdict, check.evidence["shared"]) == (Verdict.passed, [])
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_call_of_jax_random_is_one_draw(name, times):
+    def function(key, x):
+        return [jnp.sum(DISTRIBUTIONS[name](key, (3, 4))) * x for _ in range(times)]
+
+    closed = jax.make_jaxpr(function)(jax.random.key(0), 1.0)
+    assert len(reuse.reused(draws.find(closed, ["key", "x"]))) == times - 1
+
+
+def test_two_masks_are_said_to_be_equal():
+    detail = checked(of(key_layers.same_mask)).detail
+    assert detail.startswith("2 draws of shape [2, 8] come from one key (key_layers.py:")
+    assert detail.endswith("): their masks are equal")
+    assert " in drop" in detail
+
+
+def test_two_shapes_are_said_to_depend():
+    detail = checked(of(key_layers.two_shapes)).detail
+    assert detail.startswith("draws of shapes [2, 8] and [8] come from one key (key_layers.py:")
+    assert detail.endswith(" in two_shapes): they depend on each other")
+
+
+def test_a_loop_is_told_how_to_split():
+    check = checked(of(key_layers.fori_with_one_key))
+    assert check.detail.startswith("[2, 8] is drawn from one key in every round (key_layers.py:")
+    assert check.detail.endswith(" in drop): each round draws the same")
+    assert check.fix == KEY_A_ROUND
+
+
+def test_params_from_one_key_are_named():
+    check = checked(bridge.to_linen(Made))
+    assert (check.verdict, check.fix) == (Verdict.fail, KEY_EACH)
+    assert check.detail.startswith("init draws params/first, params/second from one key (key_layers.py:")
+    assert check.detail.endswith(": they start equal")
+    check = checked(bridge.to_linen(Made, (4, 8)))
+    assert check.detail.endswith(": what is drawn there is not independent")
+
+
+@pytest.mark.parametrize(
+    "model", [bridge.to_linen(Made, each=True), bridge.to_linen(Copied), bridge.to_linen(Stacked, each=True)]
+)
+def test_params_with_a_key_each_pass(model):
+    assert checked(model).verdict is Verdict.passed
+
+
+def test_a_stack_from_one_key_is_found():
+    check = checked(bridge.to_linen(Stacked))
+    assert check.detail.startswith("init draws params/kernels from one key in every round (key_layers.py:")
+    assert check.detail.endswith(": what is stacked starts equal")
+
+
+def test_layers_of_a_scan_have_a_mask_each():
+    check = checked(Scans())
+    assert (check.verdict, check.fix) == (Verdict.fail, SPLIT_RNGS)
+    assert checked(Scans(split=True)).verdict is Verdict.passed
+
+
+def test_one_mask_for_all_steps_may_be_meant():
+    check = checked(Scans(steps=True))
+    assert (check.verdict, check.fix) == (Verdict.warn, SPLIT_RNGS)
+    assert check.detail.endswith(
+        ": each round draws the same, right only where that is meant, as for dropout with one mask for all steps"
+    )
+    assert checked(Scans(steps=True, split=True)).verdict is Verdict.passed
