@@ -215,12 +215,10 @@ class _Flow:
         if equation.primitive.name in DRAWING:
             # Of threefry both halves of the key come first; of the others the key is one value.
             keys = inputs[: 2 if equation.primitive.name == "threefry2x32" else 1]
-        elif code_lines.in_jax_random(equation):
-            keys = [value for value, atom in zip(inputs, equation.invars, strict=True) if _is_key(atom)]
         else:
-            keys = []
-        if not keys:
-            return None
+            keys = [value for value, atom in zip(inputs, equation.invars, strict=True) if _is_key(atom)]
+            if not keys or not code_lines.in_jax_random(equation):
+                return None
         changes = _merged(keys).loops
         return RandomCall(
             id=next(self._count),
