@@ -333,7 +333,8 @@ def _merged(values: Iterable[_Value]) -> _Value:
 
 
 def _is_key(atom: Any) -> bool:
-    return jnp.issubdtype(getattr(atom.aval, "dtype", None), jax.dtypes.prng_key)
+    dtype = getattr(atom.aval, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def _hashable(value: Any) -> Any:
