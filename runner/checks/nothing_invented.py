@@ -61,7 +61,9 @@ def check(subject: Subject, *, full: bool) -> Check:
         )
         fixes.append(_OWN_STREAM)
     if not parts:
-        parts.append("apply draws from a key that it is not given: what it draws is the same at every call")
+        lines = sorted({draw.call.line for draw in found.draws if not draw.sources and draw.call.line})
+        where = f" ({listed(lines, MAX_NAMED)})" if lines else ""
+        parts.append(f"apply draws from a key that it is not given{where}: what it draws is the same at every call")
         fixes.append(_OWN_STREAM)
     evidence |= {"leaves": lost, "streams": missing, "keys_made_at": own}
     return verdicts.fail(NAME, "; ".join(parts), "\n".join(fixes), **evidence)

@@ -199,8 +199,8 @@ FAILURES = {
         given=lambda: {"rngs": []},
         does=lambda: TwoDropouts().apply({}, X),
         check="streams",
-        words="apply needs the stream dropout and is not given it; 2 draws of shape [2, 8] come from one key: their "
-        "masks are equal",
+        words="apply needs the stream dropout and is not given it; 2 draws of shape [2, 8] come from one key "
+        "(test_planted_failures.py:",
     ),
     "4 one bare key": Planted(
         model=TwoDropouts(),

@@ -60,7 +60,9 @@ def call_site(equation: Any) -> tuple[Any, Any]:
     within = list(itertools.takewhile(lambda frame: frame.file_name.startswith(_JAX), frames))
     inside = tuple((frame.file_name, frame.line_num) for frame in within)
     outside = tuple((frame.file_name, frame.line_num) for frame in frames[len(within) :])
-    called = equation.primitive.name, str(equation.params.get("name"))
+    # What JAX inlines has the line of the call: there, loops are told apart by what they carry.
+    name = equation.params.get("name")
+    called = name or (equation.primitive.name, *(str(atom.aval) for atom in equation.invars))
     return (within[-1].function_name if within else None, outside), (inside, called)
 
 

@@ -218,12 +218,10 @@ class _Flow:
         if equation.primitive.name in DRAWING:
             # Of threefry both halves of the key come first; of the others the key is one value.
             keys = inputs[: 2 if equation.primitive.name == "threefry2x32" else 1]
-        elif code_lines.in_jax_random(equation):
-            keys = [value for value, atom in zip(inputs, equation.invars, strict=True) if _is_key(atom)]
         else:
-            keys = []
-        if not keys:
-            return None
+            keys = [value for value, atom in zip(inputs, equation.invars, strict=True) if _is_key(atom)]
+            if not keys or not code_lines.in_jax_random(equation):
+                return None
         changes = _merged(keys).loops
         return RandomCall(
             id=next(self._count),
@@ -338,8 +336,8 @@ def _merged(values: Iterable[_Value]) -> _Value:
 
 
 def _is_key(atom: Any) -> bool:
-    dtype: Any = getattr(atom.aval, "dtype", None)
-    return jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    dtype = getattr(atom.aval, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def _hashable(value: Any) -> Any:
