@@ -15,7 +15,8 @@ from runner.errors import LayerFaultError, listed
 
 # What Python says where a path with a number in it is joined, matched, sorted or added to.
 NEEDS_TEXT = re.compile(
-    r"expected str instance, int found|operand type\(s\) for \+: 'int' and 'str'|can only concatenate str \(not \"int\"\)"
+    r"expected str instance, int found|operand type\(s\) for \+: 'int' and 'str'"
+    r"|can only concatenate str \(not \"int\"\)"
     r"|expected string or bytes-like object, got 'int'|not supported between instances of '(int|str)' and '(int|str)'"
     r"|'int' object has no attribute '(split|startswith|endswith|replace|lower|join)'"
 )

@@ -1,7 +1,7 @@
 """The checks: is this layer safe inside Linen? One file per check, each with a `check(subject, *, full)`.
 
-Those of `TRACED` only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full` they
-also execute what they check, and the others run too.
+Those of `TRACED` only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full`
+they also execute what they check, and the others run too.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _reads(run: Any, number: int, inputs: tuple[Any, ...]) -> list[bool]:
 
 
 def _plus(leaf: Any, tag: Any) -> Any:
-    if not hasattr(leaf, "dtype") or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if not hasattr(leaf, "dtype") or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     return leaf ^ (tag != 0) if leaf.dtype == jnp.bool_ else leaf + tag.astype(leaf.dtype)
 
