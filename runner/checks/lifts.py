@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import trees
-from runner.bridge import lifts
+from runner.bridge import hosted, lifts
 from runner.checks import rounding, verdicts
-from runner.checks.probes import flow, hlo, hosted
+from runner.checks.probes import flow, hlo
 from runner.checks.probes.lifted import (
     NUM,
     REMAT,
@@ -81,7 +81,7 @@ def _drawn_again(subject: Subject) -> dict[str, int]:
     """The wrapped layers in a host whose params init draws more than once, with the number of calls."""
     if lifts.is_wrapped(subject.model):
         return {}
-    again = hosted.twice(hosted.calls(subject.model, subject.needs.streams, subject.x))
+    again = hosted.twice(hosted.calls(subject.model, subject.needs.streams, subject.x, read=flow.read))
     return {path: num for path, num in again.items() if _is_drawn(subject, path)}
 
 

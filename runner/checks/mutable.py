@@ -9,12 +9,13 @@ import jax
 from flax import nnx
 
 from runner.arrays import closeness, trees
+from runner.arrays.closeness import describe
 from runner.bridge import rngs
 from runner.checks import verdicts
-from runner.checks.probes import as_code, flow
+from runner.checks.probes import as_code, flow, python_state, written
 from runner.checks.probes.subject import Subject
 from runner.errors import listed, nearest
-from runner.records.record import Check
+from runner.records.record import Check, Verdict
 
 NAME = "mutable"
 
@@ -24,6 +25,10 @@ INDENT = "    "
 def check(subject: Subject, *, full: bool) -> Check:
     """No update is dropped, and updated variables stay variables; with `full`, updates equal the native module's."""
     changed = subject.needs.mutable
+    if rewritten := _rewritten(subject):
+        return rewritten
+    if left := _left_in_python(subject):
+        return left
     # As in Linen, sown values that were not requested are not a loss.
     dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
     if dropped:
@@ -31,16 +36,93 @@ def check(subject: Subject, *, full: bool) -> Check:
     fed_back = _fed_back(subject, full=full)
     if fed_back is not None:
         return fed_back
+    if reshaped := _reshaped(subject):
+        return reshaped
     unknown = [name for name in subject.mutable if name not in subject.shapes and name not in changed]
     if unknown:
         return _unknown(subject, unknown)
-    wanted = [name for name in changed if name in subject.mutable]
+    return _kept(subject, full=full)
+
+
+def _kept(subject: Subject, *, full: bool) -> Check:
+    """What is said where every update comes back and fits; with `full`, whether it is the native module's."""
+    wanted = [name for name in subject.needs.mutable if name in subject.mutable]
     if not wanted:
         return verdicts.passed(NAME, "apply changes no collection that has to come back")
     detail = f"apply changes {', '.join(wanted)}, which come back as updates"
-    if not full or subject.model.construct is None:
-        return verdicts.passed(NAME, detail, changed=wanted)
-    return _against_native(subject, subject.model.construct, detail)
+    found = verdicts.passed(NAME, detail, changed=wanted)
+    if full and subject.model.construct is not None:
+        found = _against_native(subject, subject.model.construct, detail)
+    normalised = written.by_flax(subject) if found.verdict is Verdict.passed else []
+    return _normalised(found, normalised) if normalised else found
+
+
+def _left_in_python(subject: Subject) -> Check | None:
+    """The fail for state in attributes that are no variables."""
+    try:
+        state = python_state.find(subject.model.model, subject.model.call, subject.x)
+    except Exception:  # noqa: BLE001 - a module that can't be split and merged; the other questions remain
+        return None
+    if not state:
+        return None
+    names = list(dict.fromkeys([*state.read, *state.running]))
+    has, it = ("is an attribute", "it") if len(names) == 1 else ("are attributes", "them")
+    detail = (
+        f"the call changes {listed(names)}, which {has} in Python and no nnx.Variable: apply builds the module anew, "
+        f"so the change is lost before the next call, and mutable can't name {it}"
+    )
+    lines = [
+        f"self.{name} = nnx.BatchStat(jnp.asarray(…))  # in the constructor; then self.{name}[...] = …, and mutable"
+        for name in names[:3]
+    ]
+    return verdicts.fail(NAME, detail, "\n".join(lines), attributes=names)
+
+
+def _rewritten(subject: Subject) -> Check | None:
+    """The fail for params that the layer's own code changes in the call."""
+    paths = written.by_the_layer(subject)
+    if not paths:
+        return None
+    names = listed(["/".join(map(str, path)) for path in paths])
+    detail = (
+        f"the call changes {names} in place: params are the optimiser's, and what the call writes there is lost, or "
+        "overwrites the step (mutable holds params)"
+    )
+    owner = str(paths[0][-1])
+    fix = f"{owner} = normalise(self.{owner}[...])  # in the call; or an nnx.BatchStat for what it keeps"
+    return verdicts.fail(NAME, detail, fix, changed=["/".join(map(str, path)) for path in paths])
+
+
+def _normalised(found: Check, paths: Sequence[trees.Path]) -> Check:
+    names = listed(["/".join(map(str, path)) for path in paths])
+    detail = (
+        f"{found.detail}; flax's own normalisation writes {names} in place: right as long as the optimiser steps from "
+        "what the last apply gave back"
+    )
+    fix = "state = state.replace(params=updates['params'])  # before the step"
+    return verdicts.warn(NAME, detail, fix, **found.evidence)
+
+
+def _reshaped(subject: Subject) -> Check | None:
+    """The fail for an update of another shape or dtype than the variable that it replaces."""
+    before = dict(trees.flatten(trees.unbox(subject.shapes)))
+    after = dict(trees.flatten(trees.unbox(subject.returned[1])))
+    wrong = {
+        path: f"{'/'.join(map(str, path))} (init: {describe(before[path])}, update: {describe(leaf)})"
+        for path, leaf in after.items()
+        if path in before and describe(before[path]) != describe(leaf)
+    }
+    if not wrong:
+        return None
+    detail = (
+        f"an update has another shape or dtype than init's variable: {listed(list(wrong.values()))}: the next apply is "
+        "another program, and a checkpoint of one does not restore into the other"
+    )
+    lines = [
+        f"self.{path[-1]}.set_value(new.astype('{before[path].dtype}'))  # of shape {tuple(before[path].shape)}"
+        for path in wrong
+    ]
+    return verdicts.fail(NAME, detail, "\n".join(lines[:3]), reshaped=["/".join(map(str, path)) for path in wrong])
 
 
 def _dropped(subject: Subject, dropped: Sequence[str]) -> Check:
@@ -84,7 +166,17 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         told = _eager_error(subject, error, given=False) if full else error
         return _refused(subject, made, told, given=False)
-    return None
+    late = [path for path in made if not _is_sown(str(path[0]))]
+    return _late(subject, {path: made[path] for path in late}) if late else None
+
+
+def _late(subject: Subject, made: dict[trees.Path, Any]) -> Check:
+    """What is said of variables that a call makes and the next apply takes: init leaves them out."""
+    names = listed(["/".join(map(str, path)) for path in made])
+    is_made, them = ("is made", "it") if len(made) == 1 else ("are made", "them")
+    detail = f"{names} {is_made} by a call, not by the constructor: init leaves {them} out"
+    say = verdicts.fail if any(path[0] == rngs.PARAMS for path in made) else verdicts.warn
+    return say(NAME, detail, _in_constructor(subject, made), made=sorted({str(path[0]) for path in made}))
 
 
 def _eager_error(subject: Subject, traced: Exception, *, given: bool) -> Exception:

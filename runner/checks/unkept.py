@@ -47,13 +47,13 @@ def _variables(layer: Any, name: tuple[str, ...]) -> list[trees.Path]:
     construct = unwrapped.constructor(layer)
     if construct is None:
         return []
-    state: Any = nnx.state(nnx.eval_shape(lambda: construct({})), nnx.Not(nnx.RngState))
-    found: list[tuple[Any, Any]] = list(nnx.to_flat_state(state))
-    return [
+    state = nnx.state(nnx.eval_shape(lambda: construct({})), nnx.Not(nnx.RngState))
+    found: list[Any] = [
         (nnx.variable_name_from_type(type(leaf), allow_register=True), *name, *path)
-        for path, leaf in found
+        for path, leaf in nnx.to_flat_state(state)
         if isinstance(leaf, nnx.Variable) and not isinstance(leaf, nnx.Intermediate) and jax.tree.leaves(leaf)
     ]
+    return found
 
 
 def _is_in(path: trees.Path, name: str, kept: tuple[str, ...]) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 
-from runner.bridge import lifts
+from runner.bridge import hosted, lifts
 from runner.checks import verdicts
-from runner.checks.probes import hosted
+from runner.checks.probes import flow
 from runner.checks.probes.subject import Subject
 from runner.errors import listed
 from runner.records.record import Check
@@ -25,7 +25,8 @@ def check(subject: Subject, *, full: bool) -> Check:
         )
     if lifts.is_wrapped(subject.model):
         return verdicts.passed(NAME, f"the layer gives {len(leaves)} array{'s' * (len(leaves) > 1)}")
-    calls = hosted.calls(subject.model, subject.needs.streams, subject.x, variables=subject.needs.variables)
+    needs = subject.needs
+    calls = hosted.calls(subject.model, needs.streams, subject.x, read=flow.read, variables=needs.variables)
     if not calls:
         if subject.layer is None:  # a host that is known by itself may have none
             return verdicts.passed(NAME, "no wrapped layer is called")

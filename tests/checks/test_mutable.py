@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
+import state_layers
 from common_layers import COMMON
 from flax import nnx
 from flax.nnx import bridge
@@ -152,9 +153,9 @@ def test_the_updates_are_the_native_modules(of_config, target):
     given = of_config("layer=custom", f"layer.target={HERE}.{target}", "input_shape=[2,4]")
     check = mutable.check(given, full=True)
     changed = "batch_stats, params" if target == "Spectral" else "cache"
-    assert (check.verdict, check.detail) == (
-        Verdict.passed,
-        f"apply changes {changed}, which come back as updates, equal to the native module's bit for bit",
+    assert check.verdict is (Verdict.warn if target == "Spectral" else Verdict.passed)
+    assert check.detail.startswith(
+        f"apply changes {changed}, which come back as updates, equal to the native module's bit for bit"
     )
     assert check.evidence == {"num_equal": 4 if target == "Spectral" else 1}
 
@@ -228,3 +229,55 @@ def test_a_variable_that_a_call_makes_is_refused_and_a_factory_makes_it_before()
     names = {"CountsLate": CountsLate, "nnx": nnx, "jnp": jnp}
     exec(check.fix, names)
     assert mutable.check(subject(names["make_layer"]), full=False).verdict is Verdict.passed
+
+
+@unknown_paths
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ReshapesMean", "batch_stats/mean (init: float32[4], update: float32[2])"),
+        ("DriftsToFloat", "batch_stats/step (init: int32[], update: float32[])"),
+        ("RewritesParam", "the call changes params/w in place"),
+        ("MakesParam", "params/w is made by a call, not by the constructor: init leaves it out"),
+    ],
+)
+def test_an_update_that_no_pipeline_can_keep_fails(name, words):
+    check = mutable.check(subject(getattr(state_layers, name)), full=False)
+    assert check.verdict is Verdict.fail
+    assert words in check.detail
+
+
+@pytest.mark.parametrize("name", ["MovesMean", "NormalisesAtUse", "WritesSameParam"])
+def test_an_update_that_fits_passes(name):
+    assert mutable.check(subject(getattr(state_layers, name)), full=False).verdict is Verdict.passed
+
+
+def test_params_that_flax_normalises_are_a_warning():
+    check = mutable.check(subject(Spectral), full=False)
+    assert check.verdict is Verdict.warn
+    assert "flax's own normalisation writes params/norm/layer_instance/kernel in place" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute"),
+    [
+        ("CountsCalls", "calls"),
+        ("WarmsUp", "calls"),
+        ("FillsList", "seen"),
+        ("RunsBareMean", "mean"),
+        ("TakesLast", "last"),
+    ],
+)
+def test_state_in_a_python_attribute_fails(name, attribute):
+    check = mutable.check(subject(getattr(state_layers, name)), full=False)
+    assert check.verdict is Verdict.fail
+    assert check.evidence == {"attributes": [attribute]}
+    assert check.detail == (
+        f"the call changes {attribute}, which is an attribute in Python and no nnx.Variable: apply builds the module "
+        "anew, so the change is lost before the next call, and mutable can't name it"
+    )
+
+
+@pytest.mark.parametrize("name", ["CountsForNobody", "FillsCache", "TransposesOnce", "MovesMean", "Normed"])
+def test_an_attribute_that_nothing_reads_later_passes(name):
+    assert mutable.check(subject(getattr(state_layers, name)), full=False).verdict is Verdict.passed

@@ -223,3 +223,126 @@ class Calls(NeverCalls):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(4)(self.layer()(x))
+
+
+class MovesMean(nnx.Module):
+    def __init__(self, *, rngs):
+        self.mean = nnx.BatchStat(jnp.zeros((4,)))
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        self.mean.set_value(0.9 * self.mean.get_value() + 0.1 * x.mean(0))
+        return self.linear(x - self.mean.get_value())
+
+
+class ReshapesMean(MovesMean):
+    def __call__(self, x):
+        self.mean.set_value(x.mean(-1))
+        return self.linear(x)
+
+
+class DriftsToFloat(nnx.Module):
+    def __init__(self, *, rngs):
+        self.step = nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        self.step.set_value(self.step.get_value() + 0.5)
+        return x
+
+
+class NormalisesAtUse(nnx.Module):
+    def __init__(self, *, rngs):
+        self.w = nnx.Param(jax.random.normal(rngs.params(), (4, 4)))
+
+    def __call__(self, x):
+        return x @ (self.w[...] / jnp.linalg.norm(self.w[...], axis=0))
+
+
+class RewritesParam(NormalisesAtUse):
+    def __call__(self, x):
+        self.w.set_value(self.w[...] / jnp.linalg.norm(self.w[...], axis=0))
+        return x @ self.w[...]
+
+
+class WritesSameParam(NormalisesAtUse):
+    def __call__(self, x):
+        self.w.set_value(self.w.get_value())
+        return x @ self.w[...]
+
+
+class MakesParam(nnx.Module):
+    def __init__(self, *, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        if not hasattr(self, "w"):
+            self.w = nnx.Param(jax.random.normal(self.rngs.params(), (4, 4)))
+        return x @ self.w[...]
+
+
+class InPython(nnx.Module):
+    """The base of layers that keep something in Python attributes."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.calls, self.seen, self.last = 0, [], None
+        self.mean = jnp.zeros((4,))
+
+
+class CountsCalls(InPython):
+    def __call__(self, x):
+        self.calls += 1
+        return self.linear(x) * min(1.0, self.calls / 10)
+
+
+class WarmsUp(InPython):
+    """Does something else, but not before the hundredth call."""
+
+    def __call__(self, x):
+        self.calls += 1
+        return self.linear(x) * (1.0 if self.calls > 100 else 0.5)
+
+
+class FillsList(InPython):
+    def __call__(self, x):
+        self.seen.append(x.mean())
+        return self.linear(x) - sum(self.seen)
+
+
+class RunsBareMean(InPython):
+    """Keeps a running mean, and reads it in evaluation only."""
+
+    def __call__(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        return self.linear(x)
+
+
+class TakesLast(InPython):
+    def __call__(self, x):
+        self.last = self.linear(x) if self.last is None else self.linear(x) + self.last
+        return self.last
+
+
+class CountsForNobody(InPython):
+    def __call__(self, x):
+        self.calls += 1
+        self.shape, self.last = x.shape, self.linear(x)
+        return self.last
+
+
+class FillsCache(InPython):
+    """Makes a table at the first call, the same at any."""
+
+    def __call__(self, x):
+        if self.last is None:
+            self.last = jnp.sin(jnp.arange(x.shape[-1], dtype=x.dtype))
+        return self.linear(x + self.last)
+
+
+class TransposesOnce(InPython):
+    """Keeps what it makes of its weights."""
+
+    def __call__(self, x):
+        if self.last is None:
+            self.last = self.linear.kernel[...].T
+        return x @ self.last

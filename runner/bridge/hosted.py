@@ -7,7 +7,7 @@ find what it broadcasts, is no call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from flax import linen as nn
 
 from runner.bridge import rngs
 from runner.bridge.wrap import Bridged
-from runner.checks.probes import flow
 
 # Functions that `nn.jit` has traced are not traced again in the same context, and these two are used by nobody else.
 COUNTING, TAGGING = "tensorfloat32", "bfloat16"
+
+
+Read = Callable[[Any, Sequence[bool]], list[bool]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +55,14 @@ class _Tagging:
         return jax.tree.map(lambda leaf: _plus(leaf, self.tags[num]), output) if num < len(self.tags) else output
 
 
-def calls(model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = None) -> list[HostedCall]:
+def calls(model: Bridged, streams: Sequence[str], x: Any, *, read: Read, variables: Any = None) -> list[HostedCall]:
     """Every call of a wrapped layer during init, or during apply on `variables`, in order; only traces.
 
     Args:
       model: A host, or a wrapped layer.
       streams: All rng streams that it needs.
       x: Shape and dtype of the input.
+      read: Whether each input of a closed jaxpr is read for the outputs that are chosen.
       variables: Shapes of the variables; None for init.
     """
     inputs = variables, jax.ShapeDtypeStruct((2,), "uint32"), jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -78,11 +81,11 @@ def calls(model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = No
             jax.clear_caches()
             jax.eval_shape(lambda *given: run(counting, *given), *inputs)
     found = counting.seen
-    reads = _reads(run, len(found), inputs)
+    reads = _reads(run, len(found), inputs, read)
     return [HostedCall(path=path, layer=layer, counts=one) for (path, layer), one in zip(found, reads, strict=True)]
 
 
-def _reads(run: Any, number: int, inputs: tuple[Any, ...]) -> list[bool]:
+def _reads(run: Any, number: int, inputs: tuple[Any, ...], read: Read) -> list[bool]:
     """Whether the output depends on each of so many calls; where that can't be traced, on all."""
     if not number:
         return []
@@ -95,7 +98,7 @@ def _reads(run: Any, number: int, inputs: tuple[Any, ...]) -> list[bool]:
     try:
         with jax.default_matmul_precision(TAGGING):
             jaxpr = jax.make_jaxpr(tagged)([jax.ShapeDtypeStruct((), jnp.float32)] * number, *inputs)
-        reads = flow.read(jaxpr, [True] * len(jaxpr.jaxpr.outvars))[:number]
+        reads = read(jaxpr, [True] * len(jaxpr.jaxpr.outvars))[:number]
     except Exception:  # noqa: BLE001 - a transform in the host that takes no value from outside
         return [True] * number
     return reads if len(used[-1].seen) == number else [True] * number

@@ -1,0 +1,200 @@
+"""State that a layer keeps in Python: attributes and lists that a call changes, which no variable holds.
+
+Linen builds the module anew for every apply, so such a change is gone before the next call. The native module is called
+once in a trace; what the call left in its attributes is set on a module as it was before, and the two programs are
+compared. A counter that nothing reads makes no difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from runner.checks.probes import flow, unwrapped
+
+# The path of a module, and the name of an attribute.
+Place = tuple[tuple[Any, ...], str]
+
+# Steps on, a counter may have passed what the layer compares it with.
+MUCH_LATER = 1_000_003
+
+NODES = (nnx.Variable, nnx.Pytree)
+
+SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.ndarray, jax.Array)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonState:
+    """What a call leaves in Python.
+
+    Attributes:
+      read: Attributes that a call changes and the next call of the same module reads.
+      running: Attributes that are arrays, and get a value that comes from their old one.
+    """
+
+    read: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.read or self.running)
+
+
+def find(model: Any, call: Mapping[str, Any], x: Any) -> PythonState:
+    """The state that the native module of a wrapped layer keeps in Python; nothing of another Linen module."""
+    construct = unwrapped.constructor(model)
+    found: list[PythonState] = []
+    if construct is None:
+        return PythonState()
+
+    def trace() -> None:
+        probe = _Probe(construct({}), call, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        found.append(probe.found())
+
+    jax.eval_shape(trace)
+    return found[0]
+
+
+class _Probe:
+    """Calls copies of one native module, all within one trace."""
+
+    def __init__(self, module: Any, call: Mapping[str, Any], x: jax.ShapeDtypeStruct) -> None:
+        self.graph, self.state = nnx.split(module)
+        self.call, self.x = call, x
+        self.before = _attributes(nnx.merge(self.graph, self.state), copied=True)
+
+    def found(self) -> PythonState:
+        """What a call leaves in Python."""
+        after: dict[Place, Any] = {}
+        first = self._program({}, after)
+        changed = {place: value for place, value in after.items() if not _same(value, self.before.get(place))}
+        if not changed:
+            return PythonState()
+        running = [place for place, value in changed.items() if self._is_running(place, value)]
+        read = []
+        for place, value in changed.items():
+            if _is_traced(value):
+                is_read = self._is_of_x(place) and self._reads(place, value)
+            else:
+                later = [value, MUCH_LATER] if type(value) is int else [value]
+                is_read = any(self._differs(first, {place: one}) for one in later)
+            if is_read:
+                read.append(place)
+        return PythonState(read=_names(read), running=_names(running))
+
+    def _differs(self, first: str, changed: Mapping[Place, Any]) -> bool:
+        try:
+            return self._program(changed, {}) != first
+        except Exception:  # noqa: BLE001 - a second call that raises is another one
+            return True
+
+    def _program(self, changed: Mapping[Place, Any], after: dict[Place, Any]) -> str:
+        """The traced call as text, with attributes `changed` before; what they are after it is put into `after`."""
+
+        def run(state: Any, x: Any) -> Any:
+            module: Any = nnx.merge(self.graph, state)
+            _restore(module, {**self.before, **changed})
+            output = module(x, **self.call)
+            after.update(_attributes(module))
+            return output, nnx.to_pure_dict(nnx.state(module, nnx.Variable))
+
+        closed = jax.make_jaxpr(run)(self.state, self.x)
+        consts = "".join(str(np.asarray(one)) for one in closed.consts if isinstance(one, (np.ndarray, np.generic)))
+        return re.sub(r"0x[0-9a-f]+", "", str(closed)) + consts
+
+    def _is_running(self, place: Place, value: Any) -> bool:
+        """Whether an array attribute is replaced by one that is made of it."""
+        old = self.before.get(place)
+        if not isinstance(old, (jax.Array, np.ndarray)) or not _is_traced(value):
+            return False
+        return any(self._flow(place, old, outputs=False))
+
+    def _is_of_x(self, place: Place) -> bool:
+        """Whether the call makes the attribute from x: what it makes of the variables, it can make again."""
+        return self._flow(place, self.before.get(place), outputs=False)[-1]
+
+    def _reads(self, place: Place, value: Any) -> bool:
+        """Whether the output of a call reads arrays that the last one left in the attribute."""
+        try:
+            return any(self._flow(place, value, outputs=True)[:-1])
+        except Exception:  # noqa: BLE001 - a second call that raises is another one
+            return True
+
+    def _flow(self, place: Place, value: Any, *, outputs: bool) -> list[bool]:
+        """Whether the outputs, or else the attribute after the call, depend on arrays in it before, and on x."""
+        leaves, structure = jax.tree.flatten(value)
+        inputs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves if hasattr(leaf, "shape")]
+
+        def run(given: Any, x: Any, state: Any) -> Any:
+            arrays = iter(given)
+            put = jax.tree.unflatten(structure, [next(arrays) if hasattr(leaf, "shape") else leaf for leaf in leaves])
+            module: Any = nnx.merge(self.graph, state)
+            _restore(module, {**self.before, place: put} if place in self.before or outputs else self.before)
+            output = module(x, **self.call)
+            if outputs:
+                return output, nnx.to_pure_dict(nnx.state(module, nnx.Variable))
+            return [leaf for leaf in jax.tree.leaves(_attributes(module)[place]) if hasattr(leaf, "shape")]
+
+        closed = jax.make_jaxpr(run)(inputs, self.x, self.state)
+        return flow.read(closed, [True] * len(closed.jaxpr.outvars))[: len(inputs) + 1]
+
+
+def _attributes(module: Any, *, copied: bool = False) -> dict[Place, Any]:
+    """Attributes of every module inside that are no module and no variable, by its path and their name."""
+    found = {}
+    for path, inner in nnx.iter_modules(module):
+        for name, value in vars(inner).items():
+            held = jax.tree.leaves(value, is_leaf=lambda node: isinstance(node, NODES))
+            if not name.startswith("_pytree__") and not any(isinstance(one, NODES) for one in held):
+                found[path, name] = _copy(value) if copied else value
+    return found
+
+
+def _copy(value: Any) -> Any:
+    if type(value) not in (list, dict, set):
+        return value
+    try:
+        return copy.copy(value)
+    except Exception:  # noqa: BLE001 - whatever the object's own code raises
+        return value
+
+
+def _restore(module: Any, values: Mapping[Place, Any]) -> None:
+    inside = dict(nnx.iter_modules(module))
+    for (path, name), value in values.items():
+        if path in inside:
+            vars(inside[path])[name] = _copy(value)
+
+
+def _same(one: Any, two: Any) -> bool:
+    if one is two:
+        return True
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, (list, tuple, dict, set)):
+        return len(one) == len(two) and (type(one) is set or all(_same(*pair) for pair in _pairs(one, two)))
+    if _is_traced(one) or _is_traced(two):
+        return False
+    if isinstance(one, SIMPLE):
+        return bool(np.array_equal(np.asarray(one), np.asarray(two)))
+    return True  # an object of its own: only what can be compared counts
+
+
+def _pairs(one: Any, two: Any) -> list[tuple[Any, Any]]:
+    if isinstance(one, dict):
+        return [(value, two.get(key)) for key, value in one.items()]
+    return list(zip(one, two, strict=True))
+
+
+def _is_traced(value: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def _names(places: list[Place]) -> list[str]:
+    return [".".join(map(str, (*path, name))) for path, name in places]
