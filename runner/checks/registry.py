@@ -1,7 +1,7 @@
 """The checks: is this layer safe inside Linen? One file per check, each with a `check(subject, *, full)`.
 
-The first five only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full` they
-also execute what they check, and the other five run too.
+Those in `TRACED` only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full`
+they also execute what they check, and the others run too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from runner.checks import (
     mutable,
     nothing_invented,
     parity,
+    pure,
     sharding,
     streams,
     trained,
@@ -35,6 +36,7 @@ TRACED: Mapping[str, CheckFunction] = {
     "streams": streams.check,
     "mutable": mutable.check,
     "trained": trained.check,
+    "pure": pure.check,
 }
 
 FULL: Mapping[str, CheckFunction] = {
@@ -66,7 +68,7 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
     Args:
       model: A `flax.linen.Module` that is called with `x`: a wrapped layer, or a host with one in it.
       x: Input.
-      only: Names of the checks to run, if all ten take too long; None for all.
+      only: Names of the checks to run, if all take too long; None for all.
       **options: Those of `runner.checks.probes.subject.subject_of`: variables, rngs, init_rngs, mutable, call,
         trained, label, again.
 

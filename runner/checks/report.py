@@ -147,7 +147,7 @@ def check(
     label: str | None = None,
     again: Callable[[], Any] | None = None,
 ) -> CheckReport:
-    """Reports whether a Linen module is safe in a pipeline: ten checks, each with its evidence and fix.
+    """Reports whether a Linen module is safe in a pipeline: each check, each with its evidence and fix.
 
     Compiles and runs everything on JAX's default device, which takes seconds for a small layer. Pass what your pipeline
     passes, since exactly that is checked.
@@ -164,7 +164,7 @@ def check(
       mutable: Collections that apply may change, in any form flax accepts; None for all that it changes.
       call: Keyword arguments of every call, `{"deterministic": True}`.
       trained: Collections that the optimiser trains.
-      only: Names of the checks to run, `["parity", "lifts"]`; None for all ten.
+      only: Names of the checks to run, `["parity", "lifts"]`; None for all.
       label: The module's name in the report; by default its class name.
       again: Builds the module a second time, like a script that creates it for every call.
 

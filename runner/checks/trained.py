@@ -249,10 +249,8 @@ def _outside(subject: Subject) -> list[trees.Path]:
 
 def _is_drawn(subject: Subject, path: trees.Path) -> bool:
     """Whether init draws the leaf, as it does weights; constants are the same for every key."""
-    shapes = jax.ShapeDtypeStruct(subject.key.shape, subject.key.dtype), trees.shapes(subject.x)
-    jaxpr = jax.make_jaxpr(lambda key, x: subject.model.init(key, subject.needs.streams, x))(*shapes)
     paths = [other for other, _ in trees.flatten(subject.needs.variables)]
-    return flow.read(jaxpr, [other == path for other in paths])[0]
+    return flow.read(subject.initialised, [other == path for other in paths])[0]
 
 
 def _is_param(collection: Any) -> bool:

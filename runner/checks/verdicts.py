@@ -21,7 +21,7 @@ output = jax.jit(model.apply)(variables, x)"""
 
 
 # Checks whose failure means that a run's numbers are wrong: with `checks=strict` the run fails.
-STRICT = frozenset({"finite", "as_traced", "complete", "nothing_invented", "streams", "mutable"})
+STRICT = frozenset({"finite", "as_traced", "complete", "nothing_invented", "streams", "mutable", "pure", "repeatable"})
 
 
 def finite(output: Sequence[ArraySummary]) -> Check:

@@ -53,7 +53,7 @@ class ChecksSettings:
 
     Attributes:
       mode: strict fails a run whose numbers would be wrong, warn only reports it, off checks nothing.
-      depth: traced runs the first five checks, by tracing, once per program; full runs all ten, and compiles for them.
+      depth: traced runs the checks that only trace, once per program; full runs all, and compiles for them.
       eager: Which runs compare the jitted init and apply with the eager ones: the first of each layer, the first of
         each program, or none. Eager init compiles every operation separately and costs more than the program.
     """

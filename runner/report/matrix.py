@@ -18,6 +18,7 @@ CHECKS = (
     "streams",
     "mutable",
     "trained",
+    "pure",
     "parity",
     "lifts",
     "checkpoint",
