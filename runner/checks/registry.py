@@ -1,6 +1,6 @@
 """The checks: is this layer safe inside Linen? One file per check, each with a `check(subject, *, full)`.
 
-Those of `TRACED` only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full`
+Those in `TRACED` only trace, which costs a fraction of compiling, so a sweep runs them on every program. With `full`
 they also execute what they check, and the others run too.
 """
 
@@ -17,6 +17,7 @@ from runner.checks import (
     mutable,
     nothing_invented,
     parity,
+    pure,
     seeded,
     sharding,
     streams,
@@ -39,6 +40,7 @@ TRACED: Mapping[str, CheckFunction] = {
     "trained": trained.check,
     "seeded": seeded.check,
     "used": used.check,
+    "pure": pure.check,
 }
 
 FULL: Mapping[str, CheckFunction] = {

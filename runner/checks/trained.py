@@ -7,67 +7,165 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from runner.arrays import trees
 from runner.bridge import rngs
 from runner.checks import complete, verdicts
-from runner.checks.probes import as_code, flow, hlo
+from runner.checks.probes import as_code, flow, gradients
+from runner.checks.probes.gradients import Gradients
 from runner.checks.probes.subject import Subject
 from runner.errors import listed
 from runner.records.record import Check
 
 NAME = "trained"
 
-# Scale of the noise added to every trained leaf: a leaf initialised to zero, as in LoRA, hides another's gradient.
-NOISE = 0.1
+# JAX's gradient of a real loss is the conjugate of the direction of steepest ascent, which optax expects.
+CONJUGATED = """\
+gradients = jax.tree.map(jnp.conj, jax.grad(loss)(params))
+updates, opt_state = tx.update(gradients, opt_state, params)"""
+
+# Collections that a layer fills by itself: an optimiser would overwrite what they count or average.
+KEPT_BY_THE_LAYER = (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
 
 
 def check(subject: Subject, *, full: bool) -> Check:
     """Every trainable leaf is in the trained collections and is used; with `full` it gets a nonzero gradient."""
-    trainable = [path for path in _floating(subject.needs.variables) if _is_trainable(str(path[0]))]
-    outside = [path for path in trainable if path[0] not in subject.trained]
-    if outside:
-        return _left_out(subject, outside)
-    trained = [path for path in _floating(subject.shapes) if path[0] in subject.trained]
+    for refusal in (_no_numbers, _kept_by_the_layer, _left_out):
+        if (found := refusal(subject)) is not None:
+            return found
+    conditions = [found for found in (_on_purpose(subject), _raw_constants(subject), _no_params(subject)) if found]
+    trained = [path for path in _inexact(subject.shapes) if path[0] in subject.trained]
     if not trained:
-        return verdicts.passed(NAME, "nothing to train: no leaf is trainable")
+        return _under(conditions, "nothing to train: no leaf is trainable")
     output = jax.tree.leaves(subject.returned[0])
-    if not any(_is_floating(leaf) for leaf in output):
-        kinds = listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
-        return verdicts.passed(NAME, f"nothing to train: the output is {kinds}, and only a floating one has a gradient")
-    unread = _unread(subject, trained)
-    if unread:
+    if not any(map(gradients.is_inexact, output)):
+        return _no_gradient(output, trained)
+    if unread := _unread(subject, trained):
         detail = f"{_names(unread)} can't be trained: no output depends on {'it' if len(unread) == 1 else 'them'}"
         return verdicts.fail(NAME, detail, _fix_unread(subject, unread), unread=_texts(unread))
+    conditions += _complex(subject, trained)
+    held = ", ".join(_held(subject))
     if full and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
-        return _gradients(subject, trained)
-    return verdicts.passed(NAME, f"{_all(trained)} in {', '.join(_held(subject))}, and the output depends on each")
+        return _differentiated(subject, trained) or _under(
+            conditions, f"{_all(trained)} in {held}, and each gets a nonzero gradient"
+        )
+    return _under(conditions, f"{_all(trained)} in {held}, and the output depends on each")
 
 
-def _left_out(subject: Subject, outside: Sequence[trees.Path]) -> Check:
-    collections = list(dict.fromkeys(str(path[0]) for path in outside))
-    raw = [path for path in outside if _is_raw(str(path[0]))]
-    if subject.trained != (rngs.PARAMS,):
-        unknown = [name for name in subject.trained if name not in subject.needs.variables]
-        typo = f" ({', '.join(unknown)}: no such collection)" if unknown else ""
-        detail = f"{_names(outside)} stay as they are: train.collections{typo} leaves out {', '.join(collections)}"
-        say = verdicts.fail if unknown else verdicts.warn
+def _under(conditions: Sequence[Check], detail: str) -> Check:
+    """A pass, or a warning that names the conditions."""
+    if not conditions:
+        return verdicts.passed(NAME, detail)
+    evidence = {key: item for condition in conditions for key, item in condition.evidence.items()}
+    fixes = [condition.fix for condition in conditions if condition.fix]
+    text = "; ".join(condition.detail for condition in conditions)
+    return verdicts.warn(NAME, text, "\n".join(fixes) or None, **evidence)
+
+
+def _no_numbers(subject: Subject) -> Check | None:
+    """Leaves for the optimiser that have no gradient: `jax.grad` refuses the whole tree for one of them."""
+    refused = [
+        (path, trees.unbox(leaf).dtype)
+        for path, leaf in trees.flatten(subject.shapes)
+        if path[0] in subject.trained and not gradients.is_inexact(trees.unbox(leaf))
+    ]
+    if not refused:
+        return None
+    paths = [path for path, _ in refused]
+    kinds = listed(sorted({str(dtype) for _, dtype in refused}))
+    detail = f"{_names(paths)} can't be trained: jax.grad refuses {kinds}, and the whole tree with it"
+    params = [path for path in paths if _is_param(str(path[0]))]
+    fix = _fix_constant(subject, params) if params else _fix_without(subject, paths)
+    return verdicts.fail(NAME, detail, fix, no_numbers=_texts(paths))
+
+
+def _kept_by_the_layer(subject: Subject) -> Check | None:
+    """Statistics, caches and counters that the optimiser would get."""
+    kept = [
+        path
+        for path, _ in trees.flatten(subject.shapes)
+        if path[0] in subject.trained and _is_kept(subject, str(path[0]))
+    ]
+    if not kept:
+        return None
+    collections = listed(list(dict.fromkeys(str(path[0]) for path in kept)))
+    detail = f"{_names(kept)} would be trained as weights: the layer keeps {collections} itself, by what it sees"
+    return verdicts.fail(NAME, detail, _fix_without(subject, kept), kept=_texts(kept))
+
+
+def _is_kept(subject: Subject, collection: str) -> bool:
+    if _is_param(collection):
+        return False
+    kind = flow.variable_type(collection)
+    return collection in subject.needs.mutable or (kind is not None and issubclass(kind, KEPT_BY_THE_LAYER))
+
+
+def _fix_without(subject: Subject, paths: Sequence[trees.Path]) -> str:
+    refused = {str(path[0]) for path in paths}
+    names = [name for name in _held(subject) if name not in refused] or [rngs.PARAMS]
+    return f"'train.collections=[{','.join(names)}]'"
+
+
+def _left_out(subject: Subject) -> Check | None:
+    """Params that no optimiser gets, unless train.collections leaves them out on purpose."""
+    outside = _outside(subject)
+    lost = [path for path in outside if _is_param(str(path[0])) or _is_drawn(subject, path)]
+    if not lost:
+        return None
+    collections = list(dict.fromkeys(str(path[0]) for path in lost))
+    raw = [path for path in lost if _is_raw(str(path[0]))]
+    if subject.trained == (rngs.PARAMS,):
+        detail = f"{_names(lost)} would never be trained: the optimiser gets only params"
+    elif unknown := [name for name in subject.trained if name not in subject.needs.variables]:
+        typo = f" ({', '.join(unknown)}: no such collection)"
+        detail = f"{_names(lost)} stay as they are: train.collections{typo} leaves out {', '.join(collections)}"
     else:
-        detail = f"{_names(outside)} would never be trained: the optimiser gets only params"
-        say = verdicts.fail
+        return None
     if raw:
         detail += f"; {_names(raw)} {'is a raw array' if len(raw) == 1 else 'are raw arrays'}, of no Variable"
-    return say(NAME, detail, _fix_left_out([*_held(subject), *collections], raw), outside=_texts(outside))
+    return verdicts.fail(NAME, detail, _fix_left_out([*_held(subject), *collections], raw), outside=_texts(lost))
+
+
+def _on_purpose(subject: Subject) -> Check | None:
+    left = [path for path in _outside(subject) if _is_param(str(path[0]))]
+    if not left:
+        return None
+    collections = list(dict.fromkeys(str(path[0]) for path in left))
+    detail = f"{_names(left)} stay as they are: train.collections leaves out {', '.join(collections)}"
+    return verdicts.warn(NAME, detail, _fix_left_out([*_held(subject), *collections], []), outside=_texts(left))
+
+
+def _raw_constants(subject: Subject) -> Check | None:
+    """Arrays of no Variable, the same for every key: natively no optimiser has them either."""
+    raw = [path for path in _outside(subject) if _is_raw(str(path[0]))]
+    if not raw:
+        return None
+    what = "is a raw array, of no Variable" if len(raw) == 1 else "are raw arrays, of no Variable"
+    detail = f"{_names(raw)} {what}: never trained, right if constant"
+    return verdicts.warn(NAME, detail, _fix_left_out(_held(subject), raw), outside=_texts(raw))
+
+
+def _no_params(subject: Subject) -> Check | None:
+    """Variables that are trained though no optimiser trains their type natively."""
+    paths = [
+        path
+        for path in _inexact(subject.shapes)
+        if path[0] in subject.trained and not _is_param(str(path[0])) and not _is_raw(str(path[0]))
+    ]
+    paths = [path for path in paths if flow.variable_type(str(path[0])) is not None]
+    if not paths:
+        return None
+    detail = f"{_names(paths)} {'is' if len(paths) == 1 else 'are'} trained, though no nnx.Param: right for weights"
+    return verdicts.warn(NAME, detail, _fix_without(subject, paths), no_params=_texts(paths))
 
 
 def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
-    here = f"# here: train.collections=[{','.join(names)}]"
+    here = f"# here: train.collections=[{','.join(dict.fromkeys(names))}]"
     if raw:
         # The name of a raw array's collection depends on how init was called, so no code can rely on it.
         lines = [as_code.as_param(path[1:]) for path in raw[:3]]
-        return "\n".join(["# at the end of its __init__; nnx.Variable for a constant:", *lines, here])
+        return "\n".join(["# at the end of its __init__; nnx.Variable for a constant:", *lines])
     lines = [
         f"trained = {{name: variables[name] for name in {list(names)}}}",
         "state = TrainState.create(apply_fn=model.apply, params=trained, tx=tx)",
@@ -76,90 +174,92 @@ def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
     return "\n".join([*lines, here])
 
 
+def _no_gradient(output: Sequence[Any], trained: Sequence[trees.Path]) -> Check:
+    kinds = listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
+    detail = f"{_names(trained)} can't be trained through this output: it is {kinds}, and only a floating one has a"
+    return verdicts.warn(NAME, f"{detail} gradient: right if another call trains", no_gradient=_texts(trained))
+
+
 def _unread(subject: Subject, trained: Sequence[trees.Path]) -> list[trees.Path]:
     output, updates = subject.returned
-    chosen = [_is_floating(leaf) for leaf in jax.tree.leaves(output)] + [False] * len(jax.tree.leaves(updates))
+    chosen = [gradients.is_inexact(leaf) for leaf in jax.tree.leaves(output)] + [False] * len(jax.tree.leaves(updates))
     paths = [path for path, _ in trees.flatten(subject.shapes)]
     read = flow.read(subject.applied, chosen)[: len(paths)]
     return [path for path, is_read in zip(paths, read, strict=True) if path in trained and not is_read]
 
 
-def _fix_unread(subject: Subject, unread: Sequence[trees.Path]) -> str:
+def _fix_unread(subject: Subject, unread: Sequence[trees.Path]) -> str | None:
     if complete.new_names(subject):
         return complete.fix(subject)
     wanted = {path for path, _ in trees.flatten(subject.needs.variables)}
     strangers = list(dict.fromkeys(str(path[1]) for path in unread if path not in wanted))
     if not strangers:
-        return _fix_constant(unread)
+        return _fix_constant(subject, unread)
     # An unnamed wrapped layer shifts the automatic numbering of its siblings.
     return "\n".join(f"name={name!r},  # for the layer that is to read {name} of these variables" for name in strangers)
 
 
-def _fix_constant(paths: Sequence[trees.Path]) -> str:
-    lines = [f"self.{path[-1]} = nnx.Variable(self.{path[-1]}[...])  # a constant, no nnx.Param" for path in paths[:5]]
+def _fix_constant(subject: Subject, paths: Sequence[trees.Path]) -> str | None:
+    """The lines that make constants of Params, for the end of the layer's constructor; None for a host's leaves."""
+    if subject.model.construct is None:
+        return None
+    names = ["".join(f".{part}" if isinstance(part, str) else f"[{part!r}]" for part in path[1:]) for path in paths[:5]]
+    lines = [f"self{name} = nnx.Variable(self{name}[...])  # a constant, no nnx.Param" for name in names]
     return "\n".join(dict.fromkeys(lines))
 
 
-def _gradients(subject: Subject, trained: Sequence[trees.Path]) -> Check:
-    leaves = jax.tree.leaves(subject.variables)
-    structure = jax.tree.structure(subject.variables)
-    paths = [path for path, _ in trees.flatten(subject.variables)]
-    places = [place for place, path in enumerate(paths) if path in trained]
+def _complex(subject: Subject, trained: Sequence[trees.Path]) -> list[Check]:
+    leaves = dict(trees.flatten(trees.unbox(subject.shapes)))
+    found = [path for path in trained if jnp.issubdtype(leaves[path].dtype, jnp.complexfloating)]
+    if not found:
+        return []
+    are = "is" if len(found) == 1 else "are"
+    detail = f"{_names(found)} {are} complex: right if the pipeline conjugates their gradients before optax"
+    return [verdicts.warn(NAME, f"{detail}, as train.steps does here", CONJUGATED, complex=_texts(found))]
 
-    def loss(chosen: list[Any], leaves: list[Any], key: jax.Array, x: jax.Array) -> Any:
-        placed = list(leaves)
-        for place, leaf in zip(places, chosen, strict=True):
-            placed[place] = leaf
-        output, _ = subject.apply(jax.tree.unflatten(structure, placed), key, x)
-        floating = [leaf for leaf in jax.tree.leaves(output) if _is_floating(leaf)]
-        return sum(jnp.sum(leaf * _normal(leaf, num)) for num, leaf in enumerate(floating))
 
-    chosen = [_noisy(leaves[place], 1000 + place) for place in places]
-    x = jnp.asarray(_normal(subject.x, 999)) if _is_floating(subject.x) else subject.x
-    arguments = (chosen, leaves, subject.key, x)
-    gradient = jax.grad(loss)
+def _differentiated(subject: Subject, trained: Sequence[trees.Path]) -> Check | None:
+    """What is wrong with the gradients; None if nothing is."""
     try:
-        moves = jax.jit(lambda *given: [jnp.any(leaf != 0) for leaf in gradient(*given)])
-        got = jax.device_get(moves.lower(*arguments).compile(hlo.RUN_ONCE)(*arguments))
+        seen = gradients.of(subject, trained)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         return verdicts.fail(NAME, f"the gradient can't be taken: {verdicts.words(error)}")
-    zero = [num for num, moves in enumerate(got) if not moves]
-    if not zero:
-        held = ", ".join(_held(subject))
-        return verdicts.passed(NAME, f"{_all(trained)} in {held}, and each gets a nonzero gradient")
-    jaxpr = jax.make_jaxpr(gradient)(*arguments)
-    never = [num for num in zero if not any(flow.read(jaxpr, [num == other for other in range(len(places))]))]
-    named = [paths[places[num]] for num in (never or zero)]
-    if never:
-        detail = f"{_names(named)} can't be trained: the gradient is zero whatever the data"
-        return verdicts.fail(NAME, detail, _fix_constant(named), zero_gradient=_texts(named))
-    detail = f"{_names(named)} got a zero gradient on random x of shape {list(subject.x.shape)}"
-    return verdicts.warn(NAME, detail, f"'input_shape={_larger(subject.x.shape)}'", zero_gradient=_texts(named))
+    if seen.non_finite:
+        detail = f"{_names(seen.non_finite)} can't be trained: the gradient is NaN or infinite where the output is not"
+        return verdicts.fail(NAME, detail, non_finite_gradient=_texts(seen.non_finite))
+    return _without_gradient(subject, seen) if seen.zero else None
 
 
-def _larger(shape: Sequence[int]) -> str:
-    """A shape with more rows, if one was too few to tell (attention over one element has weight one)."""
-    grown = [max(4, 2 * size) for size in shape[:-1]] + list(shape[-1:])
-    return "[" + ",".join(map(str, grown)) + "]"
+def _without_gradient(subject: Subject, seen: Gradients) -> Check:
+    shape = gradients.wider(subject, seen.zero)
+    if shape is not None:
+        detail = f"{_names(seen.zero)} got a zero gradient on random x of shape {list(subject.x.shape)}"
+        fix = f"'input_shape=[{','.join(map(str, shape))}]'"
+        return verdicts.warn(NAME, detail, fix, zero_gradient=_texts(seen.zero))
+    why = "whatever the data" if seen.never == seen.zero else f"at all {seen.num_points} random points"
+    detail = f"{_names(seen.zero)} can't be trained: the gradient is zero {why}"
+    return verdicts.fail(NAME, detail, _fix_constant(subject, seen.zero), zero_gradient=_texts(seen.zero))
 
 
-def _noisy(leaf: Any, num: int) -> jax.Array:
-    return jnp.asarray(np.asarray(leaf) + (NOISE * _normal(leaf, num)).astype(leaf.dtype))
+def _outside(subject: Subject) -> list[trees.Path]:
+    """Leaves that a native optimiser trains, or would if they were not raw arrays, and that this one does not get."""
+    paths = _inexact(subject.needs.variables)
+    return [path for path in paths if path[0] not in subject.trained and (_is_param(path[0]) or _is_raw(path[0]))]
 
 
-def _normal(leaf: Any, num: int) -> np.ndarray:
-    # NumPy's generator: JAX would compile a program for every shape drawn.
-    return np.random.default_rng(num).standard_normal(leaf.shape).astype(leaf.dtype)
+def _is_drawn(subject: Subject, path: trees.Path) -> bool:
+    """Whether init draws the leaf, as it does weights; constants are the same for every key."""
+    paths = [other for other, _ in trees.flatten(subject.needs.variables)]
+    return flow.read(subject.initialised, [other == path for other in paths])[0]
 
 
-def _is_trainable(collection: str) -> bool:
-    """Whether a native optimiser trains leaves of it, or would if they were not raw arrays."""
-    kind = flow.variable_type(collection)
-    return kind is not None and (issubclass(kind, nnx.Param) or _is_raw(collection))
+def _is_param(collection: Any) -> bool:
+    kind = flow.variable_type(str(collection))
+    return kind is not None and issubclass(kind, nnx.Param)
 
 
-def _is_raw(collection: str) -> bool:
-    kind = flow.variable_type(collection)
+def _is_raw(collection: Any) -> bool:
+    kind = flow.variable_type(str(collection))
     return kind is not None and not issubclass(kind, nnx.Variable)
 
 
@@ -171,12 +271,8 @@ def _held(subject: Subject) -> list[str]:
     return [name for name in subject.trained if name in subject.shapes]
 
 
-def _floating(tree: Any) -> list[trees.Path]:
-    return [path for path, leaf in trees.flatten(tree) if _is_floating(trees.unbox(leaf))]
-
-
-def _is_floating(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+def _inexact(tree: Any) -> list[trees.Path]:
+    return [path for path, leaf in trees.flatten(tree) if gradients.is_inexact(trees.unbox(leaf))]
 
 
 def _texts(paths: Sequence[trees.Path]) -> list[str]:

@@ -21,7 +21,20 @@ output = jax.jit(model.apply)(variables, x)"""
 
 
 # Checks whose failure means that a run's numbers are wrong: with `checks=strict` the run fails.
-STRICT = frozenset({"finite", "as_traced", "complete", "nothing_invented", "streams", "mutable", "seeded", "used"})
+STRICT = frozenset(
+    {
+        "finite",
+        "as_traced",
+        "repeatable",
+        "complete",
+        "nothing_invented",
+        "streams",
+        "mutable",
+        "seeded",
+        "used",
+        "pure",
+    }
+)
 
 
 def finite(output: Sequence[ArraySummary]) -> Check:

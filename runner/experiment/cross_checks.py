@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import shards, trees
@@ -66,6 +67,8 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     """
     variables = draft.model.init(key, draft.needs.streams, x) if draft.given is None else made.initial
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
+    # A compiled call makes arrays of Python's numbers too.
+    output = jax.tree.map(jnp.asarray, output)
     both = trees.named_arrays(trees.unbox(made.initial)), trees.named_arrays(trees.unbox(variables))
     return verdicts.eager(both, (made.output, trees.named_arrays(output)))
 

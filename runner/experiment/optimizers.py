@@ -1,10 +1,13 @@
-"""Optax optimisers by name."""
+"""Optax optimisers by name, and gradients as they expect them."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from runner.errors import ConfigError, nearest
@@ -40,3 +43,12 @@ def optimizer_names() -> list[str]:
         and not name.startswith(("_", "scale_by_"))
         and name not in OTHER_OPTIMIZERS
     )
+
+
+def descending(gradients: Any) -> Any:
+    """`gradients` as optax expects them: conjugated where they are complex.
+
+    For a real loss of a complex weight, JAX's gradient is the conjugate of the direction of steepest ascent
+    (https://docs.jax.dev/en/latest/notebooks/autodiff_cookbook.html#complex-numbers-and-differentiation).
+    """
+    return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, gradients)

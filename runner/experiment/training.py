@@ -19,7 +19,7 @@ from runner.bridge.wrap import Bridged
 from runner.config.train_settings import TrainSettings
 from runner.errors import ConfigError, LayerError, nearest
 from runner.experiment.curve import Curve, Step, Steps, Watch
-from runner.experiment.optimizers import make_optimizer
+from runner.experiment.optimizers import descending, make_optimizer
 from runner.experiment.train_state import (
     TrainState,
     carried_over,
@@ -85,7 +85,7 @@ class Training:
 
         (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         others = {name: carried_over(value, updated.get(name)) for name, value in state.others.items()}
-        return state.apply_gradients(grads=gradients, others=others), loss
+        return state.apply_gradients(grads=descending(gradients), others=others), loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +151,13 @@ def make_training(
         for path, leaf in trees.flatten(trees.unbox(variables[name])):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 reason = f"{name}/{'/'.join(map(str, path))} is {leaf.dtype}, and gradients are of floating numbers"
-                raise ConfigError(key, settings.collections, reason, f"'{key}=[params]'")
-    if not any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(output)):
+                others = [other for other in settings.collections if other != name]
+                attribute = ".".join(map(str, path))
+                keep = f"self.{attribute} = nnx.Variable(…) in the layer, if it is a constant"
+                raise ConfigError(
+                    key, settings.collections, reason, f"'{key}=[{','.join(others)}]'" if others else keep
+                )
+    if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(output)):
         raise LayerError(f"layer {label} has no floating output, and so no loss", "train=none")
     return Training(
         model=model,
@@ -257,9 +262,11 @@ def make_teacher(training: Training, variables: Mapping[str, Any], seed: int) ->
     generator = np.random.default_rng(seed)
 
     def moved(leaf: jax.Array) -> jax.Array:
-        if not leaf.size or not jnp.issubdtype(leaf.dtype, jnp.floating) or (number := _constant(leaf)) is None:
+        if not leaf.size or not jnp.issubdtype(leaf.dtype, jnp.inexact) or (number := _constant(leaf)) is None:
             return leaf
         noise = TEACHER_NOISE * generator.standard_normal(leaf.shape)
+        if jnp.iscomplexobj(leaf):
+            noise = noise + 1j * TEACHER_NOISE * generator.standard_normal(leaf.shape)
         values = (number + noise).astype(leaf.dtype)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
 
@@ -285,15 +292,20 @@ def _step(state: TrainState, curve: Curve) -> Step:
 
 
 def mean_squared_difference(output: Any, target: Any) -> jax.Array:
-    """Mean squared difference over all elements of the floating arrays of `output`, in at least float32."""
+    """Mean squared difference over all elements of the floating and complex arrays of `output`, in at least float32."""
     pairs = zip(jax.tree.leaves(output), jax.tree.leaves(target), strict=True)
     wide = [
-        (one.astype(jnp.promote_types(one.dtype, jnp.float32)), two)
+        (jnp.asarray(one).astype(jnp.promote_types(jnp.result_type(one), jnp.float32)), two)
         for one, two in pairs
-        if jnp.issubdtype(one.dtype, jnp.floating)
+        if jnp.issubdtype(jnp.result_type(one), jnp.inexact)
     ]
-    total = sum(jnp.sum((one - two) ** 2) for one, two in wide)
+    total = sum(jnp.sum(_squared(one - two)) for one, two in wide)
     return jnp.asarray(total) / sum(one.size for one, _ in wide)
+
+
+def _squared(difference: jax.Array) -> jax.Array:
+    """The squared absolute value; that of `jnp.abs` has no gradient at zero."""
+    return difference.real**2 + difference.imag**2 if jnp.iscomplexobj(difference) else difference**2
 
 
 def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list[str]:

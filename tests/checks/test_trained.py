@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import trained_layers as planted
 from common_layers import COMMON
 from flax import linen as nn
 from flax import nnx
@@ -21,6 +22,7 @@ from runner.records.record import Verdict
 
 LAYERS = COMMON
 X = jnp.ones((2, 4))
+RANDOM = jax.random.normal(jax.random.key(2), (4, 4))
 
 
 def lora():
@@ -166,10 +168,12 @@ def test_a_misspelt_collection_is_not_on_purpose():
 def test_a_raw_array_is_trained_once_it_is_a_param():
     model = bridge.to_linen(RawScale)
     check = trained.check(subject_of(model, X), full=False)
+    assert (check.verdict, check.detail) == (
+        Verdict.warn,
+        "DynamicJaxprTracer/scale is a raw array, of no Variable: never trained, right if constant",
+    )
     assert check.fix == (
-        "# at the end of its __init__; nnx.Variable for a constant:\n"
-        "self.scale = nnx.data(nnx.Param(self.scale))\n"
-        "# here: train.collections=[params,DynamicJaxprTracer]"
+        "# at the end of its __init__; nnx.Variable for a constant:\nself.scale = nnx.data(nnx.Param(self.scale))"
     )
 
     class Fixed(RawScale):
@@ -242,11 +246,12 @@ def test_a_gradient_that_is_zero_for_the_datas_sake_is_no_mistake(of_config):
     assert trained.check(fixed, full=True).verdict is Verdict.passed
 
 
-def test_an_output_of_integers_has_no_gradient_to_test():
+def test_an_output_of_integers_trains_nothing():
     check = trained.check(subject_of(bridge.to_linen(Counts), X), full=False)
     assert (check.verdict, check.detail) == (
-        Verdict.passed,
-        "nothing to train: the output is int32, and only a floating one has a gradient",
+        Verdict.warn,
+        "params/w can't be trained through this output: it is int32, and only a floating one has a gradient: "
+        "right if another call trains",
     )
 
 
@@ -254,3 +259,133 @@ def test_a_layer_that_can_not_be_differentiated_says_what_it_raised():
     check = trained.check(subject_of(bridge.to_linen(OnTheHost), X), full=True)
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("the gradient can't be taken: ValueError: Pure callbacks do not support JVP.")
+
+
+def of_planted(name, *collections):
+    layer = bridge.to_linen(getattr(planted, name))
+    return trained.check(subject_of(layer, RANDOM, trained=collections or ("params",)), full=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "collections", "detail"),
+    [
+        ("OrderParam", [], "params/order can't be trained: jax.grad refuses int32, and the whole tree with it"),
+        ("MaskParam", [], "params/order can't be trained: jax.grad refuses bool, and the whole tree with it"),
+        ("ByteParam", [], "params/order can't be trained: jax.grad refuses int8, and the whole tree with it"),
+        ("StillTurn", [], "params/w can't be trained: the gradient is zero whatever the data"),
+        ("Gated", [], "params/gate/bias, params/gate/kernel can't be trained: the gradient is zero whatever the data"),
+        ("Binary", [], "params/w can't be trained: the gradient is zero at all 12 random points"),
+        ("Root", [], "params/scale can't be trained: the gradient is NaN or infinite where the output is not"),
+        (
+            "UnsafeNorm",
+            [],
+            "params/linear/bias, params/linear/kernel can't be trained: "
+            "the gradient is NaN or infinite where the output is not",
+        ),
+        (
+            "Counts",
+            ["params", "Counter"],
+            "Counter/calls can't be trained: jax.grad refuses int32, and the whole tree with it",
+        ),
+        (
+            "Normed",
+            ["params", "batch_stats"],
+            "batch_stats/norm/mean, batch_stats/norm/var would be trained as weights: "
+            "the layer keeps batch_stats itself, by what it sees",
+        ),
+        (
+            "Averages",
+            ["params", "Average"],
+            "Average/average would be trained as weights: the layer keeps Average itself, by what it sees",
+        ),
+        ("Adapted", [], "Adapter/down, Adapter/up would never be trained: the optimiser gets only params"),
+        (
+            "RawWeight",
+            [],
+            "DynamicJaxprTracer/weight would never be trained: the optimiser gets only params; "
+            "DynamicJaxprTracer/weight is a raw array, of no Variable",
+        ),
+    ],
+)
+def test_weights_that_can_not_be_trained_are_named(name, collections, detail):
+    check = of_planted(name, *collections)
+    assert (check.verdict, check.detail) == (Verdict.fail, detail)
+
+
+@pytest.mark.parametrize(
+    ("name", "collections"),
+    [
+        ("Ordered", []),
+        ("MaskVariable", []),
+        ("SoftGated", []),
+        ("StraightBinary", []),
+        ("RootOfOne", []),
+        ("SafeNorm", []),
+        ("Counts", []),
+        ("Normed", []),
+        ("Averages", []),
+        ("Adapted", ["params", "Adapter"]),
+        ("ZeroHead", []),
+        ("Residual", []),
+        ("FloatOutput", []),
+        ("Spectrum", []),
+    ],
+)
+def test_healthy_layers_that_look_like_them_pass(name, collections):
+    assert of_planted(name, *collections).verdict is Verdict.passed
+
+
+@pytest.mark.parametrize("name", ["OrderParam", "MaskParam"])
+def test_the_code_makes_constants_of_integers(name):
+    lines = of_planted(name).fix
+
+    class Held(getattr(planted, name)):
+        def __init__(self, *, rngs):
+            super().__init__(rngs=rngs)
+            exec(lines, {"self": self, "nnx": nnx})
+
+    check = trained.check(subject_of(bridge.to_linen(Held), RANDOM), full=True)
+    assert check.verdict is Verdict.passed
+
+
+@pytest.mark.parametrize("name", ["Normed", "Counts"])
+def test_statistics_are_left_out_by_what_the_fix_says(name):
+    collection = {"Normed": "batch_stats", "Counts": "Counter"}[name]
+    assert of_planted(name, "params", collection).fix == "'train.collections=[params]'"
+    assert of_planted(name, "params").verdict is Verdict.passed
+
+
+def test_a_variable_trained_on_purpose_is_said():
+    check = of_planted("Prompted", "params", "Prompt")
+    assert (check.verdict, check.fix) == (Verdict.warn, "'train.collections=[params]'")
+    assert check.detail == "Prompt/prompt is trained, though no nnx.Param: right for weights"
+
+
+def test_a_host_may_not_scale_the_layer_by_zero():
+    layer = bridge.to_linen(nnx.Linear, 4, 4)
+    hosts = [planted.ScaledByZero(layer), planted.ScaledByZero(layer, 1.0), planted.ZeroDense(layer)]
+    checks = [trained.check(subject_of(host, RANDOM), full=True) for host in hosts]
+    assert [check.verdict for check in checks] == [Verdict.fail, Verdict.passed, Verdict.passed]
+    detail = "params/layer/bias, params/layer/kernel can't be trained: the gradient is zero at all 12 random points"
+    assert (checks[0].detail, checks[0].fix) == (detail, None)
+
+
+def test_the_code_for_complex_weights_descends():
+    check = of_planted("Turn")
+    assert (check.verdict, check.detail) == (
+        Verdict.warn,
+        "params/w is complex: right if the pipeline conjugates their gradients before optax, as train.steps does here",
+    )
+    model = bridge.to_linen(planted.Turn)
+    params, goal = (model.init(jax.random.key(seed), RANDOM) for seed in (0, 1))
+    tx = optax.sgd(0.3)
+
+    def loss(params):
+        return ((model.apply(params, RANDOM) - model.apply(goal, RANDOM)) ** 2).mean()
+
+    names = {"jax": jax, "jnp": jnp, "tx": tx, "loss": loss, "params": params, "opt_state": tx.init(params)}
+    before = loss(params)
+    for _ in range(100):
+        exec(check.fix, names)
+        names["params"] = optax.apply_updates(names["params"], names["updates"])
+    assert loss(names["params"]) < 0.01 * before

@@ -291,7 +291,7 @@ def test_every_optimizer_that_is_offered_makes_a_step():
         (
             ["train=short", "layer=custom", f"layer.target={HERE}.Whole"],
             "train.collections=[params]: params/offset is int32, and gradients are of floating numbers.\n"
-            "  Try: 'train.collections=[params]'",
+            "  Try: self.offset = nnx.Variable(…) in the layer, if it is a constant",
         ),
     ],
 )
@@ -474,3 +474,29 @@ def test_the_loss_curve_of_the_twin_pipeline_is_compared_where_everything_is(mak
         record = experiment_execute.execute(job.Job(run=run, identity=identity, compare_eager=False), program).record
         (check,) = (check for check in record.checks if check.name == "twin_curve")
         assert check.detail.startswith(said)
+
+
+class Turn(nnx.Module):
+    """One complex weight a feature: the loss is a parabola, down which every gradient leads."""
+
+    def __init__(self, *, rngs):
+        self.w = nnx.Param(jax.random.normal(rngs.params(), (8,), jnp.complex64))
+
+    def __call__(self, x):
+        y = x * self.w[...]
+        return jnp.concatenate([y.real, y.imag], -1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_complex_weights_go_down_the_gradient(optimizer, execute):
+    words = ("input_shape=[16,8]", "train.steps=300", "train.learning_rate=0.1", f"train.optimizer={optimizer}")
+    losses = losses_of(execute("layer=custom", f"layer.target={HERE}.Turn", *words))
+    assert losses[0] > 0.1
+    assert losses[-1] < 0.01
+
+
+def test_real_gradients_keep_their_bits():
+    gradients = {"a": jnp.ones(2), "b": jnp.array([1 + 2j], jnp.complex64)}
+    turned = optimizers.descending(gradients)
+    assert turned["a"] is gradients["a"]
+    assert turned["b"] == 1 - 2j

@@ -75,8 +75,7 @@ class Subject:
     @functools.cached_property
     def init_variables(self) -> Any:
         """What a jitted init makes."""
-        init = self.compiled_init or jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
-        return init(self.key, self.x)
+        return self.make()
 
     @functools.cached_property
     def shapes(self) -> Any:
@@ -94,9 +93,37 @@ class Subject:
         return self._traced[1]
 
     @functools.cached_property
-    def _traced(self) -> tuple[Any, Any]:
+    def initialised(self) -> Any:
+        """The jaxpr of init: `(key, x) -> variables`."""
+        return self.trace_init()
+
+    def trace_init(self) -> Any:
+        """Traces init anew: `(key, x) -> variables`."""
         key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
-        return jax.make_jaxpr(self.apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
+        return jax.make_jaxpr(lambda key, x: self.model.init(key, self.needs.streams, x))(key, trees.shapes(self.x))
+
+    def trace_apply(self) -> Any:
+        """Traces apply anew: see `applied`."""
+        return self._trace()[0]
+
+    @functools.cached_property
+    def _traced(self) -> tuple[Any, Any]:
+        return self._trace()
+
+    def _trace(self) -> tuple[Any, Any]:
+        key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
+
+        # A function of its own: JAX remembers what it traced of one.
+        def apply(variables: Any, key: jax.Array, x: jax.Array) -> Any:
+            return self.apply(variables, key, x)
+
+        return jax.make_jaxpr(apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
+
+    @functools.cached_property
+    def make(self) -> Callable[[], Any]:
+        """Makes init's variables, compiled."""
+        init = self.compiled_init or jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
+        return lambda: init(self.key, self.x)
 
     @functools.cached_property
     def initialised(self) -> Any:

@@ -1,0 +1,203 @@
+"""The gradient of every trained leaf, at the variables that init makes and at random ones near them.
+
+One point says little: a head that starts at zero, as in LoRA or a residual branch, hides the gradient of all before it,
+and a mask or a counter does at the first step only. So `num_points` are tried, each with another x and other noise on
+the trained leaves, and what the call updates is carried from point to point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.arrays import trees
+from runner.checks.probes import flow, hlo
+from runner.checks.probes.subject import Subject
+
+# Scale of the noise that is added to every trained leaf.
+NOISE = 0.1
+
+# The algebraic simplifier loses NaN: of `where(y > 0, sqrt(y), 0)` at zero it may make the gradient that was meant,
+# which the same code without jit, or inside a larger program, does not have.
+AS_WRITTEN: dict[str, Any] = {**hlo.RUN_ONCE, "xla_disable_hlo_passes": "algsimp"}
+
+# The first two are at init's own variables: on the x given, and on a random one.
+OWN_POINTS = 2
+FEW_POINTS = 4
+MANY_POINTS = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """What was seen of the gradients of the trained leaves.
+
+    Attributes:
+      zero: Paths whose gradient is exactly zero at every point.
+      never: Those of `zero` whose gradient reads nothing at all: zero whatever the data.
+      non_finite: Paths whose gradient is NaN or infinite at init's own variables, though the output is finite.
+      num_points: How many points were tried.
+    """
+
+    zero: list[trees.Path]
+    never: list[trees.Path]
+    non_finite: list[trees.Path]
+    num_points: int
+
+
+class _Probe:
+    """The compiled gradient of a subject's trained leaves for one shape of x."""
+
+    def __init__(self, subject: Subject, trained: Sequence[trees.Path], x: Any) -> None:
+        self._subject, self._x = subject, x
+        self._leaves, self._structure = jax.tree.flatten(subject.variables)
+        self.paths = [path for path, _ in trees.flatten(subject.variables)]
+        self.places = [place for place, path in enumerate(self.paths) if path in trained]
+        self._gradient = jax.grad(self._loss, has_aux=True)
+        arguments = self._arguments(self._leaves, 0)
+        self._run = jax.jit(self._seen).lower(*arguments).compile(AS_WRITTEN)
+
+    def points(self, first: int, last: int, leaves: list[Any] | None) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+        """Per trained leaf whether its gradient moves it, and whether it is broken at init's own variables.
+
+        The third result is the leaves to go on from, with what the calls have updated.
+        """
+        leaves = self._leaves if leaves is None else leaves
+        moved = np.zeros(len(self.places), bool)
+        broken = np.zeros(len(self.places), bool)
+        for num in range(first, last):
+            moves, breaks, updated = self._run(*self._arguments(leaves, num))
+            moved |= np.asarray(moves, bool)
+            broken |= np.asarray(breaks, bool) & (num < OWN_POINTS)
+            for place, leaf in updated.items():
+                leaves = [*leaves[:place], leaf, *leaves[place + 1 :]]
+        return moved, broken, leaves
+
+    def never(self, nums: Sequence[int]) -> list[int]:
+        """Those of the trained leaves `nums` whose gradient reads nothing: it is zero whatever the data."""
+        jaxpr = jax.make_jaxpr(lambda *given: self._gradient(*given)[0])(*self._arguments(self._leaves, 0))
+        return [num for num in nums if not any(flow.read(jaxpr, [num == other for other in range(len(self.places))]))]
+
+    def _arguments(self, leaves: Sequence[Any], num: int) -> tuple[Any, ...]:
+        chosen = [leaves[place] for place in self.places]
+        if num >= OWN_POINTS:
+            chosen = [noisy(leaf, 1000 * num + place) for leaf, place in zip(chosen, self.places, strict=True)]
+        x = self._x if num == 0 else jax.tree.map(lambda leaf: drawn_like(leaf, num), self._x)
+        return chosen, list(leaves), jax.random.fold_in(self._subject.key, num), x
+
+    def _loss(self, chosen: list[Any], leaves: list[Any], key: jax.Array, x: Any) -> Any:
+        placed = list(leaves)
+        for place, leaf in zip(self.places, chosen, strict=True):
+            placed[place] = leaf
+        output, updates = self._subject.apply(jax.tree.unflatten(self._structure, placed), key, x)
+        terms = [_term(leaf, num) for num, leaf in enumerate(map(jnp.asarray, jax.tree.leaves(output)))]
+        finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(term)) for term in terms]))
+        return sum(jnp.sum(term) for term in terms), (finite, self._carried(updates))
+
+    def _carried(self, updates: Any) -> dict[int, Any]:
+        """The updated leaves by place; what is sown, or has become another kind of leaf, is left behind."""
+        found = dict(trees.flatten(trees.unbox(updates)))
+        kinds = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(trees.unbox(self._subject.shapes))]
+        names = [path for path, _ in trees.flatten(trees.unbox(self._subject.shapes))]
+        return {
+            place: found[path]
+            for place, (path, kind) in enumerate(zip(names, kinds, strict=True))
+            if path in found and place not in self.places and (found[path].shape, found[path].dtype) == kind
+        }
+
+    def _seen(self, *arguments: Any) -> tuple[list[Any], list[Any], dict[int, Any]]:
+        gradients, (finite, updated) = self._gradient(*arguments)
+        moves = [jnp.any((leaf != 0) & ~jnp.isnan(leaf)) for leaf in gradients]
+        return moves, [finite & _is_broken(leaf) for leaf in gradients], updated
+
+
+def of(subject: Subject, trained: Sequence[trees.Path]) -> Gradients:
+    """The gradients of the leaves `trained` on x of the subject's shape.
+
+    Raises:
+      Exception: Whatever the layer's own code raises when it is differentiated.
+    """
+    probe = _Probe(subject, trained, subject.x)
+    moved, broken, leaves = probe.points(0, FEW_POINTS, None)
+    num_points = FEW_POINTS
+    if not moved.all():
+        more, _, _ = probe.points(FEW_POINTS, MANY_POINTS, leaves)
+        moved, num_points = moved | more, MANY_POINTS
+    zero = [num for num, moves in enumerate(moved) if not moves]
+    never = probe.never(zero) if zero else []
+
+    def named(nums: Sequence[int]) -> list[trees.Path]:
+        return [probe.paths[probe.places[num]] for num in nums]
+
+    return Gradients(
+        zero=named(zero),
+        never=named(never),
+        non_finite=named([int(num) for num in np.flatnonzero(broken)]),
+        num_points=num_points,
+    )
+
+
+def wider(subject: Subject, zero: Sequence[trees.Path]) -> list[int] | None:
+    """A larger shape of x on which every leaf of `zero` gets a gradient; None if there is none.
+
+    One row may be too few to tell: attention over one element has weight one, a batch of one is its own mean.
+    """
+    if not hasattr(subject.x, "shape") or not subject.x.shape:
+        return None
+    *sizes, last = subject.x.shape
+    shape = [*(max(4, 2 * size) for size in sizes), last]
+    try:
+        probe = _Probe(subject, zero, jnp.resize(subject.x, tuple(shape)))
+        moved, _, _ = probe.points(0, MANY_POINTS, None)
+    except Exception:  # noqa: BLE001 - the layer takes no other shape
+        return None
+    return shape if moved.all() else None
+
+
+def noisy(leaf: Any, num: int) -> jax.Array:
+    """`leaf` with noise on it, the same for the same `num`."""
+    values = np.asarray(leaf)
+    return jnp.asarray(values + (NOISE * normal(leaf, num)).astype(values.dtype))
+
+
+def drawn_like(leaf: Any, num: int) -> jax.Array:
+    """A random array of the kind of `leaf`: normal, or integers and truth values from the range that it has."""
+    if is_inexact(leaf):
+        return jnp.asarray(normal(leaf, num))
+    values, generator = np.asarray(leaf), np.random.default_rng(num)
+    if not values.size or not np.issubdtype(values.dtype, np.integer):
+        return jnp.asarray(leaf)
+    return jnp.asarray(generator.integers(values.min(), values.max(), values.shape, values.dtype, endpoint=True))
+
+
+def normal(leaf: Any, num: int) -> np.ndarray:
+    """Normal numbers of the shape and dtype of `leaf`, the same for the same `num`."""
+    # NumPy's generator: JAX would compile a program for every shape drawn.
+    generator = np.random.default_rng(num)
+    values = generator.standard_normal(leaf.shape)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return np.asarray(values + 1j * generator.standard_normal(leaf.shape)).astype(leaf.dtype)
+    return np.asarray(values).astype(leaf.dtype)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether `leaf` is of floating-point or complex numbers."""
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+
+
+def _term(leaf: jax.Array, num: int) -> jax.Array:
+    """What an output adds to the loss: its elements, weighted at random; nothing if they are no real numbers."""
+    if not is_inexact(leaf):
+        return jnp.zeros(())
+    # At least float32: the weighted sum of many numbers is none in float16.
+    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return jnp.real(wide * jnp.asarray(normal(wide, num)))
+
+
+def _is_broken(leaf: jax.Array) -> jax.Array:
+    # float16 overflows where float32 would not: that is the scale of the loss, and no fault of the layer.
+    return jnp.any(jnp.isnan(leaf) if leaf.dtype == jnp.float16 else ~jnp.isfinite(leaf))

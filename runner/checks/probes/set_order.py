@@ -1,0 +1,135 @@
+"""Loops over sets of strings in a layer's own source: Python orders them by a hash that differs in every process."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from runner.checks.probes.subject import Subject
+
+# Packages whose sources are not the user's.
+_KNOWN = ("flax", "jax", "runner", "builtins")
+
+_COMPREHENSIONS = (ast.ListComp, ast.DictComp, ast.GeneratorExp)
+
+# What makes the same of a set in any order.
+_ORDERLESS = frozenset({"sorted", "set", "frozenset", "len", "all", "any", "min", "max"})
+
+# What keeps the order in which it iterates.
+_IN_ORDER = frozenset({"list", "tuple", "enumerate", "iter", "map", "zip", "reversed"})
+
+
+def of(subject: Subject) -> list[str]:
+    """`file.py:12` with the loop's line, for each loop over a set of strings in which the order counts."""
+    if os.environ.get("PYTHONHASHSEED", "random") != "random":
+        return []
+    return list(dict.fromkeys(found for source in _sources(subject) for found in _loops(source)))
+
+
+def _sources(subject: Subject) -> list[Any]:
+    """The classes and factories of the user that are in the model."""
+    model: Any = subject.model.model
+    found = [type(model), getattr(model, "nnx_class", None)]
+    found += [getattr(value, "nnx_class", None) for value in vars(model).values()]
+    construct = (subject.layer or subject.model).construct
+    if construct is not None:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        kinds: list[type] = []
+
+        def build(key: jax.Array) -> None:
+            module = construct(nnx.Rngs({"default": key, "params": key}))
+            kinds.extend(type(inner) for _, inner in nnx.iter_modules(module))
+
+        try:
+            jax.eval_shape(build, key)
+        except Exception:  # noqa: BLE001 - the layer's own code; the check of its own says why
+            kinds.clear()
+        found += kinds
+    own = [item for item in found if item is not None and item.__module__.split(".")[0] not in _KNOWN]
+    return list(dict.fromkeys(own))
+
+
+def _loops(source: Any) -> Iterator[str]:
+    try:
+        lines, start = inspect.getsourcelines(source)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+        path = Path(inspect.getsourcefile(source) or "?").name
+    except (OSError, TypeError, SyntaxError):  # typed at a prompt
+        return
+    names = _Names(tree, vars(sys.modules.get(source.__module__, source)), source)
+    harmless = {id(item) for node in ast.walk(tree) if _is_call(node, _ORDERLESS) for item in node.args}  # type: ignore[attr-defined]
+    for node in ast.walk(tree):
+        if any(names.is_set(loop) for loop in _iterated(node, harmless)):
+            line = start + node.lineno - 1  # type: ignore[attr-defined]
+            yield f"{path}:{line}: {ast.unparse(node).splitlines()[0].rstrip(':')}"
+
+
+def _iterated(node: ast.AST, harmless: set[int]) -> list[ast.expr]:
+    """What `node` iterates over, if it does so in an order that counts."""
+    if isinstance(node, ast.For):
+        return [node.iter] if any(map(_does_something, node.body)) else []
+    if isinstance(node, _COMPREHENSIONS) and id(node) not in harmless:
+        return [part.iter for part in node.generators]
+    if isinstance(node, ast.Call) and id(node) not in harmless and _is_call(node, _IN_ORDER):
+        return list(node.args)
+    return []
+
+
+def _does_something(statement: ast.stmt) -> bool:
+    """Whether a statement in a loop makes something: one that only tests and raises is the same in any order."""
+    makes = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Yield, ast.Return, ast.Call)
+    tests = [
+        part for node in ast.walk(statement) if isinstance(node, (ast.Raise, ast.Assert)) for part in ast.walk(node)
+    ]
+    tests += [part for node in ast.walk(statement) if isinstance(node, ast.If) for part in ast.walk(node.test)]
+    skipped = {id(part) for part in tests}
+    return any(isinstance(node, makes) and id(node) not in skipped for node in ast.walk(statement))
+
+
+def _is_call(node: ast.AST, names: frozenset[str]) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+
+
+class _Names:
+    """Which expressions of a class's source are sets of strings."""
+
+    def __init__(self, tree: ast.AST, known: Any, source: Any) -> None:
+        self._known, self._source = known, source
+        self._assigned = {
+            ast.unparse(target): node.value
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        }
+
+    def is_set(self, node: ast.expr, depth: int = 0) -> bool:
+        """Whether `node` is a set that may hold strings."""
+        if depth > 4:
+            return False
+        if isinstance(node, ast.Set):
+            return not all(isinstance(item, ast.Constant) and isinstance(item.value, int) for item in node.elts)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitOr, ast.BitAnd, ast.Sub)):
+            return self.is_set(node.left, depth + 1) or self.is_set(node.right, depth + 1)
+        if _is_call(node, frozenset({"set", "frozenset"})):
+            return not _is_range(node)
+        if not isinstance(node, (ast.Name, ast.Attribute)):
+            return False
+        name = ast.unparse(node)
+        if name in self._assigned:
+            return self.is_set(self._assigned[name], depth + 1)
+        owner, _, last = name.rpartition(".")
+        value = getattr(self._source, last, None) if owner == "self" else self._known.get(name)
+        return isinstance(value, (set, frozenset)) and any(isinstance(item, str) for item in value)
+
+
+def _is_range(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and bool(node.args) and _is_call(node.args[0], frozenset({"range"}))

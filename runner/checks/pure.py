@@ -1,0 +1,107 @@
+"""Check, pure: the same settings, seed and input give the same numbers, in this process and in the next.
+
+`init` and `apply` are traced twice and compared, with the constants that are baked in: a number from numpy.random, the
+clock or a global counter differs from trace to trace. What a callback gives is compared by calling twice, only where
+there is one. The order of a set of names is the same within a process: it is found in the layer's own source.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import jax
+import numpy as np
+
+from runner.arrays import closeness, trees
+from runner.checks import verdicts
+from runner.checks.probes import set_order, traces
+from runner.checks.probes.subject import Subject
+from runner.records.record import Check
+
+NAME = "pure"
+
+# Traces more where the global generators moved and two were equal: a coin may fall twice on one side.
+MORE_TRACES = 4
+
+FROM_RNGS = """\
+# in the constructor: a number from a stream is the same for the same seed; in the call, one of its own stream
+self.noise = nnx.Param(jax.random.normal(rngs.params(), (4, 8)))
+y = y + jax.random.normal(self.rngs.noise(), y.shape)  # after self.rngs = rngs in the constructor"""
+
+
+def check(subject: Subject, *, full: bool) -> Check:
+    """Init and apply are the same programs when they are traced again, and no callback or set changes their numbers."""
+    del full
+    before = _global_states()
+    differing = _changes(subject)
+    moved = [name for name, state in _global_states().items() if state != before[name]]
+    for _ in range(MORE_TRACES if moved else 0):
+        differing = differing or _changes(subject)
+    if differing:
+        return _differs(differing, moved)
+    if (found := _called_back(subject)) is not None:
+        return found
+    orders = set_order.of(subject)
+    if orders:
+        detail = f"the order of a set of names differs from process to process: {'; '.join(orders)}"
+        fix = "sorted(…)  # around the set; or a tuple in its place"
+        return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", fix, sets=orders)
+    return verdicts.passed(NAME, "init and apply are the same programs when traced again")
+
+
+def _changes(subject: Subject) -> dict[str, str]:
+    """The first line in which two traces of init, or of apply, differ; only those that do."""
+    again = {"init": subject.trace_init, "apply": subject.trace_apply}
+    first = {"init": subject.initialised, "apply": subject.applied}
+    lines = {name: _first_difference(traces.lines(first[name]), traces.lines(again[name]())) for name in first}
+    return {name: line for name, line in lines.items() if line}
+
+
+def _first_difference(one: list[str], two: list[str]) -> str:
+    if one == two:
+        return ""
+    pairs = [(a.strip(), b.strip()) for a, b in zip(one, two, strict=False) if a != b]
+    if not pairs:
+        return f"{len(one)} and {len(two)} lines"
+    return " and ".join(text if len(text) <= 80 else f"{text[:79]}…" for text in pairs[0])
+
+
+def _differs(differing: dict[str, str], moved: list[str]) -> Check:
+    what = "; ".join(f"{name} has {line}" for name, line in differing.items())
+    source = f"; drawn from {' and '.join(moved)}" if moved else ""
+    detail = f"the same input, traced twice, differs: {what}{source}; numbers can't be repeated"
+    return verdicts.fail(NAME, detail, FROM_RNGS, differing=differing, drawn_from=moved)
+
+
+def _called_back(subject: Subject) -> Check | None:
+    """What a callback gives twice; None where there is none, or where it gives the same."""
+    in_init, in_apply = traces.callbacks(subject.initialised), traces.callbacks(subject.applied)
+    shapes_only = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.given))
+    if not (in_init or in_apply) or shapes_only:
+        return None
+    if in_init:
+        pair = (_named(subject.make()), _named(subject.make()))
+    if in_init and (found := closeness.differences(*pair)):
+        return _calls_differ("init", in_init, found)
+    if in_apply:
+        variables = subject.variables
+        pair = tuple(_named(subject.run(variables, subject.key, subject.x)) for _ in range(2))  # type: ignore[assignment]
+        if found := closeness.differences(*pair):
+            return _calls_differ("apply", in_apply, found)
+    return None
+
+
+def _calls_differ(name: str, names: list[str], found: Any) -> Check:
+    where = closeness.largest_differences(found)
+    detail = f"the same input, {name} called twice, differs in {where}: what {names[0]} gives is drawn anew"
+    return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", FROM_RNGS, differing={name: found})
+
+
+def _named(tree: Any) -> dict[str, np.ndarray]:
+    return trees.named_arrays(trees.unbox(tree))
+
+
+def _global_states() -> dict[str, Any]:
+    kind, keys, *position = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {"random": random.getstate(), "numpy.random": (kind, np.asarray(keys).tobytes(), *position)}

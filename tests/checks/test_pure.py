@@ -1,0 +1,114 @@
+"""The check `pure`: numbers that no seed and no input decides."""
+
+from __future__ import annotations
+
+import impure_layers
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from flax.nnx import bridge
+
+from runner.checks import pure
+from runner.checks.probes.subject import subject_of
+from runner.experiment import execute
+from runner.experiment.draft import make_draft
+from runner.experiment.failures import CheckFailed
+from runner.experiment.identity import identity_of
+from runner.records.record import Verdict
+
+X = jnp.ones((2, 4))
+FAULTY = ["UnseededTable", "Clock", "SystemBytes", "Numbered", "Coin", "NumpyParam"]
+HEALTHY = ["Plain", "SeededTable", "SeedsGlobally", "Timed", "NumberedInName", "Remembered", "Called", "Printed"]
+HEALTHY_SETS = ["Sorted", "Tested", "NumbersInSet"]
+
+
+@pytest.fixture(autouse=True)
+def any_hash_seed(monkeypatch):
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+
+
+def of(name):
+    return pure.check(subject_of(bridge.to_linen(getattr(impure_layers, name)), X), full=False)
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_what_differs_from_trace_to_trace_fails(name):
+    check = of(name)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith("the same input, traced twice, differs: ")
+    assert check.detail.endswith("; numbers can't be repeated")
+
+
+@pytest.mark.parametrize(("name", "source"), [("NumpyParam", "numpy.random"), ("Coin", "random")])
+def test_the_global_generator_is_named(name, source):
+    check = of(name)
+    assert f"; drawn from {source}; " in check.detail
+    assert check.evidence["drawn_from"] == [source]
+
+
+def test_the_constants_that_differ_are_named():
+    assert of("NumpyParam").detail.startswith(
+        "the same input, traced twice, differs: init has a constant float32[4, 4] "
+    )
+
+
+@pytest.mark.parametrize("name", [*HEALTHY, *HEALTHY_SETS])
+def test_healthy_layers_that_look_impure_pass(name):
+    check = of(name)
+    assert (check.verdict, check.detail) == (Verdict.passed, "init and apply are the same programs when traced again")
+
+
+def test_a_callback_that_draws_fails():
+    check = of("CalledNoise")
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith("the same input, apply called twice, differs in ")
+    assert ": what pure_callback gives is drawn anew; " in check.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("FromSet", "for name in {'query', 'key', 'value'}"),
+        ("FromKnownSet", "{name: nnx.Linear(WIDTH, WIDTH, rngs=rngs) for name in PARTS}"),
+        ("InSet", "list(set('ab'))"),
+    ],
+)
+def test_the_order_of_a_set_of_names_fails(name, line, monkeypatch):
+    check = of(name)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith("the order of a set of names differs from process to process: impure_layers.py:")
+    assert f": {line}; numbers can't be repeated" in check.detail
+    assert check.fix == "sorted(…)  # around the set; or a tuple in its place"
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    assert of(name).verdict is Verdict.passed
+
+
+def test_the_code_that_fixes_it_is_pure():
+    lines = of("NumpyParam").fix.splitlines()
+
+    class Fixed(nnx.Module):
+        def __init__(self, *, rngs):
+            names = {"self": self, "nnx": nnx, "jax": jax, "rngs": rngs}
+            exec(lines[1], names)
+            self.rngs = rngs
+
+        def __call__(self, x):
+            names = {"self": self, "jax": jax, "y": x @ self.noise[...]}
+            exec(lines[2], names)
+            return names["y"]
+
+    check = pure.check(subject_of(bridge.to_linen(Fixed), X), full=False)
+    assert check.verdict is Verdict.passed
+
+
+@pytest.mark.parametrize("name", ["NumpyParam", "CalledNoise", "FromSet"])
+def test_a_strict_run_refuses_it_and_any_other_tells(name, make_run):
+    words = ["layer=custom", f"layer.target=impure_layers.{name}", "input_shape=[2,4]"]
+    run = make_run(*words)
+    with pytest.raises(CheckFailed) as caught:
+        execute.prepare(make_draft(run, identity_of(run)), run)
+    assert caught.value.check.name == "pure"
+    run = make_run(*words, "checks=warn")
+    program = execute.prepare(make_draft(run, identity_of(run)), run)
+    assert [check.name for check in program.checks if check.verdict is Verdict.fail] == ["pure"]

@@ -1,0 +1,185 @@
+"""Layers that are another in every process, trace or call, each beside a healthy one that looks like it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+WIDTH = 4
+MADE = itertools.count()
+PARTS = frozenset({"query", "key", "value"})
+TABLES = {}
+
+
+class Plain(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.scale = self.drawn()
+
+    def drawn(self):
+        return 1.0
+
+    def __call__(self, x):
+        return self.linear(x) * self.scale
+
+
+class UnseededTable(Plain):
+    def drawn(self):
+        return np.random.default_rng().normal(size=WIDTH).astype(np.float32)
+
+
+class SeededTable(Plain):
+    def drawn(self):
+        return np.random.default_rng(0).normal(size=WIDTH).astype(np.float32)
+
+
+class SeedsGlobally(Plain):
+    def drawn(self):
+        np.random.seed(0)
+        return np.random.normal(size=WIDTH).astype(np.float32)
+
+
+class Clock(Plain):
+    def drawn(self):
+        return 1.0 + time.time_ns() % 1000003
+
+
+class Timed(Plain):
+    """Reads the clock and uses nothing of it."""
+
+    def drawn(self):
+        self.made_at = time.time()
+        return 1.0
+
+
+class SystemBytes(Plain):
+    def drawn(self):
+        return int.from_bytes(os.urandom(4), "little") / 2**32
+
+
+class Numbered(Plain):
+    def drawn(self):
+        return 1.0 + next(MADE)
+
+
+class NumberedInName(Plain):
+    """Counts its instances, for a name that no number depends on."""
+
+    def drawn(self):
+        self.label = f"layer_{next(MADE)}"
+        return 1.0
+
+
+class Coin(Plain):
+    def __call__(self, x):
+        return self.linear(x) if random.random() < 0.5 else x
+
+
+class NumpyParam(nnx.Module):
+    def __init__(self, *, rngs):
+        self.w = nnx.Param(jnp.asarray(np.random.normal(size=(WIDTH, WIDTH)), jnp.float32))
+
+    def __call__(self, x):
+        return x @ self.w[...]
+
+
+class Remembered(Plain):
+    """Keeps its table between instances."""
+
+    def drawn(self):
+        return TABLES.setdefault(WIDTH, np.arange(WIDTH, dtype=np.float32))
+
+
+class Called(Plain):
+    """Adds what a function of the host gives."""
+
+    @staticmethod
+    def given(x):
+        return np.sin(x)
+
+    def __call__(self, x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return self.linear(x) + jax.pure_callback(self.given, shape, jax.lax.stop_gradient(x))
+
+
+class CalledNoise(Called):
+    @staticmethod
+    def given(x):
+        return np.random.normal(size=x.shape).astype(x.dtype)
+
+
+class Printed(Plain):
+    def __call__(self, x):
+        jax.debug.callback(lambda y: None, x)
+        return self.linear(x)
+
+
+class FromSet(nnx.Module):
+    """Makes its layers in the order of a set of names."""
+
+    def __init__(self, *, rngs):
+        for name in {"query", "key", "value"}:
+            setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+    def __call__(self, x):
+        return self.query(x) + self.key(x) + self.value(x)
+
+
+class FromKnownSet(FromSet):
+    def __init__(self, *, rngs):
+        self.layers = nnx.Dict({name: nnx.Linear(WIDTH, WIDTH, rngs=rngs) for name in PARTS})
+
+    def __call__(self, x):
+        return sum(layer(x) for layer in self.layers.values())
+
+
+class InSet(FromSet):
+    """Runs its layers in the order of a set."""
+
+    def __init__(self, *, rngs):
+        self.names = list(set("ab"))
+        self.a, self.b = nnx.Linear(WIDTH, WIDTH, rngs=rngs), nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+
+    def __call__(self, x):
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
+
+
+class Sorted(FromSet):
+    def __init__(self, *, rngs):
+        for name in sorted({"query", "key", "value"}):
+            setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+
+class Tested(FromSet):
+    """Tests names against a set, and loops over it only to refuse."""
+
+    def __init__(self, *, rngs):
+        for name in {"query", "key"}:
+            if not name.islower():
+                raise ValueError(name)
+        if any(len(name) > 9 for name in PARTS):
+            raise ValueError("too long")
+        for name in ("query", "key", "value"):
+            if name in PARTS:
+                setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+
+class NumbersInSet(FromSet):
+    """Integers are their own hash: the order is the same everywhere."""
+
+    def __init__(self, *, rngs):
+        self.layers = nnx.List([nnx.Linear(WIDTH, WIDTH, rngs=rngs) for _ in {1, 2, 3}])
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
