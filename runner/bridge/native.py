@@ -55,7 +55,7 @@ def with_variables(
     if layer.construct is None:
         raise LayerError("a host has no native module", 'reload(run, as_="linen")')
     module = _build(layer, {"params": jax.random.key(0), **rngs.native_streams(keys)})
-    own: list[tuple[trees.Path, Any]] = list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
+    own: Any = list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
     given = {path[1:]: leaf for path, leaf in trees.flatten(trees.unbox(variables))}
     loaded = []
     for path, leaf in own:
