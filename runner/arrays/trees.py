@@ -104,15 +104,15 @@ def _typed(leaf: Any, wanted: Any) -> Any:
     """`leaf` as a typed rng key where `wanted` is one, and `leaf` its data."""
     if not is_key(wanted) or is_key(leaf):
         return leaf
-    impl: list[Any] = []
+    impl: dict[str, Any] = {}
 
-    def data_of(key: jax.Array) -> jax.Array:
-        impl.append(jax.random.key_impl(key))
+    def opened(key: jax.Array) -> jax.Array:
+        impl["is"] = jax.random.key_impl(key)
         return jax.random.key_data(key)
 
-    data = jax.eval_shape(data_of, wanted)
+    data = jax.eval_shape(opened, wanted)
     fits = (np.shape(leaf), leaf.dtype) == (data.shape, data.dtype)
-    return jax.random.wrap_key_data(leaf, impl=impl[0]) if fits else leaf
+    return jax.random.wrap_key_data(leaf, impl=impl["is"]) if fits else leaf
 
 
 def is_key(leaf: Any) -> bool:

@@ -55,18 +55,18 @@ def with_variables(
     if layer.construct is None:
         raise LayerError("a host has no native module", 'reload(run, as_="linen")')
     module = _build(layer, {"params": jax.random.key(0), **rngs.native_streams(keys)})
-    own: list[tuple[Any, Any]] = list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
+    own: Any = list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
     given = {path[1:]: leaf for path, leaf in trees.flatten(trees.unbox(variables))}
     loaded = []
     for path, leaf in own:
-        value, structure = _value(leaf), jax.tree.structure(_value(leaf))
+        value = _value(leaf)
         inner = [(*path, *rest) for rest, _ in trees.flatten(value)]
         if not any(part in given for part in inner):
             continue
         arrays = [given.pop(part, None) for part in inner]
         for part, one, two in zip(inner, jax.tree.leaves(value), arrays, strict=True):
             _require_same(part, _kind(one), "nothing" if two is None else _kind(two), cast=cast)
-        held = jax.tree.unflatten(structure, arrays)
+        held = jax.tree.unflatten(jax.tree.structure(value), arrays)
         loaded.append((path, leaf.replace(held) if isinstance(leaf, nnx.Variable) else held))
     for part, leaf in given.items():
         _require_same(part, "nowhere", _kind(leaf), cast=False)
@@ -89,8 +89,13 @@ def state(module: nnx.Module) -> nnx.State[Any, Any]:
 
 
 def rng_names(module: nnx.Module) -> list[str]:
-    """Paths of the rng state of `module`: keys and counts of its streams."""
-    return [trees.spell(path) for path, _ in nnx.to_flat_state(nnx.state(module, nnx.RngState))]
+    """Paths of the keys and counts in `module` that Linen does not store: its streams, and keys that are attributes."""
+    leaves = nnx.to_flat_state(nnx.state(module))
+    return [trees.spell(path) for path, leaf in leaves if isinstance(leaf, nnx.RngState) or _is_bare_key(leaf)]
+
+
+def _is_bare_key(leaf: Any) -> bool:
+    return not isinstance(leaf, nnx.Variable) and trees.is_key(leaf)
 
 
 def _value(leaf: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
     require_target(target)
     found, text = _read(path)
     wanted = _like(like) if like is not None else _described(path, text)
-    leaves = _linen(found, [trees.spell(name) for name, _ in trees.flatten(wanted.tree)])
+    leaves = _linen(found, [trees.spell(name) for name, _ in trees.flatten(wanted.tree)], rng=_described_rng(text))
     leaves = _narrowed(leaves, wanted.tree)
     _require_same(path, leaves, wanted)
     tree = trees.nest((name, leaves[trees.spell(name)]) for name, _ in trees.flatten(wanted.tree))
@@ -113,6 +113,15 @@ def _described(path: Path, text: str | None) -> Wanted:
         raise StorageError(f"{path}: its description is damaged: {damage}", f"import {path} --like RUN") from error
 
 
+def _described_rng(text: str | None) -> set[str]:
+    """Dotted names of a native module's keys and counts, which Linen does not store, from an export's description."""
+    try:
+        names = json.loads(text)["rng"] if text is not None else []
+        return {stored for name in names for stored in _stored(name.replace("/", "."))}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()  # a damaged description is refused where it has to be right
+
+
 def _wanted(leaves: Sequence[tuple[Any, ...]], *, source: str, strict: bool) -> Wanted:
     pairs = [
         (tuple(map(str, path)), jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)))
@@ -122,8 +131,8 @@ def _wanted(leaves: Sequence[tuple[Any, ...]], *, source: str, strict: bool) -> 
     return Wanted(tree=trees.nest(pairs), digests=digests, source=source, strict=strict)
 
 
-def _linen(found: Names, wanted: Sequence[str]) -> Names:
-    """The arrays by their expected Linen paths; unexpected ones keep their name.
+def _linen(found: Names, wanted: Sequence[str], *, rng: Collection[str] = ()) -> Names:
+    """The arrays by their expected Linen paths; unexpected ones keep their name, but for `rng`, which are left out.
 
     In the native layout a leaf's path lacks the collection and, for a Variable, ends with `value`; in the
     Linen layout this also holds for metadata boxes.
@@ -141,8 +150,8 @@ def _linen(found: Names, wanted: Sequence[str]) -> Names:
             stored = next((one for one in (_within(own) if is_within else _stored(own)) if one in left), None)
             if stored is not None:
                 leaves[name] = left.pop(stored)
-    rng = _rng_names(left) if as_native else set()
-    return leaves | {name.replace(".", "/"): leaf for name, leaf in left.items() if name not in rng}
+    unstored = _rng_names(left).union(rng) if as_native else set()
+    return leaves | {name.replace(".", "/"): leaf for name, leaf in left.items() if name not in unstored}
 
 
 def _narrowed(leaves: Names, wanted: Any) -> Names:

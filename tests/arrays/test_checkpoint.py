@@ -172,3 +172,49 @@ def test_every_file_and_folder_is_flushed_before_save_returns(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
     checkpoint.save(VARIABLES, tmp_path / "c")
     assert {str(path) for path in [tmp_path, tmp_path / "c", *(tmp_path / "c").rglob("*")]} <= flushed
+
+
+@pytest.mark.parametrize("collection", ["batch_stats", "cache", "LoRAParam", "intermediates"])
+def test_a_collection_alone_is_no_bare_params(collection):
+    tree = {collection: {"mean": ONES}}
+    assert checkpoint.as_variables(tree) == tree
+    assert checkpoint.as_variables({"other": {"mean": ONES}}) == {"params": {"other": {"mean": ONES}}}
+
+
+LEAF = {"w": 1}
+READINGS = {
+    "variables": ({"params": LEAF}, {"params": LEAF}),
+    "bare params": (LEAF, {"params": LEAF}),
+    "boxes": ({"params": {"w": {"value": 1}}}, {"params": LEAF}),
+    "a box in a box": ({"params": {"w": {"value": {"value": 1}}}}, {"params": LEAF}),
+    "a train state": ({"params": LEAF, "opt_state": {"mu": LEAF}, "step": 3}, {"params": LEAF}),
+    "a train state of variables": ({"params": {"params": LEAF}, "step": 3}, {"params": LEAF}),
+    "a param called value": ({"params": {"value": 1}}, {"params": {"value": 1}}),
+    "a bare param called value": ({"value": 1}, {"params": {"value": 1}}),
+    "a head called value": ({"params": {"value": LEAF}}, {"params": {"value": LEAF}}),
+    "a boxed head called value": ({"params": {"value": {"w": {"value": 1}}}}, {"params": {"value": LEAF}}),
+    "a boxed param called value": ({"params": {"value": {"value": 1}}}, {"params": {"value": 1}}),
+    "a value beside a box": (
+        {"params": {"a": {"value": 1}, "b": {"value": 2}}},
+        {"params": {"a": 1, "b": {"value": 2}}},
+    ),
+    "values within values": ({"params": {"value": {"value": {"value": 1}}}},) * 2,
+    "a module called params": ({"params": {"params": LEAF}},) * 2,
+    "bare params of a module called params": ({"params": LEAF}, {"params": {"params": LEAF}}),
+    "modules called as a state's fields": ({"params": {"step": LEAF, "opt_state": LEAF}},) * 2,
+    "a collection of one's own": ({"Noise": {"key": 1}, "params": LEAF},) * 2,
+    "only a collection of one's own": ({"Noise": {"key": 1}},) * 2,
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_a_tree_is_read_as_the_layer_has_it(name):
+    saved, expected = READINGS[name]
+    assert checkpoint.as_variables(saved, expected) == expected
+
+
+@pytest.mark.parametrize("dtype", sorted(checkpoint.UNSTORED))
+def test_an_element_type_that_orbax_lacks_is_named(dtype, tmp_path):
+    array = ONES.astype(getattr(ml_dtypes, dtype))
+    said = f"params/w is {dtype}, which Orbax does not store"
+    assert refused_save({"params": {"w": array}}, tmp_path / "c") == said

@@ -191,3 +191,23 @@ def test_integers_and_tuples_that_came_back_as_strings_are_keys_again():
 def test_a_tuple_among_the_keys_is_kept_as_text_in_a_record():
     (leaf,) = trees.leaves({"batch_stats": {("kernel", "u"): X}})
     assert leaf.path == ["batch_stats", "('kernel', 'u')"]
+
+
+def test_a_restored_tree_gets_the_structure_of_the_layers():
+    key = jax.random.key(3, impl="rbg")
+    expected = {"Noise": {"key": key}, "params": {0: {"bias": None}, "pair": (1.0, {"a": 2.0}), "w": 3.0}}
+    saved = {
+        "Noise": {"key": np.asarray(jax.random.key_data(key))},
+        "params": {"pair": {"0": 10.0, "1": {"a": 20.0}}, "w": 30.0, "more": 40.0},
+    }
+    found = trees.with_keys_of(saved, expected)
+    assert found["params"] == {0: {"bias": None}, "pair": (10.0, {"a": 20.0}), "w": 30.0, "more": 40.0}
+    assert found["Noise"]["key"] == key
+
+
+def test_what_is_missing_stays_missing():
+    expected = {"params": {"pair": (1.0, 2.0), "none": None}, "cache": {"key": jax.random.key(0)}}
+    saved = {"params": {"pair": {"0": 1.0}, "none": {"x": 4.0}}, "cache": {"key": np.zeros(3, np.uint32)}}
+    found = trees.with_keys_of(saved, expected)
+    assert found["params"] == {"pair": {"0": 1.0}, "none": {"x": 4.0}}
+    assert found["cache"]["key"].shape == (3,)

@@ -153,6 +153,65 @@ def test_another_platform_is_given_the_rounding_of_its_products(sweep, tmp_path,
     assert (code, said in out) == (4 if "differs" in said else 0, True), out
 
 
+@pytest.mark.parametrize(
+    ("software", "num_eps", "said"),
+    [
+        ("another", 16, "applied on other software than it was saved with, the output is within 16 ulp"),
+        ("another", 256, "applied again on other software than it was saved with, the output differs in output by"),
+        (None, 16, "applied again, the output differs in output by 16 ulp"),
+    ],
+)
+def test_other_software_is_given_its_rounding(sweep, tmp_path, capsys, software, num_eps, said):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "elsewhere"))
+    output = np.load(folder.path / "output.npy")
+    for _ in range(num_eps):
+        output = np.nextafter(output, np.copysign(np.float32(np.inf), output))
+    np.save(folder.path / "output.npy", output)
+
+    def change(data):
+        data["fingerprint"]["software_id"] = software or data["fingerprint"]["software_id"]
+        data["output"][0]["digest"] = trees.array_digest(output)
+        data["files"].update(files.file_digests(folder))
+
+    edit(folder.path, change)
+    code, out, _ = run(capsys, "verify", folder.path)
+    assert (code, said in out) == (4 if "differs" in said else 0, True), out
+
+
+def test_a_lost_folder_alone_is_found(sweep, tmp_path, capsys):
+    copy = shutil.copytree(sweep, tmp_path / "lost")
+    lost = run_folder(copy, 3)
+    shutil.rmtree(lost)
+    said = f"{lost.name}: the folder is missing\n5 of 6 runs verified\n"
+    assert run(capsys, "verify", copy, "--no-code") == (4, said, "")
+
+
+LAYER = """
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, *, rngs):
+        self.first = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.first(x)
+"""
+
+
+def test_a_layer_whose_leaves_changed_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "changing_layer.py").write_text(LAYER)
+    words = ("layer=custom", "layer.target=changing_layer.Net", "input_shape=[2,4]", "checks=off", "sweep=s", *LEAN)
+    assert main.main(words) == 0
+    (tmp_path / "changing_layer.py").write_text(LAYER.replace("first", "the_second"))
+    del sys.modules["changing_layer"]
+    capsys.readouterr()
+    code, out, _ = run(capsys, "verify", "outputs/s", "--trust")
+    said = "the layer is not the one that was saved: params/the_second/bias is missing (it may be params/first/bias)"
+    assert (code, said in out) == (4, True), out
+
+
 def test_a_run_is_verified_on_the_device_that_is_named(sweep, capsys):
     folder = run_folder(sweep, 0)
     assert run(capsys, "verify", folder, "--device", "cpu")[0] == 0
