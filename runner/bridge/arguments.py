@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -136,7 +137,7 @@ def made(value: Any, rngs: nnx.Rngs | None) -> Any:
     if isinstance(value, (list, tuple)):
         items = [made(item, rngs) for item in value]
         return items if isinstance(value, list) else tuple(items)
-    return value
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
 
 
 def needs_rngs(value: Any) -> bool:

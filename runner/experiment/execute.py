@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from runner.arrays import devices, trees
-from runner.bridge import rngs, wrap
+from runner.bridge import rngs
 from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
 from runner.config.enums import ChecksDepth, ChecksMode
@@ -30,7 +30,7 @@ from runner.experiment.failures import CheckFailed, NotCompiled, describe_failur
 from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program, compile_program
 from runner.experiment.run_record import now, record_of
-from runner.experiment.sized import sized
+from runner.experiment.sized import wrapped
 from runner.experiment.training import CompiledTraining, Trained
 from runner.records.record import Check, FailureKind, Verdict
 from runner.records.timing import Measurement
@@ -108,7 +108,7 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         key=place.put(rngs.root_key(0)),
         compiled_init=program.init if program else None,
         compiled_apply=program.apply if program else None,
-        again=lambda: wrap.wrap(sized(run).layer),
+        again=lambda: wrapped(run),
     )
 
 
