@@ -187,7 +187,10 @@ def _axes(subject: Subject) -> Check:
     """Whether x may have one axis fewer or one more."""
     shape = tuple(subject.x.shape)
     # Further arrays keep the axes that they have.
-    if not shape or any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(dict(subject.model.call))):
+    if not shape or any(
+        hasattr(leaf, "shape")
+        for leaf in jax.tree.leaves([dict(one.call) for one in (subject.model, subject.layer) if one])
+    ):
         return passed(NAME, "")
     # A single axis is the feature axis: without it there is no x.
     fewer = _refusal(subject, shape[1:]) if len(shape) > 1 else "not tried"

@@ -104,10 +104,10 @@ class InputSettings:
         if self.name in more:
             reason = f"{self.name} is where x goes, whose shape is input_shape"
             raise ConfigError(f"input.shapes.{self.name}", more[self.name], reason, "the same without it")
-        for name in self.more_dtypes:
+        for name, dtype in self.more_dtypes.items():
             if name not in more:
                 reason = f"there is no such array; there are {', '.join(more) or 'none'}"
-                raise ConfigError(f"input.dtypes.{name}", self.dtypes, reason, f"'input.shapes.{name}=[2,4]'")
+                raise ConfigError(f"input.dtypes.{name}", dtype, reason, f"'input.shapes.{name}=[2,4]'")
 
 
 def _named(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
