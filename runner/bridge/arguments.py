@@ -12,10 +12,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import nnx, serialization
 
 from runner.bridge import wanted
+
+
+class Frozen:
+    """A value that is compared and hashed and not looked into.
+
+    Args:
+      value: What can be hashed.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frozen) and bool(self._value == other._value)
 
 
 class Arguments(Mapping[str, Any]):
@@ -23,11 +41,14 @@ class Arguments(Mapping[str, Any]):
 
     Args:
       kept: Values by name: what YAML has, functions, dtypes, NumPy arrays and `Nested`.
+
+    Attributes:
+      frozen: All of it as one value.
     """
 
     def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
         self._kept = dict(kept or {})
-        self._frozen = _frozen(self._kept)
+        self.frozen = Frozen(_frozen(self._kept))
 
     def __getitem__(self, name: str) -> Any:
         return made(self._kept[name], None)
@@ -42,10 +63,10 @@ class Arguments(Mapping[str, Any]):
         return len(self._kept)
 
     def __hash__(self) -> int:
-        return hash(self._frozen)
+        return hash(self.frozen)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Arguments) and self._frozen == other._frozen
+        return isinstance(other, Arguments) and self.frozen == other.frozen
 
     def __repr__(self) -> str:
         return f"Arguments({self._kept!r})"
@@ -54,6 +75,12 @@ class Arguments(Mapping[str, Any]):
     def nested(self) -> bool:
         """Whether an argument is an object that is made with rngs."""
         return needs_rngs(self._kept)
+
+
+# `nn.jit` tells modules apart by what is in their fields: here by all of it as one value, types included.
+serialization.register_serialization_state(
+    Arguments, lambda arguments: arguments.frozen, lambda arguments, state: arguments
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +163,7 @@ def made(value: Any, rngs: nnx.Rngs | None) -> Any:
     if isinstance(value, (list, tuple)):
         items = [made(item, rngs) for item in value]
         return items if isinstance(value, list) else tuple(items)
-    return value
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
 
 
 def needs_rngs(value: Any) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from runner.bridge import sizes
+from runner.bridge import calls, sizes
 from runner.bridge.arguments import Arguments
 from runner.bridge.wrap import Bridged, arguments_of
 from runner.errors import literal
@@ -64,8 +66,7 @@ def _candidates(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridg
     if "Name in use" in words:
         yield from _names(layer, x)
     yield from _calls(layer, x, words)
-    if "takes" in words and "positional argument" in words:
-        return
+    yield from _inputs(layer, x, words)
     shape = list(x.shape)
     arguments = _arguments(layer)
     widths = {key: value for key, value in arguments.items() if type(value) is int and _is_width(key)}
@@ -87,6 +88,39 @@ def _candidates(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridg
         yield "input=tokens input.high=32", layer, jax.ShapeDtypeStruct(x.shape, jnp.int32)
     elif not jnp.issubdtype(x.dtype, jnp.floating):
         yield "input=normal input.dtype=float32", layer, jax.ShapeDtypeStruct(x.shape, jnp.float32)
+
+
+def _inputs(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridged, Any]]:
+    """More arrays, or x by name or in a dict."""
+    missing = re.findall(r"'(\w+)'", words.partition("required positional argument")[2])
+    arrays = {name: np.ones(x.shape, x.dtype) for name in missing if not SWITCHES.fullmatch(name)}
+    if arrays:
+        shapes = {name: list(x.shape) for name in arrays}
+        yield f"'input.shapes={literal(shapes)}'", _with_call(layer, arrays), x
+    takes = _call_parameters(layer)
+    for name, kind in takes.items():
+        if kind is inspect.Parameter.KEYWORD_ONLY and "positional argument" in words:
+            yield f"input.name={name}", _with_call(layer, {calls.METHOD: calls.Placed(name)}), x
+    if key := re.search(r"string indexing; got idx='(\w+)'", words):
+        for name in takes:
+            place = f"{name}.{key[1]}"
+            yield f"input.name={place}", _with_call(layer, {calls.METHOD: calls.Placed(place)}), x
+
+
+def _with_call(layer: Bridged, more: dict[str, Any]) -> Bridged:
+    return dataclasses.replace(layer, call=Arguments({**layer.call, **more}))
+
+
+def _call_parameters(layer: Bridged) -> dict[str, Any]:
+    """The parameters of the native module's call, with their kinds; none for a host."""
+    construct = layer.construct
+    if construct is None:
+        return {}
+    try:
+        module: Any = nnx.eval_shape(lambda: construct(nnx.Rngs(0)))
+        return {key: item.kind for key, item in inspect.signature(module.__call__).parameters.items()}
+    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
+        return {}
 
 
 def _names(layer: Bridged, x: Any) -> Iterator[tuple[str, Bridged, Any]]:

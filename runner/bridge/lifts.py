@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from runner.bridge import rngs
 from runner.bridge.arguments import Arguments
+from runner.bridge.calls import METHOD
 from runner.bridge.wrap import Bridged
 
 NAME = "layer"
@@ -54,7 +55,10 @@ class Remat(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> Any:
         """Returns the layer's output."""
-        return nn.remat(lambda layer, x, **call: layer(x, **call))(self.layer, x, **self.call)
+        # The method is no argument that remat can pass.
+        method = {key: value for key, value in self.call.items() if key == METHOD}
+        given = {key: value for key, value in self.call.items() if key != METHOD}
+        return nn.remat(lambda layer, x, **call: layer(x, **call, **method))(self.layer, x, **given)
 
 
 class Scanned(nn.Module):

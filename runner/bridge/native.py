@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import rngs
+from runner.bridge import calls, rngs
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError
 
@@ -147,7 +147,7 @@ def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str])
         ]
         state = nnx.from_flat_state([*leaves, *constants.items()])
         module = nnx.merge(graph["def"], graph["rng"].unflatten(rng_state), state)
-        output = module(x, **layer.call)
+        output = calls.call(module, x, layer.call)
         updated = _collections(module) if mutable else {}
         return output, {name: updated[name] for name in updated if name in mutable}
 

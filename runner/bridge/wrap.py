@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from flax.nnx import bridge
 
 from runner.bridge import sizes, targets, values
 from runner.bridge.arguments import Arguments, Assembled
+from runner.bridge.calls import METHOD, Placed
 from runner.bridge.rngs import init_keys
 from runner.bridge.wanted import BY_NAME, Wanted, parameters, takes
 from runner.config.layer_settings import LayerSettings
@@ -44,8 +46,13 @@ class Bridged:
         return self.model.apply(variables, x, rngs=dict(keys), mutable=list(mutable), **self.call)
 
 
-def wrap(layer: LayerSettings) -> Bridged:
+def wrap(layer: LayerSettings, *, x_name: str | None = None, more: Mapping[str, Any] = MappingProxyType({})) -> Bridged:
     """Wraps `layer` as a Linen module.
+
+    Args:
+      layer: The layer's settings.
+      x_name: The call argument that takes x, or its dotted place in a dict; None: the first one.
+      more: Further arrays by call argument.
 
     Raises:
       LayerError: The target can't be imported, is not an NNX module or factory, or rejects its arguments.
@@ -58,7 +65,10 @@ def wrap(layer: LayerSettings) -> Bridged:
     # `ToLinen` itself, not `to_linen`, which consumes `name` and three more of the layer's keywords.
     model = bridge.ToLinen(made, kwargs=kwargs, skip_rng=not has_rngs)
     call = {key: values.resolve("", value, Wanted(), path=f"layer.call.{key}") for key, value in layer.call.items()}
-    return called(model, Arguments(call))
+    if layer.nnx_method is not None:
+        _require_method(layer, target)
+    method = layer.nnx_method if x_name is None else Placed(x_name, layer.nnx_method or "__call__")
+    return called(model, Arguments({**call, **more, **({} if method is None else {METHOD: method})}))
 
 
 def _with_rngs(target: Callable[..., nnx.Module], kwargs: Arguments) -> tuple[Any, bool]:
@@ -80,6 +90,16 @@ def _takes_key(target: Callable[..., nnx.Module], name: str, kwargs: Arguments) 
     except Exception:  # noqa: BLE001 - whatever the layer's own code raises
         return True
     return False
+
+
+def _require_method(layer: LayerSettings, target: Any) -> None:
+    # What a factory makes is only known once it is traced.
+    if isinstance(target, type) and not callable(getattr(target, str(layer.nnx_method), None)):
+        known = [name for name in dir(target) if not name.startswith("_") and name not in dir(nnx.Module)]
+        close = nearest(str(layer.nnx_method), known)
+        reason = f"{layer.target} has no such method"
+        suggestion = f"layer.nnx_method={close}" if close else "layer.nnx_method=null"
+        raise ConfigError("layer.nnx_method", layer.nnx_method, reason, suggestion)
 
 
 def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:

@@ -10,7 +10,7 @@ from flax import nnx
 
 from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
-from runner.bridge import rngs
+from runner.bridge import calls, rngs
 from runner.checks import verdicts
 from runner.checks.probes import as_code, flow, python_state, written
 from runner.checks.probes.subject import Subject
@@ -242,7 +242,7 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
         keys = rngs.apply_keys(key, subject.rngs)
         module = construct(nnx.Rngs({"default": 0, **rngs.native_streams(keys)}))
         nnx.update(module, nnx.merge_state(*trees.unbox(variables).values()))
-        module(x, **subject.model.call)
+        calls.call(module, x, subject.model.call)
         return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))
 
     state = trees.named_arrays(jax.jit(native)(subject.variables, subject.key, subject.x))

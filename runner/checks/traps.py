@@ -207,7 +207,11 @@ def _kept_value(model: Any, name: str) -> Any:
 def _axes(subject: Subject) -> Check:
     """Whether x may have one axis fewer or one more."""
     shape = tuple(subject.x.shape)
-    if not shape:
+    # Further arrays keep the axes that they have.
+    if not shape or any(
+        hasattr(leaf, "shape")
+        for leaf in jax.tree.leaves([dict(one.call) for one in (subject.model, subject.layer) if one])
+    ):
         return passed(NAME, "")
     # A single axis is the feature axis: without it there is no x.
     fewer = _refusal(subject, shape[1:]) if len(shape) > 1 else "not tried"

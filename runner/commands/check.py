@@ -61,7 +61,9 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
         record = execute.attempt(Job(run=run, identity=identity), draft).record
         checked.append(_as_data(config, record))
         if not as_json:
-            head = f"{record.layer} on x {draft.x.dtype}{run.input_shape}, {run.device}"
+            more = "".join(f", {name} {shape}" for name, shape in run.input.more.items())
+            method = f".{run.layer.nnx_method}" if run.layer.nnx_method else ""
+            head = f"{record.layer}{method} on x {draft.x.dtype}{run.input_shape}{more}, {run.device}"
             head += "".join(f"\n  layer.kwargs.{key}={value} filled in" for key, value in added(run).items())
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from runner.arrays import closeness, renames, trees
+from runner.bridge.calls import METHOD
 from runner.commands import output_path
 from runner.config.composed import Config
 from runner.config.settings import Run
@@ -135,10 +136,16 @@ def _distance(name: str, kept: np.ndarray | None, made: np.ndarray | None) -> st
 def _python(folder: RunFolder, found: Reloaded, how: Mapping[str, Any]) -> list[str]:
     defaults = {"as_": "linen", "device": None, "dtype": None, "only": None, "trust": False}
     words = [repr(str(folder.path)), *(f"{key}={how[key]!r}" for key in defaults if how[key] != defaults[key])]
-    call = "".join(f", {key}={value!r}" for key, value in found.call.items())
+    plain = all(isinstance(value, (bool, int, float, str, type(None))) for value in found.call.values())
+    given = {key: value for key, value in found.call.items() if how["as_"] != "nnx" or key != METHOD}
+    call = "".join(f", {key}={value!r}" for key, value in given.items()) if plain else ", **saved.call"
     lines = ["import runner", f"saved = runner.reload({', '.join(words)})"]
     if how["as_"] == "nnx":
-        return [*lines, f"y = saved.apply()  # saved.module(saved.x{call}), compiled"]
+        method = found.call.get(METHOD)
+        if method is not None and not isinstance(method, str):
+            return [*lines, "y = saved.apply()"]
+        called = "saved.module" + (f".{method}" if method else "")
+        return [*lines, f"y = saved.apply()  # {called}(saved.x{call}), compiled"]
     rngs = ", rngs=saved.rngs" if found.rngs else ""
     mutable = ", mutable=saved.mutable" if found.mutable else ""
     return [*lines, f"y = saved.apply()  # saved.module.apply(saved.variables, saved.x{rngs}{mutable}{call}), compiled"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ class LayerSettings:
         `rngs` and returns a module.
       kwargs: Keyword arguments of the constructor.
       call: Keyword arguments of every call, e.g. `deterministic: false`.
+      nnx_method: The method that is called, e.g. `attend`, as to_linen's `nnx_method`; null: `__call__`.
       rngs: Names of the rng streams passed to apply; null: all that it needs.
       mutable: Collections that apply may change; null: all that it changes.
       seeded_by: Names in `kwargs` that are bound to the run's seed by `${seed}`; the runner fills it in.
@@ -29,6 +31,7 @@ class LayerSettings:
     target: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    nnx_method: str | None = None
     rngs: list[str] | None = None
     mutable: list[str] | None = None
     seeded_by: list[str] = field(default_factory=list)
@@ -47,7 +50,7 @@ class LayerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InputSettings:
-    """What x contains; its shape is `input_shape`.
+    """What x contains, whose shape is `input_shape`, and which more arrays every call gets.
 
     Attributes:
       kind: The distribution or source of the values.
@@ -55,6 +58,10 @@ class InputSettings:
       dtype: NumPy or ml_dtypes name of the dtype.
       high: Exclusive upper bound of the integers of `tokens`.
       path: The `.npy` file of `file`; its shape must equal `input_shape`.
+      name: The call argument that takes x, `inputs`, or its place in a dict, `obs.image`; null: the first one.
+      shapes: Shapes of more arrays by call argument, `{context: [2, 8]}`; in a dict, `{obs: {speed: [2, 3]}}`. They are
+        the same at every call and training step.
+      dtypes: Dtypes of those arrays by the same names, `{obs.speed: float16}`; by default bool for a mask, else x's.
     """
 
     kind: InputKind = InputKind.normal
@@ -62,8 +69,22 @@ class InputSettings:
     dtype: str = "float32"
     high: int | None = None
     path: str | None = None
+    name: str | None = None
+    shapes: dict[str, Any] = field(default_factory=dict)
+    dtypes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def more(self) -> dict[str, list[int]]:
+        """Shapes of the further arrays by dotted name."""
+        return dict(_named(self.shapes))
+
+    @property
+    def more_dtypes(self) -> dict[str, str]:
+        """Dtypes of those of them that have their own."""
+        return dict(_named(self.dtypes))
 
     def __post_init__(self) -> None:
+        self._check_more()
         if self.seed < 0:
             raise ConfigError("input.seed", self.seed, "a seed is a whole number from 0", "input.seed=0")
         if self.kind is InputKind.tokens and (self.high is None or self.high < 1):
@@ -72,6 +93,31 @@ class InputSettings:
             )
         if self.kind is InputKind.file and not self.path:
             raise ConfigError("input.path", self.path, "input=file needs the path of an .npy file", "input.path=x.npy")
+
+    def _check_more(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", self.name):
+            reason = "it is a call argument, or a place in one that is a dict"
+            raise ConfigError("input.name", self.name, reason, "input.name=inputs")
+        more = self.more
+        for name, shape in more.items():
+            if not isinstance(shape, list) or any(type(size) is not int or size < 1 for size in shape):
+                reason = "a shape is a list of whole numbers from 1"
+                raise ConfigError(f"input.shapes.{name}", shape, reason, f"'input.shapes.{name}=[2,4]'")
+        if self.name in more:
+            reason = f"{self.name} is where x goes, whose shape is input_shape"
+            raise ConfigError(f"input.shapes.{self.name}", more[self.name], reason, "the same without it")
+        for name, dtype in self.more_dtypes.items():
+            if name not in more:
+                reason = f"there is no such array; there are {', '.join(more) or 'none'}"
+                raise ConfigError(f"input.dtypes.{name}", dtype, reason, f"'input.shapes.{name}=[2,4]'")
+
+
+def _named(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _named(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,14 @@ from flax import nnx
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
-from runner.bridge import hosts, wrap
+from runner.bridge import hosts
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
 from runner.experiment import inputs
 from runner.experiment import training as experiment_training
 from runner.experiment.identity import Identity
-from runner.experiment.sized import sized
+from runner.experiment.sized import wrapped
 from runner.experiment.training import Training
 from runner.timing import clock
 
@@ -82,7 +82,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
       ConfigError: A value that the layer, the host or the input does not accept.
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
-    layer, construct_s = clock.seconds(lambda: wrap.wrap(sized(run).layer))
+    layer, construct_s = clock.seconds(lambda: wrapped(run))
     model = hosts.put_around(layer, run.host)
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
     place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))

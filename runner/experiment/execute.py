@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from runner.arrays import devices, trees
-from runner.bridge import hosts, rngs, wrap
+from runner.bridge import hosts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
@@ -31,7 +31,7 @@ from runner.experiment.failures import CheckFailed, NotCompiled, describe_failur
 from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program, compile_program
 from runner.experiment.run_record import now, record_of
-from runner.experiment.sized import sized
+from runner.experiment.sized import wrapped
 from runner.experiment.training import CompiledTraining, Trained
 from runner.records.record import Check, FailureKind, Verdict
 from runner.records.timing import Measurement
@@ -109,16 +109,16 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         key=place.put(rngs.root_key(0)),
         compiled_init=program.init if program else None,
         compiled_apply=program.apply if program else None,
-        again=lambda: wrap.wrap(sized(run).layer),
+        again=lambda: wrapped(run),
         reseeded=functools.partial(_reseeded, run) if run.layer.seeded_by else None,
     )
 
 
 def _reseeded(run: Run) -> Bridged:
     """The module to run with another seed in the arguments that follow the seed."""
-    layer = sized(run).layer
-    kwargs = layer.kwargs | {name: layer.kwargs[name] + 1 for name in layer.seeded_by}
-    return hosts.put_around(wrap.wrap(dataclasses.replace(layer, kwargs=kwargs)), run.host)
+    kwargs = run.layer.kwargs | {name: run.layer.kwargs[name] + 1 for name in run.layer.seeded_by}
+    other = dataclasses.replace(run, layer=dataclasses.replace(run.layer, kwargs=kwargs))
+    return hosts.put_around(wrapped(other), run.host)
 
 
 def execute(

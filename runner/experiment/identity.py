@@ -63,6 +63,10 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
         "input_shape": run.input_shape,
         "platform": platform,
     }
+    program |= {"nnx_method": run.layer.nnx_method} if run.layer.nnx_method is not None else {}
+    if run.input.name is not None or run.input.shapes:
+        # The further arrays are constants of the program.
+        program["inputs"] = {key: data["input"][key] for key in ("name", "shapes", "dtypes", "kind", "seed", "high")}
     program |= {"mesh": _mesh_data(data["mesh"])} if run.mesh.axes is not None else {}
     program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
     if run.host.target:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from runner.bridge import calls
 from runner.config.enums import InputKind
 from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError
@@ -74,6 +78,35 @@ def input_dtype(settings: InputSettings) -> np.dtype:
         reason = f"it holds no token up to {(settings.high or 1) - 1}"
         raise ConfigError("input.dtype", settings.dtype, reason, "input.dtype=int32")
     return dtype
+
+
+def more_inputs(settings: InputSettings) -> dict[str, Any]:
+    """The arrays that every call gets beside x, by call argument; those of a dict in one.
+
+    Raises:
+      ConfigError: A dtype that does not exist, or that JAX would narrow.
+    """
+    tree: dict[str, Any] = {}
+    for name, shape in settings.more.items():
+        tree = calls.put(tree, name, _more(settings, name, shape))
+    return tree
+
+
+def _more(settings: InputSettings, name: str, shape: Sequence[int]) -> np.ndarray:
+    is_mask = name.rpartition(".")[2].endswith("mask")
+    wanted = settings.more_dtypes.get(name, "bool" if is_mask else settings.dtype)
+    plain = dataclasses.replace(settings, kind=InputKind.ones, dtype=str(wanted), shapes={}, dtypes={})
+    try:
+        dtype = input_dtype(plain)
+    except ConfigError as error:
+        raise ConfigError(f"input.dtypes.{name}", wanted, error.reason, f"input.dtypes.{name}=float32") from None
+    # By its name too, so that no two arrays have the same values.
+    generator = np.random.default_rng((settings.seed, zlib.crc32(name.encode())))
+    if settings.kind in (InputKind.ones, InputKind.zeros, InputKind.arange):
+        return _values(dataclasses.replace(plain, kind=settings.kind), shape, generator)
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return generator.standard_normal(shape).astype(dtype)
+    return generator.integers(0, settings.high if settings.high and dtype != np.bool_ else 2, shape).astype(dtype)
 
 
 def require(settings: InputSettings, shape: Sequence[int]) -> None:

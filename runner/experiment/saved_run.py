@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from runner.arrays import checkpoint, devices, trees
 from runner.arrays.mesh import fitted, make_mesh
-from runner.bridge import native, targets
+from runner.bridge import calls, native, targets
 from runner.bridge.rngs import apply_keys, root_key
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets
@@ -214,7 +214,7 @@ class Reloaded:
         """The output for `x`, by default the recorded input; compiled, as in the run. May mutate a native module."""
         x = self.x if x is None else x
         if isinstance(self.module, nnx.Module):
-            return nnx.jit(lambda module, x: module(x, **self.call))(self.module, x)
+            return nnx.jit(lambda module, x: calls.call(module, x, self.call))(self.module, x)
         bridged = Bridged(model=self.module, call=self.call)
         return jax.jit(lambda variables, x: bridged.apply(variables, self.rngs, self.mutable, x)[0])(self.variables, x)
 

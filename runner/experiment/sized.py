@@ -6,8 +6,10 @@ import dataclasses
 import functools
 
 from runner.bridge import sizes, wrap
+from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import LayerSettings
 from runner.config.settings import Run
+from runner.experiment import inputs
 
 
 def sized(run: Run) -> Run:
@@ -25,6 +27,16 @@ def sized(run: Run) -> Run:
 def added(run: Run) -> dict[str, int]:
     """What `sized` fills in, by the constructor's names."""
     return {key: value for key, value in sized(run).layer.kwargs.items() if key not in run.layer.kwargs}
+
+
+def wrapped(run: Run) -> Bridged:
+    """The wrapped layer of `run`, called as its settings say.
+
+    Raises:
+      LayerError: As in `wrap.wrap`.
+      ConfigError: As in `wrap.wrap`, or an array of `input.shapes` can't be made.
+    """
+    return wrap.wrap(sized(run).layer, x_name=run.input.name, more=inputs.more_inputs(run.input))
 
 
 # Once per class: this is asked several times per run.

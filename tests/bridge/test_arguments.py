@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from runner.bridge import hosts, wrap
+from runner.bridge import hosts, lifts, wrap
 from runner.bridge.needs import find_needs
 from runner.bridge.rngs import root_key
 from runner.checks import registry
@@ -176,3 +176,15 @@ def test_nested_modules_are_made_with_rngs():
     hosted = hosts.put_around(model, HostSettings(target="runner.bridge.hosts.MLPHost"))
     assert (4, 6) in shapes(hosted)
     assert isinstance(hash(hosted.model), int)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "two"),
+    [
+        ("Widths", {"hidden": [8], "din": 4, "dout": 2}, {"hidden": [9], "din": 4, "dout": 2}),
+        ("Dicts", {"config": CONFIG}, {"config": CONFIG | {"more": {"dout": 6}}}),
+    ],
+)
+def test_nn_jit_tells_arguments_apart(name, one, two):
+    made = [shapes(lifts.jitted(wrapped(name, **kwargs))) for kwargs in (one, two, one)]
+    assert made[0] == made[2] != made[1]

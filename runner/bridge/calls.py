@@ -1,0 +1,42 @@
+"""How a layer is called: by another method than `__call__`, with x by name or in a dict, with more arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# The wrapper's keyword for the method; it also takes a function of the module.
+METHOD = "nnx_method"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Calls a module with x at its place among the keyword arguments: what the wrapper takes as `nnx_method`.
+
+    Attributes:
+      name: The argument, or the dotted place in one that is a dict.
+      method: The module's method.
+    """
+
+    name: str
+    method: str = "__call__"
+
+    def __call__(self, module: Any, x: Any, **more: Any) -> Any:
+        """The method's output."""
+        return getattr(module, self.method)(**put(more, self.name, x))
+
+
+def call(module: Any, x: Any, arguments: Mapping[str, Any]) -> Any:
+    """The output of a native module for x and the call arguments that the wrapper gets."""
+    given = dict(arguments)
+    method: str | Callable[..., Any] | None = given.pop(METHOD, None)
+    if method is None:
+        return module(x, **given)
+    return getattr(module, method)(x, **given) if isinstance(method, str) else method(module, x, **given)
+
+
+def put(tree: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """`tree` with `value` at a dotted place in it."""
+    first, _, rest = name.partition(".")
+    return {**tree, first: put(tree.get(first, {}), rest, value) if rest else value}
