@@ -14,7 +14,7 @@ from flax import nnx
 
 from runner.bridge.rngs import PARAMS, apply_keys
 from runner.bridge.wrap import Bridged, arguments_of
-from runner.errors import LayerError, UserError, literal
+from runner.errors import LayerError, UserError, literal, no_exit
 
 # A layer that needs more streams than this requests a new one on every trace.
 MAX_STREAMS = 16
@@ -52,9 +52,10 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
     streams: tuple[str, ...] = (PARAMS,)
     while True:
         try:
-            variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
-            # Linen's own dropout draws from `params` during init, and needs its stream only now.
-            output, mutable = _trace_apply(layer, variables, streams, x)
+            with no_exit():
+                variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
+                # Linen's own dropout draws from `params` during init, and needs its stream only now.
+                output, mutable = _trace_apply(layer, variables, streams, x)
         except UserError:
             raise
         except Exception as error:  # whatever the layer's own code raises

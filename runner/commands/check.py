@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 from typing import TYPE_CHECKING, Any
 
 from runner.commands.hydra_command import hydra_command
+from runner.commands.json_output import print_json
 from runner.commands.verb import Verb
 from runner.config import serialize
 from runner.config.composed import Config
@@ -54,7 +54,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
             head = f"{record.layer} on x {draft.x.dtype}{run.input_shape}, {run.device}"
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:
-        print(json.dumps(checked, indent=1))
+        print_json(checked, indent=1)
     said = [item["verdict"] for one in checked for item in one["checks"]]
     wrong = Verdict.fail.value in said or any(one["error"] for one in checked)
     return SweepResult(EXIT_NO if wrong else 0)
