@@ -6,10 +6,16 @@ class's exit code. Any other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import dis
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+import signal
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from types import CodeType
+from typing import Any
 
 # Prefix of a user error on stderr.
 USER_ERROR_PREFIX = "error: "
@@ -141,3 +147,58 @@ def listed(items: Sequence[str], most: int = 3) -> str:
     """The first `most` of `items`, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
+
+
+# What to do about user code that exits.
+NO_EXIT = "raise an error there, and put what is for the command line under if __name__ == '__main__'"
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """Turns the exit of user code (`sys.exit`, argparse, `raise KeyboardInterrupt`) into an error like any other.
+
+    Raises:
+      LayerError: The code inside exits; the exit of a signal handler passes.
+    """
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        if is_of_signal(error):
+            raise
+        raise LayerError(
+            f"{_place(error)} exits, and only the command line may: {exit_words(error)}", NO_EXIT
+        ) from error
+
+
+def is_of_signal(error: BaseException) -> bool:
+    """Whether a signal handler raised this SystemExit or KeyboardInterrupt, and not a line of somebody's code."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    handlers = signal_handlers()
+    if any(frame.f_code in handlers for frame, _ in frames):
+        return True
+    if isinstance(error, SystemExit) or error.__traceback__ is None:
+        return False
+    # Python's own handler for Ctrl-C has no frame: the exception appears between two instructions, at no `raise`.
+    last = error.__traceback__
+    while last.tb_next is not None:
+        last = last.tb_next
+    return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] != "RAISE_VARARGS"
+
+
+def signal_handlers() -> set[CodeType]:
+    """The code of this process's signal handlers."""
+    handlers: list[Any] = [signal.getsignal(number) for number in signal.valid_signals()]
+    return {handler.__code__ for handler in handlers if hasattr(handler, "__code__")}
+
+
+def exit_words(error: BaseException) -> str:
+    """`SystemExit: 2`, as Python would print the exception."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _place(error: BaseException) -> str:
+    """The file and line that exits: the last one that is no part of Python's own argparse."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.endswith("argparse.py")
+    ]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the layer's code"

@@ -15,7 +15,7 @@ from flax import linen as nn
 from runner.bridge import faults, hints, jaxprs
 from runner.bridge.rngs import PARAMS, apply_keys
 from runner.bridge.wrap import Bridged
-from runner.errors import LayerError, UserError
+from runner.errors import LayerError, UserError, no_exit
 
 # How flax warns that it does not load what is given, so that the layer goes on with what its constructor made.
 NOT_LOADED = "Found unknown module paths in incoming state"
@@ -67,11 +67,12 @@ def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:
     streams: tuple[str, ...] = (PARAMS,)
     while True:
         try:
-            variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
-            # Linen's own dropout draws from `params` during init, and needs its stream only now.
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message=NOT_LOADED)
-                output, mutable = _trace_apply(layer, variables, streams, x, label)
+            with no_exit():
+                variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
+                # Linen's own dropout draws from `params` during init, and needs its stream only now.
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", message=NOT_LOADED)
+                    output, mutable = _trace_apply(layer, variables, streams, x, label)
         except UserError:
             raise
         except Exception as error:

@@ -18,7 +18,7 @@ from runner.bridge.calls import METHOD, Placed
 from runner.bridge.rngs import init_keys
 from runner.bridge.wanted import BY_NAME, Wanted, parameters, takes
 from runner.config.layer_settings import LayerSettings
-from runner.errors import ConfigError, LayerError, literal, nearest
+from runner.errors import ConfigError, LayerError, literal, nearest, no_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,15 @@ class Bridged:
 
     def init(self, key: jax.Array, streams: Sequence[str], x: jax.Array) -> Any:
         """Returns the Linen variables; see `init_keys` for the streams' keys."""
-        return self.model.init(init_keys(key, streams), x, **self.call)
+        with no_exit():
+            return self.model.init(init_keys(key, streams), x, **self.call)
 
     def apply(self, variables: Any, keys: Mapping[str, jax.Array], mutable: Sequence[str], x: jax.Array) -> Any:
         """Returns the output and the updated collections (empty if `mutable` is)."""
-        if not mutable:
-            return self.model.apply(variables, x, rngs=dict(keys), **self.call), {}
-        return self.model.apply(variables, x, rngs=dict(keys), mutable=list(mutable), **self.call)
+        with no_exit():
+            if not mutable:
+                return self.model.apply(variables, x, rngs=dict(keys), **self.call), {}
+            return self.model.apply(variables, x, rngs=dict(keys), mutable=list(mutable), **self.call)
 
 
 def wrap(layer: LayerSettings, *, x_name: str | None = None, more: Mapping[str, Any] = MappingProxyType({})) -> Bridged:
@@ -108,7 +110,8 @@ def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
         streams = {} if wrapped.skip_rng else {"rngs": rngs}
-        return wrapped.nnx_class(*wrapped.args, **wrapped.kwargs, **streams)
+        with no_exit():
+            return wrapped.nnx_class(*wrapped.args, **wrapped.kwargs, **streams)
 
     return Bridged(model=model, call=call, construct=construct if hasattr(model, "nnx_class") else None)
 

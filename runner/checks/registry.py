@@ -27,7 +27,7 @@ from runner.checks import (
     verdicts,
 )
 from runner.checks.probes.subject import Subject, subject_of
-from runner.errors import LayerError, LayerFaultError, UserError, nearest
+from runner.errors import LayerError, LayerFaultError, UserError, nearest, no_exit
 from runner.records.record import Check
 
 CheckFunction = Callable[..., Check]
@@ -105,7 +105,8 @@ def _require_names(names: Sequence[str]) -> None:
 
 def _asked(name: str, check: CheckFunction, subject: Subject, *, full: bool, raised: dict[str, str]) -> Check:
     try:
-        return check(subject, full=full)
+        with no_exit():
+            return check(subject, full=full)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         # One cause may block many checks: it is reported with the first.
         first = raised.setdefault(words := verdicts.words(error), name)

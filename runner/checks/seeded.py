@@ -40,7 +40,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     if subject.given is not None:
         return verdicts.passed(NAME, "the variables are given: init draws none of them")
     leaves = trees.flatten(trees.unbox(subject.init_variables))
-    live = _live(subject, [path for path, _ in leaves])
+    live = _live(subject)
     deaf = _deaf(subject, [(path, leaf) for path, leaf in leaves if path not in live])
     weights = [path for path in deaf if _is_weight(subject, path)]
     follows = _following(subject, weights) if weights else []
@@ -80,10 +80,18 @@ def _lost(subject: Subject, lost: Sequence[trees.Path]) -> str:
     )
 
 
-def _live(subject: Subject, paths: Sequence[trees.Path]) -> set[trees.Path]:
+def _live(subject: Subject) -> set[trees.Path]:
     """Which of the leaves of init depend on its key, by its jaxpr."""
-    traced = _traced(subject, paths)
-    return {path for path, sources in zip(paths, traced.sources, strict=True) if KEY in sources}
+    return {path for path, sources in zip(_paths(subject), subject.init_draws.sources, strict=True) if KEY in sources}
+
+
+def _drawn(subject: Subject) -> set[trees.Path]:
+    """Which of the leaves of init depend on something drawn."""
+    return {path for path, calls in zip(_paths(subject), subject.init_draws.outputs, strict=True) if calls}
+
+
+def _paths(subject: Subject) -> list[trees.Path]:
+    return [path for path, _ in trees.flatten(trees.unbox(subject.needs.variables))]
 
 
 def _traced(subject: Subject, paths: Sequence[trees.Path]) -> draws.Draws:
@@ -96,7 +104,8 @@ def _deaf(subject: Subject, dead: Sequence[tuple[trees.Path, Any]]) -> list[tree
     """The random ones among leaves that do not depend on the key; the others are constants that are meant."""
     varied = [(path, _numbers(leaf)) for path, leaf in dead if isinstance(leaf, jax.Array) and leaf.size > 1]
     varied = [(path, array) for path, array in varied if (array != array.flat[0]).any()]
-    return [path for path, array in varied if looks_random(array) or _traced(subject, [path]).draws]
+    drawn = _drawn(subject)
+    return [path for path, array in varied if path in drawn or looks_random(array)]
 
 
 def _numbers(leaf: jax.Array) -> np.ndarray:

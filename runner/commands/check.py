@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 from typing import TYPE_CHECKING, Any
 
 from runner.commands.hydra_command import hydra_command
+from runner.commands.json_output import print_json
 from runner.commands.verb import Verb
 from runner.config import serialize
 from runner.config.composed import Config
@@ -48,7 +48,10 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
         found = dataclasses.asdict(verdicts.fail("complete", error.what, error.suggestion))
         settings = serialize.to_data(request.configs[0].run)
         as_data = {"layer": request.configs[0].run.layer.label, "settings": settings, "checks": [found], "error": None}
-        print(json.dumps([as_data], indent=1) if as_json else f"  complete  fail  {error}")
+        if as_json:
+            print_json([as_data], indent=1)
+        else:
+            print(f"  complete  fail  {error}")
         return SweepResult(EXIT_NO)
     terminal = Terminal()
     checked: list[dict[str, Any]] = []
@@ -67,7 +70,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
             head += "".join(f"\n  layer.kwargs.{key}={value} filled in" for key, value in added(run).items())
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:
-        print(json.dumps(checked, indent=1))
+        print_json(checked, indent=1)
     said = [item for one in checked for item in one["checks"]]
     wrong = any(item["verdict"] == Verdict.fail.value or item["untested"] for item in said)
     wrong = wrong or any(one["error"] for one in checked)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.commands.json_output import print_json
 from runner.errors import UserError
 from runner.records import find, store
 from runner.records.paths import RunFolder
@@ -112,7 +112,7 @@ def compare(a: Path, b: Path, options: Options) -> int:
         num_rounds=options.rerun,
     )
     if options.as_json:
-        print(json.dumps(comparisons.to_data(comparison), indent=1))
+        print_json(comparisons.to_data(comparison), indent=1)
     else:
         for line in summary.head_lines(comparison):
             terminal.line(line)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.commands.json_output import print_json
 from runner.commands.verb import Verb
 from runner.errors import StorageError, UserError
 
@@ -63,7 +63,7 @@ def _ls_runs(folder: SweepFolder, by: Sequence[str], *, as_json: bool, watch: bo
     if by:
         return _ls_by(folder, rows, by, as_json=as_json)
     if as_json:
-        print(json.dumps([vars(row) for row in rows]))  # asdict would copy every config
+        print_json([vars(row) for row in rows])  # asdict would copy every config
         return 0
     terminal.line(f"{folder.name}: {_counts(rows)}")
     if folder.trials.exists():
@@ -83,7 +83,7 @@ def _ls_sweeps(root: Path, *, as_json: bool) -> int:
         raise StorageError(f"{root} holds no sweep", "bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER")
     lines = [_sweep_line(sweep) for sweep in sweeps]
     if as_json:
-        print(json.dumps(lines))
+        print_json(lines)
     else:
         Terminal().console.print(table.plain_table(lines))
     return 0
@@ -95,7 +95,7 @@ def _ls_by(folder: SweepFolder, rows: Sequence[Row], by: Sequence[str], *, as_js
 
     groups = aggregate.by(rows, by)
     if as_json:
-        print(json.dumps([dataclasses.asdict(group) for group in groups]))
+        print_json([dataclasses.asdict(group) for group in groups])
         return 0
     terminal = Terminal()
     terminal.line(f"{folder.name}: {_counts(rows)}")

@@ -8,11 +8,13 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from runner.commands import verb
+from runner.commands.json_output import only_json
 from runner.commands.verb import INTERRUPTED, PROGRAM, USAGE, VERBS, Verb
-from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, nearest
+from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, exit_words, is_of_signal, nearest
 from runner.launch import process
 
 # Hydra's flags that take a value: the word after one is not a verb.
@@ -21,6 +23,9 @@ HYDRA_FLAGS = {"-m", "--multirun"}
 
 # Called by the `completion` scripts with the words so far, the last of them unfinished.
 COMPLETE = "__complete"
+
+# Packages that may end the process.
+EXITING = ("argparse", "hydra", "submitit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno != errno.ENAMETOOLONG:
             raise
         return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", USAGE)
-    except SystemExit as error:  # argparse has printed a help page
-        return int(error.code or 0)
+    except SystemExit as error:
+        return _exit_code(error)
 
 
 def entry() -> None:
@@ -62,6 +67,15 @@ def entry() -> None:
     # Another, impatient Ctrl-C during shutdown changes nothing that was done or printed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _exit_code(error: SystemExit) -> int:
+    """The exit code of argparse, which has printed a help page, and of launchers; user code has no say in it."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if is_of_signal(error) or str(frame.f_globals.get("__name__")).partition(".")[0] in EXITING:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    code, line = frame.f_code, frame.f_lineno
+    return fail(f"{code.co_filename}:{line} exits, and only the command line may: {exit_words(error)}.", USAGE)
 
 
 def fail(text: str, code: int) -> int:
@@ -122,7 +136,10 @@ def _are_flags_of(found: Verb, words: Sequence[str]) -> bool:
 def _call(found: Verb, words: Sequence[str]) -> int:
     typed = found.parse(words)
     try:
-        return found.run(typed)
+        if not getattr(typed, "json", False):
+            return found.run(typed)
+        with only_json():
+            return found.run(typed)
     except StorageError as error:
         from runner.commands import nearest_path
 

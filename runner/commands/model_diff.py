@@ -7,7 +7,6 @@ A side is a run, any Orbax checkpoint, a host in Python (`pkg.mod:Net(width=8)`)
 from __future__ import annotations
 
 import ast
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,10 +26,11 @@ from runner.bridge import rngs, targets, wrap
 from runner.bridge.needs import Needs, find_needs, names_in_order
 from runner.bridge.wrap import Bridged
 from runner.commands import output_path
+from runner.commands.json_output import print_json
 from runner.config import compose
 from runner.config.composed import Config
 from runner.config.settings import Run
-from runner.errors import ConfigError, LayerError, StorageError, UserError
+from runner.errors import ConfigError, LayerError, StorageError, UserError, no_exit
 from runner.experiment import identity, inputs
 from runner.experiment.draft import make_draft
 from runner.experiment.saved_run import SavedRun
@@ -128,7 +128,7 @@ def _diff(old: str, new: str, options: Options) -> int:
         names = arrays_renames.module_names(renames)
         leaves = [asdict(item) for item in found]
         answer = {"leaves": leaves, "names": names, "renames": renames, "proof": proof}
-        print(json.dumps(answer | {"written": written and str(written)}, indent=1))
+        print_json(answer | {"written": written and str(written)}, indent=1)
         return EXIT_DIFFERENT if different else 0
     terminal = Terminal()
     for line in describe(first, second, found, renames, proof):
@@ -198,7 +198,8 @@ def host_of(text: str) -> Any:
     if not wrap.is_linen(found):
         raise UserError(f"{text}: {name} is no flax.linen.Module", suggestion)
     try:
-        return found(*arguments, **kwargs)
+        with no_exit():
+            return found(*arguments, **kwargs)
     except Exception as error:
         raise LayerError(f"{text}: {type(error).__name__}: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from runner.commands.json_output import print_text
 from runner.commands.verb import Verb
 
 
@@ -27,7 +28,7 @@ def run(typed: argparse.Namespace) -> int:
     folder = find.find_run(typed.run)
     text = folder.record.read_text()
     if typed.json:
-        print(text, end="")
+        print_text(text)
         return 0
     terminal = Terminal()
     for line in run_lines.describe(store.read_json(folder.record), folder.path):

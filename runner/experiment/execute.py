@@ -22,7 +22,7 @@ from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
 from runner.config.enums import ChecksDepth, ChecksMode
 from runner.config.settings import Run
-from runner.errors import StorageError
+from runner.errors import StorageError, no_exit
 from runner.experiment import cross_checks, inputs, training
 from runner.experiment.cross_checks import Made
 from runner.experiment.curve import Steps, Stopped, Watch
@@ -57,7 +57,8 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
     # Given variables may be such that nothing compiles with them: then the check explains it better.
     before = run_checks(draft, run) if draft.given is not None else []
     try:
-        program = compile_program(draft, contended=contended)
+        with no_exit():
+            program = compile_program(draft, contended=contended)
     except Exception as error:
         raise NotCompiled(before) from error
     return dataclasses.replace(program, checks=tuple(before or run_checks(draft, run, program)))
@@ -153,7 +154,7 @@ def execute(
 
     def tell() -> None:
         try:
-            with program.draft.placement.context():
+            with program.draft.placement.context(), no_exit():
                 _tell(story, job, program, clock=clock, watch=watch, beside=beside)
         except (Stopped, StorageError):
             raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Sequence
 
 from runner.arrays.checkpoint import CheckpointError
-from runner.errors import UserError
+from runner.errors import UserError, signal_handlers
 from runner.records.record import Check, Failure, FailureKind
 
 MAX_TRACEBACK_LINES = 60
@@ -65,10 +66,18 @@ def end_if_meant(error: Exception) -> None:
       KeyboardInterrupt: Raised by a second Ctrl-C.
     """
     word, _, text = _last_words(error).partition(":")
-    if word == "SystemExit":
+    if word == "SystemExit" and _is_of_handler(str(error)):
         raise SystemExit(text.strip()) from error
     if word == "KeyboardInterrupt":
         raise KeyboardInterrupt from error
+
+
+def _is_of_handler(text: str) -> bool:
+    """Whether a traceback in text goes through a signal handler of this process: user code may exit as well."""
+    return any(
+        re.search(rf'File "{re.escape(code.co_filename)}", line \d+, in {re.escape(code.co_name)}\n', text)
+        for code in signal_handlers()
+    )
 
 
 def _last_words(error: BaseException) -> str:

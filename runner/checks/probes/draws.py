@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.extend import core
 
+from runner.arrays import trees
 from runner.bridge.jaxprs import Body, Branches, Call, Liveness, Loop, Opaque, body_of, structure_of
 from runner.checks.probes import code_lines
 
@@ -219,7 +218,7 @@ class _Flow:
             # Of threefry both halves of the key come first; of the others the key is one value.
             keys = inputs[: 2 if equation.primitive.name == "threefry2x32" else 1]
         else:
-            keys = [value for value, atom in zip(inputs, equation.invars, strict=True) if _is_key(atom)]
+            keys = [value for value, atom in zip(inputs, equation.invars, strict=True) if trees.is_key(atom.aval)]
             if not keys or not code_lines.in_jax_random(equation):
                 return None
         changes = _merged(keys).loops
@@ -333,11 +332,6 @@ def _merged(values: Iterable[_Value]) -> _Value:
         frozenset().union(*(value.loops for value in values)),
         frozenset().union(*(value.calls for value in values)),
     )
-
-
-def _is_key(atom: Any) -> bool:
-    dtype = getattr(atom.aval, "dtype", None)
-    return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def _hashable(value: Any) -> Any:

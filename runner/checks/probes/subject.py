@@ -126,12 +126,6 @@ class Subject:
         return lambda: init(self.key, self.x)
 
     @functools.cached_property
-    def initialised(self) -> Any:
-        """The jaxpr of init: `(key, x) -> variables`."""
-        key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
-        return jax.make_jaxpr(lambda key, x: self.model.init(key, self.needs.streams, x))(key, trees.shapes(self.x))
-
-    @functools.cached_property
     def init_draws(self) -> Draws:
         """What init draws; its outputs are the leaves of the variables."""
         return find(self.initialised, ["the root key", "its input"])
