@@ -1,8 +1,8 @@
 """Weights that a call uses and that lie in no variables: Params outside of the module, arrays of the file.
 
 A part of the check `complete`. What a traced apply takes from neither its variables nor its input is a constant in it;
-a constant is a weight if it is an `nnx.Param` somewhere, or if its numbers look drawn: tables of sines, positions, masks
-and windows repeat their numbers or run smoothly along an axis.
+a constant is a weight if it is an `nnx.Param` somewhere, or if its numbers look drawn: tables of sines, positions,
+masks and windows repeat their numbers or run smoothly along an axis.
 """
 
 from __future__ import annotations
