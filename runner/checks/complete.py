@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from runner.arrays import tree_diff
 from runner.arrays.tree_diff import Kind, LeafMismatch, Parts
 from runner.bridge import needs, rngs
-from runner.checks import unkept, verdicts
+from runner.checks import stray, unkept, verdicts
 from runner.checks.probes.subject import Subject
 from runner.errors import listed
 from runner.records.record import Check
@@ -28,6 +28,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     """Whether the variables passed are those that init makes; with `full`, also those that a compiled init makes."""
     if lost := unkept.of_host(subject):
         return unkept.fail(NAME, lost)
+    if weights := stray.find(subject):
+        return stray.fail(NAME, weights)
     num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
     differences = subject.differences
     if full and subject.given is None:

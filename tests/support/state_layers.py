@@ -346,3 +346,55 @@ class TransposesOnce(InPython):
         if self.last is None:
             self.last = self.linear.kernel[...].T
         return x @ self.last
+
+
+W = np.asarray(np.random.default_rng(0).normal(size=(4, 8)), np.float32)
+
+
+class ClassParam(nnx.Module):
+    scale = nnx.Param(jnp.full((4,), 2.0))
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x) * type(self).scale[...]
+
+
+class FileWeight(ClassParam):
+    def __call__(self, x):
+        return self.linear(x) @ W
+
+
+class ListedWeights(ClassParam):
+    weights = (2 * W, 3 * W.T)
+
+    def __call__(self, x):
+        for weight in self.weights:
+            x = x @ weight
+        return self.linear(x)
+
+
+class OwnTables(nnx.Module):
+    """Constants as people keep them: in the class, in the file, made in the call."""
+
+    mask = np.tril(np.ones((4, 4), np.float32))
+    cosines = np.cos(np.pi / 4 * (np.arange(4)[:, None] + 0.5) * np.arange(4)).astype(np.float32)
+    positions = np.sin(np.arange(16)[:, None] / 100 ** (np.arange(4) / 4)).astype(np.float32)
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        window = np.hanning(x.shape[-1]).astype(np.float32)
+        return self.linear(x @ self.mask @ self.cosines + self.positions[:2]) * window
+
+
+class LoadsWeight(nnx.Module):
+    """Starts from the numbers of the file, and holds them."""
+
+    def __init__(self, *, rngs):
+        self.w = nnx.Param(jnp.asarray(W))
+
+    def __call__(self, x):
+        return x @ self.w[...]

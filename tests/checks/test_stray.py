@@ -1,0 +1,62 @@
+"""What the check `complete` says of weights that lie in no variables, and of tables that look like them."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import state_layers
+from flax.nnx import bridge
+
+from runner.checks import complete, stray
+from runner.checks.probes.subject import subject_of
+from runner.records.record import Verdict
+
+X = jnp.ones((2, 4))
+RANDOM = np.random.default_rng(1)
+
+
+def checked(name):
+    return complete.check(subject_of(bridge.to_linen(getattr(state_layers, name)), X), full=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ClassParam", "ClassParam.scale is an nnx.Param outside of the module"),
+        ("FileWeight", "W is an array float32[4, 8] of drawn numbers"),
+        ("ListedWeights", "ListedWeights.weights[0] is an array float32[4, 8] of drawn numbers, "),
+    ],
+)
+def test_a_weight_in_no_variables_fails(name, words):
+    check = checked(name)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith(words)
+    assert check.detail.endswith(": in no variables, so never trained, saved or restored, and the same for every seed")
+
+
+@pytest.mark.parametrize("name", ["OwnTables", "LoadsWeight", "CachesNumpy"])
+def test_a_table_of_constants_passes(name):
+    assert checked(name).verdict is Verdict.passed
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (8, 8), (3, 3, 3, 4), (64, 16)])
+def test_drawn_numbers_look_drawn(shape):
+    assert stray.looks_drawn(RANDOM.normal(size=(256, 256)))
+    assert sum(stray.looks_drawn(RANDOM.normal(size=shape).astype(np.float32)) for _ in range(10)) >= 5
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        np.vander(np.linspace(-1, 1, 8), 8),
+        np.outer(np.hanning(8), np.hanning(8)),
+        np.sin(np.arange(64)[:, None] / 10000 ** (np.arange(32) / 32)),
+        np.log(np.arange(1, 65)).reshape(8, 8),
+        np.eye(8),
+        RANDOM.normal(size=8),
+    ],
+    ids=["vander", "window", "positions", "logarithms", "identity", "vector"],
+)
+def test_a_table_does_not_look_drawn(table):
+    assert not stray.looks_drawn(table)
