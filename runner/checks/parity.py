@@ -224,7 +224,7 @@ def _cotangents(output: Any) -> list[jax.Array]:
 
 
 def _inexact(output: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(output) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return [leaf for leaf in jax.tree.leaves(output) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
 
 
 def _against(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:

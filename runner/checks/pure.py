@@ -103,5 +103,5 @@ def _named(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _global_states() -> dict[str, Any]:
-    kind, keys, *position = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, *position = np.random.get_state(legacy=True)
     return {"random": random.getstate(), "numpy.random": (kind, np.asarray(keys).tobytes(), *position)}

@@ -295,3 +295,28 @@ def test_programs_of_another_constant_operation_or_shape_are_not(other):
     x = jnp.ones(3)
     first, second = (jax.jit(function).lower(x).compile() for function in (lambda x: jnp.sin(x) * 2, other))
     assert hlo.equal(first, second) is False
+
+
+class GivesAFloat(nnx.Module):
+    """A Python number among the outputs."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x), 0.0
+
+
+class LeavesXUnused(nnx.Module):
+    def __init__(self, *, rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (4,)))
+
+    def __call__(self, x):
+        return self.kernel[...] * 2
+
+
+@pytest.mark.parametrize("layer", [GivesAFloat, LeavesXUnused])
+def test_plain_numbers_and_unused_inputs_are_compared(layer):
+    check = check_of(wrapped(layer))
+    assert check.verdict is Verdict.passed
+    assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
