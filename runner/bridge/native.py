@@ -107,13 +107,21 @@ def _kind(leaf: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
 
 
-def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str]) -> Native:
+def split(
+    layer: Bridged,
+    keys: Mapping[str, jax.Array],
+    mutable: Sequence[str],
+    *,
+    made_with: Mapping[str, jax.Array] | None = None,
+) -> Native:
     """The native module with the same streams that a wrapped one gets from `keys`, ready for variables.
 
     Args:
       layer: A wrapped layer.
       keys: Keys passed to apply.
       mutable: Collections whose updates are returned.
+      made_with: Keys of init, for a constructor whose arrays are out of reach, in a tuple or a function: it then runs
+        without jit, and keeps what it makes of these keys. None builds with `keys`, compiled.
     """
     graph: dict[str, Any] = {}
     traced: list[Any] = []
@@ -130,9 +138,12 @@ def split(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str])
         leaves, graph["rng"] = jax.tree.flatten(rng_state)
         return leaves
 
-    rng_state = jax.jit(build)(dict(keys))
+    rng_state = (build if made_with else jax.jit(build))(dict(keys))
     constants: dict[Any, Any] = {}
-    if traced:
+    if made_with:
+        build(dict(made_with))
+        constants = {path: leaf for path, leaf in graph["state"] if not isinstance(leaf, nnx.Variable)}
+    elif traced:
         # A plain array attribute, not a Variable, is static under jit: the graph would hold its tracer.
         # Built without jit it is a leaf, which the variables of a jitted init lack.
         rng_state = build(dict(keys))

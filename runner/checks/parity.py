@@ -135,6 +135,11 @@ def _variants(subject: Subject, twin: Twin) -> dict[str, Variant]:
     layer, mutable = subject.model, subject.mutable
     keys = rngs.apply_keys(subject.key, subject.rngs)
     alone = native.split(layer, keys, mutable)
+    traced = jax.make_jaxpr(alone.apply)(subject.shapes, alone.rng_state, subject.x)
+    if any(isinstance(constant, jax.core.Tracer) for constant in traced.consts):
+        # A table in a tuple or a function, made by the constructor under jit: no program can hold it.
+        made_with = rngs.init_keys(subject.key, subject.needs.streams)
+        alone = native.split(layer, keys, mutable, made_with=made_with)
     variants = {
         BRIDGED: Variant(apply=lambda v, k, x: layer.apply(v, k, mutable, x), streams=keys),
         NATIVE: Variant(apply=alone.apply, streams=alone.rng_state),
@@ -224,7 +229,7 @@ def _cotangents(output: Any) -> list[jax.Array]:
 
 
 def _inexact(output: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(output) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return [leaf for leaf in jax.tree.leaves(output) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
 
 
 def _against(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:

@@ -295,3 +295,62 @@ def test_programs_of_another_constant_operation_or_shape_are_not(other):
     x = jnp.ones(3)
     first, second = (jax.jit(function).lower(x).compile() for function in (lambda x: jnp.sin(x) * 2, other))
     assert hlo.equal(first, second) is False
+
+
+class GivesAFloat(nnx.Module):
+    """A Python number among the outputs."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x), 0.0
+
+
+class LeavesXUnused(nnx.Module):
+    def __init__(self, *, rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (4,)))
+
+    def __call__(self, x):
+        return self.kernel[...] * 2
+
+
+@pytest.mark.parametrize("layer", [GivesAFloat, LeavesXUnused])
+def test_plain_numbers_and_unused_inputs_are_compared(layer):
+    check = check_of(wrapped(layer))
+    assert check.verdict is Verdict.passed
+    assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
+
+
+class Closes(nnx.Module):
+    """Holds a table where no tree finds it."""
+
+    def __init__(self, *, rngs):
+        table = self.table(rngs)
+        self.function = lambda x: x * table
+        self.scale = nnx.Param(jnp.ones(4))
+
+    def table(self, rngs):
+        return jnp.sin(1 + jnp.arange(4.0))
+
+    def __call__(self, x):
+        return self.function(x) * self.scale[...]
+
+
+class ClosesOverDrawn(Closes):
+    """Its table is drawn: natively once, by the bridge at every apply from key 0."""
+
+    def table(self, rngs):
+        return jax.random.normal(rngs.params(), (4,))
+
+
+def test_a_table_of_the_constructor_is_kept():
+    check = check_of(wrapped(Closes))
+    assert check.verdict is Verdict.passed
+    assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
+
+
+def test_a_drawn_table_is_not_natively_the_same():
+    check = check_of(wrapped(ClosesOverDrawn))
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")

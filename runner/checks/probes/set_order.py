@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import os
 import sys
@@ -32,30 +33,55 @@ def of(subject: Subject) -> list[str]:
     """`file.py:12` with the loop's line, for each loop over a set of strings in which the order counts."""
     if os.environ.get("PYTHONHASHSEED", "random") != "random":
         return []
-    return list(dict.fromkeys(found for source in _sources(subject) for found in _loops(source)))
-
-
-def _sources(subject: Subject) -> list[Any]:
-    """The classes and factories of the user that are in the model."""
     model: Any = subject.model.model
-    found = [type(model), getattr(model, "nnx_class", None)]
-    found += [getattr(value, "nnx_class", None) for value in vars(model).values()]
-    construct = (subject.layer or subject.model).construct
-    if construct is not None:
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        kinds: list[type] = []
+    outer = [type(model), getattr(model, "nnx_class", None)]
+    outer += [getattr(value, "nnx_class", None) for value in vars(model).values()]
+    own = _own(outer)
+    found = {source: list(_loops(source)) for source in _reachable(own)}
+    if not any(found.values()):
+        return []
+    # Only now: building the layer once more costs as much as a trace of its constructor.
+    used = [*own, *_inner(subject)]
+    return [loop for source in found if source in used for loop in found[source]]
 
-        def build(key: jax.Array) -> None:
-            module = construct(nnx.Rngs({"default": key, "params": key}))
-            kinds.extend(type(inner) for _, inner in nnx.iter_modules(module))
 
-        try:
-            jax.eval_shape(build, key)
-        except Exception:  # noqa: BLE001 - the layer's own code; the check of its own says why
-            kinds.clear()
-        found += kinds
-    own = [item for item in found if item is not None and item.__module__.split(".")[0] not in _KNOWN]
-    return list(dict.fromkeys(own))
+def _reachable(own: list[Any]) -> list[Any]:
+    """`own`, and the modules that their files have in reach by name: any of them may be inside the layer."""
+    found, waiting = dict.fromkeys(own), list(own)
+    while waiting:
+        file = sys.modules.get(waiting.pop().__module__)
+        kinds = [item for item in vars(file).values() if isinstance(item, type) and issubclass(item, nnx.Module)]
+        new = [kind for kind in _own(kinds) if kind not in found]
+        found |= dict.fromkeys(new)
+        waiting += new
+    return list(found)
+
+
+def _inner(subject: Subject) -> list[Any]:
+    """The classes of the modules inside the wrapped layer."""
+    construct, kinds = (subject.layer or subject.model).construct, list[Any]()
+    if construct is None:
+        return kinds
+
+    def build(key: jax.Array) -> None:
+        module = construct(nnx.Rngs({"default": key, **dict.fromkeys(subject.needs.streams, key)}))
+        kinds.extend(type(inner) for _, inner in nnx.iter_modules(module))
+        kinds.extend(base for kind in list(kinds) for base in kind.__mro__ if not _overrides(kind, base))
+
+    with contextlib.suppress(Exception):  # the layer's own code; another check says what it raises
+        jax.eval_shape(build, jax.eval_shape(lambda: jax.random.key(0)))
+    return kinds
+
+
+def _overrides(kind: type, base: type) -> bool:
+    """Whether `kind` has a function of its own in place of one of `base`, in which the loop may have been."""
+    return any(callable(item) and name in vars(kind) for name, item in vars(base).items())
+
+
+def _own(kinds: list[Any]) -> list[Any]:
+    """Those of `kinds` that are the user's, each once."""
+    named = [kind for kind in kinds if kind is not None and getattr(kind, "__module__", None) in sys.modules]
+    return list(dict.fromkeys(kind for kind in named if kind.__module__.split(".")[0] not in _KNOWN))
 
 
 def _loops(source: Any) -> Iterator[str]:
