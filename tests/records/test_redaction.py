@@ -32,5 +32,5 @@ def test_a_secret_is_in_no_text_of_a_record():
         error=Failure(kind=FailureKind.other, type="ValueError", message=SECRET, traceback=f"line\n{SECRET}"),
     )
     found = redaction.redacted(record, Redaction({"MINE": SECRET}))
-    assert SECRET not in to_json(found)
+    assert SECRET.encode() not in to_json(found)
     assert (found.overrides, found.checks[0].fix, found.checks[0].detail) == ([f"a={NAME}"], f"x={NAME}", NAME)
