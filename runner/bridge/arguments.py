@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, serialization
 
-from runner.bridge import wanted
+from runner.bridge import calls, wanted
 
 
 class Frozen:
@@ -132,18 +132,23 @@ class Assembled:
       target: The layer's class or factory.
       rngs: The argument that takes the rngs; None if it has none.
       key: Whether that takes a key, drawn from the stream `params`, instead.
+      keeps: Whether the layer keeps the rngs besides, for keys that its call takes.
     """
 
     target: Callable[..., nnx.Module]
     rngs: str | None = "rngs"
     key: bool = False
+    keeps: bool = False
 
     def __call__(self, *args: Any, rngs: nnx.Rngs | None = None, **kwargs: Any) -> nnx.Module:
         """The layer."""
         given = {name: made(value, rngs) for name, value in kwargs.items()}
         if self.rngs is not None and rngs is not None:
             given[self.rngs] = rngs.params() if self.key else rngs
-        return self.target(*args, **given)
+        layer = self.target(*args, **given)
+        if self.keeps:
+            setattr(layer, calls.KEPT_RNGS, rngs)
+        return layer
 
     def __getattr__(self, name: str) -> Any:
         # The wrapper looks for the layer's methods here, a signature and a name are the layer's too.

@@ -27,6 +27,40 @@ class Placed:
         return getattr(module, self.method)(**put(more, self.name, x))
 
 
+# Where a layer whose call takes keys keeps the rngs that they are drawn from.
+KEPT_RNGS = "bridge_runner_rngs"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A call argument that is a key, drawn anew at each call.
+
+    Attributes:
+      stream: The rng stream.
+    """
+
+    stream: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Calls a module with keys drawn from the rngs that it keeps; the rest as without it.
+
+    Attributes:
+      keys: Stream by call argument.
+      method: What is called otherwise, as the wrapper's `nnx_method`.
+    """
+
+    keys: tuple[tuple[str, str], ...]
+    method: Any = None
+
+    def __call__(self, module: Any, x: Any, **more: Any) -> Any:
+        """The method's output."""
+        rngs = getattr(module, KEPT_RNGS)
+        drawn = {name: rngs[stream]() for name, stream in self.keys}
+        return call(module, x, {**more, **drawn, METHOD: self.method})
+
+
 def call(module: Any, x: Any, arguments: Mapping[str, Any]) -> Any:
     """The output of a native module for x and the call arguments that the wrapper gets."""
     given = dict(arguments)

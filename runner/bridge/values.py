@@ -13,6 +13,7 @@ from flax.core import FrozenDict
 
 from runner.bridge import targets
 from runner.bridge.arguments import Arguments, Nested
+from runner.bridge.calls import Drawn
 from runner.bridge.wanted import Wanted, parameters, takes, wanted
 from runner.errors import ConfigError, LayerError, literal, nearest
 
@@ -21,7 +22,7 @@ ACTIVATIONS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
 LISTS_OF_THEM = re.compile(r"(activation|act|nonlinearit(y|ie))(_fn)?s|\w+_fns")
 INITIALIZERS = re.compile(r"\w*_init|initializer|init")
 
-TEXT, FUNCTION, TARGET = "_text_", "_function_", "_target_"
+TEXT, FUNCTION, TARGET, RNG = "_text_", "_function_", "_target_", "_rng_"
 ARGS, PARTIAL = "_args_", "_partial_"
 
 
@@ -79,6 +80,17 @@ def _element(name: str, items: Sequence[Any], index: int, want: Wanted, path: st
         raise ConfigError(place, items[index], error.reason, f"'{path}={literal(whole)}'") from None
 
 
+def resolve_call(value: Any, *, path: str) -> Any:
+    """A call argument: as it is, or a key that each call draws, `{_rng_: STREAM}`.
+
+    Raises:
+      ConfigError: As in `resolve`.
+    """
+    if isinstance(value, dict) and set(value) == {RNG} and isinstance(value[RNG], str):
+        return Drawn(value[RNG])
+    return resolve("", value, Wanted(), path=path)
+
+
 def _from_text(key: str, value: str, want: Wanted, path: str) -> Any:
     if key.endswith("dtype") and not want.only_text and not want.function:
         try:
@@ -120,6 +132,9 @@ def function(path: str, value: str) -> Any:
 def _from_dict(value: Mapping[Any, Any], want: Wanted, path: str) -> Any:
     if TARGET in value:
         return _nested(value, path)
+    if RNG in value:
+        reason = f"{RNG} names the stream of a key in layer.call, alone"
+        raise ConfigError(path, value, reason, f"'layer.call.key={{{RNG}:noise}}'")
     for marker in (TEXT, FUNCTION):
         if marker in value:
             found = value[marker]

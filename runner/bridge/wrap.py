@@ -14,9 +14,9 @@ from flax.nnx import bridge
 
 from runner.bridge import sizes, targets, values
 from runner.bridge.arguments import Arguments, Assembled
-from runner.bridge.calls import METHOD, Placed
+from runner.bridge.calls import METHOD, Drawing, Drawn, Placed
 from runner.bridge.rngs import init_keys
-from runner.bridge.wanted import BY_NAME, Wanted, parameters, takes
+from runner.bridge.wanted import BY_NAME, parameters, takes
 from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, literal, nearest, no_exit
 
@@ -63,23 +63,26 @@ def wrap(layer: LayerSettings, *, x_name: str | None = None, more: Mapping[str, 
     target = resolve_target(str(layer.target))
     _require_arguments(layer, target)
     kwargs = Arguments(values.resolve_all(target, layer.kwargs))
-    made, has_rngs = _with_rngs(target, kwargs)
+    call = {key: values.resolve_call(value, path=f"layer.call.{key}") for key, value in layer.call.items()}
+    drawn = tuple((key, value.stream) for key, value in call.items() if isinstance(value, Drawn))
+    made, has_rngs = _with_rngs(target, kwargs, keeps=bool(drawn))
     # `ToLinen` itself, not `to_linen`, which consumes `name` and three more of the layer's keywords.
     model = bridge.ToLinen(made, kwargs=kwargs, skip_rng=not has_rngs)
-    call = {key: values.resolve("", value, Wanted(), path=f"layer.call.{key}") for key, value in layer.call.items()}
     if layer.nnx_method is not None:
         _require_method(layer, target)
-    method = layer.nnx_method if x_name is None else Placed(x_name, layer.nnx_method or "__call__")
+    method: Any = layer.nnx_method if x_name is None else Placed(x_name, layer.nnx_method or "__call__")
+    if drawn:
+        call, method = {key: value for key, value in call.items() if key not in dict(drawn)}, Drawing(drawn, method)
     return called(model, Arguments({**call, **more, **({} if method is None else {METHOD: method})}))
 
 
-def _with_rngs(target: Callable[..., nnx.Module], kwargs: Arguments) -> tuple[Any, bool]:
+def _with_rngs(target: Callable[..., nnx.Module], kwargs: Arguments, *, keeps: bool) -> tuple[Any, bool]:
     """What makes the layer from `kwargs` and `rngs`, and whether it takes `rngs` at all."""
     name = sizes.rngs_argument(target)
     name = None if name in kwargs else name
-    if name in ("rngs", None) and not kwargs.nested:
+    if name in ("rngs", None) and not kwargs.nested and not keeps:
         return target, name is not None
-    return Assembled(target, name, name not in ("rngs", None) and _takes_key(target, str(name), kwargs)), True
+    return Assembled(target, name, name not in ("rngs", None) and _takes_key(target, str(name), kwargs), keeps), True
 
 
 def _takes_key(target: Callable[..., nnx.Module], name: str, kwargs: Arguments) -> bool:

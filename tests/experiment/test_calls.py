@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import runner
+from runner.bridge.rngs import apply_keys
 from runner.checks import registry
 from runner.commands import main
 from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
@@ -73,6 +74,28 @@ def test_a_layer_is_called_as_said(run, native):
 
 def _scale():
     return jax.numpy.full((4,), 0.5)
+
+
+def test_a_key_is_drawn_at_each_call():
+    run = run_of("Noisy", call={"key": {"_rng_": "noise"}})
+    draft = draft_of(run)
+    assert (draft.needs.streams, draft.rngs) == (("params", "noise"),) * 2
+    subject = execute.subject(draft, run)
+    asked = registry.run_checks(
+        subject, full=True, only=["nothing_invented", "streams", "mutable", "trained", "parity"]
+    )
+    assert [check.verdict for check in asked] == [Verdict.passed] * 5, asked
+    first, again, other = (
+        draft.model.apply(subject.variables, apply_keys(jax.random.PRNGKey(seed), draft.rngs), (), subject.x)[0]
+        for seed in (0, 0, 1)
+    )
+    assert ((first == again).all(), (first == other).all()) == (True, False)
+
+
+def test_a_fixed_key_is_a_fail():
+    run = run_of("Noisy", call={"key": KEY})
+    [found] = registry.run_checks(execute.subject(draft_of(run), run), full=True, only=["nothing_invented"])
+    assert found.verdict is Verdict.fail
 
 
 def test_in_a_host_it_is_called_so_too():
