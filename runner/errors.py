@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import dis
+import functools
+import os
 import re
 import shlex
 import signal
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType
@@ -161,13 +164,50 @@ def no_exit() -> Iterator[None]:
       LayerError: The code inside exits; the exit of a signal handler passes.
     """
     try:
-        yield
+        with _no_hard_exit():
+            yield
     except (SystemExit, KeyboardInterrupt) as error:
         if is_of_signal(error):
             raise
         raise LayerError(
             f"{_place(error)} exits, and only the command line may: {exit_words(error)}", NO_EXIT
         ) from error
+
+
+@contextlib.contextmanager
+def _no_hard_exit() -> Iterator[None]:
+    """Makes `os._exit` of this process raise SystemExit inside: it would end a sweep without a word, and with 0."""
+    _InUserCode.install()
+    with _InUserCode.lock:
+        _InUserCode.depth += 1
+    try:
+        yield
+    finally:
+        with _InUserCode.lock:
+            _InUserCode.depth -= 1
+
+
+class _InUserCode:
+    """How deep this process is in user code, over all its threads; `os._exit` is replaced once, and never put back."""
+
+    lock = threading.Lock()
+    depth = 0
+    pid: int | None = None
+
+    @classmethod
+    def install(cls) -> None:
+        if cls.pid == os.getpid():
+            return
+        cls.pid, end = os.getpid(), getattr(os._exit, "__wrapped__", os._exit)
+
+        @functools.wraps(end)
+        def exit_or_raise(status: int) -> None:
+            # A process forked from this one ends as it always has.
+            if cls.depth and os.getpid() == cls.pid:
+                raise SystemExit(status)
+            end(status)
+
+        os._exit = exit_or_raise  # type: ignore[assignment]
 
 
 def is_of_signal(error: BaseException) -> bool:
@@ -197,8 +237,10 @@ def exit_words(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The file and line that exits: the last one that is no part of Python's own argparse."""
+    """The file and line that exits: the last one outside Python's argparse and this file."""
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.endswith("argparse.py")
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.endswith("argparse.py") and frame.filename != __file__
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the layer's code"

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import jax
 
-from runner.errors import ConfigError, DeviceError
+from runner.errors import ConfigError, DeviceError, UserError
 
 # Otherwise JAX preallocates three quarters of the GPU's memory, whoever else uses it.
 PREALLOCATION = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+GUARDS = (
+    "jax_transfer_guard",
+    "jax_transfer_guard_host_to_device",
+    "jax_transfer_guard_device_to_host",
+    "jax_transfer_guard_device_to_device",
+)
 
 PLATFORMS = ("tpu", "gpu", "cpu")
 
@@ -19,8 +26,10 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
     """Applies process-wide settings: preallocation, number of CPU devices, compilation cache. For entry points only.
 
     Raises:
-      ConfigError: JAX is already initialized in this process with another number of CPU devices.
+      UserError: JAX is already initialized in this process with another number of CPU devices, or is set not to
+        compile or not to move arrays.
     """
+    _require_compiling()
     for name, value in PREALLOCATION.items():
         os.environ.setdefault(name, value)
     if jax.config.values["jax_num_cpu_devices"] not in (num_cpu_devices, -1) or num_cpu_devices != 1:
@@ -37,6 +46,29 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
         # With the default threshold of 1 s, small layers are never cached.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _require_compiling() -> None:
+    """Validates that JAX compiles programs, and may put their arguments on a device.
+
+    Raises:
+      UserError: A setting of JAX, usually an environment variable, is in the way.
+    """
+    values = jax.config.values
+    if values["jax_disable_jit"]:
+        what = "JAX_DISABLE_JIT is on, and a run is a compiled program: nothing would be compiled or timed"
+        raise UserError(what, _without("JAX_DISABLE_JIT"))
+    for name in GUARDS:
+        if str(values.get(name)).startswith("disallow"):
+            what = f"{name.upper()}={values[name]}: a run puts its input and key on the device, which that forbids"
+            raise UserError(what, _without(name.upper(), "log"))
+
+
+def _without(variable: str, other: str | None = None) -> str:
+    """What to type, where the setting comes from: the shell or Python."""
+    if variable not in os.environ:
+        return f'jax.config.update("{variable.lower()}", {other!r})' if other else "with jax.disable_jit(False):"
+    return f"{variable}={other} before the command" if other else f"unset {variable}"
 
 
 def cache_folder(compilation_cache: str) -> Path:

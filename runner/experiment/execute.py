@@ -238,6 +238,7 @@ def _tell(
         num_cores=_num_cores(),
         load_average=story.load_average,
         shared=any(gpu.num_other_processes for gpu in story.gpus),
+        debugging=bool(machine.debug_settings()),
         clock=clock,
     )
     if on_gpu and story.steady and place.mesh is None:

@@ -10,6 +10,12 @@ from runner.errors import literal
 
 PARAMS = "params"
 
+# What a record doesn't tell, and the code below it takes for granted.
+UNDER_A_HOST = (
+    "# (right for a layer that its host calls outside nn.scan, nn.vmap and nn.map: under those, each slice has a key",
+    "# of its own, and this code gives other values)",
+)
+
 
 def stream_number(path: Sequence[str] = (), *, separated: bool = False) -> int:
     """The number that the bridge folds into a stream's key for a layer at `path` in its host.
@@ -59,6 +65,8 @@ def draws(record: Mapping[str, Any]) -> list[str]:
     ]
     where = f"at {'/'.join(path)} in its host" if path else "at the root"
     lines.append(f"# the layer {where} draws from each stream's key folded with {stream_number(path):#010x}:")
+    if path:
+        lines += UNDER_A_HOST
     rngs = [f"{PARAMS}={_folded('key', stream_number(path))}"]
     rngs += [f"{stream}={_folded(stream, stream_number(path))}" for stream in others]
     layer = record["settings"]["layer"]

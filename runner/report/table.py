@@ -34,6 +34,7 @@ FLAG_MEANING = {
     "loaded": "on a busy machine",
     "contended": "beside other work of this program",
     "shared": "beside other processes on the GPU",
+    "debugging": "under settings of JAX for debugging",
 }
 
 STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}

@@ -131,6 +131,7 @@ def measure_program(
     num_cores: int,
     load_average: float | None,
     shared: bool = False,
+    debugging: bool = False,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Measurement]:
     """Measures a run's steady times, by their names in `records.Timing`; empty with `timing=off`."""
@@ -156,7 +157,9 @@ def measure_program(
     }
     found = {}
     for name, one in samples.items():
-        summary = stats.summarize(one, load_average=load_average, num_cores=num_cores, shared=shared)
+        summary = stats.summarize(
+            one, load_average=load_average, num_cores=num_cores, shared=shared, debugging=debugging
+        )
         found[name] = Measurement(samples=one, summary=summary)
     return found
 

@@ -47,6 +47,21 @@ JAX_SETTINGS = (
     "jax_exec_time_optimization_effort",
     "jax_memory_fitting_effort",
 )
+# Settings that make JAX check or print something at every call or compilation, and so change its times.
+DEBUG_SETTINGS = (
+    "jax_debug_nans",
+    "jax_debug_infs",
+    "jax_debug_key_reuse",
+    "jax_enable_checks",
+    "jax_check_tracer_leaks",
+    "jax_disable_most_optimizations",
+    "jax_log_compiles",
+    "jax_explain_cache_misses",
+    "jax_transfer_guard",
+    "jax_transfer_guard_host_to_device",
+    "jax_transfer_guard_device_to_host",
+    "jax_transfer_guard_device_to_device",
+)
 GPU_FIELDS = ("uuid", "index", "name", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu")
 COMMAND_TIMEOUT_S = 2.0  # git status takes tens of milliseconds; a hanging network drive must not block a run
 MIN_SECRET_LENGTH = 8  # shorter values (`1`, `true`) would match any text by chance
@@ -65,7 +80,7 @@ def fingerprint() -> dict[str, Any]:
     Returns:
       `versions`: of Python and the relevant packages; None for one that is not installed.
       `xla_flags`: `XLA_FLAGS`, or None.
-      `jax_config`: JAX settings that can change bits or times.
+      `jax_config`: JAX settings that can change bits or times; those for debugging only if they are on.
       `devices`: `kind`, `platform` and `count` of JAX's default devices.
       `cpu`: `model`, `num_cores` the process may use, and `quota_cores`, the limit of its cgroup (v1 or v2), or None.
       `memory_bytes`: of the machine; None if unknown.
@@ -181,7 +196,16 @@ def _jax_config() -> dict[str, Any]:
     import jax
 
     values = jax.config.values
-    return {name: _plain(values[name]) for name in JAX_SETTINGS if name in values}
+    return {name: _plain(values[name]) for name in JAX_SETTINGS if name in values} | debug_settings()
+
+
+def debug_settings() -> dict[str, Any]:
+    """The settings of JAX for debugging that are on, and change times: they flag every time of a run."""
+    import jax
+
+    values = jax.config.values
+    found = {name: _plain(values.get(name)) for name in DEBUG_SETTINGS}
+    return {name: value for name, value in found.items() if value not in (None, False, "allow")}
 
 
 def _plain(value: Any) -> Any:

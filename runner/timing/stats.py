@@ -25,6 +25,7 @@ def summarize(
     num_cores: int | None = None,
     contended: bool = False,
     shared: bool = False,
+    debugging: bool = False,
 ) -> Summary:
     """Median with its interval, spread, and flags of `samples`; outliers are counted, and included in every number.
 
@@ -39,11 +40,13 @@ def summarize(
       num_cores: Cores that the process may use; None skips the load check.
       contended: Whether other work of this program ran concurrently.
       shared: Whether other processes used the same GPU.
+      debugging: Whether settings of JAX for debugging were on.
 
     Returns:
       Seconds per call. The standard deviation (n - 1 in the denominator) of one sample is 0. Flags, in fixed order:
       `spread` (σ is 10 % of the mean or more), `iqr` (the interquartile range is above 10 % of the median), `short` (a
-      call under 1 ms timed by itself), `loaded` (load average above the cores), `contended`, `shared`.
+      call under 1 ms timed by itself), `loaded` (load average above the cores), `contended`, `shared`,
+      `debugging`.
 
     Raises:
       ValueError: There are no samples.
@@ -62,6 +65,7 @@ def summarize(
         "loaded": load_average is not None and num_cores is not None and load_average > num_cores,
         "contended": contended,
         "shared": shared,
+        "debugging": debugging,
     }
     return Summary(
         num_samples=durations.size,

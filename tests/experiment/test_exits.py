@@ -36,6 +36,7 @@ def errors(capsys, *words: str) -> tuple[int, str]:
         (["ExitsInConstructor"], f"{AT} SystemExit: 0.{TRY}"),
         (["ExitsInConstructor", "+layer.kwargs.code=no_data"], f"{AT} SystemExit: no_data.{TRY}"),
         (["ParsesInCall"], f"{AT} SystemExit: 2.{TRY}"),
+        (["EndsProcessInCall"], f"{AT} SystemExit: 0.{TRY}"),
         (["InterruptsInCall"], f"{AT} KeyboardInterrupt.{TRY}"),
     ],
 )
@@ -52,8 +53,9 @@ def test_argparse_at_import_is_refused(capsys):
     assert (code, err.partition("error: layer")[2]) == (2, f"{what.removeprefix('layer')}{TRY}\n")
 
 
-def test_an_exit_in_a_callback_fails_its_run(capsys):
-    targets = "layer.target=exiting_layers.ExitsWhenExecuted,exiting_layers.Scale"
+@pytest.mark.parametrize("name", ["ExitsWhenExecuted", "EndsProcessWhenExecuted"])
+def test_an_exit_in_a_callback_fails_its_run(name):
+    targets = f"layer.target=exiting_layers.{name},exiting_layers.Scale"
     assert main.main(["-m", *LEAN, targets, "seed=0,1", "checks=off", "sweep=two"]) == 1
     records = [json.loads(path.read_text()) for path in sorted(Path("outputs/two/runs").glob("*/record.json"))]
     assert [record["status"] for record in records] == ["failed", "failed", "done", "done"]
@@ -74,6 +76,21 @@ def test_json_is_alone_on_stdout():
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     assert (done.returncode, json.loads(done.stdout)[0]["layer"]) == (0, "Prints")
     assert {"made", "called", "made in a shell"} <= set(done.stderr.splitlines())
+
+
+def test_a_forked_process_still_ends():
+    forks = """
+import os
+from runner.errors import no_exit
+with no_exit():
+    child = os.fork()
+    if child == 0:
+        os._exit(5)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-c", forks]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60)
+    assert (done.returncode, done.stdout) == (0, "5\n")
 
 
 def exit_handler(number: int, frame: object) -> None:

@@ -22,6 +22,15 @@ def test_the_stream_of_a_path_is_the_one_that_flax_folds(path):
     assert (mine == LazyRng.create(key, *path, 1).as_jax_rng()).all()
 
 
+def test_a_story_under_a_host_names_its_condition():
+    layer = {"target": "flax.nnx.Linear", "kwargs": {}}
+    hosted = {"target": "my_hosts.Host", "layer_name": "layer"}
+    leaves = [{"path": ["params", "layer", "kernel"]}]
+    record = {"settings": {"seed": 0, "layer": layer, "host": hosted}, "streams": ["params"], "variables": leaves}
+    assert all(line in seeds.story(record) for line in seeds.UNDER_A_HOST)
+    assert not set(seeds.UNDER_A_HOST) & set(seeds.story(record | {"settings": record["settings"] | {"host": None}}))
+
+
 @pytest.mark.parametrize("layer", ["linear", "mlp", "sequential", "batch_norm", "dropout"])
 def test_the_code_that_show_prints_builds_the_layer_with_the_saved_values(layer, tmp_path, capsys):
     words = [f"layer={layer}", "seed=7", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]

@@ -91,6 +91,7 @@ def test_outliers_are_counted_beyond_the_fences_and_kept(last: float, num_outlie
         ([1.0], {"num_cores": 2}, []),
         ([1.0], {"contended": True}, ["contended"]),
         ([1.0], {"shared": True}, ["shared"]),
+        ([1.0], {"debugging": True}, ["debugging"]),
         (
             [1e-4, 2e-4, 9e-4],
             {"contended": True, "load_average": 9.0, "num_cores": 1},
