@@ -7,9 +7,10 @@ by the numbers in the old names, if they fit in exactly one way. An explicit nam
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ WRAPPED = "ToLinen"
 
 # Ways of sharing out replaced layers among the old classes that are kept apart: beyond it, none is taken.
 MAX_STATES = 10_000
+
+# Orders of modules with the same leaves that are tried.
+MAX_ORDERS = 120
 
 # A module's path, without the collection.
 Path = tuple[str, ...]
@@ -86,6 +90,53 @@ def align(old: Any, new: Any, before: Creation | None, after: Creation | None, *
     work = _Work(_contents(old), _contents(new), before, after, by_position)
     work.modules((), ())
     return Alignment(moves=work.moves, names=work.names)
+
+
+def by_order(old: Any, new: Any, before: Creation | None, after: Creation | None) -> Iterator[dict[str, str]]:
+    """Ways to match all that hold leaves, at whatever depth, each as old paths of leaves to new ones.
+
+    Modules with the same leaves match in the order of their creation first, then in every other: inside an NNX module
+    the order is not known. Only a proof can tell which of them is right. No way fits if the leaves differ.
+    """
+    there, wanted = _contents(old), _contents(new)
+    first, second = _holders(there, before), _holders(wanted, after)
+    kept = {path for path in first if second.get(path) == first[path] and not any(map(AUTO_NAME.fullmatch, path))}
+    one, two = (_alike({path: own for path, own in side.items() if path not in kept}) for side in (first, second))
+    if {key: len(paths) for key, paths in one.items()} != {key: len(paths) for key, paths in two.items()}:
+        return
+    keys = list(one)
+    for chosen in itertools.islice(itertools.product(*(itertools.permutations(two[key]) for key in keys)), MAX_ORDERS):
+        found = {}
+        for key, places in zip(keys, chosen, strict=True):
+            for path, place in zip(one[key], places, strict=True):
+                found |= {_spell(kind, path, rest): _spell(kind, place, rest) for (kind, rest), _ in key}
+        yield {name: other for name, other in found.items() if name != other}
+
+
+Own = frozenset[tuple[tuple[str, Path], str]]
+
+
+def _holders(modules: Mapping[Path, Contents], creation: Creation | None) -> dict[Path, Own]:
+    """The leaves that each module holds itself, in the order of creation from the outside in."""
+    found: dict[Path, Own] = {}
+
+    def visit(path: Path) -> None:
+        if own := frozenset(item for item in modules.get(path, {}).items() if len(item[0][1]) == 1):
+            found[path] = own
+        names = sorted(_children(modules, path), key=lambda name: (_class(name), _number(name)))
+        made = _ordered(names, creation, path)
+        for name in names if made is None else [child.name for child in made]:
+            visit((*path, name))
+
+    visit(())
+    return found
+
+
+def _alike(holders: Mapping[Path, Own]) -> dict[Own, list[Path]]:
+    found: dict[Own, list[Path]] = defaultdict(list)
+    for path, own in holders.items():
+        found[own].append(path)
+    return found
 
 
 class _Work:

@@ -59,7 +59,8 @@ def compare(old: Any, new: Any, renames: Mapping[str, str] | None = None) -> lis
     """
     renames = renames or {}
     there, wanted = _named(old), _named(new)
-    by_new = {renames.get(name, name): name for name in there}
+    by_new = {name: name for name in there if name not in renames}
+    by_new |= {other: name for name, other in renames.items() if name in there}
     moved = _moves(
         {name: leaf for name, leaf in there.items() if renames.get(name, name) not in wanted},
         {name: leaf for name, leaf in wanted.items() if name not in by_new},

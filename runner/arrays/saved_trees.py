@@ -62,7 +62,9 @@ def read(place: Path, collections: Iterable[str] = ()) -> SavedTree:
     except CheckpointError as error:
         inner = error.__cause__
         reason = f" ({type(inner).__name__} on reading)" if inner else ""
-        raise StorageError(f"{folder} can't be read as a checkpoint{reason}: it is damaged, or no Orbax tree") from error
+        raise StorageError(
+            f"{folder} can't be read as a checkpoint{reason}: it is damaged, or no Orbax tree"
+        ) from error
     for depth, name in enumerate(below):
         if not isinstance(tree, Mapping) or name not in tree:
             where = folder.joinpath(*below[:depth])
@@ -97,7 +99,9 @@ def _is_tree(folder: Path) -> bool:
 def _has_trees(folder: Path) -> bool:
     """Whether `folder` is a step of a manager: a tree is in it, or in a folder in it."""
     inner = [path for path in folder.iterdir() if path.is_dir()]
-    return any(map(_is_tree, inner)) or any(_is_tree(deep) for path in inner for deep in path.iterdir() if deep.is_dir())
+    return any(map(_is_tree, inner)) or any(
+        _is_tree(deep) for path in inner for deep in path.iterdir() if deep.is_dir()
+    )
 
 
 def _read_file(path: Path) -> Any:

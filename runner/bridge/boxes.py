@@ -34,7 +34,8 @@ def restore_targets(wanted: Any, boxed: Collection[str]) -> dict[str, Any]:
     targets = {own[0] if own else PLAIN: _mapped(wanted, lambda _, leaf: _zeros(leaf))}
     for box in (nn.LogicallyPartitioned, nn.Partitioned):
         targets.setdefault(
-            box.__name__, _mapped(wanted, lambda name, leaf, box=box: _boxed(leaf, box) if name in boxed else _plain(leaf))
+            box.__name__,
+            _mapped(wanted, lambda name, leaf, box=box: _boxed(leaf, box) if name in boxed else _plain(leaf)),
         )
     return targets | ({} if PLAIN in targets else {PLAIN: _mapped(wanted, lambda _, leaf: _plain(leaf))})
 

@@ -6,6 +6,7 @@ Draws are the same on both sides (see `fixed_draws`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,24 +46,20 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class Migration:
-    """Two models and how their leaves correspond.
+    """How the leaves of two models correspond.
 
     Attributes:
-      old: The old model.
-      new: The new one.
       leaves: Paths of the old leaves, and the path of each in the new tree.
       migrated: The old leaves whose module was replaced: the output must depend on them.
-      x: The input.
       stored: The old variables by path; None if there are only shapes.
+      own: The variables of the new model's own checkpoint, which must do the same; None if it has none.
       recorded: The output that a run saved, by path; None if there is none.
     """
 
-    old: Bridged
-    new: Bridged
     leaves: Mapping[str, str]
     migrated: Sequence[str]
-    x: Any
-    stored: Arrays | None
+    stored: Arrays | None = None
+    own: Arrays | None = None
     recorded: Arrays | None = None
 
 
@@ -74,56 +71,124 @@ class _Different(Exception):
         super().__init__(proof.sentence)
 
 
-def prove(migration: Migration) -> Proof:
-    """Whether the new model gives what the old one does, bit for bit, wherever that was tried."""
-    try:
-        pairs, left_out = _pairs(migration)
-        with np.errstate(all="ignore"):
-            _compare_recorded(migration)
-            for pair in pairs:
-                if migration.stored is not None:
-                    pair.compare(migration.stored, np.asarray(migration.x), "on the old variables")
-            blind = _blind(pairs, migration, migration.stored) if migration.stored is not None else []
-            try:
-                samples = [pair.compare_random() for pair in pairs]
-                # In train mode statistics are not read, in eval mode they are: dependence in one of the two will do.
-                unread = _unread(pairs, migration, samples)
-            except _Different as error:
-                raise _vacuous(error, blind) if blind else error from None
-    except _Different as error:
-        return error.proof
-    except Exception as error:  # noqa: BLE001 - whatever a model's own code raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return Proof(holds=None, sentence=f"could not be tried: a model raises {reason}")
-    if unread:
-        return Proof(holds=None, sentence=f"the output does not depend on {_some(unread)}")
-    return Proof(holds=True, sentence=_praise(migration, pairs, left_out))
+class Prover:
+    """Tries to tell two models apart; each is compiled once for all the ways in which their leaves may correspond.
+
+    Args:
+      old: The old model.
+      new: The new one.
+      x: The input.
+    """
+
+    def __init__(self, old: Bridged, new: Bridged, x: Any) -> None:
+        self.old, self.new, self.x = old, new, np.asarray(x)
+
+    def prove(self, migration: Migration) -> Proof:
+        """Whether the new model gives what the old one does, bit for bit, wherever that was tried."""
+        try:
+            with np.errstate(all="ignore"):
+                return self._prove(migration)
+        except _Different as error:
+            return error.proof
+        except Exception as error:  # noqa: BLE001 - whatever a model's own code raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return Proof(holds=None, sentence=f"could not be tried: a model raises {reason}")
+
+    def _prove(self, migration: Migration) -> Proof:
+        pairs, left_out = self._pairs
+        trials = [_Trial(pair, migration, self.x) for pair in pairs]
+        self._compare_recorded(migration)
+        for trial in trials:
+            trial.compare_stored()
+        try:
+            samples = [trial.compare_random() for trial in trials]
+            # In train mode statistics are not read, in eval mode they are: dependence in one of the two will do.
+            unread = _unread(trials, samples)
+        except _Different as error:
+            blind = _blind(trials) if migration.stored is not None else []
+            raise _vacuous(error, blind) if blind else error from None
+        if unread:
+            return Proof(holds=None, sentence=f"the output does not depend on {_some(unread)}")
+        return Proof(holds=True, sentence=_praise(trials, left_out))
+
+    @functools.cached_property
+    def _pairs(self) -> tuple[list[_Pair], list[str]]:
+        """The two models in every mode that both have, and the modes that neither takes."""
+        found, left_out = [], []
+        for mode in modes_of(self.old, self.new):
+            needs, refusals = [], []
+            for side, layer, call in zip(("old", "new"), (self.old, self.new), mode.calls, strict=True):
+                try:
+                    needs.append(find_needs(in_mode(layer, call), self.x, side))
+                except LayerError as error:
+                    refusals.append(error.what)
+            if len(refusals) == 1:
+                raise _Different(Proof(holds=None, sentence=f"could not be tried in {mode.name} mode: {refusals[0]}"))
+            if refusals:
+                left_out.append(mode.name)
+            else:
+                one, two = (in_mode(layer, call) for layer, call in zip((self.old, self.new), mode.calls, strict=True))
+                found.append(_Pair(mode=mode, old=_Program(one, needs[0]), new=_Program(two, needs[1])))
+        if not found:
+            raise _Different(Proof(holds=None, sentence="could not be tried: neither model takes the input"))
+        return found, left_out
+
+    def _compare_recorded(self, migration: Migration) -> None:
+        """The run's code may be another by now: what it saved is what counts, where no draw is in it."""
+        if migration.recorded is None or migration.stored is None:
+            return
+        needs = find_needs(self.new, self.x, "new")
+        if len(needs.streams) > 1:
+            return
+        given = _Program(self.new, needs).run(_put(migration.stored, migration.leaves), self.x)
+        output = {path.removeprefix(OUTPUT).strip("/"): leaf for path, leaf in given.items() if _is_output(path)}
+        if found := closeness.differences(migration.recorded, output):
+            where = closeness.largest_differences(found)
+            sentence = f"on the old variables the new one does NOT give the recorded output: it differs in {where}"
+            raise _Different(Proof(holds=False, sentence=sentence))
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """The two models in one mode, compiled."""
+    """The two models in one mode."""
 
-    def __init__(self, migration: Migration, mode: Mode, needs: tuple[Needs, Needs]) -> None:
-        self.migration, self.mode = migration, mode
-        self.shapes = {trees.spell(path): leaf for path, leaf in trees.flatten(trees.unbox(needs[0].variables))}
-        self.old = _Program(in_mode(migration.old, mode.calls[0]), needs[0])
-        self.new = _Program(in_mode(migration.new, mode.calls[1]), needs[1])
-        self.updates = bool(set(needs[0].mutable) | set(needs[1].mutable))
+    mode: Mode
+    old: _Program
+    new: _Program
 
-    def compare(self, variables: Arrays, x: np.ndarray, where: str) -> Arrays:
-        """What both give for the same variables.
+
+class _Trial:
+    """The comparison of two models in one mode."""
+
+    def __init__(self, pair: _Pair, migration: Migration, x: np.ndarray) -> None:
+        self.pair, self.migration, self.x = pair, migration, x
+        self.updates = bool({*pair.old.needs.mutable, *pair.new.needs.mutable})
+
+    def compare_stored(self) -> None:
+        """Compares on the old variables, and the new model on its own.
 
         Raises:
           _Different: They give something else.
         """
+        stored, own = self.migration.stored, self.migration.own
+        if stored is not None:
+            self.compare(stored, self.x, "on the old variables")
+        if stored is not None and own is not None:
+            self.compare(stored, self.x, "on its own variables", own)
+
+    def compare(self, variables: Arrays, x: np.ndarray, where: str, own: Arrays | None = None) -> Arrays:
+        """What the old model gives; so does the new one for the same variables, or for its `own`.
+
+        Raises:
+          _Different: It does not.
+        """
         leaves = self.migration.leaves
-        renamed = {leaves[name]: leaf for name, leaf in variables.items() if name in leaves}
-        before, after = self.old.run(variables, x), self.new.run(renamed, x)
-        expected = _renamed(before, leaves)
-        if closeness.differences(expected, after):
+        old, new, given = self.pair.old, self.pair.new, own or _put(variables, leaves)
+        before = old.run(variables, x)
+        if closeness.differences(_renamed(before, leaves), new.run(given, x)):
             # Compiled, two programs may round differently: operation by operation, equal ones do not.
-            eager = _renamed(self.old.run(variables, x, eager=True), leaves)
-            if found := closeness.differences(eager, self.new.run(renamed, x, eager=True)):
+            eager = _renamed(old.run(variables, x, eager=True), leaves)
+            if found := closeness.differences(eager, new.run(given, x, eager=True)):
                 raise _Different(Proof(holds=False, sentence=self._difference(found, where)))
         return before
 
@@ -136,9 +201,10 @@ class _Pair:
         first = None
         for seed, scale in enumerate(SCALES):
             for positive in (False, True):  # a variance, or what a logarithm is taken of
-                variables = random_variables(self.shapes, self.migration.stored, seed, positive=positive)
-                x = random_input(self.migration.x, seed, scale)
-                if is_finite(self.old.run(variables, x)):
+                shapes = self.pair.old.shapes
+                variables = random_variables(shapes, self.migration.stored, seed, positive=positive)
+                x = random_input(self.x, seed, scale)
+                if is_finite(self.pair.old.run(variables, x)):
                     given = self.compare(variables, x, "on random variables")
                     first = first or (variables, x, given)
                     break
@@ -148,10 +214,10 @@ class _Pair:
 
     def _difference(self, found: Mapping[str, Any], where: str) -> str:
         lines = {path.removeprefix(OUTPUT).strip("/"): item for path, item in found.items()}
-        what = "output" if any(path.split("/")[0] == OUTPUT for path in found) else "updates"
+        what = "output" if any(map(_is_output, found)) else "updates"
         places = closeness.largest_differences(lines)
-        mode = f", {self.mode.name} mode" if self.mode.name else ""
-        return f"{where} the new one does NOT give the old {what}: it differs in {places} (x {_kind(self)}{mode})"
+        mode = f", {self.pair.mode.name} mode" if self.pair.mode.name else ""
+        return f"{where} the new one does NOT give the old {what}: it differs in {places} (x {_kind(self.x)}{mode})"
 
 
 class _Program:
@@ -159,7 +225,9 @@ class _Program:
 
     def __init__(self, layer: Bridged, needs: Needs) -> None:
         self.layer, self.needs = layer, needs
-        self.keys = {trees.spell(path): path for path, _ in trees.flatten(trees.unbox(needs.variables))}
+        pairs = trees.flatten(trees.unbox(needs.variables))
+        self.keys = {trees.spell(path): path for path, _ in pairs}
+        self.shapes = {trees.spell(path): leaf for path, leaf in pairs}
         self.compiled = jax.jit(self._apply)
 
     def _apply(self, leaves: Mapping[str, Any], x: Any) -> Any:
@@ -173,64 +241,28 @@ class _Program:
         return trees.named_arrays(given)
 
 
-def _pairs(migration: Migration) -> tuple[list[_Pair], list[str]]:
-    """The two models in every mode that both have, and the modes that neither takes."""
-    found, left_out = [], []
-    for mode in modes_of(migration.old, migration.new):
-        needs, refusals = [], []
-        for side, layer, call in zip(("old", "new"), (migration.old, migration.new), mode.calls, strict=True):
-            try:
-                needs.append(find_needs(in_mode(layer, call), migration.x, side))
-            except LayerError as error:
-                refusals.append(error.what)
-        if len(refusals) == 1:
-            raise _Different(Proof(holds=None, sentence=f"could not be tried in {mode.name} mode: {refusals[0]}"))
-        if refusals:
-            left_out.append(mode.name)
-        else:
-            found.append(_Pair(migration, mode, (needs[0], needs[1])))
-    if not found:
-        raise _Different(Proof(holds=None, sentence="could not be tried: neither model takes the input"))
-    return found, left_out
-
-
-def _compare_recorded(migration: Migration) -> None:
-    """The run's code may be another by now: what it saved is what counts, where no draw is in it."""
-    needs = find_needs(migration.new, migration.x, "new")
-    if migration.recorded is None or migration.stored is None or len(needs.streams) > 1:
-        return
-    renamed = {migration.leaves[name]: leaf for name, leaf in migration.stored.items() if name in migration.leaves}
-    given = _Program(migration.new, needs).run(renamed, np.asarray(migration.x))
-    output = {path.removeprefix(OUTPUT).strip("/"): leaf for path, leaf in given.items() if path.split("/")[0] == OUTPUT}
-    if found := closeness.differences(migration.recorded, output):
-        where = closeness.largest_differences(found)
-        sentence = f"on the old variables the new one does NOT give the recorded output: it differs in {where}"
-        raise _Different(Proof(holds=False, sentence=sentence))
-
-
-def _blind(pairs: Sequence[_Pair], migration: Migration, variables: Arrays) -> list[str]:
+def _blind(trials: Sequence[_Trial]) -> list[str]:
     """Migrated leaves that what the old model gives on the old variables does not depend on."""
-    x = np.asarray(migration.x)
-    given = [pair.old.run(variables, x) for pair in pairs]
+    x, migration = trials[0].x, trials[0].migration
+    assert migration.stored is not None
+    given = [trial.pair.old.run(migration.stored, x) for trial in trials]
     found = []
     for name in migration.migrated:
-        other = {**variables, name: changed(variables[name])}
-        after = [pair.old.run(other, x) for pair in pairs]
+        other = {**migration.stored, name: changed(migration.stored[name])}
+        after = [trial.pair.old.run(other, x) for trial in trials]
         if not any(_reads(one, two, name, other[name]) for one, two in zip(given, after, strict=True)):
             found.append(name)
     return found
 
 
-def _unread(
-    pairs: Sequence[_Pair], migration: Migration, samples: Sequence[tuple[Arrays, np.ndarray, Arrays]]
-) -> list[str]:
+def _unread(trials: Sequence[_Trial], samples: Sequence[tuple[Arrays, np.ndarray, Arrays]]) -> list[str]:
     """Migrated leaves that nothing depends on; the new model is compared with each of them changed."""
     found = []
-    for name in migration.migrated:
+    for name in trials[0].migration.migrated:
         is_read = False
-        for pair, (variables, x, given) in zip(pairs, samples, strict=True):
+        for trial, (variables, x, given) in zip(trials, samples, strict=True):
             other = {**variables, name: changed(variables[name])}
-            after = pair.compare(other, x, f"with {name} changed")
+            after = trial.compare(other, x, f"with {name} changed")
             is_read = is_read or _reads(given, after, name, other[name])
         found += [] if is_read else [name]
     return found
@@ -248,20 +280,31 @@ def _vacuous(error: _Different, blind: Sequence[str]) -> _Different:
     return _Different(Proof(holds=False, sentence=sentence))
 
 
-def _praise(migration: Migration, pairs: Sequence[_Pair], left_out: Sequence[str]) -> str:
-    moved = any(old != new for old, new in migration.leaves.items())
-    where = ("on the old variables, renamed so," if moved else "on the old variables") if migration.stored else ""
-    tried = f"{where} and on random ones" if where else "on random variables" + (", renamed so," if moved else "")
-    updates = " and updates" if any(pair.updates for pair in pairs) else ""
-    modes = " and ".join(pair.mode.name for pair in pairs if pair.mode.name)
-    how = f"x {_kind(pairs[0])}" + (f", {modes} mode" if modes else "")
+def _praise(trials: Sequence[_Trial], left_out: Sequence[str]) -> str:
+    migration = trials[0].migration
+    renamed = ", renamed so," if any(old != new for old, new in migration.leaves.items()) else ""
+    tried = f"on random variables{renamed}"
+    if migration.stored is not None:
+        tried = f"on the old variables{renamed} and on random ones"
+    updates = " and updates" if any(trial.updates for trial in trials) else ""
+    modes = " and ".join(trial.pair.mode.name for trial in trials if trial.pair.mode.name)
+    how = f"x {_kind(trials[0].x)}" + (f", {modes} mode" if modes else "")
     refused = f"; neither takes {listed(left_out)} mode" if left_out else ""
     return f"{tried} the new one gives the old output{updates} bit for bit ({how}{refused})"
 
 
-def _kind(pair: _Pair) -> str:
-    x = jnp.asarray(pair.migration.x)
+def _kind(x: np.ndarray) -> str:
+    x = np.asarray(jnp.asarray(x))
     return f"{x.dtype.name}[{','.join(map(str, x.shape))}]"
+
+
+def _is_output(path: str) -> bool:
+    return path.split("/")[0] == OUTPUT
+
+
+def _put(variables: Arrays, leaves: Mapping[str, str]) -> Arrays:
+    """Old variables at their new paths."""
+    return {leaves[name]: leaf for name, leaf in variables.items() if name in leaves}
 
 
 def _some(names: Sequence[str]) -> str:
@@ -278,7 +321,7 @@ def _renamed(given: Arrays, leaves: Mapping[str, str]) -> dict[str, np.ndarray]:
     prefixes = sorted(_modules(leaves).items(), key=lambda pair: -len(pair[0]))
 
     def name(path: str) -> str:
-        if path in leaves or path.split("/")[0] == OUTPUT:
+        if path in leaves or _is_output(path):
             return leaves.get(path, path)
         # What was sown has no leaf of its own: it is where its module is.
         collection, _, rest = path.partition("/")

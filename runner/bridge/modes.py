@@ -56,8 +56,10 @@ def in_mode(layer: Bridged, call: Mapping[str, Any]) -> Bridged:
 
 def _arguments(layer: Bridged) -> list[str]:
     # The call of a wrapped layer takes anything: that of the NNX class counts.
-    method = getattr(vars(layer.model).get("nnx_class", type(layer.model)), "__call__", None)
+    target = vars(layer.model).get("nnx_class", type(layer.model))
+    if not isinstance(target, type):
+        return []
     try:
-        return [name for name in inspect.signature(method).parameters if name in TRAIN_ARGUMENTS] if method else []
-    except (TypeError, ValueError):
+        return [name for name in inspect.signature(getattr(target, "__call__")).parameters if name in TRAIN_ARGUMENTS]  # noqa: B009
+    except (TypeError, ValueError, AttributeError):
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from runner.arrays.renames import BOXED, MISSING, MOVED, SAME, LeafDiff, prefix_moves
 
@@ -23,6 +23,7 @@ class Findings:
       labels: The two sides, as they were typed.
       leaves: The leaves of both trees.
       names: Paths that Linen gives to modules now, and the names in the old tree.
+      why: Why names are needed.
       remains: What the names alone leave: old and new prefix of what is deeper now.
       boxes: Lines on the boxes.
       proof: The sentence.
@@ -31,6 +32,7 @@ class Findings:
     labels: tuple[str, str]
     leaves: Sequence[LeafDiff]
     names: Mapping[str, str]
+    why: str = "A module without a name is renumbered, so its variables moved."
     remains: Sequence[tuple[str, str]] = ()
     boxes: Sequence[str] = ()
     proof: str
@@ -59,7 +61,7 @@ def whole_moves(leaves: Sequence[LeafDiff]) -> dict[tuple[str, str], list[LeafDi
 def _advice(found: Findings) -> list[str]:
     lines = []
     if found.names:
-        lines += ["", "A module without a name is renumbered, so its variables moved. Give these names in the new host:"]
+        lines += ["", f"{found.why} Give these names in the new host:"]
         width = max(len(path) for path in found.names)
         lines += [f"  {path:<{width}}  name='{name}'" for path, name in found.names.items()]
         if found.remains:

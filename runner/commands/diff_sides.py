@@ -20,7 +20,7 @@ from runner.bridge.module_names import ModuleNames
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.wrap import Bridged
 from runner.config import compose
-from runner.errors import ConfigError, LayerError, UserError
+from runner.errors import ConfigError, LayerError, StorageError, UserError
 from runner.experiment import identity, inputs
 from runner.experiment.draft import make_draft
 from runner.experiment.saved_run import SavedRun
@@ -83,7 +83,9 @@ class Side:
     @property
     def shapes(self) -> Any:
         """Shapes and dtypes of the side's variables, without boxes."""
-        return self.variables if self.variables is not None else (trees.unbox(self.needs.variables) if self.needs else {})
+        if self.variables is not None:
+            return self.variables
+        return trees.unbox(self.needs.variables) if self.needs else {}
 
 
 def read_sides(old: str, new: str, options: Options) -> tuple[Side, Side]:
@@ -208,7 +210,13 @@ def _with_variables(side: Side, other: Side, collections: Iterable[str]) -> Side
     """`side` with the variables of its checkpoint, boxes taken off."""
     if side.place is None or side.is_run:
         return side
-    saved = saved_trees.read(side.place, collections)
+    try:
+        saved = saved_trees.read(side.place, collections)
+    except StorageError as error:
+        host = side.label.partition("@")[0] if side.model else None
+        raise StorageError(
+            error.what, f"{host}@{error.suggestion}" if host and error.suggestion else error.suggestion
+        ) from error
     models = [one.needs.variables for one in (side, other) if one.needs is not None]
     variables = saved_trees.without_boxes(saved.variables, models)
     if side.needs is not None:

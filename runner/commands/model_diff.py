@@ -7,7 +7,7 @@ name and by bits. The proof then tries to tell the new model from the old one.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from flax import nnx
 from runner.arrays import alignment, trees
 from runner.arrays import renames as arrays_renames
 from runner.arrays.renames import BOXED, EXTRA, MOVED, SAME, LeafDiff
-from runner.bridge.migration_proof import Migration, Proof, prove
+from runner.bridge.migration_proof import Migration, Proof, Prover
 from runner.commands import diff_boxes, diff_report, output_path
 from runner.commands.diff_report import Findings
 from runner.commands.diff_sides import Options, Side, read_sides
@@ -30,6 +30,8 @@ from runner.report.terminal import Terminal
 
 EXIT_DIFFERENT = 1
 
+SWAPPED = "The names give modules the variables of one another."
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Match:
@@ -38,6 +40,7 @@ class _Match:
     alignment: alignment.Alignment
     leaves: Sequence[LeafDiff]
     proof: Proof
+    is_swap: bool = False
 
     @property
     def is_proved(self) -> bool:
@@ -82,6 +85,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
         labels=(old.label, new.label),
         leaves=leaves,
         names=names,
+        **({"why": SWAPPED} if match.is_swap else {}),
         remains=_remains(match.alignment, leaves),
         boxes=boxes,
         proof=_proof_line(match.proof),
@@ -93,32 +97,40 @@ def _diff(old: Side, new: Side, options: Options) -> int:
 
 def _best_match(old: Side, new: Side) -> _Match:
     """The first way to match the modules that is proved; else the first: by name, and by what Linen numbered."""
+    prove = _proofs(old, new)
     tried: list[_Match] = []
-    for by_position in (False, True):
-        if by_position and (old.model is None or new.model is None):
-            continue
-        found = alignment.align(
-            old.shapes,
-            new.shapes,
-            old.names.creation if old.model else None,
-            new.names.creation if new.model else None,
-            by_position=by_position,
-        )
-        renames = found.renames(old.shapes, new.shapes)
+    for found, renames in _ways(old, new):
         leaves = arrays_renames.compare(old.shapes, new.shapes, renames)
         if any(leaves == match.leaves for match in tried):
             continue
-        tried.append(_Match(alignment=found, leaves=leaves, proof=_proof(old, new, leaves)))
+        tried.append(
+            _Match(alignment=found, leaves=leaves, proof=prove(leaves), is_swap=len(tried) == 1 and bool(found.names))
+        )
         if tried[-1].is_proved:
             return tried[-1]
+        if old.model is None or new.model is None:
+            break
     return tried[0]
 
 
-def _proof(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> Proof:
-    """Whether the new model does what the old one does, on the old variables at their new paths."""
+def _ways(old: Side, new: Side) -> Iterator[tuple[alignment.Alignment, dict[str, str]]]:
+    """Alignments of the two trees and the renames of leaves that they mean, the likeliest first."""
+    before, after = (side.names.creation if side.model else None for side in (old, new))
+    shapes = (old.shapes, new.shapes)
+    by_name = alignment.align(*shapes, before, after, by_position=False)
+    yield by_name, by_name.renames(*shapes)
+    whole = alignment.align(*shapes, before, after, by_position=True)
+    yield whole, whole.renames(*shapes)
+    if any(item.kind != SAME for item in arrays_renames.compare(*shapes)):
+        for renames in alignment.by_order(*shapes, before, after):
+            yield alignment.Alignment(), renames
 
-    def none(why: str) -> Proof:
-        return Proof(holds=None, sentence=why)
+
+def _proofs(old: Side, new: Side) -> Callable[[Sequence[LeafDiff]], Proof]:
+    """A function from how the leaves correspond to whether the new model does what the old one does."""
+
+    def none(why: str) -> Callable[[Sequence[LeafDiff]], Proof]:
+        return lambda _: Proof(holds=None, sentence=why)
 
     foreign = dict.fromkeys([*old.foreign, *new.foreign])
     if foreign:
@@ -127,28 +139,42 @@ def _proof(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> Proof:
         return none("none without the new host: type pkg.mod:NewHost(…) as the new one")
     if old.model is None or old.needs is None:
         return none("none without the old host: type pkg.mod:OldHost(…)@CHECKPOINT as the old one")
-    bad = [item for item in leaves if item.kind not in (SAME, MOVED, EXTRA)]
-    if bad:
-        return none(f"none while {len(bad)} leaves are missing or of another kind")
-    if lacking := _lacking(old):
-        return none(f"none: {old.label} does not fit its own model: {lacking}")
+    for side in (old, new):
+        if lacking := _lacking(side):
+            return none(f"none: {side.label} does not fit its own model: {lacking}")
+    prover = Prover(old.model, new.model, old.x)
+
+    def prove(leaves: Sequence[LeafDiff]) -> Proof:
+        bad = [item for item in leaves if item.kind not in (SAME, MOVED, EXTRA)]
+        if bad:
+            return Proof(holds=None, sentence=f"none while {len(bad)} leaves are missing or of another kind")
+        return prover.prove(_migration(old, new, leaves))
+
+    return prove
+
+
+def _migration(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> Migration:
+    assert old.needs is not None
+    needed = {trees.spell(path) for path, _ in trees.flatten(trees.unbox(old.needs.variables))}
     pairs = {str(item.old): str(item.new) for item in leaves if item.new is not None}
+    lost = [name for name in needed if name not in pairs]
     replaced = [name for name, other in pairs.items() if name != other or _is_replaced(old, new, name, other)]
-    migration = Migration(
-        old=old.model,
-        new=new.model,
+    stored = None if old.variables is None else trees.named_arrays(old.variables)
+    # A run's own variables are those of its own training, unlike a checkpoint that someone converted.
+    own = trees.named_arrays(new.variables) if new.saved is not None and new.variables is not None else None
+    return Migration(
         leaves=pairs,
-        migrated=replaced,
-        x=old.x,
-        stored=None if old.variables is None else trees.named_arrays(old.variables),
+        migrated=[*replaced, *lost],
+        stored=stored and {name: leaf for name, leaf in stored.items() if name in needed},
+        own=own,
         recorded=old.output,
     )
-    return prove(migration)
 
 
 def _lacking(side: Side) -> str:
     """How a checkpoint differs from what the model beside it needs; what is more in it does no harm."""
-    assert side.needs is not None
+    if side.variables is None or side.needs is None:
+        return ""
     found = arrays_renames.compare(side.shapes, trees.unbox(side.needs.variables))
     wrong = [item for item in found if item.kind not in (SAME, EXTRA)]
     return listed([f"{item.new} is {'missing' if item.was is None else f'{item.was} at {item.old}'}" for item in wrong])
@@ -210,4 +236,3 @@ def _renamed_place(old: Side) -> Path:
         raise StorageError(f"{place} is there already", f"rm -r {place}")
     paths.require_plain(place, f"{old.label} in another folder")
     return place
-
