@@ -14,6 +14,16 @@ from runner.arrays import trees
 # What a target without boxes is called.
 PLAIN = "plain arrays"
 
+# What the bridge puts around a leaf with metadata, unless it is told otherwise.
+NNX = "NNXMeta"
+
+# An argument of `bridge.to_linen` that puts the old box around a leaf with axis names.
+KEEPING = {
+    box: f"metadata_fn=lambda v: nn.{box}(v.get_value(), v.get_metadata()['out_sharding'])"
+    " if v.get_metadata().get('out_sharding') else v.get_value()"
+    for box in ("LogicallyPartitioned", "Partitioned")
+} | {PLAIN: "metadata_fn=None"}
+
 
 def box_names(variables: Any) -> dict[str, str | None]:
     """The class of the box around every leaf, by path; None for a plain array."""
@@ -32,7 +42,7 @@ def restore_targets(wanted: Any, boxed: Collection[str]) -> dict[str, Any]:
     """
     own = [name for name in box_names(wanted).values() if name]
     targets = {own[0] if own else PLAIN: _mapped(wanted, lambda _, leaf: _zeros(leaf))}
-    for box in (nn.LogicallyPartitioned, nn.Partitioned):
+    for box in (nn.LogicallyPartitioned, nn.Partitioned) if boxed else ():
         targets.setdefault(
             box.__name__,
             _mapped(wanted, lambda name, leaf, box=box: _boxed(leaf, box) if name in boxed else _plain(leaf)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,12 @@ class ModuleNames:
     Attributes:
       creation: The names in every module by its path, in the order in which Linen gave them.
       kinds: What every module is: its class, for a wrapped layer the NNX class too.
+      setups: The modules that make others in `setup`, where an attribute's name is the module's.
     """
 
     creation: Mapping[Path, Sequence[Child]] = field(default_factory=dict)
     kinds: Mapping[Path, str] = field(default_factory=dict)
+    setups: Collection[Path] = ()
 
     def owner(self, path: Path) -> str | None:
         """What the innermost Linen module above a leaf at `path` (without its collection) is; None if not known."""
@@ -41,6 +43,7 @@ def trace_modules(layer: Bridged, streams: Sequence[str], x: Any) -> ModuleNames
     reserved: dict[Path, list[str]] = {}
     classes: dict[Path, str] = {}
     kinds: dict[Path, str] = {}
+    setups: set[Path] = set()
 
     def watch(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         result = method(*args, **kwargs)
@@ -51,6 +54,8 @@ def trace_modules(layer: Bridged, streams: Sequence[str], x: Any) -> ModuleNames
             names += [name for name in map(str, scope.reservations) if name not in names]
             classes.setdefault(path, type(module).__name__)
             kinds.setdefault(path, _kind(module))
+            if type(module).setup is not nn.Module.setup:
+                setups.add(path)
         return result
 
     def init(key: jax.Array, x: jax.Array) -> Any:
@@ -58,9 +63,8 @@ def trace_modules(layer: Bridged, streams: Sequence[str], x: Any) -> ModuleNames
             return layer.init(key, streams, x)
 
     jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32), x)
-    return ModuleNames(
-        creation={path: _children(path, names, classes) for path, names in reserved.items()}, kinds=kinds
-    )
+    creation = {path: _children(path, names, classes) for path, names in reserved.items()}
+    return ModuleNames(creation=creation, kinds=kinds, setups=setups)
 
 
 def _children(path: Path, names: Sequence[str], classes: Mapping[Path, str]) -> list[Child]:

@@ -29,7 +29,8 @@ def lines(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[str]:
     boxed = [item for item in leaves if item.kind == BOXED]
     if not boxed:
         return []
-    head = f"{listed([_stored_as(old, new, str(item.old)) for item in boxed])}: {len(boxed)} leaves in another box."
+    num = "1 leaf" if len(boxed) == 1 else f"{len(boxed)} leaves"
+    head = f"{listed([_stored_as(old, new, str(item.old)) for item in boxed])}: {num} in another box."
     if old.saved is None or new.needs is None:
         return ["", head]
     if any(item.kind not in (BOXED, SAME) for item in leaves):
@@ -38,8 +39,8 @@ def lines(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[str]:
     width = max(map(len, tried))
     rows = [f"  {box:<{width}}  {_verdict(ways)}" for box, ways in tried.items()]
     working = [box for box, ways in tried.items() if all(ways.values())]
-    end = f"The box that restores it: {' or '.join(working)}" if working else "No box restores it."
-    return ["", f"{head} Restored into a target of", *rows, end]
+    end = f"The box that restores it: {' or '.join(_own_first(old, working))}" if working else "No box restores it."
+    return ["", f"{head} Restored into a target of", *rows, end, *_advice(old, new)]
 
 
 def boxed_like(tree: Any, new: Side) -> Any:
@@ -84,6 +85,22 @@ def _tried(old: Side, new: Side) -> dict[str, dict[str, bool]]:
     assert new.needs is not None
     targets = boxes.restore_targets(new.needs.variables, _stored_boxed(old, new))
     return {box: restores.restoring(old.saved, target) for box, target in targets.items()}
+
+
+def _own_first(old: Side, working: Sequence[str]) -> list[str]:
+    """The box that the old model has, before others that restore as well but give other metadata."""
+    own = set() if old.needs is None else set(boxes.box_names(old.needs.variables).values())
+    return sorted(working, key=lambda box: box not in own)
+
+
+def _advice(old: Side, new: Side) -> list[str]:
+    assert new.needs is not None
+    lines = ["Write it as the new model's init wants it: the same command with --apply"]
+    if boxes.NNX in boxes.box_names(new.needs.variables).values():
+        own = [] if old.needs is None else [name for name in boxes.box_names(old.needs.variables).values() if name]
+        if fix := boxes.KEEPING.get(own[0] if own else boxes.PLAIN):
+            lines.append(f"or keep the old box: bridge.to_linen(…, {fix})")
+    return lines
 
 
 def _verdict(ways: Mapping[str, bool]) -> str:

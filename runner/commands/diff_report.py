@@ -22,7 +22,7 @@ class Findings:
     Attributes:
       labels: The two sides, as they were typed.
       leaves: The leaves of both trees.
-      names: Paths that Linen gives to modules now, and the names in the old tree.
+      names: Paths that Linen gives to modules now, and how to give them the names in the old tree.
       why: Why names are needed.
       remains: What the names alone leave: old and new prefix of what is deeper now.
       boxes: Lines on the boxes.
@@ -32,7 +32,7 @@ class Findings:
     labels: tuple[str, str]
     leaves: Sequence[LeafDiff]
     names: Mapping[str, str]
-    why: str = "A module without a name is renumbered, so its variables moved."
+    why: str
     remains: Sequence[tuple[str, str]] = ()
     boxes: Sequence[str] = ()
     proof: str
@@ -63,7 +63,7 @@ def _advice(found: Findings) -> list[str]:
     if found.names:
         lines += ["", f"{found.why} Give these names in the new host:"]
         width = max(len(path) for path in found.names)
-        lines += [f"  {path:<{width}}  name='{name}'" for path, name in found.names.items()]
+        lines += [f"  {path:<{width}}  {name}" for path, name in found.names.items()]
         if found.remains:
             moves = ", ".join(f"{old}/* → {new}/*" for old, new in found.remains)
             lines.append(f"With these names, this is left: {moves}")

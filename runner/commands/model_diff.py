@@ -30,6 +30,8 @@ from runner.report.terminal import Terminal
 
 EXIT_DIFFERENT = 1
 
+RENUMBERED = "A module without a name is renumbered, so its variables moved."
+RENAMED = "Modules have other names than in the old host, so their variables moved."
 SWAPPED = "The names give modules the variables of one another."
 
 
@@ -69,6 +71,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
     written, said = _write_renamed(old, new, match) if options.apply else (None, None)
     is_same = match.is_proved and all(item.kind == SAME for item in leaves)
     names = {"/".join(path): name for path, name in match.alignment.names.items()}
+    given = {"/".join(path): _spelled(new, path, name) for path, name in match.alignment.names.items()}
     boxes = diff_boxes.lines(old, new, leaves)
     if options.as_json:
         renames = {item.old: item.new for item in leaves if item.old and item.new and item.old != item.new}
@@ -84,8 +87,8 @@ def _diff(old: Side, new: Side, options: Options) -> int:
     findings = Findings(
         labels=(old.label, new.label),
         leaves=leaves,
-        names=names,
-        **({"why": SWAPPED} if match.is_swap else {}),
+        names=given,
+        why=_why(new, match),
         remains=_remains(match.alignment, leaves),
         boxes=boxes,
         proof=_proof_line(match.proof),
@@ -186,6 +189,22 @@ def _is_replaced(old: Side, new: Side, name: str, other: str) -> bool:
     return before is None or before != new.names.owner(tuple(other.split("/")[1:]))
 
 
+def _why(new: Side, match: _Match) -> str:
+    if match.is_swap:
+        return SWAPPED
+    return RENUMBERED if any(_is_auto(new, path) for path in match.alignment.names) else RENAMED
+
+
+def _is_auto(new: Side, path: alignment.Path) -> bool:
+    return any(child.name == path[-1] and child.auto for child in new.names.creation.get(path[:-1], ()))
+
+
+def _spelled(new: Side, path: alignment.Path, name: str) -> str:
+    """How a module gets its name: in `setup`, it is its attribute's."""
+    in_setup = path[:-1] in new.names.setups and not _is_auto(new, path)
+    return f"self.{name} = …" if in_setup else f"name='{name}'"
+
+
 def _proof_line(proof: Proof) -> str:
     if proof.holds is None and not proof.sentence.startswith("none"):
         return f"no proof: {proof.sentence}"
@@ -222,7 +241,8 @@ def _write_renamed(old: Side, new: Side, match: _Match) -> tuple[Path | None, st
     kept = trees.select(trees.to_host(old.variables), lambda path: trees.spell(path) in renames)
     output_path.save(diff_boxes.boxed_like(arrays_renames.rename(kept, renames), new), place)
     extra = [str(item.old) for item in match.leaves if item.kind == EXTRA]
-    return place, f"written: {place}" + (f", without {listed(extra)}" if extra else "")
+    unproved = "" if match.is_proved else ", not proved"
+    return place, f"written: {place}{unproved}" + (f", without {listed(extra)}" if extra else "")
 
 
 def _renamed_place(old: Side) -> Path:

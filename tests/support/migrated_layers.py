@@ -235,17 +235,16 @@ class Kernel(nn.Module):
 
 
 class Heads(nnx.Module):
-    """Attention over one head at a time; the heads of the output in another order, if they are reordered."""
+    """Attention whose heads come out in another order, if they are reordered."""
 
     def __init__(self, reordered, *, rngs):
-        self.attention = nnx.MultiHeadAttention(2, WIDTH, decode=False, rngs=rngs)
-        self.reordered = reordered
+        self.query, self.key, self.value = (nnx.LinearGeneral(WIDTH, (2, 4), rngs=rngs) for _ in range(3))
+        self.out = nnx.LinearGeneral((2, 4), WIDTH, axis=(-2, -1), rngs=rngs)
+        self.step = -1 if reordered else 1
 
     def __call__(self, x):
-        kernel = self.attention.out.kernel
-        if self.reordered:
-            kernel[...] = kernel[...][::-1]
-        return self.attention(x)
+        heads = nnx.dot_product_attention(self.query(x), self.key(x), self.value(x))
+        return self.out(heads[..., :: self.step, :])
 
 
 class Attention(nn.Module):
@@ -256,13 +255,7 @@ class Attention(nn.Module):
     def __call__(self, x):
         if self.new:
             return bridge.to_linen(Heads, self.reordered, name="part")(x)
-        return LinenHeads(name="part")(x)
-
-
-class LinenHeads(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return nn.MultiHeadDotProductAttention(2, name="attention")(x)
+        return nn.MultiHeadDotProductAttention(2, name="part")(x)
 
 
 class ZeroMlp(nnx.Module):
