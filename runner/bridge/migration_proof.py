@@ -11,19 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import closeness, trees
-from runner.bridge.fixed_draws import fixed_keys
+from runner.arrays import closeness
 from runner.bridge.modes import Mode, in_mode, modes_of
-from runner.bridge.needs import Needs, find_needs
+from runner.bridge.needs import find_needs
+from runner.bridge.program_in_mode import OUTPUT, Program
 from runner.bridge.trial_values import Arrays, changed, is_finite, random_input, random_variables, same
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError, listed
-
-OUTPUT = "output"
 
 # Random variables at two scales of x: an activation that is clipped, say at 6, looks like one that is not near zero.
 SCALES = (1.0, 10.0)
@@ -40,11 +37,15 @@ class Proof:
 
     Attributes:
       holds: None if it could not be tried.
-      sentence: What was compared, or where they differ, or why it could not be tried.
+      sentence: That they do, or where they differ, or why it could not be tried.
+      tried: On what they are the same.
+      is_missing: Whether it was tried and shows nothing: the output does not depend on what was replaced.
     """
 
     holds: bool | None
     sentence: str
+    tried: str = ""
+    is_missing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,10 @@ class _Different(Exception):
         super().__init__(proof.sentence)
 
 
+def _missing(sentence: str) -> Proof:
+    return Proof(holds=None, sentence=sentence, is_missing=True)
+
+
 class Prover:
     """Tries to tell two models apart; each is compiled once for all the ways in which their leaves may correspond.
 
@@ -95,7 +100,7 @@ class Prover:
             return error.proof
         except Exception as error:  # noqa: BLE001 - whatever a model's own code raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            return Proof(holds=None, sentence=f"could not be tried: a model raises {reason}")
+            return _missing(f"could not be tried: a model raises {reason}")
 
     def _prove(self, migration: Migration) -> Proof:
         pairs, left_out = self._pairs
@@ -111,8 +116,8 @@ class Prover:
             blind = _blind(trials) if migration.stored is not None else []
             raise _vacuous(error, blind) if blind else error from None
         if unread:
-            return Proof(holds=None, sentence=f"the output does not depend on {_some(unread)}")
-        return Proof(holds=True, sentence=_praise(trials, left_out))
+            return _missing(f"the output does not depend on {_some(unread)}")
+        return _praise(trials, left_out)
 
     @functools.cached_property
     def _pairs(self) -> tuple[list[_Pair], list[str]]:
@@ -126,14 +131,14 @@ class Prover:
                 except LayerError as error:
                     refusals.append(error.what)
             if len(refusals) == 1:
-                raise _Different(Proof(holds=None, sentence=f"could not be tried in {mode.name} mode: {refusals[0]}"))
+                raise _Different(_missing(f"could not be tried in {mode.name} mode: {refusals[0]}"))
             if refusals:
                 left_out.append(mode.name)
             else:
                 one, two = (in_mode(layer, call) for layer, call in zip((self.old, self.new), mode.calls, strict=True))
-                found.append(_Pair(mode=mode, old=_Program(one, needs[0]), new=_Program(two, needs[1])))
+                found.append(_Pair(mode=mode, old=Program(one, needs[0]), new=Program(two, needs[1])))
         if not found:
-            raise _Different(Proof(holds=None, sentence="could not be tried: neither model takes the input"))
+            raise _Different(_missing("could not be tried: neither model takes the input"))
         return found, left_out
 
     def _compare_recorded(self, migration: Migration) -> None:
@@ -143,11 +148,11 @@ class Prover:
         needs = find_needs(self.new, self.x, "new")
         if len(needs.streams) > 1:
             return
-        given = _Program(self.new, needs).run(_put(migration.stored, migration.leaves), self.x)
+        given = Program(self.new, needs).run(_put(migration.stored, migration.leaves), self.x)
         output = {path.removeprefix(OUTPUT).strip("/"): leaf for path, leaf in given.items() if _is_output(path)}
         if found := closeness.differences(migration.recorded, output):
             where = closeness.largest_differences(found)
-            sentence = f"on the old variables the new one does NOT give the recorded output: it differs in {where}"
+            sentence = f"the new one does NOT give the recorded output: it differs in {where} (on the old variables)"
             raise _Different(Proof(holds=False, sentence=sentence))
 
 
@@ -156,8 +161,8 @@ class _Pair:
     """The two models in one mode."""
 
     mode: Mode
-    old: _Program
-    new: _Program
+    old: Program
+    new: Program
 
 
 class _Trial:
@@ -215,7 +220,7 @@ class _Trial:
                     first = first or (variables, x, given)
                     break
         if first is None:
-            raise _Different(Proof(holds=None, sentence="on random variables the old one gives NaN or infinities"))
+            raise _Different(_missing("on random variables the old one gives NaN or infinities"))
         return first
 
     def _difference(self, found: Mapping[str, Any], where: str) -> str:
@@ -223,28 +228,8 @@ class _Trial:
         what = "output" if any(map(_is_output, found)) else "updates"
         places = closeness.largest_differences(lines)
         mode = f", {self.pair.mode.name} mode" if self.pair.mode.name else ""
-        return f"{where} the new one does NOT give the old {what}: it differs in {places} (x {_kind(self.x)}{mode})"
-
-
-class _Program:
-    """A model in one mode, compiled: from leaves by path to all that a call gives, by path."""
-
-    def __init__(self, layer: Bridged, needs: Needs) -> None:
-        self.layer, self.needs = layer, needs
-        pairs = trees.flatten(trees.unbox(needs.variables))
-        self.keys = {trees.spell(path): path for path, _ in pairs}
-        self.shapes = {trees.spell(path): leaf for path, leaf in pairs}
-        self.compiled = jax.jit(self._apply)
-
-    def _apply(self, leaves: Mapping[str, Any], x: Any) -> Any:
-        variables = trees.nest((self.keys[name], leaf) for name, leaf in leaves.items())
-        output, updates = self.layer.apply(variables, fixed_keys(self.needs.streams), self.needs.mutable, x)
-        return {OUTPUT: output, **trees.unbox(updates)}
-
-    def run(self, leaves: Arrays, x: np.ndarray, *, eager: bool = False) -> Arrays:
-        """Output below `output`, and updated collections below their names."""
-        given = (self._apply if eager else self.compiled)(dict(leaves), jnp.asarray(x))
-        return trees.named_arrays(given)
+        how = f"x {_kind(self.x)}, {where}{mode}"
+        return f"the new one does NOT give the old {what}: it differs in {places} ({how})"
 
 
 def _blind(trials: Sequence[_Trial]) -> list[str]:
@@ -283,20 +268,21 @@ def _reads(given: Arrays, after: Arrays, name: str, leaf: np.ndarray) -> bool:
 
 def _vacuous(error: _Different, blind: Sequence[str]) -> _Different:
     sentence = f"the output does not depend on {_some(blind)} with the old variables, and {error.proof.sentence}"
-    return _Different(Proof(holds=False, sentence=sentence))
+    return _Different(Proof(holds=False, sentence=sentence, is_missing=True))
 
 
-def _praise(trials: Sequence[_Trial], left_out: Sequence[str]) -> str:
+def _praise(trials: Sequence[_Trial], left_out: Sequence[str]) -> Proof:
     migration = trials[0].migration
     renamed = ", renamed so," if any(old != new for old, new in migration.leaves.items()) else ""
-    tried = f"on random variables{renamed}"
-    if migration.stored is not None:
-        tried = f"on the old variables{renamed} and on random ones"
-    updates = " and updates" if any(trial.updates for trial in trials) else ""
+    variables = "random variables" if migration.stored is None else "the old variables"
+    sentence = f"on {variables}{renamed} the new one gives the old output bit for bit (x {_kind(trials[0].x)})"
+    tried = [*([variables] if migration.stored is not None else []), "random ones at two scales of x"]
+    tried += ["each replaced leaf changed"] if migration.migrated else []
+    tried += ["updated collections"] if any(trial.updates for trial in trials) else []
     modes = " and ".join(trial.pair.mode.name for trial in trials if trial.pair.mode.name)
-    how = f"x {_kind(trials[0].x)}" + (f", {modes} mode" if modes else "")
-    refused = f"; neither takes {listed(left_out)} mode" if left_out else ""
-    return f"{tried} the new one gives the old output{updates} bit for bit ({how}{refused})"
+    tried += [f"{modes} mode"] if modes else []
+    tried += [f"not {listed(left_out)} mode, which neither takes"] if left_out else []
+    return Proof(holds=True, sentence=sentence, tried=", ".join(tried))
 
 
 def _kind(x: np.ndarray) -> str:

@@ -60,6 +60,7 @@ def _arguments(layer: Bridged) -> list[str]:
     if not isinstance(target, type):
         return []
     try:
-        return [name for name in inspect.signature(getattr(target, "__call__")).parameters if name in TRAIN_ARGUMENTS]  # noqa: B009
+        method = getattr(target, "__call__")  # noqa: B004, B009
+        return [name for name in inspect.signature(method).parameters if name in TRAIN_ARGUMENTS]
     except (TypeError, ValueError, AttributeError):
         return []

@@ -26,7 +26,7 @@ class Findings:
       why: Why names are needed.
       remains: What the names alone leave: old and new prefix of what is deeper now.
       boxes: Lines on the boxes.
-      proof: The sentence.
+      proof: The lines of the proof.
     """
 
     labels: tuple[str, str]
@@ -35,7 +35,7 @@ class Findings:
     why: str
     remains: Sequence[tuple[str, str]] = ()
     boxes: Sequence[str] = ()
-    proof: str
+    proof: Sequence[str]
 
 
 def describe(found: Findings) -> list[str]:
@@ -46,7 +46,7 @@ def describe(found: Findings) -> list[str]:
     widths = [max((len(row[index]) for row in rows), default=0) for index in range(3)]
     lines += ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
     lines += [", ".join(f"{number} {kind}" for kind, number in counts.items()) or "no leaves"]
-    return [*lines, *_advice(found), *found.boxes, "", found.proof]
+    return [*lines, *_advice(found), *found.boxes, "", *found.proof]
 
 
 def whole_moves(leaves: Sequence[LeafDiff]) -> dict[tuple[str, str], list[LeafDiff]]:

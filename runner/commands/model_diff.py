@@ -80,7 +80,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
             for (before, after), items in diff_report.whole_moves(leaves).items()
         ]
         answer = {"leaves": [asdict(item) for item in leaves], "names": names, "moves": moves, "renames": renames}
-        proof = {"same_bits": match.proof.holds, "sentence": match.proof.sentence}
+        proof = {"same_bits": match.proof.holds, "sentence": match.proof.sentence, "tried": match.proof.tried}
         print(json.dumps({**answer, "proof": proof, "written": written and str(written)}, indent=1))
         return 0 if is_same else EXIT_DIFFERENT
     terminal = Terminal()
@@ -91,7 +91,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
         why=_why(new, match),
         remains=_remains(match.alignment, leaves),
         boxes=boxes,
-        proof=_proof_line(match.proof),
+        proof=_proof_lines(match.proof),
     )
     for line in [*diff_report.describe(findings), *([said] if said else [])]:
         terminal.line(line)
@@ -205,12 +205,9 @@ def _spelled(new: Side, path: alignment.Path, name: str) -> str:
     return f"self.{name} = …" if in_setup else f"name='{name}'"
 
 
-def _proof_line(proof: Proof) -> str:
-    if proof.holds is None and not proof.sentence.startswith("none"):
-        return f"no proof: {proof.sentence}"
-    if proof.holds is False and "does not depend on" in proof.sentence:
-        return f"no proof: {proof.sentence}"
-    return f"proof: {proof.sentence}"
+def _proof_lines(proof: Proof) -> list[str]:
+    tried = [f"tried: {proof.tried}"] if proof.tried else []
+    return [*tried, f"{'no proof' if proof.is_missing else 'proof'}: {proof.sentence}"]
 
 
 def _remains(found: alignment.Alignment, leaves: Sequence[LeafDiff]) -> list[tuple[str, str]]:
