@@ -1,4 +1,4 @@
-"""Linen nets on the way to NNX, each with its old and its new form: migrations that are right, and some that are not."""
+"""Linen nets on the way to NNX, each in its old and its new form: migrations that are right, and some that are not."""
 
 from __future__ import annotations
 
@@ -341,7 +341,9 @@ class Boxed(nn.Module):
             return nn.Dense(WIDTH, name="dense")
         if self.box == "logical":
             return nn.Dense(WIDTH, kernel_init=nn.with_logical_partitioning(init, axes), name="dense")
-        if self.box == "kept":  # what flax.nnx.bridge offers to keep it
+        if self.box == "plain":
+            return linear("dense", kernel_init=nnx.with_partitioning(init, axes), metadata_fn=None)
+        if self.box == "kept":
             return linear("dense", kernel_init=nnx.with_partitioning(init, axes), metadata_fn=logical)
         return linear("dense", kernel_init=nnx.with_partitioning(init, axes))
 
