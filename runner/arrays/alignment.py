@@ -106,7 +106,7 @@ def by_order(old: Any, new: Any, before: Creation | None, after: Creation | None
         return
     keys = list(one)
     for chosen in itertools.islice(itertools.product(*(itertools.permutations(two[key]) for key in keys)), MAX_ORDERS):
-        found = {}
+        found: dict[str, str] = {}
         for key, places in zip(keys, chosen, strict=True):
             for path, place in zip(one[key], places, strict=True):
                 found |= {_spell(kind, path, rest): _spell(kind, place, rest) for (kind, rest), _ in key}

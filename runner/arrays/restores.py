@@ -37,7 +37,7 @@ def _works(way: Callable[[SavedTree, Any], Any], saved: SavedTree, target: Any) 
     except Exception:  # noqa: BLE001 - Orbax raises half a dozen unrelated types
         return False
     # Flax's bytes put a dict where an array should be, without a word.
-    same = jax.tree.structure(found) == jax.tree.structure(target)
+    same = bool(jax.tree.structure(found) == jax.tree.structure(target))  # type: ignore[operator]
     return same and all(map(_are_alike, jax.tree.leaves(found), jax.tree.leaves(target)))
 
 

@@ -40,7 +40,7 @@ def _split(_: jax.Array, shape: Sequence[int]) -> jax.Array:
     return jnp.zeros((*shape, *KEY_SHAPE), jnp.uint32)
 
 
-def _fold_in(key: jax.Array, _: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, _: int) -> jax.Array:
     return key
 
 

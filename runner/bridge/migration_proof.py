@@ -18,7 +18,7 @@ from runner.arrays import closeness
 from runner.bridge.modes import Mode, in_mode, modes_of
 from runner.bridge.needs import find_needs
 from runner.bridge.program_in_mode import OUTPUT, Program
-from runner.bridge.trial_values import Arrays, changed, is_finite, random_input, random_variables, same
+from runner.bridge.trial_values import DRAWS, Arrays, changed, is_finite, random_input, random_variables, same
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError, listed
 
@@ -211,9 +211,9 @@ class _Trial:
         """
         first = None
         for seed, scale in enumerate(SCALES):
-            for positive in (False, True):  # a variance, or what a logarithm is taken of
+            for draw in DRAWS:
                 shapes = self.pair.old.shapes
-                variables = random_variables(shapes, self.migration.stored, seed, positive=positive)
+                variables = random_variables(shapes, self.migration.stored, seed, draw)
                 x = random_input(self.x, seed, scale)
                 if is_finite(self.pair.old.run(variables, x)):
                     given = self.compare(variables, x, "on random variables")

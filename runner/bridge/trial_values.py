@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,28 +12,45 @@ from runner.arrays import trees
 
 Arrays = Mapping[str, np.ndarray]
 
+# From a leaf's path, shape, stored value and a generator to its values.
+Draw = Callable[[str, Any, "np.ndarray | None", np.random.Generator], np.ndarray]
 
-def random_variables(
-    shapes: Mapping[str, Any], stored: Arrays | None, seed: int, *, positive: bool
-) -> dict[str, np.ndarray]:
-    """Random values for every floating leaf; the others as they are stored, or ones."""
+
+def random_variables(shapes: Mapping[str, Any], stored: Arrays | None, seed: int, draw: Draw) -> dict[str, np.ndarray]:
+    """Random values for every floating leaf; the others as they are stored, or zeros."""
     random = np.random.default_rng(seed + 1)
-    return {name: _random_leaf(name, leaf, stored, random, positive) for name, leaf in shapes.items()}
+    found = {}
+    for name, leaf in shapes.items():
+        kept = None if stored is None else stored[name]
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            found[name] = np.asarray(draw(name, leaf, kept, random)).astype(leaf.dtype)
+        else:
+            found[name] = np.zeros(leaf.shape, leaf.dtype) if kept is None else kept
+    return found
 
 
-def _random_leaf(name: str, leaf: Any, stored: Arrays | None, random: np.random.Generator, positive: bool) -> Any:
-    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-        if stored is not None:
-            return stored[name]
-        return np.zeros(leaf.shape, leaf.dtype)
-    shape = tuple(leaf.shape)
-    if positive or len(shape) < 2 or not name.startswith("params/"):
-        values = random.uniform(0.5, 1.5, shape)
-    else:
-        values = random.standard_normal(shape) / np.sqrt(max(np.prod(shape[:-1]), 1))
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        values = values + 1j * random.uniform(0.5, 1.5, shape)
-    return np.asarray(values).astype(leaf.dtype)
+def _spread(name: str, leaf: Any, _: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
+    if leaf.ndim < 2 or not name.startswith("params/"):
+        return _positive(name, leaf, None, random)
+    return _complex(leaf, random.standard_normal(leaf.shape) / np.sqrt(max(np.prod(leaf.shape[:-1]), 1)), random)
+
+
+def _positive(_: str, leaf: Any, __: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
+    return _complex(leaf, random.uniform(0.5, 1.5, leaf.shape), random)
+
+
+def _near(name: str, leaf: Any, kept: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
+    return _positive(name, leaf, None, random) if kept is None else kept * random.uniform(0.9, 1.1, leaf.shape)
+
+
+def _complex(leaf: Any, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    return values + 1j * random.uniform(0.5, 1.5, leaf.shape) if is_complex else values
+
+
+# Ways to draw a leaf, the next one where the model gives NaN: of the size of weights, but what has one axis, and
+# statistics, near one; all positive, for what a logarithm is taken of; near what is stored.
+DRAWS: Sequence[Draw] = (_spread, _positive, _near)
 
 
 def random_input(x: Any, seed: int, scale: float) -> np.ndarray:

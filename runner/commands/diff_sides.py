@@ -96,8 +96,8 @@ def read_sides(old: str, new: str, options: Options) -> tuple[Side, Side]:
     """
     first, second = _side(old, options), _side(new, options)
     x = first.x if first.x is not None else second.x
-    both = (first.model or second.model, second.model or first.model)
-    modes = modes_of(*both) if both[0] and both[1] else []
+    one, two = first.model or second.model, second.model or first.model
+    modes = modes_of(one, two) if one and two else []
     first = _traced(replace(first, x=x), [(mode, mode.calls[0]) for mode in modes])
     second = _traced(replace(second, x=x), [(mode, mode.calls[1]) for mode in modes])
     collections = [str(key) for side in (first, second) if side.needs for key in side.needs.variables]
