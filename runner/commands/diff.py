@@ -27,13 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(typed: argparse.Namespace) -> int:
-    """Compares the variables of two models or checkpoints; 1 if they differ.
+    """Compares two models or checkpoints; 0 only if the trees are the same and the proof holds.
 
     Raises:
       UserError: A side can't be compared.
     """
     make_importable()
-    from runner.commands import model_diff
+    from runner.commands import diff_sides, model_diff
 
     pairs = [text.partition("=") for text in typed.call]
     try:
@@ -41,7 +41,7 @@ def run(typed: argparse.Namespace) -> int:
         shape = None if typed.input is None else tuple(int(axis) for axis in typed.input)
     except (ValueError, SyntaxError, TypeError) as error:
         raise UserError("diff: --input takes a shape and --call NAME=LITERAL", VERB.usage_line) from error
-    options = model_diff.Options(
+    options = diff_sides.Options(
         input_shape=shape,
         input_dtype=typed.input_dtype,
         call=call,
@@ -64,6 +64,6 @@ VERB = Verb(
     },
     add_arguments=add_arguments,
     run=run,
-    exit_codes={0: "the trees are the same", 1: "they differ"},
+    exit_codes={0: "the trees are the same, and the proof holds", 1: "they differ, or there is no proof"},
     paths={"sides": "run"},
 )

@@ -1,17 +1,12 @@
-"""Two trees of variables: what is the same, missing, extra, moved, reshaped, cast; and what counting again did."""
+"""Two trees of variables: what is the same, missing, extra, moved, reshaped, cast."""
 
 from __future__ import annotations
 
-import functools
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
-from flax import nnx
-from flax.nnx import bridge
 
 from runner.arrays import renames as arrays_renames
 from runner.arrays.renames import LeafDiff
@@ -60,92 +55,24 @@ def test_bits_tell_apart_what_shapes_do_not():
     assert found == {"params/one/kernel": "params/second/kernel", "params/two/kernel": "params/first/kernel"}
 
 
-class Old(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        for _ in range(3):
-            x = nn.Dense(8)(x)
-        return x
+def moved(old: str, new: str) -> LeafDiff:
+    return LeafDiff(kind="moved", old=old, new=new)
 
 
-class New(nn.Module):
-    names: tuple = (None, None, None)
-    place: int = 1
-
-    @nn.compact
-    def __call__(self, x):
-        for index, name in enumerate(self.names):
-            wrapped, dense = functools.partial(bridge.to_linen, nnx.Linear, 8, 8), functools.partial(nn.Dense, 8)
-            make = wrapped if index == self.place else dense
-            x = make(name=name)(x)
-        return x
+def test_leaves_that_move_together_have_one_prefix():
+    leaves = [moved("params/a/kernel", "params/net/a/kernel"), moved("params/bias", "params/net/bias")]
+    assert arrays_renames.prefix_moves(leaves) == {("params", "params/net"): leaves}
 
 
-X = jnp.ones((2, 8))
+def test_a_module_of_which_a_leaf_stays_has_no_prefix():
+    stays = LeafDiff(kind="same", old="params/a/bias", new="params/a/bias")
+    assert arrays_renames.prefix_moves([moved("params/a/kernel", "params/net/a/kernel"), stays]) == {}
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_what_linen_counted_anew_is_found_and_the_renamed_checkpoint_gives_the_old_bits(place):
-    variables = Old().init(jax.random.key(0), X)
-    new = New(place=place)
-    wanted = jax.eval_shape(new.init, jax.random.key(0), X)
-    order = [
-        (name,)
-        for name in ("ToLinen_0" if index == place else f"Dense_{index - (index > place)}" for index in range(3))
-    ]
-    renames = arrays_renames.counted_anew(variables, wanted, order)
-    renamed = arrays_renames.rename(variables, renames)
-    assert {item.kind for item in arrays_renames.compare(renamed, wanted)} == {"same"}
-    assert (new.apply(renamed, X) == Old().apply(variables, X)).all()
-
-
-def test_the_names_that_put_it_right_are_given():
-    variables = Old().init(jax.random.key(0), X)
-    wanted = jax.eval_shape(New().init, jax.random.key(0), X)
-    order = [("Dense_0",), ("ToLinen_0",), ("Dense_1",)]
-    names = arrays_renames.module_names(arrays_renames.counted_anew(variables, wanted, order))
-    assert names == {"ToLinen_0": "Dense_1", "Dense_1": "Dense_2"}
-    named = New(names=("Dense_0", names["ToLinen_0"], names["Dense_1"]))
-    assert (named.apply(variables, X) == Old().apply(variables, X)).all()
-
-
-def test_without_the_order_nothing_is_guessed_where_shapes_do_not_tell():
-    variables = Old().init(jax.random.key(0), X)
-    wanted = jax.eval_shape(New().init, jax.random.key(0), X)
-    assert arrays_renames.counted_anew(variables, wanted) == {}
-
-
-def test_without_the_order_shapes_that_differ_tell():
-    old = {"params": {f"Dense_{index}": {"kernel": leaf(index + 1, index + 2)} for index in range(3)}}
-    new = {
-        "params": {
-            "Dense_0": {"kernel": leaf(1, 2)},
-            "ToLinen_0": {"kernel": leaf(2, 3)},
-            "Dense_1": {"kernel": leaf(3, 4)},
-        }
-    }
-    assert arrays_renames.counted_anew(old, new) == {
-        "params/Dense_1/kernel": "params/ToLinen_0/kernel",
-        "params/Dense_2/kernel": "params/Dense_1/kernel",
-    }
-
-
-@pytest.mark.parametrize(("num", "num_wrapped"), [(5000, 1), (1000, 300), (40, 20)])
-def test_without_the_order_there_may_be_many_modules(num, num_wrapped):
-    def dense(index: int) -> dict:
-        return {"kernel": leaf(index % 50 + 1, index % 49 + 1)}
-
-    wrapped = range(num // 2, num // 2 + num_wrapped)
-    rest = [index for index in range(num) if index not in wrapped]
-    old = {"params": {f"Dense_{index}": dense(index) for index in range(num)}}
-    new = {f"ToLinen_{count}": dense(index) for count, index in enumerate(wrapped)}
-    new |= {f"Dense_{count}": dense(index) for count, index in enumerate(rest)}
-    renames = arrays_renames.counted_anew(old, {"params": new})
-    assert {old: new for old, new in renames.items() if "ToLinen" in new} == {
-        f"params/Dense_{index}/kernel": f"params/ToLinen_{count}/kernel" for count, index in enumerate(wrapped)
-    }
-    same = {"params": {name: {"kernel": leaf(2, 2)} for name in new}}
-    assert arrays_renames.counted_anew({"params": dict.fromkeys(old["params"], same["params"]["Dense_0"])}, same) == {}
+def test_a_known_rename_goes_before_an_equal_path():
+    old = {"params": {"a": {"w": leaf(2)}, "b": {"w": leaf(2)}}}
+    found = arrays_renames.compare(old, {"params": {"b": {"w": leaf(2)}}}, {"params/a/w": "params/b/w"})
+    assert [(item.kind, item.old) for item in found] == [("moved", "params/a/w"), ("extra", "params/b/w")]
 
 
 def test_ten_thousand_leaves_take_seconds():

@@ -105,6 +105,7 @@ A module without a name is renumbered, so its variables moved. Give these names 
   ToLinen_0  name='Dense_1'
 or rename the old checkpoint: the same command with --apply
 
+tried: the old variables, random ones at two scales of x, each replaced leaf changed
 proof: on the old variables, renamed so, the new one gives the old output bit for bit (x float32[2,8])
 """
 
@@ -134,7 +135,10 @@ def test_apply_writes_the_renamed_checkpoint_beside_the_old_one(run, here):
     assert (diffed_nets.New().apply(renamed, x) == diffed_nets.Old().apply(old, x)).all()
     code, _, err = run("diffed_nets:Old()@old", "diffed_nets:New()", *INPUT, "--apply")
     assert (code, err) == (2, "error: old-renamed is there already.\n  Try: rm -r old-renamed\n")
-    assert run("old-renamed", "diffed_nets:New()", *INPUT)[0] == 0
+    code, out, _ = run("old-renamed", "diffed_nets:New()", *INPUT)
+    assert (code, "6 same" in out) == (1, True)
+    assert out.endswith("proof: none without the old host: type pkg.mod:OldHost(…)@CHECKPOINT as the old one\n")
+    assert run("diffed_nets:New()@old-renamed", "diffed_nets:New()", *INPUT)[0] == 0
 
 
 def test_the_renamed_checkpoint_of_a_run_is_not_put_among_its_files(run, here):
@@ -180,8 +184,9 @@ def test_a_run_and_a_config_are_compared(run, here):
 
 def test_axis_names_in_the_new_host_want_no_mesh(run):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:Cut()", *INPUT)
+    assert "boxed  params/Dense_1/kernel    float32[8,8] in no box, wanted NNXMeta" in out
     assert (code, out.splitlines()[-1]) == (
-        0,
+        1,
         "proof: on the old variables the new one gives the old output bit for bit (x float32[2,8])",
     )
 
