@@ -28,13 +28,13 @@ def check(subject: Subject, *, full: bool) -> Check:
     """Whether the variables passed are those that init makes; with `full`, also those that a compiled init makes."""
     if lost := unkept.of_host(subject):
         return unkept.fail(NAME, lost)
-    if weights := stray.find(subject):
-        return stray.fail(NAME, weights)
     num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
     differences = subject.differences
     if full and subject.given is None:
         differences = tree_diff.compare(subject.init_variables, subject.needs.variables)
     if not differences:
+        if weights := stray.find(subject):
+            return stray.fail(NAME, weights)
         held = f"all {num_leaves} leaves are as init makes them" if num_leaves > 1 else "the leaf is as init makes it"
         return verdicts.passed(NAME, held if num_leaves else "the layer has no variables", num_leaves=num_leaves)
     detail, names = _detail(differences, num_leaves), {}
