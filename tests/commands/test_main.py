@@ -34,9 +34,8 @@ MISTAKES = [
         "  Try: layer.target=flax.nnx.Linear",
     ),
     (
-        "layer=custom layer.target=flax.nnx.Linear",
-        "layer.target=flax.nnx.Linear: its constructor also needs in_features, out_features.\n"
-        "  Try: 'layer.kwargs.in_features=\"${axis:${input_shape},-1}\"' 'layer.kwargs.out_features=${features}'",
+        "layer=custom layer.target=flax.nnx.Embed",
+        "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.\n  Try: layer.kwargs.num_embeddings=…",
     ),
     ("layer=custom", "layer.target=null: no layer is named.\n  Try: layer.target=my_pkg.MyLayer"),
     (
