@@ -225,17 +225,56 @@ def is_read(closed: Any, outputs: Sequence[bool]) -> list[bool]:
     return Liveness().inputs(body_of(closed).jaxpr, outputs)
 
 
-def changed(closed: Any, outputs: Sequence[int]) -> list[bool]:
-    """Whether each of the outputs, by position, is more than an input handed on.
+def constants(closed: Any) -> list[Any]:
+    """The constants of a closed jaxpr that its outputs depend on."""
+    body = body_of(closed)
+    equations = Liveness().equations(body.jaxpr, [True] * len(body.jaxpr.outvars))
+    read = {atom for equation, _ in equations for atom in equation.invars if _is_var(atom)}
+    read |= {atom for atom in body.jaxpr.outvars if _is_var(atom)}
+    return [const for var, const in zip(body.jaxpr.constvars, body.consts, strict=True) if var in read]
 
-    On a mesh, unboxing a variable with axis names repeats its sharding, which changes nothing.
-    """
-    jaxpr = body_of(closed).jaxpr
-    given = set(jaxpr.invars)
+
+def changed(closed: Any, outputs: Sequence[int]) -> list[bool]:
+    """Whether each of the outputs, by position, is more than an input handed on, also through calls and loops."""
+    handed_on = _handed_on(body_of(closed).jaxpr)
+    return [handed_on[num] is None for num in outputs]
+
+
+def _handed_on(jaxpr: Any) -> list[int | None]:
+    """For every output the position of the input that it is; None where it is something else."""
+    origin = {var: num for num, var in enumerate(jaxpr.invars)}
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "sharding_constraint" and equation.invars[0] in given:
-            given.add(equation.outvars[0])
-    return [not _is_var(jaxpr.outvars[num]) or jaxpr.outvars[num] not in given for num in outputs]
+        for out, num in zip(equation.outvars, _kept_by(equation), strict=True):
+            given = None if num is None else equation.invars[num]
+            if given is not None and _is_var(given) and given in origin:
+                origin[out] = origin[given]
+    return [origin.get(atom) if _is_var(atom) else None for atom in jaxpr.outvars]
+
+
+def _kept_by(equation: Any) -> list[int | None]:
+    """For every output of an equation the position of the input that it is, or None."""
+    if equation.primitive.name == "sharding_constraint":
+        return [0]  # on a mesh, unboxing a variable with axis names repeats its sharding, which changes nothing
+    match structure_of(equation):
+        case Call(body):
+            return _handed_on(body.jaxpr)
+        case Branches(bodies):
+            kept = zip(*(_handed_on(body.jaxpr) for body in bodies), strict=True)
+            return [1 + first if first is not None and {first} == {first, *rest} else None for first, *rest in kept]
+        case Loop() as loop:
+            return _kept_by_loop(loop)
+    return [None] * len(equation.outvars)
+
+
+def _kept_by_loop(loop: Loop) -> list[int | None]:
+    """Of a loop: what every round carries on unchanged, and elements that come out as they went in."""
+    last_carried = loop.num_consts + loop.num_carried
+    kept: list[int | None] = []
+    for place, num in enumerate(_handed_on(loop.body.jaxpr)):
+        is_carried = place < loop.num_carried
+        same = num is not None and (num == loop.num_consts + place if is_carried else num >= last_carried)
+        kept.append(loop.num_tested + num if same and num is not None else None)
+    return kept
 
 
 def _is_var(atom: Any) -> bool:

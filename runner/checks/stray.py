@@ -13,22 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.extend import core
-from jax.interpreters import partial_eval
 
-from runner.bridge import lifts, outside
+from runner.bridge import jaxprs, lifts, outside
 from runner.checks import verdicts
 from runner.checks.probes import unwrapped
+from runner.checks.probes.randomness import is_surely_random
 from runner.checks.probes.subject import Subject
 from runner.errors import listed
 from runner.records.record import Check
-
-# Fewer numbers than these tell nothing about how they came about.
-MIN_NUMBERS = 32
-
-MIN_UNIQUE = 0.9
-# Of independent numbers the correlation is 0, and estimated from so many pairs is off by 1 / sqrt(pairs).
-MAX_CORRELATION, NUM_ERRORS = 0.05, 2.5
 
 
 def find(subject: Subject) -> dict[str, str]:
@@ -41,7 +33,7 @@ def find(subject: Subject) -> dict[str, str]:
         if isinstance(value, nnx.Param) and (np.size(value.get_value()) == 1 or _is_among(value.get_value(), consts)):
             found[name] = "an nnx.Param outside of the module"
     for const in consts:
-        if looks_drawn(const) and not any(_equal(_plain(value), const) for name, value in held if name in found):
+        if is_surely_random(const) and not any(_equal(_plain(value), const) for name, value in held if name in found):
             names = [name for name, value in [*_attributes(modules), *held] if _equal(_plain(value), const)]
             kind = f"{const.dtype}{list(const.shape)}"
             found[names[0] if names else f"a constant {kind}"] = f"an array {kind} of drawn numbers"
@@ -56,42 +48,9 @@ def fail(check: str, found: dict[str, str]) -> Check:
     return verdicts.fail(check, detail, f"{lines[0]}; nnx.Variable for a constant", stray=list(found))
 
 
-def looks_drawn(array: Any) -> bool:
-    """Whether an array of two axes or more is of numbers that neither repeat nor run smoothly along an axis."""
-    if not np.issubdtype(array.dtype, np.floating) or array.ndim < 2 or array.size < MIN_NUMBERS:
-        return False
-    numbers = np.asarray(array, np.float64)
-    if not np.isfinite(numbers).all() or len(np.unique(np.abs(numbers).round(6))) < MIN_UNIQUE * numbers.size:
-        return False
-    axes = [axis for axis, size in enumerate(numbers.shape) if size > 1]
-    return all(
-        abs(_correlation(one, axis, lag)) < MAX_CORRELATION + NUM_ERRORS / _num_pairs(one, axis, lag) ** 0.5
-        for one in (numbers, np.abs(numbers))
-        for axis in axes
-        for lag in (1, 2)
-        if numbers.shape[axis] > lag + 1
-    )
-
-
-def _num_pairs(numbers: np.ndarray, axis: int, lag: int) -> int:
-    return numbers.size // numbers.shape[axis] * (numbers.shape[axis] - lag)
-
-
-def _correlation(numbers: np.ndarray, axis: int, lag: int) -> float:
-    """Of the numbers with those `lag` further along the axis."""
-    size = numbers.shape[axis]
-    one, two = (np.take(numbers, range(start, size - lag + start), axis).ravel() for start in (0, lag))
-    if one.std() == 0 or two.std() == 0:
-        return 1.0
-    return float(np.corrcoef(one, two)[0, 1])
-
-
 def _constants(closed: Any) -> list[Any]:
     """The arrays that a closed jaxpr holds and its outputs depend on."""
-    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, True, instantiate=True)
-    read = {var for eqn in live.eqns for var in eqn.invars if not isinstance(var, core.Literal)}
-    pairs = zip(closed.jaxpr.constvars, closed.consts, strict=True)
-    return [const for var, const in pairs if var in read and _is_array_like(const)]
+    return [const for const in jaxprs.constants(closed) if _is_array_like(const)]
 
 
 def _modules(subject: Subject) -> list[nnx.Module]:

@@ -175,3 +175,44 @@ def test_the_parts_of_a_scan_are_told_apart():
 def test_an_update_is_a_change_and_an_input_is_none():
     closed = jax.make_jaxpr(lambda x, y: (x + y, y, x, 1.0))(X, X)
     assert jaxprs.changed(closed, range(4)) == [True, False, False, True]
+
+
+def handed_on(p, x):
+    return x @ p, p
+
+
+def scanned(p, x):
+    last, (kept, _) = jax.lax.scan(lambda carry, one: (carry, (one, carry @ one)), x, p)
+    return last, kept
+
+
+KEPT = {
+    "plain": handed_on,
+    "jit": jax.jit(handed_on),
+    "remat": jax.checkpoint(handed_on),
+    "nested": jax.jit(jax.checkpoint(jax.jit(handed_on))),
+    "cond": lambda p, x: jax.lax.cond(x.sum() > 0, handed_on, lambda p, x: (x, p), p, x),
+    "fori_loop": lambda p, x: jax.lax.fori_loop(0, 2, lambda _, both: handed_on(*both[::-1])[:1] + both[1:], (x, p)),
+}
+WRITTEN = {
+    "jit": jax.jit(lambda p, x: (x @ p, p + 1)),
+    "cond": lambda p, x: jax.lax.cond(x.sum() > 0, handed_on, lambda p, x: (x, 2 * p), p, x),
+    "fori_loop": lambda p, x: jax.lax.fori_loop(0, 2, lambda _, both: (both[0], 2 * both[1]), (x, p)),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_handed_on_is_not_changed(name):
+    p = jnp.ones((3, 3))
+    assert jaxprs.changed(jax.make_jaxpr(KEPT[name])(p, p), [1]) == [False]
+
+
+def test_elements_that_a_scan_gives_back_are_not_changed():
+    closed = jax.make_jaxpr(lambda p, x: scanned(p, x)[1])(jnp.ones((2, 3, 3)), jnp.ones((3, 3)))
+    assert jaxprs.changed(closed, [0]) == [False]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_is_changed(name):
+    p = jnp.ones((3, 3))
+    assert jaxprs.changed(jax.make_jaxpr(WRITTEN[name])(p, p), [1]) == [True]

@@ -8,7 +8,8 @@ import pytest
 import state_layers
 from flax.nnx import bridge
 
-from runner.checks import complete, stray
+from runner.checks import complete
+from runner.checks.probes.randomness import is_surely_random
 from runner.checks.probes.subject import subject_of
 from runner.records.record import Verdict
 
@@ -42,8 +43,8 @@ def test_a_table_of_constants_passes(name):
 
 @pytest.mark.parametrize("shape", [(4, 8), (8, 8), (3, 3, 3, 4), (64, 16)])
 def test_drawn_numbers_look_drawn(shape):
-    assert stray.looks_drawn(RANDOM.normal(size=(256, 256)))
-    assert sum(stray.looks_drawn(RANDOM.normal(size=shape).astype(np.float32)) for _ in range(10)) >= 5
+    assert is_surely_random(RANDOM.normal(size=(256, 256)))
+    assert sum(is_surely_random(RANDOM.normal(size=shape).astype(np.float32)) for _ in range(10)) >= 5
 
 
 @pytest.mark.parametrize(
@@ -59,4 +60,4 @@ def test_drawn_numbers_look_drawn(shape):
     ids=["vander", "window", "positions", "logarithms", "identity", "vector"],
 )
 def test_a_table_does_not_look_drawn(table):
-    assert not stray.looks_drawn(table)
+    assert not is_surely_random(table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +15,12 @@ SMOOTH = 0.55
 
 # Share of different absolute values: bases, masks, stencils and symmetric windows repeat theirs, draws do not.
 DISTINCT = 0.95
+
+# Of arrays that are no weights by their place, so that a table is the likelier reading.
+SURE_ELEMENTS = 32
+SURE_DISTINCT = 0.9
+# Of independent numbers the correlation is 0, and estimated from so many pairs is off by 1 / sqrt(pairs).
+MAX_CORRELATION, NUM_ERRORS = 0.05, 2.5
 
 
 def looks_random(array: np.ndarray) -> bool:
@@ -30,6 +38,27 @@ def looks_random(array: np.ndarray) -> bool:
         return False
     axes = [axis for axis in range(values.ndim) if values.shape[axis] >= 3]
     return not any(_is_ordered(values, axis) or _is_smooth(values, axis) for axis in axes)
+
+
+def is_surely_random(array: Any) -> bool:
+    """Whether an array looks drawn though it may well be a table: of two axes or more, uncorrelated along each.
+
+    Args:
+      array: Any shape; only floating ones of at least `SURE_ELEMENTS` elements count.
+    """
+    if not np.issubdtype(array.dtype, np.floating) or array.ndim < 2 or array.size < SURE_ELEMENTS:
+        return False
+    numbers = np.asarray(array, np.float64)
+    if not np.isfinite(numbers).all() or len(np.unique(np.abs(numbers).round(6))) < SURE_DISTINCT * numbers.size:
+        return False
+    axes = [axis for axis, size in enumerate(numbers.shape) if size > 1]
+    return all(
+        abs(_correlation(one, axis, lag)) < MAX_CORRELATION + NUM_ERRORS / _num_pairs(one, axis, lag) ** 0.5
+        for one in (numbers, np.abs(numbers))
+        for axis in axes
+        for lag in (1, 2)
+        if numbers.shape[axis] > lag + 1
+    )
 
 
 def equal_slices(array: np.ndarray) -> int | None:
@@ -61,3 +90,16 @@ def _is_smooth(values: np.ndarray, axis: int) -> bool:
     if variance == 0 or values.shape[axis] < 5:
         return False
     return float((np.diff(values, axis=axis) ** 2).mean()) < SMOOTH * 2 * variance
+
+
+def _num_pairs(numbers: np.ndarray, axis: int, lag: int) -> int:
+    return numbers.size // numbers.shape[axis] * (numbers.shape[axis] - lag)
+
+
+def _correlation(numbers: np.ndarray, axis: int, lag: int) -> float:
+    """Of the numbers with those `lag` further along the axis."""
+    size = numbers.shape[axis]
+    one, two = (np.take(numbers, range(start, size - lag + start), axis).ravel() for start in (0, lag))
+    if one.std() == 0 or two.std() == 0:
+        return 1.0
+    return float(np.corrcoef(one, two)[0, 1])
