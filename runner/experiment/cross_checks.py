@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from runner.arrays import shards, trees
 from runner.bridge import hosts, rngs, twins
 from runner.checks import rounding, verdicts
+from runner.checks.probes import flow
 from runner.config.enums import ChecksMode, EagerCheck
 from runner.config.settings import Run
 from runner.experiment import inputs
@@ -69,8 +71,18 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
     output = jax.tree.map(jnp.asarray, output)
-    both = trees.named_arrays(trees.unbox(made.initial)), trees.named_arrays(trees.unbox(variables))
-    return verdicts.eager(both, (made.output, trees.named_arrays(output)))
+    return verdicts.eager((_named(made.initial), _named(variables)), (made.output, trees.named_arrays(output)))
+
+
+def _named(variables: Any) -> dict[str, np.ndarray]:
+    """The arrays of variables by path. The bridge names the collection of raw arrays after how init was called."""
+    found = trees.flatten(trees.unbox(variables))
+    return trees.named_arrays(trees.nest(((_collection(path[0]), *path[1:]), leaf) for path, leaf in found))
+
+
+def _collection(name: Any) -> Any:
+    kind = flow.variable_type(str(name))
+    return "raw arrays" if kind is not None and not issubclass(kind, nnx.Variable) else name
 
 
 def one_device(run: Run, draft: Draft, made: Made) -> Check:
