@@ -135,6 +135,15 @@ def filled(layer: LayerSettings, shape: Sequence[int], features: int | None) -> 
     return sizes.filled(layer, resolve_target(str(layer.target)), shape, features)
 
 
+def takes_rngs(model: Any) -> str:
+    """How the constructor of a wrapped layer takes `{rngs}`, as code: `rngs={rngs}`; empty if it takes none."""
+    made = getattr(model, "nnx_class", None)
+    name = made.rngs if isinstance(made, Assembled) else "rngs"
+    if made is None or model.skip_rng or name is None:
+        return ""
+    return f"{name}={{rngs}}{'.params()' if isinstance(made, Assembled) and made.key else ''}"
+
+
 def seed_arguments(model: Any) -> list[str]:
     """Names of the constructor arguments of a wrapped layer that take a seed; empty for a host."""
     if not hasattr(model, "nnx_class"):

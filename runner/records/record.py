@@ -213,6 +213,7 @@ class Record:
       overrides: As typed, task overrides only.
       settings: The full resolved config.
       filled: Keys of it that were filled in: sizes that the layer's constructor needs, by name.
+      takes_rngs: How the layer's constructor takes `{rngs}`, as code; empty if it takes none.
       host: Name of the Linen module around the layer; None where there is none.
       mesh: The mesh that it ran on; None for a single device.
       streams: rng streams that the model needs, `params` first.
@@ -240,6 +241,7 @@ class Record:
     overrides: list[str]
     settings: dict[str, Any]
     filled: list[str] = field(default_factory=list)
+    takes_rngs: str = "rngs={rngs}"
     layer: str
     host: str | None = None
     device: str

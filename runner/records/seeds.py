@@ -58,6 +58,8 @@ def draws(record: Mapping[str, Any]) -> list[str]:
     Args:
       record: The record as JSON data.
     """
+    if not record["takes_rngs"]:
+        return ["# the layer's constructor takes no rngs: none of its variables come from the seed", _made(record)]
     path = layer_path(record)
     others = [stream for stream in record["streams"] if stream != PARAMS]
     lines = [
@@ -69,12 +71,15 @@ def draws(record: Mapping[str, Any]) -> list[str]:
         lines += UNDER_A_HOST
     rngs = [f"{PARAMS}={_folded('key', stream_number(path))}"]
     rngs += [f"{stream}={_folded(stream, stream_number(path))}" for stream in others]
+    return [*lines, _made(record, f"nnx.Rngs({', '.join(rngs)})")]
+
+
+def _made(record: Mapping[str, Any], rngs: str = "") -> str:
+    """The code that makes the layer."""
     layer = record["settings"]["layer"]
     kwargs = [f"{key}={_python(value)}" for key, value in layer["kwargs"].items()]
-    kwargs.append(f"rngs=nnx.Rngs({', '.join(rngs)})")
-    target = str(layer["target"]).replace(":", ".")
-    lines.append(f"layer = {target}({', '.join(kwargs)})")
-    return lines
+    kwargs += [record["takes_rngs"].replace("{rngs}", rngs)] if rngs else []
+    return f"layer = {str(layer['target']).replace(':', '.')}({', '.join(kwargs)})"
 
 
 def layer_path(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import flax
 import jax
 import numpy as np
 import pytest
+import sized_layers
 from flax import nnx
 from flax.core.scope import LazyRng
 
@@ -27,13 +28,25 @@ def test_a_story_under_a_host_names_its_condition():
     hosted = {"target": "my_hosts.Host", "layer_name": "layer"}
     leaves = [{"path": ["params", "layer", "kernel"]}]
     record = {"settings": {"seed": 0, "layer": layer, "host": hosted}, "streams": ["params"], "variables": leaves}
+    record["takes_rngs"] = "rngs={rngs}"
     assert all(line in seeds.story(record) for line in seeds.UNDER_A_HOST)
     assert not set(seeds.UNDER_A_HOST) & set(seeds.story(record | {"settings": record["settings"] | {"host": None}}))
 
 
-@pytest.mark.parametrize("layer", ["linear", "mlp", "sequential", "batch_norm", "dropout"])
+LAYERS = ["linear", "mlp", "sequential", "batch_norm", "dropout", "prelu"]
+CUSTOM = [f"custom layer.target=sized_layers.{name}" for name in ("Rng", "Annotated", "Keyed")]
+
+
+@pytest.mark.parametrize("layer", [*LAYERS, *CUSTOM])
 def test_the_code_that_show_prints_builds_the_layer_with_the_saved_values(layer, tmp_path, capsys):
-    words = [f"layer={layer}", "seed=7", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]
+    words = [
+        *f"layer={layer}".split(),
+        "seed=7",
+        f"output_root={tmp_path}",
+        "sweep=s",
+        "tracking=disabled",
+        "timing=off",
+    ]
     assert main.main(words) == 0
     (path,) = (tmp_path / "s" / "runs").iterdir()
     capsys.readouterr()
@@ -43,6 +56,7 @@ def test_the_code_that_show_prints_builds_the_layer_with_the_saved_values(layer,
         "jax": jax,
         "nnx": nnx,
         "flax": flax,
+        "sized_layers": sized_layers,
         "runner": __import__("runner.bridge.layers.blocks"),
         "relu": nnx.relu,
     }

@@ -83,7 +83,7 @@ def _story(record: Record, pool: Pool) -> list[int]:
 def _as_story(record: Record) -> dict[str, Any]:
     """The part of a record that `runner.records.seeds` reads."""
     paths = [{"path": leaf.path} for leaf in record.variables]
-    return {"settings": record.settings, "streams": record.streams, "variables": paths}
+    return {"settings": record.settings, "streams": record.streams, "variables": paths, "takes_rngs": record.takes_rngs}
 
 
 def _outputs(record: Record, pool: Pool) -> list[list[Any]]:
