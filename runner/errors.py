@@ -225,6 +225,34 @@ def is_of_signal(error: BaseException) -> bool:
     return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] != "RAISE_VARARGS"
 
 
+def end_if_meant(error: Exception) -> None:
+    """Re-raises the exit of a signal handler: raised during a host callback, it surfaces as an XLA error.
+
+    Raises:
+      SystemExit: Raised by submitit's handler when Slurm preempts a job.
+      KeyboardInterrupt: Raised by a second Ctrl-C.
+    """
+    word, _, text = last_words(error).partition(":")
+    if word == "SystemExit" and _is_of_handler(str(error)):
+        raise SystemExit(text.strip()) from error
+    if word == "KeyboardInterrupt":
+        raise KeyboardInterrupt from error
+
+
+def _is_of_handler(text: str) -> bool:
+    """Whether a traceback in text goes through a signal handler of this process: user code may exit as well."""
+    return any(
+        re.search(rf'File "{re.escape(code.co_filename)}", line \d+, in {re.escape(code.co_name)}\n', text)
+        for code in signal_handlers()
+    )
+
+
+def last_words(error: BaseException) -> str:
+    """The error's message, or its last line if it contains a traceback (a host callback raised)."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
+
+
 def signal_handlers() -> set[CodeType]:
     """The code of this process's signal handlers."""
     handlers: list[Any] = [signal.getsignal(number) for number in signal.valid_signals()]
@@ -237,10 +265,10 @@ def exit_words(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The file and line that exits: the last one outside Python's argparse and this file."""
+    """The file and line that exits: the last one outside argparse, this file, and wandb's own `sys.exit`."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.endswith("argparse.py") and frame.filename != __file__
+        if not frame.filename.endswith(("argparse.py", "exit_hooks.py")) and frame.filename != __file__
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the layer's code"

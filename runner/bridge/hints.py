@@ -37,9 +37,8 @@ def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | No
       trace: Traces a layer on an input; raises if it is refused.
     """
     words = str(error)
-    if "auto mesh context" in words:  # flax's message for a variable with axis names and no mesh
-        axes = dict.fromkeys(re.findall(r"'(\w+)'", words.partition("out_sharding=")[2]), 1)
-        return f"'mesh.axes={literal(axes)}'" if axes else None
+    if named := mesh(words):
+        return named
     for text, other, taken in _candidates(layer, x, words):
         try:
             trace(other, taken)
@@ -47,6 +46,12 @@ def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | No
             continue
         return text
     return None
+
+
+def mesh(words: str) -> str | None:
+    """The mesh that an error of flax asks for where a variable has axis names and there is no mesh; else None."""
+    axes = dict.fromkeys(re.findall(r"'(\w+)'", words.partition("out_sharding=")[2]), 1)
+    return f"'mesh.axes={literal(axes)}'" if axes and "auto mesh context" in words else None
 
 
 def constructs(layer: Bridged) -> bool:
@@ -68,6 +73,8 @@ def _candidates(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridg
     yield from _calls(layer, x, words)
     yield from _inputs(layer, x, words)
     shape = list(x.shape)
+    if not shape:
+        return
     arguments = _arguments(layer)
     widths = {key: value for key, value in arguments.items() if type(value) is int and _is_width(key)}
     shaped = [_shaped([*shape[:-1], width], layer, x) for width in dict.fromkeys(widths.values()) if width != shape[-1]]

@@ -45,11 +45,17 @@ class _Tagging:
 
     def __init__(self, tags: Sequence[Any]) -> None:
         self.tags, self.seen = tags, list[tuple[str, nn.Module]]()
+        self._inside: set[int] = set()
 
     def __call__(self, run: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        output = run(*args, **kwargs)
-        if context.method_name != "__call__" or not hasattr(context.module, "nnx_class"):
-            return output
+        is_layer = context.method_name == "__call__" and hasattr(context.module, "nnx_class")
+        if not is_layer or id(context.module) in self._inside:  # by a subclass, through super()
+            return run(*args, **kwargs)
+        self._inside.add(id(context.module))
+        try:
+            output = run(*args, **kwargs)
+        finally:
+            self._inside.remove(id(context.module))
         num = len(self.seen)
         self.seen.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
         return jax.tree.map(lambda leaf: _plus(leaf, self.tags[num]), output) if num < len(self.tags) else output

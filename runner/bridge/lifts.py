@@ -174,10 +174,18 @@ def calls_until_error(model: Bridged, x: Any) -> list[tuple[str, nn.Module]]:
 
 
 def _trace_init(model: Bridged, streams: Sequence[str], x: Any, calls: list[tuple[str, nn.Module]]) -> None:
+    inside: list[nn.Module] = []
+
     def watch(run: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if context.method_name == "__call__" and hasattr(context.module, "nnx_class"):
-            calls.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
-        return run(*args, **kwargs)
+        is_layer = context.method_name == "__call__" and hasattr(context.module, "nnx_class")
+        if not is_layer or any(context.module is one for one in inside):  # by a subclass, through super()
+            return run(*args, **kwargs)
+        calls.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
+        inside.append(context.module)
+        try:
+            return run(*args, **kwargs)
+        finally:
+            inside.pop()
 
     def init(key: jax.Array, x: Any) -> Any:
         with nn.intercept_methods(watch):

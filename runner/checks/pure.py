@@ -17,6 +17,7 @@ from runner.arrays import closeness, trees
 from runner.checks import verdicts
 from runner.checks.probes import set_order, traces
 from runner.checks.probes.subject import Subject
+from runner.errors import end_if_meant
 from runner.records.record import Check
 
 NAME = "pure"
@@ -80,6 +81,14 @@ def _called_back(subject: Subject) -> Check | None:
     shapes_only = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.given))
     if not (in_init or in_apply) or shapes_only:
         return None
+    try:
+        return _call_twice(subject, in_init, in_apply)
+    except Exception as error:  # noqa: BLE001 - what a callback raises is the run's to report
+        end_if_meant(error)
+        return None
+
+
+def _call_twice(subject: Subject, in_init: list[str], in_apply: list[str]) -> Check | None:
     if in_init:
         pair = (_named(subject.make()), _named(subject.make()))
     if in_init and (found := closeness.differences(*pair)):

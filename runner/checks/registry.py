@@ -27,7 +27,7 @@ from runner.checks import (
     verdicts,
 )
 from runner.checks.probes.subject import Subject, subject_of
-from runner.errors import LayerError, LayerFaultError, UserError, nearest, no_exit
+from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
 from runner.records.record import Check
 
 CheckFunction = Callable[..., Check]
@@ -38,9 +38,9 @@ TRACED: Mapping[str, CheckFunction] = {
     "streams": streams.check,
     "mutable": mutable.check,
     "trained": trained.check,
-    "seeded": seeded.check,
     "used": used.check,
     "pure": pure.check,
+    "seeded": seeded.check,
 }
 
 FULL: Mapping[str, CheckFunction] = {
@@ -108,6 +108,7 @@ def _asked(name: str, check: CheckFunction, subject: Subject, *, full: bool, rai
         with no_exit():
             return check(subject, full=full)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
+        end_if_meant(error)
         # One cause may block many checks: it is reported with the first.
         first = raised.setdefault(words := verdicts.words(error), name)
         return verdicts.untested(name, words if first == name else f"as {first}")

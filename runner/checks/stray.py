@@ -27,6 +27,10 @@ def find(subject: Subject) -> dict[str, str]:
     """What each stray weight is, by its name."""
     consts = _constants(subject.applied)
     modules = _modules(subject)
+    given = [
+        leaf for bridged in (subject.model, subject.layer) if bridged for leaf in jax.tree.leaves(dict(bridged.call))
+    ]
+    consts = [const for const in consts if not _is_among(const, [leaf for leaf in given if _is_array_like(leaf)])]
     held = [(name, value) for name, value in outside.values(*_code(subject, modules)) if _is_array_like(value)]
     found = {}
     for name, value in held:

@@ -22,12 +22,12 @@ from runner.checks import registry, verdicts
 from runner.checks.probes.subject import Subject
 from runner.config.enums import ChecksDepth, ChecksMode
 from runner.config.settings import Run
-from runner.errors import StorageError, no_exit
+from runner.errors import StorageError, end_if_meant, no_exit
 from runner.experiment import cross_checks, inputs, training
 from runner.experiment.cross_checks import Made
 from runner.experiment.curve import Steps, Stopped, Watch
 from runner.experiment.draft import Draft
-from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure, end_if_meant
+from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure
 from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program, compile_program
 from runner.experiment.run_record import now, record_of

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Sequence
 
 from runner.arrays.checkpoint import CheckpointError
-from runner.errors import UserError, signal_handlers
+from runner.errors import UserError, last_words
 from runner.records.record import Check, Failure, FailureKind
 
 MAX_TRACEBACK_LINES = 60
@@ -49,41 +48,13 @@ def describe_failure(error: BaseException, *, kind: FailureKind | None = None) -
     lines = "".join(traceback.format_exception(error)).splitlines()
     if len(lines) > MAX_TRACEBACK_LINES:
         lines = [*lines[:10], "…", *lines[-(MAX_TRACEBACK_LINES - 11) :]]
-    message = " ".join(_last_words(error).split())
+    message = " ".join(last_words(error).split())
     return Failure(
         kind=_certain_kind(error) or kind or FailureKind.other,
         type=type(error).__name__,
         message=message[:2000],
         traceback="\n".join(lines),
     )
-
-
-def end_if_meant(error: Exception) -> None:
-    """Re-raises the exit of a signal handler: raised during a host callback, it surfaces as an XLA error.
-
-    Raises:
-      SystemExit: Raised by submitit's handler when Slurm preempts a job.
-      KeyboardInterrupt: Raised by a second Ctrl-C.
-    """
-    word, _, text = _last_words(error).partition(":")
-    if word == "SystemExit" and _is_of_handler(str(error)):
-        raise SystemExit(text.strip()) from error
-    if word == "KeyboardInterrupt":
-        raise KeyboardInterrupt from error
-
-
-def _is_of_handler(text: str) -> bool:
-    """Whether a traceback in text goes through a signal handler of this process: user code may exit as well."""
-    return any(
-        re.search(rf'File "{re.escape(code.co_filename)}", line \d+, in {re.escape(code.co_name)}\n', text)
-        for code in signal_handlers()
-    )
-
-
-def _last_words(error: BaseException) -> str:
-    """The error's message, or its last line if it contains a traceback (a host callback raised)."""
-    text = str(error).strip()
-    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
 
 
 def _certain_kind(error: BaseException) -> FailureKind | None:

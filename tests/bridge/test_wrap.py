@@ -535,7 +535,8 @@ def test_every_stream_has_its_own_key_and_apply_has_others_than_init():
             f"{HERE}.TakesMask",
             {},
             (4,),
-            "TypeError: TakesMask.__call__() missing 1 required positional argument: 'mask'.",
+            "TypeError: TakesMask.__call__() missing 1 required positional argument: 'mask'."
+            "\n  Try: 'input.shapes={mask:[4]}'",
         ),
         (
             "flax.nnx.MultiHeadAttention",

@@ -111,4 +111,4 @@ def test_a_strict_run_refuses_it_and_any_other_tells(name, make_run):
     assert caught.value.check.name == "pure"
     run = make_run(*words, "checks=warn")
     program = execute.prepare(make_draft(run, identity_of(run)), run)
-    assert [check.name for check in program.checks if check.verdict is Verdict.fail] == ["pure"]
+    assert "pure" in [check.name for check in program.checks if check.verdict is Verdict.fail]

@@ -101,8 +101,8 @@ moved  params/Dense_1/kernel  → params/ToLinen_0/kernel  float32[8,8]
 2 same, 4 moved
 
 A module without a name is renumbered, so its variables moved. Give these names in the new host:
-  Dense_1    name='Dense_2'
   ToLinen_0  name='Dense_1'
+  Dense_1    name='Dense_2'
 or rename the old checkpoint: the same command with --apply
 
 tried: the old variables, random ones at two scales of x, each replaced leaf changed

@@ -393,8 +393,8 @@ def test_an_interpolation_that_is_typed_holds_in_a_run_and_in_a_sweep(flag, tmp_
 
 def test_what_a_mistake_says_to_type_can_be_typed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["layer=custom", "layer.target=flax.nnx.Linear", "tracking=disabled", "timing=off", "checkpoint=none"]
+    words = ["layer=linear", "layer.kwargs.in_features=5", "tracking=disabled", "timing=off", "checkpoint=none"]
     assert main.main(words) == 2
     suggestion = capsys.readouterr().err.partition("\n  Try: ")[2]
-    assert "layer.kwargs.in_features" in suggestion
+    assert suggestion == "'input_shape=[5]'\n"
     assert main.main([*words, *shlex.split(suggestion)]) == 0

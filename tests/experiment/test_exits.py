@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from runner.commands import main
-from runner.errors import LayerError, no_exit
-from runner.experiment.failures import describe_failure, end_if_meant
+from runner.errors import LayerError, end_if_meant, no_exit
+from runner.experiment.failures import describe_failure
 
 LEAN = ("layer=custom", "tracking=disabled", "timing=off", "checkpoint=none")
 TRY = "\n  Try: raise an error there, and put what is for the command line under if __name__ == '__main__'"
