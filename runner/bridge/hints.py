@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | No
       trace: Traces a layer on an input; raises if it is refused.
     """
     words = str(error)
-    if named := mesh(words):
+    if named := mesh(layer, words):
         return named
     for text, other, taken in _candidates(layer, x, words):
         try:
@@ -48,10 +48,22 @@ def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | No
     return None
 
 
-def mesh(words: str) -> str | None:
+def mesh(layer: Bridged, words: str) -> str | None:
     """The mesh that an error of flax asks for where a variable has axis names and there is no mesh; else None."""
-    axes = dict.fromkeys(re.findall(r"'(\w+)'", words.partition("out_sharding=")[2]), 1)
-    return f"'mesh.axes={literal(axes)}'" if axes and "auto mesh context" in words else None
+    if "auto mesh context" not in words:
+        return None
+    said = re.findall(r"'(\w+)'", words.partition("out_sharding=")[2])
+    axes = dict.fromkeys(said or _axis_names(_arguments(layer)), 1)
+    return f"'mesh.axes={literal(axes)}'" if axes else None
+
+
+def _axis_names(arguments: Any) -> Iterator[str]:
+    """The axis names in metadata among the arguments; flax names none where they are a list."""
+    for key, value in arguments.items() if isinstance(arguments, Mapping) else ():
+        if key == "out_sharding":
+            yield from (name for name in jax.tree.leaves(value) if isinstance(name, str))
+        else:
+            yield from _axis_names(value)
 
 
 def constructs(layer: Bridged) -> bool:
