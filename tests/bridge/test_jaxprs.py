@@ -181,7 +181,7 @@ def handed_on(p, x):
     return x @ p, p
 
 
-def scanned(p, x):
+def scanned_on(p, x):
     last, (kept, _) = jax.lax.scan(lambda carry, one: (carry, (one, carry @ one)), x, p)
     return last, kept
 
@@ -208,7 +208,7 @@ def test_what_is_handed_on_is_not_changed(name):
 
 
 def test_elements_that_a_scan_gives_back_are_not_changed():
-    closed = jax.make_jaxpr(lambda p, x: scanned(p, x)[1])(jnp.ones((2, 3, 3)), jnp.ones((3, 3)))
+    closed = jax.make_jaxpr(lambda p, x: scanned_on(p, x)[1])(jnp.ones((2, 3, 3)), jnp.ones((3, 3)))
     assert jaxprs.changed(closed, [0]) == [False]
 
 
