@@ -12,7 +12,7 @@ from flax import nnx
 from runner.arrays import trees
 from runner.bridge import rngs
 from runner.checks import complete, verdicts
-from runner.checks.probes import as_code, flow, gradients
+from runner.checks.probes import as_code, flow, gradients, unwrapped
 from runner.checks.probes.gradients import Gradients
 from runner.checks.probes.subject import Subject
 from runner.errors import listed
@@ -236,9 +236,21 @@ def _without_gradient(subject: Subject, seen: Gradients) -> Check:
         detail = f"{_names(seen.zero)} got a zero gradient on random x of shape {list(subject.x.shape)}"
         fix = f"'input_shape=[{','.join(map(str, shape))}]'"
         return verdicts.warn(NAME, detail, fix, zero_gradient=_texts(seen.zero))
+    if cells := _cells(subject, seen.zero):
+        detail = f"{_names(seen.zero)} got a zero gradient: one step of {cells} from zeros trains no recurrent weight"
+        return verdicts.warn(NAME, f"{detail}, right where later steps do", zero_gradient=_texts(seen.zero))
     why = "whatever the data" if seen.never == seen.zero else f"at all {seen.num_points} random points"
     detail = f"{_names(seen.zero)} can't be trained: the gradient is zero {why}"
     return verdicts.fail(NAME, detail, _fix_constant(subject, seen.zero), zero_gradient=_texts(seen.zero))
+
+
+def _cells(subject: Subject, paths: Sequence[trees.Path]) -> str:
+    """The recurrent cells, stepped once, that hold all of the paths; empty if some lie elsewhere."""
+    layer = (subject.layer or subject.model).model
+    cells = unwrapped.cells(layer)
+    if not all(any(path[1:][: len(cell)] == cell for cell in cells) for path in paths):
+        return ""
+    return listed(["/".join(map(str, cell)) or "the cell" for cell in cells])
 
 
 def _outside(subject: Subject) -> list[trees.Path]:

@@ -13,6 +13,7 @@ from flax import nnx
 from flax.nnx import bridge
 from flax.training.train_state import TrainState
 
+from runner.bridge.layers.recurrent import Step
 from runner.checks import trained
 from runner.checks.probes.subject import subject_of
 from runner.experiment import execute
@@ -244,6 +245,14 @@ def test_a_gradient_that_is_zero_for_the_datas_sake_is_no_mistake(of_config):
     )
     fixed = of_config("layer=multi_head_attention", check.fix.strip("'"))
     assert trained.check(fixed, full=True).verdict is Verdict.passed
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "simple"])
+def test_one_step_of_a_cell_is_a_warning(cell):
+    model = bridge.to_linen(Step, cell=cell, in_features=4, hidden_features=4)
+    check = trained.check(subject_of(model, X), full=True)
+    assert check.verdict is Verdict.warn
+    assert "got a zero gradient: one step of cell from zeros trains no recurrent weight" in check.detail
 
 
 def test_an_output_of_integers_trains_nothing():
