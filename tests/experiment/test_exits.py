@@ -66,7 +66,7 @@ def test_a_config_that_exits_is_named(capsys):
     words = ("layer.target=exiting_layers.ExitsForWideInput", "input_shape=[4],[8]", "sweep=two")
     code, err = errors(capsys, "-m", *words)
     assert code == 2
-    assert f"{AT} SystemExit.{TRY}\n  In: input_shape=[8]" in err
+    assert f"{AT} SystemExit: 3.{TRY}\n  In: input_shape=[8]" in err
 
 
 def test_json_is_alone_on_stdout():

@@ -82,5 +82,5 @@ class ExitsForWideInput(Scale):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] > 4:
-            sys.exit()
+            sys.exit(3)
         return x * self.scale[...]
