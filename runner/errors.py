@@ -269,6 +269,6 @@ def _place(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.endswith(("argparse.py", "exit_hooks.py")) and frame.filename != __file__
+        if not frame.filename.endswith(("argparse.py", "wandb/sdk/lib/exit_hooks.py")) and frame.filename != __file__
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the layer's code"

@@ -1,4 +1,4 @@
-"""Arguments as the config says them: real lists, dicts and objects, made anew for each construction, yet hashable.
+"""Arguments as the config says them: real lists, dicts and objects, rebuilt for each construction, yet hashable.
 
 A Linen module is a static argument of jit, so its fields must be hashable, and flax freezes lists and dicts in them.
 What is here is no list or dict for flax; the layer gets lists and dicts of its own, which it may even change.

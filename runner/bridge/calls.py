@@ -33,7 +33,7 @@ KEPT_RNGS = "bridge_runner_rngs"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A call argument that is a key, drawn anew at each call.
+    """A call argument that is a key, drawn again at each call.
 
     Attributes:
       stream: The rng stream.

@@ -30,7 +30,7 @@ def of_error(layer: Bridged, x: Any, label: str, error: Exception) -> LayerFault
     changed = _changed(layer)
     if changed:
         what = (
-            f"layer {label}: its constructor makes another module at each call, and Linen calls it anew in every init "
+            f"layer {label}: its constructor makes another module at each call, and Linen calls it again in every init "
             f"and apply: {listed(changed)} differ; so apply fails with {_said(error)}"
         )
         return LayerFaultError(

@@ -18,7 +18,7 @@ from flax import linen as nn
 from runner.bridge import rngs
 from runner.bridge.wrap import Bridged
 
-# Functions that `nn.jit` has traced are not traced again in the same context, and these two are used by nobody else.
+# Functions that `nn.jit` has traced are not traced again in the same context, and nothing else uses these two.
 COUNTING, TAGGING = "tensorfloat32", "bfloat16"
 
 
@@ -92,7 +92,7 @@ def calls(model: Bridged, streams: Sequence[str], x: Any, *, read: Read, variabl
 
 
 def _reads(run: Any, number: int, inputs: tuple[Any, ...], read: Read) -> list[bool]:
-    """Whether the output depends on each of so many calls; where that can't be traced, on all."""
+    """Whether the output depends on each of `number` calls; where that can't be traced, on all."""
     if not number:
         return []
     used: list[_Tagging] = []

@@ -73,10 +73,10 @@ def _element(name: str, items: Sequence[Any], index: int, want: Wanted, path: st
         return resolve(name, items[index], want, path=place)
     except ConfigError as error:
         # Hydra sets no single element.
-        mended, _, more = (error.suggestion or "").partition(", or ")
-        if more or not mended.startswith(f"{place}="):
+        fixed, _, more = (error.suggestion or "").partition(", or ")
+        if more or not fixed.startswith(f"{place}="):
             raise
-        whole = [*items[:index], mended.partition("=")[2].strip("'"), *items[index + 1 :]]
+        whole = [*items[:index], fixed.partition("=")[2].strip("'"), *items[index + 1 :]]
         raise ConfigError(place, items[index], error.reason, f"'{path}={literal(whole)}'") from None
 
 

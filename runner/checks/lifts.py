@@ -87,12 +87,9 @@ def _drawn_again(subject: Subject) -> dict[str, int]:
 
 def _is_drawn(subject: Subject, path: str) -> bool:
     """Whether the params under `path` depend on the key; constants are the same at every call."""
-    key, x = trees.shapes((subject.key, subject.x))
-    jaxpr, made = jax.make_jaxpr(lambda key, x: subject.model.init(key, subject.needs.streams, x), return_shape=True)(
-        key, x
-    )
-    under = [f"{trees.spell(leaf[1:])}/".startswith(f"{path}/") for leaf, _ in trees.flatten(trees.unbox(made))]
-    return flow.read(jaxpr, under)[0]
+    leaves = trees.flatten(trees.unbox(subject.needs.variables))
+    under = [f"{trees.spell(leaf[1:])}/".startswith(f"{path}/") for leaf, _ in leaves]
+    return flow.read(subject.initialised, under)[0]
 
 
 def _called_twice(again: Mapping[str, int], found: Mapping[str, str]) -> Check:

@@ -68,7 +68,7 @@ def _left_in_python(subject: Subject) -> Check | None:
     names = list(dict.fromkeys([*state.read, *state.running]))
     has, it = ("is an attribute", "it") if len(names) == 1 else ("are attributes", "them")
     detail = (
-        f"the call changes {listed(names)}, which {has} in Python and no nnx.Variable: apply builds the module anew, "
+        f"the call changes {listed(names)}, which {has} in Python and no nnx.Variable: apply builds the module again, "
         f"so the change is lost before the next call, and mutable can't name {it}"
     )
     lines = [

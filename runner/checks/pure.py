@@ -103,7 +103,7 @@ def _call_twice(subject: Subject, in_init: list[str], in_apply: list[str]) -> Ch
 
 def _calls_differ(name: str, names: list[str], found: Any) -> Check:
     where = closeness.largest_differences(found)
-    detail = f"the same input, {name} called twice, differs in {where}: what {names[0]} gives is drawn anew"
+    detail = f"the same input, {name} called twice, differs in {where}: what {names[0]} gives differs each time"
     return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", FROM_RNGS, differing={name: found})
 
 

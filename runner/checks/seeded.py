@@ -109,8 +109,7 @@ def _deaf(subject: Subject, dead: Sequence[tuple[trees.Path, Any]]) -> list[tree
 
 
 def _numbers(leaf: jax.Array) -> np.ndarray:
-    is_key = jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    return np.asarray(jax.random.key_data(leaf) if trees.is_key(leaf) else leaf)
 
 
 def _equal(leaves: Sequence[tuple[trees.Path, Any]], live: set[trees.Path]) -> list[str]:

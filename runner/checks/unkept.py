@@ -36,7 +36,7 @@ def fail(check: str, lost: Sequence[trees.Path]) -> Check:
     collections = sorted({str(path[0]) for path in lost})
     detail = (
         f"the host does not keep {listed(names, 5)}: init leaves {'it' if len(names) == 1 else 'them'} out, and every "
-        "apply makes them anew, so no update or restored value counts"
+        "apply makes them again, so no update or restored value counts"
     )
     axes = ", ".join(f"{name!r}: 0" for name in dict.fromkeys(("params", *collections)))
     fix = f"variable_axes={{{axes}}}  # of the host's nn.scan or nn.vmap: every collection that the layer has"

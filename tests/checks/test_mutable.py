@@ -274,7 +274,7 @@ def test_state_in_a_python_attribute_fails(name, attribute):
     assert check.evidence == {"attributes": [attribute]}
     assert check.detail == (
         f"the call changes {attribute}, which is an attribute in Python and no nnx.Variable: apply builds the module "
-        "anew, so the change is lost before the next call, and mutable can't name it"
+        "again, so the change is lost before the next call, and mutable can't name it"
     )
 
 

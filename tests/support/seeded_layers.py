@@ -162,7 +162,7 @@ class Grid(Product):
 
 
 class FixedFeatures(nnx.Module):
-    """Random features that nobody trains, from a key of their own."""
+    """Untrained random features, from a key of their own."""
 
     def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
         self.projection = nnx.Variable(jax.random.normal(jax.random.key(0), (width, 16)))

@@ -184,7 +184,7 @@ class _Flow:
         def read(atom: Any) -> _Value:
             if isinstance(atom, core.Literal):
                 return _Value(self._number(("literal", str(atom.aval), repr(atom.val))))
-            return values.get(atom) or _Value(-1)  # what nobody needs is not computed
+            return values.get(atom) or _Value(-1)  # what nothing needs is not computed
 
         chosen = [True] * len(jaxpr.outvars) if needed is None else needed
         for equation, outputs in self._live.equations(jaxpr, chosen):

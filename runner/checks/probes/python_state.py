@@ -1,6 +1,6 @@
 """State that a layer keeps in Python: attributes and lists that a call changes, which no variable holds.
 
-Linen builds the module anew for every apply, so such a change is gone before the next call. The native module is called
+Linen rebuilds the module for every apply, so such a change is gone before the next call. The native module is called
 once in a trace; what the call left in its attributes is set on a module as it was before, and the two programs are
 compared. A counter that nothing reads makes no difference.
 """

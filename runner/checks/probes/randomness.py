@@ -19,7 +19,7 @@ DISTINCT = 0.95
 # Of arrays that are no weights by their place, so that a table is the likelier reading.
 SURE_ELEMENTS = 32
 SURE_DISTINCT = 0.9
-# Of independent numbers the correlation is 0, and estimated from so many pairs is off by 1 / sqrt(pairs).
+# Of independent numbers the correlation is 0, and an estimate from n pairs is off by 1 / sqrt(n).
 MAX_CORRELATION, NUM_ERRORS = 0.05, 2.5
 
 

@@ -98,12 +98,12 @@ class Subject:
         return self.trace_init()
 
     def trace_init(self) -> Any:
-        """Traces init anew: `(key, x) -> variables`."""
+        """Traces init again: `(key, x) -> variables`."""
         key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
         return jax.make_jaxpr(lambda key, x: self.model.init(key, self.needs.streams, x))(key, trees.shapes(self.x))
 
     def trace_apply(self) -> Any:
-        """Traces apply anew: see `applied`."""
+        """Traces apply again: see `applied`."""
         return self._trace()[0]
 
     @functools.cached_property
