@@ -48,6 +48,9 @@ LAYERS = {
     ),
 }
 
+# What is found is so: a whole KAN hands its one seed to each layer, and all of them draw from the key of it.
+ONE_KEY = {LAYERS["a whole KAN"]: {"streams"}}
+
 
 @pytest.mark.parametrize("typed", LAYERS.values(), ids=LAYERS.keys())
 def test_a_layer_of_another_package_is_checked_as_it_comes(typed, tmp_path, monkeypatch, capsys):
@@ -57,7 +60,8 @@ def test_a_layer_of_another_package_is_checked_as_it_comes(typed, tmp_path, monk
     verdicts = {item["name"]: item["verdict"] for item in checked["checks"]}
     assert checked["error"] is None
     assert {*registry.TRACED, *registry.FULL, "as_traced", "finite"} <= verdicts.keys()
-    assert {name: said for name, said in verdicts.items() if name in STRICT and said == "fail"} == {}
+    failed = {name for name, said in verdicts.items() if name in STRICT and said == "fail"}
+    assert failed == ONE_KEY.get(typed, set())
     assert not list(tmp_path.iterdir())
 
 
