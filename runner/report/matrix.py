@@ -21,6 +21,7 @@ CHECKS = (
     "used",
     "pure",
     "seeded",
+    "rules",
     "parity",
     "lifts",
     "checkpoint",
