@@ -26,7 +26,7 @@ from runner.checks import (
     used,
     verdicts,
 )
-from runner.checks.pipeline import rules
+from runner.checks.pipeline import axes, rules
 from runner.checks.probes.subject import Subject, subject_of
 from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
 from runner.records.record import Check
@@ -43,10 +43,11 @@ TRACED: Mapping[str, CheckFunction] = {
     "pure": pure.check,
     "seeded": seeded.check,
     "rules": rules.check,
+    "axes": axes.check,
 }
 
 # Those that not every pipeline gives cause for.
-ASKED_IF: Mapping[str, Callable[[Subject], bool]] = {"rules": rules.is_asked}
+ASKED_IF: Mapping[str, Callable[[Subject], bool]] = {"rules": rules.is_asked, "axes": axes.is_asked}
 
 FULL: Mapping[str, CheckFunction] = {
     "parity": parity.check,

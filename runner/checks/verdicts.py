@@ -34,6 +34,7 @@ STRICT = frozenset(
         "used",
         "pure",
         "rules",
+        "axes",
     }
 )
 

@@ -22,6 +22,7 @@ CHECKS = (
     "pure",
     "seeded",
     "rules",
+    "axes",
     "parity",
     "lifts",
     "checkpoint",
