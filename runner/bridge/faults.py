@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from runner.bridge import lifts, outside
+from runner.bridge.layers import axes
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerFaultError, listed
 
@@ -101,11 +102,7 @@ def _numbered(host: Bridged, x: Any) -> list[str]:
 
 
 def _state(model: Any) -> list[tuple[Any, Any]]:
-    def build() -> Any:
-        rngs = {} if model.skip_rng else {"rngs": nnx.Rngs(0)}
-        return model.nnx_class(*model.args, **model.kwargs, **rngs)
-
-    module = nnx.eval_shape(build)
+    module = nnx.eval_shape(lambda: axes.construct(model, nnx.Rngs(0)))
     return list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
 
 

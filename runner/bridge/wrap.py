@@ -15,6 +15,7 @@ from flax.nnx import bridge
 from runner.bridge import sizes, targets, values
 from runner.bridge.arguments import Arguments, Assembled
 from runner.bridge.calls import METHOD, Drawing, Drawn, Placed
+from runner.bridge.layers import axes
 from runner.bridge.rngs import init_keys
 from runner.bridge.wanted import BY_NAME, parameters, takes
 from runner.config.layer_settings import LayerSettings
@@ -112,9 +113,8 @@ def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
     wrapped: Any = model
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
-        streams = {} if wrapped.skip_rng else {"rngs": rngs}
         with no_exit():
-            return wrapped.nnx_class(*wrapped.args, **wrapped.kwargs, **streams)
+            return axes.construct(wrapped, rngs)
 
     return Bridged(model=model, call=call, construct=construct if hasattr(model, "nnx_class") else None)
 

@@ -83,7 +83,7 @@ def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, n
 def test_axis_names_that_lose_the_axis_of_a_scan_are_in_the_evidence():
     check = check_of(bridge.ToLinen(named))
     assert check.evidence["nn.scan"] == {"params/kernel": ["data", "model"]}
-    assert check.fix == sharding.KEEP_AXES
+    assert check.fix == sharding.KEEP_AXES_ALONE
 
 
 @pytest.mark.usefixtures("placing_nothing")
@@ -101,8 +101,8 @@ def test_partitioning_by_the_bridge_is_fine():
     check = check_of(bridge.ToLinen(boxed))
     assert check.verdict is Verdict.passed
     assert check.detail == (
-        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
-        "mesh data=1, model=1 it gives the same bits"
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap with "
+        "metadata_params; sharded on a mesh data=1, model=1 it gives the same bits"
     )
     assert check.evidence["nn.scan"] == check.evidence["nn.vmap"] == {"params/kernel": ["layers", "data", "model"]}
     assert check.evidence["context"] == "none"
@@ -198,7 +198,7 @@ def test_on_eight_devices_the_layer_runs_sharded():
     replicated, sharded, lost = done.stdout.splitlines()
     assert replicated == "no leaf has axis names; replicated on 8 devices it gives the same bits"
     assert sharded.startswith(
-        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
-        "mesh data=4, model=2 it is rounded otherwise ("
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap with "
+        "metadata_params; sharded on a mesh data=4, model=2 it is rounded otherwise ("
     )
     assert lost == "nn.scan and nn.vmap lose the added axis: params/kernel keeps the names (data, model) on 3 axes"

@@ -13,6 +13,7 @@ from flax.core import meta
 
 from runner.arrays import trees
 from runner.bridge import lifts, rngs, twins, wrap
+from runner.bridge.layers import axes
 from runner.bridge.wrap import Bridged
 
 # Where a wrapped layer alone stands in for its place in a host: rules that match whole paths expect one.
@@ -140,12 +141,8 @@ def _own(model: Bridged, streams: Sequence[str], x: Any) -> _Own:
 
 def _variables(layer: Any, place: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
     """The rank of every variable of a wrapped layer, by its path in the host's variables."""
-
-    def construct() -> Any:
-        streams = {} if layer.skip_rng else {"rngs": nnx.Rngs(0)}
-        return layer.nnx_class(*layer.args, **layer.kwargs, **streams)
-
-    state = nnx.state(nnx.eval_shape(construct), nnx.Not(nnx.RngState))
+    with nnx.use_eager_sharding(False):
+        state = nnx.state(nnx.eval_shape(lambda: axes.construct(layer, nnx.Rngs(0))), nnx.Not(nnx.RngState))
     return {
         (nnx.variable_name_from_type(type(leaf), allow_register=True), *place, *path): len(array.shape)
         for path, leaf in nnx.to_flat_state(state)

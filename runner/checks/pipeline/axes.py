@@ -21,10 +21,6 @@ from runner.records.record import Check
 
 NAME = "axes"
 
-WRITER = f"""\
-from {axes.__name__} import {axes.AxesToLinen.__name__}
-layer = AxesToLinen(Layer, args=…, kwargs=FrozenDict(…))  # in place of bridge.to_linen(Layer, …)"""
-
 
 def is_asked(subject: Subject) -> bool:
     """Whether the host makes `params_axes`."""
@@ -44,7 +40,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     for path, leaf in params.items():
         names, rank = entries.get((*path[:-1], f"{path[-1]}{axes.SUFFIX}")), len(trees.unbox(leaf).shape)
         if names is not None and len(names) != rank:
-            text = f"params/{trees.spell(path)} has {rank} axes and the names ({', '.join(map(str, names))}) in params_axes"
+            said = f"the names ({', '.join(map(str, names))}) in params_axes"
+            text = f"params/{trees.spell(path)} has {rank} axes and {said}"
             found.wrong.append(
                 (text, "one name, or None, for every axis; nn.partitioning.scan_with_axes names its own")
             )
@@ -79,6 +76,6 @@ def _require_bare(subject: Subject, params: dict[trees.Path, Any], found: Findin
 def _writer(subject: Subject) -> str | None:
     """The wrapper that writes the axes, if it was tried in this host and works."""
     if lifts.is_wrapped(subject.model):
-        return WRITER
+        return tried_boxes.WRITER
     problem = tried_boxes.problem(subject.model, subject.needs, subject.x, tried_boxes.AXES)
-    return None if problem else WRITER
+    return None if problem else tried_boxes.WRITER
