@@ -20,11 +20,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from runner.arrays import trees
 from runner.arrays.mesh import SPELL_AXES, mesh_axes
-from runner.bridge import lifts, rngs, tried_boxes
-from runner.bridge.tried_boxes import KEEP_AXES
+from runner.bridge import lifts, rngs
+from runner.bridge.tracing import tried_boxes
+from runner.bridge.tracing.tried_boxes import KEEP_AXES
 from runner.bridge.wrap import Bridged
-from runner.checks import rounding, verdicts
 from runner.checks.probes.subject import Subject
+from runner.checks.results import rounding, verdicts
 from runner.errors import UserError
 from runner.records.record import Check
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 from runner.errors import UserError
 
 
@@ -34,8 +34,8 @@ def run(typed: argparse.Namespace) -> int:
     """
     make_importable()
     from runner.bridge.rules import sources
-    from runner.commands import diff_sides, model_diff
-    from runner.config import compose
+    from runner.commands.migration import diff_sides, model_diff
+    from runner.config.composing import compose
 
     pairs = [text.partition("=") for text in typed.call]
     try:

@@ -54,9 +54,7 @@ def test_a_function_returns_rules(source):
 
 
 def test_a_file_may_hold_every_kind(tmp_path):
-    text = (
-        "partition: {kernel: [a]}\nweight_decay: ['.*/kernel$']\nfreeze: {head: {lr: 1}, .*: null}\nmatch: fullmatch\n"
-    )
+    kinds = "partition: {kernel: [a]}\nweight_decay: ['.*/kernel$']\nfreeze: {head: {lr: 1}, .*: null}\n"
     (tmp_path / "all.yaml").write_text(kinds + "match: fullmatch\n")
     found = sources.given_rules(str(tmp_path / "all.yaml"))
     assert found.fullmatch

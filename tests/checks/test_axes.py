@@ -11,7 +11,7 @@ from flax.linen import partitioning
 from jax.sharding import PartitionSpec as P
 
 import runner
-from runner.bridge import tried_boxes
+from runner.bridge.tracing import tried_boxes
 from runner.records.record import Verdict
 
 X = jnp.ones((2, 4))

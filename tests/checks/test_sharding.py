@@ -18,10 +18,10 @@ from flax.nnx import bridge
 from jax.sharding import PartitionSpec
 
 import runner
-from runner.bridge import tried_boxes
+from runner.bridge.tracing import tried_boxes
 from runner.checks import sharding
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.errors import LayerError
 from runner.experiment import execute
 from runner.records.record import Verdict

@@ -51,7 +51,7 @@ def write_axes(module: Any) -> None:
         node = tree
         for key in parents:
             node = node.setdefault(key, {})
-        node[f"{last}{SUFFIX}"] = partitioning.AxisMetadata(_names(variable))  # type: ignore[call-arg]
+        node[f"{last}{SUFFIX}"] = partitioning.AxisMetadata(_names(variable))
     for key, entries in tree.items():
         module.put_variable(COLLECTION, key, entries)
 

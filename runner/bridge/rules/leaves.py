@@ -134,7 +134,7 @@ def _own(model: Bridged, streams: Sequence[str], x: Any) -> _Own:
     for name, layer in dict(lifts.wrapped_calls(model, streams or (rngs.PARAMS,), x)).items():
         paths = _variables(layer, tuple(name.split("/")) if name else ())
         ranks |= paths
-        if twins.twin_of(layer.nnx_class, wrap.arguments_of(layer)).layer is not None:  # type: ignore[attr-defined]
+        if twins.twin_of(layer.nnx_class, wrap.arguments_of(layer)).layer is not None:
             known |= paths.keys()
     return _Own(ranks=ranks, twins=frozenset(known))
 

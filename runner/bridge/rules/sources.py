@@ -104,7 +104,7 @@ def _sections(settings: RulesSettings, whole: Mapping[str, Any]) -> RulesSetting
 
 def _made(kind: str, source: Any, found: Any, fullmatch: bool) -> RuleList | Mask:
     if kind != "partition" and callable(found):
-        return found  # type: ignore[no-any-return]
+        return found
     try:
         rules = [Rule(pattern=key, value=VALUES[kind](value)) for key, value in patterns.pairs_of(found)]
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -185,7 +185,7 @@ def _of_function(kind: str, source: str) -> Any:
 def _called(kind: str, source: Any, function: Any) -> Any:
     """What a function without arguments gives; a function that takes params is a mask itself."""
     try:
-        taken = inspect.signature(function).parameters.values()
+        taken = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         taken = []
     stars = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -19,7 +19,7 @@ from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
-from runner.checks.probes.draws import Draws, find
+from runner.checks.programs.draws import Draws, find
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
