@@ -34,8 +34,9 @@ class Flaxformer(nn.Module):
     scan_layers: bool = True
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, enable_dropout: bool = True) -> jax.Array:
-        """`enable_dropout=False` is its evaluation."""
+    def __call__(self, tokens: jax.Array, enable_dropout: bool | None = None) -> jax.Array:
+        """`enable_dropout=False` is its evaluation, and how T5X initialises; None is right for both init and training."""
+        enable_dropout = not self.is_initializing() if enable_dropout is None else enable_dropout
         architecture = t5_architecture.EncoderDecoder(
             shared_token_embedder_factory=embedding,
             encoder_factory=self.encoder,

@@ -19,10 +19,12 @@ class Mlp(nnx.Module):
         inner, outer = named("embed", "mlp"), named("mlp", "embed")
         self.wi = nnx.Linear(features, hidden, use_bias=False, kernel_init=inner, rngs=rngs)
         self.wo = nnx.Linear(hidden, features, use_bias=False, kernel_init=outer, rngs=rngs)
-        self.dropout = nnx.Dropout(rate, broadcast_dims=(-2,), rngs=rngs)
+        # T5X initialises with a key for params alone: a Dropout that is given rngs asks at once for one of its own.
+        self.dropout, self.rngs = nnx.Dropout(rate, broadcast_dims=(-2,)), rngs
 
     def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
-        return self.wo(self.dropout(nnx.relu(self.wi(x)), deterministic=deterministic))
+        hidden = nnx.relu(self.wi(x))
+        return self.wo(self.dropout(hidden, deterministic=deterministic, rngs=self.rngs))
 
 
 class StatsMlp(Mlp):
@@ -58,6 +60,14 @@ class DeafMlp(Mlp):
 
     def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
         return super().__call__(x, False)
+
+
+class EagerMlp(Mlp):
+    """Asks for a key for dropout when it is made."""
+
+    def __init__(self, features: int, hidden: int, rate: float = 0.1, *, rngs: nnx.Rngs):
+        super().__init__(features, hidden, rate, rngs=rngs)
+        self.dropout = nnx.Dropout(rate, broadcast_dims=(-2,), rngs=rngs)
 
 
 class RenamedMlp(nnx.Module):

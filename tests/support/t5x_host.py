@@ -36,8 +36,9 @@ class T5(nn.Module):
     remat_policy: str = "none"
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, enable_dropout: bool = True) -> jax.Array:
-        """As T5X's loss calls it; `enable_dropout=False` is its evaluation."""
+    def __call__(self, tokens: jax.Array, enable_dropout: bool | None = None) -> jax.Array:
+        """`enable_dropout=False` is T5X's evaluation, and how it initialises; None is right for both init and training."""
+        enable_dropout = not self.is_initializing() if enable_dropout is None else enable_dropout
 
         def block(*_: Any, name: str | None = None, **__: Any) -> nn.Module:
             return self.layer(name=name)

@@ -49,6 +49,7 @@ def _nothing(name: str) -> Any:
 
 class _Stub(ModuleType):
     __path__: Sequence[str] = ()
+    __version__ = "999"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

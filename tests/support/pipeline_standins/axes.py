@@ -34,8 +34,9 @@ class Encoder(nn.Module):
     scan_layers: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, enable_dropout: bool = True) -> jax.Array:
-        """`enable_dropout=False` is its evaluation."""
+    def __call__(self, x: jax.Array, enable_dropout: bool | None = None) -> jax.Array:
+        """`enable_dropout=False` is its evaluation, and how T5X initialises; None is right for both init and training."""
+        enable_dropout = not self.is_initializing() if enable_dropout is None else enable_dropout
         if not self.scan_layers:
             for number in range(2):
                 x, _ = Block(self.layer, name=f"layers_{number}")(x, not enable_dropout)
