@@ -1,4 +1,4 @@
-"""Classes made by `to_linen_class`, flax's or a pipeline's own, taken apart: they already are Linen, and hold a layer."""
+"""Classes made by `to_linen_class`, flax's or a pipeline's, taken apart: they already are Linen, and hold a layer."""
 
 from __future__ import annotations
 

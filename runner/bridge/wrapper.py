@@ -77,7 +77,7 @@ def metadata(text: str) -> Callable[[nnx.Variable[Any]], Any] | None:
     found = targets.import_path(text, key=key)
     if not callable(found):
         raise ConfigError(key, text, f"a {type(found).__name__} can't be called", f"{key}=logical")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _of_wrapper(

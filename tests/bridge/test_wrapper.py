@@ -169,8 +169,8 @@ def test_defaults_do_not_change_an_id(make_run):
         ({"wrapper": "linen_classes.own_to_linen"}, "linen_classes.own_to_linen(linen_classes.Plain, dim=4)"),
         (
             {"target": "PlainToLinen"},
-            "flax.nnx.bridge.wrappers.ToLinen(functools.partial(linen_classes.Plain, by=3.0), kwargs=FrozenDict(dim=4), "
-            "metadata_fn=flax.nnx.bridge.variables.to_linen_var)",
+            "flax.nnx.bridge.wrappers.ToLinen(functools.partial(linen_classes.Plain, by=3.0), "
+            "kwargs=FrozenDict(dim=4), metadata_fn=flax.nnx.bridge.variables.to_linen_var)",
         ),
     ],
 )
