@@ -26,6 +26,7 @@ from runner.checks import (
     used,
     verdicts,
 )
+from runner.checks.pipeline import axes, rules
 from runner.checks.probes.subject import Subject, subject_of
 from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
 from runner.records.record import Check
@@ -41,7 +42,12 @@ TRACED: Mapping[str, CheckFunction] = {
     "used": used.check,
     "pure": pure.check,
     "seeded": seeded.check,
+    "rules": rules.check,
+    "axes": axes.check,
 }
+
+# Those that not every pipeline gives cause for.
+ASKED_IF: Mapping[str, Callable[[Subject], bool]] = {"rules": rules.is_asked, "axes": axes.is_asked}
 
 FULL: Mapping[str, CheckFunction] = {
     "parity": parity.check,
@@ -62,7 +68,11 @@ def run_checks(subject: Subject, *, full: bool, only: Collection[str] | None = N
     """
     checks = {**TRACED, **FULL} if full else TRACED
     raised: dict[str, str] = {}
-    wanted = {name: check for name, check in checks.items() if only is None or name in only}
+    wanted = {
+        name: check
+        for name, check in checks.items()
+        if (name in only if only is not None else name not in ASKED_IF or ASKED_IF[name](subject))
+    }
     return [_asked(name, check, subject, full=full, raised=raised) for name, check in wanted.items()]
 
 
@@ -74,7 +84,7 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
       x: Input.
       only: Names of the checks to run, if all of them take too long; None for all.
       **options: Those of `runner.checks.probes.subject.subject_of`: variables, rngs, init_rngs, mutable, call,
-        trained, label, again.
+        trained, label, again, rules.
 
     Raises:
       LayerError: The module rejects its arguments or the input, for a reason that no check knows.

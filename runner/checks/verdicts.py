@@ -33,6 +33,8 @@ STRICT = frozenset(
         "seeded",
         "used",
         "pure",
+        "rules",
+        "axes",
     }
 )
 

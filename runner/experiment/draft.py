@@ -15,6 +15,8 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
 from runner.bridge import hosts
 from runner.bridge.needs import Needs, find_needs
+from runner.bridge.rules import sources
+from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
 from runner.experiment import inputs
@@ -39,6 +41,7 @@ class Draft:
       given: Variables to start from, NumPy leaves; None starts from init's.
       training: How it is trained; None if it isn't.
       train_state: The train state that a trained run left to resume from; None starts at step 0.
+      rules: What the pipeline does by path; None if it is not given.
       x: Shape and dtype of the input.
       placement: The placement of its arrays.
       construct_s: Seconds to import and wrap the class.
@@ -53,6 +56,7 @@ class Draft:
     given: Any
     training: Training | None = None
     train_state: Any = None
+    rules: PathRules | None = None
     x: jax.ShapeDtypeStruct
     placement: Placement
     construct_s: float
@@ -82,6 +86,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
       ConfigError: A value that the layer, the host or the input does not accept.
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
+    rules = sources.path_rules(run.rules)
     layer, construct_s = clock.seconds(lambda: wrapped(run))
     model = hosts.put_around(layer, run.host)
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
@@ -100,6 +105,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
         rngs=rngs,
         mutable=mutable,
         given=given,
+        rules=rules,
         x=x,
         placement=place,
         construct_s=construct_s,

@@ -111,6 +111,7 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         compiled_init=program.init if program else None,
         compiled_apply=program.apply if program else None,
         again=lambda: wrapped(run),
+        rules=draft.rules,
         reseeded=functools.partial(_reseeded, run) if run.layer.seeded_by else None,
     )
 
