@@ -26,7 +26,7 @@ from runner.checks import (
     used,
     verdicts,
 )
-from runner.checks.pipeline import axes, rules
+from runner.checks.pipeline import axes, contract, rules
 from runner.checks.probes.subject import Subject, subject_of
 from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
 from runner.records.record import Check
@@ -44,10 +44,15 @@ TRACED: Mapping[str, CheckFunction] = {
     "seeded": seeded.check,
     "rules": rules.check,
     "axes": axes.check,
+    "pipeline": contract.check,
 }
 
 # Those that not every pipeline gives cause for.
-ASKED_IF: Mapping[str, Callable[[Subject], bool]] = {"rules": rules.is_asked, "axes": axes.is_asked}
+ASKED_IF: Mapping[str, Callable[[Subject], bool]] = {
+    "rules": rules.is_asked,
+    "axes": axes.is_asked,
+    "pipeline": contract.is_asked,
+}
 
 FULL: Mapping[str, CheckFunction] = {
     "parity": parity.check,
@@ -116,7 +121,7 @@ def _require_names(names: Sequence[str]) -> None:
 def _asked(name: str, check: CheckFunction, subject: Subject, *, full: bool, raised: dict[str, str]) -> Check:
     try:
         with no_exit():
-            return check(subject, full=full)
+            return contract.told(check(subject, full=full), subject.pipeline)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         end_if_meant(error)
         # One cause may block many checks: it is reported with the first.

@@ -35,6 +35,7 @@ STRICT = frozenset(
         "pure",
         "rules",
         "axes",
+        "pipeline",
     }
 )
 

@@ -24,6 +24,7 @@ OPEN_NODES = (
     "host.kwargs",
     "host.call",
     "mesh.rules",
+    "pipeline.does",
 )
 
 

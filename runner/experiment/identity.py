@@ -70,6 +70,7 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
     program |= {"mesh": _mesh_data(data["mesh"])} if run.mesh.axes is not None else {}
     program |= {key: data["layer"][key] for key in ("rngs", "init_rngs", "mutable") if data["layer"][key] is not None}
     program |= _wrapping(run)
+    program |= {"pipeline": run.pipeline.name} if run.pipeline.name else {}
     if run.host.target:
         host = {key: data["host"][key] for key in ("target", "kwargs", "layer_name")}
         host |= {"call": data["host"]["call"]} if run.host.call else {}

@@ -27,13 +27,16 @@ layer = AxesToLinen(Layer, args=…, kwargs=FrozenDict(…))  # in place of brid
 
 
 def is_asked(subject: Subject) -> bool:
-    """Whether the host makes `params_axes`."""
-    return axes.COLLECTION in subject.needs.variables
+    """Whether the host makes `params_axes`, or the pipeline wants them."""
+    wanted = subject.pipeline is not None and subject.pipeline.axes == axes.COLLECTION
+    return wanted or axes.COLLECTION in subject.needs.variables
 
 
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether every param has its axes, as many as its array has."""
     entries = tried_boxes.axes_entries(subject.needs.variables)
+    if entries is None and is_asked(subject):
+        entries = {}
     if entries is None:
         return verdicts.skipped(NAME, "init makes no params_axes")
     params = {path[1:]: leaf for path, leaf in trees.flatten(subject.needs.variables) if path[0] == "params"}
@@ -60,7 +63,7 @@ def _require_strings(params: dict[trees.Path, Any], found: Findings) -> None:
 
 
 def _require_entries(subject: Subject, found: Findings) -> None:
-    missing = tried_boxes.missing_axes(subject.needs.variables)
+    missing = tried_boxes.missing_axes({axes.COLLECTION: {}, **subject.needs.variables})
     if missing:
         text = f"params_axes has nothing for {listed([f'params/{name}' for name in missing])}"
         found.wrong.append((f"{text}: T5X raises ValueError: Missing axis names for parameters", _writer(subject)))

@@ -20,6 +20,7 @@ from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.checks.probes.draws import Draws, find
+from runner.config.pipeline_settings import PipelineSettings
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
@@ -50,6 +51,7 @@ class Subject:
       compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
       rules: What the pipeline does by path; None if it is not given.
+      pipeline: What else it does with a layer; None for no pipeline in particular.
       reseeded: Builds `model` as another seed would, if an argument of the layer follows the seed.
     """
 
@@ -69,6 +71,7 @@ class Subject:
     compiled_apply: Callable[..., Any] | None = None
     again: Callable[[], Bridged] | None = None
     rules: PathRules | None = None
+    pipeline: PipelineSettings | None = None
     reseeded: Callable[[], Bridged] | None = None
 
     @functools.cached_property
