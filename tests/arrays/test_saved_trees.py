@@ -129,7 +129,11 @@ def several(here):
     ("place", "said", "typed"),
     [
         ("manager/99", "there is no file or folder manager/99", "manager/10"),
-        ("composite", "composite/7 holds 2 trees of variables: composite/7#policy, composite/7#value", "composite/7#policy"),
+        (
+            "composite",
+            "composite/7 holds 2 trees of variables: composite/7#policy, composite/7#value",
+            "composite/7#policy",
+        ),
         ("two", "two holds 2 trees of variables: two#actor, two#critic", "two#actor"),
         ("two#nix", "two holds actor, critic, and no nix", "two#actor"),
         ("two/critic", "there is no file or folder two/critic: names in a tree follow a #", "two#critic"),

@@ -80,7 +80,9 @@ class Contents:
             arrays = iter(self.read(stored) if self.read else [leaf.read() for leaf in stored if leaf.read])
         except Exception as error:
             raise damaged(self.place, self.format, error) from error
-        return jax.tree.unflatten(structure, [next(arrays) if isinstance(leaf, StoredArray) else leaf for leaf in leaves])
+        return jax.tree.unflatten(
+            structure, [next(arrays) if isinstance(leaf, StoredArray) else leaf for leaf in leaves]
+        )
 
     def _require_arrays(self, part: Tree) -> None:
         names = [leaf.name for _, leaf in trees.flatten(part) if isinstance(leaf, Placeholder)]

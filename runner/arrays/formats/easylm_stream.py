@@ -35,6 +35,6 @@ def read(path: Path) -> Contents:
                 span = Span(reader.at - len(span.encode()), len(span.encode()))
             inner = Reader(buffer, span.start, span.start + span.size)
             leaves.append((tuple(map(str, key)), as_tree(inner.value())))
-    except (RecursionError, ValueError, TypeError, AttributeError) as error:
+    except (RecursionError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedError(f"no leaf ends at byte {reader.at}") from error
     return Contents(format=FORMAT, place=path, tree=trees.nest((key, leaf) for key, leaf in leaves if leaf is not None))

@@ -34,7 +34,7 @@ def value(path: Path) -> Any:
     reader = Reader(Buffer(path))
     try:
         found = reader.value()
-    except (RecursionError, ValueError, TypeError) as error:
+    except (RecursionError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedError(f"{type(error).__name__} at byte {reader.at}") from error
     if reader:
         raise DamagedError(f"{reader.end - reader.at} bytes follow its end")

@@ -18,7 +18,7 @@ from runner.arrays.formats import (
     zarr_arrays,
 )
 from runner.arrays.formats.contents import Contents, DamagedError, damaged
-from runner.errors import StorageError, listed
+from runner.errors import StorageError
 
 # Enough to tell every format by.
 NUM_BYTES = 64

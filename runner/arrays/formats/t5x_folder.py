@@ -42,9 +42,7 @@ def read(folder: Path) -> Contents:
     if not isinstance(found, dict):
         raise DamagedError(f"{FILE} holds no tree")
     tree = found.get(WHOLE) if "version" in found else None
-    return Contents(
-        format=FORMAT, place=folder, tree=as_tree(_resolved(folder, tree or found)), read=_read
-    )
+    return Contents(format=FORMAT, place=folder, tree=as_tree(_resolved(folder, tree or found)), read=_read)
 
 
 def _read(leaves: Sequence[StoredArray]) -> list[np.ndarray]:
