@@ -147,6 +147,7 @@ def check(
     only: Sequence[str] | str | None = None,
     label: str | None = None,
     again: Callable[[], Any] | None = None,
+    rules: Any = None,
 ) -> CheckReport:
     """Reports whether a Linen module is safe in a pipeline: every check, with its evidence and fix.
 
@@ -168,6 +169,10 @@ def check(
       only: Names of the checks to run, `["parity", "lifts"]`; None for all.
       label: The module's name in the report; by default its class name.
       again: Builds the module a second time, like a script that creates it for every call.
+      rules: What the pipeline does by path, for the check `rules`: partition rules as a sequence of (regex,
+        PartitionSpec), a file, or the dotted name of a function that returns them; or a dict of `partition`,
+        `weight_decay`, `freeze` (each the same, or a function from params to a tree of booleans) and `match`
+        (`search` or `fullmatch`).
 
     Returns:
       A `CheckReport`: `.ok`, `.failed`, `.warned`, `.untested`, `report["streams"]`, `.raise_for_failures()`.
@@ -189,6 +194,7 @@ def check(
         trained=trained,
         label=label,
         again=again,
+        rules=rules,
     )
     return CheckReport(label or _class_name(model), checks)
 

@@ -21,6 +21,8 @@ CHECKS = (
     "used",
     "pure",
     "seeded",
+    "rules",
+    "axes",
     "parity",
     "lifts",
     "checkpoint",

@@ -16,8 +16,11 @@ from runner.arrays.tree_diff import LeafMismatch
 from runner.bridge import wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
+from runner.bridge.rules import sources
+from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.checks.probes.draws import Draws, find
+from runner.config.pipeline_settings import PipelineSettings
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
@@ -47,6 +50,8 @@ class Subject:
       compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first check that wants it.
       compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
+      rules: What the pipeline does by path; None if it is not given.
+      pipeline: What else it does with a layer; None for no pipeline in particular.
       reseeded: Builds `model` as another seed would, if an argument of the layer follows the seed.
     """
 
@@ -65,6 +70,8 @@ class Subject:
     compiled_init: Callable[..., Any] | None = None
     compiled_apply: Callable[..., Any] | None = None
     again: Callable[[], Bridged] | None = None
+    rules: PathRules | None = None
+    pipeline: PipelineSettings | None = None
     reseeded: Callable[[], Bridged] | None = None
 
     @functools.cached_property
@@ -196,6 +203,7 @@ def subject_of(
     trained: Iterable[str] | str = (PARAMS,),
     label: str | None = None,
     again: Callable[[], Any] | None = None,
+    rules: Any = None,
 ) -> Subject:
     """Any Linen module as a subject.
 
@@ -210,6 +218,7 @@ def subject_of(
       trained: Collections that the optimiser gets.
       label: What it is called; by default its class's name.
       again: Builds the module a second time, as a script does that makes it for every call.
+      rules: The pipeline's rules by path, as `runner.check` takes them.
 
     Raises:
       LayerError: The module refuses its arguments or the input.
@@ -218,6 +227,7 @@ def subject_of(
     _require_module(model)
     _require_variables(variables)
     bridged = wrap.called(model, dict(call or {}))
+    by_path = sources.given_rules(rules)
     name = label or type(model).__name__
     x = _as_array(x)
     needs = find_needs(bridged, x, name)
@@ -233,6 +243,7 @@ def subject_of(
         mutable=needs.mutable if mutable is None or mutable is True else _names(mutable or ()),
         trained=_names(trained),
         again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),
+        rules=by_path,
     )
 
 

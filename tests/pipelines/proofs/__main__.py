@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from tests.pipelines.proofs.proof import CAPABILITIES, Outcome, Outcomes, Proof, dumps, not_run
+from tests.pipelines import typed
 from tests.pipelines.proofs.source import ROOT
 
 
@@ -35,13 +36,20 @@ def outcomes(name: str, wanted: list[str]) -> Outcomes:
     if module.SOURCE.missing():
         return not_run(module.SOURCE)
     module.SOURCE.enter()
-    found = {
-        key: outcome(module.PROOFS[key])
-        for key in CAPABILITIES
-        if key in module.PROOFS and key in (wanted or CAPABILITIES)
-    }
-    found |= {key: Outcome(None, why) for key, why in getattr(module, "NOT_RUN", {}).items() if not wanted}
+    proofs: dict[str, Proof] = {**module.PROOFS, "page": lambda _: page(name)}
+    asked = [key for key in CAPABILITIES if key in (wanted or CAPABILITIES)]
+    with tempfile.TemporaryDirectory() as files:
+        typed.write_files(name, Path(files))
+        found = {key: outcome(proofs[key]) for key in asked if key in proofs}
+    found |= {key: Outcome(None, why) for key, why in getattr(module, "NOT_RUN", {}).items() if key in asked}
     return Outcomes(module.SOURCE.version(), "", found)
+
+
+def page(name: str) -> str:
+    """Types what is on the page of pipeline `name`."""
+    commands = typed.type_page(name)
+    assert commands, f"docs/pipelines/{name}.md has no command"
+    return f"{len(commands)} commands end as [the page]({name}.md) says"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ CAPABILITIES = {
     "checkpoint": "`diff` from its own checkpoint to a tree that its own code restores",
     "training": "three steps by its own train state, with equal bits where promised",
     "trainer": "its whole trainer",
+    "page": "the commands and code on its page",
 }
 
 Proof = Callable[[Path], str]
