@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,8 @@ from flax import linen as nn
 from flax import nnx
 from flax.core import scope as linen_scope
 
-from runner.bridge import host_lifts, rngs, wrap
+from runner.arrays import trees
+from runner.bridge import host_lifts, jaxprs, rngs, wrap
 from runner.bridge.calls import METHOD
 from runner.bridge.host_lifts import HostLift
 from runner.bridge.wrap import Bridged
@@ -66,12 +69,36 @@ class Captured:
         assert build is not None
         return build(rngs)
 
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of what is called, by name; empty where they can't be told."""
+        name = self.method or "__call__"
+        target = getattr(type(self.module), name, None) if isinstance(name, str) else name
+        try:
+            _, *found = inspect.signature(target).parameters.items()  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return {}
+        return dict(found)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Its inputs by the names of the parameters, as far as they have names."""
+        return {**dict(zip(self.parameters, self.args, strict=False)), **self.kwargs}
+
     def run(self, module: nnx.Module, arrays: Sequence[Any], **replaced: Any) -> Any:
-        """What the native module gives for the call's inputs, with `arrays` in the place of the shapes."""
+        """What the native module gives for the call's inputs, with `arrays` in the place of the shapes.
+
+        Args:
+          module: The native module.
+          arrays: As many as `arrays`.
+          **replaced: Inputs in place of, or besides, those of the host.
+        """
         leaves, structure = jax.tree.flatten((self.args, self.kwargs))
         given = iter(arrays)
         filled = [next(given) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves]
         args, kwargs = jax.tree.unflatten(structure, filled)
+        names = list(self.parameters)[: len(args)]
+        args = [replaced.pop(name) if name in replaced else arg for name, arg in zip(names, args, strict=False)] or args
         method = self.method or "__call__"
         if isinstance(method, str):
             return getattr(module, method)(*args, **{**kwargs, **replaced})
@@ -118,9 +145,22 @@ def _shape(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else leaf
 
 
-def calls(
-    model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = None, call: Mapping[str, Any] | None = None
-) -> list[Captured]:
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A host's apply, traced.
+
+    Attributes:
+      calls: Every call of a wrapped layer in it.
+      num_draws: How many draws the program has, those included that nothing depends on.
+      changed: The variables that it changes, as paths.
+    """
+
+    calls: Sequence[Captured]
+    num_draws: int
+    changed: frozenset[str]
+
+
+def calls(model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = None) -> list[Captured]:
     """Every call of a wrapped layer during init, or during apply on `variables`, in order; only traces.
 
     Args:
@@ -128,26 +168,43 @@ def calls(
       streams: All rng streams that it needs.
       x: Shape and dtype of the input.
       variables: Shapes of the variables; None for init.
-      call: Call arguments of the host besides, or in place of, its own.
     """
-    found = _traced(model, streams, x, variables, call)
-    if not found:  # or traced before, by `nn.jit`
-        jax.clear_caches()
-        found = _traced(model, streams, x, variables, call)
-    return found
+    if variables is not None:
+        return list(applied(model, streams, x, variables).calls)
+    return _noted(lambda key, x: model.model.init(rngs.init_keys(key, streams), x, **model.call), _KEY, x)[0]
 
 
-def _traced(
-    model: Bridged, streams: Sequence[str], x: Any, variables: Any, call: Mapping[str, Any] | None
-) -> list[Captured]:
-    seen, given = _Capturing(), {**model.call, **(call or {})}
+def applied(model: Bridged, streams: Sequence[str], x: Any, variables: Any) -> Traced:
+    """What apply does on variables of these shapes; only traces."""
 
     def run(variables: Any, key: Any, x: Any) -> Any:
+        keys = rngs.apply_keys(key, streams)
+        return model.model.apply(variables, x, rngs=keys, mutable=True, **model.call)[1]
+
+    found, closed, updates = _noted(run, variables, _KEY, x)
+    paths = ["/".join(map(str, path)) for path, _ in trees.flatten(trees.unbox(updates))]
+    moved = jaxprs.changed(closed, range(len(paths))) if len(paths) == len(closed.jaxpr.outvars) else []
+    return Traced(
+        calls=found,
+        num_draws=len(re.findall(r"= (?:random_bits|threefry2x32)\b", str(closed))),
+        changed=frozenset(path for path, one in zip(paths, moved, strict=False) if one),
+    )
+
+
+_KEY = jax.ShapeDtypeStruct((2,), "uint32")
+
+
+def _noted(run: Any, *inputs: Any) -> tuple[list[Captured], Any, Any]:
+    """The calls of wrapped layers while `run` is traced, its jaxpr, and the shapes of what it gives."""
+    seen = _Capturing()
+
+    def watched(*given: Any) -> Any:
         with nn.intercept_methods(seen):
-            if variables is None:
-                return model.model.init(rngs.init_keys(key, streams), x, **given)
-            return model.model.apply(variables, x, rngs=rngs.apply_keys(key, streams), mutable=True, **given)
+            return run(*given)
 
     with jax.default_matmul_precision(CAPTURING):
-        jax.eval_shape(run, variables, jax.ShapeDtypeStruct((2,), "uint32"), x)
-    return seen.found
+        closed, output = jax.make_jaxpr(watched, return_shape=True)(*inputs)
+        if not seen.found:  # or traced before, by `nn.jit`
+            jax.clear_caches()
+            closed, output = jax.make_jaxpr(watched, return_shape=True)(*inputs)
+    return seen.found, closed, output

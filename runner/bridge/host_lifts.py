@@ -102,7 +102,7 @@ def _pack_of(pack: Callable[..., Any]) -> Callable[..., Any]:
         packed, changes = pack(fn, into, out, *rest, **named), _watched.changes
         if changes is None:  # another thread's lift
             return packed
-        make, arguments = _caller(sys._getframe(1))  # noqa: SLF001 - the lift that calls
+        make, arguments = _caller(sys._getframe(1))
         kind = str(named.get("name", make.__name__ if make else "lift"))
 
         def run(scopes: Any, *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +139,7 @@ def _holds(arguments: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def _place() -> str:
     """File and line of the innermost frame that is no library's and none of ours."""
-    frame: Any = sys._getframe(1)  # noqa: SLF001
+    frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         frame = frame.f_back
     return "" if frame is None else f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

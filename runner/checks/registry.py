@@ -14,6 +14,7 @@ from runner.checks import (
     complete,
     init_errors,
     lifts,
+    mode,
     mutable,
     nothing_invented,
     parity,
@@ -41,6 +42,7 @@ TRACED: Mapping[str, CheckFunction] = {
     "used": used.check,
     "pure": pure.check,
     "seeded": seeded.check,
+    "mode": mode.check,
 }
 
 FULL: Mapping[str, CheckFunction] = {

@@ -12,7 +12,6 @@ from typing import Any
 
 from runner.arrays import trees
 from runner.bridge import captured, host_lifts
-from runner.bridge.captured import Captured
 from runner.bridge.host_lifts import Change, HostLift
 from runner.checks import verdicts
 from runner.checks.probes import carried, own_state

@@ -33,6 +33,7 @@ STRICT = frozenset(
         "seeded",
         "used",
         "pure",
+        "mode",
     }
 )
 

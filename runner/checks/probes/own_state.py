@@ -41,15 +41,15 @@ class Leaf:
 
 def names_of(call: Captured) -> list[tuple[str, tuple[Any, ...]]]:
     """Collection and path of each of them."""
-    return [(_collection(leaf), path) for path, leaf in _kept(call.module)]
+    return [(_collection(leaf), path) for path, leaf in kept(call.module)]
 
 
 def leaves_of(call: Captured) -> list[Leaf]:
     """Each of them with what it is."""
-    kept = _kept(call.module)
+    own = kept(call.module)
     key = jax.ShapeDtypeStruct((2,), "uint32")
     made = jax.make_jaxpr(lambda key: _values(call.construct(nnx.Rngs(key))))(key)
-    drawn = [flow.read(made, [num == other for other in range(len(kept))])[0] for num in range(len(kept))]
+    drawn = [flow.read(made, [num == other for other in range(len(own))])[0] for num in range(len(own))]
     return [
         Leaf(
             collection=_collection(leaf),
@@ -59,14 +59,14 @@ def leaves_of(call: Captured) -> list[Leaf]:
             drawn=is_drawn,
             changed=is_changed,
         )
-        for (path, leaf), is_drawn, is_changed in zip(kept, drawn, _changed(call, len(kept)), strict=True)
+        for (path, leaf), is_drawn, is_changed in zip(own, drawn, _changed(call, len(own)), strict=True)
     ]
 
 
 def _changed(call: Captured, number: int) -> list[bool]:
     def run(values: list[Any], arrays: list[Any]) -> list[Any]:
         module = call.construct(nnx.Rngs(0))
-        variables = [leaf for _, leaf in _kept(module)]
+        variables = [leaf for _, leaf in kept(module)]
         for leaf, value in zip(variables, values, strict=True):
             leaf.set_value(value)
         call.run(module, arrays)
@@ -82,10 +82,10 @@ def _changed(call: Captured, number: int) -> list[bool]:
 
 
 def _values(module: nnx.Module) -> list[Any]:
-    return [leaf.get_value() for _, leaf in _kept(module)]
+    return [leaf.get_value() for _, leaf in kept(module)]
 
 
-def _kept(module: nnx.Module) -> list[tuple[tuple[Any, ...], nnx.Variable[Any]]]:
+def kept(module: nnx.Module) -> list[tuple[tuple[Any, ...], nnx.Variable[Any]]]:
     """The variables that a Linen pipeline has to keep: not the keys, and not what is sown."""
     state = nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState)))
     return [
