@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,9 @@ from runner.bridge.wrap import Bridged
 
 # Functions that `nn.jit` has traced are not traced again in the same context, and nothing else uses this one.
 CAPTURING = "BF16_BF16_F32_X3"
+
+
+DRAWING = ("random_bits", "threefry2x32", "random_gamma")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ def applied(model: Bridged, streams: Sequence[str], x: Any, variables: Any) -> T
     moved = jaxprs.changed(closed, range(len(paths))) if len(paths) == len(closed.jaxpr.outvars) else []
     return Traced(
         calls=found,
-        num_draws=len(re.findall(r"= (?:random_bits|threefry2x32)\b", str(closed))),
+        num_draws=jaxprs.number_of(closed, DRAWING),
         changed=frozenset(path for path, one in zip(paths, moved, strict=False) if one),
     )
 

@@ -7,7 +7,6 @@ that counts, and any draw or update that a truth value of the layer can stop.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +47,11 @@ def check(subject: Subject, *, full: bool) -> Check:
     training = _training(now.traced.calls)
     if not training:
         return verdicts.passed(NAME, "as it is called, no wrapped layer draws or updates as in training")
-    switches = [one for one in candidates if _is_switch(subject, one, now)]
+    # A field of any name may build another host: it counts only where nothing is more likely to be the switch.
+    likely = [one for one in candidates if one.known or one.argument]
+    switches = [one for one in likely if _is_switch(subject, one, now)]
+    if not switches:
+        switches = [one for one in candidates if one not in likely and _is_switch(subject, one, now)]
     if not switches:
         return verdicts.passed(NAME, "the host has no switch of its own")
     evaluating = [one for one in switches if not one.is_set]
@@ -60,9 +63,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     return _fail(subject, said, left, setting, sure=any(one.known or one.argument for one in switches))
 
 
-def _fail(
-    subject: Subject, said: str, left: Mapping[str, Sequence[str]], setting: Setting, *, sure: bool
-) -> Check:
+def _fail(subject: Subject, said: str, left: Mapping[str, Sequence[str]], setting: Setting, *, sure: bool) -> Check:
     words = listed([f"{path or 'the layer'} ({', '.join(does)})" for path, does in left.items()], 3)
     detail = f"with {said}, apply still trains {words}: what the host sets does not reach it"
     lines = []

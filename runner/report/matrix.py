@@ -21,6 +21,7 @@ CHECKS = (
     "used",
     "pure",
     "seeded",
+    "mode",
     "parity",
     "lifts",
     "checkpoint",

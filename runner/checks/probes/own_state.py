@@ -1,4 +1,4 @@
-"""The variables that a wrapped layer makes for itself, as the host calls it: which are drawn, which the call changes."""
+"""The variables that a wrapped layer makes for itself: which are drawn, and which a call of the host changes."""
 
 from __future__ import annotations
 
