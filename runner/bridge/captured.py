@@ -72,6 +72,11 @@ class Captured:
         return build(rngs)
 
     @functools.cached_property
+    def kind(self) -> str:
+        """The same for calls of equal layers on equal inputs."""
+        return repr((self.layer, self.args, self.kwargs, self.method))
+
+    @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """The parameters of what is called, by name; empty where they can't be told."""
         name = self.method or "__call__"

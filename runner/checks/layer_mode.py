@@ -56,8 +56,7 @@ def _distinct(calls: Sequence[Captured]) -> list[tuple[list[str], Captured]]:
     """The calls, those of equal layers with equal inputs once."""
     groups: dict[str, tuple[list[str], Captured]] = {}
     for call in {call.path: call for call in calls}.values():
-        key = repr((call.layer, call.args, call.kwargs, call.method))
-        groups.setdefault(key, ([], call))[0].append(call.path)
+        groups.setdefault(call.kind, ([], call))[0].append(call.path)
     return list(groups.values())
 
 

@@ -8,8 +8,9 @@ that counts, and any draw or update that a truth value of the layer can stop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from flax import nnx
 
 from runner.arrays import trees
 from runner.bridge import captured
@@ -25,50 +26,65 @@ from runner.records.record import Check
 NAME = "mode"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The host with some switches set.
-
-    Attributes:
-      switches: What is set.
-      traced: Its apply.
-    """
-
-    switches: tuple[Switch, ...]
-    traced: Traced
-
-
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether the host's own switch reaches every wrapped layer in it; only traces."""
-    candidates = others(subject.model) if subject.layer_calls else []
+    candidates = others(subject.model) if any(_may_train(call) for call in subject.layer_calls) else []
     if not candidates:
         return verdicts.passed(NAME, "no host here has a switch of its own")
-    now = _trace(subject, ())
-    training = _training(now.traced.calls)
-    if not training:
+    host = _Host(subject)
+    now = host.applied(())
+    if not any(_effects_of(now.calls).values()):
         return verdicts.passed(NAME, "as it is called, no wrapped layer draws or updates as in training")
-    # A field of any name may build another host: it counts only where nothing is more likely to be the switch.
-    likely = [one for one in candidates if one.known or one.argument]
-    switches = [one for one in likely if _is_switch(subject, one, now)]
-    if not switches:
-        switches = [one for one in candidates if one not in likely and _is_switch(subject, one, now)]
+    switches = host.switches(candidates)
     if not switches:
         return verdicts.passed(NAME, "the host has no switch of its own")
-    evaluating = [one for one in switches if not one.is_set]
-    setting = _trace(subject, tuple(evaluating)) if evaluating else now
     said = ", ".join(f"{one.name}={one.value}" for one in switches)
-    left = {path: does for path, does in _training(setting.traced.calls).items() if path in training}
+    calls = host.applied([one for one in switches if not one.is_set]).calls
+    left = {path: does for path, does in _training(calls).items() if does}
     if not left:
         return verdicts.passed(NAME, f"with {said} no wrapped layer draws or updates as in training")
-    return _fail(subject, said, left, setting, sure=any(one.known or one.argument for one in switches))
+    sure = any(one.known or one.argument for one in switches)
+    return _fail(said, left, calls, sure=sure)
 
 
-def _fail(subject: Subject, said: str, left: Mapping[str, Sequence[str]], setting: Setting, *, sure: bool) -> Check:
+class _Host:
+    """A host's apply under one setting or another; each is traced once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._known: dict[tuple[Switch, ...], Traced] = {}
+
+    def applied(self, switches: Sequence[Switch]) -> Traced:
+        """Its apply with the switches set."""
+        key, needs = tuple(switches), self._subject.needs
+        if key not in self._known:
+            model, x = set_in(self._subject.model, key), trees.shapes(self._subject.x)
+            self._known[key] = captured.applied(model, needs.streams, x, needs.variables)
+        return self._known[key]
+
+    def switches(self, candidates: Sequence[Switch]) -> list[Switch]:
+        """Those that choose the mode."""
+        # A field of any name may build another host: it counts only where nothing is more likely to be the switch.
+        likely = [one for one in candidates if one.known or one.argument]
+        found = [one for one in likely if self._is_switch(one)]
+        return found or [one for one in candidates if one not in likely and self._is_switch(one)]
+
+    def _is_switch(self, one: Switch) -> bool:
+        """Whether `one` has a known name, or takes draws or updates of the host away."""
+        if one.is_set:
+            return True
+        try:
+            now, other = self.applied(()), self.applied([one])
+        except Exception:  # noqa: BLE001 - with that value the host is another one, of other variables
+            return False
+        fewer = other.num_draws <= now.num_draws and other.changed <= now.changed
+        return one.known or (fewer and (other.num_draws, other.changed) != (now.num_draws, now.changed))
+
+
+def _fail(said: str, left: Mapping[str, Sequence[str]], calls: Sequence[Captured], *, sure: bool) -> Check:
     words = listed([f"{path or 'the layer'} ({', '.join(does)})" for path, does in left.items()], 3)
     detail = f"with {said}, apply still trains {words}: what the host sets does not reach it"
-    lines = []
-    for call in {call.path: call for call in setting.traced.calls if call.path in left}.values():
-        lines += _fix(call)
+    lines = [line for call in {call.path: call for call in calls if call.path in left}.values() for line in _fix(call)]
     fix = "\n".join(dict.fromkeys(lines)) or None
     evidence = {"still": {path: list(does) for path, does in left.items()}}
     if sure:
@@ -78,8 +94,7 @@ def _fail(subject: Subject, said: str, left: Mapping[str, Sequence[str]], settin
 
 def _fix(call: Captured) -> Iterator[str]:
     """What the host can give the layer so that it is at rest, as far as tracing finds it."""
-    tried = Modes(call)
-    for name in tried.arguments():
+    for name in Modes(call).arguments():
         for value in (True, False):
             try:
                 at_rest = not _does(call, {name: value})
@@ -90,50 +105,45 @@ def _fix(call: Captured) -> Iterator[str]:
                 return
 
 
-def _is_switch(subject: Subject, one: Switch, now: Setting) -> bool:
-    """Whether `one` has a known name, or takes draws or updates of the host away."""
-    if one.is_set:
-        return True
-    try:
-        other = _trace(subject, (one,)).traced
-    except Exception:  # noqa: BLE001 - with that value the host is another one, of other variables
-        return False
-    if one.known:
-        return True
-    fewer = other.num_draws <= now.traced.num_draws and other.changed <= now.traced.changed
-    return fewer and (other.num_draws, other.changed) != (now.traced.num_draws, now.traced.changed)
+def _may_train(call: Captured) -> bool:
+    """Whether the layer has anything that a call may draw from or change, besides its weights."""
+    state = nnx.to_flat_state(nnx.state(call.module))
+    return any(not isinstance(leaf, nnx.Param) for _, leaf in state)
 
 
-def _trace(subject: Subject, switches: Sequence[Switch]) -> Setting:
-    model = set_in(subject.model, switches)
-    variables, x = subject.needs.variables, trees.shapes(subject.x)
-    return Setting(
-        switches=tuple(switches),
-        traced=captured.applied(model, subject.needs.streams, x, variables),
-    )
+def _distinct(calls: Sequence[Captured]) -> dict[str, tuple[list[str], Captured]]:
+    """The last call of each layer, those of equal layers on equal inputs once, each with the layers' paths."""
+    found: dict[str, tuple[list[str], Captured]] = {}
+    for call in {call.path: call for call in calls}.values():
+        found.setdefault(call.kind, ([], call))[0].append(call.path)
+    return found
+
+
+def _effects_of(calls: Sequence[Captured]) -> dict[str, set[str]]:
+    """What each wrapped layer does besides its output."""
+    return {paths[0]: Modes(call).effects() for paths, call in _distinct(calls).values() if _may_train(call)}
 
 
 def _training(calls: Sequence[Captured]) -> dict[str, list[str]]:
     """What each wrapped layer does that only training should, by its path."""
-    found: dict[str, list[str]] = {}
-    known: dict[str, list[str]] = {}
-    for call in {call.path: call for call in calls}.values():
-        key = repr((call.layer, call.args, call.kwargs, call.method))
-        if key not in known:
-            known[key] = _does(call)
-        if known[key]:
-            found[call.path] = known[key]
-    return found
+    return {
+        path: does
+        for paths, call in _distinct(calls).values()
+        if _may_train(call)
+        for does in [_does(call)]
+        for path in paths
+    }
 
 
 def _does(call: Captured, given: Mapping[str, Any] | None = None) -> list[str]:
     tried, given = Modes(call), given or {}
+    effects = tried.effects(**given)
+    if not effects:
+        return []
     paths = tried.training(tried.switches(), **given)
     owners = ["/".join(map(str, path[:-1])) for path in paths]
     said = [_words(owner, path[-1]) for owner, path in zip(owners, paths, strict=True)]
-    if not modes.flags(call.module) and not tried.arguments():
-        return said
-    effects = _unexplained(tried.effects(**given), owners, bool(said))
+    effects = _unexplained(effects, owners, DRAWS in effects and any("drops" in one for one in said))
     return said + [_effect(one) for one in sorted(effects & _stoppable(tried, given, effects))]
 
 

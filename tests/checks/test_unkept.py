@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import lifted_hosts as hosts
 import pytest
 
-import runner
 from runner.checks import complete, mutable
 from runner.checks.probes.subject import subject_of
 from runner.records.record import Verdict
