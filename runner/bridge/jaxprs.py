@@ -7,7 +7,7 @@ depend on every input, and its bodies may run in any way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,6 +223,15 @@ class Liveness:
 def is_read(closed: Any, outputs: Sequence[bool]) -> list[bool]:
     """Whether each input of a closed jaxpr is read for the outputs that are chosen, one truth value an output."""
     return Liveness().inputs(body_of(closed).jaxpr, outputs)
+
+
+def number_of(closed: Any, primitives: Collection[str]) -> int:
+    """How many equations of these primitives a closed jaxpr has, in the jaxprs inside it too."""
+    return sum(
+        (equation.primitive.name in primitives)
+        + sum(number_of(one, primitives) for value in equation.params.values() for one in _search(value))
+        for equation in body_of(closed).jaxpr.eqns
+    )
 
 
 def constants(closed: Any) -> list[Any]:

@@ -13,7 +13,8 @@ from flax import nnx
 
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import wrap
+from runner.bridge import captured, lifts, wrap
+from runner.bridge.captured import Captured
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
@@ -126,6 +127,11 @@ class Subject:
             return self.apply(variables, key, x)
 
         return jax.make_jaxpr(apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
+
+    @functools.cached_property
+    def layer_calls(self) -> list[Captured]:
+        """Every call of a wrapped layer in init, as the host makes it; empty where the model is the layer itself."""
+        return [] if lifts.is_wrapped(self.model) else captured.calls(self.model, self.needs.streams, self.x)
 
     @functools.cached_property
     def make(self) -> Callable[[], Any]:

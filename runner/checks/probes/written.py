@@ -52,7 +52,7 @@ def _normalised(subject: Subject) -> list[trees.Path]:
     if lifts.is_wrapped(subject.model):
         layers = [("", subject.model.model)]
     else:
-        layers = lifts.wrapped_calls(subject.model, subject.needs.streams, subject.x)
+        layers = [(call.path, call.layer) for call in subject.layer_calls]
     found: list[Any] = []
     for name, layer in layers:
         construct = unwrapped.constructor(layer)
