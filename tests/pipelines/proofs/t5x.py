@@ -91,12 +91,14 @@ def axes(folder: Path) -> str:
     import flax
     import hosts
     import jax
+    from flax import nnx
     from flax.nnx import bridge
     from layers import Mlp
     from t5x import train_state
 
     bare = hosts.T5(layer=lambda name=None: bridge.to_linen(Mlp, name=name, metadata_fn=None))
-    variables = jax.eval_shape(bare.init, {"params": jax.random.key(0)}, _tokens())
+    with nnx.use_eager_sharding(False):
+        variables = jax.eval_shape(bare.init, {"params": jax.random.key(0)}, _tokens())
     try:
         train_state.InferenceState.create(flax.core.freeze(variables))
     except ValueError as error:
