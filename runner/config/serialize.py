@@ -25,6 +25,7 @@ from runner.config.enums import (
     TrackingMode,
 )
 from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
+from runner.config.pipeline_settings import PipelineSettings
 from runner.config.rules_settings import RulesSettings
 from runner.config.run_settings import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
 from runner.config.settings import Run
@@ -108,6 +109,7 @@ def _group_types() -> dict[str, type]:
     return {
         "layer": LayerSettings,
         "host": HostSettings,
+        "pipeline": PipelineSettings,
         "train": TrainSettings,
         "input": InputSettings,
         "timing": TimingSettings,

@@ -37,6 +37,7 @@ class Draft:
       layer: The wrapped layer alone.
       needs: What `model` requires.
       rngs: Streams passed to apply.
+      init_rngs: Streams passed to init; None for all that it needs.
       mutable: Collections that apply may change.
       given: Variables to start from, NumPy leaves; None starts from init's.
       training: How it is trained; None if it isn't.
@@ -52,6 +53,7 @@ class Draft:
     layer: Bridged
     needs: Needs
     rngs: tuple[str, ...]
+    init_rngs: tuple[str, ...] | None = None
     mutable: tuple[str, ...]
     given: Any
     training: Training | None = None
@@ -65,6 +67,11 @@ class Draft:
     def device(self) -> jax.Device:
         """The device, or the first one of the mesh."""
         return self.placement.device
+
+    @property
+    def init_streams(self) -> tuple[str, ...]:
+        """The streams that init gets."""
+        return self.needs.streams if self.init_rngs is None else self.init_rngs
 
     @property
     def variables(self) -> Any:
@@ -103,6 +110,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
         layer=layer,
         needs=needs,
         rngs=rngs,
+        init_rngs=None if run.layer.init_rngs is None else tuple(run.layer.init_rngs),
         mutable=mutable,
         given=given,
         rules=rules,
@@ -123,7 +131,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
 def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs: Callable[[], Needs]) -> Placement:
     mesh = make_mesh(on_one_device(run) if identity.elsewhere else run)
     if mesh is None:
-        return on_device(identity.device)
+        return on_device(identity.device, eager_sharding=run.pipeline.eager_sharding)
     # Axis names are read before flax places anything by them, so that the error for a wrong one says what to type.
     with nnx.use_eager_sharding(False):
         return on_mesh(run, mesh, x, find_needs().variables)

@@ -18,6 +18,7 @@ from flax.nnx import bridge
 from jax.sharding import PartitionSpec
 
 import runner
+from runner.bridge import boxes
 from runner.bridge.tracing import tried_boxes
 from runner.checks import sharding
 from runner.checks.probes.subject import subject_of
@@ -240,7 +241,7 @@ def test_a_host_with_params_axes_is_told_of_the_writer():
 
 @pytest.mark.usefixtures("placing_nothing")
 def test_a_box_that_a_scan_refuses_is_a_fail():
-    model = Scanned(bridge.ToLinen(named, metadata_fn=tried_boxes.logical), says_name=False)
+    model = Scanned(bridge.ToLinen(named, metadata_fn=boxes.logical), says_name=False)
     (check,) = runner.check(model, X, only=["sharding"])
     assert (check.verdict, check.fix) == (Verdict.fail, tried_boxes.FIXES[tried_boxes.BARE])
     assert check.detail.endswith("PartitioningUnspecifiedError")

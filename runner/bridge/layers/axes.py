@@ -58,7 +58,7 @@ def write_axes(module: Any) -> None:
 
 def construct(module: Any, rngs: nnx.Rngs, replaced: Mapping[str, Any] = MappingProxyType({})) -> nnx.Module:
     """The native module of a wrapped layer, some arguments replaced; placed by its names if the wrapper places it."""
-    streams = {} if module.skip_rng else {"rngs": rngs}
+    streams = {} if getattr(module, "skip_rng", False) else {"rngs": rngs}
     places_nothing = isinstance(module, AxesToLinen)
     with nnx.use_eager_sharding(False) if places_nothing else contextlib.nullcontext():
         made: nnx.Module = module.nnx_class(*module.args, **{**module.kwargs, **replaced, **streams})

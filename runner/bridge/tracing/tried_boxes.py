@@ -13,7 +13,7 @@ from flax.linen import partitioning
 from flax.nnx import bridge
 
 from runner.arrays import trees
-from runner.bridge import rngs
+from runner.bridge import boxes, rngs
 from runner.bridge.layers import axes
 from runner.bridge.wrap import Bridged
 
@@ -23,16 +23,10 @@ if TYPE_CHECKING:
 LOGICAL, NNX, BARE, AXES = "LogicallyPartitioned", "NNXMeta", "no box", "params_axes"
 
 
-def logical(variable: Any) -> Any:
-    """A box that `nn.scan` and `nn.vmap` tell of their axis, where the variable has axis names."""
-    names, value = variable.get_metadata().get("out_sharding"), variable.get_value()
-    return nn.LogicallyPartitioned(value, names) if names else value
-
-
 # `bridge.to_linen` without metadata_fn.
 DEFAULT = bridge.ToLinen.__dataclass_fields__["metadata_fn"].default
 
-FUNCTIONS: Mapping[str, Any] = {LOGICAL: logical, NNX: DEFAULT, BARE: None, AXES: None}
+FUNCTIONS: Mapping[str, Any] = {LOGICAL: boxes.logical, NNX: DEFAULT, BARE: None, AXES: None}
 
 # How flax says that a lift around a box of Linen's names no axis.
 UNNAMED = "not specified in metadata_params"
@@ -45,13 +39,14 @@ layer = layer.clone(metadata_fn=logical)  # or bridge.with_partitioning(init, na
 
 WRITER = f"""\
 from {axes.__name__} import {axes.AxesToLinen.__name__}
-layer = AxesToLinen(Layer, args=…, kwargs=FrozenDict(…))  # in place of bridge.to_linen(Layer, …)"""
+layer = AxesToLinen(Layer, args=…, kwargs=FrozenDict(…))  # in place of bridge.to_linen(Layer, …)
+# in a config: layer.wrapper={axes.__name__}.{axes.AxesToLinen.__name__}"""
 
 # What to write for each.
 FIXES: Mapping[str, str] = {
     LOGICAL: KEEP_AXES,
     NNX: "layer = bridge.to_linen(Layer, …)  # without metadata_fn: names and axes fit in this host",
-    BARE: "layer = layer.clone(metadata_fn=None)  # no box: none takes the axis of this host's lift",
+    BARE: "layer = layer.clone(metadata_fn=None)  # in a config: layer.metadata_fn=none; no box takes this lift's axis",
     AXES: WRITER,
 }
 

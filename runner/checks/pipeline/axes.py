@@ -24,13 +24,16 @@ NAME = "axes"
 
 
 def is_asked(subject: Subject) -> bool:
-    """Whether the host makes `params_axes`."""
-    return axes.COLLECTION in subject.needs.variables
+    """Whether the host makes `params_axes`, or the pipeline wants them."""
+    wanted = subject.pipeline is not None and subject.pipeline.axes == axes.COLLECTION
+    return wanted or axes.COLLECTION in subject.needs.variables
 
 
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether every param has its axes, as many as its array has."""
     entries = tried_boxes.axes_entries(subject.needs.variables)
+    if entries is None and is_asked(subject):
+        entries = {}
     if entries is None:
         return verdicts.skipped(NAME, "init makes no params_axes")
     params = {path[1:]: leaf for path, leaf in trees.flatten(subject.needs.variables) if path[0] == "params"}
@@ -41,8 +44,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     for path, leaf in params.items():
         names, rank = entries.get((*path[:-1], f"{path[-1]}{axes.SUFFIX}")), len(trees.unbox(leaf).shape)
         if names is not None and len(names) != rank:
-            said = f"the names ({', '.join(map(str, names))}) in params_axes"
-            text = f"params/{trees.spell(path)} has {rank} axes and {said}"
+            said = ", ".join(map(str, names))
+            text = f"params/{trees.spell(path)} has {rank} axes and the names ({said}) in params_axes"
             found.wrong.append(
                 (text, "one name, or None, for every axis; nn.partitioning.scan_with_axes names its own")
             )
@@ -58,7 +61,7 @@ def _require_strings(params: dict[trees.Path, Any], found: Findings) -> None:
 
 
 def _require_entries(subject: Subject, found: Findings) -> None:
-    missing = tried_boxes.missing_axes(subject.needs.variables)
+    missing = tried_boxes.missing_axes({axes.COLLECTION: {}, **subject.needs.variables})
     if missing:
         text = f"params_axes has nothing for {listed([f'params/{name}' for name in missing])}"
         found.wrong.append((f"{text}: T5X raises ValueError: Missing axis names for parameters", _writer(subject)))

@@ -35,6 +35,8 @@ STRICT = frozenset(
         "pure",
         "rules",
         "axes",
+        "pipeline",
+        "mode",
     }
 )
 
