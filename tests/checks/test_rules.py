@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from ruled_layers import INIT, LAYERS, Attributes, Net, kernels, matrices, partition_rules
 
 import runner
+from runner.checks.pipeline.partition import WITHOUT_BOX
 from runner.checks.pipeline.rules import WITH_NAMES, is_asked
 from runner.checks.probes.subject import subject_of
 from runner.records.record import Verdict
@@ -66,6 +67,13 @@ def test_a_spec_for_more_axes_than_a_leaf_has_fails():
     assert check_of(alone("Attributes"), [*more_of(check), *rules]).verdict is Verdict.passed
 
 
+def test_a_box_inside_a_layer_hides_its_leaf():
+    rules = {"partition": [(".*/kernel", P("fsdp", "mp")), *EVERY], "match": "fullmatch"}
+    with nnx.use_eager_sharding(False):
+        check = check_of(Net("Named"), rules)
+    assert (check.verdict, check.fix) == (Verdict.warn, WITHOUT_BOX)
+
+
 def test_scalars_meet_no_rule_and_need_none():
     check = check_of(alone("Known"), [("kernel|bias", P(None))])
     assert (check.verdict, "params/scale" in check.evidence["partition"]) == (Verdict.passed, False)
@@ -104,6 +112,18 @@ def test_a_matrix_that_its_twin_leaves_out_passes():
     embed = bridge.to_linen(nnx.Embed, 8, 4)
     tokens = jnp.zeros((2,), jnp.int32)
     assert runner.check(embed, tokens, rules=KERNELS, only=["rules"])["rules"].verdict is Verdict.passed
+
+
+def test_a_mask_by_modules_misses_those_of_other_names():
+    mask = {"weight_decay": [("up/kernel", 1.0), ("down/kernel", 1.0)]}
+    assert check_of(Net("Known"), mask).verdict is Verdict.passed
+    assert check_of(Net("Attributes"), mask).detail.startswith("2 of 2 matrices of the new layer get no weight decay")
+
+
+def test_biases_of_heads_are_no_matrices():
+    heads = bridge.ToLinen(lambda **rngs: nnx.MultiHeadAttention(2, in_features=4, decode=False, **rngs))
+    check = runner.check(heads, jnp.ones((2, 3, 4)), rules=KERNELS, only=["rules"])["rules"]
+    assert (check.verdict, check.detail) == (Verdict.passed, "4 of 8 leaves get weight decay")
 
 
 def test_a_rule_that_leaves_a_matrix_out_is_meant():
