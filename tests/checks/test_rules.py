@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -13,7 +15,12 @@ import runner
 from runner.checks.pipeline.partition import WITHOUT_BOX
 from runner.checks.pipeline.rules import WITH_NAMES, is_asked
 from runner.checks.probes.subject import subject_of
+from runner.config import rules_settings
+from runner.config.composing.composed import Config
+from runner.experiment import execute
+from runner.experiment.failures import CheckFailed
 from runner.records.record import Verdict
+from runner.sweep import validate
 
 X = jnp.ones((2, 4))
 KERNELS = {"weight_decay": [(".*/kernel$", 1.0)], "match": "fullmatch"}
@@ -183,3 +190,14 @@ def test_a_mask_that_asks_no_name_takes_integer_keys():
 def test_the_fix_of_integer_keys_is_a_layer():
     layer = nnx.eval_shape(lambda: Attributes(4, rngs=nnx.Rngs(0)))
     assert [*nnx.to_pure_dict(nnx.state(layer, nnx.Param))] == ["layers_0", "layers_1"]
+
+
+@pytest.mark.parametrize(("name", "passes"), [("Listed", False), ("Attributes", True)])
+def test_a_strict_run_refuses_what_rules_can_not_take(make_run, name, passes):
+    words = ["layer=custom", f"layer.target=ruled_layers.{name}", "layer.kwargs.width=4"]
+    words += ["rules=ruled_layers.partition_rules"]
+    run = make_run(*rules_settings.as_overrides(words))
+    _, drafts = validate.validate([Config(run=run)])
+    (draft,) = drafts.values()
+    with contextlib.nullcontext() if passes else pytest.raises(CheckFailed, match="keys that are no strings"):
+        assert "rules" in [check.name for check in execute.run_checks(draft, run)]
