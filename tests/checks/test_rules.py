@@ -70,7 +70,9 @@ def test_a_spec_for_more_axes_than_a_leaf_has_fails():
     rules = [("bias", P("fsdp", "mp")), *EVERY]
     check = check_of(alone("Attributes"), rules)
     assert check.verdict is Verdict.fail
-    assert check.detail.startswith("params/layers_0/bias has 1 axis, and its rule 'bias': P('fsdp', 'mp') is for 2")
+    assert check.detail.startswith(
+        "params/layers_0/bias, params/layers_1/bias have 1 axis, and the rule 'bias': P('fsdp', 'mp') is for 2"
+    )
     assert check_of(alone("Attributes"), [*more_of(check), *rules]).verdict is Verdict.passed
 
 
