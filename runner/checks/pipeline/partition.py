@@ -64,20 +64,16 @@ def _rank(rules: RuleList, num: int, leaves: Sequence[NamedLeaf], found: Finding
 
 def _later(rules: RuleList, num: int, leaves: Mapping[str, NamedLeaf], replaced: Replaced, found: Findings) -> None:
     """Warns of leaves that meet a later rule than those in whose place they are, and so another spec."""
-    before = {
-        name: rules.first(old.text(fullmatch=rules.fullmatch)) for name, old in replaced.items() if name in leaves
-    }
+    places = {name: replaced[name].text(fullmatch=rules.fullmatch) for name in leaves if name in replaced}
+    before = {name: rules.first(place) for name, place in places.items()}
     for earlier in sorted({one for one in before.values() if one is not None and one < num}):
         if rules.rules[earlier].value == rules.rules[num].value:
             continue
         group = [leaf for name, leaf in leaves.items() if before.get(name) == earlier]
         old, one = replaced[group[0].name], len(group) == 1
         only = "only the catch-all" if rules.is_catch_all(num) else "the rule"
-        was = (
-            f"without {'its' if one else 'their'} box"
-            if old.name == group[0].plain_name
-            else f"{old.name} in its place"
-        )
+        their = "its" if one else "their"
+        was = f"without {their} box" if old.name == group[0].plain_name else f"{old.name} in {their} place"
         text = f"{names(group)} {'meets' if one else 'meet'} {only} {rules.said(num)}, where {was} meets"
         boxed = all(leaf.path != leaf.plain and _plainly(rules, leaf) == earlier for leaf in group)
         spec = patterns.spelled(rules.rules[earlier].value).replace("P(", "PartitionSpec(", 1)
