@@ -23,7 +23,7 @@ def judge(rules: RuleList, leaves: Sequence[NamedLeaf], replaced: Replaced, foun
         group = [leaf for leaf in judged if met[leaf.name] == num]
         _rank(rules, num, group, found)
         _later(rules, num, {leaf.name: leaf for leaf in group}, replaced, found)
-    caught = [leaf for leaf in judged if (num := met[leaf.name]) is not None and rules.is_catch_all(num)]
+    caught = [leaf for leaf in judged if (met_by := met[leaf.name]) is not None and rules.is_catch_all(met_by)]
     _say(rules, judged, caught, found)
 
 
