@@ -37,7 +37,7 @@ def started() -> tuple[Any, Any]:
     import jax
 
     keys = {"params": jax.random.key(0)}
-    return tuple(jax.jit(model.init)(keys, _tokens()) for model in (hosts.T5(), hosts.Migrated()))
+    return tuple(jax.jit(model.init)(keys, tokens()) for model in (hosts.T5(), hosts.Migrated()))
 
 
 def layer(folder: Path) -> str:
@@ -50,7 +50,7 @@ def layer(folder: Path) -> str:
     assert jax.tree.structure(old["params_axes"]) == jax.tree.structure(new["params_axes"])
     params = {"params": old["params"]}
     outputs = [
-        jax.jit(lambda v, x, model=model: model.apply(v, x, enable_dropout=False))(params, _tokens())
+        jax.jit(lambda v, x, model=model: model.apply(v, x, enable_dropout=False))(params, tokens())
         for model in (hosts.T5(), hosts.Migrated())
     ]
     require_equal_bits(*outputs)
@@ -98,7 +98,7 @@ def axes(folder: Path) -> str:
 
     bare = hosts.T5(layer=lambda name=None: bridge.to_linen(Mlp, name=name, metadata_fn=None))
     with nnx.use_eager_sharding(False):
-        variables = jax.eval_shape(bare.init, {"params": jax.random.key(0)}, _tokens())
+        variables = jax.eval_shape(bare.init, {"params": jax.random.key(0)}, tokens())
     try:
         train_state.InferenceState.create(flax.core.freeze(variables))
     except ValueError as error:
@@ -160,7 +160,7 @@ def training(folder: Path) -> str:
     return f"trainer.train_with_lr with Adafactor, dropout off: all {num} params and the slots have the same bits"
 
 
-def _tokens() -> Any:
+def tokens() -> Any:
     import numpy as np
 
     return 1 + np.arange(12, dtype=np.int32).reshape(2, 6)
@@ -202,7 +202,7 @@ def _trained(model: Any, state: Any) -> Any:
             return -picked.mean(), {}
 
     def step(state: Any) -> Any:
-        return trainer.train_with_lr(state, {"tokens": _tokens()}, jnp.float32(1e-2), None, Loss(), None)[0]
+        return trainer.train_with_lr(state, {"tokens": tokens()}, jnp.float32(1e-2), None, Loss(), None)[0]
 
     compiled = jax.jit(step)
     for _ in range(3):
