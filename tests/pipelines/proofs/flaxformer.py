@@ -77,7 +77,7 @@ def boxes(folder: Path) -> str:
 
 def modes(folder: Path) -> str:
     """Dropout that ignores `enable_dropout`."""
-    faulty = checked("faulty.Stuck", t5x.AXES, "host.call.enable_dropout=false")
+    faulty = checked("faulty.Stuck", t5x.AXES)
     failed = [name for name in ("traps", "mode") if faulty.verdicts.get(name) == "fail"]
     assert failed, faulty.details
     return f"dropout that ignores `enable_dropout`: *{failed[0]}* fails: {faulty.details[failed[0]]}"
