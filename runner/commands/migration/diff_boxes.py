@@ -26,7 +26,9 @@ def marked(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[LeafDiff]:
     if before is None or after is None:
         return list(leaves)
     made = {} if old.saved is None or old.needs is None else boxes.box_names(old.needs.variables)
-    return [_marked(item, before.get(str(item.old)), after.get(str(item.new)), made.get(str(item.old))) for item in leaves]
+    return [
+        _marked(item, before.get(str(item.old)), after.get(str(item.new)), made.get(str(item.old))) for item in leaves
+    ]
 
 
 def lines(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[str]:

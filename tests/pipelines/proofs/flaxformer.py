@@ -64,7 +64,8 @@ def axes(folder: Path) -> str:
     assert described(hosts.mlp) == described(hosts.own_mlp)
     faulty = checked("layers.Mlp", "layer.metadata_fn=none")
     assert faulty.verdicts["axes"] == "fail", faulty.details["axes"]
-    return f"*axes* fails: {faulty.details['axes']}; by AxesToLinen its param_dtypes_shapes_axes gives what its own MLP gives"
+    said = faulty.details["axes"]
+    return f"*axes* fails: {said}; by AxesToLinen its param_dtypes_shapes_axes gives what its own MLP gives"
 
 
 def boxes(folder: Path) -> str:

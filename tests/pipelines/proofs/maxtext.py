@@ -13,7 +13,11 @@ from tests.pipelines.proofs import stubs
 from tests.pipelines.proofs.source import Source
 
 SOURCE = Source(
-    "maxtext", "AI-Hypercomputer/maxtext", folder="maxtext", path=("src",), needs=("aqt", "qwix", "grain", "pathwaysutils")
+    "maxtext",
+    "AI-Hypercomputer/maxtext",
+    folder="maxtext",
+    path=("src",),
+    needs=("aqt", "qwix", "grain", "pathwaysutils"),
 )
 # Kernels, readers of data, loggers and clouds, none of which a decoder on a CPU calls.
 ABSENT = (
@@ -25,7 +29,9 @@ stubs.stand_in(*ABSENT)
 HOST = ("host.target=hosts.Decoder", "host.layer_name=null")
 TYPED = ("pipeline=maxtext", "layer=custom", *HOST, "input=tokens", "input.high=64", "input_shape=[2,8]")
 OWN = "layer.wrapper=maxtext.layers.nnx_wrappers.ToLinen"
-NOT_RUN = {"trainer": "maxtext.trainers.pre_train.train.main wants its data pipeline (grain, TensorFlow) and an accelerator"}
+NOT_RUN = {
+    "trainer": "maxtext.trainers.pre_train.train.main wants its data pipeline (grain, TensorFlow) and an accelerator"
+}
 
 
 @functools.cache
@@ -52,7 +58,7 @@ def check(folder: Path) -> str:
     """A healthy layer passes."""
     found = checked("layers.Mlp", OWN)
     assert found.code == 0 and not found.failed(), {name: found.details[name] for name in found.failed()}
-    return "healthy, by MaxText's own ToLinen: exit 0"
+    return "healthy, by its own ToLinen: exit 0"
 
 
 def collections(folder: Path) -> str:
@@ -88,7 +94,7 @@ def checkpoint(folder: Path) -> str:
     assert said.code == 0, said.text
     restored, _ = checkpointing.load_state_if_possible(manager, None, "", "", 8, _train_state(hosts.mlp))
     num = require_equal_bits(restored["items"].params, state.params)
-    return f"step 0 of its CheckpointManager: diff exits 0 with a proof; load_state_if_possible gives all {num} params back"
+    return f"step 0 of its manager: diff exits 0 with a proof; load_state_if_possible gives all {num} params back"
 
 
 def training(folder: Path) -> str:
@@ -99,7 +105,9 @@ def training(folder: Path) -> str:
     old, new = (_trained(layer, start) for layer in (None, hosts.mlp))
     num = require_equal_bits(old.params, new.params)
     require_equal_bits(old.opt_state, new.opt_state)
-    return f"trainers.pre_train.train.train_step, AdamW: after 3 steps all {num} params and the moments have the same bits"
+    return (
+        f"trainers.pre_train.train.train_step, AdamW: after 3 steps all {num} params and the moments have the same bits"
+    )
 
 
 def _keys() -> dict[str, Any]:
@@ -163,7 +171,9 @@ def _trained(layer: Any, params: Any) -> Any:
     data = {name: _tokens() if name in ("inputs", "targets") else 0 * _tokens() + 1 for name in names}
     state = _train_state(layer).replace(params=params)
     with _decoding(layer):
-        step = jax.jit(lambda state, key: train.train_step(model, hosts.config(), None, None, state, dict(data), key)[0])
+        step = jax.jit(
+            lambda state, key: train.train_step(model, hosts.config(), None, None, state, dict(data), key)[0]
+        )
         for number in range(3):
             state = step(state, jax.random.PRNGKey(number))
     return state

@@ -128,7 +128,8 @@ def modes(folder: Path) -> str:
     assert failed, (faulty.verdicts, faulty.details)
     twin = checked("layers.Mlp", AXES)
     assert not twin.failed(), twin.details
-    return f"dropout that ignores `deterministic`: *{failed[0]}* fails: {faulty.details[failed[0]]}; the healthy twin passes"
+    said = faulty.details[failed[0]]
+    return f"dropout that ignores `deterministic`: *{failed[0]}* fails: {said}; the healthy twin passes"
 
 
 def checkpoint(folder: Path) -> str:

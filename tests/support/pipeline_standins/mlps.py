@@ -96,4 +96,3 @@ class RenamedMlp(nnx.Module):
 
     def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
         return self.down(nnx.relu(self.up(x)))
-
