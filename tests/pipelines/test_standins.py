@@ -51,7 +51,9 @@ def test_params_without_axes_are_refused():
 def test_numbers_as_keys_are_refused():
     with pytest.raises(TypeError):
         axes.mesh_axes(jax.eval_shape(encoder(mlps.ListMlp).init, KEYS, X))
-    assert asked(encoder(mlps.ListMlp), "pipeline", pipeline="t5x")["pipeline"].verdict == "fail"
+    found = asked(encoder(mlps.ListMlp), "axes", pipeline="t5x")["axes"]
+    assert found.verdict == "fail"
+    assert "no strings" in found.detail
 
 
 def test_a_healthy_layer_passes_in_t5x():
