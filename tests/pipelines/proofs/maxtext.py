@@ -72,7 +72,7 @@ def collections(folder: Path) -> str:
 
 def boxes(folder: Path) -> str:
     """MaxText unwraps LogicallyPartitioned alone."""
-    faulty = checked("layers.Mlp", "layer.metadata_fn=null")
+    faulty = checked("layers.Mlp", "layer.metadata_fn=default")
     failed = [name for name in ("pipeline", "sharding") if faulty.verdicts.get(name) == "fail"]
     assert failed, faulty.details
     twin = checked("layers.Mlp", OWN)
