@@ -94,7 +94,8 @@ def trainer(folder: Path) -> str:
     _, new = second_runs()
     started, _ = first_run()
     assert int(new.step) > int(started.step)
-    return f"Trainer.train goes on from the old model's checkpoint, {int(new.step) - int(started.step)} steps of the new one"
+    more = int(new.step) - int(started.step)
+    return f"Trainer.train goes on from the old model's checkpoint, {more} steps of the new one"
 
 
 STEPS = 3
