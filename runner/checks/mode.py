@@ -15,13 +15,13 @@ from typing import Any
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import captured
-from runner.bridge.captured import Captured, Traced
-from runner.bridge.host_switches import Switch, others, set_in
-from runner.checks import verdicts
+from runner.bridge.tracing import captured
+from runner.bridge.tracing.captured import Captured, Traced
+from runner.bridge.tracing.host_switches import Switch, others, set_in
 from runner.checks.probes import as_code, modes
 from runner.checks.probes.modes import DRAWS, Modes
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed, literal
 from runner.records.record import Check, Verdict
 

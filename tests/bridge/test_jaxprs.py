@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from runner.bridge import jaxprs
-from runner.checks.probes import draws
+from runner.bridge.tracing import jaxprs
+from runner.checks.programs import draws
 
 KEY, X, UNREAD = jax.random.key(0), jnp.zeros(4), jnp.zeros(4)
 
@@ -216,3 +216,12 @@ def test_elements_that_a_scan_gives_back_are_not_changed():
 def test_what_is_written_is_changed(name):
     p = jnp.ones((3, 3))
     assert jaxprs.changed(jax.make_jaxpr(WRITTEN[name])(p, p), [1]) == [True]
+
+
+def test_an_axis_moved_there_and_back_changes_nothing():
+    def back(p):
+        return jnp.moveaxis(jax.lax.scan(lambda c, row: (c, row), 0, jnp.moveaxis(p, 1, 0))[1], 0, 1)
+
+    p = jnp.ones((2, 3, 4))
+    assert jaxprs.changed(jax.make_jaxpr(back)(p), [0]) == [False]
+    assert jaxprs.changed(jax.make_jaxpr(lambda p: jnp.moveaxis(p, 1, 0))(p), [0]) == [True]

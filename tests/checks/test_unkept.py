@@ -71,6 +71,7 @@ def test_a_lift_that_loses_a_collection_fails(host, words, fix):
         hosts.Scan(hosts.Plain),
         hosts.Scan(hosts.Sows),
         hosts.Scan(axes=(True,), remat=True),
+        hosts.Scan(axes=("params", "batch_stats"), axis=1),
         hosts.Chunks(hosts.Sows),
         hosts.Chunks(more={"variable_axes": {"batch_stats": 0}}),
         hosts.Maps(axes=(("params", 0), ("batch_stats", 0))),

@@ -111,11 +111,12 @@ class Scan(nn.Module):
     layer: Any = Counts
     axes: tuple[str, ...] = ("params",)
     remat: bool = False
+    axis: int = 0
 
     @nn.compact
     def __call__(self, x):
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        axes = dict.fromkeys(self.axes, 0)
+        axes = dict.fromkeys(self.axes, self.axis)
         return nn.scan(block, variable_axes=axes, split_rngs=PARAMS, length=2)(self.layer, name="blocks")(x, None)[0]
 
 

@@ -13,12 +13,13 @@ from flax import nnx
 
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import captured, lifts, wrap
-from runner.bridge.captured import Captured
+from runner.bridge import lifts, wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
+from runner.bridge.tracing import captured
+from runner.bridge.tracing.captured import Captured
 from runner.bridge.wrap import Bridged
-from runner.checks.probes.draws import Draws, find
+from runner.checks.programs.draws import Draws, find
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
