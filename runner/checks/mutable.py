@@ -46,7 +46,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     if reshaped := _reshaped(subject):
         return reshaped
     unknown = [name for name in subject.mutable if name not in subject.shapes and name not in changed]
-    if unknown:
+    if unknown and subject.pipeline is None:  # which gives every layer the same
         return _unknown(subject, unknown)
     return _kept(subject, full=full)
 

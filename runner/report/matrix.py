@@ -21,6 +21,8 @@ CHECKS = (
     "used",
     "pure",
     "seeded",
+    "rules",
+    "axes",
     "mode",
     "parity",
     "lifts",

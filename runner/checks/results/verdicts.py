@@ -33,6 +33,9 @@ STRICT = frozenset(
         "seeded",
         "used",
         "pure",
+        "rules",
+        "axes",
+        "pipeline",
         "mode",
     }
 )
