@@ -64,7 +64,7 @@ class _Host:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._known: dict[tuple[Switch, ...], Traced] = {}
+        self._known: dict[tuple[Switch, ...], Traced] = {(): subject.host_apply}
 
     def applied(self, switches: Sequence[Switch]) -> Traced:
         """Its apply with the switches set."""
@@ -89,8 +89,17 @@ class _Host:
             now, other = self.applied(()), self.applied([one])
         except Exception:  # noqa: BLE001 - with that value the host is another one, of other variables
             return False
-        fewer = other.num_draws <= now.num_draws and other.changed <= now.changed
-        return one.known or (fewer and (other.num_draws, other.changed) != (now.num_draws, now.changed))
+        return one.known or _is_quieter(other, now)
+
+
+def _is_quieter(other: Traced, now: Traced) -> bool:
+    """Whether a host under another setting draws or updates less than now: by itself, or by what it gives a layer."""
+    if other.num_draws > now.num_draws or not other.changed <= now.changed:
+        return False
+    layers = [f"/{call.path}/" for call in now.calls]
+    own = [path for path in now.changed - other.changed if not any(layer in f"/{path}/" for layer in layers)]
+    gives_other = [call.kind for call in now.calls] != [call.kind for call in other.calls]
+    return other.num_draws < now.num_draws or bool(own) or (gives_other and other.changed != now.changed)
 
 
 def _said(said: str, left: Mapping[str, Sequence[str]], calls: Sequence[Captured]) -> Check:

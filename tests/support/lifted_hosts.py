@@ -209,6 +209,26 @@ class Remat(nn.Module):
         return nn.remat(Block, variables=self.variables)(name="block")(x)[0]
 
 
+class Loops(nn.Module):
+    """A layer in a loop of apply, which hands on what is carried."""
+
+    carried: Any = False
+
+    @nn.compact
+    def __call__(self, x):
+        layer = bridge.to_linen(Counts, name="layer")
+        if self.is_initializing():
+            return layer(x)
+
+        def more(layer, state):
+            return state[0] < 2
+
+        def body(layer, state):
+            return state[0] + 1, layer(state[1])
+
+        return nn.while_loop(more, body, layer, (0, x), carry_variables=self.carried)[1]
+
+
 class Hosted(nn.Module):
     """A stack of a layer from outside."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.arrays import trees
+from runner.bridge import rngs
 from runner.bridge.tracing import captured, host_lifts
 from runner.bridge.tracing.host_lifts import Change, HostLift
 from runner.checks.probes import carried, own_state
@@ -75,17 +76,16 @@ def of_host(subject: Subject) -> list[Lost]:
 
 def dropped(subject: Subject) -> list[Lost]:
     """What init keeps, and a lift in the host does not hand on where apply changes it."""
-    if not any(call.lifted for call in subject.layer_calls):
-        return []
+    # Params that a call changes are another matter: see `written`.
+    made = [name for call in subject.layer_calls for name, _ in own_state.names_of(call) if name != rngs.PARAMS]
+    calls = subject.host_apply.calls if made else []
     found: list[Lost] = []
-    variables = subject.needs.variables
-    calls = captured.calls(subject.model, subject.needs.streams, trees.shapes(subject.x), variables=variables)
     for name, call in {call.path: call for call in calls if call.lifted}.items():
         if all(call.keeps(collection) for collection, _ in own_state.names_of(call)):
             continue
         leaves = own_state.leaves_of(call)
         found += _by_collection(name, [one for one in leaves if one.changed and not call.keeps(one.collection)])
-    return _explained(subject, found, variables) if found else []
+    return _explained(subject, found, subject.needs.variables) if found else []
 
 
 def found(check: str, lost: Sequence[Lost], subject: Subject) -> Check:
@@ -139,8 +139,8 @@ def _explained(subject: Subject, found: Sequence[Lost], variables: Any) -> list[
 
 
 def _with_lifts(one: Lost, lifts: Sequence[HostLift]) -> Lost:
-    losing = tuple(lift for lift in lifts if not lift.carries(one.collection))
-    return dataclasses.replace(one, lifts=losing)
+    losing = {(lift.kind, lift.place): lift for lift in lifts if not lift.carries(one.collection)}
+    return dataclasses.replace(one, lifts=tuple(losing.values()))
 
 
 def _grouped(lost: Sequence[Lost]) -> list[list[Lost]]:
@@ -168,10 +168,10 @@ def _fix(subject: Subject, lost: Sequence[Lost]) -> str | None:
     changed = {one.collection for one in lost if one.changing}
     changes = carried.find(subject, list(losing.values()), changed)
     if changes is None:
-        where = "; ".join(
-            f"nn.{lift.kind} at {lift.place}: {', '.join(sorted(names))}" for lift, names in losing.values()
-        )
-        return f"# in the host, {where}: no other argument of it that was tried keeps this"
+        where = [
+            f"nn.{lift.kind} at {lift.place} leaves out {listed(sorted(names))}" for lift, names in losing.values()
+        ]
+        return f"# {'; '.join(where)}: no other arguments were found to keep that"
     return "\n".join(_line(change) for change in changes)
 
 
