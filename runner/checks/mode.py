@@ -7,21 +7,23 @@ that counts, and any draw or update that a truth value of the layer can stop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import captured
-from runner.bridge.captured import Captured, Traced
-from runner.bridge.host_switches import Switch, others, set_in
-from runner.checks.probes import modes
+from runner.bridge.tracing import captured
+from runner.bridge.tracing.captured import Captured, Traced
+from runner.bridge.tracing.host_switches import Switch, others, set_in
+from runner.checks.probes import as_code, modes
 from runner.checks.probes.modes import DRAWS, Modes
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
-from runner.errors import listed
-from runner.records.record import Check
+from runner.errors import listed, literal
+from runner.records.record import Check, Verdict
 
 NAME = "mode"
 
@@ -43,8 +45,18 @@ def check(subject: Subject, *, full: bool) -> Check:
     left = {path: does for path, does in _training(calls).items() if does}
     if not left:
         return verdicts.passed(NAME, f"with {said} no wrapped layer draws or updates as in training")
-    sure = any(one.known or one.argument for one in switches)
-    return _fail(said, left, calls, sure=sure)
+    still = {call.path: call for call in calls if call.path in left}
+    found = _said(said, left, list(still.values()))
+    if not any(one.known or one.argument for one in switches):
+        return dataclasses.replace(found, verdict=Verdict.warn, detail=f"{found.detail}, if that is an evaluation")
+    if subject.layer is not None and not any(one.argument or one.is_set for one in switches):
+        # Of a layer from the config, the user sets host.kwargs and the layer's own arguments side by side.
+        own = [_own_arguments(call) for call in still.values()]
+        if all(own):
+            typed = " ".join([*(f"host.kwargs.{one.name}={literal(one.value)}" for one in switches), *map(_typed, own)])
+            detail = f"{found.detail}, right where the evaluation sets the layer's own argument too"
+            return dataclasses.replace(found, verdict=Verdict.warn, detail=detail, fix=typed)
+    return found
 
 
 class _Host:
@@ -52,7 +64,7 @@ class _Host:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._known: dict[tuple[Switch, ...], Traced] = {}
+        self._known: dict[tuple[Switch, ...], Traced] = {(): subject.host_apply}
 
     def applied(self, switches: Sequence[Switch]) -> Traced:
         """Its apply with the switches set."""
@@ -77,32 +89,65 @@ class _Host:
             now, other = self.applied(()), self.applied([one])
         except Exception:  # noqa: BLE001 - with that value the host is another one, of other variables
             return False
-        fewer = other.num_draws <= now.num_draws and other.changed <= now.changed
-        return one.known or (fewer and (other.num_draws, other.changed) != (now.num_draws, now.changed))
+        return one.known or _is_quieter(other, now)
 
 
-def _fail(said: str, left: Mapping[str, Sequence[str]], calls: Sequence[Captured], *, sure: bool) -> Check:
+def _is_quieter(other: Traced, now: Traced) -> bool:
+    """Whether a host under another setting draws or updates less than now: by itself, or by what it gives a layer."""
+    if other.num_draws > now.num_draws or not other.changed <= now.changed:
+        return False
+    layers = [f"/{call.path}/" for call in now.calls]
+    own = [path for path in now.changed - other.changed if not any(layer in f"/{path}/" for layer in layers)]
+    gives_other = [call.kind for call in now.calls] != [call.kind for call in other.calls]
+    return other.num_draws < now.num_draws or bool(own) or (gives_other and other.changed != now.changed)
+
+
+def _said(said: str, left: Mapping[str, Sequence[str]], calls: Sequence[Captured]) -> Check:
     words = listed([f"{path or 'the layer'} ({', '.join(does)})" for path, does in left.items()], 3)
     detail = f"with {said}, apply still trains {words}: what the host sets does not reach it"
-    lines = [line for call in {call.path: call for call in calls if call.path in left}.values() for line in _fix(call)]
-    fix = "\n".join(dict.fromkeys(lines)) or None
+    lines = [f"{_given(own)}  # in the host, where it evaluates" for call in calls if (own := _own_arguments(call))]
     evidence = {"still": {path: list(does) for path, does in left.items()}}
-    if sure:
-        return verdicts.fail(NAME, detail, fix, **evidence)
-    return verdicts.warn(NAME, f"{detail}, right only if that is no evaluation", fix, **evidence)
+    return verdicts.fail(NAME, detail, "\n".join(dict.fromkeys(lines)) or None, **evidence)
 
 
-def _fix(call: Captured) -> Iterator[str]:
+@dataclass(frozen=True, kw_only=True)
+class _Own:
+    """An argument of a layer that puts it to rest: of its call, or of its constructor."""
+
+    name: str
+    value: bool
+    of_call: bool
+
+
+def _given(own: _Own) -> str:
+    return f"layer(x, {own.name}={own.value})" if own.of_call else f"bridge.to_linen(…, {own.name}={own.value})"
+
+
+def _typed(own: _Own | None) -> str:
+    assert own is not None
+    return f"layer.{'call' if own.of_call else 'kwargs'}.{own.name}={literal(own.value)}"
+
+
+def _own_arguments(call: Captured) -> _Own | None:
     """What the host can give the layer so that it is at rest, as far as tracing finds it."""
-    for name in Modes(call).arguments():
-        for value in (True, False):
-            try:
-                at_rest = not _does(call, {name: value})
-            except Exception:  # noqa: BLE001 - it takes no truth value
-                at_rest = False
-            if at_rest:
-                yield f"layer(x, {name}={value})  # in the host, where it evaluates: {call.path or 'the layer'}"
-                return
+    values = [(name, value) for name in Modes(call).arguments() for value in (True, False)]
+    for name, value in values:
+        if _rests(call, {name: value}):
+            return _Own(name=name, value=value, of_call=True)
+    for name, one in as_code.parameters(as_code.constructor(call.layer.nnx_class)).items():
+        now = call.layer.kwargs.get(name, one.default)
+        if isinstance(now, bool):
+            other = call.layer.clone(kwargs={**call.layer.kwargs, name: not now})
+            if _rests(dataclasses.replace(call, layer=other), {}):
+                return _Own(name=name, value=not now, of_call=False)
+    return None
+
+
+def _rests(call: Captured, given: Mapping[str, Any]) -> bool:
+    try:
+        return not _does(call, given)
+    except Exception:  # noqa: BLE001 - it takes no truth value there
+        return False
 
 
 def _may_train(call: Captured) -> bool:

@@ -17,7 +17,7 @@ from flax import nnx
 from runner.arrays import trees
 from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
-from runner.checks import layer_mode
+from runner.checks.parts import layer_mode
 from runner.checks.probes import as_code, unwrapped
 from runner.checks.probes.subject import Subject
 from runner.checks.results.verdicts import fail, passed, warn, words

@@ -229,3 +229,12 @@ def test_elements_of_a_scan_over_another_axis_are_not_changed():
 def test_what_is_written_is_changed(name):
     p = jnp.ones((3, 3))
     assert jaxprs.changed(jax.make_jaxpr(WRITTEN[name])(p, p), [1]) == [True]
+
+
+def test_an_axis_moved_there_and_back_changes_nothing():
+    def back(p):
+        return jnp.moveaxis(jax.lax.scan(lambda c, row: (c, row), 0, jnp.moveaxis(p, 1, 0))[1], 0, 1)
+
+    p = jnp.ones((2, 3, 4))
+    assert jaxprs.changed(jax.make_jaxpr(back)(p), [0]) == [False]
+    assert jaxprs.changed(jax.make_jaxpr(lambda p: jnp.moveaxis(p, 1, 0))(p), [0]) == [True]

@@ -9,6 +9,9 @@ from flax.nnx import bridge
 
 from runner.checks import mode, traps
 from runner.checks.probes.subject import subject_of
+from runner.experiment import execute
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
 X = jnp.ones((2, 4))
@@ -64,8 +67,27 @@ def test_the_host_is_asked_as_it_is_called():
 
 
 def test_the_fix_gives_the_layer_its_own_argument():
-    assert checked(hosts.Argument()).fix == "layer(x, quiet=True)  # in the host, where it evaluates: layer"
+    assert checked(hosts.Argument()).fix == "layer(x, quiet=True)  # in the host, where it evaluates"
+    assert checked(hosts.Builds()).fix == "bridge.to_linen(…, noisy=False)  # in the host, where it evaluates"
     assert checked(hosts.Argument(hosts.DropoutOnly)).fix is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "more", "verdict"),
+    [
+        ("Regular", [], Verdict.warn),
+        ("Regular", ["host.kwargs.train=false"], Verdict.fail),
+        ("Regular", ["host.kwargs.train=false", "+layer.call.quiet=true"], Verdict.passed),
+        ("Regular", ["host.kwargs.hands_on=true"], Verdict.passed),
+        ("DropoutOnly", [], Verdict.fail),
+    ],
+)
+def test_a_layer_of_the_config_may_have_its_own_argument_set(make_run, layer, more, verdict):
+    run = make_run("layer=custom", f"layer.target=mode_hosts.{layer}", "host.target=mode_hosts.Thin", *more)
+    check = mode.check(execute.subject(make_draft(run, identity_of(run)), run), full=False)
+    assert check.verdict is verdict
+    if verdict is Verdict.warn:
+        assert check.fix == "host.kwargs.train=false layer.call.quiet=true"
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,12 @@ class Scan(nn.Module):
     layer: Any = Counts
     axes: tuple[str, ...] = ("params",)
     remat: bool = False
+    axis: int = 0
 
     @nn.compact
     def __call__(self, x):
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        axes = dict.fromkeys(self.axes, 0)
+        axes = dict.fromkeys(self.axes, self.axis)
         return nn.scan(block, variable_axes=axes, split_rngs=PARAMS, length=2)(self.layer, name="blocks")(x, None)[0]
 
 
@@ -206,6 +207,26 @@ class Remat(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.remat(Block, variables=self.variables)(name="block")(x)[0]
+
+
+class Loops(nn.Module):
+    """A layer in a loop of apply, which hands on what is carried."""
+
+    carried: Any = False
+
+    @nn.compact
+    def __call__(self, x):
+        layer = bridge.to_linen(Counts, name="layer")
+        if self.is_initializing():
+            return layer(x)
+
+        def more(layer, state):
+            return state[0] < 2
+
+        def body(layer, state):
+            return state[0] + 1, layer(state[1])
+
+        return nn.while_loop(more, body, layer, (0, x), carry_variables=self.carried)[1]
 
 
 class Hosted(nn.Module):

@@ -246,49 +246,66 @@ def constants(closed: Any) -> list[Any]:
 def changed(closed: Any, outputs: Sequence[int]) -> list[bool]:
     """Whether each of the outputs, by position, is more than an input handed on, also through calls and loops."""
     handed_on = _handed_on(body_of(closed).jaxpr)
-    return [handed_on[num] is None for num in outputs]
+    return [(origin := handed_on[num]) is None or not origin.is_same for num in outputs]
 
 
-def _handed_on(jaxpr: Any) -> list[int | None]:
-    """For every output the position of the input that it is; None where it is something else.
+@dataclass(frozen=True)
+class _Origin:
+    """The input that an output is, by position, and the order in which the output has its axes."""
 
-    An input whose axes are moved and moved back is the same: a scan over another axis than the first does that.
-    """
-    origin = {var: (num, tuple(range(len(var.aval.shape)))) for num, var in enumerate(jaxpr.invars)}
-    as_given = dict(origin)
+    num: int
+    axes: tuple[int, ...]
+
+    @property
+    def is_same(self) -> bool:
+        return self.axes == tuple(range(len(self.axes)))
+
+
+def _handed_on(jaxpr: Any) -> list[_Origin | None]:
+    """For every output the input that it is; None where it is something else."""
+    origin = {var: _Origin(num, tuple(range(_num_axes(var)))) for num, var in enumerate(jaxpr.invars)}
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "transpose" and _is_var(equation.invars[0]) and equation.invars[0] in origin:
-            num, axes = origin[equation.invars[0]]
-            origin[equation.outvars[0]] = (num, tuple(axes[axis] for axis in equation.params["permutation"]))
-            continue
         for out, kept in zip(equation.outvars, _kept_by(equation), strict=True):
-            given = None if kept is None else equation.invars[kept]
-            if given is not None and _is_var(given) and given in origin:
-                origin[out] = origin[given]
-    inputs = {where: num for num, where in enumerate(as_given.values())}
-    return [inputs.get(origin.get(atom)) if _is_var(atom) else None for atom in jaxpr.outvars]
+            given = None if kept is None else equation.invars[kept.num]
+            if kept is not None and _is_var(given) and given in origin:
+                first = origin[given]
+                origin[out] = _Origin(first.num, tuple(first.axes[axis] for axis in kept.axes))
+    return [origin.get(atom) if _is_var(atom) else None for atom in jaxpr.outvars]
 
 
-def _kept_by(equation: Any) -> list[int | None]:
-    """For every output of an equation the position of the input that it is, or None."""
-    if equation.primitive.name == "sharding_constraint":
-        return [0]  # on a mesh, unboxing a variable with axis names repeats its sharding, which changes nothing
+def _kept_by(equation: Any) -> list[_Origin | None]:
+    """For every output of an equation the input that it is, or None."""
+    name = equation.primitive.name
+    if name == "sharding_constraint":
+        # On a mesh, unboxing a variable with axis names repeats its sharding, which changes nothing.
+        return [_whole(0, equation.outvars[0])]
+    if name == "transpose":  # as `nn.scan` does on the way in and out, where its axis is not the first
+        return [_Origin(0, tuple(equation.params["permutation"]))]
     match structure_of(equation):
         case Call(body):
             return _handed_on(body.jaxpr)
         case Branches(bodies):
             kept = zip(*(_handed_on(body.jaxpr) for body in bodies), strict=True)
-            return [1 + first if first is not None and {first} == {first, *rest} else None for first, *rest in kept]
+            return [_Origin(1 + one.num, one.axes) if one and {one} == {one, *rest} else None for one, *rest in kept]
         case Loop() as loop:
-            return _kept_by_loop(loop)
+            return [None if num is None else _whole(num, out) for num, out in _pairs(loop, equation.outvars)]
     return [None] * len(equation.outvars)
+
+
+def _whole(num: int, atom: Any) -> _Origin:
+    return _Origin(num, tuple(range(_num_axes(atom))))
+
+
+def _pairs(loop: Loop, outputs: Sequence[Any]) -> Iterator[tuple[int | None, Any]]:
+    return zip(_kept_by_loop(loop), outputs, strict=True)
 
 
 def _kept_by_loop(loop: Loop) -> list[int | None]:
     """Of a loop: what every round carries on unchanged, and elements that come out as they went in."""
     last_carried = loop.num_consts + loop.num_carried
     kept: list[int | None] = []
-    for place, num in enumerate(_handed_on(loop.body.jaxpr)):
+    for place, origin in enumerate(_handed_on(loop.body.jaxpr)):
+        num = origin.num if origin and origin.is_same else None
         is_carried = place < loop.num_carried
         same = num is not None and (num == loop.num_consts + place if is_carried else num >= last_carried)
         kept.append(loop.num_tested + num if same and num is not None else None)

@@ -6,13 +6,15 @@ it lacks, at every apply, and what it changes there is dropped.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.arrays import trees
-from runner.bridge import captured, host_lifts
-from runner.bridge.host_lifts import Change, HostLift
+from runner.bridge import rngs
+from runner.bridge.tracing import captured, host_lifts
+from runner.bridge.tracing.host_lifts import Change, HostLift
 from runner.checks.probes import carried, own_state
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
@@ -30,6 +32,7 @@ class Lost:
       leaves: Its variables there, by their paths in the layer.
       constant: Whether every apply makes all of them as they are.
       changed: Whether the call changes one.
+      changing: Whether this or another call may: statistics and caches are changed in training.
       lifts: The lifts that leave the collection out, from the outermost in; empty if it is none.
     """
 
@@ -38,6 +41,7 @@ class Lost:
     leaves: tuple[tuple[Any, ...], ...]
     constant: bool
     changed: bool
+    changing: bool
     lifts: tuple[HostLift, ...] = ()
 
     @property
@@ -72,17 +76,16 @@ def of_host(subject: Subject) -> list[Lost]:
 
 def dropped(subject: Subject) -> list[Lost]:
     """What init keeps, and a lift in the host does not hand on where apply changes it."""
-    if not any(call.lifted for call in subject.layer_calls):
-        return []
+    # Params that a call changes are another matter: see `written`.
+    made = [name for call in subject.layer_calls for name, _ in own_state.names_of(call) if name != rngs.PARAMS]
+    calls = subject.host_apply.calls if made else []
     found: list[Lost] = []
-    variables = subject.needs.variables
-    calls = captured.calls(subject.model, subject.needs.streams, trees.shapes(subject.x), variables=variables)
     for name, call in {call.path: call for call in calls if call.lifted}.items():
         if all(call.keeps(collection) for collection, _ in own_state.names_of(call)):
             continue
         leaves = own_state.leaves_of(call)
         found += _by_collection(name, [one for one in leaves if one.changed and not call.keeps(one.collection)])
-    return _explained(subject, found, variables) if found else []
+    return _explained(subject, found, subject.needs.variables) if found else []
 
 
 def found(check: str, lost: Sequence[Lost], subject: Subject) -> Check:
@@ -123,6 +126,7 @@ def _by_collection(name: str, leaves: Sequence[own_state.Leaf]) -> Iterator[Lost
             leaves=tuple(leaf.path for leaf in mine),
             constant=all(leaf.is_constant for leaf in mine),
             changed=any(leaf.changed for leaf in mine),
+            changing=any(leaf.changed or leaf.filled for leaf in mine),
         )
 
 
@@ -135,9 +139,8 @@ def _explained(subject: Subject, found: Sequence[Lost], variables: Any) -> list[
 
 
 def _with_lifts(one: Lost, lifts: Sequence[HostLift]) -> Lost:
-    losing = tuple(lift for lift in lifts if not lift.carries(one.collection))
-    fields = {name: getattr(one, name) for name in ("layer", "collection", "leaves", "constant", "changed")}
-    return Lost(**fields, lifts=losing)
+    losing = {(lift.kind, lift.place): lift for lift in lifts if not lift.carries(one.collection)}
+    return dataclasses.replace(one, lifts=tuple(losing.values()))
 
 
 def _grouped(lost: Sequence[Lost]) -> list[list[Lost]]:
@@ -162,13 +165,13 @@ def _fix(subject: Subject, lost: Sequence[Lost]) -> str | None:
             losing.setdefault((lift.kind, lift.place), (lift, set()))[1].add(one.collection)
     if not losing:
         return None
-    changed = {one.collection for one in lost if one.changed}
+    changed = {one.collection for one in lost if one.changing}
     changes = carried.find(subject, list(losing.values()), changed)
     if changes is None:
-        where = "; ".join(
-            f"nn.{lift.kind} at {lift.place}: {', '.join(sorted(names))}" for lift, names in losing.values()
-        )
-        return f"# in the host, {where}: no other argument of it that was tried keeps this"
+        where = [
+            f"nn.{lift.kind} at {lift.place} leaves out {listed(sorted(names))}" for lift, names in losing.values()
+        ]
+        return f"# {'; '.join(where)}: no other arguments were found to keep that"
     return "\n".join(_line(change) for change in changes)
 
 

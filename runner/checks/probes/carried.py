@@ -10,8 +10,9 @@ import jax
 from flax.core import scope as linen_scope
 
 from runner.arrays import trees
-from runner.bridge import captured, host_lifts, rngs
-from runner.bridge.host_lifts import Change, HostLift
+from runner.bridge import rngs
+from runner.bridge.tracing import captured, host_lifts
+from runner.bridge.tracing.host_lifts import Change, HostLift
 from runner.checks.probes.subject import Subject
 
 # Nested lifts multiply what there is to try.
@@ -28,7 +29,7 @@ def find(
     Args:
       subject: A host.
       losing: The lifts to change, each with the collections that it loses.
-      changed: Those of the collections that apply changes.
+      changed: Those of the collections that apply changes, in training at least.
     """
     each = [
         [Change(kind=one.kind, place=one.place, arguments=other) for other in _others(one, sorted(lost), changed)]

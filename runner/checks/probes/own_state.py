@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.bridge.captured import Captured
 from runner.bridge.tracing import jaxprs
+from runner.bridge.tracing.captured import Captured
 from runner.checks.programs import flow
 
 

@@ -13,12 +13,13 @@ from flax import nnx
 
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import captured, lifts, wrap
-from runner.bridge.captured import Captured
+from runner.bridge import lifts, wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
+from runner.bridge.tracing import captured
+from runner.bridge.tracing.captured import Captured, Traced
 from runner.bridge.wrap import Bridged
 from runner.checks.programs.draws import Draws, find
 from runner.config.pipeline_settings import PipelineSettings
@@ -132,6 +133,11 @@ class Subject:
     def layer_calls(self) -> list[Captured]:
         """Every call of a wrapped layer in init, as the host makes it; empty where the model is the layer itself."""
         return [] if lifts.is_wrapped(self.model) else captured.calls(self.model, self.needs.streams, self.x)
+
+    @functools.cached_property
+    def host_apply(self) -> Traced:
+        """What a host's apply does on init's variables, given every stream and free to change every collection."""
+        return captured.applied(self.model, self.needs.streams, trees.shapes(self.x), self.needs.variables)
 
     @functools.cached_property
     def make(self) -> Callable[[], Any]:

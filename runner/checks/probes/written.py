@@ -43,9 +43,9 @@ def _changed(subject: Subject) -> list[trees.Path]:
     key = jax.ShapeDtypeStruct(subject.key.shape, subject.key.dtype)
     closed, updates = jax.make_jaxpr(run, return_shape=True)(needs.variables, key, trees.shapes(subject.x))
     given = {path for path, _ in trees.flatten(needs.variables)}
-    paths = [path for path, _ in trees.flatten(updates)]
-    changed = jaxprs.changed(closed, range(len(paths)))
-    return [path for path, one in zip(paths, changed, strict=True) if one and path in given]
+    got = [path for path, _ in trees.flatten(updates)]
+    moved = jaxprs.changed(closed, range(len(got)))
+    return [path for path, one in zip(got, moved, strict=True) if one and path in given]
 
 
 def _normalised(subject: Subject) -> list[trees.Path]:

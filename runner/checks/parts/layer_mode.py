@@ -6,6 +6,7 @@ an evaluation that is silently wrong, whatever its name.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +14,8 @@ from typing import Any
 
 from flax import nnx
 
-from runner.bridge import captured
-from runner.bridge.captured import Captured
+from runner.bridge.tracing import captured
+from runner.bridge.tracing.captured import Captured
 from runner.checks.probes import as_code, modes, unwrapped
 from runner.checks.probes.modes import SWITCHES, Modes, Path
 from runner.checks.probes.subject import Subject
@@ -35,12 +36,8 @@ def check(subject: Subject) -> Check:
     found: list[Check] = []
     for paths, call in _distinct(calls):
         one = _of(call)
-        if one.detail and subject.layer_calls:
-            one = (
-                Check(**{**vars(one), "detail": f"{paths[0]}: {one.detail}"})
-                if one.verdict is not Verdict.passed
-                else one
-            )
+        if one.verdict is not Verdict.passed and subject.layer_calls:
+            one = dataclasses.replace(one, detail=f"{paths[0] or 'the layer'}: {one.detail}")
         found.append(one)
     return min(found, key=lambda one: WORST.index(one.verdict), default=passed(NAME, ""))
 

@@ -26,7 +26,7 @@ from flax.core import scope as linen_scope
 # What is in these folders is no line of the host's; our own hosts carry everything.
 _LIBRARIES = (
     *(str(Path(str(module.__file__)).parent) + os.sep for module in (flax, jax)),
-    str(Path(__file__).parent.parent) + os.sep,
+    str(Path(__file__).parents[2]) + os.sep,
 )
 
 # One watcher at a time: the function that it replaces is the whole process's.
