@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import hosted, lifts, rngs
+from runner.bridge import lifts, rngs
 from runner.checks import complete, verdicts
 from runner.checks.probes import as_code, flow, gradients
 from runner.checks.probes.gradients import Gradients
@@ -262,10 +262,7 @@ def _is_whole_layer(subject: Subject, paths: Sequence[trees.Path]) -> bool:
     trained = [path for path in _inexact(subject.shapes) if path[0] in subject.trained]
     layers = [""]
     if paths and not lifts.is_wrapped(subject.model):
-        streams, variables = subject.needs.streams, subject.needs.variables
-        layers = [
-            call.path for call in hosted.calls(subject.model, streams, subject.x, read=flow.read, variables=variables)
-        ]
+        layers = [call.path for call in subject.hosted_calls]
     for layer in layers:
         prefix = tuple(layer.split("/")) if layer else ()
         held = {path for path in trained if path[1:][: len(prefix)] == prefix}

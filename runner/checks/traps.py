@@ -17,6 +17,7 @@ from flax import nnx
 
 from runner.arrays import trees
 from runner.bridge import lifts, rngs
+from runner.bridge.calls import METHOD
 from runner.bridge.wrap import Bridged
 from runner.checks.probes import as_code, modes, unwrapped
 from runner.checks.probes.modes import SWITCHES
@@ -113,7 +114,8 @@ def _mode(layer: Bridged, x: Any) -> Check:
     found = modes.switches(module)
     inside = {"modules_inside": sum(1 for _ in nnx.iter_modules(module)) - 1}
     tried = modes.Modes(construct, layer.call, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    reached = _reached_by_call(type(module), found, tried) | _reached_by_constructor(layer.model, construct, found)
+    reached = _reached_by_call(_method(type(module), layer), found, tried)
+    reached |= _reached_by_constructor(layer.model, construct, found)
     left = {path: value for path, value in found.items() if path not in reached}
     if not left:
         return passed(NAME, "train and eval within reach" if found else "", **inside)
@@ -160,8 +162,16 @@ def _dotted(paths: Iterable[modes.Path]) -> list[str]:
     return [".".join(map(str, path)) for path in paths]
 
 
-def _reached_by_call(kind: type, switches: Mapping[modes.Path, Any], tried: modes.Modes) -> set[modes.Path]:
-    taken = _parameters(getattr(kind, "__call__", kind)).keys() & set(SWITCHING_ARGUMENTS)  # noqa: B004
+def _method(kind: type, layer: Bridged) -> Any:
+    """What is called of a layer's class: its method of a name, or a function that places x among the arguments."""
+    method: Any = layer.call.get(METHOD)
+    while hasattr(method, "method"):
+        method = method.method
+    return getattr(kind, method or "__call__", kind)
+
+
+def _reached_by_call(method: Any, switches: Mapping[modes.Path, Any], tried: modes.Modes) -> set[modes.Path]:
+    taken = _parameters(method).keys() & set(SWITCHING_ARGUMENTS)
     taken = {name for name in taken if tried.is_called_with(name)} if switches else set()
     others = taken - set(SWITCHES)
     return {path for path in switches if others or path[-1] in taken}

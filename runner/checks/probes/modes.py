@@ -12,6 +12,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from runner.bridge import calls
+
 # What `nnx.Module.train` and `eval` set.
 SWITCHES = ("deterministic", "use_running_average")
 
@@ -49,6 +51,7 @@ class Modes:
 
     def is_called_with(self, name: str) -> bool:
         """Whether the argument `name` of the call makes a difference; an error counts as one."""
+        self._program({})  # raises where nothing can be asked
         try:
             return self._program({}, call={name: True}) != self._program({}, call={name: False})
         except Exception:  # noqa: BLE001 - it takes no truth value: then it is there to be set
@@ -72,7 +75,7 @@ class Modes:
             module: Any = self._construct({})
             for (*owner, name), value in changed.items():
                 setattr(_at(module, owner), name, value)
-            output = module(x, **{**self._call, **(call or {})})
+            output = calls.call(module, x, {**self._call, **(call or {})})
             return output, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))
 
         text = re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(run)(self._x)))

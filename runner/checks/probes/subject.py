@@ -13,10 +13,12 @@ from flax import nnx
 
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import wrap
+from runner.bridge import hosted, wrap
+from runner.bridge.hosted import HostedCall
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.wrap import Bridged
+from runner.checks.probes import flow
 from runner.checks.probes.draws import Draws, find
 from runner.errors import UserError
 
@@ -173,6 +175,11 @@ class Subject:
             return not self.draws.invented
         except Exception:  # noqa: BLE001 - what a Linen layer raises without its stream
             return False
+
+    @functools.cached_property
+    def hosted_calls(self) -> list[HostedCall]:
+        """Every call of a wrapped layer during apply, in order."""
+        return hosted.calls(self.model, self.needs.streams, self.x, read=flow.read, variables=self.needs.variables)
 
     @functools.cached_property
     def run(self) -> Callable[..., Any]:
