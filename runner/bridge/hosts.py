@@ -16,7 +16,7 @@ from runner.bridge import targets, values
 from runner.bridge.arguments import Arguments, made
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
-from runner.errors import ConfigError, LayerError, literal, nearest
+from runner.errors import ConfigError, LayerError, MissingArgumentsError, literal, nearest
 
 # Fields of every Linen module.
 LINEN_FIELDS = ("parent", "name")
@@ -235,8 +235,8 @@ def _require_fields(settings: HostSettings, target: type[nn.Module]) -> None:
     ]
     missing = [key for key in required if key not in settings.kwargs]
     if missing:
-        suggestion = " ".join(f"host.kwargs.{key}=…" for key in missing)
-        raise LayerError(f"host.target={settings.target}: it also needs {', '.join(missing)}", suggestion)
+        what = f"host.target={settings.target}: it also needs {', '.join(missing)}"
+        raise MissingArgumentsError(what, [f"host.kwargs.{key}" for key in missing])
 
 
 def _require_floating(host: str, x: jax.Array) -> None:

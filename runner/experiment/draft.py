@@ -17,7 +17,8 @@ from runner.bridge import hosts
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
-from runner.experiment import inputs
+from runner.errors import MissingArgumentsError
+from runner.experiment import inputs, missing_arguments
 from runner.experiment import training as experiment_training
 from runner.experiment.identity import Identity
 from runner.experiment.sized import wrapped
@@ -82,8 +83,11 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
       ConfigError: A value that the layer, the host or the input does not accept.
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
-    layer, construct_s = clock.seconds(lambda: wrapped(run))
-    model = hosts.put_around(layer, run.host)
+    try:
+        layer, construct_s = clock.seconds(lambda: wrapped(run))
+        model = hosts.put_around(layer, run.host)
+    except MissingArgumentsError as error:
+        raise missing_arguments.explained(run, error) from error
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
     place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))
     with place.context():
