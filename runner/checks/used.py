@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 
 from runner.bridge import lifts
-from runner.checks import verdicts
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

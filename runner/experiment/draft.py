@@ -19,10 +19,10 @@ from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
 from runner.errors import MissingArgumentsError
 from runner.experiment import inputs, missing_arguments
-from runner.experiment import training as experiment_training
 from runner.experiment.identity import Identity
 from runner.experiment.sized import wrapped
-from runner.experiment.training import Training
+from runner.experiment.train import training as experiment_training
+from runner.experiment.train.training import Training
 from runner.timing import clock
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from runner.bridge import hints, hosts, sizes
+from runner.bridge import hosts
+from runner.bridge.calling import hints, sizes
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.checks.verdicts import STRICT
+from runner.checks.results.verdicts import STRICT
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.failures import CheckFailed

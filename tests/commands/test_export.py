@@ -17,7 +17,8 @@ from flax import nnx
 
 from runner.arrays import checkpoint, safetensors_file, trees
 from runner.bridge import twins, wrap
-from runner.commands import exported_variables, imported_variables, main
+from runner.commands import main
+from runner.commands.derived import exported_variables, imported_variables
 from runner.config import schema, serialize
 from runner.errors import UserError
 from runner.experiment import saved_run

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.bridge import calls
+from runner.bridge.calling import calls
 
 # What `nnx.Module.train` and `eval` set.
 SWITCHES = ("deterministic", "use_running_average")

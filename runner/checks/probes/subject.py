@@ -13,13 +13,14 @@ from flax import nnx
 
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import hosted, wrap
-from runner.bridge.hosted import HostedCall
+from runner.bridge import wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
+from runner.bridge.tracing import hosted
+from runner.bridge.tracing.hosted import HostedCall
 from runner.bridge.wrap import Bridged
-from runner.checks.probes import flow
-from runner.checks.probes.draws import Draws, find
+from runner.checks.programs import flow
+from runner.checks.programs.draws import Draws, find
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
