@@ -91,6 +91,42 @@ def restore(path: Path) -> Any:
     return variables
 
 
+def tree_metadata(path: Path) -> Any:
+    """The tree of the checkpoint at `path`, with Orbax's metadata (shape, dtype) in place of the arrays.
+
+    Raises:
+      CheckpointError: Orbax can't read it.
+    """
+    try:
+        return _checkpointer().metadata(path.absolute()).item_metadata.tree
+    except Exception as error:
+        raise CheckpointError(f"reading {path}: {type(error).__name__}: {error}") from error
+
+
+def restore_some(path: Path, metadata: Any, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays of the checkpoint at `path` that have these names, by name; the others are not read.
+
+    Args:
+      path: The checkpoint's folder.
+      metadata: Its `tree_metadata`.
+      names: Paths as text.
+
+    Raises:
+      Exception: Of half a dozen types, if the checkpoint is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    def pick(chosen: Any, others: Any) -> Any:
+        return jax.tree.map_with_path(lambda key, _: chosen if trees.spell_keys(key) in names else others, metadata)
+
+    as_numpy = pick(ocp.RestoreArgs(restore_type=np.ndarray), ocp.RestoreArgs())
+    wanted = jax.tree.map_with_path(
+        lambda key, leaf: leaf if trees.spell_keys(key) in names else ocp.PLACEHOLDER, metadata
+    )
+    found = _checkpointer().restore(path.absolute(), args=ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy))
+    return {name: np.asarray(leaf) for key, leaf in trees.flatten(found) if (name := trees.spell(key)) in names}
+
+
 def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
     """Like `restore`, but onto devices: each reads only its shards, so that no array is whole on the host.
 

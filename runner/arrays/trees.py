@@ -53,6 +53,11 @@ def spell(path: Iterable[Any]) -> str:
     return "/".join(str(part) for part in path)
 
 
+def spell_keys(keys: Iterable[Any]) -> str:
+    """The path of a leaf, as `jax.tree_util` gives it, as one string."""
+    return spell(_key(part) for part in keys)
+
+
 def unbox(tree: Any) -> Any:
     """Replaces every metadata box in `tree` by its array, which stays on its devices (Flax would move it)."""
     return jax.tree.map(_unboxed, tree, is_leaf=meta.is_axis_metadata)

@@ -12,6 +12,7 @@ from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
 from runner.bridge import lifts, rngs
 from runner.bridge.calling import calls
+from runner.checks.parts import unkept
 from runner.checks.probes import as_code, python_state, written
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import flow
@@ -39,6 +40,10 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 def _of_variables(subject: Subject, *, full: bool) -> Check:
     changed = subject.needs.mutable
+    if lost := [one for one in unkept.of_host(subject) if one.changed]:
+        return unkept.fail_updates(NAME, lost)
+    if lost := unkept.dropped(subject):
+        return unkept.fail_dropped(NAME, lost, subject)
     # As in Linen, sown values that were not requested are not a loss.
     dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
     if dropped:
@@ -49,7 +54,7 @@ def _of_variables(subject: Subject, *, full: bool) -> Check:
     if reshaped := _reshaped(subject):
         return reshaped
     unknown = [name for name in subject.mutable if name not in subject.shapes and name not in changed]
-    if unknown:
+    if unknown and subject.pipeline is None:  # which gives every layer the same
         return _unknown(subject, unknown)
     return _kept(subject, full=full)
 
@@ -85,7 +90,10 @@ def _native_calls(subject: Subject) -> dict[str, tuple[Any, Any, Any]]:
     """Every wrapped layer by its path in the host, '' for the layer alone, with what its first call gets."""
     if lifts.is_wrapped(subject.model):
         return {"": (subject.model.model, (subject.x,), subject.model.call)}
-    return {call.path: (call.layer, call.args, call.kwargs) for call in reversed(subject.hosted_calls)}
+    return {
+        call.path: (call.layer, call.args, {**call.kwargs, calls.METHOD: call.method})
+        for call in reversed(subject.layer_calls)
+    }
 
 
 def _lost_in_python(places: Mapping[str, str]) -> Check:

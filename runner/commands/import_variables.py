@@ -10,7 +10,7 @@ from runner.commands.typed.verb import Verb
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the arguments of `import`."""
-    parser.add_argument("path", type=Path, help="an Orbax folder or a safetensors file")
+    parser.add_argument("path", type=Path, help="a checkpoint of any format, or a part of one: PATH#NAMES")
     parser.add_argument("--like", type=Path, metavar="RUN", help="a run of the same layer, where PATH does not say")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: PATH-variables")
 

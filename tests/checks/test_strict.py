@@ -25,8 +25,12 @@ FAULTY = {
 OF_NUMBERS = {"finite", "as_traced", "repeatable"}
 
 
+# Of how the pipeline and its host use it: tested with those.
+OF_PIPELINES = {"mode", "axes", "rules", "pipeline"}
+
+
 def test_the_checks_that_refuse_a_run():
-    assert OF_NUMBERS | FAULTY.keys() == STRICT
+    assert OF_NUMBERS | OF_PIPELINES | FAULTY.keys() == STRICT
 
 
 @pytest.mark.parametrize("name", FAULTY)

@@ -33,16 +33,12 @@ class HostedCall:
     Attributes:
       path: The layer's path in the host, '' for the host itself.
       layer: The layer, unbound.
-      args: What the call gets by position; arrays as shapes and dtypes.
-      kwargs: The same by name.
       counts: Whether the host's output, or what apply sows or updates, depends on what the call gives; None where a
         transform in the host takes no value from outside, so that it can't be told.
     """
 
     path: str
     layer: nn.Module
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
     counts: bool | None
 
 
@@ -63,7 +59,8 @@ class _Tagging:
         finally:
             self._inside.remove(id(context.module))
         num = len(self.seen)
-        self.seen.append(_seen(context.module, args, kwargs))
+        unbound = context.module.clone(parent=None, name=None)
+        self.seen.append(HostedCall(path="/".join(context.module.path), layer=unbound, counts=None))
         return jax.tree.map(lambda leaf: _plus(leaf, self.tags[num]), output) if num < len(self.tags) else output
 
 
@@ -94,15 +91,6 @@ def calls(model: Bridged, streams: Sequence[str], x: Any, *, read: Read, variabl
             jax.eval_shape(lambda *given: run(counting, *given), *inputs)
     reads = _reads(run, len(counting.seen), inputs, read)
     return [dataclasses.replace(call, counts=one) for call, one in zip(counting.seen, reads, strict=True)]
-
-
-def _seen(layer: Any, args: Any, kwargs: Any) -> HostedCall:
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else leaf,
-        (args, {**getattr(layer, "call", {}), **kwargs}),
-    )
-    unbound = layer.clone(parent=None, name=None)
-    return HostedCall(path="/".join(layer.path), layer=unbound, args=shapes[0], kwargs=shapes[1], counts=None)
 
 
 def _reads(run: Any, number: int, inputs: tuple[Any, ...], read: Read) -> list[bool] | list[None]:

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from runner.arrays import renames, safetensors_file, trees
+from runner.arrays import renames, trees
+from runner.arrays.formats import safetensors_file
 from runner.bridge import native, needs, twins
 from runner.commands.derived.output_path import default_target, require_target, save
 from runner.commands.migration import tree_mismatch

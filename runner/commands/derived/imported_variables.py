@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import checkpoint, renames, safetensors_file, trees
+from runner.arrays import renames, saved_trees, trees
+from runner.arrays.formats import places, safetensors_file
 from runner.commands.derived.exported_variables import DESCRIPTION, DESCRIPTION_FILE, DESCRIPTION_VERSION, Names
 from runner.commands.derived.output_path import SUFFIX, require_target, save
 from runner.commands.migration import tree_mismatch
@@ -46,7 +47,7 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
     Imports nothing that the file names, and builds no layer.
 
     Args:
-      path: An Orbax folder or a safetensors file.
+      path: A checkpoint of any format, or a part of one (`PATH#NAMES`).
       like: A run of the same layer, whose record describes the variables; required if `path` does not.
       out: A folder that must not exist yet; by default `<path>-variables`.
 
@@ -56,7 +57,8 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
     Raises:
       UserError: The file can't be read, nothing describes the variables, or the leaves are not the expected ones.
     """
-    beside = path if path.name else path.absolute()  # `.` has no name
+    place, _ = places.split(path)
+    beside = place if place.name else place.absolute()  # `.` has no name
     target = Path(os.path.expanduser(out or beside.with_name(f"{beside.name.removesuffix(SUFFIX)}-variables")))
     require_target(target)
     found, text = _read(path)
@@ -72,18 +74,18 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
 
 
 def _read(path: Path) -> tuple[Names, str | None]:
-    """The arrays at `path` by dotted name, and their description."""
-    if path.is_file():
-        arrays, metadata = safetensors_file.read(path)
-        return arrays, metadata.get(DESCRIPTION)
-    if not path.is_dir():
-        raise StorageError(f"{path}: there is no such file or folder", "bridge-runner export RUN --to nnx")
-    try:
-        tree = checkpoint.restore(path)
-    except checkpoint.CheckpointError as error:
-        raise StorageError(f"{path} can't be restored: {error.__cause__ or error}") from error
-    beside = path / DESCRIPTION_FILE
-    text = beside.read_text(errors="replace") if beside.exists() else None
+    """The arrays at `path` by dotted name, and their description; of a train state, only its variables."""
+    contents, names = places.open_place(path)
+    beside = contents.place / DESCRIPTION_FILE
+    text = contents.texts.get(DESCRIPTION)
+    if contents.place.is_dir() and beside.exists():
+        text = beside.read_text(errors="replace")
+    if text is not None:
+        tree = contents.load(saved_trees.follow(contents, names))
+    else:
+        found = saved_trees.find(contents, names, None)
+        # The state of a native module is read as bare params: it has no collections.
+        tree = found.variables[saved_trees.PARAMS] if found.is_bare else found.variables
     return {".".join(map(str, name)): np.asarray(leaf) for name, leaf in trees.flatten(tree)}, text
 
 

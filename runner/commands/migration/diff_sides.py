@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import saved_trees, trees
+from runner.arrays.formats import places
 from runner.arrays.saved_trees import SavedTree
 from runner.bridge import targets, wrap
 from runner.bridge.migration import module_names
@@ -27,7 +28,7 @@ from runner.experiment.draft import make_draft
 from runner.experiment.saved_run import SavedRun
 from runner.records import find, store
 
-SUGGESTED = "a run, an Orbax checkpoint, pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp"
+SUGGESTED = "a run, a checkpoint, pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,8 @@ def host_of(text: str) -> Any:
 def _side(text: str, options: Options) -> Side:
     """The side that `text` names, neither traced nor read."""
     path = Path(os.path.expanduser(text))
+    if places.is_place(text):
+        return Side(label=text, place=path)
     if not os.path.exists(path) and os.path.exists(path.parent / "sweep.json"):  # a run given by a prefix of its name
         path = find.find_run(path).path
     if os.path.exists(path):  # a config may exceed the file name limit, at which pathlib raises
@@ -149,14 +152,9 @@ def _side(text: str, options: Options) -> Side:
         run = compose.compose(text.split())
         draft = make_draft(run, identity.identity_of(run))
         return Side(label=text, model=draft.model, x=inputs.make_input(run.input, run.input_shape))
-    if any(_is_checkpoint(parent) for parent in path.parents):
-        return Side(label=text, place=path)
-    raise UserError(f"{text} is neither a folder nor a host nor a config", SUGGESTED)
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether names in a saved tree may follow `path`."""
-    return path not in (Path("."), Path("/")) and os.path.isdir(path) and saved_trees.holds_tree(path)
+    if any(one not in (Path("."), Path("/")) and os.path.exists(one) for one in path.parents):
+        places.split(text)  # raises, and names the nearest
+    raise UserError(f"{text} is neither a checkpoint nor a host nor a config", SUGGESTED)
 
 
 def _run_side(text: str, path: Path, *, trust: bool) -> Side:
