@@ -36,9 +36,14 @@ ROWS = [
     ("layer.nnx_method", "attend", PROGRAM, {}),
     ("layer.rngs", ("params",), PROGRAM, {}),
     ("layer.mutable", ("batch_stats",), PROGRAM, {}),
+    ("layer.init_rngs", ("params",), PROGRAM, {}),
+    ("layer.wrapper", "flax.nnx.bridge.ToLinen", PROGRAM, {}),
+    ("layer.metadata_fn", "none", PROGRAM, {}),
     ("host.target", "runner.bridge.hosts.ScannedHost", PROGRAM, HOSTED),
     ("host.kwargs", {"features": 3}, PROGRAM, HOSTED),
     ("host.layer_name", None, PROGRAM, HOSTED),
+    ("host.call", {"train": True}, PROGRAM, HOSTED),
+    ("pipeline.name", "t5x", PROGRAM, {}),
     ("input.kind", enums.InputKind.ones, RESULT, {}),
     ("input.seed", 1, RESULT, {}),
     ("input.dtype", "bfloat16", PROGRAM, {}),
@@ -73,10 +78,13 @@ ROWS = [
 ]
 
 # What else is no part of the result: how it is checked, kept, tracked, spread and repeated.
-NOT_PART = ("checks", "checkpoint", "tracking", "distributed", "grid", "failure", "process")
+NOT_PART = ("rules", "checks", "checkpoint", "tracking", "distributed", "grid", "failure", "process")
 
 # By the bytes that they name, and by what this machine has: see below.
 OTHERWISE = ("variables", "input.path", "device")
+
+# What a pipeline asks and does is said by its name.
+PIPELINE = ("keeps", "boxes", "axes", "text_keys", "eager_sharding", "same_call", "does")
 
 
 def changed(run, values):
@@ -109,7 +117,7 @@ def test_every_key_of_the_settings_has_a_row(run):
         for group, value in data.items()
         for name in (value if isinstance(value, dict) else [""])
     ]
-    rows = {key for key, *_ in ROWS}
+    rows = {key for key, *_ in ROWS} | {f"pipeline.{name}" for name in PIPELINE}
     assert [key for key in keys if key not in (*rows, *OTHERWISE) and key.partition(".")[0] not in NOT_PART] == []
 
 
