@@ -159,13 +159,13 @@ def to_host(tree: Any) -> Any:
 
 def to_save(tree: Any) -> Any:
     """Unboxes `tree`, with NumPy leaves; on a mesh, arrays stay sharded, so that each device saves its own shards."""
-    plain = unbox(tree)
+    plain = jax.tree.map(_without_key, unbox(tree))
     return plain if any(map(shards.is_sharded, jax.tree.leaves(plain))) else to_host(plain)
 
 
 def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
     """The leaves of a Linen variable dict with their digests, in order."""
-    pairs = [(path, boxed, _unboxed(boxed)) for path, boxed in flatten(variables)]
+    pairs = [(path, boxed, _without_key(_unboxed(boxed))) for path, boxed in flatten(variables)]
     arrays = [leaf if shards.is_sharded(leaf) else _as_numpy(leaf) for _, _, leaf in pairs]
     return [
         Leaf(
@@ -253,10 +253,13 @@ def _unboxed(leaf: Any) -> Any:
     return unbox(leaf.unbox(apply_constraint=False) if isinstance(leaf, meta.Partitioned) else leaf.unbox())
 
 
+def _without_key(leaf: Any) -> Any:
+    """The data of a typed key, on its devices; any other leaf as it is."""
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
 def _as_numpy(leaf: Any) -> np.ndarray:
-    if is_key(leaf):
-        return np.asarray(jax.random.key_data(leaf))
-    return shards.whole(leaf)
+    return shards.whole(_without_key(leaf))
 
 
 def _axis_names(boxed: Any) -> list[Any] | None:

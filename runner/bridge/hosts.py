@@ -18,7 +18,7 @@ from runner.bridge.calling.arguments import Arguments, made
 from runner.bridge.calling.calls import Drawn
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
-from runner.errors import ConfigError, LayerError, literal, nearest
+from runner.errors import ConfigError, LayerError, MissingArgumentsError, literal, nearest
 
 # Fields of every Linen module.
 LINEN_FIELDS = ("parent", "name")
@@ -258,8 +258,8 @@ def _require_fields(settings: HostSettings, target: type[nn.Module]) -> None:
     ]
     missing = [key for key in required if key not in settings.kwargs]
     if missing:
-        suggestion = " ".join(f"host.kwargs.{key}=…" for key in missing)
-        raise LayerError(f"host.target={settings.target}: it also needs {', '.join(missing)}", suggestion)
+        what = f"host.target={settings.target}: it also needs {', '.join(missing)}"
+        raise MissingArgumentsError(what, [f"host.kwargs.{key}" for key in missing])
 
 
 def _require_floating(host: str, x: jax.Array) -> None:

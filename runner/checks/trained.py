@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import rngs
+from runner.bridge import lifts, rngs
 from runner.checks import complete
-from runner.checks.probes import as_code, gradients, unwrapped
+from runner.checks.probes import as_code, gradients
 from runner.checks.probes.gradients import Gradients
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import flow
@@ -238,21 +238,39 @@ def _without_gradient(subject: Subject, seen: Gradients) -> Check:
         detail = f"{_names(seen.zero)} got a zero gradient on random x of shape {list(subject.x.shape)}"
         fix = f"'input_shape=[{','.join(map(str, shape))}]'"
         return verdicts.warn(NAME, detail, fix, zero_gradient=_texts(seen.zero))
-    if cells := _cells(subject, seen.zero):
-        detail = f"{_names(seen.zero)} got a zero gradient: one step of {cells} from zeros trains no recurrent weight"
-        return verdicts.warn(NAME, f"{detail}, right where later steps do", zero_gradient=_texts(seen.zero))
-    why = "whatever the data" if seen.never == seen.zero else f"at all {seen.num_points} random points"
-    detail = f"{_names(seen.zero)} can't be trained: the gradient is zero {why}"
-    return verdicts.fail(NAME, detail, _fix_constant(subject, seen.zero), zero_gradient=_texts(seen.zero))
+    dead = [path for path in seen.zero if path not in (*seen.behind_zeros, *seen.cancelled)]
+    if not dead and not _is_whole_layer(subject, seen.behind_zeros):
+        return _alive_later(seen)
+    dead = dead or seen.zero
+    why = "whatever the data" if set(dead) <= set(seen.never) else f"at all {seen.num_points} random points"
+    detail = f"{_names(dead)} can't be trained: the gradient is zero {why}"
+    return verdicts.fail(NAME, detail, _fix_constant(subject, dead), zero_gradient=_texts(dead))
 
 
-def _cells(subject: Subject, paths: Sequence[trees.Path]) -> str:
-    """The recurrent cells, stepped once, that hold all of the paths; empty if some lie elsewhere."""
-    layer = (subject.layer or subject.model).model
-    cells = unwrapped.cells(layer)
-    if not all(any(path[1:][: len(cell)] == cell for cell in cells) for path in paths):
-        return ""
-    return listed(["/".join(map(str, cell)) or "the cell" for cell in cells])
+def _alive_later(seen: Gradients) -> Check:
+    """The warning of weights whose gradient is zero in this call, and not by the layer's code."""
+    parts = []
+    if seen.behind_zeros:
+        why = "it meets only zeros, as in one step of a recurrent cell: right where later steps bring others"
+        parts.append(f"{_names(seen.behind_zeros)} got a zero gradient: {why}")
+    if seen.cancelled:
+        why = "what it adds in one place cancels in another, as in a shared layer: right if that is meant"
+        parts.append(f"{_names(seen.cancelled)} got a zero gradient: {why}")
+    return verdicts.warn(NAME, "; ".join(parts), zero_gradient=_texts(seen.zero))
+
+
+def _is_whole_layer(subject: Subject, paths: Sequence[trees.Path]) -> bool:
+    """Whether the paths are all that is trained of a wrapped layer: then its output is multiplied by zeros."""
+    trained = [path for path in _inexact(subject.shapes) if path[0] in subject.trained]
+    layers = [""]
+    if paths and not lifts.is_wrapped(subject.model):
+        layers = [call.path for call in subject.hosted_calls]
+    for layer in layers:
+        prefix = tuple(layer.split("/")) if layer else ()
+        held = {path for path in trained if path[1:][: len(prefix)] == prefix}
+        if held and held <= set(paths):
+            return True
+    return False
 
 
 def _outside(subject: Subject) -> list[trees.Path]:

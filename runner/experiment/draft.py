@@ -19,7 +19,8 @@ from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
-from runner.experiment import inputs
+from runner.errors import MissingArgumentsError
+from runner.experiment import inputs, missing_arguments
 from runner.experiment.identity import Identity
 from runner.experiment.sized import wrapped
 from runner.experiment.train import training as experiment_training
@@ -94,8 +95,11 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
     rules = sources.path_rules(run.rules)
-    layer, construct_s = clock.seconds(lambda: wrapped(run))
-    model = hosts.put_around(layer, run.host)
+    try:
+        layer, construct_s = clock.seconds(lambda: wrapped(run))
+        model = hosts.put_around(layer, run.host)
+    except MissingArgumentsError as error:
+        raise missing_arguments.explained(run, error) from error
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
     place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))
     with place.context():

@@ -31,7 +31,7 @@ X = ("input_shape=[4,8]", "features=16", "process.num_cpu_devices=8", "tracking=
 MESH = "mesh.axes={data:2,model:4}"
 
 jax.devices()  # from here on this process has one
-LAYERS = ("Block", "boxed", "both")
+LAYERS = ("Block", "boxed", "both", "Keyed")
 
 
 def python(*arguments: str, folder: Path | None = None) -> str:
@@ -51,7 +51,7 @@ def sweep(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("meshed")
     targets = ",".join(f"meshed_layers.{name}" for name in LAYERS)
     words = ("-m", *X, MESH, "layer=custom", "layer.kwargs.features=16", "train=short")
-    zipped = (f"layer.target={targets}", "train.steps=3,0,0", "grid.zip=[[layer.target,train.steps]]")
+    zipped = (f"layer.target={targets}", "train.steps=3,0,0,0", "grid.zip=[[layer.target,train.steps]]")
     python("-m", "runner", *words, *zipped, "sweep=on", f"output_root={folder}")
     return folder / "on"
 
@@ -305,6 +305,11 @@ WRONG = [
         [MESH, *CUSTOM[:-1], CUSTOM[-1] + "twice"],
         f"{MESH}: params/kernel is cut along model twice",
         SPELL_AXES,
+    ),
+    (
+        [MESH, *CUSTOM[:-1], CUSTOM[-1] + "FourBits"],
+        f"{MESH}: Variable/levels is int4, which JAX passes on to no program over several devices",
+        "mesh.axes=null",
     ),
 ]
 

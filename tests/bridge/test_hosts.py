@@ -220,7 +220,7 @@ def test_the_call_arguments_of_the_layer_reach_it_inside_a_host(model_of):
         ),
         (
             [f"host.target={HERE}.Sandwich"],
-            f"host.target={HERE}.Sandwich: it also needs width.\n  Try: host.kwargs.width=…",
+            f"host.target={HERE}.Sandwich: it also needs width.\n  Try: host.kwargs.width=32",
         ),
         (
             ["host=mlp", "host.kwargs.featurs=3"],

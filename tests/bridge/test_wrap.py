@@ -252,17 +252,16 @@ def test_a_keyword_that_the_bridge_would_keep_reaches_the_layer():
         (
             "flax.nnx.Embed",
             {"features": 2},
-            "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.\n"
-            "  Try: layer.kwargs.num_embeddings=…",
+            "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.",
         ),
         (
             f"{HERE}.make_linear",
             {},
-            f"layer.target={HERE}.make_linear: its constructor also needs out_features.\n  Try: features=8",
+            f"layer.target={HERE}.make_linear: its constructor also needs out_features.",
         ),
     ],
 )
-def test_an_argument_that_is_missing_is_named_with_what_to_type(target, kwargs, message):
+def test_an_argument_that_is_missing_is_named(target, kwargs, message):
     assert refused(lambda: wrap.wrap(settings_of(target, **kwargs)), LayerError) == message
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import stepped_layers as stepped
 import trained_layers as planted
 from common_layers import COMMON
 from flax import linen as nn
@@ -252,7 +253,10 @@ def test_one_step_of_a_cell_is_a_warning(cell):
     model = bridge.to_linen(Step, cell=cell, in_features=4, hidden_features=4)
     check = trained.check(subject_of(model, X), full=True)
     assert check.verdict is Verdict.warn
-    assert "got a zero gradient: one step of cell from zeros trains no recurrent weight" in check.detail
+    assert (
+        "got a zero gradient: it meets only zeros, as in one step of a recurrent cell: right where later"
+        in check.detail
+    )
 
 
 def test_an_output_of_integers_trains_nothing():
@@ -398,3 +402,58 @@ def test_the_code_for_complex_weights_descends():
         exec(check.fix, names)
         names["params"] = optax.apply_updates(names["params"], names["updates"])
     assert loss(names["params"]) < 0.01 * before
+
+
+MEETS_ZEROS = "it meets only zeros, as in one step of a recurrent cell: right where later steps bring others"
+CANCELS = "what it adds in one place cancels in another, as in a shared layer: right if that is meant"
+
+
+def of_stepped(name):
+    return trained.check(subject_of(bridge.to_linen(getattr(stepped, name)), RANDOM), full=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("Cell", f"params/h/kernel got a zero gradient: {MEETS_ZEROS}"),
+        ("StateSpace", f"params/a got a zero gradient: {MEETS_ZEROS}"),
+        ("CarriedState", f"params/h/kernel got a zero gradient: {MEETS_ZEROS}"),
+        ("Siamese", f"params/encoder/bias got a zero gradient: {CANCELS}"),
+        ("SameViews", f"params/encoder/bias, params/encoder/kernel got a zero gradient: {CANCELS}"),
+        ("Ranked", f"params/encoder/bias got a zero gradient: {CANCELS}"),
+    ],
+)
+def test_zero_in_this_call_only_warns(name, detail):
+    check = of_stepped(name)
+    assert (check.verdict, check.detail) == (Verdict.warn, detail)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("StoppedCell", "params/h/kernel"),
+        ("ArgmaxCell", "params/h/kernel"),
+        ("RoundedSpace", "params/a"),
+        ("StoppedSiamese", "params/encoder/bias, params/encoder/kernel"),
+        ("SignRanked", "params/encoder/bias, params/encoder/kernel"),
+        ("Masked", "params/linear/bias, params/linear/kernel"),
+    ],
+)
+def test_zero_by_the_code_fails(name, path):
+    check = of_stepped(name)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith(f"{path} can't be trained: the gradient is zero ")
+
+
+def test_a_weight_beyond_a_threshold_is_trained():
+    assert of_stepped("Thresholded").verdict is Verdict.passed
+
+
+def test_hosts_of_such_layers():
+    hosts = [
+        stepped.MaskingHost(bridge.to_linen(nnx.Linear, 4, 4)),
+        stepped.ScanningHost(bridge.to_linen(stepped.Cell)),
+        stepped.ScanningHost(bridge.to_linen(stepped.StoppedCell)),
+    ]
+    checks = [trained.check(subject_of(host, RANDOM), full=True) for host in hosts]
+    assert [check.verdict for check in checks] == [Verdict.fail, Verdict.warn, Verdict.fail]

@@ -36,7 +36,8 @@ MISTAKES = [
     ),
     (
         "layer=custom layer.target=flax.nnx.Embed",
-        "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.\n  Try: layer.kwargs.num_embeddings=…",
+        "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.\n"
+        "  Try: layer.kwargs.num_embeddings=32",
     ),
     ("layer=custom", "layer.target=null: no layer is named.\n  Try: layer.target=my_pkg.MyLayer"),
     (

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from swept_folder import QUIET, all_files, forget, run, run_folder
+from swept_folder import QUIET, all_files, forget, of_other_software, run, run_folder
 
 from runner.commands import main
 
@@ -61,3 +61,21 @@ def test_resume_of_a_folder_with_a_quote_in_its_name_works(here, capsys):
     code, out, err = run(capsys, "resume", "it's/fine")
     assert (code, err) == (0, "")
     assert out.startswith("fine: 4 runs · 2 programs · 4 done · 0 to do\n")
+
+
+def test_runs_of_other_software_are_done_again_where_asked(here, capsys):
+    of_other_software("fine")
+    code, out, _ = run(capsys, "resume", "outputs/fine")
+    assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 stale · 0 to do")
+    assert "stale       done by other software; do them again with failure.retry=all" in out
+    code, out, _ = run(capsys, "resume", "outputs/fine", "failure.retry=all")
+    assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 stale · 4 to do")
+    assert sorted(path.name[-6:] for path in Path("outputs/fine/runs").iterdir()).count(".old-1") == 4
+    code, out, _ = run(capsys, "resume", "outputs/fine", "failure.retry=all")
+    assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 done · 0 to do")
+
+
+def test_a_failed_run_of_other_software_stays_failed(here, capsys):
+    of_other_software("mixed")
+    code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
+    assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 failed, 1 stale · 0 to do")

@@ -57,8 +57,15 @@ def test_what_is_filled_in_is_as_if_given():
 @pytest.mark.parametrize(
     ("name", "features", "message"),
     [
-        ("Between", 8, "Between: its constructor also needs hidden_size.\n  Try: layer.kwargs.hidden_size=…"),
-        ("Heads", 8, "Heads: its constructor also needs num_heads.\n  Try: layer.kwargs.num_heads=…"),
+        ("Between", 8, "Between: its constructor also needs hidden_size.\n  Try: layer.kwargs.hidden_size=32"),
+        ("Heads", 8, "Heads: its constructor also needs num_heads.\n  Try: layer.kwargs.num_heads=32"),
+        (
+            "Divided",
+            8,
+            "Divided: its constructor also needs num_heads, rate.\n"
+            "  Try: layer.kwargs.num_heads=4 layer.kwargs.rate=0.1",
+        ),
+        ("Unguessed", 8, "Unguessed: its constructor also needs table."),
         ("InOut", None, "InOut: its constructor also needs dout.\n  Try: features=8"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from tracked_records import make_record
 
 from runner.commands import main
 from runner.records import columns
+from runner.records.record import CheckpointInfo, Failure, FailureKind, Leaf, MeshInfo, Status, TrainInfo
+from runner.records.timing import Measurement, Phases, Samples, Summary, Timing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +33,118 @@ def sweep(tmp_path_factory) -> Path:
 def test_the_page_of_columns_is_what_the_code_says():
     kept = (ROOT / "outputs" / "COLUMNS.md").read_text()
     assert kept == columns.columns_page(), "write results.columns_page() to outputs/COLUMNS.md"
+
+
+# Every number another one, so that no column can show its neighbour.
+SUMMARY = Summary(
+    num_samples=12,
+    median_s=0.101,
+    min_s=0.102,
+    max_s=0.103,
+    mean_s=0.104,
+    std_s=0.105,
+    quartile1_s=0.106,
+    quartile3_s=0.107,
+    mad_s=0.108,
+    median_low_s=0.109,
+    median_high_s=0.110,
+    num_outliers=13,
+    flags=["short", "spread"],
+)
+SAMPLES = Samples(durations_s=[0.1])
+TRAIN = TrainInfo(
+    first_step=5,
+    losses=[3.0, 2.0, 1.0],
+    step=Phases(trace_s=0.31, lower_s=0.32, compile_s=0.33, cache="off", first_call_s=0.34),
+    steps_s=[0.35],
+    not_moved=["params/a", "params/b"],
+)
+TIMING = Timing(
+    construct_s=0.01,
+    init=Phases(trace_s=0.11, lower_s=0.12, compile_s=0.13, cache="warm", contended=False, first_call_s=0.14),
+    apply=Phases(trace_s=0.21, lower_s=0.22, compile_s=0.23, cache="cold", contended=True, first_call_s=0.24),
+    compiled_here=False,
+    checkpoint_s=0.41,
+    tracker_s=0.42,
+    apply_latency=Measurement(samples=SAMPLES, summary=SUMMARY),
+    apply_dispatch=Measurement(samples=SAMPLES, summary=dataclasses.replace(SUMMARY, median_s=0.51)),
+    apply_throughput=Measurement(samples=SAMPLES, summary=dataclasses.replace(SUMMARY, median_s=0.52)),
+    apply_device=Measurement(samples=SAMPLES, summary=dataclasses.replace(SUMMARY, median_s=0.53)),
+    init_latency=Measurement(samples=SAMPLES, summary=dataclasses.replace(SUMMARY, median_s=0.54)),
+)
+ROW = {
+    "num": 3,
+    "run_id": "a1b2c3d4e5f60718",
+    "result_id": "r1",
+    "timing_id": "t1",
+    "program_id": "p1",
+    "status": "failed",
+    "error": "compile: it broke",
+    "layer": "linear",
+    "host": "mlp",
+    "seed": 7,
+    "input_shape": "[2,4]",
+    "features": 9,
+    "device": "cpu:0",
+    "mesh": "{data:2,model:4}",
+    "overrides": "seed=7 layer=linear",
+    "settings": '{"seed": 7, "input_shape": [2, 4], "features": 9}',
+    "started_at": "2026-01-01T00:00:00Z",
+    "wall_s": 1.5,
+    "output_norm": 2.0,
+    "output_mean": 0.5,
+    "output_std": 1.0,
+    "output_digest": "d",
+    "num_params": 32,
+    "variables_bytes": 132,
+    "train_steps": 8,
+    "loss_first": 3.0,
+    "loss_last": 1.0,
+    "not_moved": "params/a params/b",
+    "train_compile_s": 0.33,
+    "apply_latency_median_s": 0.101,
+    "apply_latency_low_s": 0.109,
+    "apply_latency_high_s": 0.110,
+    "apply_latency_flags": "short spread",
+    "apply_dispatch_median_s": 0.51,
+    "apply_throughput_median_s": 0.52,
+    "apply_device_median_s": 0.53,
+    "init_latency_median_s": 0.54,
+    "init_trace_s": 0.11,
+    "init_lower_s": 0.12,
+    "init_compile_s": 0.13,
+    "init_first_call_s": 0.14,
+    "apply_trace_s": 0.21,
+    "apply_lower_s": 0.22,
+    "apply_compile_s": 0.23,
+    "apply_first_call_s": 0.24,
+    "cache": "cold",
+    "compile_contended": True,
+    "compiled_here": False,
+    "checkpoint_s": 0.41,
+    "tracker_s": 0.42,
+    "checkpoint_bytes": 77,
+    "checkpoint_removed": None,
+    "checkpoint_digest": "c",
+    "machine_id": "m1",
+    "software_id": "s1",
+}
+
+
+def test_every_column_shows_its_part_of_the_record():
+    kernel, mean = make_record().variables[0], Leaf(path=["s", "m"], shape=[1], dtype="f", num_bytes=4, digest="d")
+    record = make_record(
+        status=Status.failed,
+        error=Failure(kind=FailureKind.compile, type="ValueError", message="it broke", traceback=""),
+        host="mlp",
+        mesh=MeshInfo(axes={"data": 2, "model": 4}, devices=["cpu:0"], x=[]),
+        settings={"seed": 7, "input_shape": [2, 4], "features": 9},
+        variables=[kernel, mean],
+        train=TRAIN,
+        timing=TIMING,
+        checkpoint=CheckpointInfo(path="checkpoint", digest="c", num_bytes=77, writer="orbax"),
+    )
+    assert columns.results_row(record) == ROW
 
 
 def test_every_column_has_its_unit_in_its_name():

@@ -93,6 +93,7 @@ def test_a_few_marked_runs_do_not_hide_a_difference():
 
 def test_of_many_programs_each_has_to_be_surer():
     assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 16)[0].pace is Pace.slower
+    assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 17)[0].why == "7 runs a side can't tell"
     assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 18)[0].why == "7 runs a side can't tell"
 
 
@@ -114,6 +115,15 @@ def test_pairs_come_together_by_program_and_failed_ones_are_left_out():
     ]
     assert [(one.label, len(one.pairs)) for one in times.groups(pairs)] == [("features=4", 2), ("features=8", 1)]
     assert [one.label for one in times.groups(pairs[:2])] == ["linear"]
+    failed = dataclasses.replace(pairs[0].b, status="failed")
+    assert times.groups([dataclasses.replace(pairs[0], b=failed), dataclasses.replace(pairs[1], a=failed)]) == []
+
+
+def test_programs_on_a_busy_machine_are_no_part_of_all():
+    quiet = [group(SPREAD, scaled(1.5)) for _ in range(2)]
+    busy = group(SPREAD, scaled(0.2), flags=("loaded",))
+    *_, together = times.from_records([*quiet, busy])
+    assert (together.together, together.pace, round(together.ratio, 3)) == (True, Pace.slower, 1.5)
 
 
 def test_programs_that_differ_in_the_layer_alone_are_told_apart():

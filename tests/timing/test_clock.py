@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -261,6 +262,34 @@ def test_a_program_has_four_times_by_the_names_of_the_record():
     assert medians == {"apply_latency": 2e-3, "apply_dispatch": 2e-3, "apply_throughput": 2e-3, "init_latency": 4e-3}
     assert {tuple(one.summary.flags) for one in steady.values()} == {("loaded",)}
     assert {len(one.samples.durations_s) for one in steady.values()} == {3}
+
+
+def test_a_program_is_timed_as_its_settings_say():
+    clock = Clock()
+    waits = []
+
+    def apply():
+        clock.sleep(2 * MS)
+        waits.append(Pending(clock, 8 * MS))
+        return waits[-1]
+
+    settings = TimingSettings(warmup=1, rounds=2, min_warmup_s=0.1, min_sample_s=0.035, pipeline=2)
+    steady = measure_program(Call(clock, 10 * MS), apply, settings, num_cores=2, load_average=None, clock=clock)
+    medians = {name: round(one.summary.median_s, 6) for name, one in steady.items()}
+    assert (medians["apply_latency"], medians["apply_dispatch"]) == (0.010, 0.002)
+    assert {name: steady[name].samples.num_calls for name in ("apply_latency", "init_latency")} == {
+        "apply_latency": 4,
+        "init_latency": 4,
+    }
+    before = measure_program(
+        Call(clock, MS), call := Call(clock, 10 * MS), settings, num_cores=2, load_average=None, clock=clock
+    )
+    without = dataclasses.replace(settings, min_warmup_s=0.0)
+    again = measure_program(
+        Call(clock, MS), other := Call(clock, 10 * MS), without, num_cores=2, load_average=None, clock=clock
+    )
+    assert before.keys() == again.keys()
+    assert call.num - other.num == 2 * (10 - 1)
 
 
 def test_with_timing_off_nothing_is_called():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,16 @@ class Drawing:
 
 def call(module: Any, x: Any, arguments: Mapping[str, Any]) -> Any:
     """The output of a native module for x and the call arguments that the wrapper gets."""
+    return call_with(module, (x,), arguments)
+
+
+def call_with(module: Any, args: Sequence[Any], arguments: Mapping[str, Any]) -> Any:
+    """As `call`, with any number of positional arguments."""
     given = dict(arguments)
     method: str | Callable[..., Any] | None = given.pop(METHOD, None)
     if method is None:
-        return module(x, **given)
-    return getattr(module, method)(x, **given) if isinstance(method, str) else method(module, x, **given)
+        return module(*args, **given)
+    return getattr(module, method)(*args, **given) if isinstance(method, str) else method(module, *args, **given)
 
 
 def put(tree: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:

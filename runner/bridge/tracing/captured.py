@@ -64,7 +64,11 @@ class Captured:
     @functools.cached_property
     def module(self) -> nnx.Module:
         """The native module of the layer, shapes in place of arrays."""
-        return nnx.eval_shape(lambda: self.construct(nnx.Rngs(0)))
+        made: list[Any] = []
+        # Not `nnx.eval_shape`: it compares what modules hold beside their variables, and a bare array can't be.
+        jax.eval_shape(lambda: made.extend(nnx.split(self.construct(nnx.Rngs(0)))))
+        graph, state = made
+        return nnx.merge(graph, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state))
 
     def construct(self, rngs: nnx.Rngs) -> nnx.Module:
         """The native module of the layer."""

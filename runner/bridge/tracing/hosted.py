@@ -7,6 +7,7 @@ find what it broadcasts, is no call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,19 +33,20 @@ class HostedCall:
     Attributes:
       path: The layer's path in the host, '' for the host itself.
       layer: The layer, unbound.
-      counts: Whether the host's output, or what apply sows or updates, depends on what the call gives.
+      counts: Whether the host's output, or what apply sows or updates, depends on what the call gives; None where a
+        transform in the host takes no value from outside, so that it can't be told.
     """
 
     path: str
     layer: nn.Module
-    counts: bool
+    counts: bool | None
 
 
 class _Tagging:
     """Sees every call of a wrapped layer, and tags what it gives."""
 
     def __init__(self, tags: Sequence[Any]) -> None:
-        self.tags, self.seen = tags, list[tuple[str, nn.Module]]()
+        self.tags, self.seen = tags, list[HostedCall]()
         self._inside: set[int] = set()
 
     def __call__(self, run: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -57,7 +59,8 @@ class _Tagging:
         finally:
             self._inside.remove(id(context.module))
         num = len(self.seen)
-        self.seen.append(("/".join(context.module.path), context.module.clone(parent=None, name=None)))
+        unbound = context.module.clone(parent=None, name=None)
+        self.seen.append(HostedCall(path="/".join(context.module.path), layer=unbound, counts=None))
         return jax.tree.map(lambda leaf: _plus(leaf, self.tags[num]), output) if num < len(self.tags) else output
 
 
@@ -86,13 +89,12 @@ def calls(model: Bridged, streams: Sequence[str], x: Any, *, read: Read, variabl
         if not counting.seen:  # or traced before, by `nn.jit`
             jax.clear_caches()
             jax.eval_shape(lambda *given: run(counting, *given), *inputs)
-    found = counting.seen
-    reads = _reads(run, len(found), inputs, read)
-    return [HostedCall(path=path, layer=layer, counts=one) for (path, layer), one in zip(found, reads, strict=True)]
+    reads = _reads(run, len(counting.seen), inputs, read)
+    return [dataclasses.replace(call, counts=one) for call, one in zip(counting.seen, reads, strict=True)]
 
 
-def _reads(run: Any, number: int, inputs: tuple[Any, ...], read: Read) -> list[bool]:
-    """Whether the output depends on each of `number` calls; where that can't be traced, on all."""
+def _reads(run: Any, number: int, inputs: tuple[Any, ...], read: Read) -> list[bool] | list[None]:
+    """Whether the output depends on each of `number` calls; None for each where that can't be traced."""
     if not number:
         return []
     used: list[_Tagging] = []
@@ -106,8 +108,8 @@ def _reads(run: Any, number: int, inputs: tuple[Any, ...], read: Read) -> list[b
             jaxpr = jax.make_jaxpr(tagged)([jax.ShapeDtypeStruct((), jnp.float32)] * number, *inputs)
         reads = read(jaxpr, [True] * len(jaxpr.jaxpr.outvars))[:number]
     except Exception:  # noqa: BLE001 - a transform in the host that takes no value from outside
-        return [True] * number
-    return reads if len(used[-1].seen) == number else [True] * number
+        return [None] * number
+    return reads if len(used[-1].seen) == number else [None] * number
 
 
 def _plus(leaf: Any, tag: Any) -> Any:
@@ -118,5 +120,5 @@ def _plus(leaf: Any, tag: Any) -> Any:
 
 def twice(found: Sequence[HostedCall]) -> Mapping[str, int]:
     """The layers that are called more than once, with the number of calls that count."""
-    paths = [call.path for call in found if call.counts]
+    paths = [call.path for call in found if call.counts is not False]
     return {path: paths.count(path) for path in dict.fromkeys(paths) if paths.count(path) > 1}

@@ -20,7 +20,10 @@ from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.tracing import captured
 from runner.bridge.tracing.captured import Captured, Traced
+from runner.bridge.tracing import hosted
+from runner.bridge.tracing.hosted import HostedCall
 from runner.bridge.wrap import Bridged
+from runner.checks.programs import flow
 from runner.checks.programs.draws import Draws, find
 from runner.config.pipeline_settings import PipelineSettings
 from runner.config.train_settings import expanded
@@ -193,6 +196,11 @@ class Subject:
             return not self.draws.invented
         except Exception:  # noqa: BLE001 - what a Linen layer raises without its stream
             return False
+
+    @functools.cached_property
+    def hosted_calls(self) -> list[HostedCall]:
+        """Every call of a wrapped layer during apply, in order."""
+        return hosted.calls(self.model, self.needs.streams, self.x, read=flow.read, variables=self.needs.variables)
 
     @functools.cached_property
     def run(self) -> Callable[..., Any]:

@@ -22,20 +22,6 @@ def constructor(model: Any) -> Callable[[Mapping[str, Any]], nnx.Module] | None:
     return construct
 
 
-def cells(model: Any) -> list[tuple[Any, ...]]:
-    """The paths of the recurrent cells in the native module that nothing runs over a sequence."""
-    construct = constructor(model)
-    found: dict[tuple[Any, ...], nnx.Module] = {}
-    if construct is not None:
-        jax.eval_shape(lambda: found.update(nnx.iter_modules(construct({}))))
-    run = [path for path, module in found.items() if isinstance(module, nnx.RNN)]
-    return [
-        path
-        for path, module in found.items()
-        if isinstance(module, nnx.RNNCellBase) and not any(path[: len(over)] == over for over in run)
-    ]
-
-
 def holds_raw_arrays(model: Any) -> bool:
     """Whether an attribute of the native module is an array and no `nnx.Variable`; True where it can't be told."""
     construct = constructor(model)
