@@ -18,9 +18,8 @@ from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
-from runner.bridge.tracing import captured
+from runner.bridge.tracing import captured, hosted
 from runner.bridge.tracing.captured import Captured, Traced
-from runner.bridge.tracing import hosted
 from runner.bridge.tracing.hosted import HostedCall
 from runner.bridge.wrap import Bridged
 from runner.checks.programs import flow
