@@ -86,7 +86,7 @@ def rewrapped(model: Any, *, wrapper: Any = None, metadata_fn: Any = DEFAULT) ->
     Args:
       model: A wrapped layer, or a host of ours with one in it.
       wrapper: A class or function, or its dotted path; None keeps the layer's own.
-      metadata_fn: A function of the `nnx.Variable`, None for bare arrays, or as text; `default` keeps the wrapper's own.
+      metadata_fn: A function of the `nnx.Variable`, None for bare arrays, or text as in a config.
 
     Raises:
       UserError: The model holds no wrapped layer that could be wrapped again.

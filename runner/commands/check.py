@@ -67,6 +67,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
             more = "".join(f", {name} {shape}" for name, shape in run.input.more.items())
             method = f".{run.layer.nnx_method}" if run.layer.nnx_method else ""
             head = f"{record.layer}{method} on x {draft.x.dtype}{run.input_shape}{more}, {run.device}"
+            head += f", as {run.pipeline.name} calls it" if run.pipeline.name else ""
             head += "".join(f"\n  layer.kwargs.{key}={value} filled in" for key, value in added(run).items())
             terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
     if as_json:

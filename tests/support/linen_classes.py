@@ -139,3 +139,25 @@ class WantsProperty(nn.Module):
 
 
 twice = functools.partial(Plain, by=2.0)
+
+
+class Refuses(nn.Module):
+    """Raises for a reason that no input changes."""
+
+    layer: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        raise ValueError('"partition_name" is not specified in metadata_params: {}')
+
+
+class RefusesWide(nn.Module):
+    """Wants one axis more."""
+
+    layer: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.ndim != 3:
+            raise ValueError(f"an input of [batch, length, width] is wanted, not {x.shape}")
+        return self.layer(x)

@@ -17,10 +17,13 @@ from runner.bridge.calling import calls, sizes
 from runner.bridge.calling.arguments import Arguments
 from runner.bridge.tracing import tried_boxes
 from runner.bridge.wrap import Bridged, arguments_of
-from runner.errors import literal
+from runner.errors import literal, nearest
 
 # A call argument of these names is a switch.
-SWITCHES = re.compile(r"(is_)?train(ing)?|deterministic|decode|use_running_average|inference|eval(uate)?|update_stats")
+SWITCHES = re.compile(
+    r"(is_)?train(ing)?(_property)?|deterministic|decode|use_running_average|inference|eval(uate)?|update_stats|"
+    r"(enable|use)_dropout"
+)
 
 # Larger numbers in an error are no widths to try.
 MAX_WIDTH = 2**16
@@ -116,7 +119,7 @@ def _inputs(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridged, 
     """More arrays, or x by name or in a dict."""
     missing = re.findall(r"'(\w+)'", words.partition("required positional argument")[2])
     arrays = {name: np.ones(x.shape, x.dtype) for name in missing if not SWITCHES.fullmatch(name)}
-    if arrays:
+    if arrays and layer.construct is not None:  # a host does not get them
         shapes = {name: list(x.shape) for name in arrays}
         yield f"'input.shapes={literal(shapes)}'", _with_call(layer, arrays), x
     takes = _call_parameters(layer)
@@ -156,16 +159,70 @@ def _names(layer: Bridged, x: Any) -> Iterator[tuple[str, Bridged, Any]]:
 
 
 def _calls(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridged, Any]]:
-    """Other arguments of the call."""
-    unexpected = re.search(r"unexpected keyword argument '(\w+)'", words)
-    if unexpected and unexpected[1] in layer.call:
-        rest = {key: value for key, value in layer.call.items() if key != unexpected[1]}
-        yield f"the same without layer.call.{unexpected[1]}", dataclasses.replace(layer, call=Arguments(rest)), x
-    missing = re.findall(r"'(\w+)'", words.partition("missing")[2]) + re.findall(r"No `(\w+)` argument", words)
-    switches = {name: False for name in missing if SWITCHES.fullmatch(name)}
-    if switches:
-        text = " ".join(f"layer.call.{name}=false" for name in switches)
-        yield text, dataclasses.replace(layer, call=Arguments({**layer.call, **switches})), x
+    """Other arguments of the call, of the layer's and of its host's."""
+    for key, call, called_with in _called(layer):
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", words)
+        if unexpected and unexpected[1] in call:
+            value, rest = call[unexpected[1]], _without(call, unexpected[1])
+            close = nearest(unexpected[1], _parameters_of(layer))
+            if close is not None and close not in call:
+                yield f"{key}.{close}={literal(value)}", called_with({**rest, close: value}), x
+            yield f"the same without {key}.{unexpected[1]}", called_with(rest), x
+        missing = re.findall(r"'(\w+)'", words.partition("missing")[2]) + re.findall(r"No `(\w+)` argument", words)
+        values = {name: False for name in missing if SWITCHES.fullmatch(name)}
+        values |= dict.fromkeys(re.findall(r"(\w+)=`? (?:kwargs )?was not set", words), True)
+        if values:
+            text = " ".join(f"{key}.{name}={literal(value)}" for name, value in values.items())
+            yield text, called_with({**call, **values}), x
+    if twice := re.search(r"multiple values for (?:keyword )?argument '(\w+)'", words):
+        yield from _given_twice(layer, x, twice[1])
+
+
+def _given_twice(layer: Bridged, x: Any, name: str) -> Iterator[tuple[str, Bridged, Any]]:
+    """Without an argument of the layer's call that its host gives it too: the host may have one for it."""
+    maker: Any = getattr(layer.model, "layer", None)
+    if layer.construct is not None or name not in getattr(maker, "call", ()):
+        return
+    value, host = maker.call[name], layer.model
+    inner: Any = dataclasses.replace(maker, call=Arguments(_without(maker.call, name)))
+    without = dataclasses.replace(layer, model=host.clone(layer=inner))
+    if name in _parameters_of(layer) and name not in layer.call:
+        text = f"host.call.{name}={literal(value)} in place of layer.call.{name}"
+        yield text, _with_call(without, {name: value}), x
+    yield f"the same without layer.call.{name}", without, x
+
+
+def _called(layer: Bridged) -> Iterator[tuple[str, Mapping[str, Any], Callable[[Mapping[str, Any]], Bridged]]]:
+    """The calls that a config has arguments of: the key, the arguments, and the same with others."""
+
+    def outer(call: Mapping[str, Any]) -> Bridged:
+        return dataclasses.replace(layer, call=Arguments(call))
+
+    maker: Any = getattr(layer.model, "layer", None)
+    host: Any = layer.model
+    if layer.construct is not None or not hasattr(maker, "call"):
+        yield "layer.call", layer.call, outer
+        return
+
+    def inner(call: Mapping[str, Any]) -> Bridged:
+        return dataclasses.replace(layer, model=host.clone(layer=dataclasses.replace(maker, call=Arguments(call))))
+
+    yield "host.call", layer.call, outer
+    yield "layer.call", maker.call, inner
+
+
+def _parameters_of(layer: Bridged) -> list[str]:
+    """Names of the call arguments of the layer, or of its host; none where they can't be read."""
+    if layer.construct is not None:
+        return list(_call_parameters(layer))
+    try:
+        return list(inspect.signature(type(layer.model).__call__).parameters)[1:]
+    except (TypeError, ValueError):
+        return []
+
+
+def _without(call: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in call.items() if key != name}
 
 
 def _shaped(shape: list[int], layer: Bridged, x: Any) -> tuple[str, Bridged, Any]:

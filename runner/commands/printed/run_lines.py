@@ -9,7 +9,11 @@ from typing import Any
 from runner.config.serialize import flatten
 from runner.errors import literal
 from runner.records import seeds
+from runner.records.record import FailureKind
 from runner.report import table
+
+# The kind of failure of a run that a check refused.
+CHECK = FailureKind.check.value
 
 # Longer values make `show` unreadable; `--json` prints them in full.
 MAX_VALUE_CHARACTERS = 100
@@ -44,7 +48,9 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
             lines += [f"            {line}" for line in check["fix"].splitlines()]
     if record["error"]:
         error = record["error"]
-        lines += ["", f"failed: {error['kind']}: {error['type']}: {error['message']}", error["traceback"]]
+        lines += ["", f"failed: {error['kind']}: {error['type']}: {error['message']}"]
+        # Of a check that refuses the run, the fix above says more than our own lines.
+        lines += [error["traceback"]] if error["kind"] != CHECK else []
     lines += ["", f"again: bridge-runner rerun {path}"]
     return lines
 
