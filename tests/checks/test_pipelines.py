@@ -13,9 +13,10 @@ from flax.nnx import bridge
 
 import runner
 from runner.bridge.layers.axes import AxesToLinen
-from runner.checks import registry, verdicts
+from runner.checks import registry
 from runner.checks.pipeline import calls
 from runner.checks.probes.subject import subject_of
+from runner.checks.results import verdicts
 from runner.config import pipelines
 from runner.errors import ConfigError, UserError
 from runner.experiment.identity import identity_of
