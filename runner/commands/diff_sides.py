@@ -82,6 +82,12 @@ class Side:
     foreign: Sequence[str] = ()
 
     @property
+    def full_label(self) -> str:
+        """As it was typed, with what was taken of it: the newest step, a part of a tree."""
+        is_whole = self.saved is None or self.saved.where == str(self.place)
+        return self.label if is_whole else f"{self.label} ({self.saved.where})"  # type: ignore[union-attr]
+
+    @property
     def shapes(self) -> Any:
         """Shapes and dtypes of the side's variables, without boxes."""
         if self.variables is not None:

@@ -85,7 +85,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
         return 0 if is_same else EXIT_DIFFERENT
     terminal = Terminal()
     findings = Findings(
-        labels=(old.label, new.label),
+        labels=(old.full_label, new.full_label),
         leaves=leaves,
         names=given,
         why=_why(new, match),
