@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.nnx import bridge
 
-from runner.bridge import targets, values
-from runner.bridge.arguments import Arguments, made
+from runner.bridge import targets
+from runner.bridge.calling import values
+from runner.bridge.calling.arguments import Arguments, made
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
 from runner.errors import ConfigError, LayerError, literal, nearest

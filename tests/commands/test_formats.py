@@ -15,7 +15,7 @@ from flax import serialization
 from pipeline_files import write_easylm, write_t5x
 
 from runner.commands import main
-from runner.commands.hydra_command import quoted_part
+from runner.commands.typed.hydra_command import quoted_part
 
 HOST = "migrated_layers:ThreeLayers(width=4)"
 LEAN = ("checks=off", "checkpoint=none", "timing=off", "tracking=disabled")

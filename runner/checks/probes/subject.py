@@ -17,7 +17,7 @@ from runner.bridge import wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.wrap import Bridged
-from runner.checks.probes.draws import Draws, find
+from runner.checks.programs.draws import Draws, find
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
