@@ -23,7 +23,7 @@ from runner.arrays import shards, trees
 from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
 
 # Fields of a saved train state other than params, and names of known collections.
-STATE_KEYS = frozenset({"opt_state", "step", "tx"})
+STATE_KEYS = frozenset({"opt_state", "step", "tx", "opt", "optimizer", "optimizer_state"})
 COLLECTIONS = frozenset({"batch_stats", "cache", "LoRAParam", "intermediates"})
 
 # The only key of a metadata box once it is saved; a module or a param may be called so, too.

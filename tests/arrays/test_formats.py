@@ -153,9 +153,11 @@ def test_a_placeholder_is_no_array(here):
 
 
 def test_npz_of_big_vision_is_read(here):
-    np.savez(here / "ck.npz", **flat({**VARIABLES, "opt": {"mu": np.ones(2)}}, "/"))
+    np.savez(here / "ck.npz", **flat({"params": PARAMS, "opt": {"mu": np.ones(2)}, "extra": {"step": np.ones(1)}}, "/"))
+    np.savez(here / "old.npz", **flat({"opt": {"target": PARAMS, "state": {"step": np.ones(1)}}}, "/"))
     np.savez_compressed(here / "bare.npz", **flat(PARAMS, "/"))
-    assert same("ck.npz#params", {"params": PARAMS}) and same("bare.npz", {"params": PARAMS})
+    assert all(same(place, {"params": PARAMS}) for place in ("ck.npz", "ck.npz#params", "old.npz", "bare.npz"))
+    assert set(saved_trees.read("ck.npz", None).variables) == {"params"}
 
 
 def test_the_arrays_of_big_vision_are_read(here):
