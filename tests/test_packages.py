@@ -130,8 +130,8 @@ WITHOUT_JAX = ("config", "records", "tracking", "report")
 WITHOUT_JAX_TOO = ("runner.launch.worker", "runner.launch.process")
 MAY_IMPORT_JAX = {"runner.report.compare.rounds"}
 
-# Folders of tests that are no package's: what subprocesses import, and what is run by hand.
-NO_PACKAGE = {"support", "benchmarks"}
+# Folders of tests that are no package's: what subprocesses import, what is run by hand, and what runs in others' code.
+NO_PACKAGE = {"support", "benchmarks", "pipelines"}
 
 MAX_LINES = 350
 

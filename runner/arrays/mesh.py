@@ -43,6 +43,7 @@ class Placement:
       rules: The mesh axis that each logical axis name maps to.
       x: Sharding of the input.
       specs: Sharding of each leaf of the variables, by its path as one string; leaves not in it are replicated.
+      eager_sharding: Whether Flax places variables by their axis names as they are made.
     """
 
     device: jax.Device
@@ -50,12 +51,14 @@ class Placement:
     rules: Rules = field(default_factory=dict)
     x: PartitionSpec = field(default_factory=PartitionSpec)
     specs: Mapping[str, PartitionSpec] = field(default_factory=dict)
+    eager_sharding: bool = True
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
         """The context that Flax and JAX need while the program is traced, compiled or run."""
         if self.mesh is None:
-            with jax.default_device(self.device):
+            by_name = contextlib.nullcontext() if self.eager_sharding else nnx.use_eager_sharding(False)
+            with jax.default_device(self.device), by_name:
                 yield
         else:
             with jax.set_mesh(self.mesh), nnx.logical_axis_rules(tuple(self.rules.items())):
@@ -122,9 +125,9 @@ class Placement:
         return self.device if self.mesh is None else NamedSharding(self.mesh, spec)
 
 
-def on_device(device: jax.Device) -> Placement:
-    """Placement on one device."""
-    return Placement(device=device)
+def on_device(device: jax.Device, *, eager_sharding: bool = True) -> Placement:
+    """Placement on one device; see `Placement` for `eager_sharding`."""
+    return Placement(device=device, eager_sharding=eager_sharding)
 
 
 def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Placement:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from flax import linen as nn
+from flax import nnx
 from flax.core import meta
 
 from runner.arrays import trees
@@ -23,6 +24,12 @@ KEEPING = {
     " if v.get_metadata().get('out_sharding') else v.get_value()"
     for box in ("LogicallyPartitioned", "Partitioned")
 } | {PLAIN: "metadata_fn=None"}
+
+
+def logical(variable: nnx.Variable[Any]) -> Any:
+    """A `metadata_fn` that boxes what has axis names in `nn.LogicallyPartitioned`, and leaves the rest bare."""
+    names = variable.get_metadata().get("out_sharding")
+    return nn.LogicallyPartitioned(variable.get_value(), tuple(names)) if names else variable.get_value()
 
 
 def box_names(variables: Any) -> dict[str, str | None]:

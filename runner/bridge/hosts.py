@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.nnx import bridge
 
 from runner.bridge import targets
 from runner.bridge.calling import values
 from runner.bridge.calling.arguments import Arguments, made
+from runner.bridge.calling.calls import Drawn
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
 from runner.errors import ConfigError, LayerError, literal, nearest
@@ -40,24 +41,28 @@ class Maker:
     name: str | None = None
     call: Mapping[str, Any] = field(default_factory=Arguments)
 
-    def __call__(self, name: str | None = None) -> nn.Module:
-        """Returns a new layer; call it inside a method of the host."""
+    def __call__(self, *args: Any, name: str | None = None, **kwargs: Any) -> Any:
+        """Returns a new layer or, given its arrays, what it gives for them; call it inside a method of the host."""
+        if len(args) == 1 and not kwargs and isinstance(args[0], (str, type(None))):
+            return self(name=args[0])
         fields = {item.name: getattr(self.model, item.name) for item in dataclasses.fields(self.model) if item.init}
         values = {key: value for key, value in fields.items() if key not in LINEN_FIELDS}
-        if self.call:
-            return ToLinen(**values, call=self.call, name=name or self.name)
-        return type(self.model)(**values, name=name or self.name)
+        kind = _calling(type(self.model), self.call) if self.call else type(self.model)
+        layer = kind(**values, name=name or self.name)
+        return layer(*args, **kwargs) if args or kwargs else layer
 
 
-# Linen's automatic names use the class name, hence this one.
-class ToLinen(bridge.ToLinen):
-    """A wrapped layer with fixed call keyword arguments: a host calls it with only an array."""
+# Once for each, since a class made again is another one to jit.
+@functools.lru_cache(256)
+def _calling(kind: type[nn.Module], call: Mapping[str, Any]) -> type[nn.Module]:
+    """A class of wrapped layers with fixed call keyword arguments: a host calls it with only an array."""
 
-    call: Mapping[str, Any] = Arguments()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's output."""
-        return super().__call__(*args, **{**self.call, **kwargs})
+        return kind.__call__(self, *args, **{**call, **kwargs})
+
+    # Linen's automatic names use the class name, hence the same one.
+    return type(kind.__name__, (kind,), {"__call__": __call__, "__module__": kind.__module__})
 
 
 class MLPHost(nn.Module):
@@ -188,8 +193,25 @@ def put_around(layer: Bridged, settings: HostSettings) -> Bridged:
     # Linen freezes the lists and dicts of a module's fields itself, but only once it is bound.
     given = values.resolve_all(target, settings.kwargs, prefix="host.kwargs")
     kwargs = {key: values.frozen(made(value, None)) for key, value in given.items()}
+    call = {key: values.resolve_call(value, path=f"host.call.{key}") for key, value in settings.call.items()}
+    drawn = tuple((key, value.stream) for key, value in call.items() if isinstance(value, Drawn))
     maker = Maker(layer.model, settings.layer_name, layer.call)
-    return Bridged(model=target(layer=maker, **kwargs))
+    kind = _drawing(target, drawn) if drawn else target
+    return Bridged(
+        model=kind(layer=maker, **kwargs),
+        call=Arguments({key: value for key, value in call.items() if not isinstance(value, Drawn)}),
+    )
+
+
+@functools.lru_cache(256)
+def _drawing(kind: type[nn.Module], keys: tuple[tuple[str, str], ...]) -> type[nn.Module]:
+    """The class of a host whose call takes keys: drawn again at each call, each from its stream."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's output."""
+        return kind.__call__(self, *args, **{name: self.make_rng(stream) for name, stream in keys}, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": __call__, "__module__": kind.__module__})
 
 
 def with_linen(hosted: Bridged, linen: nn.Module) -> Bridged:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from runner.bridge.products import taken_apart
 from runner.config.settings import Run
 from runner.errors import NO_EXIT, LayerError, is_of_signal, nearest
 
@@ -30,8 +31,11 @@ DOTTED = re.compile(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+")
 
 @functools.cache
 def source_digest(path: str, key: str = "layer.target") -> str | None:
-    """SHA-256 of the source file of a layer or host; None for flax's own, which its version identifies."""
-    module = inspect.getmodule(import_path(path, key=key))
+    """SHA-256 of the source file of a layer, host or wrapper; None for flax's own, which its version identifies."""
+    found = import_path(path, key=key)
+    product = taken_apart(found)
+    found = found if product is None else product.nnx_class
+    module = inspect.getmodule(found.func if isinstance(found, functools.partial) else found)
     if module is None or module.__name__.split(".")[0] == "flax":
         return None
     try:
@@ -102,9 +106,9 @@ def import_path(path: str, *, key: str = "layer.target") -> Any:
 
 def foreign_paths(run: Run) -> list[str]:
     """Dotted paths in a config that name third-party code (not ours, flax's or jax's); none of it is imported."""
-    targets = [str(run.layer.target), *([run.host.target] if run.host.target else [])]
+    targets = [path for path in (run.layer.target, run.layer.wrapper, run.host.target) if path]
     foreign = [path for path in targets if not _is_trusted(path, _is_own_module)]
-    for kwargs in (run.layer.kwargs, run.layer.call, run.host.kwargs):
+    for kwargs in (run.layer.kwargs, run.layer.call, run.host.kwargs, run.host.call, run.layer.metadata_fn):
         foreign += [path for path in _may_be_imported(kwargs) if not _is_trusted(path, _is_own_function)]
     return list(dict.fromkeys(foreign))
 

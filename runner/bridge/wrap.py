@@ -10,9 +10,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 from flax import nnx
-from flax.nnx import bridge
 
-from runner.bridge import targets
+from runner.bridge import products, targets, wrapper
 from runner.bridge.calling import sizes, values
 from runner.bridge.calling.arguments import Arguments, Assembled
 from runner.bridge.calling.calls import METHOD, Drawing, Drawn, Placed
@@ -58,8 +57,9 @@ def wrap(layer: LayerSettings, *, x_name: str | None = None, more: Mapping[str, 
       more: Further arrays by call argument.
 
     Raises:
-      LayerError: The target can't be imported, is not an NNX module or factory, or rejects its arguments.
-      ConfigError: A keyword argument can't be resolved to what it names.
+      LayerError: The target can't be imported, is not an NNX module or factory, or rejects its arguments; or its
+        wrapper can't be imported, or does not wrap.
+      ConfigError: A keyword argument, or `layer.metadata_fn`, can't be resolved to what it names.
     """
     target = resolve_target(str(layer.target))
     _require_arguments(layer, target)
@@ -68,7 +68,15 @@ def wrap(layer: LayerSettings, *, x_name: str | None = None, more: Mapping[str, 
     drawn = tuple((key, value.stream) for key, value in call.items() if isinstance(value, Drawn))
     made, has_rngs = _with_rngs(target, kwargs, keeps=bool(drawn))
     # `ToLinen` itself, not `to_linen`, which consumes `name` and three more of the layer's keywords.
-    model = bridge.ToLinen(made, kwargs=kwargs, skip_rng=not has_rngs)
+    product = products.taken_apart(targets.import_path(str(layer.target)))
+    model = wrapper.model_of(
+        made,
+        kwargs,
+        skip_rng=not has_rngs or (product is not None and product.skip_rng),
+        wrapper=layer.wrapper,
+        metadata_fn=layer.metadata_fn,
+        product=product,
+    )
     if layer.nnx_method is not None:
         _require_method(layer, target)
     method: Any = layer.nnx_method if x_name is None else Placed(x_name, layer.nnx_method or "__call__")
@@ -113,11 +121,16 @@ def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
     wrapped: Any = model
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
-        streams = {} if wrapped.skip_rng else {"rngs": rngs}
+        streams = {} if skips_rng(wrapped) else {"rngs": rngs}
         with no_exit():
             return wrapped.nnx_class(*wrapped.args, **wrapped.kwargs, **streams)
 
     return Bridged(model=model, call=call, construct=construct if hasattr(model, "nnx_class") else None)
+
+
+def skips_rng(model: Any) -> bool:
+    """Whether a wrapped layer is made without rngs."""
+    return bool(getattr(model, "skip_rng", False))
 
 
 def arguments_of(model: Any) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def takes_rngs(model: Any) -> str:
     """How the constructor of a wrapped layer takes `{rngs}`, as code: `rngs={rngs}`; empty if it takes none."""
     made = getattr(model, "nnx_class", None)
     name = made.rngs if isinstance(made, Assembled) else "rngs"
-    if made is None or model.skip_rng or name is None:
+    if made is None or skips_rng(model) or name is None:
         return ""
     return f"{name}={{rngs}}{'.params()' if isinstance(made, Assembled) and made.key else ''}"
 
@@ -165,6 +178,8 @@ def resolve_target(path: str) -> Callable[..., nnx.Module]:
     """
     found = targets.import_path(path)
     if isinstance(found, type):
+        if product := products.taken_apart(found):
+            return product.target
         if issubclass(found, nn.Module):
             raise LayerError(f"layer.target={path}: a flax.linen module already is Linen and needs no bridge")
         if not issubclass(found, nnx.Module):

@@ -13,6 +13,7 @@ from runner.checks import (
     checkpoint,
     complete,
     lifts,
+    mode,
     mutable,
     nothing_invented,
     parity,
@@ -25,6 +26,7 @@ from runner.checks import (
     used,
 )
 from runner.checks.parts import init_errors
+from runner.checks.pipeline import axes, calls, contract, rules
 from runner.checks.probes.subject import Subject, subject_of
 from runner.checks.results import verdicts
 from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
@@ -41,6 +43,17 @@ TRACED: Mapping[str, CheckFunction] = {
     "used": used.check,
     "pure": pure.check,
     "seeded": seeded.check,
+    "mode": mode.check,
+    "rules": rules.check,
+    "axes": axes.check,
+    "pipeline": contract.check,
+}
+
+# Those that not every pipeline gives cause for.
+ASKED_IF: Mapping[str, Callable[[Subject], bool]] = {
+    "rules": rules.is_asked,
+    "axes": axes.is_asked,
+    "pipeline": contract.is_asked,
 }
 
 FULL: Mapping[str, CheckFunction] = {
@@ -62,7 +75,11 @@ def run_checks(subject: Subject, *, full: bool, only: Collection[str] | None = N
     """
     checks = {**TRACED, **FULL} if full else TRACED
     raised: dict[str, str] = {}
-    wanted = {name: check for name, check in checks.items() if only is None or name in only}
+    wanted = {
+        name: check
+        for name, check in checks.items()
+        if (name in only if only is not None else name not in ASKED_IF or ASKED_IF[name](subject))
+    }
     return [_asked(name, check, subject, full=full, raised=raised) for name, check in wanted.items()]
 
 
@@ -74,7 +91,7 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
       x: Input.
       only: Names of the checks to run, if all of them take too long; None for all.
       **options: Those of `runner.checks.probes.subject.subject_of`: variables, rngs, init_rngs, mutable, call,
-        trained, label, again.
+        trained, label, again, rules; and of `calls.as_called`: pipeline, wrapped_by, metadata_fn.
 
     Raises:
       LayerError: The module rejects its arguments or the input, for a reason that no check knows.
@@ -82,6 +99,12 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
     """
     only = [only] if isinstance(only, str) else only
     _require_names(only or ())
+    model, options = calls.as_called(model, **options)
+    with calls.context(options.get("pipeline")):
+        return _of_model(model, x, only, options)
+
+
+def _of_model(model: Any, x: Any, only: Sequence[str] | None, options: Mapping[str, Any]) -> list[Check]:
     try:
         subject = subject_of(model, x, **options)
     except LayerError as error:
@@ -106,7 +129,7 @@ def _require_names(names: Sequence[str]) -> None:
 def _asked(name: str, check: CheckFunction, subject: Subject, *, full: bool, raised: dict[str, str]) -> Check:
     try:
         with no_exit():
-            return check(subject, full=full)
+            return contract.told(check(subject, full=full), subject.pipeline)
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         end_if_meant(error)
         # One cause may block many checks: it is reported with the first.

@@ -49,7 +49,7 @@ def check(subject: Subject, *, full: bool) -> Check:
         return verdicts.fail(NAME, "; ".join(parts), "\n".join(fixes), **evidence)
     if reuses:
         return verdicts.warn(NAME, "; ".join(one.words for one in reuses), reuses[0].fix, **evidence)
-    if unused:
+    if unused and subject.pipeline is None:  # which gives every layer the same
         detail = f"apply is given {', '.join(unused)}, and nothing draws from {'it' if len(unused) == 1 else 'them'}"
         return verdicts.warn(NAME, detail, _without(subject, unused), **evidence)
     needs = f"init needs {', '.join(subject.needs.streams)}"

@@ -80,6 +80,13 @@ class TrackingMode(enum.Enum):
     disabled = "disabled"
 
 
+class RuleMatch(enum.Enum):
+    """How a rule's regex meets a path: anywhere in it, or all of it."""
+
+    search = "search"
+    fullmatch = "fullmatch"
+
+
 class DistributedMode(enum.Enum):
     """Whether a run uses one process or several together."""
 

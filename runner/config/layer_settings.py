@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config.enums import InputKind
-from runner.errors import ConfigError
+from runner.errors import ConfigError, literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,12 @@ class LayerSettings:
       kwargs: Keyword arguments of the constructor.
       call: Keyword arguments of every call, e.g. `deterministic: false`.
       nnx_method: The method that is called, e.g. `attend`, as to_linen's `nnx_method`; null: `__call__`.
+      wrapper: Dotted path of what makes the Linen module: a class with the fields of `flax.nnx.bridge.ToLinen`, or a
+        function like `to_linen`; null: `ToLinen` itself.
+      metadata_fn: What boxes the variables: none (bare arrays), logical (`nn.LogicallyPartitioned` where there are axis
+        names), a dotted path of a function of the `nnx.Variable`, or default: what the wrapper does by itself.
       rngs: Names of the rng streams passed to apply; null: all that it needs.
+      init_rngs: Names of the rng streams passed to init; null: all that it needs.
       mutable: Collections that apply may change; null: all that it changes.
       seeded_by: Names in `kwargs` that are bound to the run's seed by `${seed}`; the runner fills it in.
     """
@@ -32,7 +37,10 @@ class LayerSettings:
     kwargs: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
     nnx_method: str | None = None
+    wrapper: str | None = None
+    metadata_fn: str = "default"
     rngs: list[str] | None = None
+    init_rngs: list[str] | None = None
     mutable: list[str] | None = None
     seeded_by: list[str] = field(default_factory=list)
 
@@ -41,6 +49,10 @@ class LayerSettings:
             raise ConfigError("layer.target", self.target, "no layer is named", "layer.target=my_pkg.MyLayer")
         if "rngs" in self.kwargs:
             raise ConfigError("layer.kwargs.rngs", self.kwargs["rngs"], "the bridge makes rngs from the seed", "seed=0")
+        if self.init_rngs is not None and "params" not in self.init_rngs:
+            reason = "init always gets the stream params"
+            suggestion = f"'layer.init_rngs=[{','.join(['params', *self.init_rngs])}]'"
+            raise ConfigError("layer.init_rngs", self.init_rngs, reason, suggestion)
 
     @property
     def label(self) -> str:
@@ -127,17 +139,23 @@ class HostSettings:
     Attributes:
       name: The host's name in tables.
       target: Dotted path of a `flax.linen.Module` class with a field `layer`: `self.layer()` returns the wrapped layer
-        where the host needs it. Null: no host, the wrapped layer is the model.
+        where the host needs it, and `self.layer(h)` calls it there. Null: no host, the wrapped layer is the model.
       kwargs: The host's other fields.
+      call: Keyword arguments of every call of the host, e.g. `enable_dropout: false`; `layer.call` has the layer's.
       layer_name: The layer's name in the host; null for Linen's automatic name (`ToLinen_0`).
     """
 
     name: str | None = None
     target: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
     layer_name: str | None = "layer"
 
     def __post_init__(self) -> None:
+        if self.call and not self.target:
+            key, value = next(iter(self.call.items()))
+            reason = "there is no host that gets it"
+            raise ConfigError(f"host.call.{key}", value, reason, f"layer.call.{key}={literal(value)}")
         if "layer" in self.kwargs:
             raise ConfigError("host.kwargs.layer", self.kwargs["layer"], "the runner puts the layer there", "layer=mlp")
 

@@ -16,7 +16,16 @@ from runner.errors import ConfigError, UserError
 SCHEMA_NAME = "schema"
 
 # Nodes that accept any key.
-OPEN_NODES = ("layer.kwargs", "layer.call", "input.shapes", "input.dtypes", "host.kwargs", "mesh.rules")
+OPEN_NODES = (
+    "layer.kwargs",
+    "layer.call",
+    "input.shapes",
+    "input.dtypes",
+    "host.kwargs",
+    "host.call",
+    "mesh.rules",
+    "pipeline.does",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

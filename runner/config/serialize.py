@@ -20,10 +20,13 @@ from runner.config.enums import (
     Mode,
     OnFailure,
     Retry,
+    RuleMatch,
     TimingMode,
     TrackingMode,
 )
 from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
+from runner.config.pipeline_settings import PipelineSettings
+from runner.config.rules_settings import RulesSettings
 from runner.config.run_settings import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
 from runner.config.settings import Run
 from runner.config.sweep_settings import FailureSettings, GridSettings, MeshSettings, ProcessSettings, SearchSettings
@@ -106,10 +109,12 @@ def _group_types() -> dict[str, type]:
     return {
         "layer": LayerSettings,
         "host": HostSettings,
+        "pipeline": PipelineSettings,
         "train": TrainSettings,
         "input": InputSettings,
         "timing": TimingSettings,
         "checks": ChecksSettings,
+        "rules": RulesSettings,
         "checkpoint": CheckpointSettings,
         "tracking": TrackingSettings,
         "distributed": DistributedSettings,
@@ -130,6 +135,7 @@ def _enum_fields() -> dict[tuple[str, str], type[enum.Enum]]:
         ("checks", "mode"): ChecksMode,
         ("checks", "depth"): ChecksDepth,
         ("checks", "eager"): EagerCheck,
+        ("rules", "match"): RuleMatch,
         ("checkpoint", "writer"): CheckpointWriter,
         ("checkpoint", "mode"): Mode,
         ("tracking", "mode"): TrackingMode,

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from runner.config.enums import DistributedMode, TimingMode
 from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
+from runner.config.pipeline_settings import PipelineSettings
+from runner.config.rules_settings import RulesSettings
 from runner.config.run_settings import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
 from runner.config.sweep_settings import FailureSettings, GridSettings, MeshSettings, ProcessSettings
 from runner.config.train_settings import MAX_SEED, CheckpointSettings, TrainSettings
@@ -42,10 +44,12 @@ class Run:
     sweep: str | None = None
     layer: LayerSettings = field(default_factory=lambda: LayerSettings(target="flax.nnx.Linear"))
     host: HostSettings = field(default_factory=HostSettings)
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
     input: InputSettings = field(default_factory=InputSettings)
     timing: TimingSettings = field(default_factory=TimingSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     checks: ChecksSettings = field(default_factory=ChecksSettings)
+    rules: RulesSettings = field(default_factory=RulesSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     distributed: DistributedSettings = field(default_factory=DistributedSettings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from runner.config.enums import CheckpointWriter, Keep, Mode
@@ -11,6 +12,16 @@ from runner.errors import ConfigError
 
 # Without x64, PRNGKey accepts at most 32 bits.
 MAX_SEED = 2**32 - 1
+
+
+# What stands for every collection.
+ALL = "all"
+
+
+def expanded(collections: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """`collections`, or all that are `known` where they are `all`."""
+    named = tuple(collections)
+    return tuple(known) if named == (ALL,) else named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +32,7 @@ class TrainSettings:
       steps: Optimiser steps; 0 trains nothing.
       optimizer: Name of an optax function: adam, sgd, adamw, …
       learning_rate: The optimiser's learning rate.
-      collections: Collections passed to the optimiser.
+      collections: Collections passed to the optimiser; `[all]` for all that init returns.
       teacher_seed: Seed of the teacher's weights, whose output is the target.
       save_every: Steps between saves to disk, from which a killed run resumes; 0 saves none.
       keep_steps: How many of the saved steps are kept, the last ones.
@@ -52,6 +63,10 @@ class TrainSettings:
             raise ConfigError("train.teacher_seed", self.teacher_seed, "a whole number from 0", "train.teacher_seed=1")
         if not self.collections:
             raise ConfigError("train.collections", [], "the optimiser needs one", "'train.collections=[params]'")
+
+    def trained(self, known: Iterable[str]) -> tuple[str, ...]:
+        """The collections passed to the optimiser, of those that are `known`."""
+        return expanded(self.collections, known)
 
     @property
     def keeps_steps(self) -> bool:

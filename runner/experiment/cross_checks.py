@@ -54,7 +54,7 @@ def rehearse_eager(run: Run, draft: Draft) -> None:
         return
     with contextlib.suppress(Exception), place.context():  # the check reports what is wrong
         x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(rngs.root_key(run.seed))
-        variables = draft.given if draft.given is not None else draft.model.init(key, draft.needs.streams, x)
+        variables = draft.given if draft.given is not None else draft.model.init(key, draft.init_streams, x)
         draft.model.apply(variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
 
 
@@ -67,7 +67,7 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
       key: The run's key.
       x: Its input.
     """
-    variables = draft.model.init(key, draft.needs.streams, x) if draft.given is None else made.initial
+    variables = draft.model.init(key, draft.init_streams, x) if draft.given is None else made.initial
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
     output = jax.tree.map(jnp.asarray, output)

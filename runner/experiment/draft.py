@@ -15,6 +15,8 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
 from runner.bridge import hosts
 from runner.bridge.needs import Needs, find_needs
+from runner.bridge.rules import sources
+from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
 from runner.experiment import inputs
@@ -35,10 +37,12 @@ class Draft:
       layer: The wrapped layer alone.
       needs: What `model` requires.
       rngs: Streams passed to apply.
+      init_rngs: Streams passed to init; None for all that it needs.
       mutable: Collections that apply may change.
       given: Variables to start from, NumPy leaves; None starts from init's.
       training: How it is trained; None if it isn't.
       train_state: The train state that a trained run left to resume from; None starts at step 0.
+      rules: What the pipeline does by path; None if it is not given.
       x: Shape and dtype of the input.
       placement: The placement of its arrays.
       construct_s: Seconds to import and wrap the class.
@@ -49,10 +53,12 @@ class Draft:
     layer: Bridged
     needs: Needs
     rngs: tuple[str, ...]
+    init_rngs: tuple[str, ...] | None = None
     mutable: tuple[str, ...]
     given: Any
     training: Training | None = None
     train_state: Any = None
+    rules: PathRules | None = None
     x: jax.ShapeDtypeStruct
     placement: Placement
     construct_s: float
@@ -61,6 +67,11 @@ class Draft:
     def device(self) -> jax.Device:
         """The device, or the first one of the mesh."""
         return self.placement.device
+
+    @property
+    def init_streams(self) -> tuple[str, ...]:
+        """The streams that init gets."""
+        return self.needs.streams if self.init_rngs is None else self.init_rngs
 
     @property
     def variables(self) -> Any:
@@ -82,6 +93,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
       ConfigError: A value that the layer, the host or the input does not accept.
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
+    rules = sources.path_rules(run.rules)
     layer, construct_s = clock.seconds(lambda: wrapped(run))
     model = hosts.put_around(layer, run.host)
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
@@ -98,8 +110,10 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
         layer=layer,
         needs=needs,
         rngs=rngs,
+        init_rngs=None if run.layer.init_rngs is None else tuple(run.layer.init_rngs),
         mutable=mutable,
         given=given,
+        rules=rules,
         x=x,
         placement=place,
         construct_s=construct_s,
@@ -117,7 +131,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
 def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs: Callable[[], Needs]) -> Placement:
     mesh = make_mesh(on_one_device(run) if identity.elsewhere else run)
     if mesh is None:
-        return on_device(identity.device)
+        return on_device(identity.device, eager_sharding=run.pipeline.eager_sharding)
     # Axis names are read before flax places anything by them, so that the error for a wrong one says what to type.
     with nnx.use_eager_sharding(False):
         return on_mesh(run, mesh, x, find_needs().variables)

@@ -56,8 +56,8 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
       CheckFailed: A strict check failed, or any could not be made.
       NotCompiled: The layer's own code raises when it is compiled.
     """
-    # Given variables may be such that nothing compiles with them: then the check explains it better.
-    before = run_checks(draft, run) if draft.given is not None else []
+    # With the variables, or the streams for init, that are given, nothing may compile: the checks explain it better.
+    before = run_checks(draft, run) if draft.given is not None or draft.init_rngs is not None else []
     try:
         with no_exit():
             program = compile_program(draft, contended=contended)
@@ -90,7 +90,7 @@ def run_checks(draft: Draft, run: Run, program: Program | None = None) -> list[C
 
 
 def _refuse(check: Check, asked: Sequence[Check], run: Run) -> None:
-    strict = verdicts.STRICT | ({"trained"} if run.train.steps else set())
+    strict = verdicts.STRICT | ({"trained"} if run.train.steps or run.pipeline.name else set())
     if (check.verdict is Verdict.fail and check.name in strict) or check.untested:
         raise CheckFailed(check, asked)
 
@@ -107,12 +107,15 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         given=draft.given,
         rngs=draft.rngs,
         mutable=draft.mutable,
-        trained=tuple(run.train.collections),
+        init_rngs=draft.init_rngs,
+        pipeline=run.pipeline if run.pipeline.name else None,
+        trained=run.train.trained(draft.variables),
         trains=run.train.steps > 0,
         key=place.put(rngs.root_key(0)),
         compiled_init=program.init if program else None,
         compiled_apply=program.apply if program else None,
         again=lambda: wrapped(run),
+        rules=draft.rules,
         reseeded=functools.partial(_reseeded, run) if run.layer.seeded_by else None,
     )
 

@@ -68,9 +68,12 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
         # The further arrays are constants of the program.
         program["inputs"] = {key: data["input"][key] for key in ("name", "shapes", "dtypes", "kind", "seed", "high")}
     program |= {"mesh": _mesh_data(data["mesh"])} if run.mesh.axes is not None else {}
-    program |= {key: data["layer"][key] for key in ("rngs", "mutable") if data["layer"][key] is not None}
+    program |= {key: data["layer"][key] for key in ("rngs", "init_rngs", "mutable") if data["layer"][key] is not None}
+    program |= _wrapping(run)
+    program |= {"pipeline": run.pipeline.name} if run.pipeline.name else {}
     if run.host.target:
         host = {key: data["host"][key] for key in ("target", "kwargs", "layer_name")}
+        host |= {"call": data["host"]["call"]} if run.host.call else {}
         program |= {"host": host | {"source": targets.source_digest(run.host.target, "host.target")}}
     program |= {"variables": variables_digest} if variables_digest else {}
     learning: dict[str, Any] = {}
@@ -94,6 +97,17 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
         device=device,
         elsewhere=elsewhere is not None,
     )
+
+
+def _wrapping(run: Run) -> dict[str, Any]:
+    """How the layer is wrapped, where that is not flax's own way: with the source of what is named."""
+    found: dict[str, Any] = {}
+    for key, default in (("wrapper", None), ("metadata_fn", "default")):
+        value = getattr(run.layer, key)
+        if value != default:
+            source = targets.source_digest(value, f"layer.{key}") if targets.DOTTED.fullmatch(value) else None
+            found[key] = {"name": value, "source": source}
+    return found
 
 
 def _mesh_data(mesh: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
     key, x = _arguments(drafted)
 
     def init(key: jax.Array, x: jax.Array) -> Any:
-        return drafted.model.init(key, needs.streams, x)
+        return drafted.model.init(key, drafted.init_streams, x)
 
     with place.context():
         placed = place.shardings(needs.variables)

@@ -7,7 +7,7 @@ import datetime
 from typing import Any
 
 from runner.arrays import devices, trees
-from runner.bridge import wrap
+from runner.bridge import wrap, wrapper
 from runner.config.serialize import to_data
 from runner.experiment.identity import timing_id
 from runner.experiment.job import Job, Result, Story
@@ -77,6 +77,8 @@ def record_of(
         settings=to_data(sized(run)),
         filled=[f"layer.kwargs.{key}" for key in added(run)],
         takes_rngs=wrap.takes_rngs(program.draft.layer.model) if program else "rngs={rngs}",
+        nnx_class=wrapper.class_code(run.layer) if program else "",
+        linen=wrapper.code(sized(run).layer) if program else "",
         layer=run.layer.label,
         host=run.host.label,
         device=devices.device_name(names.device) if mesh is None else devices.platform_name(names.device),

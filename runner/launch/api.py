@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config import schema
+from runner.config import rules_settings, schema
 from runner.errors import UserError
 from runner.launch import axes
 from runner.launch.application import EXIT_INTERRUPTED, Application
@@ -72,7 +72,7 @@ def sweep(
     typed |= dict(overrides or {})
     if typed.get("hydra/sweeper") == "basic":
         raise UserError("hydra/sweeper=basic leaves several sweeps, and runner.sweep gives one", "no hydra/sweeper")
-    application = _Placed(["-m", *axes.to_overrides(typed)])
+    application = _Placed(["-m", *rules_settings.as_overrides(axes.to_overrides(typed))])
     with _process_as_before():
         _multirun(application)
     if application.exit_code == EXIT_INTERRUPTED:

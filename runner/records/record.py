@@ -214,6 +214,8 @@ class Record:
       settings: The full resolved config.
       filled: Keys of it that were filled in: sizes that the layer's constructor needs, by name.
       takes_rngs: How the layer's constructor takes `{rngs}`, as code; empty if it takes none.
+      nnx_class: The NNX class as code, where `layer.target` is a Linen class that wraps it; else empty.
+      linen: The Linen module as code, where it is not flax's own `ToLinen` with its defaults; else empty.
       host: Name of the Linen module around the layer; None where there is none.
       mesh: The mesh that it ran on; None for a single device.
       streams: rng streams that the model needs, `params` first.
@@ -242,6 +244,8 @@ class Record:
     settings: dict[str, Any]
     filled: list[str] = field(default_factory=list)
     takes_rngs: str = "rngs={rngs}"
+    nnx_class: str = ""
+    linen: str = ""
     layer: str
     host: str | None = None
     device: str

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.errors import literal
 
 PARAMS = "params"
+
+# What Linen names a wrapped layer by its wrapper: `ToLinen_0`, `LinearToLinen_0` in MaxText.
+AUTOMATIC = re.compile(r"\w*ToLinen\w*_\d+")
 
 # What a record doesn't tell, and the code below it takes for granted.
 UNDER_A_HOST = (
@@ -59,7 +63,11 @@ def draws(record: Mapping[str, Any]) -> list[str]:
       record: The record as JSON data.
     """
     if not record["takes_rngs"]:
-        return ["# the layer's constructor takes no rngs: none of its variables come from the seed", _made(record)]
+        return [
+            "# the layer's constructor takes no rngs: none of its variables come from the seed",
+            _made(record),
+            *_in_linen(record),
+        ]
     path = layer_path(record)
     others = [stream for stream in record["streams"] if stream != PARAMS]
     lines = [
@@ -71,7 +79,7 @@ def draws(record: Mapping[str, Any]) -> list[str]:
         lines += UNDER_A_HOST
     rngs = [f"{PARAMS}={_folded('key', stream_number(path))}"]
     rngs += [f"{stream}={_folded(stream, stream_number(path))}" for stream in others]
-    return [*lines, _made(record, f"nnx.Rngs({', '.join(rngs)})")]
+    return [*lines, _made(record, f"nnx.Rngs({', '.join(rngs)})"), *_in_linen(record)]
 
 
 def _made(record: Mapping[str, Any], rngs: str = "") -> str:
@@ -79,7 +87,11 @@ def _made(record: Mapping[str, Any], rngs: str = "") -> str:
     layer = record["settings"]["layer"]
     kwargs = [f"{key}={_python(value)}" for key, value in layer["kwargs"].items()]
     kwargs += [record["takes_rngs"].replace("{rngs}", rngs)] if rngs else []
-    return f"layer = {str(layer['target']).replace(':', '.')}({', '.join(kwargs)})"
+    return f"layer = {record.get('nnx_class') or str(layer['target']).replace(':', '.')}({', '.join(kwargs)})"
+
+
+def _in_linen(record: Mapping[str, Any]) -> list[str]:
+    return [f"model = {record['linen']}  # the same in Linen"] if record.get("linen") else []
 
 
 def layer_path(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -90,7 +102,7 @@ def layer_path(record: Mapping[str, Any]) -> tuple[str, ...]:
     for leaf in record["variables"]:
         parts = [str(part) for part in leaf["path"][1:]]
         for index, part in enumerate(parts):
-            if part == host["layer_name"] or (host["layer_name"] is None and part.startswith("ToLinen_")):
+            if part == host["layer_name"] or (host["layer_name"] is None and AUTOMATIC.fullmatch(part)):
                 return tuple(parts[: index + 1])
     return ()
 

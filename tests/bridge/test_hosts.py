@@ -338,3 +338,56 @@ def test_a_linen_module_inside_an_nnx_one_has_variables_and_gradients(model_of):
     }
     grads = jax.grad(lambda given: (apply(model, given) ** 2).sum())(variables)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+# Calls.
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_host_gets_its_own_call_arguments(train, model_of):
+    typed = ["host.target=linen_classes.Modes", f"host.call.train={str(train).lower()}", "features=4"]
+    _, needs = model_of(*typed, "input_shape=[2,4]")
+    assert sorted(needs.variables["params"]) == (["Dense_0", "layer"] if train else ["layer"])
+
+
+def test_a_host_draws_the_keys_of_its_call(model_of):
+    typed = ["host.target=linen_classes.Modes", "host.call.train=false", "features=4", "input_shape=[2,4]"]
+    model, needs = model_of(*typed, "host.call.key={_rng_:noise}", "host.call.shift=[1,2,3,4]")
+    assert needs.streams == ("params", "noise")
+    variables = init(model, needs)
+    one, two = (apply(model, variables, keys=apply_keys(root_key(seed), needs.streams)) for seed in (0, 1))
+    assert not np.allclose(one, two)
+    assert shapes(variables) == shapes(model_of(*typed)[1].variables)
+
+
+class Calls(nn.Module):
+    """Calls the layer in one of the ways that Linen code has."""
+
+    layer: Callable[..., Any]
+    way: str = "made"
+
+    @nn.compact
+    def __call__(self, x):
+        ways = {
+            "made": lambda: self.layer()(x),
+            "called": lambda: self.layer(x),
+            "named": lambda: self.layer(x, name="layer"),
+            "keyword": lambda: self.layer(inputs=x),
+            "placed": lambda: self.layer("layer")(x),
+        }
+        return ways[self.way]()
+
+
+@pytest.mark.parametrize("way", ["called", "named", "keyword", "placed"])
+def test_a_layer_may_be_called_where_it_is_made(way, model_of):
+    typed = [f"host.target={HERE}.Calls", "input_shape=[2,4]"]
+    (one, needs), (two, _) = model_of(*typed), model_of(*typed, f"host.kwargs.way={way}")
+    variables = init(one, needs)
+    assert np.array_equal(apply(one, variables), apply(two, variables))
+    assert shapes(init(two, needs)) == shapes(variables)
+
+
+def test_a_call_argument_without_a_host_is_the_layers(make_run):
+    with pytest.raises(ConfigError) as refused:
+        make_run("layer=linear", "host.call.train=true")
+    assert str(refused.value) == "host.call.train=true: there is no host that gets it.\n  Try: layer.call.train=true"

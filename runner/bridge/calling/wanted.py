@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import re
 import types
@@ -65,6 +66,10 @@ class Wanted:
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of a class's constructor or of a function by name, without `self`; none if they can't be read."""
+    if isinstance(target, functools.partial):
+        left = list(parameters(target.func).items())[len(target.args) :]
+        bound = target.keywords
+        return {key: item.replace(default=bound[key]) if key in bound else item for key, item in left}
     # The signature of a module class is its metaclass's, which accepts anything: its constructor is what counts.
     try:
         found = list(inspect.signature(_function(target)).parameters.items())
@@ -109,6 +114,7 @@ def members(found: Any) -> list[Any]:
 
 
 def _function(target: Callable[..., Any]) -> Any:
+    target = target.func if isinstance(target, functools.partial) else target
     return vars(target).get("__init__", getattr(target, "__init__")) if isinstance(target, type) else target  # noqa: B009
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from runner.bridge.wrap import skips_rng
+
 LAZY_INIT = """\
 # at the end of the constructor, for every bridge.ToNNX in it; x: an array of the shape that they take
 bridge.lazy_init(self.inner, x)"""
@@ -54,7 +56,7 @@ def call_of(model: Any, *, rngs: bool | None = None) -> str:
     """The constructor's call of a wrapped layer, with `rngs=rngs` unless the wrapper skips it."""
     parts = [value(item) for item in model.args]
     parts += [f"{key}={value(item)}" for key, item in model.kwargs.items()]
-    parts += ["rngs=rngs"] if (not model.skip_rng if rngs is None else rngs) else []
+    parts += ["rngs=rngs"] if (not skips_rng(model) if rngs is None else rngs) else []
     return f"{value(model.nnx_class)}({', '.join(parts)})"
 
 

@@ -13,11 +13,16 @@ from flax import nnx
 
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import wrap
+from runner.bridge import captured, lifts, wrap
+from runner.bridge.captured import Captured
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
+from runner.bridge.rules import sources
+from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.checks.programs.draws import Draws, find
+from runner.config.pipeline_settings import PipelineSettings
+from runner.config.train_settings import expanded
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
@@ -47,6 +52,8 @@ class Subject:
       compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first check that wants it.
       compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
+      rules: What the pipeline does by path; None if it is not given.
+      pipeline: What else it does with a layer; None for no pipeline in particular.
       reseeded: Builds `model` as another seed would, if an argument of the layer follows the seed.
     """
 
@@ -65,6 +72,8 @@ class Subject:
     compiled_init: Callable[..., Any] | None = None
     compiled_apply: Callable[..., Any] | None = None
     again: Callable[[], Bridged] | None = None
+    rules: PathRules | None = None
+    pipeline: PipelineSettings | None = None
     reseeded: Callable[[], Bridged] | None = None
 
     @functools.cached_property
@@ -118,6 +127,11 @@ class Subject:
             return self.apply(variables, key, x)
 
         return jax.make_jaxpr(apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
+
+    @functools.cached_property
+    def layer_calls(self) -> list[Captured]:
+        """Every call of a wrapped layer in init, as the host makes it; empty where the model is the layer itself."""
+        return [] if lifts.is_wrapped(self.model) else captured.calls(self.model, self.needs.streams, self.x)
 
     @functools.cached_property
     def make(self) -> Callable[[], Any]:
@@ -193,9 +207,11 @@ def subject_of(
     init_rngs: Iterable[str] | str | None = None,
     mutable: Iterable[str] | str | bool | None = None,
     call: Mapping[str, Any] | None = None,
-    trained: Iterable[str] | str = (PARAMS,),
+    trained: Iterable[str] | str | None = None,
     label: str | None = None,
     again: Callable[[], Any] | None = None,
+    rules: Any = None,
+    pipeline: PipelineSettings | None = None,
 ) -> Subject:
     """Any Linen module as a subject.
 
@@ -207,9 +223,11 @@ def subject_of(
       init_rngs: Streams given to init; None for all that it needs.
       mutable: Collections that apply may change, as flax takes them; None for all that it changes.
       call: Keyword arguments of every call.
-      trained: Collections that the optimiser gets.
+      trained: Collections that the optimiser gets, `all` for all that init returns; None for params.
       label: What it is called; by default its class's name.
       again: Builds the module a second time, as a script does that makes it for every call.
+      rules: The pipeline's rules by path, as `runner.check` takes them.
+      pipeline: What else the pipeline does.
 
     Raises:
       LayerError: The module refuses its arguments or the input.
@@ -218,6 +236,7 @@ def subject_of(
     _require_module(model)
     _require_variables(variables)
     bridged = wrap.called(model, dict(call or {}))
+    by_path = sources.given_rules(rules)
     name = label or type(model).__name__
     x = _as_array(x)
     needs = find_needs(bridged, x, name)
@@ -231,8 +250,10 @@ def subject_of(
         rngs=needs.streams if rngs is None else _names(rngs),
         init_rngs=None if init_rngs is None else _names(init_rngs),
         mutable=needs.mutable if mutable is None or mutable is True else _names(mutable or ()),
-        trained=_names(trained),
+        trained=expanded((PARAMS,) if trained is None else _names(trained), needs.variables),
         again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),
+        rules=by_path,
+        pipeline=pipeline,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from runner.bridge.wrap import skips_rng
+
 
 def constructor(model: Any) -> Callable[[Mapping[str, Any]], nnx.Module] | None:
     """Builds the native module of a wrapped layer, some arguments replaced; None for another Linen module."""
@@ -15,7 +17,7 @@ def constructor(model: Any) -> Callable[[Mapping[str, Any]], nnx.Module] | None:
         return None
 
     def construct(replaced: Mapping[str, Any]) -> nnx.Module:
-        rngs = {} if model.skip_rng else {"rngs": nnx.Rngs(0)}
+        rngs = {} if skips_rng(model) else {"rngs": nnx.Rngs(0)}
         return model.nnx_class(*model.args, **{**model.kwargs, **replaced, **rngs})
 
     return construct

@@ -33,6 +33,10 @@ STRICT = frozenset(
         "seeded",
         "used",
         "pure",
+        "rules",
+        "axes",
+        "pipeline",
+        "mode",
     }
 )
 

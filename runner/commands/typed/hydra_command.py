@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.config import schema
+from runner.config import rules_settings, schema
 from runner.errors import UserError, quoted
 from runner.launch.application import RUN, Act, Application
 
@@ -31,6 +31,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
     from runner.config.explain import explain, is_hydra_error
 
     schema.register()
+    words = rules_settings.as_overrides(words)
     # Otherwise Hydra prints its errors and exits with 1; this way they reach us, and bugs keep their traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     words = [quoted_part(word) for word in words]

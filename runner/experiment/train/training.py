@@ -140,7 +140,8 @@ def make_training(
       LayerError: An output without floating-point values.
     """
     key = "train.collections"
-    for name in settings.collections:
+    collections = settings.trained(variables)
+    for name in collections:
         if name not in variables:
             found = list(variables)
             reason = f"layer {label} has {', '.join(found) or 'no variables at all'}"
@@ -151,7 +152,7 @@ def make_training(
         for path, leaf in trees.flatten(trees.unbox(variables[name])):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 reason = f"{name}/{'/'.join(map(str, path))} is {leaf.dtype}, and gradients are of floating numbers"
-                others = [other for other in settings.collections if other != name]
+                others = [other for other in collections if other != name]
                 attribute = ".".join(map(str, path))
                 keep = f"self.{attribute} = nnx.Variable(…) in the layer, if it is a constant"
                 raise ConfigError(
@@ -163,7 +164,7 @@ def make_training(
         model=model,
         rngs=rngs,
         mutable=mutable,
-        collections=tuple(settings.collections),
+        collections=collections,
         optimizer=make_optimizer(settings.optimizer, settings.learning_rate),
     )
 

@@ -1,0 +1,1 @@
+"""What the pipeline around a layer demands of its variables by path: rules, masks, and names of axes."""

@@ -1,0 +1,71 @@
+"""What works in which Linen pipeline: the table docs/pipelines/README.md.
+
+    BRIDGE_RUNNER_SOURCES=FOLDER python tests/benchmarks/pipelines.py > docs/pipelines/README.md
+
+Each file of tests/pipelines/proofs is run on the real source of its pipeline, in a process of its own; some minutes
+each. `python tests/benchmarks/pipelines.py NAME ...` runs some of them. A pipeline that can't be run here is left as
+docs/pipelines/proved.json has it, where the last outcome of each is kept.
+"""
+# ruff: noqa: E402 - the proofs are found once their folder is on the path
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from tests.pipelines.proofs import proof
+from tests.pipelines.proofs.proof import CAPABILITIES, Outcome, Outcomes
+
+KEPT = ROOT / "docs" / "pipelines" / "proved.json"
+
+HEAD = """\
+# bridge-runner in Linen pipelines
+
+What was run on the real source of each pipeline, at tiny sizes on a CPU, and what came out. Made by
+`BRIDGE_RUNNER_SOURCES=FOLDER python tests/benchmarks/pipelines.py > docs/pipelines/README.md`; the proofs are in
+[tests/pipelines/proofs](../../tests/pipelines/proofs), and each pipeline has a page on what to type.
+"""
+
+
+def mark(outcome: Outcome | None) -> str:
+    """A cell of the table."""
+    if outcome is None:
+        return "–"
+    return {True: "yes", False: "**no**", None: "not run"}[outcome.holds]
+
+
+def page(found: Mapping[str, Outcomes]) -> str:
+    """The whole of docs/pipelines/README.md."""
+    lines = [HEAD, f"| pipeline | {' | '.join(CAPABILITIES)} |", "|---" * (len(CAPABILITIES) + 1) + "|"]
+    for name, outcomes in found.items():
+        cells = [mark(outcomes.by_capability.get(key)) for key in CAPABILITIES]
+        lines.append(f"| [{name}]({name}.md) | {' | '.join(cells)} |")
+    lines += ["", *(f"- *{key}*: {meaning}" for key, meaning in CAPABILITIES.items())]
+    lines += ["", "*–* does not apply there; *not run* with the reason below."]
+    for name, outcomes in found.items():
+        lines += ["", f"## {name}", "", outcomes.version or f"Not run: {outcomes.reason}.", ""]
+        lines += [f"- *{key}* {mark(done)}: {done.evidence}" for key, done in outcomes.by_capability.items()]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def main(wanted: list[str]) -> None:
+    """Runs the pipelines `wanted`, or all, and prints the page."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    for name in wanted or proof.names():
+        outcomes = proof.run(name)
+        if not outcomes.reason or name not in kept:
+            kept[name] = asdict(outcomes)
+        print(f"{name}: {outcomes.reason or outcomes.version}", file=sys.stderr)
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(page({name: proof.loads(json.dumps(kept[name])) for name in sorted(kept)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
