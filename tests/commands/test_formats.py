@@ -35,7 +35,11 @@ def write(kind: str, path: Path) -> str:
         ocp.PyTreeCheckpointer().save(path.absolute(), ({"mean": np.ones(3)}, {"params": PARAMS}, {"params": PARAMS}))
         return f"{path}#1"
     elif kind == "part":
-        path.write_bytes(serialization.to_bytes({"model": {"params": PARAMS}, "other": {"params": jax.tree.map(np.negative, PARAMS)}}))
+        path.write_bytes(
+            serialization.to_bytes(
+                {"model": {"params": PARAMS}, "other": {"params": jax.tree.map(np.negative, PARAMS)}}
+            )
+        )
         return f"{path}#model/params"
     return str(path)
 
@@ -123,7 +127,7 @@ def test_a_part_is_quoted_for_hydra(word, quoted):
 
 def test_what_was_taken_is_shown(here, capsys):
     for step in (1, 12):
-        write_t5x(here / "model" / f"checkpoint_{step}", jax.tree.map(lambda leaf: leaf + step, PARAMS), state={"step": 1})
+        write_t5x(here / "model" / f"checkpoint_{step}", {"kernel": np.full((8, 8), step)}, state={"step": 1})
     _, out, _ = run(capsys, "diff", "model", "model#checkpoint_1")
     assert out.splitlines()[:2] == [
         "old  model (model/checkpoint_12#target)",

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.arrays import tree_diff, trees
-from runner.arrays.tree_diff import LeafMismatch
+from runner.arrays import tree_diff, tree_moves, trees
+from runner.arrays.tree_diff import LeafDiff
 from runner.bridge import captured, lifts, wrap
 from runner.bridge.captured import Captured
 from runner.bridge.needs import Needs, find_needs
@@ -145,7 +145,7 @@ class Subject:
         return find(self.initialised, ["the root key", "its input"])
 
     @functools.cached_property
-    def differences(self) -> list[LeafMismatch]:
+    def differences(self) -> list[LeafDiff]:
         """How the variables given differ from those that init makes; what is only sown need not be given."""
         if self.given is None:
             return []
@@ -154,7 +154,7 @@ class Subject:
             for collection, tree in self.needs.variables.items()
             if collection in self.given or not trees.is_sown(tree)
         }
-        return tree_diff.compare(self.given, wanted)
+        return tree_diff.diff_trees(self.given, wanted, moves=tree_moves.likely).changed
 
     @functools.cached_property
     def draws(self) -> Draws:
