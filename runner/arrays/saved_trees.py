@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.arrays import trees
-from runner.arrays.checkpoint import COLLECTIONS, STATE_KEYS
 from runner.arrays.formats import places
 from runner.arrays.formats.contents import Contents
+from runner.arrays.readings import COLLECTIONS, STATE_KEYS
 from runner.errors import StorageError, listed, nearest
 
 PARAMS = "params"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.arrays import checkpoint, saved_trees, trees
+from runner.arrays import checkpoint, readings, saved_trees, trees
 from runner.config.serialize import canonical_digest
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError
@@ -25,7 +25,7 @@ class InitialVariables:
 
     Attributes:
       path: Where they were found.
-      tree: The saved tree; see `checkpoint.as_variables`.
+      tree: The saved tree; see `readings.as_variables`.
       digest: The digest of the variables.
       train_state: The state that training resumes from, if they come from a trained run.
     """
@@ -78,7 +78,7 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     except StorageError as error:
         typed = error.suggestion and _typed(error.suggestion)
         raise ConfigError("variables", path, error.what, typed or "variables=outputs/SWEEP/runs/RUN") from error
-    variables = tree if own else checkpoint.as_variables(tree)
+    variables = tree if own else readings.as_variables(tree)
     return InitialVariables(path, tree, trees.tree_digest(trees.leaves(variables)), state)
 
 
