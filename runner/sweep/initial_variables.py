@@ -62,11 +62,11 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     if path is None:
         return None
     folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        with contextlib.suppress(StorageError):  # a sweep and the prefix of a run, as in `show`
+    if not os.path.isdir(folder):
+        with contextlib.suppress(StorageError, OSError):  # a sweep and the prefix of a run, as in `show`
             folder = find.find_run(folder).path
     run = RunFolder(folder)
-    own = run.record.exists()
+    own = os.path.exists(run.record)  # unlike Path.exists, of a folder that may not be read too
     record = store.read_record(run) if own else None
     if record and (reason := removal.sentence(record)):
         raise ConfigError("variables", path, reason, removal.again(record))

@@ -147,7 +147,7 @@ def _side(text: str, options: Options) -> Side:
     if not os.path.exists(path) and os.path.exists(path.parent / "sweep.json"):  # a run given by a prefix of its name
         path = find.find_run(path).path
     if os.path.exists(path):  # a config may exceed the file name limit, at which pathlib raises
-        if (path if path.name == "record.json" else path / "record.json").exists():
+        if os.path.exists(path if path.name == "record.json" else path / "record.json"):
             return _run_side(text, path, trust=options.trust)
         return Side(label=text, place=path)
     host, _, folder = text.partition("@")
