@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from pipeline_files import write_easylm, write_t5x
 from runner.commands import main
 from runner.commands.typed.hydra_command import quoted_part
 
-HOST = "migrated_layers:ThreeLayers(width=4)"
 LEAN = ("checks=off", "checkpoint=none", "timing=off", "tracking=disabled")
+COMMAND = [sys.executable, "-m", "runner"]
 PARAMS = {"kernel": np.full((8, 8), 0.5, np.float32), "bias": np.arange(8, dtype=np.float32)}
 
 
@@ -75,6 +76,18 @@ def test_a_sweep_takes_several_parts(here, capsys):
     words = ("-m", "layer=linear", "input_shape=[2,8]", "features=8", "variables=ck#model,ck#other", "output_root=out")
     assert run(capsys, *words, "sweep=s", *LEAN)[0] == 0
     assert len(list((here / "out" / "s" / "runs").iterdir())) == 2
+
+
+def test_a_damaged_orbax_folder_is_one_sentence(here):
+    variables = {"params": PARAMS, "opt_state": {str(index): PARAMS for index in range(9)}}
+    ocp.PyTreeCheckpointer().save((here / "ck").absolute(), variables)
+    for file in (here / "ck" / "ocdbt.process_0").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    (here / "ck" / "manifest.ocdbt").write_bytes(b"")
+    done = subprocess.run([*COMMAND, "import", "ck"], capture_output=True, text=True, timeout=300, check=False)
+    said = "error: ck is a damaged checkpoint (Orbax): Orbax can't read which arrays it holds.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
 def broken(here: Path) -> None:
