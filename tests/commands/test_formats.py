@@ -58,7 +58,10 @@ def run(capsys, *words) -> tuple[int, str, str]:
     return code, out, err
 
 
-@pytest.mark.parametrize("kind", ["easylm", "t5x", "npz", "brax", "part"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("easylm", "npz", "part")]
+
+
+@pytest.mark.parametrize("kind", ["t5x", "brax", *SLOW])
 def test_a_run_starts_from_a_pipelines_checkpoint(kind, here, capsys):
     typed = write(kind, here / "ck")
     words = ("layer=linear", "input_shape=[2,8]", "features=8", f"variables={typed}", "output_root=out", "sweep=s")
@@ -71,6 +74,7 @@ def test_a_run_starts_from_a_pipelines_checkpoint(kind, here, capsys):
     assert "2 same" in out
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_several_parts(here, capsys):
     write("part", here / "ck")
     words = ("-m", "layer=linear", "input_shape=[2,8]", "features=8", "variables=ck#model,ck#other", "output_root=out")
@@ -78,6 +82,7 @@ def test_a_sweep_takes_several_parts(here, capsys):
     assert len(list((here / "out" / "s" / "runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_orbax_folder_is_one_sentence(here):
     variables = {"params": PARAMS, "opt_state": {str(index): PARAMS for index in range(9)}}
     ocp.PyTreeCheckpointer().save((here / "ck").absolute(), variables)
@@ -115,12 +120,19 @@ BROKEN = [
 def test_what_can_not_be_read_is_one_sentence(name, said, here, capsys):
     broken(here)
     before = sorted(here.iterdir())
-    code, out, err = run(capsys, "layer=linear", "input_shape=[2,8]", "features=8", f"variables={name}", *LEAN)
-    assert (code, out) == (2, "") and err.startswith(f"error: variables={name}: {said}")
     code, out, err = run(capsys, "import", name)
     assert (code, out) == (2, "") and err.startswith(f"error: {said}")
-    code, out, err = run(capsys, "diff", name, "layer=linear")
-    assert (code, out) == (2, "") and (name == "nowhere" or err.startswith(f"error: {said}"))
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_run_and_a_diff_say_it_too(here, capsys):
+    broken(here)
+    before = sorted(here.iterdir())
+    for name, said in (BROKEN[2], BROKEN[5]):
+        code, out, err = run(capsys, "layer=linear", "input_shape=[2,8]", "features=8", f"variables={name}", *LEAN)
+        assert (code, out) == (2, "") and err.startswith(f"error: variables={name}: {said}")
+        code, out, err = run(capsys, "diff", name, "layer=linear")
+        assert (code, out) == (2, "") and err.startswith(f"error: {said}")
     assert sorted(here.iterdir()) == before
 
 
