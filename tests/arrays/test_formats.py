@@ -127,6 +127,21 @@ def test_a_t5x_folder_is_read(driver, compressor, here):
     assert same("checkpoint_3#target", {"params": params})
 
 
+def test_a_t5x_folder_may_be_named_by_its_file(here):
+    write_t5x(here / "checkpoint_3", {"dense": PARAMS["dense"]}, state={"step": 3})
+    assert same("checkpoint_3/checkpoint", {"params": {"dense": PARAMS["dense"]}})
+
+
+def test_empty_arrays_and_steps_of_flax_are_read(here):
+    variables = {"params": {"empty": np.zeros((0, 3), np.float32), "last": np.ones(0, np.int8)}}
+    (here / "ck").mkdir()
+    for step in (9, 10):  # as flax.training.checkpoints names its files
+        state = {**variables, "step": step, "opt_state": {}}
+        (here / "ck" / f"checkpoint_{step}").write_bytes(serialization.to_bytes(state))
+    save_file(variables["params"], here / "tensors")
+    assert same("ck", variables) and same("tensors", variables)
+
+
 def test_the_newest_t5x_step_is_taken(here):
     for step in (5, 10, 9):
         write_t5x(
