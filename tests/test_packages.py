@@ -38,6 +38,7 @@ OWNERS = {
     "tensorboardX": {"tracking"},
     "orbax": {"arrays"},
     "safetensors": {"arrays"},
+    "tensorstore": {"arrays"},
     "scipy": {"timing"},
     "flax.linen": {"bridge"},
     "flax.nnx.bridge": {"bridge"},

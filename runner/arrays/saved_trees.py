@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.arrays import trees
-from runner.arrays.checkpoint import COLLECTIONS, STATE_KEYS
 from runner.arrays.formats import places
 from runner.arrays.formats.contents import Contents
+from runner.arrays.readings import COLLECTIONS, STATE_KEYS
 from runner.errors import StorageError, listed, nearest
 
 PARAMS = "params"
@@ -21,6 +21,9 @@ OPTIMIZER_STATE = frozenset({"state", "flax_mutables"})
 
 # Fields of train states that hold all collections but params: of T5X, Kauldron and Scenic.
 FIELDS = ("flax_mutables", "collections", "model_state")
+
+# Other fields of train states: names that no model gives to a collection.
+OTHERS = frozenset({"extra", "ema_params", "rng", "rngs", "config", "data", "metrics", "metadata"})
 
 # How deep variables may be in a saved tree.
 MAX_DEPTH = 4
@@ -130,7 +133,7 @@ def _collections(node: Mapping[str, Any], known: frozenset[str] | None) -> tuple
         if isinstance(value, Mapping)
         and key not in STATE_KEYS
         and not (key in FIELDS and is_state)
-        and (not is_state or known is None or key in known)
+        and (not is_state or (key in known if known is not None else key not in OTHERS))
     }
     return (), {**found, **extra} if is_state else found
 
@@ -160,7 +163,7 @@ def _candidates(tree: Mapping[str, Any], collections: frozenset[str], depth: int
     return [
         (key, *root)
         for key, value in tree.items()
-        if isinstance(value, Mapping) and key not in STATE_KEYS
+        if isinstance(value, Mapping) and (key not in STATE_KEYS or _is_old_optimizer(value))
         for root in _candidates(value, collections, depth + 1)
     ]
 

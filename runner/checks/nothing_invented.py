@@ -89,5 +89,5 @@ def _lost(subject: Subject) -> list[str]:
         one.path
         for one in subject.differences
         if one.kind is Kind.missing
-        or (one.kind is Kind.misplaced and str(one.nearest).partition("/")[2] != one.path.partition("/")[2])
+        or (one.kind is Kind.moved and str(one.old).partition("/")[2] != one.path.partition("/")[2])
     ]

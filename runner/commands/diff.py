@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sides",
         nargs=2,
         metavar="SIDE",
-        help="a run, a checkpoint or a part of one (CHECKPOINT#NAMES), pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp",
+        help="a run, a checkpoint or a part of it (CHECKPOINT#NAMES), pkg.mod:Host(width=8), that with @CHECKPOINT, "
+        "or layer=mlp",
     )
     parser.add_argument("--input", type=ast.literal_eval, metavar="SHAPE", help="shape of x for hosts, e.g. '[2,8]'")
     parser.add_argument("--input-dtype", default="float32", metavar="DTYPE", help="element type of x; default: float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -143,7 +144,9 @@ def _call(found: Verb, words: Sequence[str]) -> int:
     except StorageError as error:
         from runner.commands.typed import nearest_path
 
-        suggestion = nearest_path.suggest(found, typed, error)
+        suggestion = None
+        with contextlib.suppress(PermissionError):
+            suggestion = nearest_path.suggest(found, typed, error)
         raise type(error)(error.what, suggestion) if suggestion else error from error
 
 

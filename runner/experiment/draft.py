@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import readings, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
 from runner.bridge import hosts
 from runner.bridge.needs import Needs, find_needs
@@ -105,7 +105,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
     with place.context():
         needs = find_needs(model, x, label)
     if given is not None:
-        given = trees.with_keys_of(checkpoint.as_variables(given, needs.variables), needs.variables)
+        given = trees.with_keys_of(readings.as_variables(given, needs.variables), needs.variables)
     rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
     mutable = needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable)
     drafted = Draft(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.arrays import checkpoint, saved_trees, trees
+from runner.arrays import checkpoint, readings, saved_trees, trees
 from runner.config.serialize import canonical_digest
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError
@@ -25,7 +25,7 @@ class InitialVariables:
 
     Attributes:
       path: Where they were found.
-      tree: The saved tree; see `checkpoint.as_variables`.
+      tree: The saved tree; see `readings.as_variables`.
       digest: The digest of the variables.
       train_state: The state that training resumes from, if they come from a trained run.
     """
@@ -62,11 +62,11 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     if path is None:
         return None
     folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        with contextlib.suppress(StorageError):  # a sweep and the prefix of a run, as in `show`
+    if not os.path.isdir(folder):
+        with contextlib.suppress(StorageError, OSError):  # a sweep and the prefix of a run, as in `show`
             folder = find.find_run(folder).path
     run = RunFolder(folder)
-    own = run.record.exists()
+    own = os.path.exists(run.record)  # unlike Path.exists, of a folder that may not be read too
     record = store.read_record(run) if own else None
     if record and (reason := removal.sentence(record)):
         raise ConfigError("variables", path, reason, removal.again(record))
@@ -78,7 +78,7 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     except StorageError as error:
         typed = error.suggestion and _typed(error.suggestion)
         raise ConfigError("variables", path, error.what, typed or "variables=outputs/SWEEP/runs/RUN") from error
-    variables = tree if own else checkpoint.as_variables(tree)
+    variables = tree if own else readings.as_variables(tree)
     return InitialVariables(path, tree, trees.tree_digest(trees.leaves(variables)), state)
 
 

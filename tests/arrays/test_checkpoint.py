@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from runner.arrays import checkpoint
+from runner.arrays import checkpoint, readings
 from runner.arrays.checkpoint import CheckpointError
 
 ONES = np.ones(3, np.float32)
@@ -177,8 +177,8 @@ def test_every_file_and_folder_is_flushed_before_save_returns(tmp_path, monkeypa
 @pytest.mark.parametrize("collection", ["batch_stats", "cache", "LoRAParam", "intermediates"])
 def test_a_collection_alone_is_no_bare_params(collection):
     tree = {collection: {"mean": ONES}}
-    assert checkpoint.as_variables(tree) == tree
-    assert checkpoint.as_variables({"other": {"mean": ONES}}) == {"params": {"other": {"mean": ONES}}}
+    assert readings.as_variables(tree) == tree
+    assert readings.as_variables({"other": {"mean": ONES}}) == {"params": {"other": {"mean": ONES}}}
 
 
 LEAF = {"w": 1}
@@ -210,7 +210,7 @@ READINGS = {
 @pytest.mark.parametrize("name", READINGS)
 def test_a_tree_is_read_as_the_layer_has_it(name):
     saved, expected = READINGS[name]
-    assert checkpoint.as_variables(saved, expected) == expected
+    assert readings.as_variables(saved, expected) == expected
 
 
 @pytest.mark.parametrize("dtype", sorted(checkpoint.UNSTORED))

@@ -15,8 +15,8 @@ from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
-from runner.arrays import checkpoint, trees
-from runner.arrays.tree_diff import Kind, LeafMismatch, compare
+from runner.arrays import checkpoint, tree_moves, trees
+from runner.arrays.tree_diff import Kind, LeafDiff, diff_trees
 from runner.checks import complete
 from runner.checks.probes.subject import subject_of
 from runner.config.composing.composed import Config
@@ -200,7 +200,7 @@ def test_another_dtype_is_said_and_cast():
     check = judge(LINEAR, given)
     assert check.detail.endswith(
         "2 are of another dtype: params/bias (got bfloat16[8], wanted float32[8]), "
-        "params/kernel (got bfloat16[8, 8], wanted float32[8, 8])"
+        "params/kernel (got bfloat16[8,8], wanted float32[8,8])"
     )
     assert subject_of(LINEAR, X, variables=fixed(check, model=LINEAR, variables=given)).differences == []
 
@@ -277,6 +277,10 @@ def test_names_are_not_held_to_explain_what_they_do_not():
 # The comparison.
 
 
+def compare(given, wanted) -> list[LeafDiff]:
+    return diff_trees(given, wanted, moves=tree_moves.likely).changed
+
+
 def test_equal_trees_have_no_differences_whatever_the_spelling_of_their_keys():
     ints = {"params": {0: {"kernel": np.zeros(3)}, 1: {"kernel": np.zeros(3)}}}
     texts = {"params": {"0": {"kernel": np.zeros(3)}, "1": {"kernel": np.zeros(3)}}}
@@ -285,7 +289,9 @@ def test_equal_trees_have_no_differences_whatever_the_spelling_of_their_keys():
 
 def test_a_difference_says_what_was_given_and_wanted():
     assert compare(tree(kernel=(3, 4)), tree(kernel=(4, 4))) == [
-        LeafMismatch(kind=Kind.misshapen, path="params/kernel", given="float32[3, 4]", wanted="float32[4, 4]")
+        LeafDiff(
+            kind=Kind.reshaped, old="params/kernel", new="params/kernel", was="float32[3,4]", wanted="float32[4,4]"
+        )
     ]
     assert compare({"params": {"kernel": np.zeros(3, np.int8)}}, tree(kernel=(3,)))[0].kind is Kind.cast
 
@@ -293,16 +299,16 @@ def test_a_difference_says_what_was_given_and_wanted():
 def test_a_module_moves_together_though_a_leaf_would_fit_elsewhere():
     given = {"params": {"a": tree(bias=2, kernel=(2, 2))["params"], "b": tree(bias=2, kernel=(3, 2))["params"]}}
     wanted = {"params": {"c": tree(bias=2, kernel=(3, 2))["params"]}}
-    moved = {one.path: one.nearest for one in compare(given, wanted) if one.kind is Kind.misplaced}
+    moved = {one.path: one.old for one in compare(given, wanted) if one.kind is Kind.moved}
     assert moved == {"params/c/bias": "params/b/bias", "params/c/kernel": "params/b/kernel"}
 
 
 def test_part_of_a_module_moves_where_the_rest_is_not_wanted():
     given = {"params": {"a": tree(bias=2, kernel=(2, 2))["params"]}}
     wanted = {"params": {"c": tree(kernel=(2, 2))["params"]}}
-    assert [(one.kind, one.path, one.nearest) for one in compare(given, wanted)] == [
-        (Kind.extra, "params/a/bias", None),
-        (Kind.misplaced, "params/c/kernel", "params/a/kernel"),
+    assert [(one.kind, one.path, one.old) for one in compare(given, wanted)] == [
+        (Kind.extra, "params/a/bias", "params/a/bias"),
+        (Kind.moved, "params/c/kernel", "params/a/kernel"),
     ]
 
 
@@ -310,7 +316,7 @@ def test_numbers_in_names_sort_as_numbers():
     def layers(name):
         return {"params": {f"{name}_{num}": tree(kernel=(2,))["params"] for num in range(12)}}
 
-    assert [one.nearest for one in compare(layers("a"), layers("b"))] == [f"params/a_{num}/kernel" for num in range(12)]
+    assert [one.old for one in compare(layers("a"), layers("b"))] == [f"params/a_{num}/kernel" for num in range(12)]
 
 
 def test_ten_thousand_leaves_are_compared_at_once():
@@ -350,7 +356,7 @@ WRONG = {"params": {"kernel": np.ones((4, 5), np.float32), "bias": np.ones(5, np
 LACKING_DETAIL = "of the 2 leaves that init makes, 1 is missing: params/bias"
 WRONG_DETAIL = (
     "of the 2 leaves that init makes, 2 are misshapen: params/bias (got float32[5], wanted float32[8]), "
-    "params/kernel (got float32[4, 5], wanted float32[4, 8])"
+    "params/kernel (got float32[4,5], wanted float32[4,8])"
 )
 
 

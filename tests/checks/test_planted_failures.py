@@ -188,7 +188,7 @@ FAILURES = {
         does=lambda: LINEAR.apply(NARROW, X),
         check="complete",
         words="of the 2 leaves that init makes, 2 are misshapen: params/bias (got float32[5], wanted float32[8]), "
-        "params/kernel (got float32[8, 5], wanted float32[8, 8])",
+        "params/kernel (got float32[8,5], wanted float32[8,8])",
     ),
     "2 another collection": Planted(
         model=LINEAR,

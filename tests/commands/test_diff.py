@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from runner.arrays import checkpoint
+from runner.arrays import checkpoint, readings
 from runner.commands import main
 
 NETS = """
@@ -206,13 +206,13 @@ def test_a_train_state_and_bare_params_are_read_as_variables(tmp_path):
     params = {"kernel": np.ones((2, 3), np.float32)}
     for index, tree in enumerate(({"params": params, "opt_state": {"mu": params}, "step": np.array(3)}, params)):
         ocp.PyTreeCheckpointer().save(tmp_path / str(index), tree)
-        found = checkpoint.as_variables(checkpoint.restore(tmp_path / str(index)))
+        found = readings.as_variables(checkpoint.restore(tmp_path / str(index)))
         assert jax.tree.map(np.shape, found) == {"params": {"kernel": (2, 3)}}
 
 
 def test_boxes_are_read_as_their_arrays():
     tree = {"params": {"kernel": {"value": 1}}, "batch_stats": {"mean": 2}}
-    assert checkpoint.as_variables(tree) == {"params": {"kernel": 1}, "batch_stats": {"mean": 2}}
+    assert readings.as_variables(tree) == {"params": {"kernel": 1}, "batch_stats": {"mean": 2}}
 
 
 USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust]"
@@ -222,7 +222,7 @@ USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--c
     ("words", "said"),
     [
         (["old"], f"diff: the following arguments are required: SIDE.\n  Try: {USAGE}"),
-        (["old", "nowhere"], "nowhere is neither a folder nor a host nor a config.\n  Try: a run, an Orbax checkpoint, "
+        (["old", "nowhere"], "nowhere is neither a checkpoint nor a host nor a config.\n  Try: a run, a checkpoint, "
          "pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp"),
         (["old", "diffed_nets:New()"],
          "diffed_nets:New(): the shape of its input is not known.\n  Try: --input '[2,8]'"),

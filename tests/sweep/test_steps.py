@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import checkpoint, readings, trees
 from runner.bridge import rngs
 from runner.commands import main
 from runner.errors import StorageError
@@ -107,7 +107,7 @@ def test_steps_are_orbaxs_own_and_hold_what_a_train_state_holds(train, whole, tm
         tree = manager.restore(6, args=ocp.args.StandardRestore())
     assert trees.tree_digest(trees.leaves({key: tree.pop(key) for key in ("step", "opt_state")})) == bits(whole)[2]
     assert trees.tree_digest(trees.leaves(tree)) == bits(whole)[1]
-    variables = checkpoint.as_variables(checkpoint.restore(tmp_path / "steps" / "6"))
+    variables = readings.as_variables(checkpoint.restore(tmp_path / "steps" / "6"))
     assert trees.tree_digest(trees.leaves(variables)) == bits(whole)[1]
 
 

@@ -34,7 +34,7 @@ def read(folder: Path) -> Contents:
     try:
         metadata = checkpoint.tree_metadata(folder)
     except checkpoint.CheckpointError as error:
-        raise DamagedError(f"{type(error.__cause__).__name__} on reading {METADATA}") from error
+        raise DamagedError("Orbax can't read which arrays it holds") from error
     pairs = [(path, leaf) for path, leaf in trees.flatten(metadata) if _is_array(leaf)]
     leaves = [(tuple(map(str, path)), _stored(trees.spell(path), leaf)) for path, leaf in pairs]
 
@@ -57,7 +57,7 @@ def _read_all(folder: Path) -> Contents:
     try:
         tree = checkpoint.restore(folder)
     except checkpoint.CheckpointError as error:
-        raise DamagedError(f"{type(error.__cause__).__name__} on reading") from error
+        raise DamagedError(f"it has no {METADATA}, and Orbax can't read it without") from error
     arrays = jax.tree.map(lambda leaf: _in_memory(np.asarray(leaf)), tree)
     return Contents(format=FORMAT, place=folder, tree=as_tree(arrays), original=lambda: tree)
 

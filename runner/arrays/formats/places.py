@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,22 @@ def open_place(place: Path | str) -> tuple[Contents, tuple[str, ...]]:
       StorageError: There is none, or there are several that are no steps.
     """
     path, names = split(place)
-    try:
+    with _refused(path):
         return _descend(path, names)
-    except PermissionError as error:
-        raise StorageError(f"{error.filename or path} can't be read: permission denied", f"ls -l {path}") from error
-    except OSError as error:
-        raise StorageError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def split(place: Path | str) -> tuple[Path, tuple[str, ...]]:
     """The file or folder that `place` begins with, and the names after its `#`.
 
     Raises:
-      StorageError: There is no such file or folder.
+      StorageError: There is no such file or folder, or it may not be read.
     """
     text = os.path.expanduser(place)
+    with _refused(Path(text.partition(SIGN)[0])):
+        return _split(text)
+
+
+def _split(text: str) -> tuple[Path, tuple[str, ...]]:
     cuts = [len(text), *(match.start() for match in reversed(list(re.finditer(SIGN, text))))]
     for cut in cuts:
         head = Path(text[:cut])
@@ -65,6 +67,17 @@ def split(place: Path | str) -> tuple[Path, tuple[str, ...]]:
         if text[:cut] and os.path.exists(head):
             return head, tuple(name for name in text[cut + 1 :].split("/") if name)
     raise _absent(Path(text.partition(SIGN)[0]))
+
+
+@contextlib.contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """One sentence for what the system refuses."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StorageError(f"{path} can't be read: permission denied", f"ls -ld {path}") from error
+    except OSError as error:
+        raise StorageError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def spelled(place: Path, names: Sequence[str]) -> str:

@@ -59,6 +59,8 @@ def open_file(path: Path) -> Contents:
       StorageError: It is a pickle, damaged, of no known format, or no plain file.
     """
     _require_plain(path)
+    if path.name == t5x_folder.FILE and t5x_folder.is_t5x(path.parent):
+        return open_tree(path.parent)
     start = _start(path)
     if not start:
         raise StorageError(f"{path} is an empty file")

@@ -135,7 +135,7 @@ def read_shards(index: Path) -> Contents:
         parts = [read(index.parent / Path(name).name) for name in files]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{index.name}: {error}") from error
-    leaves = {".".join(key): leaf for part in parts for key, leaf in trees.flatten(part.tree)}
+    leaves = {".".join(map(str, key)): leaf for part in parts for key, leaf in trees.flatten(part.tree)}
     return Contents(format=FORMAT, place=index.parent, tree=named(leaves.items()))
 
 

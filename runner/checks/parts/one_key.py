@@ -42,7 +42,7 @@ def in_apply(subject: Subject, found: Draws | None) -> list[Finding]:
     if found is None:
         return []
     # Invented weights share keys too; the check nothing_invented reports those.
-    lost = any(one.kind in (Kind.missing, Kind.misplaced) for one in subject.differences)
+    lost = any(one.kind in (Kind.missing, Kind.moved) for one in subject.differences)
     return [_in_apply(one) for one in reused(found, without_source=not lost)]
 
 

@@ -14,6 +14,10 @@ from flax import nnx
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
 from runner.bridge import lifts, wrap
+from runner.arrays import tree_diff, tree_moves, trees
+from runner.arrays.tree_diff import LeafDiff
+from runner.bridge import captured, lifts, wrap
+from runner.bridge.captured import Captured
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
@@ -153,7 +157,7 @@ class Subject:
         return find(self.initialised, ["the root key", "its input"])
 
     @functools.cached_property
-    def differences(self) -> list[LeafMismatch]:
+    def differences(self) -> list[LeafDiff]:
         """How the variables given differ from those that init makes; what is only sown need not be given."""
         if self.given is None:
             return []
@@ -162,7 +166,7 @@ class Subject:
             for collection, tree in self.needs.variables.items()
             if collection in self.given or not trees.is_sown(tree)
         }
-        return tree_diff.compare(self.given, wanted)
+        return tree_diff.diff_trees(self.given, wanted, moves=tree_moves.likely).changed
 
     @functools.cached_property
     def draws(self) -> Draws:

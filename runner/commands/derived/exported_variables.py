@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from runner.arrays import renames, trees
+from runner.arrays import trees
 from runner.arrays.formats import safetensors_file
+from runner.arrays.tree_diff import diff_trees
 from runner.bridge import native, needs, twins
 from runner.commands.derived.output_path import default_target, require_target, save
 from runner.commands.migration import tree_mismatch
@@ -113,7 +114,7 @@ def _require_twin(draft: Draft, record: Record) -> None:
         wanted = needs.find_needs(twin.layer, draft.x, twin.name).variables
     except LayerError as error:
         raise UserError(f"the Linen twin of {record.layer} refuses: {error.what}", "--to nnx") from error
-    wrong = tree_mismatch.sentences(renames.compare(trees.unbox(draft.variables), trees.unbox(wanted)))
+    wrong = tree_mismatch.sentences(diff_trees(trees.unbox(draft.variables), trees.unbox(wanted)))
     if wrong:
         raise UserError(f"the Linen twin of {record.layer}, {twin.name}, has another tree: {wrong}", "--to nnx")
 

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import renames, saved_trees, trees
+from runner.arrays import saved_trees, trees
 from runner.arrays.formats import places, safetensors_file
+from runner.arrays.tree_diff import diff_trees
 from runner.commands.derived.exported_variables import DESCRIPTION, DESCRIPTION_FILE, DESCRIPTION_VERSION, Names
 from runner.commands.derived.output_path import SUFFIX, require_target, save
 from runner.commands.migration import tree_mismatch
@@ -200,7 +202,7 @@ def _require_same(path: Path, leaves: Names, wanted: Wanted) -> None:
     """
     # By name: in a foreign file a leaf may sit where another leaf's parent would be.
     names = {trees.spell(name): leaf for name, leaf in trees.flatten(wanted.tree)}
-    wrong = tree_mismatch.sentences(renames.compare(leaves, names))
+    wrong = tree_mismatch.sentences(diff_trees(leaves, names))
     if wrong:
         raise StorageError(f"{path} is not what {wanted.source} says: {wrong}")
     if wanted.strict:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.arrays import restores, saved_trees, trees
-from runner.arrays.renames import BOXED, MOVED, SAME, LeafDiff
+from runner.arrays.tree_diff import Kind, LeafDiff
 from runner.bridge import boxes
 from runner.commands.migration.diff_sides import Side
 from runner.errors import listed
@@ -33,14 +33,14 @@ def marked(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[LeafDiff]:
 
 def lines(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[str]:
     """What restores a checkpoint with `boxed` leaves, as tried on it; nothing if there are none."""
-    boxed = [item for item in leaves if item.kind == BOXED]
+    boxed = [item for item in leaves if item.kind == Kind.boxed]
     if not boxed:
         return []
     num = "1 leaf" if len(boxed) == 1 else f"{len(boxed)} leaves"
     head = f"{listed([_stored_as(old, new, str(item.old)) for item in boxed])}: {num} in another box."
     if old.saved is None or new.needs is None:
         return ["", head]
-    if any(item.kind not in (BOXED, SAME) for item in leaves):
+    if any(item.kind not in (Kind.boxed, Kind.same) for item in leaves):
         return ["", head, "What restores it can be tried once the names are right."]
     tried = _tried(old, new)
     width = max(map(len, tried))
@@ -83,9 +83,9 @@ def _stored_as(old: Side, new: Side, name: str) -> str:
 def _marked(item: LeafDiff, before: str | None, after: str | None, made: str | None) -> LeafDiff:
     alike = before == after or (UNKNOWN in (before, after) and before is not None and after is not None)
     taken_off = before is None and after is not None and made == after
-    if item.kind not in (SAME, MOVED) or alike or taken_off:
+    if item.kind not in (Kind.same, Kind.moved) or alike or taken_off:
         return item
-    return replace(item, kind=BOXED, was=f"{item.was} in {before or 'no box'}", wanted=after or "no box")
+    return replace(item, kind=Kind.boxed, was=f"{item.was} in {before or 'no box'}", wanted=after or "no box")
 
 
 def _tried(old: Side, new: Side) -> dict[str, dict[str, bool]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.arrays.renames import BOXED, MISSING, MOVED, SAME, LeafDiff, prefix_moves
+from runner.arrays.tree_diff import Kind, LeafDiff, prefix_moves
 
 # Longer tables show only the rows that differ.
 MAX_ROWS = 40
@@ -70,7 +70,7 @@ def _advice(found: Findings) -> list[str]:
             moves = ", ".join(f"{old}/* → {new}/*" for old, new in found.remains)
             lines.append(f"With these names, this is left: {moves}")
         lines.append("or rename the old checkpoint: the same command with --apply")
-    elif any(item.kind == MOVED for item in found.leaves):
+    elif any(item.kind == Kind.moved for item in found.leaves):
         lines += ["", "Rename the old checkpoint: the same command with --apply"]
     return lines
 
@@ -79,10 +79,10 @@ def _rows(leaves: Sequence[LeafDiff]) -> list[tuple[str, str, str, str]]:
     together = whole_moves(leaves)
     heads = {id(items[0]): pair for pair, items in together.items()}
     rest = {id(item) for items in together.values() for item in items[1:]}
-    shown = [item for item in leaves if item.kind != SAME or len(leaves) <= MAX_ROWS]
+    shown = [item for item in leaves if item.kind != Kind.same or len(leaves) <= MAX_ROWS]
     rows: list[tuple[str, str, str, str]] = []
     for item in shown:
-        if item.kind != MOVED or id(item) not in heads.keys() | rest:
+        if item.kind != Kind.moved or id(item) not in heads.keys() | rest:
             rows.append((item.kind, *_where(item), _kinds(item)))
         elif id(item) in heads:
             (old, new), num = heads[id(item)], len(together[heads[id(item)]])
@@ -91,12 +91,12 @@ def _rows(leaves: Sequence[LeafDiff]) -> list[tuple[str, str, str, str]]:
 
 
 def _where(item: LeafDiff) -> tuple[str, str]:
-    if item.kind == MISSING:
+    if item.kind == Kind.missing:
         return str(item.new), f"nearest {item.nearest}" if item.nearest else ""
     return str(item.old), f"→ {item.new}" if item.new and item.new != item.old else ""
 
 
 def _kinds(item: LeafDiff) -> str:
-    if item.kind == BOXED or (item.was and item.wanted and item.was != item.wanted):
+    if item.kind == Kind.boxed or (item.was and item.wanted and item.was != item.wanted):
         return f"{item.was}, wanted {item.wanted}"
     return str(item.was or item.wanted)

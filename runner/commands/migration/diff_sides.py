@@ -86,6 +86,12 @@ class Side:
     foreign: Sequence[str] = ()
 
     @property
+    def full_label(self) -> str:
+        """As it was typed, with what was taken of it: the newest step, a part of a tree."""
+        is_whole = self.saved is None or self.saved.where == str(self.place)
+        return self.label if is_whole else f"{self.label} ({self.saved.where})"  # type: ignore[union-attr]
+
+    @property
     def shapes(self) -> Any:
         """Shapes and dtypes of the side's variables, without boxes."""
         if self.variables is not None:
@@ -144,7 +150,7 @@ def _side(text: str, options: Options) -> Side:
     if not os.path.exists(path) and os.path.exists(path.parent / "sweep.json"):  # a run given by a prefix of its name
         path = find.find_run(path).path
     if os.path.exists(path):  # a config may exceed the file name limit, at which pathlib raises
-        if (path if path.name == "record.json" else path / "record.json").exists():
+        if os.path.exists(path if path.name == "record.json" else path / "record.json"):
             return _run_side(text, path, trust=options.trust)
         return Side(label=text, place=path)
     host, _, folder = text.partition("@")

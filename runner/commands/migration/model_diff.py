@@ -13,8 +13,7 @@ from pathlib import Path
 from flax import nnx
 
 from runner.arrays import alignment, trees
-from runner.arrays import renames as arrays_renames
-from runner.arrays.renames import BOXED, EXTRA, MOVED, SAME, LeafDiff
+from runner.arrays.tree_diff import Kind, LeafDiff, diff_trees, rename
 from runner.bridge.migration.migration_proof import Migration, Proof, Prover
 from runner.commands.derived import output_path
 from runner.commands.migration import diff_boxes, diff_report, diff_rules
@@ -71,7 +70,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
     match = _best_match(old, new)
     leaves = diff_boxes.marked(old, new, match.leaves)
     written, said = _write_renamed(old, new, match) if options.apply else (None, None)
-    is_same = match.is_proved and all(item.kind == SAME for item in leaves)
+    is_same = match.is_proved and all(item.kind == Kind.same for item in leaves)
     names = {"/".join(path): name for path, name in match.alignment.names.items()}
     given = {"/".join(path): _spelled(new, path, name) for path, name in match.alignment.names.items()}
     boxes = diff_boxes.lines(old, new, leaves)
@@ -90,7 +89,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
         return 0 if is_same else EXIT_DIFFERENT
     terminal = Terminal()
     findings = Findings(
-        labels=(old.label, new.label),
+        labels=(old.full_label, new.full_label),
         leaves=leaves,
         names=given,
         why=_why(new, match),
@@ -109,7 +108,7 @@ def _best_match(old: Side, new: Side) -> _Match:
     prove = _proofs(old, new)
     tried: list[_Match] = []
     for found, renames in _ways(old, new):
-        leaves = arrays_renames.compare(old.shapes, new.shapes, renames)
+        leaves = diff_trees(old.shapes, new.shapes, renames).leaves
         if any(leaves == match.leaves for match in tried):
             continue
         tried.append(
@@ -130,7 +129,7 @@ def _ways(old: Side, new: Side) -> Iterator[tuple[alignment.Alignment, dict[str,
     yield by_name, by_name.renames(*shapes)
     whole = alignment.align(*shapes, before, after, by_position=True)
     yield whole, whole.renames(*shapes)
-    if any(item.kind != SAME for item in arrays_renames.compare(*shapes)):
+    if any(item.kind != Kind.same for item in diff_trees(*shapes).leaves):
         for renames in alignment.by_order(*shapes, before, after):
             yield alignment.Alignment(), renames
 
@@ -154,7 +153,7 @@ def _proofs(old: Side, new: Side) -> Callable[[Sequence[LeafDiff]], Proof]:
     prover = Prover(old.model, new.model, old.x)
 
     def prove(leaves: Sequence[LeafDiff]) -> Proof:
-        bad = [item for item in leaves if item.kind not in (SAME, MOVED, EXTRA)]
+        bad = [item for item in leaves if item.kind not in (Kind.same, Kind.moved, Kind.extra)]
         if bad:
             return Proof(holds=None, sentence=f"none while {len(bad)} leaves are missing or of another kind")
         return prover.prove(_migration(old, new, leaves))
@@ -184,8 +183,8 @@ def _lacking(side: Side) -> str:
     """How a checkpoint differs from what the model beside it needs; what is more in it does no harm."""
     if side.variables is None or side.needs is None:
         return ""
-    found = arrays_renames.compare(side.shapes, trees.unbox(side.needs.variables))
-    wrong = [item for item in found if item.kind not in (SAME, EXTRA)]
+    found = diff_trees(side.shapes, trees.unbox(side.needs.variables)).leaves
+    wrong = [item for item in found if item.kind not in (Kind.same, Kind.extra)]
     return listed([f"{item.new} is {'missing' if item.was is None else f'{item.was} at {item.old}'}" for item in wrong])
 
 
@@ -234,7 +233,9 @@ def _write_renamed(old: Side, new: Side, match: _Match) -> tuple[Path | None, st
     Returns:
       The folder, or None if a checkpoint could only mislead; and what to say.
     """
-    missing = [str(item.new) for item in match.leaves if item.kind not in (SAME, MOVED, EXTRA, BOXED)]
+    missing = [
+        str(item.new) for item in match.leaves if item.kind not in (Kind.same, Kind.moved, Kind.extra, Kind.boxed)
+    ]
     if missing:
         return None, f"not written: {listed(missing)} would be made up, or not fit"
     if match.proof.holds is False:
@@ -242,8 +243,8 @@ def _write_renamed(old: Side, new: Side, match: _Match) -> tuple[Path | None, st
     place = _renamed_place(old)
     renames = {str(item.old): str(item.new) for item in match.leaves if item.new is not None}
     kept = trees.select(trees.to_host(old.variables), lambda path: trees.spell(path) in renames)
-    output_path.save(diff_boxes.boxed_like(arrays_renames.rename(kept, renames), new), place)
-    extra = [str(item.old) for item in match.leaves if item.kind == EXTRA]
+    output_path.save(diff_boxes.boxed_like(rename(kept, renames), new), place)
+    extra = [str(item.old) for item in match.leaves if item.kind == Kind.extra]
     unproved = "" if match.is_proved else ", not proved"
     return place, f"written: {place}{unproved}" + (f", without {listed(extra)}" if extra else "")
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.arrays.renames import SAME, LeafDiff
+from runner.arrays.tree_diff import Kind, LeafDiff, TreeDiff
 from runner.errors import listed
 
 # The most leaves that are named of a tree that does not fit.
 MAX_NAMED = 8
 
 
-def sentences(found: Sequence[LeafDiff]) -> str:
+def sentences(found: TreeDiff) -> str:
     """The differences, those that are the same left out."""
-    return some([_sentence(item) for item in found if item.kind != SAME])
+    return some([_sentence(item) for item in found.leaves if item.kind != Kind.same])
 
 
 def _sentence(item: LeafDiff) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner.arrays import closeness, renames, trees
+from runner.arrays import closeness, trees
+from runner.arrays.tree_moves import kind
 from runner.bridge.calling.calls import METHOD
 from runner.commands.derived import output_path
 from runner.config.composing.composed import Config
@@ -103,7 +104,7 @@ def _tree(found: Reloaded) -> list[str]:
     for path, leaf in trees.flatten(found.variables):
         name = trees.spell(path)
         where = ", ".join(sorted(map(str, leaf.devices()))) if isinstance(leaf, jax.Array) else "host"
-        rows.append((name, seeds.nnx_path(paths[name], layer), renames.kind(leaf), table.size(leaf.nbytes), where))
+        rows.append((name, seeds.nnx_path(paths[name], layer), kind(leaf), table.size(leaf.nbytes), where))
     return table.columns(rows)
 
 
@@ -123,7 +124,7 @@ def _distance(name: str, kept: np.ndarray | None, made: np.ndarray | None) -> st
     """How far an array is off the recorded one."""
     label = f"{name} " if name else ""
     if kept is None or made is None or kept.shape != made.shape:
-        kinds = ["nothing" if one is None else renames.kind(one) for one in (made, kept)]
+        kinds = ["nothing" if one is None else kind(one) for one in (made, kept)]
         return f"{label}is {kinds[0]}, recorded is {kinds[1]}"
     first, second = trees.as_float64(kept), trees.as_float64(made)
     with np.errstate(invalid="ignore"):

@@ -16,7 +16,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import checkpoint, closeness, devices, renames, trees
+from runner.arrays import checkpoint, closeness, devices, trees
+from runner.arrays.tree_diff import diff_trees
 from runner.bridge import rngs
 from runner.commands.migration import tree_mismatch
 from runner.config.composing.composed import Config
@@ -237,7 +238,7 @@ def _compare_applied(
     record, place = saved.record, draft.placement
     x, key = place.put_x(saved.x), place.put(rngs.root_key(saved.run.seed))
     kept_here = trees.with_keys_of(variables, draft.needs.variables)
-    if wrong := tree_mismatch.sentences(renames.compare(kept_here, trees.unbox(draft.needs.variables))):
+    if wrong := tree_mismatch.sentences(diff_trees(kept_here, trees.unbox(draft.needs.variables))):
         return "", [f"the layer is not the one that was saved: {wrong}"]
     output, _ = apply(place.put_variables(kept_here), key, x)
     made = trees.named_arrays(output)

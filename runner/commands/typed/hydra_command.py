@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.config import rules_settings, schema
-from runner.errors import UserError
+from runner.errors import UserError, quoted
 from runner.launch.application import RUN, Act, Application
 
 MULTIRUN = {"-m", "--multirun"}
@@ -33,6 +34,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
     words = rules_settings.as_overrides(words)
     # Otherwise Hydra prints its errors and exits with 1; this way they reach us, and bugs keep their traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    words = [quoted_part(word) for word in words]
     # argparse allows no flags between overrides: it would reject `seed=0,1 -m`.
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
@@ -49,6 +51,14 @@ def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
     if job.error is not None:
         raise job.error
     return job.exit_code
+
+
+def quoted_part(word: str) -> str:
+    """`variables=CHECKPOINT#NAMES` with the value in quotes: Hydra's grammar has no `#`."""
+    key, _, value = word.partition("=")
+    if key.lstrip("+") != "variables" or "#" not in value or re.search(r"['\"\[\](){}]", value):
+        return word
+    return f"{key}={','.join(quoted(part) if '#' in part else part for part in value.split(','))}"
 
 
 def make_importable() -> None:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from runner.arrays import renames as arrays_renames
-from runner.arrays.renames import LeafDiff
+from runner.arrays import tree_diff
+from runner.arrays.tree_diff import Kind, LeafDiff, diff_trees
 
 
 def leaf(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
@@ -17,7 +17,7 @@ def leaf(*shape: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:
 
 
 def changed(old, new, **options) -> list[LeafDiff]:
-    return [item for item in arrays_renames.compare(old, new, **options) if item.kind != arrays_renames.SAME]
+    return [item for item in diff_trees(old, new, **options).leaves if item.kind is not Kind.same]
 
 
 def test_equal_trees_have_no_difference_and_integer_keys_are_as_their_spelling():
@@ -30,7 +30,7 @@ def test_missing_and_extra_leaves_are_named_with_the_nearest():
     found = changed({"params": {"kernal": leaf(4, 8)}}, {"params": {"kernel": leaf(4, 9)}})
     assert found == [
         LeafDiff(kind="missing", new="params/kernel", wanted="float32[4,9]", nearest="params/kernal"),
-        LeafDiff(kind="extra", old="params/kernal", was="float32[4,8]"),
+        LeafDiff(kind="extra", old="params/kernal", was="float32[4,8]", nearest="params/kernel"),
     ]
 
 
@@ -39,7 +39,7 @@ def test_missing_and_extra_leaves_are_named_with_the_nearest():
 )
 def test_a_leaf_of_another_type_or_shape_is_told(old, kind):
     (found,) = changed({"params": {"kernel": old}}, {"params": {"kernel": leaf(4, 8)}})
-    assert (found.kind, found.was, found.wanted) == (kind, arrays_renames.kind(old), "float32[4,8]")
+    assert (found.kind, found.was, found.wanted) == (kind, tree_diff.kind(old), "float32[4,8]")
 
 
 def test_a_leaf_in_another_collection_has_moved():
@@ -61,17 +61,17 @@ def moved(old: str, new: str) -> LeafDiff:
 
 def test_leaves_that_move_together_have_one_prefix():
     leaves = [moved("params/a/kernel", "params/net/a/kernel"), moved("params/bias", "params/net/bias")]
-    assert arrays_renames.prefix_moves(leaves) == {("params", "params/net"): leaves}
+    assert tree_diff.prefix_moves(leaves) == {("params", "params/net"): leaves}
 
 
 def test_a_module_of_which_a_leaf_stays_has_no_prefix():
     stays = LeafDiff(kind="same", old="params/a/bias", new="params/a/bias")
-    assert arrays_renames.prefix_moves([moved("params/a/kernel", "params/net/a/kernel"), stays]) == {}
+    assert tree_diff.prefix_moves([moved("params/a/kernel", "params/net/a/kernel"), stays]) == {}
 
 
 def test_a_known_rename_goes_before_an_equal_path():
     old = {"params": {"a": {"w": leaf(2)}, "b": {"w": leaf(2)}}}
-    found = arrays_renames.compare(old, {"params": {"b": {"w": leaf(2)}}}, {"params/a/w": "params/b/w"})
+    found = diff_trees(old, {"params": {"b": {"w": leaf(2)}}}, {"params/a/w": "params/b/w"}).leaves
     assert [(item.kind, item.old) for item in found] == [("moved", "params/a/w"), ("extra", "params/b/w")]
 
 
@@ -80,6 +80,6 @@ def test_ten_thousand_leaves_take_seconds():
     old = {"params": {f"block_{index}": {"kernel": rng.normal(size=(2, 2))} for index in range(10_000)}}
     new = {"params": {f"layer_{index}": leaf for index, leaf in enumerate(old["params"].values())}}
     started = time.perf_counter()
-    found = arrays_renames.compare(old, new)
+    found = diff_trees(old, new).leaves
     assert {item.kind for item in found} == {"moved"}
     assert time.perf_counter() - started < 30
