@@ -26,10 +26,15 @@ def checked(host, **options):
     ("host", "said", "does"),
     [
         (hosts.Field(), "train=False", BOTH),
-        (hosts.Field(train=False), "train=False", BOTH),
+        pytest.param(hosts.Field(train=False), "train=False", BOTH, marks=pytest.mark.slow),
         (hosts.Field(hosts.DropoutOnly, hands_on=True), "train=False", "layer (norm counts)"),
         (hosts.Argument(), "deterministic=True", BOTH),
-        (hosts.Argument(hosts.NormOnly, hands_on=True), "deterministic=True", "layer (dropout drops)"),
+        pytest.param(
+            hosts.Argument(hosts.NormOnly, hands_on=True),
+            "deterministic=True",
+            "layer (dropout drops)",
+            marks=pytest.mark.slow,
+        ),
         (hosts.Unusual(), "phase=True", BOTH),
         (hosts.Builds(), "train=False", "layer (it draws)"),
         (hosts.Learns(), "train=False", "layer (calls changes)"),
@@ -47,9 +52,9 @@ def test_a_switch_that_leaves_the_layer_training_fails(host, said, does):
     "host",
     [
         hosts.Field(hands_on=True),
-        hosts.Field(hosts.CountsCalls),
+        pytest.param(hosts.Field(hosts.CountsCalls), marks=pytest.mark.slow),
         hosts.Field(hosts.Samples),
-        hosts.Argument(hands_on=True),
+        pytest.param(hosts.Argument(hands_on=True), marks=pytest.mark.slow),
         hosts.Unusual(hands_on=True),
         hosts.Builds(hands_on=True),
         hosts.Learns(hands_on=True),
@@ -78,8 +83,8 @@ def test_the_fix_gives_the_layer_its_own_argument():
         ("Regular", [], Verdict.warn),
         ("Regular", ["host.kwargs.train=false"], Verdict.fail),
         ("Regular", ["host.kwargs.train=false", "+layer.call.quiet=true"], Verdict.passed),
-        ("Regular", ["host.kwargs.hands_on=true"], Verdict.passed),
-        ("DropoutOnly", [], Verdict.fail),
+        pytest.param("Regular", ["host.kwargs.hands_on=true"], Verdict.passed, marks=pytest.mark.slow),
+        pytest.param("DropoutOnly", [], Verdict.fail, marks=pytest.mark.slow),
     ],
 )
 def test_a_layer_of_the_config_may_have_its_own_argument_set(make_run, layer, more, verdict):
