@@ -7,7 +7,7 @@ depend on every input, and its bodies may run in any way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,6 +225,15 @@ def is_read(closed: Any, outputs: Sequence[bool]) -> list[bool]:
     return Liveness().inputs(body_of(closed).jaxpr, outputs)
 
 
+def number_of(closed: Any, primitives: Collection[str]) -> int:
+    """How many equations of these primitives a closed jaxpr has, in the jaxprs inside it too."""
+    return sum(
+        (equation.primitive.name in primitives)
+        + sum(number_of(one, primitives) for value in equation.params.values() for one in _search(value))
+        for equation in body_of(closed).jaxpr.eqns
+    )
+
+
 def constants(closed: Any) -> list[Any]:
     """The constants of a closed jaxpr that its outputs depend on."""
     body = body_of(closed)
@@ -241,14 +250,23 @@ def changed(closed: Any, outputs: Sequence[int]) -> list[bool]:
 
 
 def _handed_on(jaxpr: Any) -> list[int | None]:
-    """For every output the position of the input that it is; None where it is something else."""
-    origin = {var: num for num, var in enumerate(jaxpr.invars)}
+    """For every output the position of the input that it is; None where it is something else.
+
+    An input whose axes are moved and moved back is the same: a scan over another axis than the first does that.
+    """
+    origin = {var: (num, tuple(range(len(var.aval.shape)))) for num, var in enumerate(jaxpr.invars)}
+    as_given = dict(origin)
     for equation in jaxpr.eqns:
-        for out, num in zip(equation.outvars, _kept_by(equation), strict=True):
-            given = None if num is None else equation.invars[num]
+        if equation.primitive.name == "transpose" and _is_var(equation.invars[0]) and equation.invars[0] in origin:
+            num, axes = origin[equation.invars[0]]
+            origin[equation.outvars[0]] = (num, tuple(axes[axis] for axis in equation.params["permutation"]))
+            continue
+        for out, kept in zip(equation.outvars, _kept_by(equation), strict=True):
+            given = None if kept is None else equation.invars[kept]
             if given is not None and _is_var(given) and given in origin:
                 origin[out] = origin[given]
-    return [origin.get(atom) if _is_var(atom) else None for atom in jaxpr.outvars]
+    inputs = {where: num for num, where in enumerate(as_given.values())}
+    return [inputs.get(origin.get(atom)) if _is_var(atom) else None for atom in jaxpr.outvars]
 
 
 def _kept_by(equation: Any) -> list[int | None]:

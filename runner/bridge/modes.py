@@ -15,12 +15,20 @@ TRAIN_ARGUMENTS = {
     "training": True,
     "is_training": True,
     "is_train": True,
+    "enable_dropout": True,
+    "update_stats": True,
     "deterministic": False,
     "use_running_average": False,
     "eval": False,
     "is_eval": False,
     "eval_mode": False,
+    "evaluate": False,
+    "evaluation": False,
     "inference": False,
+    "is_inference": False,
+    "test": False,
+    "testing": False,
+    "is_test": False,
 }
 
 

@@ -15,7 +15,7 @@ from runner.bridge import boxes, targets
 from runner.bridge.products import Product, taken_apart
 from runner.bridge.wanted import parameters
 from runner.config.layer_settings import LayerSettings
-from runner.errors import ConfigError, LayerError, nearest, no_exit
+from runner.errors import ConfigError, LayerError, UserError, nearest, no_exit
 
 DEFAULT, NONE = "default", "none"
 
@@ -53,7 +53,7 @@ def model_of(
         given["skip_rng"] = True
     if wrapper is not None:
         found = targets.import_path(wrapper, key="layer.wrapper")
-        return _of_wrapper(found, wrapper, made, kwargs, given, metadata_fn)
+        return _of_wrapper(found, made, kwargs, given, path=wrapper, metadata_fn=metadata_fn)
     if product is not None:
         return product.wrapper(
             nnx_class=made, kwargs=kwargs, **{**product.more, "metadata_fn": product.metadata_fn, **given}
@@ -80,8 +80,39 @@ def metadata(text: str) -> Callable[[nnx.Variable[Any]], Any] | None:
     return found
 
 
+def rewrapped(model: Any, *, wrapper: Any = None, metadata_fn: Any = DEFAULT) -> nn.Module:
+    """`model`, or the layer in the host that it is, wrapped and boxed in another way.
+
+    Args:
+      model: A wrapped layer, or a host of ours with one in it.
+      wrapper: A class or function, or its dotted path; None keeps the layer's own.
+      metadata_fn: A function of the `nnx.Variable`, None for bare arrays, or as text; `default` keeps the wrapper's own.
+
+    Raises:
+      UserError: The model holds no wrapped layer that could be wrapped again.
+      LayerError: As in `model_of`.
+      ConfigError: As in `model_of`.
+    """
+    maker = getattr(model, "layer", None)
+    if dataclasses.is_dataclass(maker) and hasattr(maker, "model"):
+        inner = rewrapped(maker.model, wrapper=wrapper, metadata_fn=metadata_fn)
+        return model.clone(layer=dataclasses.replace(maker, model=inner))  # type: ignore[type-var]
+    if not hasattr(model, "nnx_class"):
+        what = f"model is a {type(model).__name__}, and wrapper= and metadata_fn= are for a wrapped layer"
+        raise UserError(what, "both where the layer is wrapped, in the host")
+    function = metadata(metadata_fn) if isinstance(metadata_fn, str) and metadata_fn != DEFAULT else metadata_fn
+    given = {} if metadata_fn == DEFAULT else {"metadata_fn": function}
+    if wrapper is None:
+        return model.clone(**given)
+    found = targets.import_path(wrapper, key="wrapper") if isinstance(wrapper, str) else wrapper
+    path = wrapper if isinstance(wrapper, str) else getattr(wrapper, "__name__", str(wrapper))
+    given |= {"skip_rng": True} if getattr(model, "skip_rng", False) else {}
+    made = functools.partial(model.nnx_class, *model.args) if model.args else model.nnx_class
+    return _of_wrapper(found, made, model.kwargs, given, path=path, metadata_fn=metadata_fn)
+
+
 def _of_wrapper(
-    found: Any, path: str, made: Any, kwargs: Mapping[str, Any], given: dict[str, Any], metadata_fn: str
+    found: Any, made: Any, kwargs: Mapping[str, Any], given: dict[str, Any], *, path: str, metadata_fn: Any
 ) -> nn.Module:
     is_class = isinstance(found, type)
     if is_class and not issubclass(found, nn.Module):

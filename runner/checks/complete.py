@@ -27,7 +27,7 @@ Content = Mapping[tuple[str, Parts], str]
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether the variables passed are those that init makes; with `full`, also those that a compiled init makes."""
     if lost := unkept.of_host(subject):
-        return unkept.fail(NAME, lost)
+        return unkept.found(NAME, lost, subject)
     num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
     differences = subject.differences
     if full and subject.given is None:

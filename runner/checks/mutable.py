@@ -11,7 +11,7 @@ from flax import nnx
 from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
 from runner.bridge import calls, rngs
-from runner.checks import verdicts
+from runner.checks import unkept, verdicts
 from runner.checks.probes import as_code, flow, python_state, written
 from runner.checks.probes.subject import Subject
 from runner.errors import listed, nearest
@@ -29,6 +29,10 @@ def check(subject: Subject, *, full: bool) -> Check:
         return rewritten
     if left := _left_in_python(subject):
         return left
+    if lost := [one for one in unkept.of_host(subject) if one.changed]:
+        return unkept.fail_updates(NAME, lost)
+    if lost := unkept.dropped(subject):
+        return unkept.fail_dropped(NAME, lost, subject)
     # As in Linen, sown values that were not requested are not a loss.
     dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
     if dropped:
@@ -39,7 +43,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     if reshaped := _reshaped(subject):
         return reshaped
     unknown = [name for name in subject.mutable if name not in subject.shapes and name not in changed]
-    if unknown:
+    if unknown and subject.pipeline is None:  # which gives every layer the same
         return _unknown(subject, unknown)
     return _kept(subject, full=full)
 

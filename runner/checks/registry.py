@@ -14,6 +14,7 @@ from runner.checks import (
     complete,
     init_errors,
     lifts,
+    mode,
     mutable,
     nothing_invented,
     parity,
@@ -26,7 +27,7 @@ from runner.checks import (
     used,
     verdicts,
 )
-from runner.checks.pipeline import axes, contract, rules
+from runner.checks.pipeline import axes, calls, contract, rules
 from runner.checks.probes.subject import Subject, subject_of
 from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
 from runner.records.record import Check
@@ -42,6 +43,7 @@ TRACED: Mapping[str, CheckFunction] = {
     "used": used.check,
     "pure": pure.check,
     "seeded": seeded.check,
+    "mode": mode.check,
     "rules": rules.check,
     "axes": axes.check,
     "pipeline": contract.check,
@@ -89,7 +91,7 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
       x: Input.
       only: Names of the checks to run, if all of them take too long; None for all.
       **options: Those of `runner.checks.probes.subject.subject_of`: variables, rngs, init_rngs, mutable, call,
-        trained, label, again, rules.
+        trained, label, again, rules; and of `calls.as_called`: pipeline, wrapped_by, metadata_fn.
 
     Raises:
       LayerError: The module rejects its arguments or the input, for a reason that no check knows.
@@ -97,6 +99,12 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
     """
     only = [only] if isinstance(only, str) else only
     _require_names(only or ())
+    model, options = calls.as_called(model, **options)
+    with calls.context(options.get("pipeline")):
+        return _of_model(model, x, only, options)
+
+
+def _of_model(model: Any, x: Any, only: Sequence[str] | None, options: Mapping[str, Any]) -> list[Check]:
     try:
         subject = subject_of(model, x, **options)
     except LayerError as error:

@@ -143,11 +143,14 @@ def check(
     init_rngs: Iterable[str] | str | None = None,
     mutable: Iterable[str] | str | bool | None = None,
     call: Mapping[str, Any] | None = None,
-    trained: Iterable[str] | str = ("params",),
+    trained: Iterable[str] | str | None = None,
     only: Sequence[str] | str | None = None,
     label: str | None = None,
     again: Callable[[], Any] | None = None,
     rules: Any = None,
+    pipeline: str | None = None,
+    wrapper: Any = None,
+    metadata_fn: Any = "default",
 ) -> CheckReport:
     """Reports whether a Linen module is safe in a pipeline: every check, with its evidence and fix.
 
@@ -165,7 +168,7 @@ def check(
       init_rngs: Names of the rng streams passed to init; None for all it needs.
       mutable: Collections that apply may change, in any form flax accepts; None for all that it changes.
       call: Keyword arguments of every call, `{"deterministic": True}`.
-      trained: Collections that the optimiser trains.
+      trained: Collections that the optimiser gets, `"all"` for all that init returns; None for params.
       only: Names of the checks to run, `["parity", "lifts"]`; None for all.
       label: The module's name in the report; by default its class name.
       again: Builds the module a second time, like a script that creates it for every call.
@@ -173,6 +176,10 @@ def check(
         PartitionSpec), a file, or the dotted name of a function that returns them; or a dict of `partition`,
         `weight_decay`, `freeze` (each the same, or a function from params to a tree of booleans) and `match`
         (`search` or `fullmatch`).
+      pipeline: Name of a preset in conf/pipeline, `"brax"`: how that calls a layer, where nothing else is given.
+      wrapper: Class or function, or its dotted path, that wraps the layer in place of the one in `model`.
+      metadata_fn: What boxes the variables: a function of the `nnx.Variable`, None or `"none"` for bare arrays,
+        `"logical"`; `"default"` keeps what the wrapper does.
 
     Returns:
       A `CheckReport`: `.ok`, `.failed`, `.warned`, `.untested`, `report["streams"]`, `.raise_for_failures()`.
@@ -180,7 +187,8 @@ def check(
 
     Raises:
       LayerError: The module rejects its arguments or the input, for a reason that no check knows.
-      UserError: An argument is not a module, an array or a variable dict, or `only` has an unknown name.
+      UserError: An argument is not a module, an array or a variable dict, or `only` has an unknown name;
+        or there is no such pipeline, or no such wrapper.
     """
     checks = registry.check_model(
         model,
@@ -195,6 +203,9 @@ def check(
         label=label,
         again=again,
         rules=rules,
+        pipeline=pipeline,
+        wrapped_by=wrapper,
+        metadata_fn=metadata_fn,
     )
     return CheckReport(label or _class_name(model), checks)
 

@@ -58,11 +58,7 @@ def _constants(closed: Any) -> list[Any]:
 
 
 def _modules(subject: Subject) -> list[nnx.Module]:
-    layers = (
-        [subject.model.model]
-        if lifts.is_wrapped(subject.model)
-        else [layer for _, layer in lifts.wrapped_calls(subject.model, subject.needs.streams, subject.x)]
-    )
+    layers = [subject.model.model] if lifts.is_wrapped(subject.model) else [call.layer for call in subject.layer_calls]
     constructors = [unwrapped.constructor(layer) for layer in layers]
     return [nnx.eval_shape(lambda one=one: one({})) for one in constructors if one is not None]
 

@@ -36,6 +36,7 @@ STRICT = frozenset(
         "rules",
         "axes",
         "pipeline",
+        "mode",
     }
 )
 

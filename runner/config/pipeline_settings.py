@@ -16,6 +16,7 @@ class PipelineSettings:
       axes: The collection in which it wants the axis names of every param; null: none.
       text_keys: Whether it joins paths as text, so that a number in one is an error.
       eager_sharding: Whether flax places variables by their axis names when they are made, for which it needs a mesh.
+      same_call: Whether it evaluates a layer by the call that it trains it with: its own switch reaches no NNX layer.
       does: What it does, by the check that it is the cause of: `{mutable: apply gets no mutable}`.
     """
 
@@ -25,4 +26,5 @@ class PipelineSettings:
     axes: str | None = None
     text_keys: bool = False
     eager_sharding: bool = True
+    same_call: bool = False
     does: dict[str, str] = field(default_factory=dict)

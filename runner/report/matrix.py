@@ -23,6 +23,7 @@ CHECKS = (
     "seeded",
     "rules",
     "axes",
+    "mode",
     "parity",
     "lifts",
     "checkpoint",

@@ -186,8 +186,15 @@ def scanned_on(p, x):
     return last, kept
 
 
+def moved_back(p, x):
+    """As a scan over the second axis does."""
+    last, kept = scanned_on(jnp.moveaxis(p, 1, 0), x)
+    return last, jnp.moveaxis(kept, 0, 1)
+
+
 KEPT = {
     "plain": handed_on,
+    "moved": lambda p, x: (x @ p, p.T.T),
     "jit": jax.jit(handed_on),
     "remat": jax.checkpoint(handed_on),
     "nested": jax.jit(jax.checkpoint(jax.jit(handed_on))),
@@ -196,6 +203,7 @@ KEPT = {
 }
 WRITTEN = {
     "jit": jax.jit(lambda p, x: (x @ p, p + 1)),
+    "moved": lambda p, x: (x @ p, p.T),
     "cond": lambda p, x: jax.lax.cond(x.sum() > 0, handed_on, lambda p, x: (x, 2 * p), p, x),
     "fori_loop": lambda p, x: jax.lax.fori_loop(0, 2, lambda _, both: (both[0], 2 * both[1]), (x, p)),
 }
@@ -209,6 +217,11 @@ def test_what_is_handed_on_is_not_changed(name):
 
 def test_elements_that_a_scan_gives_back_are_not_changed():
     closed = jax.make_jaxpr(lambda p, x: scanned_on(p, x)[1])(jnp.ones((2, 3, 3)), jnp.ones((3, 3)))
+    assert jaxprs.changed(closed, [0]) == [False]
+
+
+def test_elements_of_a_scan_over_another_axis_are_not_changed():
+    closed = jax.make_jaxpr(lambda p, x: moved_back(p, x)[1])(jnp.ones((3, 2, 3)), jnp.ones((3, 3)))
     assert jaxprs.changed(closed, [0]) == [False]
 
 

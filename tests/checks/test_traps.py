@@ -334,7 +334,7 @@ def test_linen_sees_the_wrapper_and_none_of_the_modules_inside():
 def test_what_a_pipeline_captures_of_a_wrapped_layer_is_named_and_fixed_by_sowing_it():
     check = checked(Around(bridge.to_linen(Block)), mutable=["batch_stats", "intermediates"])
     assert (check.verdict, check.evidence["captured"]) == (Verdict.fail, ["Dense_0/__call__/0", "__call__/0", HEARD])
-    assert check.detail == (
+    assert check.detail.endswith(
         f"apply is asked for intermediates, and capture_intermediates sees Dense_0/__call__/0, __call__/0, {HEARD}: "
         "none of layer/dropout, layer/norm inside the wrapper"
     )

@@ -1,4 +1,4 @@
-"""The check `used`, and what `complete` says of a host that does not keep a layer's variables."""
+"""The check `used`."""
 
 from __future__ import annotations
 
@@ -52,13 +52,3 @@ def test_a_host_that_never_calls_the_layer_fails(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main.main([*CHECK, "host.target=state_layers.NeverCalls"]) == 1
     assert "the host never calls the layer" in " ".join(capsys.readouterr().out.split())
-
-
-def test_statistics_that_a_scan_drops_fail():
-    check = checked(state_layers.Scans(("params",)), "complete")
-    assert check.verdict is Verdict.fail
-    assert check.detail.startswith(
-        "the host does not keep batch_stats/blocks/layer/norm/mean, batch_stats/blocks/layer/norm/var: init leaves"
-    )
-    assert check.fix.startswith("variable_axes={'params': 0, 'batch_stats': 0}")
-    assert checked(state_layers.Scans(("params", "batch_stats")), "complete").verdict is Verdict.passed

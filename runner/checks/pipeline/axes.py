@@ -47,7 +47,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     for path, leaf in params.items():
         names, rank = entries.get((*path[:-1], f"{path[-1]}{axes.SUFFIX}")), len(trees.unbox(leaf).shape)
         if names is not None and len(names) != rank:
-            text = f"params/{trees.spell(path)} has {rank} axes and the names ({', '.join(map(str, names))}) in params_axes"
+            said = ", ".join(map(str, names))
+            text = f"params/{trees.spell(path)} has {rank} axes and the names ({said}) in params_axes"
             found.wrong.append(
                 (text, "one name, or None, for every axis; nn.partitioning.scan_with_axes names its own")
             )

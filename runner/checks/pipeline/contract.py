@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
+from typing import Any
+
+from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import boxes
-from runner.checks.pipeline import axes
+from runner.bridge import boxes, lifts
+from runner.bridge.arguments import Arguments
+from runner.bridge.needs import find_needs
+from runner.checks.pipeline import axes, rules
 from runner.checks.pipeline.findings import Findings
-from runner.checks.probes import flow
+from runner.checks.probes import flow, modes
 from runner.checks.probes.subject import Subject
 from runner.config.pipeline_settings import PipelineSettings
 from runner.errors import listed
@@ -24,6 +30,8 @@ PARAMS_ALONE = """\
 tx = optax.multi_transform(
     {True: tx, False: optax.set_to_zero()}, {name: name == 'params' for name in variables}
 )  # in the pipeline"""
+
+NO_MESH = "with flax.config.update('flax_always_shard_variable', False) in the pipeline, which has no mesh for them"
 
 TEXT_KEYS = "nnx.Dict({f'layer_{num}': layer for num, layer in enumerate(layers)})  # in place of a list"
 
@@ -41,18 +49,22 @@ def check(subject: Subject, *, full: bool) -> Check:
         _read(subject, pipeline, found)
     if pipeline.keeps is not None:
         _keep(subject, pipeline.keeps, pipeline, found)
+    if pipeline.same_call and lifts.is_wrapped(subject.model):
+        _switch(subject, pipeline, found)
     found.said.append(f"{pipeline.name} keeps all variables of the layer, and can read them")
     return found.verdict(NAME)
 
 
 def told(check: Check, pipeline: PipelineSettings | None) -> Check:
-    """`check`, where it fails with what the pipeline does to cause that, and without what the pipeline does not let."""
-    if pipeline is None or check.verdict is not Verdict.fail:
+    """`check` in the words of the pipeline: what it does to cause a fail; no fix changes how it calls."""
+    if pipeline is None or check.verdict is Verdict.passed:
         return check
+    lines = [line for line in (check.fix or "").splitlines() if not ITS_CALLS.search(line)]
+    if check.verdict is not Verdict.fail and check.name != NAME:
+        return dataclasses.replace(check, fix="\n".join(lines) or None)
     detail = f"in {pipeline.name}: {check.detail}"
     if cause := pipeline.does.get(check.name):
         detail = f"{detail} – {cause}"
-    lines = [line for line in (check.fix or "").splitlines() if not ITS_CALLS.search(line)]
     if not lines and check.fix and "train.collections=" in check.fix:
         lines = [PARAMS_ALONE]
     return dataclasses.replace(check, detail=detail, fix="\n".join(lines) or None)
@@ -61,7 +73,7 @@ def told(check: Check, pipeline: PipelineSettings | None) -> Check:
 def _read(subject: Subject, pipeline: PipelineSettings, found: Findings) -> None:
     paths = [path for path, _ in trees.flatten(trees.unbox(subject.needs.variables))]
     numbered = [trees.spell(path) for path in paths if any(not isinstance(part, str) for part in path)]
-    if pipeline.text_keys and numbered:
+    if pipeline.text_keys and numbered and not rules.is_asked(subject):  # which says the same
         keys = "has a key that is no text" if len(numbered) == 1 else "have keys that are no text"
         found.wrong.append((f"{listed(numbered)} {keys}: {pipeline.does.get('text_keys')}", TEXT_KEYS))
     if pipeline.boxes is None:
@@ -75,7 +87,7 @@ def _read(subject: Subject, pipeline: PipelineSettings, found: Findings) -> None
         kind = next(iter(boxed.values()))
         is_in = "is" if len(boxed) == 1 else "are"
         text = f"{listed(list(boxed))} {is_in} in a box ({kind}): {pipeline.does.get('boxes')}"
-        found.wrong.append((text, f"layer.metadata_fn={'logical' if pipeline.boxes else 'none'}"))
+        found.wrong.append((text, f"layer.metadata_fn={'logical' if pipeline.boxes else 'none'}  # {NO_MESH}"))
 
 
 def _keep(subject: Subject, keeps: list[str], pipeline: PipelineSettings, found: Findings) -> None:
@@ -85,7 +97,7 @@ def _keep(subject: Subject, keeps: list[str], pipeline: PipelineSettings, found:
     changed = [path for path in lost if path[0] in subject.needs.mutable]
     drawn = [path for path in lost if path not in changed and _is_drawn(subject, path)]
     constant = [path for path in lost if path not in changed and path not in drawn]
-    kept, cause = f"keeps {', '.join(keeps)}", pipeline.does.get("keeps")
+    kept, cause = f"it keeps {', '.join(keeps)} alone, so", pipeline.does.get("keeps")
     for paths, what in ((changed, "what the layer changes there is lost"), (drawn, "weights of another key each time")):
         if paths:
             text = (
@@ -97,6 +109,57 @@ def _keep(subject: Subject, keeps: list[str], pipeline: PipelineSettings, found:
         found.limits.append(
             (f"{pipeline.name} {kept}; {text}: right for a constant, not for one of a checkpoint", None)
         )
+
+
+def _switch(subject: Subject, pipeline: PipelineSettings, found: Findings) -> None:
+    """Adds that the call drops or counts as in training, where the pipeline evaluates by the same call."""
+    effects = _effects(subject)
+    if not effects:
+        return
+    same = f"in evaluation as in training the call {' and '.join(effects)}: {pipeline.does.get('same_call')}"
+    for name, value in _truths(subject):
+        if _effects(_called_with(subject, name, value)) == []:
+            text = f"{same}; right where the model gives the layer {name}"
+            given = "not self.is_training" if value else "self.is_training"
+            found.limits.append(
+                (text, f"self.layer()(x, {name}={given})  # in the model, is_training its train property")
+            )
+            return
+    found.wrong.append((f"{same}, and no argument of the layer's call stops it", None))
+
+
+def _effects(subject: Subject) -> list[str]:
+    """What apply does besides its output, in words."""
+    variables = subject.returned[1]
+    counts = any(path[-1] == "use_running_average" for path in modes.switches(_module(subject)))
+    updated = [name for name in subject.needs.mutable if counts and not trees.is_sown(variables.get(name, {}))]
+    drawn = [f"draws from {', '.join(subject.wanted_streams)}"] if subject.wanted_streams else []
+    return [*drawn, *([f"updates {', '.join(updated)}"] if updated else [])]
+
+
+def _truths(subject: Subject) -> list[tuple[str, bool]]:
+    """Both truth values for every argument of the native call that takes one."""
+    known = inspect.signature(_module(subject).__call__).parameters.values()
+    names = [item.name for item in known if item.default is None or isinstance(item.default, bool)]
+    return [(name, value) for name in names for value in (True, False)]
+
+
+def _module(subject: Subject) -> Any:
+    construct = subject.model.construct
+    assert construct is not None
+    return nnx.eval_shape(lambda: construct(nnx.Rngs(0)))
+
+
+def _called_with(subject: Subject, name: str, value: bool) -> Subject:
+    """`subject` called with one more argument; itself where the layer refuses that."""
+    model = dataclasses.replace(subject.model, call=Arguments({**subject.model.call, name: value}))
+    try:
+        needs = find_needs(model, subject.x, subject.label)
+        other = dataclasses.replace(subject, model=model, needs=needs, mutable=needs.mutable)
+        other.wanted_streams  # noqa: B018 - traced here, where it may raise
+    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
+        return subject
+    return other
 
 
 def _is_sown(subject: Subject, path: trees.Path) -> bool:

@@ -13,7 +13,8 @@ from flax import nnx
 
 from runner.arrays import tree_diff, trees
 from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import wrap
+from runner.bridge import captured, lifts, wrap
+from runner.bridge.captured import Captured
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
@@ -21,6 +22,7 @@ from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.checks.probes.draws import Draws, find
 from runner.config.pipeline_settings import PipelineSettings
+from runner.config.train_settings import expanded
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
@@ -127,6 +129,11 @@ class Subject:
         return jax.make_jaxpr(apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
 
     @functools.cached_property
+    def layer_calls(self) -> list[Captured]:
+        """Every call of a wrapped layer in init, as the host makes it; empty where the model is the layer itself."""
+        return [] if lifts.is_wrapped(self.model) else captured.calls(self.model, self.needs.streams, self.x)
+
+    @functools.cached_property
     def make(self) -> Callable[[], Any]:
         """Makes init's variables, compiled."""
         init = self.compiled_init or jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
@@ -200,10 +207,11 @@ def subject_of(
     init_rngs: Iterable[str] | str | None = None,
     mutable: Iterable[str] | str | bool | None = None,
     call: Mapping[str, Any] | None = None,
-    trained: Iterable[str] | str = (PARAMS,),
+    trained: Iterable[str] | str | None = None,
     label: str | None = None,
     again: Callable[[], Any] | None = None,
     rules: Any = None,
+    pipeline: PipelineSettings | None = None,
 ) -> Subject:
     """Any Linen module as a subject.
 
@@ -215,10 +223,11 @@ def subject_of(
       init_rngs: Streams given to init; None for all that it needs.
       mutable: Collections that apply may change, as flax takes them; None for all that it changes.
       call: Keyword arguments of every call.
-      trained: Collections that the optimiser gets.
+      trained: Collections that the optimiser gets, `all` for all that init returns; None for params.
       label: What it is called; by default its class's name.
       again: Builds the module a second time, as a script does that makes it for every call.
       rules: The pipeline's rules by path, as `runner.check` takes them.
+      pipeline: What else the pipeline does.
 
     Raises:
       LayerError: The module refuses its arguments or the input.
@@ -241,9 +250,10 @@ def subject_of(
         rngs=needs.streams if rngs is None else _names(rngs),
         init_rngs=None if init_rngs is None else _names(init_rngs),
         mutable=needs.mutable if mutable is None or mutable is True else _names(mutable or ()),
-        trained=_names(trained),
+        trained=expanded((PARAMS,) if trained is None else _names(trained), needs.variables),
         again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),
         rules=by_path,
+        pipeline=pipeline,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import importlib.abc
 import importlib.machinery
@@ -22,6 +23,12 @@ class _Nothing(type):
             raise AttributeError(name)
         return _nothing(name)
 
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        """As a decorator it gives the function back; a class derived from a stand-in makes objects as usual."""
+        if "__stands_in__" in vars(cls) and len(arguments) == 1 and callable(arguments[0]) and not keywords:
+            return arguments[0]
+        return super().__call__(*arguments, **keywords)
+
     def __getitem__(cls, _: Any) -> Any:
         return cls
 
@@ -37,11 +44,12 @@ def _nothing(name: str) -> Any:
         return arguments[0] if len(arguments) == 1 and callable(arguments[0]) else _nothing(name)
 
     members = {"__init__": lambda self, *a, **k: None, "__call__": call, "__getattr__": lambda self, n: _nothing(n)}
-    return _Nothing(name, (), members)
+    return _Nothing(name, (), {**members, "__stands_in__": True})
 
 
 class _Stub(ModuleType):
     __path__: Sequence[str] = ()
+    __version__ = "999"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -68,6 +76,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def stand_in(*names: str) -> None:
     """Makes `import NAME` and any `import NAME.sub` of these dotted names give an empty stand-in."""
     sys.meta_path.insert(0, _Finder(names))
+
+
+def own_cached_property() -> None:
+    """The package `cached_property`, by Python's own."""
+    module = ModuleType("cached_property")
+    vars(module)["cached_property"] = functools.cached_property
+    sys.modules["cached_property"] = module
 
 
 def local_gfile() -> None:
