@@ -7,6 +7,7 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
 # One cache for all workers and all processes that they start: dozens of tests compile the same few programs.
 CONTROLS = "PYTEST_XDIST_WORKER" not in os.environ
 if CONTROLS:

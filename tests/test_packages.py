@@ -51,6 +51,7 @@ OWNERS = {
     "pyarrow": {"records"},
     "ray": {"launch"},
     "pandas": {"report"},
+    "matplotlib": {"report"},
 }
 
 

@@ -14,9 +14,10 @@ from flax import nnx
 from flax.core import scope as linen_scope
 
 from runner.arrays import trees
-from runner.bridge import host_lifts, jaxprs, rngs, wrap
-from runner.bridge.calls import METHOD
+from runner.bridge import host_lifts, rngs, wrap
+from runner.bridge.calling.calls import METHOD
 from runner.bridge.host_lifts import HostLift
+from runner.bridge.tracing import jaxprs
 from runner.bridge.wrap import Bridged
 
 # Functions that `nn.jit` has traced are not traced again in the same context, and nothing else uses this one.

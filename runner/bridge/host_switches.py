@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.bridge.modes import TRAIN_ARGUMENTS
+from runner.bridge.migration.modes import TRAIN_ARGUMENTS
 from runner.bridge.wrap import Bridged
 
 # Values of an argument that names the mode.

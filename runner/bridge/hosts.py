@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from runner.bridge import targets, values
-from runner.bridge.arguments import Arguments, made
-from runner.bridge.calls import Drawn
+from runner.bridge import targets
+from runner.bridge.calling import values
+from runner.bridge.calling.arguments import Arguments, made
+from runner.bridge.calling.calls import Drawn
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
 from runner.errors import ConfigError, LayerError, literal, nearest

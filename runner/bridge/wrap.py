@@ -11,11 +11,12 @@ import jax
 from flax import linen as nn
 from flax import nnx
 
-from runner.bridge import products, sizes, targets, values, wrapper
-from runner.bridge.arguments import Arguments, Assembled
-from runner.bridge.calls import METHOD, Drawing, Drawn, Placed
+from runner.bridge import products, targets, wrapper
+from runner.bridge.calling import sizes, values
+from runner.bridge.calling.arguments import Arguments, Assembled
+from runner.bridge.calling.calls import METHOD, Drawing, Drawn, Placed
+from runner.bridge.calling.wanted import BY_NAME, parameters, takes
 from runner.bridge.rngs import init_keys
-from runner.bridge.wanted import BY_NAME, parameters, takes
 from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, literal, nearest, no_exit
 

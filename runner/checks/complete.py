@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from runner.arrays import tree_diff
 from runner.arrays.tree_diff import Kind, LeafMismatch, Parts
 from runner.bridge import needs, rngs
-from runner.checks import stray, unkept, verdicts
+from runner.checks.parts import stray, unkept
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

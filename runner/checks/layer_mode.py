@@ -18,7 +18,7 @@ from runner.bridge.captured import Captured
 from runner.checks.probes import as_code, modes, unwrapped
 from runner.checks.probes.modes import SWITCHES, Modes, Path
 from runner.checks.probes.subject import Subject
-from runner.checks.verdicts import fail, passed, warn
+from runner.checks.results.verdicts import fail, passed, warn
 from runner.records.record import Check, Verdict
 
 NAME = "traps"

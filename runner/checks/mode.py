@@ -16,10 +16,10 @@ from runner.arrays import trees
 from runner.bridge import captured
 from runner.bridge.captured import Captured, Traced
 from runner.bridge.host_switches import Switch, others, set_in
-from runner.checks import verdicts
 from runner.checks.probes import modes
 from runner.checks.probes.modes import DRAWS, Modes
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

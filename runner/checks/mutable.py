@@ -10,10 +10,13 @@ from flax import nnx
 
 from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
-from runner.bridge import calls, rngs
-from runner.checks import unkept, verdicts
-from runner.checks.probes import as_code, flow, python_state, written
+from runner.bridge import rngs
+from runner.bridge.calling import calls
+from runner.checks.parts import unkept
+from runner.checks.probes import as_code, python_state, written
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow
+from runner.checks.results import verdicts
 from runner.errors import listed, nearest
 from runner.records.record import Check, Verdict
 

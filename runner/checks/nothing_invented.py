@@ -13,9 +13,10 @@ import jax
 from runner.arrays import tree_diff
 from runner.arrays.tree_diff import Kind
 from runner.bridge import rngs
-from runner.checks import complete, streams, verdicts
+from runner.checks import complete, streams
 from runner.checks.probes import as_code
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

@@ -19,9 +19,9 @@ import numpy as np
 from runner.arrays import closeness, trees
 from runner.bridge import native, needs, rngs, twins, wrap
 from runner.bridge.twins import Twin
-from runner.checks import verdicts
-from runner.checks.probes import hlo
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import hlo
+from runner.checks.results import verdicts
 from runner.errors import LayerError
 from runner.records.record import Check
 from runner.records.timing import Ratio

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 
 from runner.arrays import closeness, trees
-from runner.checks import verdicts
-from runner.checks.probes import set_order, traces
+from runner.checks.probes import set_order
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import traces
+from runner.checks.results import verdicts
 from runner.errors import end_if_meant
 from runner.records.record import Check
 

@@ -12,7 +12,6 @@ from typing import Any
 from runner.checks import (
     checkpoint,
     complete,
-    init_errors,
     lifts,
     mode,
     mutable,
@@ -25,10 +24,11 @@ from runner.checks import (
     trained,
     traps,
     used,
-    verdicts,
 )
+from runner.checks.parts import init_errors
 from runner.checks.pipeline import axes, calls, contract, rules
 from runner.checks.probes.subject import Subject, subject_of
+from runner.checks.results import verdicts
 from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
 from runner.records.record import Check
 

@@ -17,10 +17,10 @@ import numpy as np
 from runner.arrays import trees
 from runner.bridge import wrap
 from runner.bridge.rngs import PARAMS
-from runner.checks import verdicts
-from runner.checks.probes import draws
 from runner.checks.probes.randomness import equal_slices, looks_random
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import draws
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

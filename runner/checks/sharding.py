@@ -22,8 +22,8 @@ from runner.arrays import trees
 from runner.arrays.mesh import SPELL_AXES, mesh_axes
 from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
-from runner.checks import rounding, verdicts
 from runner.checks.probes.subject import Subject
+from runner.checks.results import rounding, verdicts
 from runner.records.record import Check
 
 NUM_LAYERS = 2

@@ -11,10 +11,12 @@ from flax import nnx
 
 from runner.arrays import trees
 from runner.bridge import rngs
-from runner.checks import complete, verdicts
-from runner.checks.probes import as_code, flow, gradients, unwrapped
+from runner.checks import complete
+from runner.checks.probes import as_code, gradients, unwrapped
 from runner.checks.probes.gradients import Gradients
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

@@ -20,7 +20,7 @@ from runner.bridge.wrap import Bridged
 from runner.checks import layer_mode
 from runner.checks.probes import as_code, unwrapped
 from runner.checks.probes.subject import Subject
-from runner.checks.verdicts import fail, passed, warn, words
+from runner.checks.results.verdicts import fail, passed, warn, words
 from runner.errors import listed
 from runner.records.record import Check, Verdict
 

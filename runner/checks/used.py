@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import jax
 
-from runner.bridge import hosted, lifts
-from runner.checks import verdicts
-from runner.checks.probes import flow
+from runner.bridge import lifts
+from runner.bridge.tracing import hosted
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 from runner.errors import UserError
 
 
@@ -33,7 +33,7 @@ def run(typed: argparse.Namespace) -> int:
       UserError: A side can't be compared.
     """
     make_importable()
-    from runner.commands import diff_sides, model_diff
+    from runner.commands.migration import diff_sides, model_diff
 
     pairs = [text.partition("=") for text in typed.call]
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.verb import Verb
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: It can't be read, or its leaves are not the expected ones.
     """
-    from runner.commands import imported_variables
+    from runner.commands.derived import imported_variables
 
     return imported_variables.import_variables(typed.path, like=typed.like, out=typed.out)
 

@@ -15,14 +15,14 @@ from flax import nnx
 
 from runner.arrays import shards, trees
 from runner.bridge import hosts, rngs, twins
-from runner.checks import rounding, verdicts
-from runner.checks.probes import flow
+from runner.checks.programs import flow
+from runner.checks.results import rounding, verdicts
 from runner.config.enums import ChecksMode, EagerCheck
 from runner.config.settings import Run
 from runner.experiment import inputs
 from runner.experiment.draft import Draft
 from runner.experiment.program import compile_program, compile_training
-from runner.experiment.training import CompiledTraining
+from runner.experiment.train.training import CompiledTraining
 from runner.records.record import Check
 
 # A run on a mesh is compared with one device, unless its variables exceed this size: they may not fit there.

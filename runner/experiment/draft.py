@@ -20,10 +20,10 @@ from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
 from runner.experiment import inputs
-from runner.experiment import training as experiment_training
 from runner.experiment.identity import Identity
 from runner.experiment.sized import wrapped
-from runner.experiment.training import Training
+from runner.experiment.train import training as experiment_training
+from runner.experiment.train.training import Training
 from runner.timing import clock
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import ConfigError, literal
 
 if TYPE_CHECKING:
-    from runner.config.composed import Config
+    from runner.config.composing.composed import Config
 
 # Set once for the process, so all configs of a sweep agree on them.
 PROCESS_WIDE = (

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from runner.bridge import jaxprs
-from runner.checks.probes import draws
+from runner.bridge.tracing import jaxprs
+from runner.checks.programs import draws
 
 KEY, X, UNREAD = jax.random.key(0), jnp.zeros(4), jnp.zeros(4)
 

@@ -13,7 +13,7 @@ from runner.arrays import closeness, trees
 from runner.bridge import rngs, twins, wrap
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
-from runner.checks.probes import hlo
+from runner.checks.programs import hlo
 
 BFLOAT16 = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
 WIDE = (2, 6, 8)

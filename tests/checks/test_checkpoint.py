@@ -16,7 +16,7 @@ from runner.arrays import checkpoint
 from runner.arrays.checkpoint import CheckpointError
 from runner.checks import checkpoint as checkpoint_check
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import validate

@@ -19,7 +19,7 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.tree_diff import Kind, LeafMismatch, compare
 from runner.checks import complete
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.experiment import execute as experiment_execute
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of

@@ -13,7 +13,7 @@ from flax.nnx import bridge
 
 from runner.checks import lifts
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import validate

@@ -10,9 +10,9 @@ from flax.nnx import bridge
 from key_layers import DISTRIBUTIONS, FAULTY, HEALTHY, Copied, Made, Scans, Stacked, of
 
 from runner.checks import streams
-from runner.checks.one_key import KEY_A_ROUND, KEY_EACH, SPLIT_RNGS
-from runner.checks.probes import draws, reuse
+from runner.checks.parts.one_key import KEY_A_ROUND, KEY_EACH, SPLIT_RNGS
 from runner.checks.probes.subject import subject_of
+from runner.checks.programs import draws, reuse
 from runner.records.record import Verdict
 
 X = jnp.ones((2, 8))

@@ -21,8 +21,8 @@ from runner.bridge.needs import find_needs
 from runner.bridge.rngs import init_keys, native_streams, root_key
 from runner.bridge.wrap import Bridged
 from runner.checks import parity
-from runner.checks.probes import hlo
 from runner.checks.probes.subject import Subject, subject_of
+from runner.checks.programs import hlo
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of

@@ -12,10 +12,10 @@ from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
 from runner.checks import nothing_invented, streams
-from runner.checks.probes import draws
 from runner.checks.probes.subject import subject_of
+from runner.checks.programs import draws
 from runner.commands import main
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.experiment import execute, failures
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of

@@ -11,7 +11,7 @@ from flax import nnx
 from flax.nnx import bridge
 
 import runner
-from runner.checks.report import CheckFailures, CheckReport
+from runner.checks.results.report import CheckFailures, CheckReport
 from runner.records.record import Check, Verdict
 
 X = jnp.ones((2, 4))
@@ -100,7 +100,7 @@ def test_pytest_shows_the_failures_at_the_line_of_the_test(tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert "E       runner.checks.report.CheckFailures: 1 of 1 check failed: Dropout" in done.stdout
+    assert "E       runner.checks.results.report.CheckFailures: 1 of 1 check failed: Dropout" in done.stdout
     assert "test_mine.py:6: CheckFailures" in done.stdout
     assert "report.py" not in done.stdout
 

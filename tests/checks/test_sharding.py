@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from runner.checks import sharding
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.errors import LayerError
 from runner.experiment import execute
 from runner.records.record import Verdict

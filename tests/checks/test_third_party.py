@@ -7,7 +7,7 @@ import json
 import pytest
 
 from runner.checks import registry
-from runner.checks.verdicts import STRICT
+from runner.checks.results.verdicts import STRICT
 from runner.commands import main
 
 pytestmark = pytest.mark.slow

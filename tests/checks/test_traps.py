@@ -15,10 +15,11 @@ from flax.core import FrozenDict
 from flax.nnx import bridge
 
 import runner
-from runner.checks import init_errors, registry, traps
+from runner.checks import registry, traps
+from runner.checks.parts import init_errors
 from runner.checks.probes.subject import subject_of
 from runner.checks.registry import check_model
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.errors import LayerError, UserError
 from runner.experiment import execute
 from runner.records.record import Verdict

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from runner.commands import main
-from runner.commands.completer import complete
 from runner.commands.completion import SCRIPTS
-from runner.commands.verb import VERBS
+from runner.commands.typed.completer import complete
+from runner.commands.typed.verb import VERBS
 from runner.config import schema
 
 

@@ -19,7 +19,8 @@ from runner.arrays import checkpoint, trees
 from runner.arrays.formats import safetensors_file
 from runner.arrays.formats.contents import Contents
 from runner.bridge import twins, wrap
-from runner.commands import exported_variables, imported_variables, main
+from runner.commands import main
+from runner.commands.derived import exported_variables, imported_variables
 from runner.config import schema, serialize
 from runner.errors import UserError
 from runner.experiment import saved_run

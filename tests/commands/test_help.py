@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from runner.commands import main, verb
-from runner.commands.verb import VERBS
+from runner.commands import main
+from runner.commands.typed import verb
+from runner.commands.typed.verb import VERBS
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:
@@ -92,7 +93,7 @@ def test_a_page_imports_neither_jax_nor_hydra_nor_wandb(name):
     command = [sys.executable, "-X", "importtime", "-m", "runner", name, "--help"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE))
-    assert "runner.commands.verb" in imported
+    assert "runner.commands.typed.verb" in imported
     assert imported.isdisjoint({"jax", "flax", "orbax", "hydra", "omegaconf", "wandb", "numpy", "pyarrow", "rich"})
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.commands import main, verb
+from runner.commands import main
+from runner.commands.typed import verb
 from runner.config import schema
 
 LAYERS = ", ".join(schema.layer_names())

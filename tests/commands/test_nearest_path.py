@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.commands import main
-from runner.commands.nearest_path import find
+from runner.commands.typed.nearest_path import find
 
 
 @pytest.fixture

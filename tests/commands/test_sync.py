@@ -137,7 +137,7 @@ def test_a_sync_that_was_killed_goes_on_where_it_was(server, sweep, sync):
 
 
 def test_a_server_that_takes_nothing_is_not_asked_for_ever(server, sweep, sync, monkeypatch):
-    from runner.commands import wandb_sync
+    from runner.commands.saved import wandb_sync
 
     monkeypatch.setattr(wandb_sync, "BATCH_RUNS", 1)
     server.fault = lambda what, sent: 403 if what == "UpsertBucket" else None

@@ -21,8 +21,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from runner.commands import main
-from runner.config import compose, schema
-from runner.config.overrides import expand
+from runner.config import schema
+from runner.config.composing import compose
+from runner.config.composing.overrides import expand
 from runner.errors import UserError
 
 # A folder of the user's own, as --config-dir names it.

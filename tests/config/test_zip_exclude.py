@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from runner.config import zip_exclude
+from runner.config.composing import zip_exclude
 from runner.errors import ConfigError
 
 TRY_ZIP = "\n  Try: grid.zip=[[seed,features]]"

@@ -18,7 +18,7 @@ from flax.core.scope import LazyRng
 from runner.arrays import checkpoint, trees
 from runner.bridge import example
 from runner.bridge.rngs import apply_keys, root_key
-from runner.checks.verdicts import COMPILED, eager
+from runner.checks.results.verdicts import COMPILED, eager
 from runner.config import schema, serialize
 from runner.errors import LayerError
 from runner.experiment import cross_checks, failures, inputs

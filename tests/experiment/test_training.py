@@ -19,17 +19,19 @@ from wandb_reader import read_offline_run
 from runner.arrays import trees
 from runner.bridge import hosts, twins
 from runner.bridge.rngs import root_key, teacher_key
-from runner.commands import main, run_lines
+from runner.commands import main
+from runner.commands.printed import run_lines
 from runner.config.enums import InputKind
 from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute as experiment_execute
-from runner.experiment import inputs, job, optimizers, training
+from runner.experiment import inputs, job
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
 from runner.experiment.job import Job
 from runner.experiment.program import compile_program, compile_training
-from runner.experiment.training import WATCH_EVERY_NS
+from runner.experiment.train import optimizers, training
+from runner.experiment.train.training import WATCH_EVERY_NS
 from runner.records import columns, store
 from runner.records.codec import from_json, to_data, to_json
 from runner.records.paths import RunFolder

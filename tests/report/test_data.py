@@ -30,7 +30,7 @@ from runner.records.record import Check, Failure, FailureKind, Record, Status, T
 from runner.records.row import Trial
 from runner.report.html.data import Report
 from runner.report.html.page import PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
-from runner.sweep.outputs import Summary
+from runner.sweep.writing.outputs import Summary
 from tests.records.test_record import RECORD
 
 SETTINGS = serialize.to_data(settings.Run())
@@ -332,7 +332,7 @@ def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():
 
 
 def test_the_report_needs_no_jax():
-    code = "import sys, runner.commands.live_report; sys.exit('jax' in sys.modules)"
+    code = "import sys, runner.commands.printed.live_report; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -148,7 +148,8 @@ def test_a_sweep_over_many_seeds_says_how_to_see_them_together(root, capsys):
 
 def test_results_are_shown_short_and_in_a_notebook_as_a_table(root, many):
     path = str(root / "many")
-    assert repr(many) == f"Results({path!r}: 20 runs, 20 done; .frame, .by(key), .output(run), .record(run))"
+    calls = ".frame, .by(key), .plot(key), .plot_losses(), .output(run), .record(run)"
+    assert repr(many) == f"Results({path!r}: 20 runs, 20 done; {calls})"
     table = many._repr_html_()
     assert table.startswith("<p>Results(") and table.count("<tr") == 21
     assert all(f"<th>{name}</th>" in table for name in ("num", "seed", "features", "output_norm", "status"))
@@ -156,3 +157,43 @@ def test_results_are_shown_short_and_in_a_notebook_as_a_table(root, many):
     failed = dataclasses.replace(many, frame=many.frame.assign(status="<b>", device=many.frame["seed"].astype(str)))
     assert "&lt;b&gt;" in failed._repr_html_() and "<b>" not in failed._repr_html_()
     assert repr(runner.load(root / "mixed")).count("2 runs, ") == 1
+
+
+def test_a_plot_has_every_run_and_medians(many):
+    axes = many.plot("features", of="output_norm")
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [sorted(line.get_ydata()) for line in dots] == [
+        sorted(many.frame.loc[many.frame["features"] == features, "output_norm"]) for features in (4, 8)
+    ]
+    medians = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "_"]
+    assert medians == many.by("features")["output_norm"]["median"].tolist()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("features", "output norm")
+    assert many.plot("features", ax=axes) is axes
+    assert axes.get_ylabel() == "apply latency median (s)"
+
+
+def test_loss_curves_are_named_by_what_varies(root, many, monkeypatch):
+    with pytest.raises(UserError, match="no run of this sweep was trained") as raised:
+        many.plot_losses()
+    monkeypatch.chdir(root.parent)
+    trained = runner.sweep(seed=[0, 1], train="short", overrides={"train.steps": 3, **dict(map(_pair, QUIET))})
+    axes = trained.plot_losses()
+    assert [line.get_label() for line in axes.lines] == ["seed=0", "seed=1"]
+    assert [list(line.get_ydata()) for line in axes.lines] == [trained.record(num).train.losses for num in (0, 1)]
+    assert raised.value.suggestion == "bridge-runner -m train=short seed=0,1"
+
+
+def test_a_plot_of_nothing_is_refused(root):
+    with pytest.raises(UserError, match="train_compile_s: no run of this sweep has a value"):
+        runner.load(root / "mixed").plot("seed", of="train_compile_s")
+
+
+def test_a_plot_wants_matplotlib(many, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="the package matplotlib is not installed"):
+        many.plot("features")
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, value = word.split("=")
+    return key, value

@@ -21,7 +21,7 @@ from runner.records import files, store
 from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Status, Verdict
 from runner.report import matrix
-from runner.sweep.outputs import Summary
+from runner.sweep.writing.outputs import Summary
 from tests.records.test_record import RECORD
 
 CPU = {"versions": {"flax": "0.12.8", "jax": "0.10.2", "python": "3.11.7", "numpy": "2.4.6"}}
@@ -169,7 +169,7 @@ def test_no_table_is_written_where_there_is_nothing_to_compare(folder):
 
 
 def test_the_table_needs_no_jax():
-    code = "import sys, runner.sweep.outputs; sys.exit('jax' in sys.modules)"
+    code = "import sys, runner.sweep.writing.outputs; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -23,7 +23,7 @@ from runner.arrays import trees
 from runner.bridge.example import nnx_inside_linen
 from runner.checks import registry
 from runner.commands import main
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.records import store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import FailureKind, Status

@@ -23,8 +23,8 @@ from told_reporter import Reporter
 from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
 from runner.commands import main
-from runner.commands.verifier import Verifier
-from runner.config.composed import Config
+from runner.commands.saved.verifier import Verifier
+from runner.config.composing.composed import Config
 from runner.errors import StorageError
 from runner.records import store
 from runner.records.files import HASHED_BYTES, file_digests

@@ -16,7 +16,7 @@ from runner.config.train_settings import CheckpointSettings
 from runner.errors import UserError
 from runner.records import find, paths, store
 from runner.records.paths import RunFolder
-from runner.sweep import retention
+from runner.sweep.writing import retention
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=fast")
 SWEEP = ("-m", "seed=range(0,5)", "train.steps=2", "sweep=s", *LEAN)

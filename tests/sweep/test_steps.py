@@ -21,16 +21,17 @@ from runner.arrays import checkpoint, trees
 from runner.bridge import rngs
 from runner.commands import main
 from runner.errors import StorageError
-from runner.experiment import curve, inputs, training
-from runner.experiment.curve import Step, Stopped
+from runner.experiment import inputs
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
 from runner.experiment.program import compile_program
-from runner.experiment.training import Trained
+from runner.experiment.train import curve, training
+from runner.experiment.train.curve import Step, Stopped
+from runner.experiment.train.training import Trained
 from runner.records import files, store
 from runner.records.codec import seal
 from runner.records.paths import RunFolder
-from runner.sweep.steps import StepFolder
+from runner.sweep.writing.steps import StepFolder
 
 NUM_STEPS = 6
 LEAN = ("layer=batch_norm", "input_shape=[4,4]", "tracking=disabled", "timing=off", "checks=off")

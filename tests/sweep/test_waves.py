@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.records.paths import SweepFolder
 from runner.sweep import waves
 from runner.sweep.plan import make_plan

@@ -12,10 +12,10 @@ from flax.core import meta
 from runner.arrays import trees
 from runner.bridge import lifts, tried_boxes
 from runner.bridge.layers import axes
-from runner.checks import verdicts
 from runner.checks.pipeline.findings import Findings
 from runner.checks.pipeline.rules import WITH_NAMES
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

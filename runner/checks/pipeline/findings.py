@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.bridge.rules.leaves import NamedLeaf
-from runner.checks import verdicts
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

@@ -11,9 +11,9 @@ import jax
 from runner.arrays import trees
 from runner.bridge.rules.leaves import ALONE, NamedLeaf
 from runner.bridge.rules.patterns import RuleList
-from runner.checks import verdicts
 from runner.checks.pipeline.findings import Findings, Replaced, names, regex_of
 from runner.checks.pipeline.partition import WITHOUT_BOX
+from runner.checks.results import verdicts
 
 
 @dataclass(frozen=True, kw_only=True)

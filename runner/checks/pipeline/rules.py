@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 from runner.bridge.rules.leaves import NamedLeaf, named_leaves
 from runner.bridge.rules.patterns import RuleList
 from runner.bridge.rules.sources import PathRules
-from runner.checks import verdicts
 from runner.checks.pipeline import masks, partition
 from runner.checks.pipeline.findings import Findings, Replaced, names
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.records.record import Check
 
 NAME = "rules"

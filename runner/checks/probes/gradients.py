@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import trees
-from runner.checks.probes import flow, hlo
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow, hlo
 
 # Scale of the noise that is added to every trained leaf.
 NOISE = 0.1

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.bridge import jaxprs
 from runner.bridge.captured import Captured
-from runner.checks.probes import flow, own_state, unwrapped
+from runner.bridge.tracing import jaxprs
+from runner.checks.probes import own_state, unwrapped
+from runner.checks.programs import flow
 
 # What `nnx.Module.train` and `eval` set.
 SWITCHES = ("deterministic", "use_running_average")

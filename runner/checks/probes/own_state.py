@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.bridge import jaxprs
 from runner.bridge.captured import Captured
-from runner.checks.probes import flow
+from runner.bridge.tracing import jaxprs
+from runner.checks.programs import flow
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from runner.checks.probes import flow, unwrapped
+from runner.checks.probes import unwrapped
+from runner.checks.programs import flow
 
 # The path of a module, and the name of an attribute.
 Place = tuple[tuple[Any, ...], str]

@@ -20,7 +20,7 @@ from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
-from runner.checks.probes.draws import Draws, find
+from runner.checks.programs.draws import Draws, find
 from runner.config.pipeline_settings import PipelineSettings
 from runner.config.train_settings import expanded
 from runner.errors import UserError

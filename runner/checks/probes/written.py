@@ -8,7 +8,8 @@ import jax
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import jaxprs, lifts, rngs
+from runner.bridge import lifts, rngs
+from runner.bridge.tracing import jaxprs
 from runner.checks.probes import unwrapped
 from runner.checks.probes.subject import Subject
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from tests.pipelines.proofs.proof import CAPABILITIES, Outcome, Outcomes, Proof, dumps, not_run
 from tests.pipelines import typed
+from tests.pipelines.proofs.proof import CAPABILITIES, Outcome, Outcomes, Proof, dumps, not_run
 from tests.pipelines.proofs.source import ROOT
 
 

@@ -20,7 +20,9 @@ def layer(folder: Path) -> str:
     import jax
     import jax.numpy as jnp
 
-    old, new = (hosts.make_networks(2, 1, policy=policy).policy_network for policy in (hosts.Policy(), hosts.Migrated()))
+    old, new = (
+        hosts.make_networks(2, 1, policy=policy).policy_network for policy in (hosts.Policy(), hosts.Migrated())
+    )
     params, obs = old.init(jax.random.PRNGKey(0)), jnp.ones((3, 2))
     assert shapes(params) == shapes(new.init(jax.random.PRNGKey(0)))
     require_equal_bits(jax.jit(old.apply)(None, params, obs), jax.jit(new.apply)(None, params, obs))

@@ -18,7 +18,14 @@ SOURCE = Source("EasyLM", "young-geng/EasyLM", folder="easylm", needs=("mlxu", "
 stubs.stand_in("datasets")  # of Hugging Face: read by DatasetFactory alone
 
 RULES = "rules=EasyLM.models.llama.llama_model:LLaMAConfigurator.get_partition_rules()"
-TYPED = ("pipeline=easylm", "layer=custom", "host.layer_name=null", "input=tokens", "input.high=64", "input_shape=[2,8]")
+TYPED = (
+    "pipeline=easylm",
+    "layer=custom",
+    "host.layer_name=null",
+    "input=tokens",
+    "input.high=64",
+    "input_shape=[2,8]",
+)
 
 
 def layer(folder: Path) -> str:
@@ -94,7 +101,9 @@ def checkpoint(folder: Path) -> str:
     writer = StreamingCheckpointer({"float_dtype": "fp32"}, str(folder))
     gather = jax.tree.map(lambda _: jax.device_get, state)
     writer.save_all(state, gather)
-    said = typed.run("diff", "hosts:Llama()@streaming_params", "hosts:Migrated()", "--input", "[2,8]", "--input-dtype", "int32")
+    said = typed.run(
+        "diff", "hosts:Llama()@streaming_params", "hosts:Migrated()", "--input", "[2,8]", "--input-dtype", "int32"
+    )
     assert said.code == 0, said.text
     target = jax.eval_shape(lambda: _train_state(hosts.Migrated()))
     _, restored = StreamingCheckpointer.load_trainstate_checkpoint("params::streaming_params", target)
@@ -159,9 +168,9 @@ def _train_state(model: Any) -> Any:
 def _trained(model: Any, params: Any) -> tuple[Any, list[float]]:
     """The state and the losses of three steps from `params`, as llama_train.py takes them."""
     import jax
-    from flax.training.train_state import TrainState
     from EasyLM.jax_utils import cross_entropy_loss_and_accuracy, match_partition_rules
     from EasyLM.models.llama.llama_model import LLaMAConfigurator
+    from flax.training.train_state import TrainState
     from jax.sharding import NamedSharding, PartitionSpec
 
     mesh = LLaMAConfigurator.get_jax_mesh("1,-1,1")

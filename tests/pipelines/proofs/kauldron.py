@@ -63,7 +63,13 @@ def checkpoint(folder: Path) -> str:
 
     state, place = first_run()
     said = typed.run(
-        "diff", f"hosts:Model()@{place}", "hosts:Migrated()", "--input", "[2,3,8]", "--call", "is_training_property=false"
+        "diff",
+        f"hosts:Model()@{place}",
+        "hosts:Migrated()",
+        "--input",
+        "[2,3,8]",
+        "--call",
+        "is_training_property=false",
     )
     assert said.code == 0, said.text
     loaded = _trainer(hosts.Migrated(), folder / "new", init_transform=_loader(place)).init_state()
@@ -83,7 +89,9 @@ def trainer(folder: Path) -> str:
     """kd.train.Trainer.train, from its own data pipeline to its own checkpoints."""
     _, new = second_runs()
     assert int(new.step) == STEPS, new.step
-    return f"Trainer.train with InMemoryPipeline, PartialKauldronLoader and Checkpointer: {STEPS} steps of the new model"
+    return (
+        f"Trainer.train with InMemoryPipeline, PartialKauldronLoader and Checkpointer: {STEPS} steps of the new model"
+    )
 
 
 STEPS = 3
