@@ -16,6 +16,7 @@ from runner.bridge.calling import sizes, values
 from runner.bridge.calling.arguments import Arguments, Assembled
 from runner.bridge.calling.calls import METHOD, Drawing, Drawn, Placed
 from runner.bridge.calling.wanted import BY_NAME, parameters, takes
+from runner.bridge.layers import axes
 from runner.bridge.rngs import init_keys
 from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, literal, nearest, no_exit
@@ -121,9 +122,8 @@ def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
     wrapped: Any = model
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
-        streams = {} if skips_rng(wrapped) else {"rngs": rngs}
         with no_exit():
-            return wrapped.nnx_class(*wrapped.args, **wrapped.kwargs, **streams)
+            return axes.construct(wrapped, rngs)
 
     return Bridged(model=model, call=call, construct=construct if hasattr(model, "nnx_class") else None)
 

@@ -33,7 +33,9 @@ def run(typed: argparse.Namespace) -> int:
       UserError: A side can't be compared.
     """
     make_importable()
+    from runner.bridge.rules import sources
     from runner.commands.migration import diff_sides, model_diff
+    from runner.config.composing import compose
 
     pairs = [text.partition("=") for text in typed.call]
     try:
@@ -48,6 +50,7 @@ def run(typed: argparse.Namespace) -> int:
         apply=typed.apply,
         as_json=typed.json,
         trust=typed.trust,
+        rules=sources.path_rules(compose.compose(typed.settings).rules) if typed.settings else None,
     )
     old, new = typed.sides
     return model_diff.diff(old, new, options)
@@ -56,14 +59,19 @@ def run(typed: argparse.Namespace) -> int:
 VERB = Verb(
     name="diff",
     summary="Two trees of variables: what moved, which name= fixes it, and the proof.",
-    usage="diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust]",
+    usage="diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust] [rules=FILE]",
     examples={
         "diff 'nets:CNN()@old' 'nets:CNN(migrated=True)' --input '[1,28,28,1]'": "before and after a migration",
         "diff outputs/a/0 outputs/b/0": "two runs",
         "diff old layer=mlp --apply": "and write the checkpoint with the new names",
+        "diff old new 'rules=my_pkg.sharding:rules()'": "and what the pipeline's rules do with the new names",
     },
     add_arguments=add_arguments,
     run=run,
-    exit_codes={0: "the trees are the same, and the proof holds", 1: "they differ, or there is no proof"},
+    exit_codes={
+        0: "the trees are the same, and the proof holds",
+        1: "they differ, there is no proof, or a rule does not fit",
+    },
+    settings="rules",
     paths={"sides": "run"},
 )

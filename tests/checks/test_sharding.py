@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import axes_hosts
 import flax
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from flax import nnx
 from flax.nnx import bridge
 from jax.sharding import PartitionSpec
 
+import runner
+from runner.bridge import boxes
+from runner.bridge.tracing import tried_boxes
 from runner.checks import sharding
 from runner.checks.probes.subject import subject_of
 from runner.config.composing.composed import Config
@@ -83,7 +87,7 @@ def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, n
 def test_axis_names_that_lose_the_axis_of_a_scan_are_in_the_evidence():
     check = check_of(bridge.ToLinen(named))
     assert check.evidence["nn.scan"] == {"params/kernel": ["data", "model"]}
-    assert check.fix == sharding.KEEP_AXES
+    assert check.fix == sharding.KEEP_AXES_ALONE
 
 
 @pytest.mark.usefixtures("placing_nothing")
@@ -101,8 +105,8 @@ def test_partitioning_by_the_bridge_is_fine():
     check = check_of(bridge.ToLinen(boxed))
     assert check.verdict is Verdict.passed
     assert check.detail == (
-        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
-        "mesh data=1, model=1 it gives the same bits"
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap with "
+        "metadata_params; sharded on a mesh data=1, model=1 it gives the same bits"
     )
     assert check.evidence["nn.scan"] == check.evidence["nn.vmap"] == {"params/kernel": ["layers", "data", "model"]}
     assert check.evidence["context"] == "none"
@@ -198,7 +202,64 @@ def test_on_eight_devices_the_layer_runs_sharded():
     replicated, sharded, lost = done.stdout.splitlines()
     assert replicated == "no leaf has axis names; replicated on 8 devices it gives the same bits"
     assert sharded.startswith(
-        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
-        "mesh data=4, model=2 it is rounded otherwise ("
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap with "
+        "metadata_params; sharded on a mesh data=4, model=2 it is rounded otherwise ("
     )
     assert lost == "nn.scan and nn.vmap lose the added axis: params/kernel keeps the names (data, model) on 3 axes"
+
+
+class Scanned(nn.Module):
+    """Two of a layer by `nn.scan`, which says the name of its axis or does not."""
+
+    layer: nn.Module
+    says_name: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        more = {"metadata_params": {nn.PARTITION_NAME: "layers"}} if self.says_name else {}
+        axes, keys = {"params": 0}, {"params": True}
+        run = nn.scan(lambda layer, x, _: (layer(x), None), variable_axes=axes, split_rngs=keys, length=2, **more)
+        return run(self.layer, x, None)[0]
+
+
+@pytest.mark.usefixtures("placing_nothing")
+@pytest.mark.parametrize(("says_name", "box"), [(True, tried_boxes.LOGICAL), (False, tried_boxes.BARE)])
+def test_only_a_box_that_works_in_the_host_is_suggested(says_name, box):
+    check = check_of(Scanned(bridge.ToLinen(named), says_name))
+    assert (check.verdict, check.fix) == (Verdict.fail, tried_boxes.FIXES[box])
+    assert check.evidence["boxes"][box] == "works"
+    scope = {"nn": nn, "layer": bridge.ToLinen(named)}
+    exec(check.fix, scope)
+    assert check_of(Scanned(scope["layer"], says_name)).verdict is Verdict.passed
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_host_with_params_axes_is_told_of_the_writer():
+    subject = subject_of(axes_hosts.Stack(axes_hosts.default), X[:, :4])
+    assert sharding.check(subject, full=True).fix == tried_boxes.WRITER
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_box_that_a_scan_refuses_is_a_fail():
+    model = Scanned(bridge.ToLinen(named, metadata_fn=boxes.logical), says_name=False)
+    (check,) = runner.check(model, X, only=["sharding"])
+    assert (check.verdict, check.fix) == (Verdict.fail, tried_boxes.FIXES[tried_boxes.BARE])
+    assert check.detail.endswith("PartitioningUnspecifiedError")
+
+
+class Refusing(Scanned):
+    """A host that refuses what has no name, and whose scan takes no box."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = super().__call__(x)
+        if self.is_initializing() and not isinstance(self.variables["params"]["layer"]["kernel"], nn.meta.AxisMetadata):
+            raise ValueError("a kernel without a box")
+        return y
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_host_in_which_no_box_works_is_told_so():
+    check = check_of(Refusing(bridge.ToLinen(named), says_name=False))
+    assert (check.verdict, check.fix) == (Verdict.fail, None)
+    assert "no box works in this host (LogicallyPartitioned: PartitioningUnspecifiedError" in check.detail

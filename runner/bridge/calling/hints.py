@@ -15,6 +15,7 @@ from flax import nnx
 
 from runner.bridge.calling import calls, sizes
 from runner.bridge.calling.arguments import Arguments
+from runner.bridge.tracing import tried_boxes
 from runner.bridge.wrap import Bridged, arguments_of
 from runner.errors import literal
 
@@ -24,7 +25,7 @@ SWITCHES = re.compile(r"(is_)?train(ing)?|deterministic|decode|use_running_avera
 # Larger numbers in an error are no widths to try.
 MAX_WIDTH = 2**16
 
-Trace = Callable[[Bridged, Any], object]
+Trace = Callable[[Bridged, Any], Any]
 
 
 def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | None:
@@ -39,6 +40,8 @@ def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | No
     words = str(error)
     if named := mesh(layer, words):
         return named
+    if tried_boxes.UNNAMED in words:
+        return tried_boxes.first_fix(tried_boxes.tried(layer, lambda: trace(layer, x), x))
     for text, other, taken in _candidates(layer, x, words):
         try:
             trace(other, taken)

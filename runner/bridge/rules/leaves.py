@@ -13,6 +13,7 @@ from flax.core import meta
 
 from runner.arrays import trees
 from runner.bridge import lifts, rngs, twins, wrap
+from runner.bridge.layers import axes
 from runner.bridge.wrap import Bridged
 
 # Where a wrapped layer alone stands in for its place in a host: rules that match whole paths expect one.
@@ -133,19 +134,15 @@ def _own(model: Bridged, streams: Sequence[str], x: Any) -> _Own:
     for name, layer in dict(lifts.wrapped_calls(model, streams or (rngs.PARAMS,), x)).items():
         paths = _variables(layer, tuple(name.split("/")) if name else ())
         ranks |= paths
-        if twins.twin_of(layer.nnx_class, wrap.arguments_of(layer)).layer is not None:  # type: ignore[attr-defined]
+        if twins.twin_of(layer.nnx_class, wrap.arguments_of(layer)).layer is not None:
             known |= paths.keys()
     return _Own(ranks=ranks, twins=frozenset(known))
 
 
 def _variables(layer: Any, place: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
     """The rank of every variable of a wrapped layer, by its path in the host's variables."""
-
-    def construct() -> Any:
-        streams = {} if layer.skip_rng else {"rngs": nnx.Rngs(0)}
-        return layer.nnx_class(*layer.args, **layer.kwargs, **streams)
-
-    state = nnx.state(nnx.eval_shape(construct), nnx.Not(nnx.RngState))
+    with nnx.use_eager_sharding(False):
+        state = nnx.state(nnx.eval_shape(lambda: axes.construct(layer, nnx.Rngs(0))), nnx.Not(nnx.RngState))
     return {
         (nnx.variable_name_from_type(type(leaf), allow_register=True), *place, *path): len(array.shape)
         for path, leaf in nnx.to_flat_state(state)

@@ -118,7 +118,7 @@ def words(error: Exception, mask: str) -> str:
 
 
 def _is_judged(leaf: NamedLeaf, replaced: Replaced) -> bool:
-    return leaf.is_own or leaf.name in replaced
+    return leaf.is_own or (leaf.name in replaced and replaced[leaf.name].name != leaf.name)
 
 
 def _is_taken(before: Masked, leaf: NamedLeaf | None) -> bool | None:

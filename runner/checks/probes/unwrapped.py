@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.bridge.wrap import skips_rng
+from runner.bridge.layers import axes
 
 
 def constructor(model: Any) -> Callable[[Mapping[str, Any]], nnx.Module] | None:
@@ -17,8 +17,7 @@ def constructor(model: Any) -> Callable[[Mapping[str, Any]], nnx.Module] | None:
         return None
 
     def construct(replaced: Mapping[str, Any]) -> nnx.Module:
-        rngs = {} if skips_rng(model) else {"rngs": nnx.Rngs(0)}
-        return model.nnx_class(*model.args, **{**model.kwargs, **replaced, **rngs})
+        return axes.construct(model, nnx.Rngs(0), replaced)
 
     return construct
 

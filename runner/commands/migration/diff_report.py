@@ -26,6 +26,7 @@ class Findings:
       why: Why names are needed.
       remains: What the names alone leave: old and new prefix of what is deeper now.
       boxes: Lines on the boxes.
+      rules: Lines on the pipeline's rules.
       proof: The lines of the proof.
     """
 
@@ -35,6 +36,7 @@ class Findings:
     why: str
     remains: Sequence[tuple[str, str]] = ()
     boxes: Sequence[str] = ()
+    rules: Sequence[str] = ()
     proof: Sequence[str]
 
 
@@ -46,7 +48,7 @@ def describe(found: Findings) -> list[str]:
     widths = [max((len(row[index]) for row in rows), default=0) for index in range(3)]
     lines += ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
     lines += [", ".join(f"{number} {kind}" for kind, number in counts.items()) or "no leaves"]
-    return [*lines, *_advice(found), *found.boxes, "", *found.proof]
+    return [*lines, *_advice(found), *found.boxes, *found.rules, "", *found.proof]
 
 
 def whole_moves(leaves: Sequence[LeafDiff]) -> dict[tuple[str, str], list[LeafDiff]]:

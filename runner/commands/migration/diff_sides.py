@@ -20,6 +20,7 @@ from runner.bridge.migration import module_names
 from runner.bridge.migration.modes import Mode, in_mode, modes_of
 from runner.bridge.migration.module_names import ModuleNames
 from runner.bridge.needs import Needs, find_needs
+from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.config.composing import compose
 from runner.errors import ConfigError, LayerError, StorageError, UserError, no_exit
@@ -41,6 +42,7 @@ class Options:
       call: Keyword arguments for every call of a host.
       apply: Whether to write the renamed checkpoint.
       as_json: Whether to print JSON.
+      rules: What the pipeline does by path, if it was given.
       trust: Whether a run may import modules other than ours and Flax's.
     """
 
@@ -49,6 +51,7 @@ class Options:
     call: Mapping[str, Any]
     apply: bool = False
     as_json: bool = False
+    rules: PathRules | None = None
     trust: bool = False
 
 

@@ -17,7 +17,7 @@ from runner.arrays import renames as arrays_renames
 from runner.arrays.renames import BOXED, EXTRA, MOVED, SAME, LeafDiff
 from runner.bridge.migration.migration_proof import Migration, Proof, Prover
 from runner.commands.derived import output_path
-from runner.commands.migration import diff_boxes, diff_report
+from runner.commands.migration import diff_boxes, diff_report, diff_rules
 from runner.commands.migration.diff_report import Findings
 from runner.commands.migration.diff_sides import Options, Side, read_sides
 from runner.commands.printed.json_output import print_json
@@ -27,6 +27,7 @@ from runner.errors import StorageError, UserError, listed
 from runner.launch import process
 from runner.records import paths
 from runner.records.paths import RunFolder
+from runner.records.record import Verdict
 from runner.report.terminal import Terminal
 
 EXIT_DIFFERENT = 1
@@ -74,6 +75,8 @@ def _diff(old: Side, new: Side, options: Options) -> int:
     names = {"/".join(path): name for path, name in match.alignment.names.items()}
     given = {"/".join(path): _spelled(new, path, name) for path, name in match.alignment.names.items()}
     boxes = diff_boxes.lines(old, new, leaves)
+    rules = None if options.rules is None else diff_rules.judge(options.rules, old, new, leaves)
+    is_same = is_same and (rules is None or (rules.verdict is not Verdict.fail and not rules.untested))
     if options.as_json:
         renames = {item.old: item.new for item in leaves if item.old and item.new and item.old != item.new}
         moves = [
@@ -82,7 +85,8 @@ def _diff(old: Side, new: Side, options: Options) -> int:
         ]
         answer = {"leaves": [asdict(item) for item in leaves], "names": names, "moves": moves, "renames": renames}
         proof = {"same_bits": match.proof.holds, "sentence": match.proof.sentence, "tried": match.proof.tried}
-        print_json({**answer, "proof": proof, "written": written and str(written)}, indent=1)
+        more = {} if rules is None else {"rules": asdict(rules) | {"verdict": rules.verdict.value}}
+        print_json({**answer, **more, "proof": proof, "written": written and str(written)}, indent=1)
         return 0 if is_same else EXIT_DIFFERENT
     terminal = Terminal()
     findings = Findings(
@@ -92,6 +96,7 @@ def _diff(old: Side, new: Side, options: Options) -> int:
         why=_why(new, match),
         remains=_remains(match.alignment, leaves),
         boxes=boxes,
+        rules=diff_rules.lines(rules),
         proof=_proof_lines(match.proof),
     )
     for line in [*diff_report.describe(findings), *([said] if said else [])]:

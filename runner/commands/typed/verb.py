@@ -55,6 +55,7 @@ class Verb:
       exit_codes: Its exit codes in addition to `COMMON_EXIT_CODES`.
       paths: Which arguments and flags are paths to sweeps or runs.
       takes_overrides: Whether everything but its own flags goes to Hydra.
+      settings: A group of the config whose `KEY=VALUE` it takes besides its arguments, as `typed.settings`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Verb:
     exit_codes: Mapping[int, str] = field(default_factory=lambda: {OK: "done"})
     paths: Mapping[str, PathKind] = field(default_factory=dict)
     takes_overrides: bool = False
+    settings: str | None = None
 
     def parser(self) -> VerbParser:
         """The verb's parser, with its help page."""
@@ -79,11 +81,18 @@ class Verb:
         """
         parser = self.parser()
         if not self.takes_overrides:
-            return parser.parse_args(list(words))
+            settings = [word for word in words if self._is_setting(word)]
+            typed = parser.parse_args([word for word in words if word not in settings])
+            typed.settings = settings
+            return typed
         flags = [word for word in words if word in parser.value_counts()]
         typed = parser.parse_args(flags)
         typed.overrides = [word for word in words if word not in flags]
         return typed
+
+    def _is_setting(self, word: str) -> bool:
+        key, equals, _ = word.partition("=")
+        return self.settings is not None and bool(equals) and key.split(".")[0] == self.settings
 
     def help(self) -> str:
         """The verb's help page."""

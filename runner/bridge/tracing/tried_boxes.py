@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,44 +13,65 @@ from flax.linen import partitioning
 from flax.nnx import bridge
 
 from runner.arrays import trees
-from runner.bridge import rngs
+from runner.bridge import boxes, rngs
 from runner.bridge.layers import axes
-from runner.bridge.needs import Needs
 from runner.bridge.wrap import Bridged
 
+if TYPE_CHECKING:
+    from runner.bridge.needs import Needs
+
 LOGICAL, NNX, BARE, AXES = "LogicallyPartitioned", "NNXMeta", "no box", "params_axes"
-
-
-def logical(variable: Any) -> Any:
-    """A box that `nn.scan` and `nn.vmap` tell of their axis, where the variable has axis names."""
-    names, value = variable.get_metadata().get("out_sharding"), variable.get_value()
-    return nn.LogicallyPartitioned(value, names) if names else value
 
 
 # `bridge.to_linen` without metadata_fn.
 DEFAULT = bridge.ToLinen.__dataclass_fields__["metadata_fn"].default
 
-FUNCTIONS: Mapping[str, Any] = {LOGICAL: logical, NNX: DEFAULT, BARE: None, AXES: None}
+FUNCTIONS: Mapping[str, Any] = {LOGICAL: boxes.logical, NNX: DEFAULT, BARE: None, AXES: None}
+
+# How flax says that a lift around a box of Linen's names no axis.
+UNNAMED = "not specified in metadata_params"
+
+KEEP_AXES = """\
+def logical(variable):  # a box that nn.scan and nn.vmap tell of their axis
+    names, value = variable.get_metadata().get("out_sharding"), variable.get_value()
+    return nn.LogicallyPartitioned(value, names) if names else value
+layer = layer.clone(metadata_fn=logical)  # or bridge.with_partitioning(init, names) where the layer is written"""
+
+WRITER = f"""\
+from {axes.__name__} import {axes.AxesToLinen.__name__}
+layer = AxesToLinen(Layer, args=…, kwargs=FrozenDict(…))  # in place of bridge.to_linen(Layer, …)
+# in a config: layer.wrapper={axes.__name__}.{axes.AxesToLinen.__name__}"""
+
+# What to write for each.
+FIXES: Mapping[str, str] = {
+    LOGICAL: KEEP_AXES,
+    NNX: "layer = bridge.to_linen(Layer, …)  # without metadata_fn: names and axes fit in this host",
+    BARE: "layer = layer.clone(metadata_fn=None)  # in a config: layer.metadata_fn=none; no box takes this lift's axis",
+    AXES: WRITER,
+}
 
 
-def tried(model: Bridged, needs: Needs, x: Any) -> dict[str, str]:
+def tried(model: Bridged, needs: Needs | Callable[[], Needs], x: Any) -> dict[str, str]:
     """What is wrong with each box in this host, empty if nothing: init, apply and gradient trace, names fit arrays.
 
     Args:
       model: The host.
-      needs: What it needs.
+      needs: What it needs, or what finds that out, for a host that can't be traced as it is.
       x: Its input, or shape and dtype.
     """
-    wants_axes = axes.COLLECTION in needs.variables
-    names = (AXES,) if wants_axes else (LOGICAL, NNX, BARE)
-    return {name: problem(model, needs, x, name) for name in names}
+    return {name: problem(model, needs, x, name) for name in FUNCTIONS}
 
 
-def problem(model: Bridged, needs: Needs, x: Any, name: str) -> str:
+def first_fix(found: Mapping[str, str]) -> str | None:
+    """What to write for the first of the boxes that were tried with nothing wrong; None if there is none."""
+    return next((FIXES[name] for name, wrong in found.items() if not wrong), None)
+
+
+def problem(model: Bridged, needs: Needs | Callable[[], Needs], x: Any, name: str) -> str:
     """What is wrong with the box `name` around the leaves of all wrapped layers in the host; empty if nothing."""
     try:
         with nn.intercept_methods(_boxing(FUNCTIONS[name], writes=name == AXES)):
-            variables = _trace(model, needs, x)
+            variables = _trace(model, needs() if callable(needs) else needs, x)
     except Exception as error:  # noqa: BLE001 - whatever the host, its lifts or the box raise
         return f"{type(error).__name__}: {error}"
     wrong = [path for path, names, rank in named_axes(variables) if len(names) != rank]
