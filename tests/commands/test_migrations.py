@@ -6,6 +6,7 @@ import json
 import os
 import re
 
+import flax
 import jax
 import jax.numpy as jnp
 import migrated_layers
@@ -239,6 +240,13 @@ def test_a_box_on_one_side_is_restored_after_apply(run, old, new, box):
     assert f"\nThe box that restores it: {box}\n" in out
     code, out, _ = run(f"{new}@old-renamed", new)
     assert (code, "4 same" in out) == (0, True)
+
+
+@pytest.mark.parametrize(("new", "code"), [("Boxed('kept')", 0), ("Boxed('nnx')", 1)])
+def test_a_box_that_was_taken_off(run, new, code):
+    variables = model("Boxed()").init(jax.random.key(0), jnp.ones(SHAPE))
+    ocp.PyTreeCheckpointer().save(os.path.abspath("old"), flax.core.meta.unbox(variables))
+    assert run("Boxed()@old", new)[0] == code
 
 
 def test_the_metadata_function_that_is_printed_works(run):

@@ -17,11 +17,18 @@ UNKNOWN = "a box"
 
 
 def marked(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[LeafDiff]:
-    """`leaves` with those as `boxed` that are stored in another box than the new model's init has."""
+    """`leaves` with those as `boxed` that are stored in another box than the new model's init has.
+
+    Where the old model's init has that box too, and the checkpoint has none, the pipeline takes it off before it saves,
+    as MaxText does: of the new model as well.
+    """
     before, after = _boxes(old, new), _boxes(new, old)
     if before is None or after is None:
         return list(leaves)
-    return [_marked(item, before.get(str(item.old)), after.get(str(item.new))) for item in leaves]
+    made = {} if old.saved is None or old.needs is None else boxes.box_names(old.needs.variables)
+    return [
+        _marked(item, before.get(str(item.old)), after.get(str(item.new)), made.get(str(item.old))) for item in leaves
+    ]
 
 
 def lines(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> list[str]:
@@ -73,9 +80,10 @@ def _stored_as(old: Side, new: Side, name: str) -> str:
     return f"{name}/value" if boxed else name
 
 
-def _marked(item: LeafDiff, before: str | None, after: str | None) -> LeafDiff:
+def _marked(item: LeafDiff, before: str | None, after: str | None, made: str | None) -> LeafDiff:
     alike = before == after or (UNKNOWN in (before, after) and before is not None and after is not None)
-    if item.kind not in (SAME, MOVED) or alike:
+    taken_off = before is None and after is not None and made == after
+    if item.kind not in (SAME, MOVED) or alike or taken_off:
         return item
     return replace(item, kind=BOXED, was=f"{item.was} in {before or 'no box'}", wanted=after or "no box")
 

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, enable_dropout: bool | None = None) -> jax.Array:
-        """`enable_dropout=False` is its evaluation, and how T5X initialises; None is right for both init and training."""
+        """`enable_dropout=False` is its evaluation, and how T5X initialises; None is right for init and training."""
         enable_dropout = not self.is_initializing() if enable_dropout is None else enable_dropout
         if not self.scan_layers:
             for number in range(2):

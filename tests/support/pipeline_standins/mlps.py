@@ -1,8 +1,9 @@
-"""MLPs for T5X and Flaxformer, in NNX: the healthy one and those that their contracts refuse or that they get wrong."""
+"""MLPs in NNX for these stand-ins: a healthy one, and those that a contract refuses or gets wrong."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 KERNEL = nnx.initializers.lecun_normal()
@@ -13,7 +14,7 @@ def named(*names: str | None) -> nnx.Initializer:
 
 
 class Mlp(nnx.Module):
-    """T5's MLP of one activation under the names that T5X's has: [..., features] to the same."""
+    """Two layers under T5X's names, with its axis names: [..., features] to the same."""
 
     def __init__(self, features: int, hidden: int, rate: float = 0.1, *, rngs: nnx.Rngs):
         inner, outer = named("embed", "mlp"), named("mlp", "embed")
@@ -62,6 +63,22 @@ class DeafMlp(Mlp):
         return super().__call__(x, False)
 
 
+class Average(nnx.Variable[jax.Array]):
+    """A collection of its own, which no pipeline lists."""
+
+
+class AveragingMlp(Mlp):
+    """Keeps a mean of what it saw."""
+
+    def __init__(self, features: int, hidden: int, rate: float = 0.1, *, rngs: nnx.Rngs):
+        super().__init__(features, hidden, rate, rngs=rngs)
+        self.average = Average(jnp.zeros(features))
+
+    def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
+        self.average[...] = 0.9 * self.average[...] + 0.1 * x.mean(axis=(0, 1))
+        return super().__call__(x - self.average[...], deterministic)
+
+
 class EagerMlp(Mlp):
     """Asks for a key for dropout when it is made."""
 
@@ -79,18 +96,3 @@ class RenamedMlp(nnx.Module):
 
     def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
         return self.down(nnx.relu(self.up(x)))
-
-
-class FlaxformerMlp(Mlp):
-    """The same for Flaxformer, which says `enable_dropout` and, in decoders, how it decodes."""
-
-    def __call__(
-        self,
-        x: jax.Array,
-        decode: bool = False,
-        prefill: bool = False,
-        prefill_lengths: jax.Array | None = None,
-        *,
-        enable_dropout: bool = True,
-    ) -> jax.Array:
-        return super().__call__(x, not enable_dropout)
