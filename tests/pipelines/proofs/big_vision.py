@@ -91,13 +91,13 @@ def modes(folder: Path) -> str:
     """Evaluation is train=False, which the block hands to the layer by position."""
     words = (*TYPED, "host.call.train=false")
     faulty = typed.check(*words, "layer.target=faulty.Dropped", "layer.init_rngs=[params,dropout]")
-    assert "traps" in faulty.failed(), faulty.details
+    assert faulty.verdicts["mode"] == "fail", faulty.details["mode"]
     twin = typed.check(*words, "layer.target=layers.Mlp")
-    assert twin.verdicts["traps"] != "fail", twin.details["traps"]
+    assert twin.verdicts["mode"] == "pass", twin.details["mode"]
     asked = typed.run("check", *TYPED, "layer.target=faulty.Dropped")
     assert asked.code, asked.text
     return (
-        f"dropout that ignores `deterministic`: *traps* fails: {faulty.details['traps']}; without a dropout key for "
+        f"dropout that ignores `deterministic`: *mode* fails: {faulty.details['mode']}; without a dropout key for "
         "init, as in train.py, it is refused; the healthy twin passes"
     )
 
