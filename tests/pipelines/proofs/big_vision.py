@@ -128,7 +128,9 @@ def training(folder: Path) -> str:
     (old, losses), (new, ours) = (_trained(model) for model in (hosts.ViT, hosts.Migrated))
     assert losses == ours, (losses, ours)
     num = require_equal_bits(old, new)
-    return f"optax.make with wd, scanned: losses {', '.join(f'{loss:.6f}' for loss in losses)}; all {num} leaves same bits"
+    return (
+        f"optax.make with wd, scanned: losses {', '.join(f'{loss:.6f}' for loss in losses)}; all {num} leaves same bits"
+    )
 
 
 def _image() -> Any:
