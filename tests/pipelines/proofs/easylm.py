@@ -239,9 +239,9 @@ def _train(folder: Path, part: Any, load: str = "") -> Any:
     logger = SimpleNamespace(output_dir=str(folder), log=lambda values: None)
     with (
         hosts.replaced(part),
-        mock.patch.object(mlxu, "WandBLogger", lambda **_: logger),
+        mock.patch.object(mlxu, "WandBLogger", return_value=logger),
         mock.patch.object(llama_train, "AutoTokenizer", mock.MagicMock()),
-        mock.patch.object(llama_train.DatasetFactory, "load_dataset", lambda *_: _Data()),
+        mock.patch.object(llama_train.DatasetFactory, "load_dataset", return_value=_Data()),
     ):
         llama_train.main(None)
     return StreamingCheckpointer.load_checkpoint(str(folder / "streaming_params"))

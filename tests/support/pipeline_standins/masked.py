@@ -22,7 +22,8 @@ class MlpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
-        return nn.Dense(WIDTH)(nn.gelu(nn.Dense(HIDDEN)(x)))
+        x = nn.gelu(nn.Dense(HIDDEN)(x))
+        return nn.Dense(WIDTH)(x)
 
 
 class Block(nn.Module):
