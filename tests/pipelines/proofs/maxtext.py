@@ -49,8 +49,8 @@ def layer(folder: Path) -> str:
     outputs = [jax.jit(model.apply)(old, _tokens()) for model in (hosts.Decoder(), hosts.Migrated())]
     require_equal_bits(*outputs)
     return (
-        f"{len(shapes(old))} leaves in LogicallyPartitioned under MaxText's names, in its scan; on the old variables the "
-        "same bits as with its simple_mlp block"
+        f"{len(shapes(old))} leaves in LogicallyPartitioned under MaxText's names, in its scan; on the old variables "
+        "the same bits as with its simple_mlp block"
     )
 
 
@@ -72,7 +72,7 @@ def collections(folder: Path) -> str:
 
 def boxes(folder: Path) -> str:
     """MaxText unwraps LogicallyPartitioned alone."""
-    faulty = checked("layers.Mlp", "layer.metadata_fn=null")
+    faulty = checked("layers.Mlp", "layer.metadata_fn=default")
     failed = [name for name in ("pipeline", "sharding") if faulty.verdicts.get(name) == "fail"]
     assert failed, faulty.details
     twin = checked("layers.Mlp", OWN)
