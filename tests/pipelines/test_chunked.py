@@ -37,26 +37,31 @@ def test_the_new_feed_forward_gives_the_old_bits(chunks, old):
     require_equal_bits(*outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [0, 2])
 def test_a_healthy_feed_forward_passes(chunks):
     assert set(verdicts(chunked.SwiGLU, chunks=chunks).values()) == {"pass"}
 
 
+@pytest.mark.slow
 def test_statistics_are_lost_in_a_chunked_scan():
     assert verdicts(chunked.Normed, chunks=2)["complete"] == "fail"
 
 
+@pytest.mark.slow
 def test_statistics_are_trained_and_never_kept():
     found = verdicts(chunked.Normed)
     assert (found["complete"], found["mutable"], found["trained"]) == ("pass", "fail", "fail")
 
 
+@pytest.mark.slow
 def test_names_of_ones_own_meet_the_last_rule():
     model = chunked.Model(chunked.Made(chunked.Gated))
     report = runner.check(model, TOKENS, pipeline="easylm", rules=chunked.RULES, only="rules")
     assert "of the layer only the catch-all '.*': P(None)" in report["rules"].detail
 
 
+@pytest.mark.slow
 def test_a_deaf_dropout_is_named_in_evaluation():
     only = ("mode", "traps")
     stuck, healthy = (

@@ -27,20 +27,24 @@ def verdicts(kind):
     return {check.name: check.verdict.value for check in report}
 
 
+@pytest.mark.slow
 def test_a_healthy_mlp_passes():
     assert set(verdicts(masked.Mlp).values()) == {"pass"}
 
 
+@pytest.mark.slow
 def test_statistics_are_lost_in_the_scan():
     assert verdicts(masked.Normed)["complete"] == "fail"
 
 
+@pytest.mark.slow
 def test_matrices_without_decay_are_named():
     params = masked.Encoder(masked.wrapped(masked.Named)).init(jax.random.key(0), X)["params"]
     assert masked.decayed(params) == set()
     assert verdicts(masked.Named)["rules"] == "warn"
 
 
+@pytest.mark.slow
 def test_numbers_as_keys_fail_where_names_are_joined():
     params = masked.Encoder(masked.wrapped(masked.Listed)).init(jax.random.key(0), X)["params"]
     with pytest.raises(TypeError):

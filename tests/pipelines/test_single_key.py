@@ -28,10 +28,12 @@ def failed(kind):
     return {check.name for check in runner.check(policy, OBS, pipeline="brax", only=TRACED).failed}
 
 
+@pytest.mark.slow
 def test_a_healthy_layer_passes():
     assert failed(single_key.Gated) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"),
     [

@@ -1,4 +1,4 @@
-"""EasyLM, as a layer inside meets it: `deterministic` by position, a scan over chunks, a state of all that init gives."""
+"""EasyLM, as a layer inside meets it: `deterministic` by position, a scan over chunks, a state over all of init."""
 
 from __future__ import annotations
 
