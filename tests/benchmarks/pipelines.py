@@ -43,7 +43,7 @@ def mark(outcome: Outcome | None) -> str:
 
 def page(found: Mapping[str, Outcomes]) -> str:
     """The whole of docs/pipelines/README.md."""
-    lines = [HEAD, f"| pipeline | {' | '.join(CAPABILITIES)} |", "|---" * (len(CAPABILITIES) + 1) + "|"]
+    lines = [HEAD, "", f"| pipeline | {' | '.join(CAPABILITIES)} |", "|---" * (len(CAPABILITIES) + 1) + "|"]
     for name, outcomes in found.items():
         cells = [mark(outcomes.by_capability.get(key)) for key in CAPABILITIES]
         lines.append(f"| [{name}]({name}.md) | {' | '.join(cells)} |")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import renames, safetensors_file, saved_trees, trees
+from runner.arrays import renames, saved_trees, trees
 from runner.arrays.formats import places, safetensors_file
 from runner.commands.derived.exported_variables import DESCRIPTION, DESCRIPTION_FILE, DESCRIPTION_VERSION, Names
 from runner.commands.derived.output_path import SUFFIX, require_target, save
