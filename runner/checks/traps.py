@@ -55,7 +55,7 @@ def _static(subject: Subject, layer: Bridged) -> Check:
 
     # The cache uses only the model's hash and equality: what is called inside makes no difference.
     jitted, x = jax.jit(call, static_argnums=0), jax.ShapeDtypeStruct((), np.float32)
-    for model in (subject.model.model, layer.model):
+    for model in (layer.model, subject.model.model):
         try:
             jitted.eval_shape(model, x)
         except ValueError:
@@ -74,6 +74,8 @@ def _unhashable(model: Any) -> Check:
     values = {key: value for key, value in _settings(model).items() if not _is_hashable(value)}
     names = ", ".join(f"{key} ({type(value).__name__})" for key, value in values.items()) or "a field"
     detail = f"{names} can't be hashed: as a static argument of jit the model raises ValueError"
+    if not hasattr(model, "nnx_class"):  # a host is as its pipeline makes it: EasyLM's config can't be hashed
+        return warn(NAME, f"the host's {detail}", None, unhashable=list(values))
     fix = "\n".join(f"{key}={as_code.hashable(value)}" for key, value in values.items())
     return fail(NAME, detail, fix or None, unhashable=list(values))
 

@@ -3,8 +3,8 @@
     BRIDGE_RUNNER_SOURCES=FOLDER python tests/benchmarks/pipelines.py > docs/pipelines/README.md
 
 Each file of tests/pipelines/proofs is run on the real source of its pipeline, in a process of its own; some minutes
-each. `python tests/benchmarks/pipelines.py NAME ...` runs some of them. A pipeline that can't be run here is left as
-docs/pipelines/proved.json has it, where the last outcome of each is kept.
+each. `NAME` or `NAME:capability,capability` runs some of them, and `--kept` none. A pipeline that can't be run here is
+left as docs/pipelines/proved.json has it, where the last outcome of each is kept.
 """
 # ruff: noqa: E402 - the proofs are found once their folder is on the path
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -42,7 +43,7 @@ def mark(outcome: Outcome | None) -> str:
 
 def page(found: Mapping[str, Outcomes]) -> str:
     """The whole of docs/pipelines/README.md."""
-    lines = [HEAD, f"| pipeline | {' | '.join(CAPABILITIES)} |", "|---" * (len(CAPABILITIES) + 1) + "|"]
+    lines = [HEAD, "", f"| pipeline | {' | '.join(CAPABILITIES)} |", "|---" * (len(CAPABILITIES) + 1) + "|"]
     for name, outcomes in found.items():
         cells = [mark(outcomes.by_capability.get(key)) for key in CAPABILITIES]
         lines.append(f"| [{name}]({name}.md) | {' | '.join(cells)} |")
@@ -55,16 +56,26 @@ def page(found: Mapping[str, Outcomes]) -> str:
 
 
 def main(wanted: list[str]) -> None:
-    """Runs the pipelines `wanted`, or all, and prints the page."""
+    """Runs the pipelines `wanted`, or all, or none with `--kept`, and prints the page."""
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    for name in wanted or proof.names():
-        outcomes = proof.run(name)
-        if not outcomes.reason or name not in kept:
-            kept[name] = asdict(outcomes)
+    for word in [] if wanted == ["--kept"] else wanted or proof.names():
+        name, _, capabilities = word.partition(":")
+        outcomes = proof.run(name, tuple(filter(None, capabilities.split(","))))
+        kept[name] = added(kept.get(name), asdict(outcomes))
         print(f"{name}: {outcomes.reason or outcomes.version}", file=sys.stderr)
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1, ensure_ascii=False) + "\n")
     sys.stdout.write(page({name: proof.loads(json.dumps(kept[name])) for name in sorted(kept)}))
+
+
+def added(kept: dict[str, Any] | None, outcomes: dict[str, Any]) -> dict[str, Any]:
+    """`outcomes`, and what is `kept` of the same version and was not run again."""
+    if kept is None or (outcomes["version"] and kept["version"] != outcomes["version"]):
+        return outcomes
+    if outcomes["reason"]:
+        return kept
+    both = kept["by_capability"] | outcomes["by_capability"]
+    return outcomes | {"by_capability": {key: both[key] for key in CAPABILITIES if key in both}}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,16 @@ class Around(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(4)(self.layer(x))
+
+
+class SizedHost(nn.Module):
+    """A host whose sizes are what its pipeline gives."""
+
+    sizes: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return bridge.to_linen(nnx.Linear, x.shape[-1], 4)(x)
 
 
 class DropsNothing(nnx.Module):
@@ -176,6 +187,17 @@ def test_a_list_or_array_among_the_arguments_is_fixed_by_a_tuple(kernel_size):
     assert check.evidence["unhashable"] == ["kernel_size"]
     assert check.fix == "kernel_size=(3,)"
     assert checked(run(f"model = bridge.to_linen(nnx.Conv, 4, 4, {check.fix})")["model"]).verdict is Verdict.passed
+
+
+@pytest.mark.parametrize("sizes", [[4], {"width": [4]}], ids=["list", "dict"])
+def test_a_host_that_cannot_be_hashed_is_loud(sizes):
+    check = checked(SizedHost(sizes))
+    assert (check.verdict, check.evidence["unhashable"]) == (Verdict.warn, ["sizes"])
+    assert check.detail.startswith("the host's sizes (")
+
+
+def test_a_host_that_can_be_hashed_has_no_trap():
+    assert checked(SizedHost((4,))).verdict is Verdict.passed
 
 
 def test_a_dict_among_the_arguments_is_fixed_by_a_frozen_one():

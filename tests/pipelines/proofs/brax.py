@@ -38,7 +38,7 @@ def check(folder: Path) -> str:
 
 def collections(folder: Path) -> str:
     """Brax has no lift, but gives its optimiser the statistics and keeps no update."""
-    faulty = typed.check(*TYPED, "layer.target=layers.Normed")
+    faulty = typed.check(*TYPED, "layer.target=faulty.Normed")
     assert {"mutable", "trained"} <= set(faulty.failed()), faulty.details
     return (
         f"BatchNorm: *mutable* fails: {faulty.details['mutable']}; *trained* fails: {faulty.details['trained']}; "
@@ -48,7 +48,7 @@ def collections(folder: Path) -> str:
 
 def modes(folder: Path) -> str:
     """Brax has one mode and no key at apply."""
-    dropped, noisy = (typed.check(*TYPED, f"layer.target=layers.{name}") for name in ("Dropped", "Noisy"))
+    dropped, noisy = (typed.check(*TYPED, f"layer.target=faulty.{name}") for name in ("Dropped", "Noisy"))
     assert "streams" in dropped.failed(), dropped.details
     assert "nothing_invented" in noisy.failed(), noisy.details
     return (

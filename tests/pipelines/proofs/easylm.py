@@ -65,11 +65,16 @@ def collections(folder: Path) -> str:
 
 def rules(folder: Path) -> str:
     """The catch-all of EasyLM's rules replicates what no other rule knows."""
-    faulty = typed.check(*TYPED, "host.target=hosts.Llama", "layer.target=faulty.Gated", RULES)
-    assert faulty.verdicts["rules"] != "pass", faulty.details["rules"]
-    twin = typed.check(*TYPED, "host.target=hosts.Llama", "layer.target=layers.SwiGLU", RULES)
-    assert twin.verdicts["rules"] == "pass", twin.details["rules"]
-    return f"gate, up, down: *rules* {faulty.verdicts['rules']}: {faulty.details['rules']}; w1, w2, w3 pass"
+    import hosts
+
+    assert hosts.Renamed.layer is not hosts.Migrated.layer
+    words = ("--input", "[2,8]", "--input-dtype", "int32", RULES)
+    faulty = typed.run("diff", "hosts:Llama()", "hosts:Renamed()", *words)
+    catch_all = [line for line in faulty.text.splitlines() if "catch-all" in line]
+    assert catch_all, faulty.text
+    twin = typed.run("diff", "hosts:Llama()", "hosts:Migrated()", *words)
+    assert "catch-all" not in twin.text, twin.text
+    return f"gate, up, down: diff with EasyLM's rules says: {' '.join(catch_all[0].split())}; not of w1, w2, w3"
 
 
 def boxes(folder: Path) -> str:
@@ -84,11 +89,10 @@ def boxes(folder: Path) -> str:
 def modes(folder: Path) -> str:
     """The block hands `deterministic` to the layer by position."""
     words = (*TYPED, "host.target=hosts.Llama", "host.call.deterministic=true")
-    faulty = typed.check(*words, "layer.target=faulty.Stuck")
-    assert faulty.verdicts["traps"] == "fail", faulty.details["traps"]
-    twin = typed.check(*words, "layer.target=layers.SwiGLU")
-    assert twin.verdicts["traps"] != "fail", twin.details["traps"]
-    return f"dropout that ignores `deterministic`: *traps* fails: {faulty.details['traps']}; the healthy twin does not"
+    faulty, twin = typed.check(*words, "layer.target=faulty.Stuck"), typed.check(*words, "layer.target=layers.SwiGLU")
+    assert faulty.verdicts["mode"] == "fail", faulty.details["mode"]
+    assert twin.verdicts["mode"] == "pass", twin.details["mode"]
+    return f"dropout that ignores `deterministic`: *mode* fails: {faulty.details['mode']}; the healthy twin passes"
 
 
 def checkpoint(folder: Path) -> str:
@@ -235,9 +239,9 @@ def _train(folder: Path, part: Any, load: str = "") -> Any:
     logger = SimpleNamespace(output_dir=str(folder), log=lambda values: None)
     with (
         hosts.replaced(part),
-        mock.patch.object(mlxu, "WandBLogger", lambda **_: logger),
+        mock.patch.object(mlxu, "WandBLogger", return_value=logger),
         mock.patch.object(llama_train, "AutoTokenizer", mock.MagicMock()),
-        mock.patch.object(llama_train.DatasetFactory, "load_dataset", lambda *_: _Data()),
+        mock.patch.object(llama_train.DatasetFactory, "load_dataset", return_value=_Data()),
     ):
         llama_train.main(None)
     return StreamingCheckpointer.load_checkpoint(str(folder / "streaming_params"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,13 +64,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ours)
 
 
-def run(name: str, timeout_s: float = 1800) -> Outcomes:
-    """Runs the proofs of pipeline `name` in a process of their own.
+def run(name: str, capabilities: Sequence[str] = (), timeout_s: float = 3600) -> Outcomes:
+    """Runs the proofs of pipeline `name`, all or of some `capabilities`, in a process of their own.
 
     Raises:
       RuntimeError: The process did not end well; with the end of what it said.
     """
-    command = [sys.executable, "-m", "tests.pipelines.proofs", name]
+    command = [sys.executable, "-m", "tests.pipelines.proofs", name, *capabilities]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-4000:]}")
