@@ -11,9 +11,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.arrays import tree_diff, trees
-from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import lifts, wrap
 from runner.arrays import tree_diff, tree_moves, trees
 from runner.arrays.tree_diff import LeafDiff
 from runner.bridge import captured, lifts, wrap

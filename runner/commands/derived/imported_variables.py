@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import renames, saved_trees, trees
 from runner.arrays import saved_trees, trees
 from runner.arrays.formats import places, safetensors_file
 from runner.arrays.tree_diff import diff_trees
