@@ -47,7 +47,8 @@ class Maker:
             return self(name=args[0])
         fields = {item.name: getattr(self.model, item.name) for item in dataclasses.fields(self.model) if item.init}
         values = {key: value for key, value in fields.items() if key not in LINEN_FIELDS}
-        kind = _calling(type(self.model), self.call) if self.call else type(self.model)
+        own: Any = type(self.model)
+        kind = _calling(own, self.call) if self.call else own
         layer = kind(**values, name=name or self.name)
         return layer(*args, **kwargs) if args or kwargs else layer
 
@@ -196,7 +197,8 @@ def put_around(layer: Bridged, settings: HostSettings) -> Bridged:
     call = {key: values.resolve_call(value, path=f"host.call.{key}") for key, value in settings.call.items()}
     drawn = tuple((key, value.stream) for key, value in call.items() if isinstance(value, Drawn))
     maker = Maker(layer.model, settings.layer_name, layer.call)
-    kind = _drawing(target, drawn) if drawn else target
+    own: Any = target
+    kind = _drawing(own, drawn) if drawn else own
     return Bridged(
         model=kind(layer=maker, **kwargs),
         call=Arguments({key: value for key, value in call.items() if not isinstance(value, Drawn)}),

@@ -13,8 +13,7 @@ from flax import nnx
 
 from runner.arrays import tree_diff, tree_moves, trees
 from runner.arrays.tree_diff import LeafDiff
-from runner.bridge import captured, lifts, wrap
-from runner.bridge.captured import Captured
+from runner.bridge import lifts, wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources

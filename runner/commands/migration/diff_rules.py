@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runner.arrays.renames import LeafDiff
+from runner.arrays.tree_diff import LeafDiff
 from runner.bridge.rules.leaves import NamedLeaf, named_leaves
 from runner.bridge.rules.sources import PathRules
 from runner.checks.pipeline import rules as checked
