@@ -103,25 +103,18 @@ def test_a_box_that_maxtext_leaves_is_named():
     assert asked(boxed, "pipeline", pipeline="maxtext")["pipeline"].verdict == "fail"
 
 
-class Unaware(mlps.DeafMlp):
-    """Takes no mode at all."""
-
-    def __call__(self, x):
-        return super().__call__(x)
-
-
 def model(layer, *, told):
-    return train_property.Model(made(bridge.ToLinen, layer, metadata_fn=None), told=told)
+    return train_property.Model(made(bridge.ToLinen, layer), told=told)
 
 
 @pytest.mark.slow
 def test_a_mode_that_reaches_no_layer_is_named():
-    host = model(Unaware, told=False)
+    host = model(mlps.UnawareMlp, told=False)
     found = asked(host, "traps", "mode", "pipeline", pipeline="kauldron")
-    assert any(check.verdict == "fail" for check in found.values())
+    assert {name for name, check in found.items() if check.verdict == "fail"} & {"mode", "traps"}
 
 
 @pytest.mark.slow
 def test_a_mode_that_is_handed_on_passes():
-    found = asked(model(mlps.Mlp, told=True), "traps", "mode", "pipeline", pipeline="kauldron")
+    found = asked(model(mlps.PlainMlp, told=True), "traps", "mode", "pipeline", pipeline="kauldron")
     assert not [name for name, check in found.items() if check.verdict == "fail"]

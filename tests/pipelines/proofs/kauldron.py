@@ -62,15 +62,8 @@ def checkpoint(folder: Path) -> str:
     import hosts
 
     state, place = first_run()
-    said = typed.run(
-        "diff",
-        f"hosts:Model()@{place}",
-        "hosts:Migrated()",
-        "--input",
-        "[2,3,8]",
-        "--call",
-        "is_training_property=false",
-    )
+    sides = (f"hosts:Checked()@{place}", "hosts:CheckedMigrated()")
+    said = typed.run("diff", *sides, "--input", "[2,3,8]", "--call", "train=False")
     assert said.code == 0, said.text
     trainer = _trainer(hosts.Migrated(), place.parents[1])
     loaded = trainer.checkpointer.restore(trainer.init_state())

@@ -55,8 +55,8 @@ def layer(folder: Path) -> str:
     ]
     require_equal_bits(*outputs)
     return (
-        f"{len(shapes(old['params']))} params under T5X's names in its scan over layers, with the same entries in "
-        "params_axes; on the old variables the same bits as with its own MlpBlock"
+        f"{len(shapes(old['params']))} params under the old names in its scan over layers, with the same entries in "
+        "params_axes; on the old variables the same bits as with its own MLP"
     )
 
 

@@ -46,7 +46,7 @@ class OwnToLinen(nn.Module):
 
     def _keep(self, layer: nnx.Module) -> None:
         for path, variable in nnx.to_flat_state(nnx.state(layer, nnx.Not(nnx.RngState))):
-            collection = nnx.variablelib.variable_name_from_type(variable.type)
+            collection = nnx.variable_name_from_type(variable.type, allow_register=True)
             if self.is_mutable_collection(collection):
                 first, *rest = path
                 tree = dict(self.get_variable(collection, first, {})) if rest else {}

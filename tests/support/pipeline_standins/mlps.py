@@ -28,6 +28,22 @@ class Mlp(nnx.Module):
         return self.wo(self.dropout(hidden, deterministic=deterministic, rngs=self.rngs))
 
 
+class PlainMlp(Mlp):
+    """Without axis names."""
+
+    def __init__(self, features: int, hidden: int, rate: float = 0.1, *, rngs: nnx.Rngs):
+        self.wi = nnx.Linear(features, hidden, rngs=rngs)
+        self.wo = nnx.Linear(hidden, features, rngs=rngs)
+        self.dropout, self.rngs = nnx.Dropout(rate), rngs
+
+
+class UnawareMlp(PlainMlp):
+    """Takes no mode at all."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x, deterministic=False)
+
+
 class StatsMlp(Mlp):
     """With running statistics, which T5X's scans do not list."""
 

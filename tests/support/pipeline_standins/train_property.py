@@ -47,8 +47,8 @@ class Model(nn.Module):
         return mode
 
     @nn.compact
-    def __call__(self, x: jax.Array, is_training_property: bool = True) -> jax.Array:
-        """`is_training_property=False` is its evaluation."""
-        with training(is_training_property):
+    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
+        """`train=False` is its evaluation."""
+        with training(train):
             how = {"deterministic": not self.is_training} if self.told else {}
             return nn.Dense(2, name="head")(self.layer(name="mlp")(x, **how))
