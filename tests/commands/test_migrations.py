@@ -58,6 +58,7 @@ PROVED = "the new one gives the old output bit for bit (x float32[2,4,8])"
         ("Attention()", "Attention(new=True)"),
         ("ZeroHead()", "ZeroHead(factor=1.0)"),
         ("Norm()", "Norm(momentum=0.99)"),
+        ("OwnNorm()", "OwnNorm(momentum=0.99)"),
         ("Drop()", "Drop(rate=0.5)"),
         ("Clipped()", "Clipped(new=True)"),
         ("Critic()", "Critic(new=True)"),
@@ -79,6 +80,8 @@ def test_a_right_migration_is_proved(run, old, new):
         ("Attention()", "Attention(new=True, reordered=True)", r"proof: the new one does NOT give the old output"),
         ("Norm()", "Norm(momentum=0.9)",
          r"proof: .* NOT give the old updates: it differs in batch_stats/norm/mean .*, train mode\)$"),
+        ("OwnNorm()", "OwnNorm(momentum=0.9)",
+         r"proof: .* NOT give the old updates: it differs in batch_stats/net/norm/mean .*, train mode\)$"),
         ("Drop()", "Drop(rate=0.4)", r"proof: the new one does NOT give the old output: .*, train mode\)$"),
         ("Clipped()", "Clipped(new=True, clip=False)", r"proof: .* NOT give the old output: .*, on random var"),
         ("ZeroHead()", "ZeroHead(factor=7.0)",
@@ -277,3 +280,11 @@ def test_a_checkpoint_of_another_model_gets_no_proof(run):
         "proof: none: migrated_layers:Setup()@old does not fit its own model: params/first/bias is missing, "
         "params/first/kernel is missing, params/second/bias is missing and 1 more",
     )
+
+
+@pytest.mark.slow
+def test_of_many_leaves_several_are_changed_at_a_time(run):
+    saved("Many()", "old")
+    code, out, _ = run("Many()@old", "Many(70)")
+    assert (code, "replaced leaves changed 2 at a time" in " ".join(out.split())) == (0, True)
+    assert run("Many()@old", "Many(69)")[0] == 1

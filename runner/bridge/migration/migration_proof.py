@@ -27,6 +27,9 @@ SCALES = (1.0, 10.0)
 
 MAX_NAMED = 4
 
+# Replaced leaves are changed one by one up to this number; of more, several at a time.
+MAX_CHANGES = 64
+
 # Results further apart than this, relative to the largest value, are not computed again without compiling.
 MAX_ROUNDED = 0.05
 
@@ -241,7 +244,7 @@ def _blind(trials: Sequence[_Trial]) -> list[str]:
     for name in migration.migrated:
         other = {**migration.stored, name: changed(migration.stored[name])}
         after = [trial.pair.old.run(other, x) for trial in trials]
-        if not any(_reads(one, two, name, other[name]) for one, two in zip(given, after, strict=True)):
+        if not any(_reads(one, two, {name: other[name]}) for one, two in zip(given, after, strict=True)):
             found.append(name)
     return found
 
@@ -249,20 +252,26 @@ def _blind(trials: Sequence[_Trial]) -> list[str]:
 def _unread(trials: Sequence[_Trial], samples: Sequence[tuple[Arrays, np.ndarray, Arrays]]) -> list[str]:
     """Migrated leaves that nothing depends on; the new model is compared with each of them changed."""
     found = []
-    for name in trials[0].migration.migrated:
+    for names in _together(trials[0].migration.migrated):
         is_read = False
         for trial, (variables, x, given) in zip(trials, samples, strict=True):
-            other = {**variables, name: changed(variables[name])}
-            after = trial.compare(other, x, f"with {name} changed")
-            is_read = is_read or _reads(given, after, name, other[name])
-        found += [] if is_read else [name]
+            other = {**variables, **{name: changed(variables[name]) for name in names}}
+            after = trial.compare(other, x, f"with {names[0] if len(names) == 1 else _some(names)} changed")
+            is_read = is_read or _reads(given, after, {name: other[name] for name in names})
+        found += [] if is_read else names
     return found
 
 
-def _reads(given: Arrays, after: Arrays, name: str, leaf: np.ndarray) -> bool:
-    """Whether a call gives something else since the leaf `name` is `leaf`."""
+def _together(names: Sequence[str]) -> list[list[str]]:
+    """The leaves that are changed at a time."""
+    size = -(-len(names) // MAX_CHANGES) or 1
+    return [list(names[first : first + size]) for first in range(0, len(names), size)]
+
+
+def _reads(given: Arrays, after: Arrays, leaves: Arrays) -> bool:
+    """Whether a call gives something else since these leaves are others."""
     # A leaf that is handed on as it came has changed, but nothing was computed with it.
-    handed_on = {name} if name in after and same(after[name], leaf) else set()
+    handed_on = {name for name, leaf in leaves.items() if name in after and same(after[name], leaf)}
     return any(not same(given.get(path), array) for path, array in after.items() if path not in handed_on)
 
 
@@ -277,7 +286,9 @@ def _praise(trials: Sequence[_Trial], left_out: Sequence[str]) -> Proof:
     variables = "random variables" if migration.stored is None else "the old variables"
     sentence = f"on {variables}{renamed} the new one gives the old output bit for bit (x {_kind(trials[0].x)})"
     tried = [*([variables] if migration.stored is not None else []), "random ones at two scales of x"]
-    tried += ["each replaced leaf changed"] if migration.migrated else []
+    together = len(_together(migration.migrated)[0]) if migration.migrated else 0
+    how = "each replaced leaf changed" if together == 1 else f"replaced leaves changed {together} at a time"
+    tried += [how] if migration.migrated else []
     tried += ["updated collections"] if any(trial.updates for trial in trials) else []
     modes = " and ".join(trial.pair.mode.name for trial in trials if trial.pair.mode.name)
     tried += [f"{modes} mode"] if modes else []
