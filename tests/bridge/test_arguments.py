@@ -48,7 +48,7 @@ def parity(model, x=X):
         ("Pair", {"dout": 2, "shape": [4, 1]}, lambda r: layers.Pair(2, (4, 1), rngs=r)),
     ],
 )
-def test_a_layer_gets_the_types_of_yaml(name, kwargs, native):
+def test_layers_get_plain_yaml_types(name, kwargs, native):
     model = wrapped(name, **kwargs)
     wanted = [leaf.shape for leaf in jax.tree.leaves(nnx.state(native(nnx.Rngs(0)), nnx.Param))]
     assert shapes(model) == wanted
@@ -56,7 +56,7 @@ def test_a_layer_gets_the_types_of_yaml(name, kwargs, native):
     assert parity(model)[0] is Verdict.passed
 
 
-def test_a_list_stays_one_inside_a_host():
+def test_lists_stay_lists_inside_hosts():
     model = wrapped("Widths", din=4, hidden=[8, 16], dout=4)
     hosted = hosts.put_around(model, HostSettings(target="runner.bridge.hosts.ScannedHost"))
     assert (2, 8, 16) in shapes(hosted)
@@ -83,7 +83,7 @@ def test_equal_arguments_of_other_types_differ():
         ("Acts", {"value": {"activation": ["relu"]}}, {"activation": ["relu"]}),
     ],
 )
-def test_text_stays_text_where_it_is_wanted(name, kwargs, got):
+def test_text_arguments_stay_text(name, kwargs, got):
     assert kept(name, **kwargs) == got
 
 
@@ -101,7 +101,7 @@ def test_text_stays_text_where_it_is_wanted(name, kwargs, got):
         ("Bare", {"pool_fn": {"_function_": "jax.numpy.max"}}, jnp.max),
     ],
 )
-def test_functions_are_given_where_they_are_wanted(name, kwargs, got):
+def test_function_arguments_become_functions(name, kwargs, got):
     assert kept(name, **kwargs) == got
 
 

@@ -430,7 +430,7 @@ def test_the_right_check_says_no(planted):
 
 @unknown_paths
 @pytest.mark.parametrize("planted", FAILURES.values(), ids=FAILURES.keys())
-def test_flax_itself_says_nothing_or_raises_as_the_facts_have_it(planted):
+def test_flax_behaves_as_the_facts_state(planted):
     with planted.around():
         if planted.raises is None:
             planted.does()

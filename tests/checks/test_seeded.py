@@ -62,7 +62,7 @@ def test_deaf_leaves_alone_are_named():
     assert seeded(layers.DeafInStack).evidence["deaf"] == ["params/scales"]
 
 
-def test_line_of_a_made_up_key_is_named():
+def test_invented_key_is_located():
     detail = seeded(layers.PartDeaf).detail
     assert detail.startswith("params/deaf does not depend on the seed: init makes its random values without the key")
     assert "(seeded_layers.py:" in detail

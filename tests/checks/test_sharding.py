@@ -75,7 +75,7 @@ def placing_nothing():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, name):
+def test_conf_layers_have_no_axis_names(make_run, name):
     run = make_run(f"layer={name}")
     _, drafts = validate.validate([Config(run=run)])
     check = sharding.check(execute.subject(next(iter(drafts.values())), run), full=True)
@@ -84,14 +84,14 @@ def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, n
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_axis_names_that_lose_the_axis_of_a_scan_are_in_the_evidence():
+def test_lost_scan_axes_are_in_evidence():
     check = check_of(bridge.ToLinen(named))
     assert check.evidence["nn.scan"] == {"params/kernel": ["data", "model"]}
     assert check.fix == sharding.KEEP_AXES_ALONE
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_what_fixes_a_lost_axis_keeps_it():
+def test_lost_axis_fix_keeps_it():
     scope = {"nn": nn, "layer": bridge.ToLinen(named)}
     exec(sharding.KEEP_AXES, scope)
     shapes = jax.eval_shape(Stack(scope["layer"]).init, jax.random.PRNGKey(0), X)
@@ -113,21 +113,21 @@ def test_partitioning_by_the_bridge_is_fine():
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_a_scanned_stack_whose_layer_axis_has_no_name_is_refused():
+def test_unnamed_scan_axes_fail():
     check = check_of(Stack(bridge.ToLinen(named)))
     assert (check.verdict, check.fix) == (Verdict.fail, sharding.KEEP_AXES)
     assert check.detail == "params/layer/kernel has 3 axes and the names (data, model)"
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_a_name_too_few_in_the_layer_is_refused():
+def test_too_few_axis_names_fail():
     check = check_of(bridge.ToLinen(one_name))
     assert check.verdict is Verdict.fail
     assert check.detail == "params/kernel has 2 axes and the names (data)"
     assert check.fix == "out_sharding with one name, or None, for every axis of the array"
 
 
-def test_any_other_error_is_left_to_others():
+def test_other_errors_are_left_alone():
     assert sharding.why_it_fails(LayerError("layer x can't take x")) is None
 
 
@@ -150,7 +150,7 @@ def test_what_fixes_a_missing_mesh_runs():
         flax.config.update("flax_always_shard_variable", before)
 
 
-def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
+def test_layers_needing_a_mesh_context_warn():
     with jax.set_mesh(MESH):
         check = check_of(bridge.ToLinen(boxed))
     assert check.verdict is Verdict.warn
@@ -161,7 +161,7 @@ def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
     assert check.fix == sharding.SET_MESH.format(shape=(1, 1), names=("data", "model"), num=2)
 
 
-def test_specs_that_can_not_be_read_off_shapes_are_in_the_evidence():
+def test_unreadable_specs_are_in_the_evidence():
     with jax.set_mesh(MESH):
         check = check_of(bridge.ToLinen(named))
     assert check.verdict is Verdict.fail
@@ -180,7 +180,7 @@ def test_specs_that_can_not_be_read_off_shapes_are_in_the_evidence():
         ({("data",): 5, ("model",): 7}, 6, {"data": 1, "model": 1}),
     ],
 )
-def test_a_mesh_has_as_many_devices_as_the_arrays_can_be_cut_for(cuts, num, sizes):
+def test_meshes_shrink_to_fit_the_arrays(cuts, num, sizes):
     assert sharding._cut({"data": 1, "model": 1}, cuts, num) == sizes
 
 
@@ -195,7 +195,7 @@ with nnx.use_eager_sharding(False):
 """
 
 
-def test_on_eight_devices_the_layer_runs_sharded():
+def test_layers_run_sharded_on_eight_devices():
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", ON_EIGHT], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -89,7 +89,7 @@ ONE_KEY = {LAYERS["a whole KAN"]: {"streams"}}
 
 
 @pytest.mark.parametrize("typed", LAYERS.values(), ids=LAYERS.keys())
-def test_a_layer_of_another_package_is_checked_as_it_comes(typed, tmp_path, monkeypatch, capsys):
+def test_third_party_layers_check_as_is(typed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main.main(["check", "--json", "layer=custom", *typed])
     (checked,) = json.loads(capsys.readouterr().out)
@@ -102,7 +102,7 @@ def test_a_layer_of_another_package_is_checked_as_it_comes(typed, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_a_layer_of_another_package_runs_and_is_saved(tmp_path, monkeypatch):
+def test_third_party_layers_run_and_save(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = LAYERS["a causal convolution that also gives its state"]
     assert main.main(["-m", "layer=custom", *typed, "seed=0,1", "sweep=other", "timing=off", "tracking=disabled"]) == 0
@@ -112,7 +112,7 @@ def test_a_layer_of_another_package_runs_and_is_saved(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("outputs/other/runs/*/checkpoint"))) == 2
 
 
-def test_a_kan_that_seeds_itself_is_refused(tmp_path, monkeypatch, capsys):
+def test_self_seeding_kan_layers_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     bound = ["layer=custom", *LAYERS["a KAN layer"], "seed=0,1", "timing=off", "tracking=disabled", "checkpoint=none"]
     deaf = [word for word in bound if "${seed}" not in word]

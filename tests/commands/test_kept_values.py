@@ -64,7 +64,7 @@ def output_from(kind: str, seed: int, variables: Path, folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_can_not_be_kept_is_refused(name, tmp_path, capsys):
+def test_unkeepable_values_are_refused(name, tmp_path, capsys):
     words = [f"layer.target=kept_layers.{name}", f"output_root={tmp_path}", "sweep=refused", *LEAN]
     code, out, err = run(capsys, *words)
     assert (code, out, REFUSED[name] in err) == (2, "", True), err

@@ -114,7 +114,7 @@ def test_followed_names_give_the_old_bits(run, old, new, num):
     assert (model(named).apply(variables, x) == model(old).apply(variables, x)).all()
 
 
-def test_wrong_names_are_told_and_put_right(run):
+def test_wrong_names_are_corrected(run):
     saved("TwoKinds()", "old")
     code, out, _ = run("TwoKinds()@old", "TwoKinds(new=True, names=('LayerNorm_1', 'Dense_1', None, None))")
     assert code == 1
@@ -156,7 +156,7 @@ def test_what_moved_is_written_by_apply(run, old, new, moves):
     assert (model(new).apply(renamed, x) == model(old).apply(variables, x)).all()
 
 
-def test_a_wrapper_needs_names_and_a_move(run):
+def test_wrappers_need_names_and_a_move(run):
     saved("Wraps()", "old")
     _, out, _ = run("Wraps()@old", "Wraps(new=True)")
     assert "With these names, this is left: params/Dense_1/* → params/Dense_1/lin/*\n" in out
@@ -236,7 +236,7 @@ def test_another_box_is_a_difference(run):
         ("Boxed('none')", "Boxed('nnx')", "plain arrays"),
     ],
 )
-def test_a_box_on_one_side_is_restored_after_apply(run, old, new, box):
+def test_apply_converts_boxes_on_one_side(run, old, new, box):
     saved(old, "old")
     code, out, _ = run(f"{old}@old", new, "--apply")
     assert (code, last(out)) == (1, "written: old-renamed")
@@ -252,7 +252,7 @@ def test_a_box_that_was_taken_off(run, new, code):
     assert run("Boxed()@old", new)[0] == code
 
 
-def test_the_metadata_function_that_is_printed_works(run):
+def test_printed_metadata_fn_works(run):
     from flax import linen as nn
 
     saved("Boxed()", "old")
@@ -266,13 +266,13 @@ def test_the_metadata_function_that_is_printed_works(run):
         migrated_layers.logical = given
 
 
-def test_a_parameter_called_value_is_no_box(run):
+def test_parameters_named_value_are_not_boxes(run):
     saved("Scaled()", "old")
     _, out, _ = run("Scaled()@old", "Scaled(new=True)")
     assert "same  params/scale/value    float32[8]" in out
 
 
-def test_a_checkpoint_of_another_model_gets_no_proof(run):
+def test_mismatched_checkpoints_get_no_proof(run):
     saved("Flat()", "old")
     code, out, _ = run("Setup()@old", "Setup(new=True)")
     assert (code, last(out)) == (

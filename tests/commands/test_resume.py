@@ -17,7 +17,7 @@ def here(swept_here):
     return swept_here
 
 
-def test_resume_does_what_is_missing_and_only_that(here, capsys):
+def test_resume_does_only_missing_runs(here, capsys):
     before = json.loads((run_folder("fine", 2) / "record.json").read_text())
     forget("fine", 2)
     kept = all_files()
@@ -39,7 +39,7 @@ def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, c
     assert list(Path().iterdir()) == []
 
 
-def test_resume_does_failed_runs_again_and_takes_what_is_typed_beside(here, capsys):
+def test_resume_retries_failed_runs(here, capsys):
     code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
     assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 0 to do")
     (here / "broken").unlink()
@@ -47,7 +47,7 @@ def test_resume_does_failed_runs_again_and_takes_what_is_typed_beside(here, caps
     assert (code, out.splitlines()[0]) == (0, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 1 to do")
 
 
-def test_resume_of_a_single_run_does_it_where_it_was(here, capsys):
+def test_resume_redoes_a_single_run(here, capsys):
     assert main.main(["seed=3", "sweep=alone", *QUIET]) == 0
     forget("alone", 0)
     code, out, _ = run(capsys, "resume", "outputs/alone")
@@ -55,7 +55,7 @@ def test_resume_of_a_single_run_does_it_where_it_was(here, capsys):
     assert run_folder("alone", 0).is_dir()
 
 
-def test_resume_of_a_folder_with_a_quote_in_its_name_works(here, capsys):
+def test_resume_handles_quotes_in_folder_names(here, capsys):
     (here / "it's").mkdir()
     shutil.copytree("outputs/fine", "it's/fine")
     code, out, err = run(capsys, "resume", "it's/fine")

@@ -54,7 +54,7 @@ def test_argparse_at_import_is_refused(capsys):
 
 
 @pytest.mark.parametrize("name", ["ExitsWhenExecuted", "EndsProcessWhenExecuted"])
-def test_an_exit_in_a_callback_fails_its_run(name):
+def test_exits_in_callbacks_fail_the_run(name):
     targets = f"layer.target=exiting_layers.{name},exiting_layers.Scale"
     assert main.main(["-m", *LEAN, targets, "seed=0,1", "checks=off", "sweep=two"]) == 1
     records = [json.loads(path.read_text()) for path in sorted(Path("outputs/two/runs").glob("*/record.json"))]
@@ -124,12 +124,12 @@ def callback_error(file: str, function: str) -> RuntimeError:
     return RuntimeError(f"INTERNAL: callback failed: Traceback (most recent call last):\n{frames}SystemExit: 7")
 
 
-def test_a_handlers_exit_in_a_callback_ends_the_process(handled):
+def test_handler_exits_in_callbacks_end_processes(handled):
     with pytest.raises(SystemExit, match="7"):
         end_if_meant(callback_error(__file__, "exit_handler"))
 
 
-def test_user_codes_exit_in_a_callback_is_a_failure(handled):
+def test_user_exits_in_callbacks_are_failures(handled):
     error = callback_error("layers.py", "stop")
     end_if_meant(error)
     assert describe_failure(error).message == "SystemExit: 7"

@@ -62,7 +62,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("variable", "value", "said", "instead"), REFUSED)
-def test_a_setting_that_stops_runs_is_refused(variable, value, said, instead, monkeypatch, capsys):
+def test_settings_that_stop_runs_are_refused(variable, value, said, instead, monkeypatch, capsys):
     monkeypatch.setenv(variable, str(value))
     with set_for_now(variable.lower(), value):
         assert main.main([*LEAN]) == 2

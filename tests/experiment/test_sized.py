@@ -44,7 +44,7 @@ def test_sizes_are_filled_in_by_name(name, given, filled):
     assert dict(draft_of(run).layer.model.kwargs) == given | filled
 
 
-def test_what_is_filled_in_is_as_if_given():
+def test_inferred_sizes_equal_given_ones():
     filled, given = run_of("InOut"), run_of("InOut", din=4, dout=8)
     assert identity_of(filled) == identity_of(given)
     assert identity_of(filled) != identity_of(dataclasses.replace(filled, features=9))
@@ -69,7 +69,7 @@ def test_what_is_filled_in_is_as_if_given():
         ("InOut", None, "InOut: its constructor also needs dout.\n  Try: features=8"),
     ],
 )
-def test_what_no_name_tells_is_asked_for(name, features, message):
+def test_sizes_without_a_name_are_requested(name, features, message):
     run = dataclasses.replace(run_of(name), features=features)
     with pytest.raises(LayerError) as caught:
         draft_of(run)

@@ -30,7 +30,7 @@ def sweep(tmp_path_factory) -> Path:
     return folder / "both"
 
 
-def test_the_page_of_columns_is_what_the_code_says():
+def test_columns_page_is_current():
     kept = (ROOT / "outputs" / "COLUMNS.md").read_text()
     assert kept == columns.columns_page(), "write results.columns_page() to outputs/COLUMNS.md"
 
@@ -147,37 +147,37 @@ def test_every_column_shows_its_part_of_the_record():
     assert columns.results_row(record) == ROW
 
 
-def test_every_column_has_its_unit_in_its_name():
+def test_column_names_carry_their_unit():
     units = {name: columns.unit(name) for name in columns.COLUMNS}
     assert (units["apply_latency_median_s"], units["checkpoint_bytes"], units["seed"]) == ("s", "bytes", "")
     assert all("second" not in column.meaning or units[name] == "s" for name, column in columns.COLUMNS.items())
 
 
-def test_parquet_says_unit_and_meaning_of_each_column(sweep):
+def test_parquet_stores_units_and_meanings(sweep):
     schema = columns.read_parquet((sweep / "results.parquet").read_bytes()).schema
     assert schema.names == list(columns.COLUMNS)
     assert schema.field("checkpoint_s").metadata == {b"unit": b"s", b"meaning": b"saving the checkpoint"}
 
 
-def test_csv_holds_what_parquet_holds_to_the_last_bit(sweep):
+def test_csv_equals_parquet_exactly(sweep):
     kept = pd.read_parquet(sweep / "results.parquet")
     types = {name: kind for name, kind in kept.dtypes.items() if kind != "float64"}
     read = pd.read_csv(sweep / "results.csv", dtype=types)
     pd.testing.assert_frame_equal(read, kept, check_exact=True)
 
 
-def test_text_with_quotes_and_line_ends_comes_back_from_csv():
+def test_quoted_text_survives_csv():
     row = dict.fromkeys(columns.COLUMNS) | {"num": 0, "layer": 'a "b", c', "error": "one\ntwo"}
     read = pd.read_csv(io.BytesIO(columns.to_csv([row])))
     assert (read["layer"][0], read["error"][0], read["seed"].isna()[0]) == ('a "b", c', "one\ntwo", True)
 
 
-def test_a_column_of_another_type_is_refused():
+def test_wrong_column_types_are_refused():
     with pytest.raises(pa.ArrowInvalid, match="Could not convert"):
         columns.to_parquet([dict.fromkeys(columns.COLUMNS) | {"seed": "no number"}])
 
 
-def test_polars_and_duckdb_read_the_medians_that_pandas_reads(sweep):
+def test_polars_and_duckdb_agree_with_pandas(sweep):
     path, name = sweep / "results.parquet", "apply_latency_median_s"
     medians = pd.read_parquet(path).groupby("features")[name].median().to_dict()
     of_polars = pl.read_parquet(path).group_by("features").agg(pl.median(name)).rows()
