@@ -58,6 +58,11 @@ def spell_keys(keys: Iterable[Any]) -> str:
     return spell(_key(part) for part in keys)
 
 
+def spell_each(paths: Iterable[Iterable[Any]]) -> list[str]:
+    """Paths as text: `params/layers/0/kernel`."""
+    return [spell(path) for path in paths]
+
+
 def unbox(tree: Any) -> Any:
     """Replaces every metadata box in `tree` by its array, which stays on its devices (Flax would move it)."""
     return jax.tree.map(_unboxed, tree, is_leaf=meta.is_axis_metadata)
@@ -193,6 +198,11 @@ def _digests(arrays: Sequence[np.ndarray | jax.Array]) -> Iterable[str]:
 def named_arrays(output: Any) -> dict[str, np.ndarray]:
     """The arrays of an output by path; a single array has the path ''."""
     return {spell(path): _as_numpy(leaf) for path, leaf in flatten(output)}
+
+
+def unboxed_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of variables by path, without their metadata boxes."""
+    return named_arrays(unbox(tree))
 
 
 def summarize_array(path: str, array: np.ndarray) -> ArraySummary:

@@ -101,12 +101,12 @@ def _raised(error: Exception) -> str:
 
 def _call_twice(subject: Subject, in_init: list[str], in_apply: list[str]) -> Check | None:
     if in_init:
-        pair = (_named(subject.make()), _named(subject.make()))
+        pair = (trees.unboxed_arrays(subject.make()), trees.unboxed_arrays(subject.make()))
     if in_init and (found := closeness.differences(*pair)):
         return _calls_differ("init", in_init, found)
     if in_apply:
         variables = subject.variables
-        pair = tuple(_named(subject.run(variables, subject.key, subject.x)) for _ in range(2))  # type: ignore[assignment]
+        pair = tuple(trees.unboxed_arrays(subject.run(variables, subject.key, subject.x)) for _ in range(2))  # type: ignore[assignment]
         if found := closeness.differences(*pair):
             return _calls_differ("apply", in_apply, found)
     return None
@@ -116,10 +116,6 @@ def _calls_differ(name: str, names: list[str], found: Any) -> Check:
     where = closeness.largest_differences(found)
     detail = f"the same input, {name} called twice, differs in {where}: what {names[0]} gives differs each time"
     return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", FROM_RNGS, differing={name: found})
-
-
-def _named(tree: Any) -> dict[str, np.ndarray]:
-    return trees.named_arrays(trees.unbox(tree))
 
 
 def _global_states() -> dict[str, Any]:

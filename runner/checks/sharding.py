@@ -62,7 +62,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     boxes = _boxes(subject.needs.variables)
     if not boxes:
         return _without_names(subject)
-    findings = _Findings(evidence={"names": {path: _texts(trees.axis_names(box)) for path, box in boxes.items()}})
+    findings = _Findings(evidence={"names": {path: _axis_texts(trees.axis_names(box)) for path, box in boxes.items()}})
     mesh = _mesh_of(boxes, _devices(subject))
     _check_ranks(subject, boxes, findings)
     if findings.wrong:  # such names can be neither lifted nor placed
@@ -115,7 +115,7 @@ def _without_names(subject: Subject) -> Check:
 def _verdict(boxes: Mapping[str, Any], findings: _Findings, ran: str) -> Check:
     problems = findings.wrong or findings.limits
     if not problems:
-        named = ", ".join(f"{path} ({', '.join(_texts(trees.axis_names(box)))})" for path, box in boxes.items())
+        named = ", ".join(f"{path} ({', '.join(_axis_texts(trees.axis_names(box)))})" for path, box in boxes.items())
         detail = (
             f"the axis names of {named} fit their arrays and outlive nn.scan and nn.vmap with metadata_params; {ran}"
         )
@@ -133,7 +133,7 @@ def _check_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
     # A lift around the layer may have added the unnamed axis.
     fix = SPELL_AXES if lifts.is_wrapped(subject.model) else _box_for(subject, findings)
     for path, box in boxes.items():
-        names, rank = _texts(trees.axis_names(box)), len(jax.tree.leaves(box)[0].shape)
+        names, rank = _axis_texts(trees.axis_names(box)), len(jax.tree.leaves(box)[0].shape)
         if len(names) != rank:
             text = f"{path} has {rank} axes and the names ({', '.join(names)})"
             findings.wrong.append((text, fix if len(names) < rank else SPELL_AXES))
@@ -166,7 +166,7 @@ def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
         except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
             findings.limits.append((f"{lift} fails: {verdicts.words(error)}", None))
             continue
-        findings.evidence[lift] = {path: _texts(trees.axis_names(box)) for path, box in got.items()}
+        findings.evidence[lift] = {path: _axis_texts(trees.axis_names(box)) for path, box in got.items()}
         for path, box in boxes.items():
             wanted = (lifts.LAYERS_AXIS, *(trees.axis_names(box) or ()))
             if path not in got or trees.axis_names(got[path]) != wanted:
@@ -174,7 +174,7 @@ def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
     for path, under in lost.items():
         box = boxes[path]
         rank = len(jax.tree.leaves(box)[0].shape) + 1
-        names = ", ".join(_texts(trees.axis_names(box)))
+        names = ", ".join(_axis_texts(trees.axis_names(box)))
         lose = "lose" if len(under) > 1 else "loses"
         text = f"{' and '.join(under)} {lose} the added axis: {path} keeps the names ({names}) on {rank} axes"
         findings.wrong.append((text, _box_for(subject, findings)))
@@ -288,5 +288,5 @@ def _set_mesh(shape: Mapping[str, int]) -> str:
     return SET_MESH.format(shape=tuple(shape.values()), names=tuple(shape), num=len(shape))
 
 
-def _texts(names: Any) -> list[str]:
+def _axis_texts(names: Any) -> list[str]:
     return [str(name) for name in names or ()]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from runner.arrays import trees
+from runner.arrays.trees import spell_each
 from runner.bridge import lifts, rngs
 from runner.checks import complete
 from runner.checks.probes import as_code, gradients
@@ -45,7 +46,7 @@ def check(subject: Subject, *, full: bool) -> Check:
         return _no_gradient(output, trained)
     if unread := _unread(subject, trained):
         detail = f"{_names(unread)} can't be trained: no output depends on {'it' if len(unread) == 1 else 'them'}"
-        return verdicts.fail(NAME, detail, _fix_unread(subject, unread), unread=_texts(unread))
+        return verdicts.fail(NAME, detail, _fix_unread(subject, unread), unread=spell_each(unread))
     conditions += _complex(subject, trained)
     held = ", ".join(_held(subject))
     if full and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
@@ -79,7 +80,7 @@ def _no_numbers(subject: Subject) -> Check | None:
     detail = f"{_names(paths)} can't be trained: jax.grad refuses {kinds}, and the whole tree with it"
     params = [path for path in paths if _is_param(str(path[0]))]
     fix = _fix_constant(subject, params) if params else _fix_without(subject, paths)
-    return verdicts.fail(NAME, detail, fix, no_numbers=_texts(paths))
+    return verdicts.fail(NAME, detail, fix, no_numbers=spell_each(paths))
 
 
 def _kept_by_the_layer(subject: Subject) -> Check | None:
@@ -93,7 +94,7 @@ def _kept_by_the_layer(subject: Subject) -> Check | None:
         return None
     collections = listed(list(dict.fromkeys(str(path[0]) for path in kept)))
     detail = f"{_names(kept)} would be trained as weights: the layer keeps {collections} itself, by what it sees"
-    return verdicts.fail(NAME, detail, _fix_without(subject, kept), kept=_texts(kept))
+    return verdicts.fail(NAME, detail, _fix_without(subject, kept), kept=spell_each(kept))
 
 
 def _is_kept(subject: Subject, collection: str) -> bool:
@@ -126,7 +127,7 @@ def _left_out(subject: Subject) -> Check | None:
         return None
     if raw:
         detail += f"; {_names(raw)} {'is a raw array' if len(raw) == 1 else 'are raw arrays'}, of no Variable"
-    return verdicts.fail(NAME, detail, _fix_left_out([*_held(subject), *collections], raw), outside=_texts(lost))
+    return verdicts.fail(NAME, detail, _fix_left_out([*_held(subject), *collections], raw), outside=spell_each(lost))
 
 
 def _on_purpose(subject: Subject) -> Check | None:
@@ -135,7 +136,7 @@ def _on_purpose(subject: Subject) -> Check | None:
         return None
     collections = list(dict.fromkeys(str(path[0]) for path in left))
     detail = f"{_names(left)} stay as they are: train.collections leaves out {', '.join(collections)}"
-    return verdicts.warn(NAME, detail, _fix_left_out([*_held(subject), *collections], []), outside=_texts(left))
+    return verdicts.warn(NAME, detail, _fix_left_out([*_held(subject), *collections], []), outside=spell_each(left))
 
 
 def _raw_constants(subject: Subject) -> Check | None:
@@ -145,7 +146,7 @@ def _raw_constants(subject: Subject) -> Check | None:
         return None
     what = "is a raw array, of no Variable" if len(raw) == 1 else "are raw arrays, of no Variable"
     detail = f"{_names(raw)} {what}: never trained, right if constant"
-    return verdicts.warn(NAME, detail, _fix_left_out(_held(subject), raw), outside=_texts(raw))
+    return verdicts.warn(NAME, detail, _fix_left_out(_held(subject), raw), outside=spell_each(raw))
 
 
 def _no_params(subject: Subject) -> Check | None:
@@ -159,7 +160,7 @@ def _no_params(subject: Subject) -> Check | None:
     if not paths:
         return None
     detail = f"{_names(paths)} {'is' if len(paths) == 1 else 'are'} trained, though no nnx.Param: right for weights"
-    return verdicts.warn(NAME, detail, _fix_without(subject, paths), no_params=_texts(paths))
+    return verdicts.warn(NAME, detail, _fix_without(subject, paths), no_params=spell_each(paths))
 
 
 def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
@@ -179,7 +180,7 @@ def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
 def _no_gradient(output: Sequence[Any], trained: Sequence[trees.Path]) -> Check:
     kinds = listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
     detail = f"{_names(trained)} can't be trained through this output: it is {kinds}, and only a floating one has a"
-    return verdicts.warn(NAME, f"{detail} gradient: right if another call trains", no_gradient=_texts(trained))
+    return verdicts.warn(NAME, f"{detail} gradient: right if another call trains", no_gradient=spell_each(trained))
 
 
 def _unread(subject: Subject, trained: Sequence[trees.Path]) -> list[trees.Path]:
@@ -217,7 +218,7 @@ def _complex(subject: Subject, trained: Sequence[trees.Path]) -> list[Check]:
         return []
     are = "is" if len(found) == 1 else "are"
     detail = f"{_names(found)} {are} complex: right if the pipeline conjugates their gradients before optax"
-    return [verdicts.warn(NAME, f"{detail}, as train.steps does here", CONJUGATED, complex=_texts(found))]
+    return [verdicts.warn(NAME, f"{detail}, as train.steps does here", CONJUGATED, complex=spell_each(found))]
 
 
 def _differentiated(subject: Subject, trained: Sequence[trees.Path]) -> Check | None:
@@ -228,7 +229,7 @@ def _differentiated(subject: Subject, trained: Sequence[trees.Path]) -> Check | 
         return verdicts.fail(NAME, f"the gradient can't be taken: {verdicts.words(error)}")
     if seen.non_finite:
         detail = f"{_names(seen.non_finite)} can't be trained: the gradient is NaN or infinite where the output is not"
-        return verdicts.fail(NAME, detail, non_finite_gradient=_texts(seen.non_finite))
+        return verdicts.fail(NAME, detail, non_finite_gradient=spell_each(seen.non_finite))
     return _without_gradient(subject, seen) if seen.zero else None
 
 
@@ -237,14 +238,14 @@ def _without_gradient(subject: Subject, seen: Gradients) -> Check:
     if shape is not None:
         detail = f"{_names(seen.zero)} got a zero gradient on random x of shape {list(subject.x.shape)}"
         fix = f"'input_shape=[{','.join(map(str, shape))}]'"
-        return verdicts.warn(NAME, detail, fix, zero_gradient=_texts(seen.zero))
+        return verdicts.warn(NAME, detail, fix, zero_gradient=spell_each(seen.zero))
     dead = [path for path in seen.zero if path not in (*seen.behind_zeros, *seen.cancelled)]
     if not dead and not _is_whole_layer(subject, seen.behind_zeros):
         return _alive_later(seen)
     dead = dead or seen.zero
     why = "whatever the data" if set(dead) <= set(seen.never) else f"at all {seen.num_points} random points"
     detail = f"{_names(dead)} can't be trained: the gradient is zero {why}"
-    return verdicts.fail(NAME, detail, _fix_constant(subject, dead), zero_gradient=_texts(dead))
+    return verdicts.fail(NAME, detail, _fix_constant(subject, dead), zero_gradient=spell_each(dead))
 
 
 def _alive_later(seen: Gradients) -> Check:
@@ -256,7 +257,7 @@ def _alive_later(seen: Gradients) -> Check:
     if seen.cancelled:
         why = "what it adds in one place cancels in another, as in a shared layer: right if that is meant"
         parts.append(f"{_names(seen.cancelled)} got a zero gradient: {why}")
-    return verdicts.warn(NAME, "; ".join(parts), zero_gradient=_texts(seen.zero))
+    return verdicts.warn(NAME, "; ".join(parts), zero_gradient=spell_each(seen.zero))
 
 
 def _is_whole_layer(subject: Subject, paths: Sequence[trees.Path]) -> bool:
@@ -307,9 +308,5 @@ def _inexact(tree: Any) -> list[trees.Path]:
     return [path for path, leaf in trees.flatten(tree) if gradients.is_inexact(trees.unbox(leaf))]
 
 
-def _texts(paths: Sequence[trees.Path]) -> list[str]:
-    return ["/".join(map(str, path)) for path in paths]
-
-
 def _names(paths: Sequence[trees.Path]) -> str:
-    return listed(_texts(paths))
+    return listed(spell_each(paths))

@@ -99,9 +99,7 @@ def test_outliers_are_counted_and_kept(last: float, num_outliers: int) -> None:
         ),
     ],
 )
-def test_flags_follow_their_rules(
-    durations_s: list[float], kwargs: dict[str, Any], flags: list[str]
-) -> None:
+def test_flags_follow_their_rules(durations_s: list[float], kwargs: dict[str, Any], flags: list[str]) -> None:
     assert summary_of(durations_s, **kwargs).flags == flags
 
 
