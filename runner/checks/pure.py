@@ -52,7 +52,7 @@ def check(subject: Subject, *, full: bool) -> Check:
         return found
     if unread := set_order.unread(subject):
         why = f"whether a loop goes over a set of names: the source of {listed(unread)} can't be read"
-        return verdicts.untested(NAME, why, f"{unread[0]} in a file of its own, imported")
+        return verdicts.warn(NAME, f"not known {why}", f"{unread[0]} in a file of its own, imported")
     return verdicts.passed(NAME, "init and apply are the same programs when traced again")
 
 
@@ -90,7 +90,8 @@ def _called_back(subject: Subject) -> Check | None:
         return _call_twice(subject, in_init, in_apply)
     except Exception as error:  # noqa: BLE001 - whatever the callback raises
         end_if_meant(error)
-        return verdicts.untested(NAME, f"{(in_init or in_apply)[0]} raises {_raised(error)}")
+        # The run itself raises it too, if it does so there, and has its own words for it.
+        return verdicts.warn(NAME, f"{(in_init or in_apply)[0]} raises {_raised(error)}: what it gives is not known")
 
 
 def _raised(error: Exception) -> str:

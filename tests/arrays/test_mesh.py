@@ -234,7 +234,7 @@ REFUSED = """
 import json, sys
 from runner.arrays import devices
 from runner.sweep import plan
-from runner.config import compose
+from runner.config.composing import compose
 from runner.errors import UserError
 devices.prepare_process(8, "off")
 for words in json.loads(sys.argv[1]):

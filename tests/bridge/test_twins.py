@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.nnx import bridge
 
 from runner.arrays import closeness, trees
-from runner.bridge import rngs, twins, wrap
+from runner.bridge import rngs, twins
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
 from runner.checks.programs import hlo
@@ -59,7 +60,7 @@ NORMS = (nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm, nnx.BatchNorm)
 
 
 def wrapped(nnx_class, kwargs, call):
-    model = wrap.bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs), skip_rng=nnx_class is nnx.PReLU)
+    model = bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs), skip_rng=nnx_class is nnx.PReLU)
     return Bridged(model=model, call=call)
 
 

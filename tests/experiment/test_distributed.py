@@ -145,7 +145,7 @@ def test_disagreeing_processes_all_refuse(words, said, tmp_path):
 WRONG = """
 import sys
 from runner.experiment import distributed
-from runner.config import compose
+from runner.config.composing import compose
 from runner.errors import UserError
 for words in sys.argv[1:]:
     try:
