@@ -98,7 +98,7 @@ def one_device(run: Run, draft: Draft, made: Made) -> Check:
     if num_bytes > MAX_ALONE_BYTES and run.checks.eager is not EagerCheck.program:
         why = f"{num_bytes} bytes of variables may be more than one device holds: checks.eager=program compares them"
         return verdicts.skipped(name, why)
-    place, given = draft.placement.alone(), jax.tree.map(shards.whole, made.variables)
+    place, given = draft.placement.alone(), jax.tree.map(shards.on_host, made.variables)
     with place.context():
         alone = compile_program(dataclasses.replace(draft, placement=place, training=None))
         key, x = place.put(rngs.root_key(run.seed)), place.put_x(inputs.make_input(run.input, run.input_shape))

@@ -216,6 +216,7 @@ def test_boxes_are_read_as_their_arrays():
 
 
 USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust]"
+USAGE += " [rules=FILE]"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,11 @@ def edit(folder: Path, **changes: object) -> None:
 # No pickle.
 
 
+LOADS = ("np.load", "np.save", "np.lib.format")
+# These read a header alone: a shape and a dtype.
+READ_HEADERS = ("np.lib.format.read_magic",)
+
+
 def calls_that_may_unpickle(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -82,7 +87,8 @@ def calls_that_may_unpickle(source: str) -> Iterator[str]:
         yield from (f"imports {name}" for name in names if name.partition(".")[0] in packages)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec", "joblib.load", "joblib.dump"):
             yield ast.unparse(node)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("np.load", "np.save", "np.lib.format")):
+        reads_values = ast.unparse(node.func).startswith(LOADS) if isinstance(node, ast.Call) else False
+        if isinstance(node, ast.Call) and reads_values and ast.unparse(node.func) not in READ_HEADERS:
             given = {item.arg: ast.unparse(item.value) for item in node.keywords}
             if given.get("allow_pickle") != "False":
                 yield ast.unparse(node)
