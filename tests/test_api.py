@@ -47,6 +47,7 @@ def test_help_shows_arguments_units_and_errors(name, said):
     assert "**options" not in text
 
 
+@pytest.mark.slow
 def test_sweep_stays_a_function():
     assert plan.__name__ == "runner.sweep.plan"
     assert inspect.isfunction(runner.sweep)

@@ -96,6 +96,7 @@ def wrong_imports(name: str, source: str) -> list[str]:
 FILES = sorted(path for path in ROOT.rglob("*.py") if "plugins" not in path.parts)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
 def test_files_import_only_from_packages_below(path):
     assert wrong_imports(package(path), path.read_text()) == []
@@ -186,6 +187,7 @@ def test_saved_run_packages_avoid_jax():
     assert first_with_jax([name for name in names if name not in MAY_IMPORT_JAX]) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exception", sorted(MAY_IMPORT_JAX))
 def test_modules_importing_jax_are_found(exception):
     assert first_with_jax(["runner.errors", exception, "runner.config.settings"]) == exception

@@ -226,6 +226,7 @@ print(num)
 """
 
 
+@pytest.mark.slow
 def test_sharded_digests_never_gather_the_array():
     assert int(python("-c", BLOCKS)) == 48
 

@@ -75,6 +75,7 @@ def test_a_known_rename_goes_before_an_equal_path():
     assert [(item.kind, item.old) for item in found] == [("moved", "params/a/w"), ("extra", "params/b/w")]
 
 
+@pytest.mark.slow
 def test_ten_thousand_leaves_take_seconds():
     rng = np.random.default_rng(0)
     old = {"params": {f"block_{index}": {"kernel": rng.normal(size=(2, 2))} for index in range(10_000)}}

@@ -40,6 +40,7 @@ def parity(model, x=X):
     return found.verdict, found.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kwargs", "native"),
     [
@@ -56,6 +57,7 @@ def test_layers_get_plain_yaml_types(name, kwargs, native):
     assert parity(model)[0] is Verdict.passed
 
 
+@pytest.mark.slow
 def test_lists_stay_lists_inside_hosts():
     model = wrapped("Widths", din=4, hidden=[8, 16], dout=4)
     hosted = hosts.put_around(model, HostSettings(target="runner.bridge.hosts.ScannedHost"))
@@ -150,6 +152,7 @@ def test_what_names_nothing_is_refused(name, kwargs, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_a_config_object_is_made():
     config = {"_target_": f"{HERE}.Config", "width": 3, "activation": "mish2", "gate": "tanh"}
     model = wrapped("FromConfig", din=4, config=config)
@@ -160,6 +163,7 @@ def test_a_config_object_is_made():
     assert (model.construct(nnx.Rngs(0))(X) == native(X)).all()
 
 
+@pytest.mark.slow
 def test_nested_modules_are_made_with_rngs():
     inner = {"_target_": "flax.nnx.Linear", "in_features": 4, "out_features": 6, "kernel_init": "ones"}
     block = {"_target_": "flax.nnx.Linear", "_partial_": True, "_args_": [6], "out_features": 3}

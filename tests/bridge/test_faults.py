@@ -23,6 +23,7 @@ def checked(model):
     return check
 
 
+@pytest.mark.slow
 def test_mutating_a_default_argument_fails():
     check = checked(bridge.to_linen(state_layers.EatsDefault))
     assert check.verdict is Verdict.fail
@@ -49,6 +50,7 @@ def test_hosts_joining_integer_keys_fail():
     assert checked(state_layers.JoinsPaths(functools.partial(nnx.Linear, 4, 4))).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_check_exits_1_but_run_2(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     target = "layer.target=state_layers.EatsDefault"

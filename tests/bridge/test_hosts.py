@@ -114,6 +114,7 @@ def test_old_layer_name_restores_old_checkpoints(model_of):
     assert np.array_equal(apply(model, old), apply(linen, old))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "layer", "left_out"),
     [
@@ -142,6 +143,7 @@ def test_unnamed_layers_join_the_transformer_numbering(model_of):
 # The stack.
 
 
+@pytest.mark.slow
 def test_scanned_stacks_have_separate_layer_weights(model_of):
     model, needs = model_of("host=scanned", "input_shape=[2,4]", "features=4", "host.kwargs.num_layers=3")
     kernel = init(model, needs)["params"]["layers"]["layer"]["kernel"]
@@ -149,6 +151,7 @@ def test_scanned_stacks_have_separate_layer_weights(model_of):
     assert not np.array_equal(kernel[0], kernel[1])
 
 
+@pytest.mark.slow
 def test_scanned_stacks_apply_layers_in_sequence(model_of):
     model, needs = model_of("host=scanned", "input_shape=[2,4]", "features=4")
     variables = init(model, needs)
@@ -159,6 +162,7 @@ def test_scanned_stacks_apply_layers_in_sequence(model_of):
     np.testing.assert_allclose(apply(model, variables), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scanned_stacks_split_masks_and_stats(model_of):
     _, needs = model_of("host=scanned", "input_shape=[2,4]", "layer=batch_norm")
     assert (needs.mutable, needs.variables["batch_stats"]["layers"]["layer"]["mean"].shape) == (
@@ -196,6 +200,7 @@ def test_layer_call_arguments_work_in_hosts(model_of):
     np.testing.assert_array_equal(apply(model, variables), X * 3)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -314,6 +319,7 @@ def test_hosts_change_the_program_id(make_run):
     assert identity_of(make_run("host=mlp", "host.layer_name=Dense_1")).program_id != hosted.program_id
 
 
+@pytest.mark.slow
 def test_hosts_are_recorded_with_their_runs(make_run):
     run = make_run("host=mlp", "input_shape=[2,4]", "timing=off")
     identity = identity_of(run)
@@ -327,6 +333,7 @@ def test_hosts_are_recorded_with_their_runs(make_run):
 # The other way round.
 
 
+@pytest.mark.slow
 def test_linen_inside_nnx_has_gradients(model_of):
     model, needs = model_of("layer=linen_inside", "input_shape=[2,4]")
     variables = init(model, needs)
@@ -378,6 +385,7 @@ class Calls(nn.Module):
         return ways[self.way]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["called", "named", "keyword", "placed"])
 def test_a_layer_may_be_called_where_it_is_made(way, model_of):
     typed = [f"host.target={HERE}.Calls", "input_shape=[2,4]"]

@@ -67,6 +67,7 @@ def native_twin(layer: Bridged, variables: Any) -> nnx.Module:
     return module
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_bridged_output_equals_native_output(name):
     run = composed(f"layer={name}")
@@ -81,6 +82,7 @@ def test_bridged_output_equals_native_output(name):
     assert np.isfinite(bridged).all()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_follow_input_shape_and_features(name):
     layer, x = parts(composed(f"layer={name}", "input_shape=[2,6,12]", "features=16"))
@@ -88,6 +90,7 @@ def test_layers_follow_input_shape_and_features(name):
     assert y.shape == SHAPES.get(name, (2, 6, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch_norm", "spectral_norm", "custom_variable"])
 def test_bridged_updates_equal_native_updates(name):
     layer, x = parts(composed(f"layer={name}"))
@@ -101,6 +104,7 @@ def test_bridged_updates_equal_native_updates(name):
     assert bits(changed[collection]) != bits(variables[collection])
 
 
+@pytest.mark.slow
 def test_transformer_dropout_changes_the_output():
     overrides = ["layer=transformer_block", "layer.kwargs.dropout_rate=0.5"]
     (trained, x), (evaluated, _) = (parts(composed(*overrides, f"layer.kwargs.deterministic={off}")) for off in (0, 1))

@@ -124,6 +124,7 @@ def by_hand(seed, x, features):
     return model.apply(variables, x)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", [0, 1, 2, 42, 1234, 2**31 - 1, 2**31, 2**32 - 1])
 @pytest.mark.parametrize(("in_features", "features"), [(1, 1), (4, 8), (17, 3)])
 def test_worked_example_equals_plain_flax_calls(seed, in_features, features):
@@ -133,6 +134,7 @@ def test_worked_example_equals_plain_flax_calls(seed, in_features, features):
     assert bits(output) == bits(by_hand(seed, x, features))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
 def test_worked_example_takes_any_input_shape(shape, dtype):
@@ -579,6 +581,7 @@ def test_unknown_call_arguments_are_reported():
     assert "layer.call" in message.partition("Try: ")[2]
 
 
+@pytest.mark.slow
 def test_endless_stream_requests_are_refused():
     message = refused(lambda: needs_of(f"{HERE}.Insatiable", shaped(4)), LayerError)
     assert "No RngStream named" in message

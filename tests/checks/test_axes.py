@@ -56,6 +56,7 @@ def test_axes_become_specs_with_the_axis_of_a_scan():
     assert kinds == {"ShapeDtypeStruct"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutable", [False, True, ["params_axes"]])
 def test_apply_takes_axes_and_leaves_them(mutable, variables):
     model = Stack(writing)

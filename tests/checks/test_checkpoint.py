@@ -95,6 +95,7 @@ def run(code, **names):
     return names
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_conf_layers_restore_but_sequential_warns(make_run, name):
     run_ = make_run(f"layer={name}")
@@ -117,6 +118,7 @@ def test_metadata_boxes_are_no_hindrance():
     assert check.verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_integer_key_fix_restores_the_bits(tmp_path):
     check = checked(Stack)
     assert check.verdict is Verdict.warn
@@ -128,6 +130,7 @@ def test_integer_key_fix_restores_the_bits(tmp_path):
     np.testing.assert_array_equal(model.apply(fixed, X), model.apply(variables, X))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Found unknown module paths")
 def test_tuple_keys_need_the_target(tmp_path):
     check = checked(Spectral)
@@ -143,6 +146,7 @@ def test_tuple_keys_need_the_target(tmp_path):
     np.testing.assert_array_equal(model.apply(fixed, X), model.apply(variables, X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "jitted"), [(Raw, "DynamicJaxprTracer"), (Constant, "nowhere")])
 def test_raw_arrays_are_fixed_by_param(layer, jitted):
     check = checked(layer)

@@ -149,6 +149,7 @@ def test_what_init_makes_is_complete():
     assert judge(nnx_bridge.to_linen(nnx.Dropout, 0.5, deterministic=True), None).detail == "the layer has no variables"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_traced_conf_layers_are_complete(make_run, name):
     run = make_run(f"layer={name}")
@@ -319,6 +320,7 @@ def test_numbers_in_names_sort_as_numbers():
     assert [one.old for one in compare(layers("a"), layers("b"))] == [f"params/a_{num}/kernel" for num in range(12)]
 
 
+@pytest.mark.slow
 def test_ten_thousand_leaves_compare_fast():
     def many(*parts):
         leaf = jax.ShapeDtypeStruct((4,), jnp.float32)
@@ -376,6 +378,7 @@ def test_warn_mode_accepts_an_incomplete_checkpoint(make_run, tmp_path):
     assert result.output[""].shape == (8,)
 
 
+@pytest.mark.slow
 def test_checkpoints_override_the_seed(make_run, tmp_path):
     three = execute(make_run(*QUICK, "seed=3"))
     given = execute(make_run(*QUICK, "seed=4", saved(tmp_path, three.variables)))
@@ -384,6 +387,7 @@ def test_checkpoints_override_the_seed(make_run, tmp_path):
     assert trees.array_digest(execute(make_run(*QUICK, "seed=4")).output[""]) != given.record.output[0].digest
 
 
+@pytest.mark.slow
 def test_integer_keys_survive_a_checkpoint(make_run, tmp_path):
     run = make_run(*QUICK, "layer=sequential")
     given = execute(make_run(*QUICK, "layer=sequential", "seed=9", saved(tmp_path, execute(run).variables)))

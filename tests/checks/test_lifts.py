@@ -156,6 +156,7 @@ def test_conf_layers_pass_the_lifts_check(conf_check, name):
     assert check.verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_constant_init_works_under_every_lift(conf_check):
     check = conf_check("layer_norm")
     assert check.detail == f"works under {', '.join(LIFTS)}"
@@ -171,6 +172,7 @@ def test_standalone_layers_allow_a_second_call(conf_check):
     )
 
 
+@pytest.mark.slow
 def test_dropout_works_under_all_applicable_lifts(conf_check):
     check = conf_check("dropout")
     assert check.verdict is Verdict.passed
@@ -182,16 +184,19 @@ def test_embeddings_are_differentiable(conf_check):
     assert conf_check("embed").evidence["grad"] == "works"
 
 
+@pytest.mark.slow
 def test_second_calls_without_draws_pass():
     assert lifts.check(subject_of(CalledTwice(make_norm), X), full=True).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [OneCallEach(), ScannedOnce(), Discards(make_layer)])
 def test_one_instance_a_call_is_fine(host):
     check = lifts.check(subject_of(host, X), full=True)
     assert check.verdict is Verdict.passed
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("make", [make_layer, make_dropping, make_counting])
 @pytest.mark.parametrize("host", [CalledTwice, CalledTwiceInScan, CalledTwiceInJit])
 def test_layers_called_twice_in_hosts_fail(host, make):

@@ -95,6 +95,7 @@ def test_a_layer_of_the_config_may_have_its_own_argument_set(make_run, layer, mo
         assert check.fix == "host.kwargs.train=false layer.call.quiet=true"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "verdict", "words"),
     [

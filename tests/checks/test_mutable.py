@@ -95,6 +95,7 @@ def of_config(make_run):
     return make
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", LAYERS)
 def test_conf_layers_drop_no_updates(of_config, layer):
     check = mutable.check(of_config(f"layer={layer}"), full=False)
@@ -148,6 +149,7 @@ def test_unchanged_mutable_collections_pass():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["Spectral", "Noisy"])
 def test_the_updates_are_the_native_modules(of_config, target):
     given = of_config("layer=custom", f"layer.target={HERE}.{target}", "input_shape=[2,4]")

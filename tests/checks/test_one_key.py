@@ -23,6 +23,7 @@ def checked(model):
     return streams.check(subject_of(model, X), full=False)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("use", FAULTY, ids=lambda use: use.__name__)
 def test_a_key_used_twice_is_found(use):
     check = checked(of(use))
@@ -31,6 +32,7 @@ def test_a_key_used_twice_is_found(use):
     assert check.fix in (KEY_EACH, KEY_A_ROUND)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("use", HEALTHY, ids=lambda use: use.__name__)
 def test_single_key_use_passes(use):
     check = checked(of(use))

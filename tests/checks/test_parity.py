@@ -223,6 +223,7 @@ def test_missing_twin_is_explained():
     assert f"; no Linen twin: {why}; steady " in check.detail
 
 
+@pytest.mark.slow
 def test_positional_and_keyword_arguments_both_compare():
     for model in (nnx.bridge.to_linen(nnx.Linear, 4, 4), nnx.bridge.to_linen(nnx.Linear, 4, out_features=4)):
         (check,) = runner.check(model, jnp.ones((2, 4)), only=["parity"])

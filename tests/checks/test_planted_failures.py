@@ -428,6 +428,7 @@ def test_the_right_check_says_no(planted):
     assert check.fix
 
 
+@pytest.mark.sampled
 @unknown_paths
 @pytest.mark.parametrize("planted", FAILURES.values(), ids=FAILURES.keys())
 def test_flax_behaves_as_the_facts_state(planted):

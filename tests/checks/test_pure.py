@@ -53,6 +53,7 @@ def test_the_constants_that_differ_are_named():
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", [*HEALTHY, *HEALTHY_SETS])
 def test_healthy_layers_that_look_impure_pass(name):
     check = of(name)
@@ -66,6 +67,7 @@ def test_a_callback_that_draws_fails():
     assert ": what pure_callback gives differs each time; " in check.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -102,6 +104,7 @@ def test_suggested_fix_is_pure():
     assert check.verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["NumpyParam", "CalledNoise", "FromSet"])
 def test_impure_layers_stop_only_strict_runs(name, make_run):
     words = ["layer=custom", f"layer.target=impure_layers.{name}", "input_shape=[2,4]"]

@@ -159,6 +159,7 @@ def found(function, *arguments, names="kx"):
 # Check 2.
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_conf_layers_pass_both_checks(make_run, name):
     run = make_run(f"layer={name}")
@@ -320,6 +321,7 @@ def refused(run):
     return execute.failed(Job(run=run, identity=identity), caught.value).record
 
 
+@pytest.mark.slow
 def test_strict_run_without_dropout_stream_fails(make_run):
     record = refused(make_run(*QUICK, "layer=dropout", "layer.rngs=[]"))
     assert record.error is not None

@@ -89,6 +89,7 @@ def test_failures_carry_evidence_and_fix(dropped):
     assert text.endswith("       output = model.apply(variables, x, rngs={'dropout': k3})")
 
 
+@pytest.mark.slow
 def test_pytest_shows_failures_at_the_call(tmp_path):
     (tmp_path / "test_mine.py").write_text(
         "import jax.numpy as jnp, runner\n"

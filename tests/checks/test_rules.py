@@ -194,6 +194,7 @@ def test_the_fix_of_integer_keys_is_a_layer():
     assert [*nnx.to_pure_dict(nnx.state(layer, nnx.Param))] == ["layers_0", "layers_1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "passes"), [("Listed", False), ("Attributes", True)])
 def test_a_strict_run_refuses_what_rules_can_not_take(make_run, name, passes):
     words = ["layer=custom", f"layer.target=ruled_layers.{name}", "layer.kwargs.width=4"]

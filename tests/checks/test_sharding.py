@@ -74,6 +74,7 @@ def placing_nothing():
         yield
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", NAMES)
 def test_conf_layers_have_no_axis_names(make_run, name):
     run = make_run(f"layer={name}")
@@ -195,6 +196,7 @@ with nnx.use_eager_sharding(False):
 """
 
 
+@pytest.mark.slow
 def test_layers_run_sharded_on_eight_devices():
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", ON_EIGHT], env=env, capture_output=True, text=True, check=False)
@@ -222,6 +224,7 @@ class Scanned(nn.Module):
         return run(self.layer, x, None)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("placing_nothing")
 @pytest.mark.parametrize(("says_name", "box"), [(True, tried_boxes.LOGICAL), (False, tried_boxes.BARE)])
 def test_only_a_box_that_works_in_the_host_is_suggested(says_name, box):
@@ -233,6 +236,7 @@ def test_only_a_box_that_works_in_the_host_is_suggested(says_name, box):
     assert check_of(Scanned(scope["layer"], says_name)).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("placing_nothing")
 def test_a_host_with_params_axes_is_told_of_the_writer():
     subject = subject_of(axes_hosts.Stack(axes_hosts.default), X[:, :4])

@@ -33,6 +33,7 @@ def test_the_checks_that_refuse_a_run():
     assert OF_NUMBERS | OF_PIPELINES | FAULTY.keys() == STRICT
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FAULTY)
 def test_a_strict_run_is_refused(name, make_run):
     width = 8 if FAULTY[name].startswith("planted") else 4

@@ -111,12 +111,14 @@ def of_config(make_run):
     return make
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", LAYERS)
 def test_only_lora_has_leaves_outside_params(of_config, layer):
     check = trained.check(of_config(f"layer={layer}"), full=False)
     assert check.verdict is (Verdict.fail if layer == "lora" else Verdict.passed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["linear", "embed", "gru", "transformer_block"])
 def test_healthy_layers_get_gradients_everywhere(of_config, layer):
     check = trained.check(of_config(f"layer={layer}"), full=True)
@@ -125,6 +127,7 @@ def test_healthy_layers_get_gradients_everywhere(of_config, layer):
     assert (check.verdict, check.detail) == (Verdict.passed, f"{leaves} in params, and each gets a nonzero gradient")
 
 
+@pytest.mark.slow
 def test_lora_fix_trains_its_weights():
     check = trained.check(subject_of(lora(), X), full=False)
     assert check.evidence == {"outside": ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]}
@@ -142,6 +145,7 @@ def test_lora_fix_trains_its_weights():
     assert trained.check(given, full=True).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_naming_loras_collection_turns_the_verdict(of_config):
     check = trained.check(of_config("layer=lora", "train.collections=[params,LoRAParam]"), full=True)
     assert (check.verdict, check.detail) == (
@@ -237,6 +241,7 @@ def test_stopped_gradient_leaves_can_become_constants():
     assert (fixed.verdict, fixed.detail) == (Verdict.passed, "nothing to train: no leaf is trainable")
 
 
+@pytest.mark.slow
 def test_data_dependent_zero_gradients_only_warn(of_config):
     check = trained.check(of_config("layer=multi_head_attention", "input_shape=[1,8]"), full=True)
     assert (check.verdict, check.fix) == (Verdict.warn, "'input_shape=[4,8]'")
@@ -248,6 +253,7 @@ def test_data_dependent_zero_gradients_only_warn(of_config):
     assert trained.check(fixed, full=True).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm", "simple"])
 def test_single_cell_steps_warn(cell):
     model = bridge.to_linen(Step, cell=cell, in_features=4, hidden_features=4)
@@ -279,6 +285,7 @@ def of_planted(name, *collections):
     return trained.check(subject_of(layer, RANDOM, trained=collections or ("params",)), full=True)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("name", "collections", "detail"),
     [
@@ -325,6 +332,7 @@ def test_untrainable_weights_are_named(name, collections, detail):
     assert (check.verdict, check.detail) == (Verdict.fail, detail)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("name", "collections"),
     [
@@ -374,6 +382,7 @@ def test_purposely_trained_variables_warn():
     assert check.detail == "Prompt/prompt is trained, though no nnx.Param: right for weights"
 
 
+@pytest.mark.slow
 def test_hosts_scaling_layers_by_zero_fail():
     layer = bridge.to_linen(nnx.Linear, 4, 4)
     hosts = [planted.ScaledByZero(layer), planted.ScaledByZero(layer, 1.0), planted.ZeroDense(layer)]
@@ -383,6 +392,7 @@ def test_hosts_scaling_layers_by_zero_fail():
     assert (checks[0].detail, checks[0].fix) == (detail, None)
 
 
+@pytest.mark.slow
 def test_the_code_for_complex_weights_descends():
     check = of_planted("Turn")
     assert (check.verdict, check.detail) == (
@@ -412,6 +422,7 @@ def of_stepped(name):
     return trained.check(subject_of(bridge.to_linen(getattr(stepped, name)), RANDOM), full=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "detail"),
     [
@@ -428,6 +439,7 @@ def test_zero_in_this_call_only_warns(name, detail):
     assert (check.verdict, check.detail) == (Verdict.warn, detail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "path"),
     [
@@ -449,6 +461,7 @@ def test_a_weight_beyond_a_threshold_is_trained():
     assert of_stepped("Thresholded").verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_hosts_of_such_layers():
     hosts = [
         stepped.MaskingHost(bridge.to_linen(nnx.Linear, 4, 4)),

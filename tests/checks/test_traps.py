@@ -160,6 +160,7 @@ def run(code, **names):
     return names
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_conf_layers_have_no_traps(make_run, name):
     run_ = make_run(f"layer={name}")
@@ -278,6 +279,7 @@ def test_constructor_arguments_reach_only_some_modes():
     assert run(check.fix)["test"].kwargs == FrozenDict(evaluate=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -23,6 +23,7 @@ def checked(host, check=complete):
     return check.check(subject_of(host, X), full=False)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("host", "words", "fix"),
     [
@@ -126,6 +127,7 @@ def test_a_loop_of_apply_that_drops_updates_fails():
     assert checked(hosts.Loops("batch_stats"), mutable).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "host", "words"),
     [

@@ -43,11 +43,13 @@ def test_using_the_layer_output_passes(host):
     assert checked(host).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_jitted_hosts_are_traced_each_time():
     for _ in range(2):
         assert checked(state_layers.JitsIt()).detail == "the host's output depends on mine"
 
 
+@pytest.mark.slow
 def test_hosts_never_calling_the_layer_fail(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main.main([*CHECK, "host.target=state_layers.NeverCalls"]) == 1

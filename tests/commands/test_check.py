@@ -49,6 +49,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_uncompilable_configs_are_still_checked(here, capsys):
     assert main.main(["check", "--json", *WORDS, "host.layer_name=null"]) == 1
     (checked,) = json.loads(capsys.readouterr().out)
@@ -63,6 +64,7 @@ def test_uncompilable_configs_are_still_checked(here, capsys):
     assert not (here / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_crashing_checks_do_not_pass(here, capsys, monkeypatch):
     def broken(subject, *, full):
         raise KeyError("num_consts")
@@ -79,6 +81,7 @@ def test_crashing_checks_do_not_pass(here, capsys, monkeypatch):
     assert main.main([*words, *lean[:2], "sweep=t", "checks=warn"]) == 0
 
 
+@pytest.mark.slow
 def test_uncompilable_runs_keep_their_checks(here, capsys):
     lean = ["checks=warn", "timing=off", "tracking=disabled", "sweep=s"]
     assert main.main([*WORDS, "host.layer_name=null", *lean]) == 1

@@ -221,6 +221,7 @@ def test_what_else_differs_is_listed(here, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_few_seeds_suffice_across_programs(here, capsys):
     for sweep, factor in (("a", 1.0), ("b", 1.3)):
         shutil.rmtree(f"outputs/{sweep}")
@@ -269,6 +270,7 @@ def test_changed_sources_pair_by_settings(here, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_rerun_times_both_sides_in_turns(here, capsys):
     shutil.rmtree("outputs/b")
     assert main.main(["-m", "seed=0,1", "layer.kwargs.loops=10000", "sweep=b", *WORKS]) == 0

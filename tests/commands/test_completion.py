@@ -123,6 +123,7 @@ BASH_WORDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "offered"), BASH_WORDS, ids=[" ".join(words) for words, _ in BASH_WORDS])
 def test_bash_completes(words, offered, here):
     quoted = " ".join(f"'{word}'" for word in words)

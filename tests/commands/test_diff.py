@@ -124,6 +124,7 @@ def test_printed_names_fix_the_migration(run):
     assert out.endswith("proof: on the old variables the new one gives the old output bit for bit (x float32[2,8])\n")
 
 
+@pytest.mark.slow
 def test_apply_writes_a_renamed_checkpoint(run, here):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:New()", *INPUT, "--apply")
     assert (code, out.splitlines()[-1]) == (1, "written: old-renamed")
@@ -141,6 +142,7 @@ def test_apply_writes_a_renamed_checkpoint(run, here):
     assert run("diffed_nets:New()@old-renamed", "diffed_nets:New()", *INPUT)[0] == 0
 
 
+@pytest.mark.slow
 def test_apply_leaves_the_run_folder_alone(run, here):
     words = ["host=mlp", "host.layer_name=null", "input_shape=[2,4]", "output_root=renamed", "sweep=s", "checks=off"]
     assert main.main([*words, "tracking=disabled", "timing=off"]) == 0
@@ -168,6 +170,7 @@ def test_json_reports_names_and_proof(run):
     )
 
 
+@pytest.mark.slow
 def test_runs_compare_with_configs(run, here):
     words = ["layer=mlp", "features=8", "output_root=runs", "sweep=s", "tracking=disabled", "timing=off"]
     assert main.main(words) == 0
@@ -191,6 +194,7 @@ def test_axis_names_need_no_mesh(run):
     )
 
 
+@pytest.mark.slow
 def test_mesh_runs_compare_with_configs(run, here):
     words = ("mesh.axes={model:1}", "layer.kwargs.kernel_metadata={out_sharding:[null,model]}", "input_shape=[2,4]")
     assert main.main([*words, "output_root=runs", "sweep=on", "tracking=disabled", "timing=off"]) == 0

@@ -61,6 +61,7 @@ def run(capsys, *words) -> tuple[int, str, str]:
 SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("easylm", "npz", "part")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["t5x", "brax", *SLOW])
 def test_a_run_starts_from_a_pipelines_checkpoint(kind, here, capsys):
     typed = write(kind, here / "ck")
@@ -125,6 +126,7 @@ def test_what_can_not_be_read_is_one_sentence(name, said, here, capsys):
     assert sorted(here.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_run_and_a_diff_say_it_too(here, capsys):
     broken(here)
     before = sorted(here.iterdir())

@@ -88,6 +88,7 @@ def seconds(*command: str) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", VERBS)
 def test_help_imports_no_heavy_packages(name):
     command = [sys.executable, "-X", "importtime", "-m", "runner", name, "--help"]
@@ -97,6 +98,7 @@ def test_help_imports_no_heavy_packages(name):
     assert imported.isdisjoint({"jax", "flax", "orbax", "hydra", "omegaconf", "wandb", "numpy", "pyarrow", "rich"})
 
 
+@pytest.mark.slow
 def test_help_is_faster_than_importing_jax():
     # The fastest of three each: another process on this machine slows one of them.
     page = min(seconds("-m", "runner", "verify", "--help") for _ in range(3))

@@ -173,6 +173,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
 def test_mistakes_exit_with_2_changing_nothing(typed, said, here, capsys):
     before = all_files()
@@ -198,6 +199,7 @@ def test_a_damaged_plan_is_said(here, capsys):
     assert err.startswith("error: outputs/fine/sweep.json is damaged: Expecting property name")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "others"),
     [
@@ -225,6 +227,7 @@ def test_every_listed_sweep_can_be_read(here):
     assert [len(find.read_rows(sweep)) for sweep in sweeps] == [4, 2]
 
 
+@pytest.mark.slow
 def test_sweeps_can_be_followed_live(tmp_path):
     command = [sys.executable, "-m", "runner"]
     words = ["-m", "seed=range(0,60)", "sweep=followed", "tracking=disabled", "timing=off"]

@@ -156,6 +156,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
 def test_mistakes_exit_with_2_writing_nothing(typed, said, here, capsys):
     code, out, err = run(capsys, *typed.split())
@@ -206,6 +207,7 @@ def test_uncreatable_output_folders_are_refused(here, capsys):
     assert err == ("error: output folder /proc/outputs/x: No such file or directory.\n  Try: output_root=~/outputs\n")
 
 
+@pytest.mark.slow
 def test_another_plan_is_refused(here, capsys):
     quiet = ["tracking=disabled", "timing=off", "checks=off", "checkpoint=none"]
     assert run(capsys, "-m", "seed=0,1", "sweep=mine", *quiet)[0] == 0

@@ -50,6 +50,7 @@ def last(out: str) -> str:
 PROVED = "the new one gives the old output bit for bit (x float32[2,4,8])"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -73,6 +74,7 @@ def test_a_right_migration_is_proved(run, old, new):
     assert (code, last(out), err) == (0, f"proof: on the old variables {PROVED}", "")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -96,6 +98,7 @@ def test_a_wrong_migration_gets_no_proof(run, old, new, said):
     assert re.search(f"^{said}", last(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "num"), [("TwoKinds()", "TwoKinds(new=True", 4), ("ThreeAtOnce()", "ThreeAtOnce(new=True", 7)]
 )
@@ -128,6 +131,7 @@ def test_wrong_names_are_corrected(run):
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("old", "new", "moves"),
     [
@@ -229,6 +233,7 @@ def test_another_box_is_a_difference(run):
     assert BOXED in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "box"),
     [

@@ -11,6 +11,7 @@ def here(swept_here):
     return swept_here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [[], ["-m"], ["--multirun"]])
 def test_plan_writes_nothing(flag, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -36,6 +37,7 @@ def test_plan_counts_done_and_new_runs(here, capsys):
     assert all_files() == before
 
 
+@pytest.mark.slow
 def test_plan_lists_at_most_twenty_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     _, out, _ = run(capsys, "plan", "features=range(1,24)", *QUIET)

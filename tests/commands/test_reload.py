@@ -68,6 +68,7 @@ def test_reload_prints_variables_and_agreement(here, capsys):
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("as_", ["linen", "nnx"])
 @pytest.mark.parametrize("name", WORDS)
 def test_printed_python_reproduces_the_recorded_output(name, as_, here, capsys):

@@ -76,6 +76,7 @@ def test_rerun_without_its_layer_is_refused(here, capsys, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_rerun_warns_of_changed_sources(here):
     (here / "listed_layers.py").write_text(LAYERS.replace("y = self.linear(x)", "y = self.linear(x * 1)"))
     command = [sys.executable, "-m", "runner", "rerun", "outputs/mixed/1", "--trust"]

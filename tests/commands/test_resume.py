@@ -17,6 +17,7 @@ def here(swept_here):
     return swept_here
 
 
+@pytest.mark.slow
 def test_resume_does_only_missing_runs(here, capsys):
     before = json.loads((run_folder("fine", 2) / "record.json").read_text())
     forget("fine", 2)
@@ -31,6 +32,7 @@ def test_resume_does_only_missing_runs(here, capsys):
     assert {path: kept[path] for path in records} == {path: path.stat().st_mtime_ns for path in records}
 
 
+@pytest.mark.slow
 def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, capsys):
     forget("fine", 0)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -39,6 +41,7 @@ def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, c
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_resume_retries_failed_runs(here, capsys):
     code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
     assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 0 to do")
@@ -47,6 +50,7 @@ def test_resume_retries_failed_runs(here, capsys):
     assert (code, out.splitlines()[0]) == (0, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 1 to do")
 
 
+@pytest.mark.slow
 def test_resume_redoes_a_single_run(here, capsys):
     assert main.main(["seed=3", "sweep=alone", *QUIET]) == 0
     forget("alone", 0)
@@ -63,6 +67,7 @@ def test_resume_handles_quotes_in_folder_names(here, capsys):
     assert out.startswith("fine: 4 runs · 2 programs · 4 done · 0 to do\n")
 
 
+@pytest.mark.slow
 def test_runs_of_other_software_are_done_again_where_asked(here, capsys):
     of_other_software("fine")
     code, out, _ = run(capsys, "resume", "outputs/fine")

@@ -94,6 +94,7 @@ def calls_that_may_unpickle(source: str) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_file_of_ours_can_unpickle(path):
     assert list(calls_that_may_unpickle(path.read_text())) == []
@@ -287,6 +288,7 @@ def wildcard(path: str, sign: str) -> str:
     return f"error: {path if path.isprintable() else repr(path)}: {reason}.\n  Try: output_root=~/outputs\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("root", "sign"), [("out[4]", "["), ("a*", "*"), ("what?", "?"), ("{a}", "{"), ("a\nb", "\n")])
 def test_wildcards_in_output_root_are_refused(root, sign, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -295,6 +297,7 @@ def test_wildcards_in_output_root_are_refused(root, sign, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["a[b]", "..", "a/b", "%2e", "a\nb", "x" * 101, "", ".hidden", "a b"])
 def test_a_sweep_has_a_plain_name(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -315,6 +318,7 @@ def test_overlong_names_are_refused(root, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", ["%2e", "ü 'b", "~x", ".."])
 def test_unusual_but_valid_names_work(root, tmp_path, monkeypatch, capsys):
     (tmp_path / "here").mkdir()

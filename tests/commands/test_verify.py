@@ -76,6 +76,7 @@ def test_boxed_variables_verify(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_copied_runs_verify_with_other_devices(sweep, tmp_path):
     copy = shutil.copytree(run_folder(sweep, 2), tmp_path / "copy")
     command = [sys.executable, "-m", "runner", "verify", str(copy)]
@@ -153,6 +154,7 @@ def test_rounding_is_tolerated_across_platforms(sweep, tmp_path, capsys, platfor
     assert (code, said in out) == (4 if "differs" in said else 0, True), out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("software", "num_eps", "said"),
     [
@@ -259,6 +261,7 @@ def test_verifying_needs_an_existing_run(words, said, tmp_path, monkeypatch, cap
     assert run(capsys, *words.split()) == (2, "", f"error: {said}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", range(6))
 def test_reloaded_modules_reproduce_the_recorded_output(sweep, num):
     path = run_folder(sweep, num)

@@ -229,6 +229,7 @@ def plain(configs):
     return {name: OmegaConf.to_container(config, enum_to_str=True) for name, config in configs.items()}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
 def test_job_configs_equal_hydra_configs(overrides, by_hydra, composer):
     task, _ = by_hydra(overrides)
@@ -237,6 +238,7 @@ def test_job_configs_equal_hydra_configs(overrides, by_hydra, composer):
     assert (OmegaConf.to_container(ours), resolved(ours), as_run(ours)) == wanted
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
 def test_job_runs_ignore_earlier_compositions(overrides, by_hydra, composer):
     task, _ = by_hydra(overrides)
@@ -246,6 +248,7 @@ def test_job_runs_ignore_earlier_compositions(overrides, by_hydra, composer):
     assert typed(composer, overrides, 7) == wanted
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
 def test_hydra_files_equal_hydra_output(overrides, by_hydra, composer):
     task, hydra = by_hydra(overrides)
@@ -255,6 +258,7 @@ def test_hydra_files_equal_hydra_output(overrides, by_hydra, composer):
     assert_holds(composer.config(overrides, 7).hydra_files(7), task, hydra)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_text_survives_the_hydra_files(text, loader, master, composer):
     overrides = (f"layer.kwargs.x={quoted(text)}", "seed=1")
@@ -263,6 +267,7 @@ def test_text_survives_the_hydra_files(text, loader, master, composer):
     assert_holds(composer.config(overrides, 7).hydra_files(7), task, hydra)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed_once",
     [
@@ -308,6 +313,7 @@ def test_out_of_range_seeds_are_refused(composer):
         composer.config(["seed=4294967296"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [("sed=1",), ("seed=1", "~nothing"), ("seed=1", "layer=liner"), ("seed=a",), ("+seed=1",), ("timing@x=off",)],
@@ -381,6 +387,7 @@ def test_sweeps_need_a_list_of_values(argument, said, loader):
     assert str(refused.value) == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [[], ["-m"]])
 def test_typed_interpolations_work_everywhere(flag, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -392,6 +399,7 @@ def test_typed_interpolations_work_everywhere(flag, tmp_path, monkeypatch, capsy
     assert OmegaConf.load(path).layer.kwargs == {"in_features": 5, "out_features": 3}
 
 
+@pytest.mark.slow
 def test_suggested_override_can_be_typed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["layer=linear", "layer.kwargs.in_features=5", "tracking=disabled", "timing=off", "checkpoint=none"]

@@ -32,6 +32,7 @@ def loader():
         return GlobalHydra.instance().config_loader()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_choice_composes(path, loader):
     typed = [f"{path.parent.name}={path.stem}", *NEEDS.get(path.stem, [])]
@@ -77,6 +78,7 @@ def test_every_experiment_composes(name, tmp_path, monkeypatch, capsys):
 LAUNCHERS = sorted((CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
 def test_every_launcher_composes_and_is_explained(path):
     schema.register()

@@ -110,6 +110,7 @@ def test_other_verbs_need_no_secret(words, here, monkeypatch):
     assert main.main(words.split()) == 0
 
 
+@pytest.mark.slow
 def test_resume_reads_secrets_from_the_environment(here, capsys, monkeypatch):
     shutil.rmtree(run_of(here, 0).path)
     monkeypatch.delenv("SERVICE_TOKEN")

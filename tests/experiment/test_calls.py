@@ -46,6 +46,7 @@ def output_of(run):
     return output, module, x, inputs.more_inputs(run.input)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("run", "native"),
     [
@@ -76,6 +77,7 @@ def _scale():
     return jax.numpy.full((4,), 0.5)
 
 
+@pytest.mark.slow
 def test_keys_are_drawn_at_each_call():
     run = run_of("Noisy", call={"key": {"_rng_": "noise"}})
     draft = draft_of(run)
@@ -98,6 +100,7 @@ def test_a_fixed_key_is_a_fail():
     assert found.verdict is Verdict.fail
 
 
+@pytest.mark.slow
 def test_call_settings_work_inside_hosts():
     run = run_of("Cross", (2, 6, 8), shapes={"context": [2, 6, 8]})
     run = dataclasses.replace(run, host=HostSettings(target="runner.bridge.hosts.MLPHost"))
@@ -174,6 +177,7 @@ def test_what_would_call_it_is_suggested(name, hint):
     assert caught.value.suggestion == hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Observations", "Encodes"])
 def test_custom_calls_verify_and_reload(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

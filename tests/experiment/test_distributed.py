@@ -158,6 +158,7 @@ for words in sys.argv[1:]:
 EXAMPLE = f"  Try: {distributed.EXAMPLE}"
 
 
+@pytest.mark.slow
 def test_failed_rendezvous_is_explained(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "x")
@@ -189,6 +190,7 @@ def test_failed_rendezvous_is_explained(monkeypatch):
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "said"),
     [

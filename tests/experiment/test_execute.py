@@ -171,6 +171,7 @@ def test_conf_layer_records_survive_json(layer_run):
     assert serialize.from_data(result.record.settings) == layer_run[0].run
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("reader", [ocp.StandardCheckpointer, ocp.PyTreeCheckpointer])
 def test_plain_orbax_restores_conf_layers_exactly(layer_run, reader, tmp_path):
     _, _, result = layer_run
@@ -183,6 +184,7 @@ def test_plain_orbax_restores_conf_layers_exactly(layer_run, reader, tmp_path):
         assert bits(plain.restore(tmp_path / "c")) == bits(result.variables)
 
 
+@pytest.mark.sampled
 def test_native_modules_reproduce_the_output(layer_run, tmp_path):
     job, program, result = layer_run
     layer, streams = program.draft.layer, result.record.streams
@@ -201,6 +203,7 @@ def test_native_modules_reproduce_the_output(layer_run, tmp_path):
 # The result.
 
 
+@pytest.mark.slow
 def test_programs_are_deterministic_per_seed(make_run):
     job, program = prepare(make_run(*QUICK, "seed=3"))
     other = make_run(*QUICK, "seed=4")
@@ -215,6 +218,7 @@ def test_programs_are_deterministic_per_seed(make_run):
     assert [result.record.result_id for result in results].count(job.identity.result_id) == 2
 
 
+@pytest.mark.slow
 def test_linear_layer_equals_the_worked_example(execute):
     result = execute("seed=5", "features=3", "input=ones")
     expected = example.nnx_inside_linen(5, jnp.ones(4), 3)
@@ -278,6 +282,7 @@ def test_eager_check_passes_for_linear(execute):
     assert check.detail == "init and apply give the same bits compiled and eager"
 
 
+@pytest.mark.slow
 def test_rehearsal_compiles_the_eager_operations(make_run):
     seconds = []
 
@@ -305,6 +310,7 @@ def test_failing_rehearsals_are_ignored(make_run):
     cross_checks.rehearse_eager(job.run, program.draft)
 
 
+@pytest.mark.slow
 def test_eager_rounding_differences_warn(execute):
     record = execute("layer=embed", compare_eager=True).record
     check = check_named(record, "eager")

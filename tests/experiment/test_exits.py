@@ -30,6 +30,7 @@ def errors(capsys, *words: str) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -53,6 +54,7 @@ def test_argparse_at_import_is_refused(capsys):
     assert (code, err.partition("error: layer")[2]) == (2, f"{what.removeprefix('layer')}{TRY}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ExitsWhenExecuted", "EndsProcessWhenExecuted"])
 def test_exits_in_callbacks_fail_the_run(name):
     targets = f"layer.target=exiting_layers.{name},exiting_layers.Scale"
@@ -69,6 +71,7 @@ def test_a_config_that_exits_is_named(capsys):
     assert f"{AT} SystemExit: 3.{TRY}\n  In: input_shape=[8]" in err
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_stdout():
     command = [sys.executable, "-m", "runner", "check", "--json", *LEAN, "layer.target=exiting_layers.Prints"]
     support = str(Path(__file__).parents[1] / "support")

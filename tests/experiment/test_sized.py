@@ -76,6 +76,7 @@ def test_sizes_without_a_name_are_requested(name, features, message):
     assert str(caught.value) == f"layer.target=sized_layers.{message}"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["InOut", "Rng", "Annotated", "Keyed", "RngIsKey", "KeyIsText", "keyed"])
 def test_rngs_may_have_another_name(name):
     draft = draft_of(run_of(name))

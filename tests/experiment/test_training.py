@@ -121,6 +121,7 @@ def record_of(here, sweep):
 # What is learnt.
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(execute):
     result, untrained = execute("train=short"), execute()
     losses = losses_of(result)
@@ -199,6 +200,7 @@ def test_statistics_carry_across_steps(execute):
     np.testing.assert_allclose(mean, batches[0] / 8 + batches[1] / 4 + batches[2] / 2, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_masks_differ_between_steps(make_run):
     words = ("layer=transformer_block", "input_shape=[3,4]", "layer.kwargs.dropout_rate=0.5")
     run = make_run(*words, "train.steps=2", "train.optimizer=sgd", "train.learning_rate=1e-30")
@@ -213,6 +215,7 @@ def test_dropout_masks_differ_between_steps(make_run):
     assert first != second  # weights and x are the same: what changed is the mask
 
 
+@pytest.mark.slow
 def test_unmoved_leaves_are_named(execute):
     result = execute("layer=lora", "train.steps=2")
     assert result.record.train.not_moved == ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]
@@ -228,6 +231,7 @@ def test_updated_statistics_are_not_unmoved_leaves():
     assert training.not_moved(before, before, besides=("batch_stats",)) == ["params/w"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["embed", "sequential", "linen_inside", "lstm", "batch_norm"])
 def test_layers_of_other_kinds_learn(layer, execute):
     # The same x at every step, so that the curve is no noisier than the optimiser.
@@ -259,6 +263,7 @@ def test_every_offered_optimizer_steps():
 # Wrong ones.
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -315,6 +320,7 @@ def test_a_wrong_optimizer_exits_with_2(here, capsys):
 # What is left, and going on.
 
 
+@pytest.mark.slow
 def test_untrained_runs_ignore_training_settings(make_run):
     plain = identity_of(make_run())
     assert identity_of(make_run("train.optimizer=sgd", "train.teacher_seed=5")) == plain
@@ -342,6 +348,7 @@ def test_trained_records_keep_their_loss_curve(execute):
     assert "did not move: none" in text
 
 
+@pytest.mark.slow
 def test_continued_run_equals_an_uninterrupted_one(here):
     words = ["layer=batch_norm", "input_shape=[4,4]", "timing=off", "checks.eager=never", "train=short"]
     lean = [*words, "tracking=disabled"]
@@ -406,6 +413,7 @@ def test_only_training_runs_hash_initial_state(make_run):
     assert InitialVariables("run", {}, "weights").digest_for(make_run("train=short")) == "weights"
 
 
+@pytest.mark.slow
 def test_invalid_continuations_are_refused(here, capsys):
     lean = ["timing=off", "checks.eager=never", "tracking=disabled", "train=short", "train.steps=2"]
     assert main.main([*lean, "sweep=a"]) == 0
@@ -489,6 +497,7 @@ class Turn(nnx.Module):
         return jnp.concatenate([y.real, y.imag], -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_complex_weights_go_down_the_gradient(optimizer, execute):
     words = ("input_shape=[16,8]", "train.steps=300", "train.learning_rate=0.1", f"train.optimizer={optimizer}")

@@ -37,6 +37,7 @@ def process() -> list[object]:
     return [list(sys.argv), list(sys.path), dict(os.environ), os.getcwd(), *handlers, *hydras, *library]
 
 
+@pytest.mark.slow
 def test_keywords_become_sweep_axes(capsys):
     before = process()
     found = runner.sweep(layer="linear", seed=range(2), input_shape=[[4], [16]], features=[8], **QUIET)
@@ -48,6 +49,7 @@ def test_keywords_become_sweep_axes(capsys):
     assert "4 of 4 runs done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plan_holds_the_equivalent_command():
     found = runner.sweep(seed=range(2), sweep="named", overrides={"layer.kwargs.use_bias": [True, False]}, **QUIET)
     assert found.path == Path("outputs/named")
@@ -57,12 +59,14 @@ def test_plan_holds_the_equivalent_command():
     assert len(found.frame) == 4
 
 
+@pytest.mark.slow
 def test_repeated_calls_rerun_nothing():
     first, second = (runner.sweep(**QUIET) for _ in range(2))
     assert first.path == second.path
     assert first.frame["started_at"].tolist() == second.frame["started_at"].tolist()
 
 
+@pytest.mark.slow
 def test_failed_runs_do_not_raise(folder):
     (folder / "api_layers.py").write_text(LAYERS)
     (folder / "broken").touch()
@@ -111,6 +115,7 @@ def test_all_mistakes_are_raised_together():
         runner.sweep(features=[0, 8, -1])
 
 
+@pytest.mark.slow
 def test_tracking_never_reruns_the_script(folder):
     (folder / "script.py").write_text(
         "import pathlib, sys, runner\n"
@@ -126,6 +131,7 @@ def test_tracking_never_reruns_the_script(folder):
     assert len(list(folder.glob("outputs/*/wandb/offline-run-*"))) == 13
 
 
+@pytest.mark.slow
 def test_hydra_programs_may_call_sweep():
     with hydra.initialize(version_base=None, config_path=None):
         before = GlobalHydra.instance().hydra

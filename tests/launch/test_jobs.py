@@ -150,6 +150,7 @@ def test_journals_are_held_by_their_process(tmp_path):
     assert not journal.is_held(path)
 
 
+@pytest.mark.slow
 def test_job_sweeps_equal_single_process_sweeps(done, here, capsys):
     assert main.main([*SWEEP, "output_root=alone"]) == 0
     shared, alone = done, SweepFolder(here / "alone" / "mine")
@@ -167,6 +168,7 @@ def test_job_sweeps_equal_single_process_sweeps(done, here, capsys):
     assert "6 done · 0 to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_held_by_others_are_skipped(done, capsys):
     folder = done
     for path in folder.jobs.glob("*/*.jsonl"):
@@ -200,6 +202,7 @@ def run_task(run):
     return SimpleNamespace(job=SimpleNamespace(identity=identity), state=State.failed)
 
 
+@pytest.mark.slow
 def test_failing_job_runs_are_retried_later(here, capsys):
     words = ["-m", "layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN]
     (here / "broken").touch()
@@ -250,6 +253,7 @@ def test_sweeps_end_with_their_last_worker(done):
     lines.close()
 
 
+@pytest.mark.slow
 def test_jobs_track_runs_launchers_track_sweeps(here):
     assert in_jobs("-m", "seed=0,1", "timing=off", "checks=off", "sweep=mine") == 0
     folders = [path.name for path in (here / "outputs" / "mine" / "wandb").glob("offline-run-*")]
@@ -257,6 +261,7 @@ def test_jobs_track_runs_launchers_track_sweeps(here):
     assert sum(name.endswith("mine-sweep") for name in folders) == 1
 
 
+@pytest.mark.slow
 def test_remote_sweeps_need_no_local_device(here, capsys):
     words = ["plan", "device=gpu,auto", "hydra/launcher=ray", *LEAN]
     assert main.main([*words, "hydra.launcher.num_gpus=1"]) == 0
@@ -265,6 +270,7 @@ def test_remote_sweeps_need_no_local_device(here, capsys):
     assert "2 runs · 2 programs" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_running_jobs_are_not_submitted_again(done):
     folder = done
     path = folder.submission(1).journal(0)

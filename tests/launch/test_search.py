@@ -111,6 +111,7 @@ def test_searches_write_study_trials_and_sweep(done):
         assert value == record.output_norm
 
 
+@pytest.mark.slow
 def test_search_runs_equal_standalone_runs(done, capsys):
     for number, (typed,), *_ in told()[:3]:
         assert main.main([*LEAN, typed, "output_root=alone", f"sweep=run{number}"]) == 0
@@ -119,6 +120,7 @@ def test_search_runs_equal_standalone_runs(done, capsys):
         assert bits(alone) == bits(swept)
 
 
+@pytest.mark.slow
 def test_resume_continues_to_the_last_target(done, capsys):
     assert main.main(["resume", str(done.path), "search.n_trials=7"]) == 0
     assert main.main(["resume", str(done.path)]) == 0
@@ -128,6 +130,7 @@ def test_resume_continues_to_the_last_target(done, capsys):
     assert sum(word.startswith("hydra.sweep.dir=") for word in command) == 1
 
 
+@pytest.mark.slow
 def test_killed_searches_continue_identically(searched, part):
     with open_study(SEED) as one:
         one.ask(4)
@@ -178,6 +181,7 @@ def test_trials_share_one_compiled_program(done):
     assert sum(record.timing.compiled_here for record in records) == 1
 
 
+@pytest.mark.slow
 def test_failed_runs_never_end_the_search(here, capsys):
     (here / "broken").touch()
     layer = ("layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole")
@@ -190,6 +194,7 @@ def test_failed_runs_never_end_the_search(here, capsys):
     assert errors == {"other: RuntimeError: the cable is out"}
 
 
+@pytest.mark.slow
 def test_invalid_configs_fail_their_trial(here, capsys):
     assert main.main([*SEARCH, "layer=linear,conv", "input_shape=[4]", "search.n_trials=4"]) == 0
     failed = [trial for trial in find.read_trials(mine()) if trial.value is None]
@@ -201,6 +206,7 @@ def test_invalid_configs_fail_their_trial(here, capsys):
     )
 
 
+@pytest.mark.slow
 def test_runs_without_objective_fail_their_trial(here, capsys):
     layer = ("layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "checks=warn")
     assert main.main([*SEARCH, *layer, "search.n_trials=4"]) == 0
@@ -217,6 +223,7 @@ def test_exhausted_samplers_end_the_search(here, capsys):
     assert "2 of 9 told, 2 runs\n" in captured.out
 
 
+@pytest.mark.slow
 def test_typed_values_override_the_experiment_space(here, capsys):
     folder = here / "my_conf" / "experiment"
     folder.mkdir(parents=True)
@@ -300,6 +307,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
 def test_mistakes_exit_with_2_writing_nothing(typed, said, here, capsys):
     assert main.main([*SEEDS, typed]) == 2
@@ -308,6 +316,7 @@ def test_mistakes_exit_with_2_writing_nothing(typed, said, here, capsys):
     assert not (here / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_searches_without_valid_trials_are_refused(here, capsys):
     assert main.main([*SEARCH, "layer=conv", "input_shape=[4]", "seed=range(0,50)"]) == 2
     assert (

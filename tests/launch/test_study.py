@@ -40,6 +40,7 @@ def asked(path, numbers, **kwargs) -> list[tuple[str, ...]]:
         return [trial.overrides for trial in one.trials()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TPESampler", "RandomSampler", "QMCSampler"])
 def test_interrupted_studies_ask_the_same_trials(name, tmp_path):
     sampler = Sampler(target=f"optuna.samplers.{name}", arguments={"seed": 3})
@@ -50,6 +51,7 @@ def test_interrupted_studies_ask_the_same_trials(name, tmp_path):
     assert len(set(whole)) == 14
 
 
+@pytest.mark.slow
 def test_unfinished_trials_keep_their_parameters(tmp_path):
     with open_study(tmp_path / "study.db") as one:
         one.ask(0)
@@ -60,6 +62,7 @@ def test_unfinished_trials_keep_their_parameters(tmp_path):
     assert (before.ended, before.value, before.run_id) == (False, None, "abc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 13])
 def test_half_sampled_trials_complete_identically(number, tmp_path):
     asked(tmp_path / "study.db", range(number))

@@ -28,6 +28,7 @@ def verdicts(kind, *, chunks=0, only=TRACED, **options):
     return {check.name: check.verdict.value for check in report}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [0, 2])
 def test_the_new_feed_forward_gives_the_old_bits(chunks, old):
     outputs = [
@@ -80,6 +81,7 @@ def test_a_stream_is_compared_with_the_new_model(old, tmp_path, monkeypatch):
     assert said.code == 0, said.text
 
 
+@pytest.mark.slow
 def test_three_steps_keep_the_bits(old):
     states = []
     for model in (chunked.Model(), chunked.Migrated()):

@@ -52,6 +52,7 @@ def test_numbers_as_keys_fail_where_names_are_joined():
     assert verdicts(masked.Listed)["rules"] == "fail"
 
 
+@pytest.mark.slow
 def test_an_npz_goes_into_the_new_encoder(old, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     masked.save_npz("old.npz", old)

@@ -79,6 +79,7 @@ def test_unknown_metrics_suggest_near_names(name, near):
     assert re.fullmatch(rf"{said}  Try: search.objective={re.escape(near)}", str(refused.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "typed", "reason", "instead"),
     [

@@ -443,6 +443,7 @@ def served(folder):
             process.kill()  # where SIGINT is ignored (nohup, a script's `&`) it would be waited for without end
 
 
+@pytest.mark.slow
 def test_server_sends_only_changed_pages(folder, served):
     status, page, name = get(served)
     assert (status, unpacked(page)["columns"]["status"]) == (200, ["done", "missing"])

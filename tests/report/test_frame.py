@@ -172,6 +172,7 @@ def test_a_plot_has_every_run_and_medians(many):
     assert axes.get_ylabel() == "apply latency median (s)"
 
 
+@pytest.mark.slow
 def test_loss_curves_are_named_by_what_varies(root, many, monkeypatch):
     with pytest.raises(UserError, match="no run of this sweep was trained") as raised:
         many.plot_losses()

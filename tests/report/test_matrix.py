@@ -173,6 +173,7 @@ def test_the_table_needs_no_jax():
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 def test_multi_layer_sweeps_name_their_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     off = ["timing=off", "tracking=disabled", "checkpoint=none"]

@@ -76,6 +76,7 @@ def test_runs_leave_all_their_files(here):
         assert yaml.safe_load((run.hydra / "overrides.yaml").read_text()) == list(record.overrides)
 
 
+@pytest.mark.slow
 def test_swept_runs_equal_standalone_runs(here):
     sweep("seed=3,4", "features=5,8", *LEAN)
     swept = all_records(only_sweep(here))
@@ -85,6 +86,7 @@ def test_swept_runs_equal_standalone_runs(here):
         assert (alone.result_id, bits(alone)) == (record.result_id, bits(record))
 
 
+@pytest.mark.slow
 def test_linear_layer_equals_the_worked_example(here):
     sweep("seed=0,7,123", "input_shape=[1],[5],[64]", "features=1,3,65", "grid.zip=[[input_shape,features]]", *LEAN)
     for record in all_records(only_sweep(here)):
@@ -94,6 +96,7 @@ def test_linear_layer_equals_the_worked_example(here):
         assert record.output[0].digest == trees.array_digest(np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_each_program_compiles_once(here):
     sweep("seed=0,1,2", "features=8,9", *LEAN)
     here_first = [record.timing.compiled_here for record in all_records(only_sweep(here))]
@@ -112,6 +115,7 @@ class Traced(nnx.Linear):
 """
 
 
+@pytest.mark.slow
 def test_checks_run_once_per_program(here):
     (here / "traced.py").write_text(TRACED)
     layer = ["layer=custom", "layer.target=traced.Traced", "layer.kwargs.in_features=4", "layer.kwargs.out_features=2"]
@@ -124,6 +128,7 @@ def test_checks_run_once_per_program(here):
     assert traces["one"] == traces["four"] > traces["off"]
 
 
+@pytest.mark.slow
 def test_checks_reach_records_and_wandb(here):
     assert sweep("layer=lora,linear", "seed=0,1", "timing=off", "checks.eager=never", "sweep=s") == 0
     records = {record.run_id: record for record in all_records(SweepFolder(here / "outputs" / "s"))}
@@ -139,6 +144,7 @@ def test_checks_reach_records_and_wandb(here):
         assert checks["trained"].evidence.get("outside") == lora
 
 
+@pytest.mark.slow
 def test_contended_compile_times_are_flagged(here):
     sweep("features=8,9", *LEAN)
     assert main.main(["output_root=alone", "sweep=one", *LEAN]) == 0
@@ -161,6 +167,7 @@ def test_equal_configs_run_once(here, capsys):
     assert len(all_records(only_sweep(here))) == 1
 
 
+@pytest.mark.slow
 def test_failing_runs_are_isolated_and_retried(here, capsys):
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", "seed=0,1", *LEAN]
     (here / "broken").touch()
@@ -185,6 +192,7 @@ def test_failed_runs_record_kind_and_traceback(here):
     assert failed.checkpoint is None
 
 
+@pytest.mark.slow
 def test_nan_output_fails_a_strict_run(here, capsys):
     words = ["layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "tracking=disabled"]
     assert sweep(*words) == 1
@@ -192,6 +200,7 @@ def test_nan_output_fails_a_strict_run(here, capsys):
     assert sweep(*words, "checks=warn") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["failure.action=stop", "failure.max=1"])
 def test_sweeps_may_stop_at_a_failure(policy, here, capsys):
     (here / "broken").touch()
@@ -202,6 +211,7 @@ def test_sweeps_may_stop_at_a_failure(policy, here, capsys):
     assert sweep(*words, policy) == 0
 
 
+@pytest.mark.slow
 def test_retry_none_leaves_failed_runs_alone(here, capsys):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken", "seed=0,1", *LEAN]
@@ -211,6 +221,7 @@ def test_retry_none_leaves_failed_runs_alone(here, capsys):
     assert "2 failed · 0 to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_retried_runs_are_archived(here):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,x", *LEAN]
@@ -221,6 +232,7 @@ def test_retried_runs_are_archived(here):
     assert [name.endswith(".old-1") for name in names] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_truncated_records_are_redone(here, capsys):
     sweep("seed=0,1", *LEAN)
     record = min(only_sweep(here).path.rglob("record.json"))
@@ -231,6 +243,7 @@ def test_truncated_records_are_redone(here, capsys):
     assert json.loads(record.read_text())["variables"] == whole["variables"]
 
 
+@pytest.mark.slow
 def test_torn_journal_lines_cost_one_run(here, capsys):
     sweep("seed=0,1", *LEAN)
     journal = only_sweep(here).journal
@@ -240,6 +253,7 @@ def test_torn_journal_lines_cost_one_run(here, capsys):
     assert "1 done, 1 interrupted · 1 to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugins", [["hydra/sweeper=basic"], ["hydra/launcher=basic"]])
 def test_other_sweepers_run_the_same_configs(plugins, here):
     assert sweep("seed=0,1", *LEAN, *plugins, "hydra.sweep.dir=there") == 0
@@ -249,6 +263,7 @@ def test_other_sweepers_run_the_same_configs(plugins, here):
     assert sorted(map(bits, found)) == sorted(map(bits, ours))
 
 
+@pytest.mark.slow
 def test_a_failed_run_tells_another_sweeper(here):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken", *LEAN]
@@ -256,6 +271,7 @@ def test_a_failed_run_tells_another_sweeper(here):
         sweep(*words, "hydra/sweeper=basic")
 
 
+@pytest.mark.slow
 def test_devices_do_not_change_the_bits(here):
     code = "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))"
     words = ["-m", "device=cpu:0,cpu:1", "process.num_cpu_devices=2", *LEAN]
@@ -265,6 +281,7 @@ def test_devices_do_not_change_the_bits(here):
     assert bits(first) == bits(second)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_no_control_characters(here):
     command = [sys.executable, "-m", "runner", "-m", "seed=range(0,8)", "tracking=disabled", "timing=off"]
     done = subprocess.run(command, check=True, timeout=120, capture_output=True)
@@ -274,6 +291,7 @@ def test_a_pipe_gets_no_control_characters(here):
     assert done.stdout.decode().count("done") == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_sweeps_keep_finished_runs(number, here):
     words = ["-m", "seed=range(0,100)", "tracking=disabled", "timing=off", "sweep=long"]
@@ -295,6 +313,7 @@ def test_stopped_sweeps_keep_finished_runs(number, here):
     assert len(all_records(SweepFolder(journal.parent))) == 100
 
 
+@pytest.mark.slow
 def test_one_sweep_allows_one_process(here):
     words = ["-m", "seed=range(0,200)", "tracking=disabled", "timing=off", "sweep=shared"]
     first = subprocess.Popen([sys.executable, "-m", "runner", *words], stdout=subprocess.DEVNULL)
@@ -329,6 +348,7 @@ class Long(nnx.Linear):
 """
 
 
+@pytest.mark.slow
 def test_second_ctrl_c_stops_immediately(here):
     (here / "long_layers.py").write_text(LONG)
     layer = ["layer=custom", "layer.target=long_layers.Long", "+layer.kwargs={in_features:4,out_features:4}"]
@@ -350,6 +370,7 @@ def test_second_ctrl_c_stops_immediately(here):
     assert main.main(["plan", *words[1:]]) == 0
 
 
+@pytest.mark.slow
 def test_persistent_compilation_cache_can_be_enabled(here):
     command = [sys.executable, "-m", "runner", "-m", "seed=0,1", "process.compilation_cache=cache", *LEAN]
     for sweep_name in ("first", "second"):
@@ -360,12 +381,14 @@ def test_persistent_compilation_cache_can_be_enabled(here):
     assert labels == [{("cold", "cold")}, {("warm", "warm")}]
 
 
+@pytest.mark.slow
 def test_zip_and_exclude_shape_the_sweep(here):
     assert sweep("seed=0,1,2", "features=4,5,6", "grid.zip=[[seed,features]]", "grid.exclude=['seed==1']", *LEAN) == 0
     found = [(record.settings["seed"], record.settings["features"]) for record in all_records(only_sweep(here))]
     assert found == [(0, 4), (2, 6)]
 
 
+@pytest.mark.slow
 def test_untracked_runs_are_tracked_later(here):
     sweep("seed=0,1", "timing=off", "tracking=disabled")
     assert not (only_sweep(here).path / "wandb").exists()
@@ -374,6 +397,7 @@ def test_untracked_runs_are_tracked_later(here):
     assert all(record.timing.tracker_s > 0 for record in all_records(only_sweep(here)))
 
 
+@pytest.mark.slow
 def test_skipped_eager_checks_name_the_run(here):
     assert sweep("seed=0,1", "tracking=disabled", "timing=off") == 0
     details = [
@@ -396,6 +420,7 @@ class Tells(NullTracker):
         self.asked.append(("log", threading.current_thread() is threading.main_thread()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "times"), [(("checks=strict",), 1), (("checks=off",), 0)])
 def test_tracker_warms_up_at_most_once(words, times, make_run, tmp_path):
     runs = [make_run(*words, "timing=off", "checkpoint=none", f"seed={seed}") for seed in range(3)]

@@ -114,6 +114,7 @@ def test_losses_are_written_during_the_run(make, tmp_path):
     assert read_offline_run(follow.folder)["exit_code"] is None
 
 
+@pytest.mark.slow
 def test_training_process_ends_the_followed_run(make, tmp_path):
     tracking = make(num_runs=6)
     record, other = trained(), trained(run_id="b" * 16, num=4)

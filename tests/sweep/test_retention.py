@@ -73,6 +73,7 @@ def by_loss() -> list[int]:
     return [record.num for record in sorted(records, key=lambda record: record.train.losses[-1])]
 
 
+@pytest.mark.slow
 def test_retention_keeps_the_best_checkpoints(swept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, *SWEEP, *BEST)
@@ -85,6 +86,7 @@ def test_retention_keeps_the_best_checkpoints(swept, tmp_path, monkeypatch, caps
     assert {row.status for row in rows.values()} == {"done"}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -109,6 +111,7 @@ def test_changing_the_retention_rule_applies_it(words, wanted, here, capsys):
     assert (code, out) == (0, f"5 of 5 runs verified{without}\n")
 
 
+@pytest.mark.slow
 def test_removed_checkpoints_stay_removed(here, capsys):
     import pyarrow.parquet as pq
 
@@ -131,6 +134,7 @@ def test_with_none_no_checkpoint_is_written(tmp_path, monkeypatch, capsys):
     assert run(capsys, "verify", folder.path)[0] == 0
 
 
+@pytest.mark.slow
 def test_leftovers_of_kills_are_removed(here, capsys):
     gone = by_loss()[-1]
     shutil.copytree(folders()[gone].checkpoint, "left")
@@ -142,6 +146,7 @@ def test_leftovers_of_kills_are_removed(here, capsys):
     assert gone not in kept()
 
 
+@pytest.mark.slow
 def test_unlogged_removals_are_caught_up_later(here, capsys):
     assert run(capsys, *SWEEP, *BEST)[0] == 0
     journal = paths.SweepFolder(here / "outputs" / "s").journal
@@ -152,6 +157,7 @@ def test_unlogged_removals_are_caught_up_later(here, capsys):
     assert [row.num for row in find.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
 
 
+@pytest.mark.slow
 def test_runs_without_checkpoint_stay_done(here, capsys):
     assert run(capsys, *SWEEP, *BEST)[0] == 0
     folder = folders()[by_loss()[-1]]
@@ -174,6 +180,7 @@ def test_runs_without_checkpoint_stay_done(here, capsys):
 # Rules and numbers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

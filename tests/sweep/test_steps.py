@@ -134,6 +134,7 @@ def flip_a_loss(path: Path) -> None:
     path.write_text(json.dumps(metadata))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_last_steps_fall_back(damage, train, whole, tmp_path):
     stopped_at(4, train, tmp_path)
@@ -207,6 +208,7 @@ def only_run(sweep: str) -> RunFolder:
     return RunFolder(path)
 
 
+@pytest.mark.slow
 def test_verify_checks_the_saved_steps(here, capsys):
     words = [*LEAN, "train.steps=4", "train.save_every=2", "sweep=s"]
     assert main.main(words) == 0

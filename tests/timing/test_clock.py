@@ -316,6 +316,7 @@ def test_program_phases_are_consecutive(without_cache):
     assert phases.first_call_s is None
 
 
+@pytest.mark.slow
 def test_caches_from_the_environment_are_detected(tmp_path):
     command = [sys.executable, "-W", "error", "-c", CACHED, "off"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
@@ -323,6 +324,7 @@ def test_caches_from_the_environment_are_detected(tmp_path):
     assert done.stdout.startswith("cold (3,)\nwarm (3,)\n")
 
 
+@pytest.mark.slow
 def test_persistent_cache_turns_cold_into_warm(tmp_path):
     def labels():
         command = [sys.executable, "-W", "error", "-c", CACHED, str(tmp_path)]

@@ -69,6 +69,7 @@ def test_importing_machine_does_not_import_jax() -> None:
     assert fresh_process("import sys, runner.timing.machine; print('jax' in sys.modules)") == "False\n"
 
 
+@pytest.mark.slow
 def test_processes_agree_on_the_ids() -> None:
     code = "import json; from runner.timing.machine import fingerprint; found = fingerprint(); print(json.dumps(found))"
     first, second = (json.loads(fresh_process(code, PYTHONHASHSEED=seed)) for seed in "12")
@@ -76,6 +77,7 @@ def test_processes_agree_on_the_ids() -> None:
     assert first["software_id"] == second["software_id"]
 
 
+@pytest.mark.slow
 def test_jax_settings_from_environment_are_included() -> None:
     code = "import json; from runner.timing.machine import fingerprint; print(json.dumps(fingerprint()['jax_config']))"
     found = fresh_process(code, JAX_ENABLE_X64="1", JAX_PLATFORMS="cpu", JAX_COMPILATION_CACHE_DIR="/tmp/none")

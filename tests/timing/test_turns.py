@@ -60,6 +60,7 @@ def test_measurements_during_other_work_are_contended(wait, tmp_path):
             assert turns.measured(lambda: 7, wait=wait) == (7, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turns", "flagged"), [("true", False), ("false", True)])
 def test_contention_is_flagged_without_turns(turns, flagged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -204,6 +204,7 @@ def test_tables_leave_home_untouched(make, tmp_path, monkeypatch):
     assert "WANDB_DATA_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_wandb_is_imported_late_and_silently(tmp_path):
     code = """
 import sys
@@ -245,6 +246,7 @@ def test_disabled_tracks_nothing(make, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_dead_tracking_process_warns_once(tmp_path, warnings):
     tracking = PooledTracking(TrackingSettings(), tmp_path, "demo", warnings.append, num_processes=1)
     assert tracking.wait() == []
