@@ -135,3 +135,8 @@ def test_rules_of_a_config_are_read(make_run):
 
 def test_a_config_without_rules_has_none(make_run):
     assert sources.path_rules(make_run().rules) is None
+
+
+def test_typed_lines_are_rules():
+    lines = ["wq/kernel: [fsdp, mp]", "(?:a|b)/w: P(('x', 'y'), None)", ".*"]
+    assert pairs(sources.given_rules(lines).partition) == WANTED

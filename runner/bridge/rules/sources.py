@@ -118,6 +118,8 @@ def _found(kind: str, source: Any) -> Any:
     """What a source holds, as it is."""
     if callable(source):
         return _called(kind, source, source)
+    if isinstance(source, (list, tuple)):
+        return [_of_line(item) if isinstance(item, str) else item for item in source]
     if not isinstance(source, str):
         return source
     if os.path.isfile(os.path.expanduser(source)) or source.endswith(SUFFIXES) or "/" in source:
