@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
@@ -49,9 +50,9 @@ def whole(array: Any) -> np.ndarray:
 
 def on_host(leaf: Any) -> Any:
     """The whole `leaf` on this host; a typed key, which NumPy does not have, as one on its first device."""
-    if not (isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)):
+    if not (isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)):
         return whole(leaf)
-    return jax.random.wrap_key_data(whole(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return jax.random.wrap_key_data(jnp.asarray(whole(jax.random.key_data(leaf))), impl=jax.random.key_impl(leaf))
 
 
 def spec(leaf: Any) -> list[Any] | None:
