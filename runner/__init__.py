@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runner.bridge.example import nnx_inside_linen
-    from runner.checks.report import check
+    from runner.checks.results.report import check
     from runner.errors import UserError
     from runner.experiment.execute import execute
     from runner.experiment.saved_run import reload
@@ -31,7 +31,7 @@ __all__ = ["UserError", "check", "execute", "load", "nnx_inside_linen", "reload"
 # JAX takes a second to import: each is imported when it is first used.
 _MODULES = {
     "UserError": "runner.errors",
-    "check": "runner.checks.report",
+    "check": "runner.checks.results.report",
     "execute": "runner.experiment.execute",
     "load": "runner.report.frame",
     "nnx_inside_linen": "runner.bridge.example",

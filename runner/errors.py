@@ -63,6 +63,20 @@ class LayerError(UserError):
     """A layer that can't be imported, built, or called on the input."""
 
 
+class MissingArgumentsError(LayerError):
+    """A layer or host whose constructor needs more than it gets.
+
+    Args:
+      what: As in `UserError`.
+      keys: Config keys of what is missing.
+      suggestion: Values for them that were tried.
+    """
+
+    def __init__(self, what: str, keys: Sequence[str], suggestion: str | None = None) -> None:
+        self.keys = tuple(keys)
+        super().__init__(what, suggestion)
+
+
 class LayerFaultError(LayerError):
     """A layer or host that can't work in Linen, whatever the input: a fail of the check `complete`."""
 

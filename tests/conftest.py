@@ -7,6 +7,7 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
 # One cache for all workers and all processes that they start: dozens of tests compile the same few programs.
 CONTROLS = "PYTEST_XDIST_WORKER" not in os.environ
 if CONTROLS:
@@ -18,6 +19,7 @@ if CONTROLS:
 os.environ["BRIDGE_RUNNER_LOCKS"] = tempfile.mkdtemp(prefix="locks-")
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,6 +116,21 @@ def sync(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
         return code, out, err
 
     return run
+
+
+# How many cases of a test marked `sampled` the default suite has; the rest are slow.
+SAMPLE = 3
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    seen: Counter[str] = Counter()
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            name = item.nodeid.partition("[")[0]
+            seen[name] += 1
+            if seen[name] > SAMPLE:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

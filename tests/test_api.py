@@ -14,18 +14,18 @@ import runner
 from runner.sweep import plan
 
 
-def test_importing_the_package_and_listing_it_does_not_import_jax():
+def test_importing_runner_does_not_import_jax():
     code = "import runner, sys; dir(runner); runner.UserError; assert 'jax' not in sys.modules; runner.nothing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "AttributeError: module 'runner' has no attribute 'nothing'" in done.stderr
 
 
-def test_tab_completes_the_public_names_and_no_others():
+def test_dir_lists_exactly_the_public_names():
     assert [name for name in dir(runner) if not name.startswith("_")] == runner.__all__ == sorted(runner.__all__)
 
 
 @pytest.mark.parametrize("name", runner.__all__)
-def test_every_public_name_is_there_and_documented(name):
+def test_every_public_name_is_documented(name):
     assert inspect.getdoc(getattr(runner, name))
     assert f"{name}(" in runner.__doc__ or name in runner.__doc__
 
@@ -41,18 +41,19 @@ def test_every_public_name_is_there_and_documented(name):
         ("nnx_inside_linen", ["nnx_inside_linen("]),
     ],
 )
-def test_help_shows_arguments_shapes_units_and_errors(name, said):
+def test_help_shows_arguments_units_and_errors(name, said):
     text = pydoc.plain(pydoc.render_doc(getattr(runner, name)))
     assert [word for word in said if word not in text] == []
     assert "**options" not in text
 
 
-def test_sweep_stays_the_function_after_its_subpackage_was_imported():
+@pytest.mark.slow
+def test_sweep_stays_a_function():
     assert plan.__name__ == "runner.sweep.plan"
     assert inspect.isfunction(runner.sweep)
     code = "import runner.sweep.plan, runner; from runner.sweep import execute; assert callable(runner.sweep)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_the_package_says_that_it_is_typed():
+def test_package_is_marked_as_typed():
     assert (Path(runner.__file__).parent / "py.typed").exists()

@@ -38,7 +38,7 @@ def requirement(text: str) -> str:
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", text)[0]).lower()
 
 
-def test_the_hooks_before_a_commit_are_the_commands_of_lint():
+def test_hooks_equal_the_lint_commands():
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
     assert [hook["entry"] for hook in hooks] == commands("lint")
@@ -46,20 +46,20 @@ def test_the_hooks_before_a_commit_are_the_commands_of_lint():
     assert {(hook["language"], hook["pass_filenames"]) for hook in hooks} == {("system", False)}
 
 
-def test_lint_comes_before_everything_that_takes_minutes():
+def test_lint_runs_before_slow_steps():
     called = [line.rpartition(" ")[2] for line in commands("run")]
     assert called.index(".ci/lint") < next(i for i, line in enumerate(commands("run")) if "bridge-runner" in line)
     assert called.index(".ci/lint") < next(i for i, line in enumerate(commands("run")) if "pytest" in line)
 
 
-def test_the_matrix_has_the_python_versions_of_the_classifiers():
+def test_matrix_covers_the_declared_pythons():
     versions = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", text)]
     matrix = WORKFLOW["jobs"]["matrix"]["strategy"]["matrix"]
     assert matrix == {"python": versions, "extras": ["off", "on"]}
     assert PROJECT["requires-python"] == f">={versions[0]}"
 
 
-def test_the_workflow_runs_the_scripts_of_ci():
+def test_workflow_runs_the_ci_scripts():
     assert steps("everything") == [".ci/run"]
     assert steps("matrix") == [".ci/python ${{ matrix.python }} ${{ matrix.extras }}"]
 
@@ -84,20 +84,20 @@ def test_newer_versions_are_left_out_loudly(tmp_path):
     assert done.stdout == "NO PYTHON 3.12 OR 3.13 TO BE HAD: the newer versions of JAX and Flax are left out\n"
 
 
-def test_the_two_sets_of_pins_differ_in_jax_and_flax():
+def test_pins_differ_for_jax_and_flax():
     old, new = (dict(line.split("==") for line in pinned(name)) for name in PINS)
     assert {name for name in ("jax", "jaxlib", "flax") if old[name] == new[name]} == set()
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_can_be_run_and_is_bash(path):
+def test_scripts_are_executable_bash(path):
     assert os.access(path, os.X_OK)
     assert path.read_text().startswith("#!/usr/bin/env bash\n# ")
     subprocess.run(["bash", "-n", path], check=True, timeout=10)
 
 
 @pytest.mark.parametrize("name", PINS)
-def test_every_dependency_is_pinned_once_at_a_version_for_all(name):
+def test_every_dependency_is_pinned_once(name):
     lines = pinned(name)
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     names = [requirement(line) for line in lines]
@@ -109,5 +109,5 @@ def test_every_dependency_is_pinned_once_at_a_version_for_all(name):
     assert {requirement(text) for text in wanted} <= set(names)
 
 
-def test_what_is_needed_to_run_has_a_lower_bound():
+def test_runtime_dependencies_have_lower_bounds():
     assert [text for text in PROJECT["dependencies"] if ">=" not in text] == []

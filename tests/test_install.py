@@ -55,7 +55,7 @@ def elsewhere(wheel, tmp_path_factory):
     return folder
 
 
-def test_the_wheel_has_the_config_and_the_plugins_where_they_are_looked_for(wheel):
+def test_wheel_contains_config_and_plugins(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"runner/conf/config.yaml", "runner/conf/layer/linear.yaml", "runner/conf/experiment/width.yaml"} <= names
     assert "runner/py.typed" in names
@@ -64,14 +64,14 @@ def test_the_wheel_has_the_config_and_the_plugins_where_they_are_looked_for(whee
     assert "hydra_plugins/__init__.py" not in names
 
 
-def test_the_wheel_has_the_reports_parts_and_the_licences_of_its_bundles(wheel):
+def test_wheel_contains_report_assets_and_licences(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     parts = {str(path.relative_to(ROOT)) for path in (ROOT / BUNDLES).rglob("*") if path.is_file()}
     assert f"{BUNDLES}/vendor/d3.min.js" in parts
     assert parts <= names
 
 
-def test_the_wheels_metadata_names_every_licence_and_python_version(wheel):
+def test_wheel_metadata_lists_licences_and_pythons(wheel):
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = HeaderParser().parsestr(archive.read(name).decode())
@@ -92,13 +92,13 @@ def test_the_wheel_elsewhere_runs_a_sweep(elsewhere):
     assert len(list(elsewhere.glob("outputs/*/report.html"))) == 1
 
 
-def test_the_wheel_elsewhere_is_not_this_checkout(elsewhere):
+def test_wheel_is_imported_outside_the_checkout(elsewhere):
     command = [elsewhere / "venv" / "bin" / "python", "-c", "import runner; print(runner.__file__)"]
     done = subprocess.run(command, cwd=elsewhere, check=True, timeout=60, capture_output=True, text=True)
     assert done.stdout.startswith(str(elsewhere))
 
 
-def test_the_sdist_has_every_file_of_the_checkout_but_what_belongs_to_git(unpacked):
+def test_sdist_contains_every_tracked_file(unpacked):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a checkout of git")
@@ -107,7 +107,7 @@ def test_the_sdist_has_every_file_of_the_checkout_but_what_belongs_to_git(unpack
     assert names <= {*listed.stdout.splitlines(), "PKG-INFO"}
 
 
-def test_the_sdists_tests_are_all_collected_and_those_of_its_files_pass(unpacked):
+def test_sdist_can_run_its_tests(unpacked):
     assert "error" not in pytest_in(unpacked, "--collect-only", "-m", "")
     files = ["tests/test_packages.py", "tests/test_readme.py", "tests/records/test_columns.py"]
     assert " passed" in pytest_in(unpacked, *files)

@@ -76,11 +76,11 @@ def test_a_command_of_the_readme_runs(command, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", EXAMPLES, ids=lambda code: code.splitlines()[0])
-def test_a_python_example_of_the_readme_runs(code, folder):
+def test_readme_python_examples_run(code, folder):
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=120, capture_output=True)
 
 
-def test_the_first_commands_sweep_leaves_what_the_readme_says(folder):
+def test_first_readme_sweep_leaves_its_files(folder):
     (sweep,) = (
         path for path in (folder / "outputs").iterdir() if (path / "sweep.json").exists() and "linear" in path.name
     )
@@ -90,7 +90,7 @@ def test_the_first_commands_sweep_leaves_what_the_readme_says(folder):
     assert len(list((sweep / "wandb").glob("offline-run-*"))) == 13
 
 
-def test_the_table_of_the_readme_has_the_values_of_a_real_sweep(folder):
+def test_readme_table_matches_a_real_sweep(folder):
     (sweep,) = (folder / "outputs").glob("linear-*")
     assert f"{sweep.name}: 12 runs · 4 programs" in README
     names = {path.name for path in (sweep / "runs").iterdir()}
@@ -98,7 +98,7 @@ def test_the_table_of_the_readme_has_the_values_of_a_real_sweep(folder):
 
 
 @pytest.mark.slow
-def test_what_diff_prints_is_what_the_readme_says(folder):
+def test_readme_shows_the_diff_output(folder):
     (command,) = EXIT_CODES
     said = shell(command, folder)
     (shown,) = re.findall(r"^```\n(moved.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
@@ -106,7 +106,7 @@ def test_what_diff_prints_is_what_the_readme_says(folder):
         assert line == "…" or line in said
 
 
-def test_every_link_of_the_two_pages_leads_somewhere():
+def test_all_links_resolve():
     titles = {page: {anchor(line) for line in text.splitlines()} for page, text in (("", README), ("GUIDE.md", GUIDE))}
     for target in re.findall(r"\]\(([^)]+)\)", README + GUIDE):
         page, _, title = target.partition("#")
@@ -119,6 +119,6 @@ def anchor(line: str) -> str:
     return re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
 
 
-def test_as_many_layers_come_along_as_the_readme_says():
+def test_readme_counts_the_layers():
     files = {path.stem for path in (ROOT / "conf" / "layer").glob("*.yaml")} - {"custom"}
     assert f"{len(files)} layers are included" in README

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from runner.arrays import trees
-from runner.arrays.renames import kind
+from runner.arrays.tree_moves import kind
 
 AUTO_NAME = re.compile(r"(\w+)_(\d+)")
 WRAPPED = "ToLinen"

@@ -22,13 +22,6 @@ from jax.sharding import Sharding
 from runner.arrays import shards, trees
 from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
 
-# Fields of a saved train state other than params, and names of known collections.
-STATE_KEYS = frozenset({"opt_state", "step", "tx"})
-COLLECTIONS = frozenset({"batch_stats", "cache", "LoRAParam", "intermediates"})
-
-# The only key of a metadata box once it is saved; a module or a param may be called so, too.
-BOX = "value"
-
 # Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")
 
@@ -91,6 +84,42 @@ def restore(path: Path) -> Any:
     return variables
 
 
+def tree_metadata(path: Path) -> Any:
+    """The tree of the checkpoint at `path`, with Orbax's metadata (shape, dtype) in place of the arrays.
+
+    Raises:
+      CheckpointError: Orbax can't read it.
+    """
+    try:
+        return _checkpointer().metadata(path.absolute()).item_metadata.tree
+    except Exception as error:
+        raise CheckpointError(f"reading {path}: {type(error).__name__}: {error}") from error
+
+
+def restore_some(path: Path, metadata: Any, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays of the checkpoint at `path` that have these names, by name; the others are not read.
+
+    Args:
+      path: The checkpoint's folder.
+      metadata: Its `tree_metadata`.
+      names: Paths as text.
+
+    Raises:
+      Exception: Of half a dozen types, if the checkpoint is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    def pick(chosen: Any, others: Any) -> Any:
+        return jax.tree.map_with_path(lambda key, _: chosen if trees.spell_keys(key) in names else others, metadata)
+
+    as_numpy = pick(ocp.RestoreArgs(restore_type=np.ndarray), ocp.RestoreArgs())
+    wanted = jax.tree.map_with_path(
+        lambda key, leaf: leaf if trees.spell_keys(key) in names else ocp.PLACEHOLDER, metadata
+    )
+    found = _checkpointer().restore(path.absolute(), args=ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy))
+    return {name: np.asarray(leaf) for key, leaf in trees.flatten(found) if (name := trees.spell(key)) in names}
+
+
 def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
     """Like `restore`, but onto devices: each reads only its shards, so that no array is whole on the host.
 
@@ -113,56 +142,6 @@ def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
         return _checkpointer().restore(folder, restore_args=wanted)
     except Exception as error:
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
-
-
-def as_variables(tree: Any, expected: Any = None) -> Any:
-    """Extracts the variable dict from a saved tree: variables, bare params, or a train state that contains params.
-
-    Metadata boxes, which come back as `{"value": array}`, are unwrapped.
-
-    Args:
-      tree: Nested dicts of arrays.
-      expected: The layer's variables: of several readings of `tree`, the one with most of their paths is taken. None
-        takes what is usual: `params` in `params` is a train state, and a lone `value` a box.
-    """
-    usual = _usual(_unboxed(tree))
-    if expected is None or not isinstance(tree, dict):
-        return usual
-    names = {trees.spell(path) for path, _ in trees.flatten(expected)}
-    inner = tree.get("params")
-    readings = [_usual(tree), tree, {"params": tree}, *([inner] if isinstance(inner, dict) else [])]
-    named = [_named_so(reading, names) for reading in readings]
-    counts = [sum(trees.spell(path) in names for path, _ in trees.flatten(one)) for one in named]
-    return named[counts.index(max(counts))] if max(counts) else usual
-
-
-def _usual(tree: Any) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    if "params" not in tree:
-        known = all(isinstance(value, dict) for value in tree.values()) and tree.keys() & COLLECTIONS
-        return tree if known else {"params": tree}
-    inner = tree["params"]
-    if isinstance(inner, dict) and set(inner) == {"params"}:
-        return inner  # TrainState(params=variables)
-    return {key: value for key, value in tree.items() if isinstance(value, dict) and key not in STATE_KEYS}
-
-
-def _unboxed(tree: Any) -> Any:
-    """`tree` without what looks like a box: a lone `value` with an array, or another box, in it."""
-    if not isinstance(tree, dict):
-        return tree
-    inner = {key: _unboxed(child) for key, child in tree.items()}
-    return inner[BOX] if set(inner) == {BOX} and not isinstance(inner[BOX], dict) else inner
-
-
-def _named_so(tree: Any, names: Collection[str]) -> Any:
-    """`tree` with boxes removed where that gives a path in `names`, or no path is in them and it looks like a box."""
-    leaves = []
-    for path, leaf in trees.flatten(tree):
-        within = (path[:at] + path[at + 1 :] for at in reversed(range(len(path))) if path[at] == BOX)
-        leaves.append((next((one for one in (path, *within) if trees.spell(one) in names), path), leaf))
-    return trees.nest(leaves)
 
 
 def _restore(path: Path) -> Any:

@@ -80,4 +80,4 @@ def largest_differences(found: Mapping[str, Any]) -> str:
 
 def describe(leaf: Any) -> str:
     """Dtype and shape of an array: `float32[4, 8]`."""
-    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+    return f"{leaf.dtype}{list(leaf.shape)}"

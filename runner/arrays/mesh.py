@@ -145,6 +145,9 @@ def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Pl
     specs = {}
     for path, leaf in trees.flatten(variables):
         name = trees.spell(path)
+        if _is_packed(trees.unbox(leaf)) and mesh.size > 1:
+            reason = f"{name} is {trees.unbox(leaf).dtype}, which JAX passes on to no program over several devices"
+            raise ConfigError("mesh.axes", run.mesh.axes, reason, "mesh.axes=null")
         specs[name] = _spec(name, mesh_axes(leaf, run.mesh.rules), jax.tree.leaves(leaf)[0].shape, run)
     mine = next(device for device in mesh.devices.flat if device.process_index == jax.process_index())
     return Placement(

@@ -6,11 +6,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from runner.arrays.formats import orbax_folder
 from runner.arrays.saved_trees import PARAMS, SavedTree
 
 WAYS = ("restore(item=…)", "StandardCheckpointer", "from_bytes")
@@ -23,14 +25,19 @@ def restoring(saved: SavedTree, target: Any) -> dict[str, bool]:
       saved: The checkpoint; of a msgpack file, only bytes are tried.
       target: Variables with NumPy leaves, in their boxes.
     """
-    whole = _put(saved.tree, saved.root, target[PARAMS] if saved.is_bare else target)
-    ways: Mapping[str, Callable[[SavedTree, Any], Any]] = dict(
-        zip(WAYS, (_by_item, _by_standard, _by_bytes), strict=True)
-    )
-    return {name: _works(way, saved, whole) for name, way in ways.items() if saved.folder.is_dir() or name == WAYS[2]}
+    contents = saved.contents
+    stored = contents.load(contents.tree) if contents.original is None else contents.original()
+    whole = _put(stored, saved.root, target[PARAMS] if saved.is_bare else target)
+    ways: Mapping[str, Callable[[Any, Any], Any]] = dict(zip(WAYS, (_by_item, _by_standard, _by_bytes), strict=True))
+    by_orbax = contents.format == orbax_folder.FORMAT and contents.original is not None
+    return {
+        name: _works(way, stored if name == WAYS[2] else saved.folder.absolute(), whole)
+        for name, way in ways.items()
+        if by_orbax or name == WAYS[2]
+    }
 
 
-def _works(way: Callable[[SavedTree, Any], Any], saved: SavedTree, target: Any) -> bool:
+def _works(way: Callable[[Any, Any], Any], saved: Any, target: Any) -> bool:
     try:
         with _quiet():
             found = way(saved, target)
@@ -45,28 +52,30 @@ def _are_alike(one: Any, two: Any) -> bool:
     return np.shape(one) == np.shape(two)
 
 
-def _by_item(saved: SavedTree, target: Any) -> Any:
+def _by_item(folder: Path, target: Any) -> Any:
     import orbax.checkpoint as ocp
 
     args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-    return ocp.PyTreeCheckpointer().restore(saved.folder.absolute(), item=target, restore_args=args)
+    return ocp.PyTreeCheckpointer().restore(folder, item=target, restore_args=args)
 
 
-def _by_standard(saved: SavedTree, target: Any) -> Any:
+def _by_standard(folder: Path, target: Any) -> Any:
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(saved.folder.absolute(), target)
+        return checkpointer.restore(folder, target)
 
 
-def _by_bytes(saved: SavedTree, target: Any) -> Any:
+def _by_bytes(stored: Any, target: Any) -> Any:
     from flax import serialization
 
-    return serialization.from_bytes(target, serialization.to_bytes(saved.tree))
+    return serialization.from_bytes(target, serialization.to_bytes(stored))
 
 
 def _put(tree: Any, root: tuple[str, ...], value: Any) -> Any:
-    """`tree` with the collections of `value` at `root`; what is beside them stays."""
+    """`tree` with the collections of `value` at `root`; what is next to them stays."""
+    if root and isinstance(tree, (list, tuple)):
+        return [_put(item, root[1:], value) if str(index) == root[0] else item for index, item in enumerate(tree)]
     if root:
         return {**tree, root[0]: _put(tree[root[0]], root[1:], value)}
     return {**tree, **value}

@@ -1,7 +1,4 @@
-"""Finds the variables in a checkpoint as people save them: train states, managers, composites, msgpack files.
-
-A place is a folder, or one followed by names in the saved tree: `ckpt/model` is `model` in the tree at `ckpt`.
-"""
+"""Finds the variables in a checkpoint as people save them: train states, bare params, tuples, one tree in another."""
 
 from __future__ import annotations
 
@@ -10,15 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.arrays import checkpoint, trees
-from runner.arrays.checkpoint import COLLECTIONS, STATE_KEYS, CheckpointError
-from runner.errors import StorageError, listed
+from runner.arrays import trees
+from runner.arrays.formats import places
+from runner.arrays.formats.contents import Contents
+from runner.arrays.readings import COLLECTIONS, STATE_KEYS
+from runner.errors import StorageError, listed, nearest
 
 PARAMS = "params"
-MARKERS = ("_METADATA", "manifest.ocdbt", ".zarray")
+
+# T5X, and Flax's old optimisers, have the params here, next to what the optimiser keeps.
+TARGET = "target"
+OPTIMIZER_STATE = frozenset({"state", "flax_mutables"})
+
+# Fields of train states that hold all collections but params: of T5X, Kauldron and Scenic.
+FIELDS = ("flax_mutables", "collections", "model_state")
+
+# Other fields of train states: names that no model gives to a collection.
+OTHERS = frozenset({"extra", "ema_params", "rng", "rngs", "config", "data", "metrics", "metadata"})
 
 # How deep variables may be in a saved tree.
 MAX_DEPTH = 4
+
+# The most names that a message has of what is in a tree.
+MAX_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,145 +37,166 @@ class SavedTree:
     """A saved variable dict, as it is stored: a metadata box is `{"value": array}`.
 
     Attributes:
-      folder: The checkpoint's folder, or its file.
-      tree: All that it holds.
+      contents: The checkpoint that it is in.
       root: Names from there to the variables.
-      variables: The variable dict; bare params are in a dict of their own.
+      variables: The variable dict with NumPy leaves; bare params are in a dict of their own.
       is_bare: Whether they were saved as bare params.
-      rest: Names beside the variables that were not taken for collections.
+      rest: Names next to the variables that were not taken for collections.
     """
 
-    folder: Path
-    tree: Any
+    contents: Contents
     root: tuple[str, ...]
     variables: Any
     is_bare: bool = False
     rest: tuple[str, ...] = ()
 
+    @property
+    def folder(self) -> Path:
+        """The folder or file of the checkpoint: of a root of steps, that of the step."""
+        return self.contents.place
 
-def read(place: Path, collections: Iterable[str] = ()) -> SavedTree:
-    """The variables at `place`.
+    @property
+    def where(self) -> str:
+        """How these variables are typed."""
+        return places.spelled(self.folder, self.root)
+
+
+def read(place: Path | str, collections: Iterable[str] | None = ()) -> SavedTree:
+    """The variables at `place`; of what is next to them, such as an optimiser's state, nothing is read.
 
     Args:
-      place: A folder, or one followed by names in its tree.
-      collections: Names of collections that a model has, besides the usual ones.
+      place: A file or folder, or one followed by `#` and names in its tree.
+      collections: Names of collections that a model has, besides the usual ones; None takes every name for one.
 
     Raises:
       StorageError: There are none, or there are several: then each is named, as it is to be typed.
     """
-    folder = place
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    below = place.relative_to(folder).parts
-    folder, below = _descend(folder, below)
-    try:
-        tree = checkpoint.restore(folder) if folder.is_dir() else _read_file(folder)
-    except CheckpointError as error:
-        inner = error.__cause__
-        reason = f" ({type(inner).__name__} on reading)" if inner else ""
-        raise StorageError(
-            f"{folder} can't be read as a checkpoint{reason}: it is damaged, or no Orbax tree"
-        ) from error
-    for depth, name in enumerate(below):
-        if not isinstance(tree, Mapping) or name not in tree:
-            where = folder.joinpath(*below[:depth])
-            there = listed([str(one) for one in tree], 8) if isinstance(tree, Mapping) else "no names"
-            raise StorageError(f"{where} holds {there}, and no {name}", str(where))
-        tree = tree[name]
-    return _variables(folder, tree, below, frozenset(collections))
+    return find(*places.open_place(place), collections)
 
 
-def _descend(folder: Path, below: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The folder of the tree itself: of a manager's only step, of a step's only tree."""
-    while folder.is_dir() and not _is_tree(folder):
-        inner = [path for path in folder.iterdir() if path.is_dir() and (_is_tree(path) or _has_trees(path))]
-        inner.sort(key=lambda path: (int(path.name) if path.name.isdecimal() else -1, path.name))
-        if not inner:
-            names = listed(sorted(path.name for path in folder.iterdir()), 8)
-            raise StorageError(f"{folder} holds no checkpoint" + (f", only {names}" if names else ": it is empty"))
-        if len(inner) > 1:
-            what = "steps" if all(path.name.isdecimal() for path in inner) else "trees"
-            names = listed([path.name for path in inner], 8)
-            raise StorageError(f"{folder} holds {len(inner)} {what}: {names}", str(inner[-1]))
-        if below:
-            raise StorageError(f"{folder} holds {inner[0].name}, and no {below[0]}", str(inner[0]))
-        folder = inner[0]
-    return folder, below
-
-
-def _is_tree(folder: Path) -> bool:
-    return any((folder / name).exists() for name in MARKERS)
-
-
-def _has_trees(folder: Path) -> bool:
-    """Whether `folder` is a step of a manager: a tree is in it, or in a folder in it."""
-    inner = [path for path in folder.iterdir() if path.is_dir()]
-    return any(map(_is_tree, inner)) or any(
-        _is_tree(deep) for path in inner for deep in path.iterdir() if deep.is_dir()
+def find(contents: Contents, names: Sequence[str], collections: Iterable[str] | None = ()) -> SavedTree:
+    """The variables at `names` in an open checkpoint; see `read`."""
+    names = tuple(names)
+    node = follow(contents, names)
+    known = None if collections is None else COLLECTIONS | frozenset(collections) | {PARAMS}
+    roots = _candidates(node, known or COLLECTIONS)
+    if len(roots) > 1:
+        raise _several(contents, names, node, roots)
+    if not roots:
+        _require_bare(contents, names, node)
+        return SavedTree(contents=contents, root=names, variables={PARAMS: contents.load(node)}, is_bare=True)
+    root = (*names, *roots[0])
+    whole = follow(contents, root)
+    lists = {path[-1] for path in contents.lists if path and path[:-1] == root}
+    params, found = _collections({key: value for key, value in whole.items() if key not in lists}, known)
+    rest = tuple(key for key in whole if key not in found and key not in params)
+    # Params that have another name are bare: `target`.
+    return SavedTree(
+        contents=contents,
+        root=(*root, *params),
+        variables=contents.load(found),
+        is_bare=bool(params),
+        rest=rest,
     )
 
 
-def _read_file(path: Path) -> Any:
-    from flax import serialization
+def follow(contents: Contents, names: Sequence[str]) -> Any:
+    """What is at `names` in the tree.
 
-    try:
-        tree = serialization.msgpack_restore(path.read_bytes())
-    except Exception as error:
-        raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
-    if not isinstance(tree, dict):
-        raise CheckpointError(f"restoring {path}: it holds no tree")
-    return tree
-
-
-def _variables(folder: Path, tree: Any, below: tuple[str, ...], collections: frozenset[str]) -> SavedTree:
-    if not isinstance(tree, Mapping):
-        raise StorageError(f"{folder.joinpath(*below)} holds a {type(tree).__name__}, not a tree of variables")
-    found = _candidates(tree, collections)
-    if len(found) > 1:
-        places = [str(folder.joinpath(*below, *root)) for root in found]
-        raise StorageError(f"{folder} holds variables {len(found)} times: {listed(places, 8)}", places[0])
-    if not found:
-        if not trees.flatten(tree):
-            raise StorageError(f"{folder.joinpath(*below)} holds no arrays")
-        return SavedTree(folder=folder, tree=tree, root=below, variables={PARAMS: tree}, is_bare=True)
-    (root,) = found
-    node = tree
-    for name in root:
+    Raises:
+      StorageError: A name is not there, or an array is.
+    """
+    node = contents.tree
+    for depth, name in enumerate(names):
+        if not isinstance(node, Mapping) or name not in node:
+            where = places.spelled(contents.place, names[:depth])
+            there = list(node) if isinstance(node, Mapping) else []
+            held = listed(there, MAX_NAMED) if there else "an array"
+            near = nearest(name, there) or next((one for one in there if isinstance(node[one], Mapping)), None)
+            typed = [*names[:depth], near] if near else names[:depth]
+            raise StorageError(f"{where} holds {held}, and no {name}", places.spelled(contents.place, typed))
         node = node[name]
+    if not isinstance(node, Mapping):
+        raise StorageError(f"{places.spelled(contents.place, names)} holds an array, not a tree of variables")
+    return node
+
+
+def _collections(node: Mapping[str, Any], known: frozenset[str] | None) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The name of the params if it is not `params`, and the collections of a variable dict or train state."""
+    extra = {name: tree for key in FIELDS if _is_tree(node.get(key)) for name, tree in node[key].items()}
+    if _is_old_optimizer(node):
+        return (TARGET,), {PARAMS: node[TARGET], **extra}
     is_state = bool(node.keys() & STATE_KEYS)
-    known = COLLECTIONS | collections | {PARAMS}
-    kept = {
-        str(key): value
+    found = {
+        key: value
         for key, value in node.items()
-        if isinstance(value, Mapping) and key not in STATE_KEYS and (not is_state or key in known)
+        if isinstance(value, Mapping)
+        and key not in STATE_KEYS
+        and not (key in FIELDS and is_state)
+        and (not is_state or (key in known if known is not None else key not in OTHERS))
     }
-    rest = tuple(str(key) for key in node if str(key) not in kept)
-    return SavedTree(folder=folder, tree=tree, root=(*below, *root), variables=kept, rest=rest)
+    return (), {**found, **extra} if is_state else found
+
+
+def _is_tree(node: Any) -> bool:
+    return isinstance(node, Mapping) and all(isinstance(value, Mapping) for value in node.values())
+
+
+def _is_old_optimizer(node: Mapping[str, Any]) -> bool:
+    return isinstance(node.get(TARGET), Mapping) and PARAMS not in node and bool(node.keys() & OPTIMIZER_STATE)
 
 
 def _candidates(tree: Mapping[str, Any], collections: frozenset[str], depth: int = 0) -> list[tuple[str, ...]]:
     """The roots of variable dicts in `tree`, outermost first; not those in an optimiser's state."""
     inner = tree.get(PARAMS)
     if isinstance(inner, Mapping):
-        deeper = inner.get(PARAMS)
         # TrainState(params=variables): a whole variable dict is where its params should be.
-        whole = isinstance(deeper, Mapping) and all(isinstance(value, Mapping) for value in inner.values())
+        whole = isinstance(inner.get(PARAMS), Mapping) and _is_tree(inner)
         return [(PARAMS,)] if whole else [()]
-    if tree and tree.keys() <= COLLECTIONS | collections and all(isinstance(one, Mapping) for one in tree.values()):
+    if _is_old_optimizer(tree):
+        whole = isinstance(tree[TARGET].get(PARAMS), Mapping)
+        return [(TARGET,)] if whole else [()]
+    if tree and tree.keys() <= collections and _is_tree(tree):
         return [()]
     if depth == MAX_DEPTH:
         return []
     return [
-        (str(key), *root)
+        (key, *root)
         for key, value in tree.items()
-        if isinstance(value, Mapping) and key not in STATE_KEYS
+        if isinstance(value, Mapping) and (key not in STATE_KEYS or _is_old_optimizer(value))
         for root in _candidates(value, collections, depth + 1)
     ]
 
 
-def holds_tree(folder: Path) -> bool:
-    """Whether `folder` is a checkpoint, or holds some."""
-    return _is_tree(folder) or _has_trees(folder)
+def _several(
+    contents: Contents, names: tuple[str, ...], node: Mapping[str, Any], roots: Sequence[tuple[str, ...]]
+) -> StorageError:
+    typed = [places.spelled(contents.place, (*names, *root)) for root in roots]
+    others = [_described(key, value) for key, value in node.items() if key not in {root[0] for root in roots if root}]
+    more = f"; the others in it are {listed(others, MAX_NAMED)}" if others else ""
+    where = places.spelled(contents.place, names)
+    return StorageError(f"{where} holds {len(roots)} trees of variables: {listed(typed, MAX_NAMED)}{more}", typed[0])
+
+
+def _described(key: str, value: Any) -> str:
+    return f"{key} ({listed(list(value))})" if isinstance(value, Mapping) else key
+
+
+def _require_bare(contents: Contents, names: tuple[str, ...], node: Mapping[str, Any]) -> None:
+    """Validates that a tree without `params` can be bare params.
+
+    Raises:
+      StorageError: It has no arrays, or it is a train state or a list of trees, and none of them has variables.
+    """
+    where = places.spelled(contents.place, names)
+    if not trees.flatten(node):
+        raise StorageError(f"{where} holds no arrays")
+    if names not in contents.lists and "opt_state" not in node:
+        return
+    members = [key for key, value in node.items() if isinstance(value, Mapping)]
+    held = listed([_described(key, value) for key, value in node.items()], MAX_NAMED)
+    typed = places.spelled(contents.place, (*names, members[0])) if members else None
+    raise StorageError(f"{where} holds {held}: none of them is called params", typed)
 
 
 def without_boxes(stored: Any, models: Sequence[Any]) -> Any:

@@ -47,6 +47,13 @@ def whole(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
+def on_host(leaf: Any) -> Any:
+    """The whole `leaf` on this host; a typed key, which NumPy does not have, as one on its first device."""
+    if not (isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)):
+        return whole(leaf)
+    return jax.random.wrap_key_data(whole(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+
+
 def spec(leaf: Any) -> list[Any] | None:
     """The mesh axis (a name, a list of names, or None) that shards each axis of `leaf`; None without a mesh."""
     if not isinstance(leaf, jax.Array) or not isinstance(leaf.sharding, NamedSharding):

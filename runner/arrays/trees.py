@@ -53,6 +53,16 @@ def spell(path: Iterable[Any]) -> str:
     return "/".join(str(part) for part in path)
 
 
+def spell_keys(keys: Iterable[Any]) -> str:
+    """The path of a leaf, as `jax.tree_util` gives it, as one string."""
+    return spell(_key(part) for part in keys)
+
+
+def spell_each(paths: Iterable[Iterable[Any]]) -> list[str]:
+    """Paths as text: `params/layers/0/kernel`."""
+    return [spell(path) for path in paths]
+
+
 def unbox(tree: Any) -> Any:
     """Replaces every metadata box in `tree` by its array, which stays on its devices (Flax would move it)."""
     return jax.tree.map(_unboxed, tree, is_leaf=meta.is_axis_metadata)
@@ -154,13 +164,13 @@ def to_host(tree: Any) -> Any:
 
 def to_save(tree: Any) -> Any:
     """Unboxes `tree`, with NumPy leaves; on a mesh, arrays stay sharded, so that each device saves its own shards."""
-    plain = unbox(tree)
+    plain = jax.tree.map(_without_key, unbox(tree))
     return plain if any(map(shards.is_sharded, jax.tree.leaves(plain))) else to_host(plain)
 
 
 def leaves(variables: Mapping[str, Any]) -> list[Leaf]:
     """The leaves of a Linen variable dict with their digests, in order."""
-    pairs = [(path, boxed, _unboxed(boxed)) for path, boxed in flatten(variables)]
+    pairs = [(path, boxed, _without_key(_unboxed(boxed))) for path, boxed in flatten(variables)]
     arrays = [leaf if shards.is_sharded(leaf) else _as_numpy(leaf) for _, _, leaf in pairs]
     return [
         Leaf(
@@ -188,6 +198,11 @@ def _digests(arrays: Sequence[np.ndarray | jax.Array]) -> Iterable[str]:
 def named_arrays(output: Any) -> dict[str, np.ndarray]:
     """The arrays of an output by path; a single array has the path ''."""
     return {spell(path): _as_numpy(leaf) for path, leaf in flatten(output)}
+
+
+def unboxed_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of variables by path, without their metadata boxes."""
+    return named_arrays(unbox(tree))
 
 
 def summarize_array(path: str, array: np.ndarray) -> ArraySummary:
@@ -248,10 +263,13 @@ def _unboxed(leaf: Any) -> Any:
     return unbox(leaf.unbox(apply_constraint=False) if isinstance(leaf, meta.Partitioned) else leaf.unbox())
 
 
+def _without_key(leaf: Any) -> Any:
+    """The data of a typed key, on its devices; any other leaf as it is."""
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
 def _as_numpy(leaf: Any) -> np.ndarray:
-    if is_key(leaf):
-        return np.asarray(jax.random.key_data(leaf))
-    return shards.whole(leaf)
+    return shards.whole(_without_key(leaf))
 
 
 def _axis_names(boxed: Any) -> list[Any] | None:

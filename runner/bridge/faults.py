@@ -10,7 +10,8 @@ import jax
 from flax import nnx
 
 from runner.bridge import lifts, outside
-from runner.bridge.wrap import Bridged, skips_rng
+from runner.bridge.layers import axes
+from runner.bridge.wrap import Bridged
 from runner.errors import LayerFaultError, listed
 
 # What Python says where a path with a number in it is joined, matched, sorted or added to.
@@ -101,11 +102,7 @@ def _numbered(host: Bridged, x: Any) -> list[str]:
 
 
 def _state(model: Any) -> list[tuple[Any, Any]]:
-    def build() -> Any:
-        rngs = {} if skips_rng(model) else {"rngs": nnx.Rngs(0)}
-        return model.nnx_class(*model.args, **model.kwargs, **rngs)
-
-    module = nnx.eval_shape(build)
+    module = nnx.eval_shape(lambda: axes.construct(model, nnx.Rngs(0)))
     return list(nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))))
 
 

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from runner.bridge import targets, values
-from runner.bridge.arguments import Arguments, made
-from runner.bridge.calls import Drawn
+from runner.bridge import targets
+from runner.bridge.calling import values
+from runner.bridge.calling.arguments import Arguments, made
+from runner.bridge.calling.calls import Drawn
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import HostSettings
-from runner.errors import ConfigError, LayerError, literal, nearest
+from runner.errors import ConfigError, LayerError, MissingArgumentsError, literal, nearest
 
 # Fields of every Linen module.
 LINEN_FIELDS = ("parent", "name")
@@ -46,7 +47,8 @@ class Maker:
             return self(name=args[0])
         fields = {item.name: getattr(self.model, item.name) for item in dataclasses.fields(self.model) if item.init}
         values = {key: value for key, value in fields.items() if key not in LINEN_FIELDS}
-        kind = _calling(type(self.model), self.call) if self.call else type(self.model)
+        own: Any = type(self.model)
+        kind = _calling(own, self.call) if self.call else own
         layer = kind(**values, name=name or self.name)
         return layer(*args, **kwargs) if args or kwargs else layer
 
@@ -195,7 +197,8 @@ def put_around(layer: Bridged, settings: HostSettings) -> Bridged:
     call = {key: values.resolve_call(value, path=f"host.call.{key}") for key, value in settings.call.items()}
     drawn = tuple((key, value.stream) for key, value in call.items() if isinstance(value, Drawn))
     maker = Maker(layer.model, settings.layer_name, layer.call)
-    kind = _drawing(target, drawn) if drawn else target
+    own: Any = target
+    kind = _drawing(own, drawn) if drawn else own
     return Bridged(
         model=kind(layer=maker, **kwargs),
         call=Arguments({key: value for key, value in call.items() if not isinstance(value, Drawn)}),
@@ -257,8 +260,8 @@ def _require_fields(settings: HostSettings, target: type[nn.Module]) -> None:
     ]
     missing = [key for key in required if key not in settings.kwargs]
     if missing:
-        suggestion = " ".join(f"host.kwargs.{key}=…" for key in missing)
-        raise LayerError(f"host.target={settings.target}: it also needs {', '.join(missing)}", suggestion)
+        what = f"host.target={settings.target}: it also needs {', '.join(missing)}"
+        raise MissingArgumentsError(what, [f"host.kwargs.{key}" for key in missing])
 
 
 def _require_floating(host: str, x: jax.Array) -> None:

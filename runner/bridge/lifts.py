@@ -13,8 +13,8 @@ import jax
 from flax import linen as nn
 
 from runner.bridge import rngs
-from runner.bridge.arguments import Arguments
-from runner.bridge.calls import METHOD
+from runner.bridge.calling.arguments import Arguments
+from runner.bridge.calling.calls import METHOD
 from runner.bridge.wrap import Bridged
 
 NAME = "layer"

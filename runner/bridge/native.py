@@ -10,7 +10,8 @@ import jax
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import calls, rngs
+from runner.bridge import rngs
+from runner.bridge.calling import calls
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError
 

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from runner.bridge import faults, hints, jaxprs
+from runner.bridge import faults
+from runner.bridge.calling import hints
 from runner.bridge.rngs import PARAMS, apply_keys
+from runner.bridge.tracing import jaxprs
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError, UserError, no_exit
 

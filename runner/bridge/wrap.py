@@ -11,13 +11,15 @@ import jax
 from flax import linen as nn
 from flax import nnx
 
-from runner.bridge import products, sizes, targets, values, wrapper
-from runner.bridge.arguments import Arguments, Assembled
-from runner.bridge.calls import METHOD, Drawing, Drawn, Placed
+from runner.bridge import products, targets, wrapper
+from runner.bridge.calling import sizes, values
+from runner.bridge.calling.arguments import Arguments, Assembled
+from runner.bridge.calling.calls import METHOD, Drawing, Drawn, Placed
+from runner.bridge.calling.wanted import BY_NAME, parameters, takes
+from runner.bridge.layers import axes
 from runner.bridge.rngs import init_keys
-from runner.bridge.wanted import BY_NAME, parameters, takes
 from runner.config.layer_settings import LayerSettings
-from runner.errors import ConfigError, LayerError, literal, nearest, no_exit
+from runner.errors import ConfigError, LayerError, MissingArgumentsError, literal, nearest, no_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +122,8 @@ def called(model: nn.Module, call: Mapping[str, Any]) -> Bridged:
     wrapped: Any = model
 
     def construct(rngs: nnx.Rngs) -> nnx.Module:
-        streams = {} if skips_rng(wrapped) else {"rngs": rngs}
         with no_exit():
-            return wrapped.nnx_class(*wrapped.args, **wrapped.kwargs, **streams)
+            return axes.construct(wrapped, rngs)
 
     return Bridged(model=model, call=call, construct=construct if hasattr(model, "nnx_class") else None)
 
@@ -199,8 +200,8 @@ def _require_arguments(layer: LayerSettings, target: Callable[..., nnx.Module]) 
     found = parameters(target)
     named = [key for key, item in found.items() if item.kind in BY_NAME and key != "rngs"]
     if missing := sizes.missing(layer, target):
-        suggestion = " ".join(dict.fromkeys(_suggest_argument(key) for key in missing))
-        raise LayerError(f"layer.target={layer.target}: its constructor also needs {', '.join(missing)}", suggestion)
+        what = f"layer.target={layer.target}: its constructor also needs {', '.join(missing)}"
+        raise MissingArgumentsError(what, [f"layer.kwargs.{key}" for key in missing])
     for key, value in layer.kwargs.items():
         if not takes(found, key):
             close = nearest(key, named)
@@ -210,8 +211,3 @@ def _require_arguments(layer: LayerSettings, target: Callable[..., nnx.Module]) 
                 f"the constructor of {layer.target} takes {', '.join(named) or 'no arguments'}",
                 f"layer.kwargs.{close}={literal(value)}" if close else f"~layer.kwargs.{key}",
             )
-
-
-def _suggest_argument(key: str) -> str:
-    # Only where `features` is null is the size of the output still missing.
-    return "features=8" if sizes.OUTPUTS.fullmatch(key) else f"layer.kwargs.{key}=…"

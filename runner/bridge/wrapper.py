@@ -12,8 +12,8 @@ from flax import nnx
 from flax.nnx import bridge
 
 from runner.bridge import boxes, targets
+from runner.bridge.calling.wanted import parameters
 from runner.bridge.products import Product, taken_apart
-from runner.bridge.wanted import parameters
 from runner.config.layer_settings import LayerSettings
 from runner.errors import ConfigError, LayerError, UserError, nearest, no_exit
 

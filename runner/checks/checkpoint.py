@@ -19,9 +19,9 @@ from flax import nnx
 
 from runner.arrays import checkpoint, closeness, trees
 from runner.arrays.checkpoint import CheckpointError
-from runner.checks import verdicts
 from runner.checks.probes import as_code, unwrapped
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 

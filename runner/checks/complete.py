@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from runner.arrays import tree_diff
-from runner.arrays.tree_diff import Kind, LeafMismatch, Parts
+from runner.arrays import tree_diff, tree_moves
+from runner.arrays.tree_diff import Kind, LeafDiff
+from runner.arrays.tree_moves import Parts
 from runner.bridge import needs, rngs
-from runner.checks import stray, unkept, verdicts
+from runner.checks.parts import stray, unkept
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -27,11 +30,11 @@ Content = Mapping[tuple[str, Parts], str]
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether the variables passed are those that init makes; with `full`, also those that a compiled init makes."""
     if lost := unkept.of_host(subject):
-        return unkept.fail(NAME, lost)
+        return unkept.found(NAME, lost, subject)
     num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
     differences = subject.differences
     if full and subject.given is None:
-        differences = tree_diff.compare(subject.init_variables, subject.needs.variables)
+        differences = _differences(subject.init_variables, subject)
     if not differences:
         if weights := stray.find(subject):
             return stray.fail(NAME, weights)
@@ -40,13 +43,15 @@ def check(subject: Subject, *, full: bool) -> Check:
     detail, names = _detail(differences, num_leaves), {}
     if _is_params_alone(subject):
         detail += "; these are the params without their collection"
-    if any(one.kind in (Kind.missing, Kind.misplaced) for one in differences):
+    if any(one.kind in (Kind.missing, Kind.moved) for one in differences):
         names = new_names(subject)
     if names:
         detail += "; Linen names the layers of this host again: " + listed(
             [f"what was {'/'.join(old)} is {'/'.join(new)}" for new, old in names.items()], MAX_NAMED
         )
-    evidence = {kind.value: [one.path for one in differences if one.kind is kind] for kind in Kind}
+    evidence = {
+        kind.value: [one.path for one in differences if one.kind is kind] for kind in Kind if kind is not Kind.same
+    }
     named = {"/".join(new): "/".join(old) for new, old in names.items()}
     found = {kind: paths for kind, paths in evidence.items() if paths}
     return verdicts.fail(
@@ -54,10 +59,14 @@ def check(subject: Subject, *, full: bool) -> Check:
     )
 
 
+def _differences(given: Any, subject: Subject) -> list[LeafDiff]:
+    return tree_diff.diff_trees(given, subject.needs.variables, moves=tree_moves.likely).changed
+
+
 def _is_params_alone(subject: Subject) -> bool:
     """Whether the variables passed would be complete as the collection `params`."""
     wrapped = None if subject.given is None else {rngs.PARAMS: subject.given}
-    return wrapped is not None and not tree_diff.compare(wrapped, subject.needs.variables)
+    return wrapped is not None and not _differences(wrapped, subject)
 
 
 def fix(subject: Subject) -> str:
@@ -67,14 +76,14 @@ def fix(subject: Subject) -> str:
     if names := new_names(subject):
         return _naming(subject, names)
     differences = subject.differences
-    moves = _moves([one for one in differences if one.kind is Kind.misplaced])
+    moves = _moves([one for one in differences if one.kind is Kind.moved])
     lines = ["from flax.traverse_util import flatten_dict, unflatten_dict", "given = flatten_dict(variables)"]
     if moves:
         lines += [
             f"for old, new in {moves}.items():",
             "    given = {new + p[len(old):] if p[: len(old)] == old else p: leaf for p, leaf in given.items()}",
         ]
-    if any(one.kind is not Kind.misplaced for one in differences):
+    if any(one.kind is not Kind.moved for one in differences):
         streams = ", ".join(f"'{stream}': k{num}" for num, stream in enumerate(subject.needs.streams, start=1))
         lines += [
             f"fresh = flatten_dict(model.init({{{streams}}}, x))",
@@ -155,19 +164,19 @@ def _naming(subject: Subject, names: Mapping[Parts, Parts]) -> str:
     return "\n".join(lines)
 
 
-def _moves(misplaced: Sequence[LeafMismatch]) -> dict[Parts, Parts]:
+def _moves(misplaced: Sequence[LeafDiff]) -> dict[Parts, Parts]:
     """From where to where, without what the ends of both paths share."""
     found: dict[Parts, Parts] = {}
     for one in misplaced:
-        old, new = str(one.nearest).split("/"), one.path.split("/")
+        old, new = str(one.old).split("/"), one.path.split("/")
         while old[-1] == new[-1]:
             old, new = old[:-1], new[:-1]
         found[tuple(old)] = tuple(new)
     return found
 
 
-def _detail(differences: Sequence[LeafMismatch], num_leaves: int) -> str:
-    by_kind: dict[Kind, list[LeafMismatch]] = defaultdict(list)
+def _detail(differences: Sequence[LeafDiff], num_leaves: int) -> str:
+    by_kind: dict[Kind, list[LeafDiff]] = defaultdict(list)
     for one in differences:
         by_kind[one.kind].append(one)
     parts = []
@@ -186,16 +195,16 @@ def _detail(differences: Sequence[LeafMismatch], num_leaves: int) -> str:
 
 _WORDS = {
     Kind.missing: "missing",
-    Kind.misplaced: "misplaced",
-    Kind.misshapen: "misshapen",
+    Kind.moved: "misplaced",
+    Kind.reshaped: "misshapen",
     Kind.cast: "of another dtype",
 }
 
 
-def _named(one: LeafMismatch) -> str:
-    if one.kind is Kind.misplaced:
-        return f"{one.path} (lies at {one.nearest})"
-    if one.kind in (Kind.misshapen, Kind.cast):
-        return f"{one.path} (got {one.given}, wanted {one.wanted})"
+def _named(one: LeafDiff) -> str:
+    if one.kind is Kind.moved:
+        return f"{one.path} (lies at {one.old})"
+    if one.kind in (Kind.reshaped, Kind.cast):
+        return f"{one.path} (got {one.was}, wanted {one.wanted})"
     near = "given" if one.kind is Kind.missing else "wanted"
     return f"{one.path} ({near}: {one.nearest})" if one.nearest else one.path

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import trees
-from runner.bridge import hosted, lifts
-from runner.checks import rounding, verdicts
-from runner.checks.probes import flow, hlo
+from runner.bridge import lifts
+from runner.bridge.tracing import hosted
 from runner.checks.probes.lifted import (
     NUM,
     REMAT,
@@ -28,6 +27,8 @@ from runner.checks.probes.lifted import (
     two_inputs,
 )
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow, hlo
+from runner.checks.results import rounding, verdicts
 from runner.records.record import Check
 
 WORKS = "works"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,13 @@ from flax import nnx
 
 from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
-from runner.bridge import calls, rngs
-from runner.checks import verdicts
-from runner.checks.probes import as_code, flow, python_state, written
+from runner.bridge import lifts, rngs
+from runner.bridge.calling import calls
+from runner.checks.parts import unkept
+from runner.checks.probes import as_code, python_state, written
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow
+from runner.checks.results import verdicts
 from runner.errors import listed, nearest
 from runner.records.record import Check, Verdict
 
@@ -24,11 +27,23 @@ INDENT = "    "
 
 def check(subject: Subject, *, full: bool) -> Check:
     """No update is dropped, and updated variables stay variables; with `full`, updates equal the native module's."""
-    changed = subject.needs.mutable
     if rewritten := _rewritten(subject):
         return rewritten
-    if left := _left_in_python(subject):
+    left, unasked = _left_in_python(subject)
+    if left is not None:
         return left
+    found = _of_variables(subject, full=full)
+    if unasked and found.verdict is not Verdict.fail:
+        return verdicts.untested(NAME, f"whether the call keeps state in Python: {unasked}; {found.detail}", found.fix)
+    return found
+
+
+def _of_variables(subject: Subject, *, full: bool) -> Check:
+    changed = subject.needs.mutable
+    if lost := [one for one in unkept.of_host(subject) if one.changed]:
+        return unkept.fail_updates(NAME, lost)
+    if lost := unkept.dropped(subject):
+        return unkept.fail_dropped(NAME, lost, subject)
     # As in Linen, sown values that were not requested are not a loss.
     dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
     if dropped:
@@ -57,15 +72,32 @@ def _kept(subject: Subject, *, full: bool) -> Check:
     return _normalised(found, normalised) if normalised else found
 
 
-def _left_in_python(subject: Subject) -> Check | None:
-    """The fail for state in attributes that are no variables."""
+def _left_in_python(subject: Subject) -> tuple[Check | None, str]:
+    """The fail for state in attributes that are no variables, and what kept the question from being asked."""
+    places: dict[str, str] = {}
     try:
-        state = python_state.find(subject.model.model, subject.model.call, subject.x)
-    except Exception:  # noqa: BLE001 - a module that can't be split and merged; the other questions remain
-        return None
-    if not state:
-        return None
-    names = list(dict.fromkeys([*state.read, *state.running]))
+        for path, (layer, args, kwargs) in _native_calls(subject).items():
+            state = python_state.find(layer, args, kwargs)
+            places |= {
+                ".".join([*path.split("/"), name] if path else [name]): name for name in (*state.read, *state.running)
+            }
+    except Exception as error:  # noqa: BLE001 - a module that can't be split and merged
+        return None, verdicts.words(error)
+    return (_lost_in_python(places) if places else None), ""
+
+
+def _native_calls(subject: Subject) -> dict[str, tuple[Any, Any, Any]]:
+    """Every wrapped layer by its path in the host, '' for the layer alone, with what its first call gets."""
+    if lifts.is_wrapped(subject.model):
+        return {"": (subject.model.model, (subject.x,), subject.model.call)}
+    return {
+        call.path: (call.layer, call.args, {**call.kwargs, calls.METHOD: call.method})
+        for call in reversed(subject.layer_calls)
+    }
+
+
+def _lost_in_python(places: Mapping[str, str]) -> Check:
+    names = list(places)
     has, it = ("is an attribute", "it") if len(names) == 1 else ("are attributes", "them")
     detail = (
         f"the call changes {listed(names)}, which {has} in Python and no nnx.Variable: apply builds the module again, "
@@ -73,7 +105,7 @@ def _left_in_python(subject: Subject) -> Check | None:
     )
     lines = [
         f"self.{name} = nnx.BatchStat(jnp.asarray(…))  # in the constructor; then self.{name}[...] = …, and mutable"
-        for name in names[:3]
+        for name in list(dict.fromkeys(places.values()))[:3]
     ]
     return verdicts.fail(NAME, detail, "\n".join(lines), attributes=names)
 

@@ -13,9 +13,10 @@ import jax
 from runner.arrays import tree_diff
 from runner.arrays.tree_diff import Kind
 from runner.bridge import rngs
-from runner.checks import complete, streams, verdicts
+from runner.checks import complete, streams
 from runner.checks.probes import as_code
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -88,5 +89,5 @@ def _lost(subject: Subject) -> list[str]:
         one.path
         for one in subject.differences
         if one.kind is Kind.missing
-        or (one.kind is Kind.misplaced and str(one.nearest).partition("/")[2] != one.path.partition("/")[2])
+        or (one.kind is Kind.moved and str(one.old).partition("/")[2] != one.path.partition("/")[2])
     ]

@@ -19,9 +19,9 @@ import numpy as np
 from runner.arrays import closeness, trees
 from runner.bridge import native, needs, rngs, twins, wrap
 from runner.bridge.twins import Twin
-from runner.checks import verdicts
-from runner.checks.probes import hlo
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import hlo
+from runner.checks.results import verdicts
 from runner.errors import LayerError
 from runner.records.record import Check
 from runner.records.timing import Ratio
@@ -92,7 +92,9 @@ def _differing_variables(subject: Subject) -> dict[str, Any]:
     bridged, alone = (hlo.before_xla(init.trace(keys, subject.x)) for init in inits)
     if bridged == alone:
         return {}
-    return _differences(_named(subject.init_variables), _named(inits[1](keys, subject.x)), NATIVE)
+    return _differences(
+        trees.unboxed_arrays(subject.init_variables), trees.unboxed_arrays(inits[1](keys, subject.x)), NATIVE
+    )
 
 
 def _compare(subject: Subject, evidence: dict[str, Any]) -> Check:
@@ -187,7 +189,7 @@ def _moved(variables: Any) -> Any:
 
 
 def _results(output: Any, updated: Any) -> dict[str, Any]:
-    return {"output": _named(output), "updates": _named(updated), "gradient": {}}
+    return {"output": trees.unboxed_arrays(output), "updates": trees.unboxed_arrays(updated), "gradient": {}}
 
 
 def _has_gradient(variables: Mapping[str, Any]) -> bool:
@@ -203,7 +205,7 @@ def _gradients(
     programs = {name: hlo.before_xla(function.trace(*arguments[name])) for name, function in functions.items()}
     others = [name for name, program in programs.items() if program != programs[BRIDGED]]
     asked = [BRIDGED, *others] if others else []
-    gradients = {name: _named(functions[name](*arguments[name])) for name in asked}
+    gradients = {name: trees.unboxed_arrays(functions[name](*arguments[name])) for name in asked}
     return {name: gradients.get(name, gradients.get(BRIDGED, {})) for name in variants}
 
 
@@ -257,10 +259,6 @@ def _costs(compiled: Mapping[str, Any], arguments: Mapping[str, Any], phases: Ma
     others = [name for name in samples if name != BRIDGED]
     ratios = {name: stats.pairwise_ratio(samples[BRIDGED], samples[name]) for name in others}
     return {"costs": costs, "steady_ratio": {name: dataclasses.asdict(ratio) for name, ratio in ratios.items()}}
-
-
-def _named(tree: Any) -> dict[str, np.ndarray]:
-    return trees.named_arrays(trees.unbox(tree))
 
 
 def _worst(differences: Mapping[str, Any]) -> int | None:

@@ -8,16 +8,18 @@ there is one. The order of a set of names is the same within a process: it is fo
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import jax
 import numpy as np
 
 from runner.arrays import closeness, trees
-from runner.checks import verdicts
-from runner.checks.probes import set_order, traces
+from runner.checks.probes import set_order
 from runner.checks.probes.subject import Subject
-from runner.errors import end_if_meant
+from runner.checks.programs import traces
+from runner.checks.results import verdicts
+from runner.errors import end_if_meant, listed
 from runner.records.record import Check
 
 NAME = "pure"
@@ -41,13 +43,16 @@ def check(subject: Subject, *, full: bool) -> Check:
         differing = differing or _changes(subject)
     if differing:
         return _differs(differing, moved)
-    if (found := _called_back(subject)) is not None:
-        return found
     orders = set_order.of(subject)
     if orders:
         detail = f"the order of a set of names differs from process to process: {'; '.join(orders)}"
         fix = "sorted(…)  # around the set; or a tuple in its place"
         return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", fix, sets=orders)
+    if (found := _called_back(subject)) is not None:
+        return found
+    if unread := set_order.unread(subject):
+        why = f"whether a loop goes over a set of names: the source of {listed(unread)} can't be read"
+        return verdicts.warn(NAME, f"not known {why}", f"{unread[0]} in a file of its own, imported")
     return verdicts.passed(NAME, "init and apply are the same programs when traced again")
 
 
@@ -83,19 +88,26 @@ def _called_back(subject: Subject) -> Check | None:
         return None
     try:
         return _call_twice(subject, in_init, in_apply)
-    except Exception as error:  # noqa: BLE001 - what a callback raises is the run's to report
+    except Exception as error:  # noqa: BLE001 - whatever the callback raises
         end_if_meant(error)
-        return None
+        # The run itself raises it too, if it does so there, and has its own words for it.
+        return verdicts.warn(NAME, f"{(in_init or in_apply)[0]} raises {_raised(error)}: what it gives is not known")
+
+
+def _raised(error: Exception) -> str:
+    """What a callback raised: JAX puts its whole traceback into an error of its own."""
+    inside = re.findall(r"^ *((?:\w+\.)*\w+(?:Error|Exception)\b.*)$", str(error), re.MULTILINE)
+    return str(inside[-1]) if inside else verdicts.words(error)
 
 
 def _call_twice(subject: Subject, in_init: list[str], in_apply: list[str]) -> Check | None:
     if in_init:
-        pair = (_named(subject.make()), _named(subject.make()))
+        pair = (trees.unboxed_arrays(subject.make()), trees.unboxed_arrays(subject.make()))
     if in_init and (found := closeness.differences(*pair)):
         return _calls_differ("init", in_init, found)
     if in_apply:
         variables = subject.variables
-        pair = tuple(_named(subject.run(variables, subject.key, subject.x)) for _ in range(2))  # type: ignore[assignment]
+        pair = tuple(trees.unboxed_arrays(subject.run(variables, subject.key, subject.x)) for _ in range(2))  # type: ignore[assignment]
         if found := closeness.differences(*pair):
             return _calls_differ("apply", in_apply, found)
     return None
@@ -105,10 +117,6 @@ def _calls_differ(name: str, names: list[str], found: Any) -> Check:
     where = closeness.largest_differences(found)
     detail = f"the same input, {name} called twice, differs in {where}: what {names[0]} gives differs each time"
     return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", FROM_RNGS, differing={name: found})
-
-
-def _named(tree: Any) -> dict[str, np.ndarray]:
-    return trees.named_arrays(trees.unbox(tree))
 
 
 def _global_states() -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 from runner.checks import (
     checkpoint,
     complete,
-    init_errors,
     lifts,
+    mode,
     mutable,
     nothing_invented,
     parity,
@@ -24,10 +24,11 @@ from runner.checks import (
     trained,
     traps,
     used,
-    verdicts,
 )
+from runner.checks.parts import init_errors
 from runner.checks.pipeline import axes, calls, contract, rules
 from runner.checks.probes.subject import Subject, subject_of
+from runner.checks.results import verdicts
 from runner.errors import LayerError, LayerFaultError, UserError, end_if_meant, nearest, no_exit
 from runner.records.record import Check
 
@@ -42,6 +43,7 @@ TRACED: Mapping[str, CheckFunction] = {
     "used": used.check,
     "pure": pure.check,
     "seeded": seeded.check,
+    "mode": mode.check,
     "rules": rules.check,
     "axes": axes.check,
     "pipeline": contract.check,

@@ -17,10 +17,10 @@ import numpy as np
 from runner.arrays import trees
 from runner.bridge import wrap
 from runner.bridge.rngs import PARAMS
-from runner.checks import verdicts
-from runner.checks.probes import draws
 from runner.checks.probes.randomness import equal_slices, looks_random
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import draws
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -45,7 +45,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     weights = [path for path in deaf if _is_weight(subject, path)]
     follows = _following(subject, weights) if weights else []
     lost, equal = [path for path in weights if path not in follows], _equal(leaves, live)
-    evidence: dict[str, Any] = {"from_the_key": len(live), "deaf": _texts(deaf), "equal_slices": equal}
+    evidence: dict[str, Any] = {"from_the_key": len(live), "deaf": trees.spell_each(deaf), "equal_slices": equal}
     if lost or equal:
         parts = [_lost(subject, lost)] if lost else []
         parts += (
@@ -156,8 +156,4 @@ def _bound(subject: Subject) -> str:
 
 
 def _names(paths: Sequence[trees.Path]) -> str:
-    return listed(_texts(paths), MAX_NAMED)
-
-
-def _texts(paths: Sequence[trees.Path]) -> list[str]:
-    return ["/".join(map(str, path)) for path in paths]
+    return listed(trees.spell_each(paths), MAX_NAMED)

@@ -21,9 +21,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from runner.arrays import trees
 from runner.arrays.mesh import SPELL_AXES, mesh_axes
 from runner.bridge import lifts, rngs
+from runner.bridge.tracing import tried_boxes
+from runner.bridge.tracing.tried_boxes import KEEP_AXES
 from runner.bridge.wrap import Bridged
-from runner.checks import rounding, verdicts
 from runner.checks.probes.subject import Subject
+from runner.checks.results import rounding, verdicts
+from runner.errors import UserError
 from runner.records.record import Check
 
 NUM_LAYERS = 2
@@ -31,11 +34,11 @@ NUM_LAYERS = 2
 # Part of flax's error message when a variable with axis names is created without a mesh.
 NO_MESH = "An auto mesh context or metadata is required"
 
-KEEP_AXES = """\
-def logical(variable):  # a box that nn.scan and nn.vmap tell of their axis
-    names, value = variable.get_metadata().get("out_sharding"), variable.get_value()
-    return nn.LogicallyPartitioned(value, names) if names else value
-layer = layer.clone(metadata_fn=logical)  # or bridge.with_partitioning(init, names) where the layer is written"""
+# A layer in no host was tried in two scans: that of a pipeline may be either.
+KEEP_AXES_ALONE = f"""\
+{KEEP_AXES}
+# Tried in a scan with metadata_params={{nn.PARTITION_NAME: …}}; one without (T5X, EasyLM, big_vision) takes no box:
+# layer.clone(metadata_fn=None), and the pipeline's own rules place the leaves"""
 
 SET_MESH = """\
 mesh = jax.make_mesh({shape}, {names}, axis_types=(jax.sharding.AxisType.Auto,) * {num})
@@ -51,6 +54,7 @@ class _Findings:
     wrong: list[tuple[str, str | None]] = field(default_factory=list)
     limits: list[tuple[str, str | None]] = field(default_factory=list)
     evidence: dict[str, Any] = field(default_factory=dict)
+    boxes: dict[str, str] = field(default_factory=dict)
 
 
 def check(subject: Subject, *, full: bool) -> Check:
@@ -58,7 +62,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     boxes = _boxes(subject.needs.variables)
     if not boxes:
         return _without_names(subject)
-    findings = _Findings(evidence={"names": {path: _texts(trees.axis_names(box)) for path, box in boxes.items()}})
+    findings = _Findings(evidence={"names": {path: _axis_texts(trees.axis_names(box)) for path, box in boxes.items()}})
     mesh = _mesh_of(boxes, _devices(subject))
     _check_ranks(subject, boxes, findings)
     if findings.wrong:  # such names can be neither lifted nor placed
@@ -78,6 +82,8 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 def why_it_fails(error: Exception) -> Check | None:
     """The check of a layer that can't be traced because no mesh is set; None for any other error."""
+    if tried_boxes.UNNAMED in str(error):
+        return _refused_box(error)
     if NO_MESH not in str(error):
         return None
     match = re.search(r"out_sharding=(?:P|PartitionSpec)?\((.*?)\)(?:\.| |$)", str(error))
@@ -87,6 +93,12 @@ def why_it_fails(error: Exception) -> Check | None:
         " set; `with mesh:` does not count, jax.set_mesh does"
     )
     return verdicts.fail("sharding", detail, _set_mesh(dict.fromkeys(names, 1)), names=list(names))
+
+
+def _refused_box(error: Exception) -> Check:
+    fix = error.suggestion if isinstance(error, UserError) else None
+    detail = "a lift of the host passes no metadata_params, and the box around a variable of the layer wants them"
+    return verdicts.fail("sharding", f"{detail}: PartitioningUnspecifiedError", fix)
 
 
 def _without_names(subject: Subject) -> Check:
@@ -103,9 +115,14 @@ def _without_names(subject: Subject) -> Check:
 def _verdict(boxes: Mapping[str, Any], findings: _Findings, ran: str) -> Check:
     problems = findings.wrong or findings.limits
     if not problems:
-        named = ", ".join(f"{path} ({', '.join(_texts(trees.axis_names(box)))})" for path, box in boxes.items())
-        detail = f"the axis names of {named} fit their arrays and outlive nn.scan and nn.vmap; {ran}"
+        named = ", ".join(f"{path} ({', '.join(_axis_texts(trees.axis_names(box)))})" for path, box in boxes.items())
+        detail = (
+            f"the axis names of {named} fit their arrays and outlive nn.scan and nn.vmap with metadata_params; {ran}"
+        )
         return verdicts.passed("sharding", detail, **findings.evidence)
+    if findings.boxes and all(findings.boxes.values()):
+        tried = [f"{name}: {problem}" for name, problem in findings.boxes.items()]
+        problems = [*problems, (f"no box works in this host ({'; '.join(tried)[:400]})", None)]
     evidence = {**findings.evidence, "limits": [text for text, _ in findings.limits]}
     verdict = verdicts.fail if findings.wrong else verdicts.warn
     return verdict("sharding", "; ".join(text for text, _ in problems), problems[0][1], **evidence)
@@ -114,12 +131,22 @@ def _verdict(boxes: Mapping[str, Any], findings: _Findings, ran: str) -> Check:
 def _check_ranks(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
     """Checks that each array has as many names as axes."""
     # A lift around the layer may have added the unnamed axis.
-    fix = SPELL_AXES if lifts.is_wrapped(subject.model) else KEEP_AXES
+    fix = SPELL_AXES if lifts.is_wrapped(subject.model) else _box_for(subject, findings)
     for path, box in boxes.items():
-        names, rank = _texts(trees.axis_names(box)), len(jax.tree.leaves(box)[0].shape)
+        names, rank = _axis_texts(trees.axis_names(box)), len(jax.tree.leaves(box)[0].shape)
         if len(names) != rank:
             text = f"{path} has {rank} axes and the names ({', '.join(names)})"
             findings.wrong.append((text, fix if len(names) < rank else SPELL_AXES))
+
+
+def _box_for(subject: Subject, findings: _Findings) -> str | None:
+    """The box that keeps the names, tried in this very host; None if none works there."""
+    if lifts.is_wrapped(subject.model):
+        return KEEP_AXES_ALONE
+    if not findings.boxes:
+        findings.boxes = tried_boxes.tried(subject.model, subject.needs, subject.x)
+        findings.evidence["boxes"] = {name: problem or "works" for name, problem in findings.boxes.items()}
+    return tried_boxes.first_fix(findings.boxes)
 
 
 def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings) -> None:
@@ -139,7 +166,7 @@ def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
         except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
             findings.limits.append((f"{lift} fails: {verdicts.words(error)}", None))
             continue
-        findings.evidence[lift] = {path: _texts(trees.axis_names(box)) for path, box in got.items()}
+        findings.evidence[lift] = {path: _axis_texts(trees.axis_names(box)) for path, box in got.items()}
         for path, box in boxes.items():
             wanted = (lifts.LAYERS_AXIS, *(trees.axis_names(box) or ()))
             if path not in got or trees.axis_names(got[path]) != wanted:
@@ -147,9 +174,10 @@ def _check_lifts(subject: Subject, boxes: Mapping[str, Any], findings: _Findings
     for path, under in lost.items():
         box = boxes[path]
         rank = len(jax.tree.leaves(box)[0].shape) + 1
-        names = ", ".join(_texts(trees.axis_names(box)))
-        text = f"{' and '.join(under)} lose the added axis: {path} keeps the names ({names}) on {rank} axes"
-        findings.wrong.append((text if len(under) > 1 else text.replace(" lose ", " loses "), KEEP_AXES))
+        names = ", ".join(_axis_texts(trees.axis_names(box)))
+        lose = "lose" if len(under) > 1 else "loses"
+        text = f"{' and '.join(under)} {lose} the added axis: {path} keeps the names ({names}) on {rank} axes"
+        findings.wrong.append((text, _box_for(subject, findings)))
 
 
 def _check_specs(subject: Subject, findings: _Findings) -> None:
@@ -158,7 +186,7 @@ def _check_specs(subject: Subject, findings: _Findings) -> None:
         meta.get_partition_spec(_init_shapes(subject.model, subject, trees.shapes(subject.x)))
     except Exception as error:  # noqa: BLE001 - whatever the box raises
         text = f"nn.get_partition_spec of jax.eval_shape(init) fails under jax.set_mesh: {verdicts.words(error)}"
-        findings.limits.append((text, KEEP_AXES))
+        findings.limits.append((text, _box_for(subject, findings)))
 
 
 def _check_context(subject: Subject, mesh: Mesh, findings: _Findings) -> None:
@@ -260,5 +288,5 @@ def _set_mesh(shape: Mapping[str, int]) -> str:
     return SET_MESH.format(shape=tuple(shape.values()), names=tuple(shape), num=len(shape))
 
 
-def _texts(names: Any) -> list[str]:
+def _axis_texts(names: Any) -> list[str]:
     return [str(name) for name in names or ()]

@@ -13,9 +13,10 @@ import numpy as np
 
 from runner.arrays import trees
 from runner.bridge import rngs
-from runner.checks import one_key, verdicts
-from runner.checks.probes.draws import Draws
+from runner.checks.parts import one_key
 from runner.checks.probes.subject import Subject
+from runner.checks.programs.draws import Draws
+from runner.checks.results import verdicts
 from runner.errors import nearest
 from runner.records.record import Check
 

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from runner.arrays import trees
-from runner.bridge import rngs
-from runner.checks import complete, verdicts
-from runner.checks.probes import as_code, flow, gradients, unwrapped
+from runner.arrays.trees import spell_each
+from runner.bridge import lifts, rngs
+from runner.checks import complete
+from runner.checks.probes import as_code, gradients
 from runner.checks.probes.gradients import Gradients
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -43,7 +46,7 @@ def check(subject: Subject, *, full: bool) -> Check:
         return _no_gradient(output, trained)
     if unread := _unread(subject, trained):
         detail = f"{_names(unread)} can't be trained: no output depends on {'it' if len(unread) == 1 else 'them'}"
-        return verdicts.fail(NAME, detail, _fix_unread(subject, unread), unread=_texts(unread))
+        return verdicts.fail(NAME, detail, _fix_unread(subject, unread), unread=spell_each(unread))
     conditions += _complex(subject, trained)
     held = ", ".join(_held(subject))
     if full and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
@@ -77,7 +80,7 @@ def _no_numbers(subject: Subject) -> Check | None:
     detail = f"{_names(paths)} can't be trained: jax.grad refuses {kinds}, and the whole tree with it"
     params = [path for path in paths if _is_param(str(path[0]))]
     fix = _fix_constant(subject, params) if params else _fix_without(subject, paths)
-    return verdicts.fail(NAME, detail, fix, no_numbers=_texts(paths))
+    return verdicts.fail(NAME, detail, fix, no_numbers=spell_each(paths))
 
 
 def _kept_by_the_layer(subject: Subject) -> Check | None:
@@ -91,7 +94,7 @@ def _kept_by_the_layer(subject: Subject) -> Check | None:
         return None
     collections = listed(list(dict.fromkeys(str(path[0]) for path in kept)))
     detail = f"{_names(kept)} would be trained as weights: the layer keeps {collections} itself, by what it sees"
-    return verdicts.fail(NAME, detail, _fix_without(subject, kept), kept=_texts(kept))
+    return verdicts.fail(NAME, detail, _fix_without(subject, kept), kept=spell_each(kept))
 
 
 def _is_kept(subject: Subject, collection: str) -> bool:
@@ -124,7 +127,7 @@ def _left_out(subject: Subject) -> Check | None:
         return None
     if raw:
         detail += f"; {_names(raw)} {'is a raw array' if len(raw) == 1 else 'are raw arrays'}, of no Variable"
-    return verdicts.fail(NAME, detail, _fix_left_out([*_held(subject), *collections], raw), outside=_texts(lost))
+    return verdicts.fail(NAME, detail, _fix_left_out([*_held(subject), *collections], raw), outside=spell_each(lost))
 
 
 def _on_purpose(subject: Subject) -> Check | None:
@@ -133,7 +136,7 @@ def _on_purpose(subject: Subject) -> Check | None:
         return None
     collections = list(dict.fromkeys(str(path[0]) for path in left))
     detail = f"{_names(left)} stay as they are: train.collections leaves out {', '.join(collections)}"
-    return verdicts.warn(NAME, detail, _fix_left_out([*_held(subject), *collections], []), outside=_texts(left))
+    return verdicts.warn(NAME, detail, _fix_left_out([*_held(subject), *collections], []), outside=spell_each(left))
 
 
 def _raw_constants(subject: Subject) -> Check | None:
@@ -143,7 +146,7 @@ def _raw_constants(subject: Subject) -> Check | None:
         return None
     what = "is a raw array, of no Variable" if len(raw) == 1 else "are raw arrays, of no Variable"
     detail = f"{_names(raw)} {what}: never trained, right if constant"
-    return verdicts.warn(NAME, detail, _fix_left_out(_held(subject), raw), outside=_texts(raw))
+    return verdicts.warn(NAME, detail, _fix_left_out(_held(subject), raw), outside=spell_each(raw))
 
 
 def _no_params(subject: Subject) -> Check | None:
@@ -157,7 +160,7 @@ def _no_params(subject: Subject) -> Check | None:
     if not paths:
         return None
     detail = f"{_names(paths)} {'is' if len(paths) == 1 else 'are'} trained, though no nnx.Param: right for weights"
-    return verdicts.warn(NAME, detail, _fix_without(subject, paths), no_params=_texts(paths))
+    return verdicts.warn(NAME, detail, _fix_without(subject, paths), no_params=spell_each(paths))
 
 
 def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
@@ -177,7 +180,7 @@ def _fix_left_out(names: Sequence[str], raw: Sequence[trees.Path]) -> str:
 def _no_gradient(output: Sequence[Any], trained: Sequence[trees.Path]) -> Check:
     kinds = listed(sorted({jnp.dtype(leaf.dtype).name for leaf in output})) or "empty"
     detail = f"{_names(trained)} can't be trained through this output: it is {kinds}, and only a floating one has a"
-    return verdicts.warn(NAME, f"{detail} gradient: right if another call trains", no_gradient=_texts(trained))
+    return verdicts.warn(NAME, f"{detail} gradient: right if another call trains", no_gradient=spell_each(trained))
 
 
 def _unread(subject: Subject, trained: Sequence[trees.Path]) -> list[trees.Path]:
@@ -215,7 +218,7 @@ def _complex(subject: Subject, trained: Sequence[trees.Path]) -> list[Check]:
         return []
     are = "is" if len(found) == 1 else "are"
     detail = f"{_names(found)} {are} complex: right if the pipeline conjugates their gradients before optax"
-    return [verdicts.warn(NAME, f"{detail}, as train.steps does here", CONJUGATED, complex=_texts(found))]
+    return [verdicts.warn(NAME, f"{detail}, as train.steps does here", CONJUGATED, complex=spell_each(found))]
 
 
 def _differentiated(subject: Subject, trained: Sequence[trees.Path]) -> Check | None:
@@ -226,7 +229,7 @@ def _differentiated(subject: Subject, trained: Sequence[trees.Path]) -> Check | 
         return verdicts.fail(NAME, f"the gradient can't be taken: {verdicts.words(error)}")
     if seen.non_finite:
         detail = f"{_names(seen.non_finite)} can't be trained: the gradient is NaN or infinite where the output is not"
-        return verdicts.fail(NAME, detail, non_finite_gradient=_texts(seen.non_finite))
+        return verdicts.fail(NAME, detail, non_finite_gradient=spell_each(seen.non_finite))
     return _without_gradient(subject, seen) if seen.zero else None
 
 
@@ -235,22 +238,40 @@ def _without_gradient(subject: Subject, seen: Gradients) -> Check:
     if shape is not None:
         detail = f"{_names(seen.zero)} got a zero gradient on random x of shape {list(subject.x.shape)}"
         fix = f"'input_shape=[{','.join(map(str, shape))}]'"
-        return verdicts.warn(NAME, detail, fix, zero_gradient=_texts(seen.zero))
-    if cells := _cells(subject, seen.zero):
-        detail = f"{_names(seen.zero)} got a zero gradient: one step of {cells} from zeros trains no recurrent weight"
-        return verdicts.warn(NAME, f"{detail}, right where later steps do", zero_gradient=_texts(seen.zero))
-    why = "whatever the data" if seen.never == seen.zero else f"at all {seen.num_points} random points"
-    detail = f"{_names(seen.zero)} can't be trained: the gradient is zero {why}"
-    return verdicts.fail(NAME, detail, _fix_constant(subject, seen.zero), zero_gradient=_texts(seen.zero))
+        return verdicts.warn(NAME, detail, fix, zero_gradient=spell_each(seen.zero))
+    dead = [path for path in seen.zero if path not in (*seen.behind_zeros, *seen.cancelled)]
+    if not dead and not _is_whole_layer(subject, seen.behind_zeros):
+        return _alive_later(seen)
+    dead = dead or seen.zero
+    why = "whatever the data" if set(dead) <= set(seen.never) else f"at all {seen.num_points} random points"
+    detail = f"{_names(dead)} can't be trained: the gradient is zero {why}"
+    return verdicts.fail(NAME, detail, _fix_constant(subject, dead), zero_gradient=spell_each(dead))
 
 
-def _cells(subject: Subject, paths: Sequence[trees.Path]) -> str:
-    """The recurrent cells, stepped once, that hold all of the paths; empty if some lie elsewhere."""
-    layer = (subject.layer or subject.model).model
-    cells = unwrapped.cells(layer)
-    if not all(any(path[1:][: len(cell)] == cell for cell in cells) for path in paths):
-        return ""
-    return listed(["/".join(map(str, cell)) or "the cell" for cell in cells])
+def _alive_later(seen: Gradients) -> Check:
+    """The warning of weights whose gradient is zero in this call, and not by the layer's code."""
+    parts = []
+    if seen.behind_zeros:
+        why = "it meets only zeros, as in one step of a recurrent cell: right where later steps bring others"
+        parts.append(f"{_names(seen.behind_zeros)} got a zero gradient: {why}")
+    if seen.cancelled:
+        why = "what it adds in one place cancels in another, as in a shared layer: right if that is meant"
+        parts.append(f"{_names(seen.cancelled)} got a zero gradient: {why}")
+    return verdicts.warn(NAME, "; ".join(parts), zero_gradient=spell_each(seen.zero))
+
+
+def _is_whole_layer(subject: Subject, paths: Sequence[trees.Path]) -> bool:
+    """Whether the paths are all that is trained of a wrapped layer: then its output is multiplied by zeros."""
+    trained = [path for path in _inexact(subject.shapes) if path[0] in subject.trained]
+    layers = [""]
+    if paths and not lifts.is_wrapped(subject.model):
+        layers = [call.path for call in subject.hosted_calls]
+    for layer in layers:
+        prefix = tuple(layer.split("/")) if layer else ()
+        held = {path for path in trained if path[1:][: len(prefix)] == prefix}
+        if held and held <= set(paths):
+            return True
+    return False
 
 
 def _outside(subject: Subject) -> list[trees.Path]:
@@ -287,9 +308,5 @@ def _inexact(tree: Any) -> list[trees.Path]:
     return [path for path, leaf in trees.flatten(tree) if gradients.is_inexact(trees.unbox(leaf))]
 
 
-def _texts(paths: Sequence[trees.Path]) -> list[str]:
-    return ["/".join(map(str, path)) for path in paths]
-
-
 def _names(paths: Sequence[trees.Path]) -> str:
-    return listed(_texts(paths))
+    return listed(spell_each(paths))

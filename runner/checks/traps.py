@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,17 +17,14 @@ from flax import nnx
 from runner.arrays import trees
 from runner.bridge import lifts, rngs
 from runner.bridge.wrap import Bridged
-from runner.checks.probes import as_code, modes, unwrapped
-from runner.checks.probes.modes import SWITCHES
+from runner.checks.parts import layer_mode
+from runner.checks.probes import as_code, unwrapped
 from runner.checks.probes.subject import Subject
-from runner.checks.verdicts import fail, passed, warn, words
+from runner.checks.results.verdicts import fail, passed, warn, words
 from runner.errors import listed
 from runner.records.record import Check, Verdict
 
 NAME = "traps"
-
-# The arguments through which layers let callers set the mode.
-SWITCHING_ARGUMENTS = (*SWITCHES, "train", "training", "is_training", "inference", "update_stats")
 
 INTERMEDIATES = "intermediates"
 
@@ -38,7 +34,7 @@ KEPT_BY_TO_LINEN = ("name", "metadata_fn", "skip_rng", "abstract_init")
 def check(subject: Subject, *, full: bool) -> Check:
     """Tests for each trap and returns the worst result. Nothing is compiled or computed."""
     layer = subject.layer or subject.model
-    found = [_static(subject, layer), _mode(layer, subject.x), _kept(layer), _axes(subject), _captured(subject)]
+    found = [_static(subject, layer), layer_mode.check(subject), _kept(layer), _axes(subject), _captured(subject)]
     verdicts = [check.verdict for check in found]
     evidence = {key: value for check in found for key, value in check.evidence.items()}
     sprung = [check for check in found if check.verdict is not Verdict.passed]
@@ -59,7 +55,7 @@ def _static(subject: Subject, layer: Bridged) -> Check:
 
     # The cache uses only the model's hash and equality: what is called inside makes no difference.
     jitted, x = jax.jit(call, static_argnums=0), jax.ShapeDtypeStruct((), np.float32)
-    for model in (subject.model.model, layer.model):
+    for model in (layer.model, subject.model.model):
         try:
             jitted.eval_shape(model, x)
         except ValueError:
@@ -78,6 +74,8 @@ def _unhashable(model: Any) -> Check:
     values = {key: value for key, value in _settings(model).items() if not _is_hashable(value)}
     names = ", ".join(f"{key} ({type(value).__name__})" for key, value in values.items()) or "a field"
     detail = f"{names} can't be hashed: as a static argument of jit the model raises ValueError"
+    if not hasattr(model, "nnx_class"):  # a host is as its pipeline makes it: EasyLM's config can't be hashed
+        return warn(NAME, f"the host's {detail}", None, unhashable=list(values))
     fix = "\n".join(f"{key}={as_code.hashable(value)}" for key, value in values.items())
     return fail(NAME, detail, fix or None, unhashable=list(values))
 
@@ -102,84 +100,6 @@ def _suspects(model: Any) -> Check:
 def _made_once(names: Sequence[str]) -> str:
     what = ", ".join(names) or "its arguments"
     return f"make_model = functools.cache(make_model)  # or make {what} once, at module level"
-
-
-def _mode(layer: Bridged, x: Any) -> Check:
-    """Whether an argument, or else a factory, controls what `.train()` and `.eval()` set."""
-    construct = unwrapped.constructor(layer.model)
-    if construct is None:
-        return passed(NAME, "")
-    module = nnx.eval_shape(lambda: construct({}))
-    found = modes.switches(module)
-    inside = {"modules_inside": sum(1 for _ in nnx.iter_modules(module)) - 1}
-    tried = modes.Modes(construct, layer.call, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    reached = _reached_by_call(type(module), found, tried) | _reached_by_constructor(layer.model, construct, found)
-    left = {path: value for path, value in found.items() if path not in reached}
-    if not left:
-        return passed(NAME, "train and eval within reach" if found else "", **inside)
-    switched = {path: value for path, value in left.items() if tried.is_switched_by(path)}
-    stuck = [path for path in left if path not in switched and tried.is_training(path)]
-    if stuck:
-        return _stuck(layer, stuck, tried, inside)
-    if not switched:  # such a one is not called, or never in training mode
-        return passed(NAME, "", **inside)
-    method = "train" if all(switched.values()) else "eval"
-    names = _dotted(switched)
-    detail = (
-        f"no argument of the call or the constructor reaches {', '.join(names)}, and .{method}() changes nothing: it "
-        f"takes a factory that sets {'it' if len(names) == 1 else 'them'}"
-    )
-    kinds = ", ".join(f"{name}=evaluate" for name in SWITCHES if any(path[-1] == name for path in switched))
-    fix = (
-        "def make_layer(*, evaluate, rngs):\n"
-        f"    layer = {as_code.call_of(layer.model)}\n"
-        f"    layer.set_attributes({kinds})\n"
-        "    return layer\n"
-        "train, test = (ToLinen(make_layer, kwargs=FrozenDict(evaluate=mode)) for mode in (False, True))"
-    )
-    return warn(NAME, detail, fix, unreached=names, **inside)
-
-
-def _stuck(layer: Bridged, stuck: Sequence[modes.Path], tried: modes.Modes, inside: Mapping[str, Any]) -> Check:
-    """What is said of dropouts and batch norms that stay in training mode whatever is set."""
-    names, owners = _dotted(stuck), [".".join(map(str, path[:-1])) for path in stuck]
-    rates = [name for name in _parameters(_constructor(layer.model)) if re.search(r"rate|drop|prob|^p$", name)]
-    stop = [name for name in rates if tried.is_stopped_by(name, stuck)]
-    if stop and all(path[-1] == "deterministic" for path in stuck):
-        detail = f"{', '.join(owners)} drops in every call: an evaluation needs a layer of its own, with {stop[0]}=0"
-        return warn(NAME, detail, f"test = layer.clone(kwargs={{**layer.kwargs, {stop[0]!r}: 0.0}})", **inside)
-    detail = (
-        f"{', '.join(owners)} is in training mode in every call, and nothing switches it: no argument of the call or "
-        f"the constructor, and no factory that sets {', '.join(names)}"
-    )
-    lines = [f"self.{owner}(x)  # in the call, without {path[-1]}" for owner, path in zip(owners, stuck, strict=True)]
-    return fail(NAME, detail, "\n".join(lines), unreached=names, **inside)
-
-
-def _dotted(paths: Iterable[modes.Path]) -> list[str]:
-    return [".".join(map(str, path)) for path in paths]
-
-
-def _reached_by_call(kind: type, switches: Mapping[modes.Path, Any], tried: modes.Modes) -> set[modes.Path]:
-    taken = _parameters(getattr(kind, "__call__", kind)).keys() & set(SWITCHING_ARGUMENTS)  # noqa: B004
-    taken = {name for name in taken if tried.is_called_with(name)} if switches else set()
-    others = taken - set(SWITCHES)
-    return {path for path in switches if others or path[-1] in taken}
-
-
-def _reached_by_constructor(
-    model: Any, construct: Callable[[Mapping[str, Any]], nnx.Module], switches: Mapping[modes.Path, Any]
-) -> set[modes.Path]:
-    reached: set[modes.Path] = set()
-    for name in _parameters(_constructor(model)).keys() & set(SWITCHING_ARGUMENTS):
-        try:
-            on, off = (
-                modes.switches(nnx.eval_shape(functools.partial(construct, {name: value}))) for value in (True, False)
-            )
-        except Exception:  # noqa: BLE001 - it was given by position, or takes no boolean: then it is there to be set
-            return set(switches)
-        reached |= {path for path in switches if on.get(path) != off.get(path)}
-    return reached
 
 
 def _kept(layer: Bridged) -> Check:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import jax
 
-from runner.bridge import hosted, lifts
-from runner.checks import verdicts
-from runner.checks.probes import flow
+from runner.bridge import lifts
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -25,14 +24,15 @@ def check(subject: Subject, *, full: bool) -> Check:
         )
     if lifts.is_wrapped(subject.model):
         return verdicts.passed(NAME, f"the layer gives {len(leaves)} array{'s' * (len(leaves) > 1)}")
-    needs = subject.needs
-    calls = hosted.calls(subject.model, needs.streams, subject.x, read=flow.read, variables=needs.variables)
+    calls = subject.hosted_calls
     if not calls:
         if subject.layer is None:  # a host that is known by itself may have none
             return verdicts.passed(NAME, "no wrapped layer is called")
         detail = "the host never calls the layer: what it computes is the same without it"
         return verdicts.fail(NAME, detail, "x = self.layer()(x)  # in the host")
     paths = list(dict.fromkeys(call.path for call in calls))
+    if any(call.counts is None for call in calls):
+        return verdicts.untested(NAME, f"the host calls {listed(paths)} inside a transform that takes no other input")
     dead = [path for path in paths if not any(call.counts for call in calls if call.path == path)]
     if not dead:
         return verdicts.passed(NAME, f"the host's output depends on {listed(paths)}", calls=len(calls))

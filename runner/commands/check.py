@@ -7,18 +7,18 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from runner.commands.hydra_command import hydra_command
-from runner.commands.json_output import print_json
-from runner.commands.verb import Verb
+from runner.commands.printed.json_output import print_json
+from runner.commands.typed.hydra_command import hydra_command
+from runner.commands.typed.verb import Verb
 from runner.config import serialize
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.config.enums import ChecksDepth, ChecksMode, EagerCheck, TimingMode
 from runner.config.settings import Run
 from runner.errors import LayerFaultError
 from runner.launch.application import Act, SweepRequest, SweepResult
 
 if TYPE_CHECKING:
-    from runner.config.composed import Config
+    from runner.config.composing.composed import Config
     from runner.records.record import Record
 
 EXIT_NO = 1
@@ -33,7 +33,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
     Raises:
       UserError: A config can't run.
     """
-    from runner.checks import verdicts
+    from runner.checks.results import verdicts
     from runner.experiment import execute
     from runner.experiment.job import Job
     from runner.experiment.sized import added

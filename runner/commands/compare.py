@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def run(typed: argparse.Namespace) -> int:
       UserError: A side is neither a sweep nor a run, imports untrusted modules, or can't be rerun here.
     """
     make_importable()
-    from runner.commands import compared_sides
+    from runner.commands.saved import compared_sides
 
     options = compared_sides.Options(force=typed.force, rerun=typed.rerun, as_json=typed.json, trust=typed.trust)
     return compared_sides.compare(typed.a, typed.b, options)

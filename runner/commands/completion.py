@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from runner.commands.verb import Verb
+from runner.commands.typed.verb import Verb
 
 # Bash also splits words at = and :, so we rejoin them and drop what precedes the last split from each completion.
 BASH = r"""_bridge_runner() {

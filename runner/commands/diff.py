@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 from runner.errors import UserError
 
 
@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sides",
         nargs=2,
         metavar="SIDE",
-        help="a run, an Orbax checkpoint, pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp",
+        help="a run, a checkpoint or a part of it (CHECKPOINT#NAMES), pkg.mod:Host(width=8), that with @CHECKPOINT, "
+        "or layer=mlp",
     )
     parser.add_argument("--input", type=ast.literal_eval, metavar="SHAPE", help="shape of x for hosts, e.g. '[2,8]'")
     parser.add_argument("--input-dtype", default="float32", metavar="DTYPE", help="element type of x; default: float32")
@@ -33,7 +34,9 @@ def run(typed: argparse.Namespace) -> int:
       UserError: A side can't be compared.
     """
     make_importable()
-    from runner.commands import diff_sides, model_diff
+    from runner.bridge.rules import sources
+    from runner.commands.migration import diff_sides, model_diff
+    from runner.config.composing import compose
 
     pairs = [text.partition("=") for text in typed.call]
     try:
@@ -48,6 +51,7 @@ def run(typed: argparse.Namespace) -> int:
         apply=typed.apply,
         as_json=typed.json,
         trust=typed.trust,
+        rules=sources.path_rules(compose.compose(typed.settings).rules) if typed.settings else None,
     )
     old, new = typed.sides
     return model_diff.diff(old, new, options)
@@ -56,14 +60,19 @@ def run(typed: argparse.Namespace) -> int:
 VERB = Verb(
     name="diff",
     summary="Two trees of variables: what moved, which name= fixes it, and the proof.",
-    usage="diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust]",
+    usage="diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust] [rules=FILE]",
     examples={
         "diff 'nets:CNN()@old' 'nets:CNN(migrated=True)' --input '[1,28,28,1]'": "before and after a migration",
         "diff outputs/a/0 outputs/b/0": "two runs",
         "diff old layer=mlp --apply": "and write the checkpoint with the new names",
+        "diff old new 'rules=my_pkg.sharding:rules()'": "and what the pipeline's rules do with the new names",
     },
     add_arguments=add_arguments,
     run=run,
-    exit_codes={0: "the trees are the same, and the proof holds", 1: "they differ, or there is no proof"},
+    exit_codes={
+        0: "the trees are the same, and the proof holds",
+        1: "they differ, there is no proof, or a rule does not fit",
+    },
+    settings="rules",
     paths={"sides": "run"},
 )

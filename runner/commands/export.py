@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(typed: argparse.Namespace) -> int:
       UserError: The run does not exist, has no such form, or the target already exists.
     """
     make_importable()
-    from runner.commands import exported_variables
+    from runner.commands.derived import exported_variables
 
     return exported_variables.export(typed.run, typed.to, out=typed.out, trust=typed.trust)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from runner.commands.verb import VERBS, Verb, load
+from runner.commands.typed.verb import VERBS, Verb, load
 from runner.config import schema
 
 

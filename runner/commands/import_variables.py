@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.verb import Verb
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the arguments of `import`."""
-    parser.add_argument("path", type=Path, help="an Orbax folder or a safetensors file")
+    parser.add_argument("path", type=Path, help="a checkpoint of any format, or a part of one: PATH#NAMES")
     parser.add_argument("--like", type=Path, metavar="RUN", help="a run of the same layer, where PATH does not say")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: PATH-variables")
 
@@ -21,7 +21,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: It can't be read, or its leaves are not the expected ones.
     """
-    from runner.commands import imported_variables
+    from runner.commands.derived import imported_variables
 
     return imported_variables.import_variables(typed.path, like=typed.like, out=typed.out)
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.commands.json_output import print_json
-from runner.commands.verb import Verb
+from runner.commands.printed.json_output import print_json
+from runner.commands.typed.verb import Verb
 from runner.errors import StorageError, UserError
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -11,9 +12,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from runner.commands import verb
-from runner.commands.json_output import only_json
-from runner.commands.verb import INTERRUPTED, PROGRAM, USAGE, VERBS, Verb
+from runner.commands.printed.json_output import only_json
+from runner.commands.typed import verb
+from runner.commands.typed.verb import INTERRUPTED, PROGRAM, USAGE, VERBS, Verb
 from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, exit_words, is_of_signal, nearest
 from runner.launch import process
 
@@ -99,7 +100,7 @@ def _dispatch(words: Sequence[str]) -> int:
         return _call(*found)
     if words and re.fullmatch(r"[a-z]+", words[0]):
         raise _unknown(words[0])
-    from runner.commands.hydra_command import hydra_command
+    from runner.commands.typed.hydra_command import hydra_command
 
     return hydra_command(words)
 
@@ -141,9 +142,11 @@ def _call(found: Verb, words: Sequence[str]) -> int:
         with only_json():
             return found.run(typed)
     except StorageError as error:
-        from runner.commands import nearest_path
+        from runner.commands.typed import nearest_path
 
-        suggestion = nearest_path.suggest(found, typed, error)
+        suggestion = None
+        with contextlib.suppress(PermissionError):
+            suggestion = nearest_path.suggest(found, typed, error)
         raise type(error)(error.what, suggestion) if suggestion else error from error
 
 
@@ -156,7 +159,7 @@ def _unknown(word: str) -> UserError:
 
 
 def _complete(words: Sequence[str]) -> int:
-    from runner.commands import completer
+    from runner.commands.typed import completer
 
     for candidate in completer.complete(words[1:] if words[:1] == ["--"] else words):
         print(candidate)

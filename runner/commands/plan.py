@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from runner.commands.hydra_command import MULTIRUN, hydra_command
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import MULTIRUN, hydra_command
+from runner.commands.typed.verb import Verb
 from runner.launch.application import Act, SweepRequest, SweepResult
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(typed: argparse.Namespace) -> int:
       UserError: The run does not exist, is damaged or untrusted, or can't be loaded this way.
     """
     make_importable()
-    from runner.commands import reloaded_run
+    from runner.commands.saved import reloaded_run
 
     return reloaded_run.reload(
         typed.run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.verb import Verb
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: The sweep does not exist, or a record is damaged.
     """
-    from runner.commands.live_report import watch, write
+    from runner.commands.printed.live_report import watch, write
 
     return watch(typed.sweep) if typed.watch else write(typed.sweep)
 

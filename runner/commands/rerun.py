@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 
 if TYPE_CHECKING:
     from runner.records.record import Record
@@ -51,7 +51,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
       UserError: The run does not exist, imports untrusted modules, or its layer can't be built or run here.
     """
     from runner.arrays import closeness
-    from runner.config.composed import Config
+    from runner.config.composing.composed import Config
     from runner.experiment import execute
     from runner.experiment.identity import identity_of
     from runner.experiment.job import Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.verb import Verb
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def run(typed: argparse.Namespace) -> int:
     from runner.records import find, store
     from runner.records.paths import SweepFolder
     from runner.report.terminal import Terminal
-    from runner.sweep.outputs import Summary
+    from runner.sweep.writing.outputs import Summary
 
     folder = SweepFolder(typed.sweep)
     there = [row for row in find.read_rows(folder) if row.status != "missing"]

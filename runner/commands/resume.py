@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from runner.commands.hydra_command import MULTIRUN, hydra_command
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import MULTIRUN, hydra_command
+from runner.commands.typed.verb import Verb
 from runner.errors import quoted
 
 

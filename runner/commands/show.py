@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.json_output import print_text
-from runner.commands.verb import Verb
+from runner.commands.printed.json_output import print_text
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       StorageError: The run does not exist.
     """
-    from runner.commands import run_lines
+    from runner.commands.printed import run_lines
     from runner.records import find, store
     from runner.report.terminal import Terminal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.verb import Verb
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: The sweep does not exist, no API key is configured, or no server answers.
     """
-    from runner.commands import wandb_sync
+    from runner.commands.saved import wandb_sync
 
     if typed.live:
         return wandb_sync.follow(typed.sweep, parent=typed.parent)

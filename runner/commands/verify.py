@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runner.commands.hydra_command import make_importable
-from runner.commands.verb import Verb
+from runner.commands.typed.hydra_command import make_importable
+from runner.commands.typed.verb import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(typed: argparse.Namespace) -> int:
       UserError: There is no such run or device, or it imports untrusted modules.
     """
     make_importable()
-    from runner.commands import verifier
+    from runner.commands.saved import verifier
 
     return verifier.verify(typed.path, trust=typed.trust, code=not typed.no_code, device=typed.device)
 

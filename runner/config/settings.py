@@ -30,7 +30,7 @@ class Run:
       input_shape: Shape of x; its last axis is the layer's in_features.
       features: The layer's out_features; null for a layer that has none.
       device: cpu, gpu, tpu or auto, optionally with an index: `cpu:1`.
-      variables: Folder of an Orbax checkpoint, or of a run, to start from instead of init's variables.
+      variables: A run, or a checkpoint of any format (or a part of it, PATH#NAMES), to start from instead of init.
       output_root: The parent folder of sweeps.
       sweep: Name of the sweep's folder; null names it after the layer and the plan.
     """

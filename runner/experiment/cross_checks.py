@@ -15,14 +15,14 @@ from flax import nnx
 
 from runner.arrays import shards, trees
 from runner.bridge import hosts, rngs, twins
-from runner.checks import rounding, verdicts
-from runner.checks.probes import flow
+from runner.checks.programs import flow
+from runner.checks.results import rounding, verdicts
 from runner.config.enums import ChecksMode, EagerCheck
 from runner.config.settings import Run
 from runner.experiment import inputs
 from runner.experiment.draft import Draft
 from runner.experiment.program import compile_program, compile_training
-from runner.experiment.training import CompiledTraining
+from runner.experiment.train.training import CompiledTraining
 from runner.records.record import Check
 
 # A run on a mesh is compared with one device, unless its variables exceed this size: they may not fit there.
@@ -98,7 +98,7 @@ def one_device(run: Run, draft: Draft, made: Made) -> Check:
     if num_bytes > MAX_ALONE_BYTES and run.checks.eager is not EagerCheck.program:
         why = f"{num_bytes} bytes of variables may be more than one device holds: checks.eager=program compares them"
         return verdicts.skipped(name, why)
-    place, given = draft.placement.alone(), jax.tree.map(shards.whole, made.variables)
+    place, given = draft.placement.alone(), jax.tree.map(shards.on_host, made.variables)
     with place.context():
         alone = compile_program(dataclasses.replace(draft, placement=place, training=None))
         key, x = place.put(rngs.root_key(run.seed)), place.put_x(inputs.make_input(run.input, run.input_shape))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import readings, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
 from runner.bridge import hosts
 from runner.bridge.needs import Needs, find_needs
@@ -19,11 +19,12 @@ from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
 from runner.config.settings import Run
-from runner.experiment import inputs
-from runner.experiment import training as experiment_training
+from runner.errors import MissingArgumentsError
+from runner.experiment import inputs, missing_arguments
 from runner.experiment.identity import Identity
 from runner.experiment.sized import wrapped
-from runner.experiment.training import Training
+from runner.experiment.train import training as experiment_training
+from runner.experiment.train.training import Training
 from runner.timing import clock
 
 
@@ -94,14 +95,17 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
     """
     x = jax.ShapeDtypeStruct(tuple(run.input_shape), inputs.input_dtype(run.input))
     rules = sources.path_rules(run.rules)
-    layer, construct_s = clock.seconds(lambda: wrapped(run))
-    model = hosts.put_around(layer, run.host)
+    try:
+        layer, construct_s = clock.seconds(lambda: wrapped(run))
+        model = hosts.put_around(layer, run.host)
+    except MissingArgumentsError as error:
+        raise missing_arguments.explained(run, error) from error
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
     place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))
     with place.context():
         needs = find_needs(model, x, label)
     if given is not None:
-        given = trees.with_keys_of(checkpoint.as_variables(given, needs.variables), needs.variables)
+        given = trees.with_keys_of(readings.as_variables(given, needs.variables), needs.variables)
     rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
     mutable = needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable)
     drafted = Draft(

@@ -18,21 +18,23 @@ import jax
 from runner.arrays import devices, trees
 from runner.bridge import hosts, rngs
 from runner.bridge.wrap import Bridged
-from runner.checks import registry, verdicts
+from runner.checks import registry
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.config.enums import ChecksDepth, ChecksMode
 from runner.config.settings import Run
 from runner.errors import StorageError, end_if_meant, no_exit
-from runner.experiment import cross_checks, inputs, training
+from runner.experiment import cross_checks, inputs
 from runner.experiment.cross_checks import Made
-from runner.experiment.curve import Steps, Stopped, Watch
 from runner.experiment.draft import Draft
 from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure
 from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program, compile_program
 from runner.experiment.run_record import now, record_of
 from runner.experiment.sized import wrapped
-from runner.experiment.training import CompiledTraining, Trained
+from runner.experiment.train import training
+from runner.experiment.train.curve import Steps, Stopped, Watch
+from runner.experiment.train.training import CompiledTraining, Trained
 from runner.records.record import Check, FailureKind, Verdict
 from runner.records.timing import Measurement
 from runner.timing import machine, stats

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner.bridge import calls
+from runner.bridge.calling import calls
 from runner.config.enums import InputKind
 from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError

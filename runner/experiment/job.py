@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from runner.config.settings import Run
-from runner.experiment.curve import Steps
 from runner.experiment.identity import Identity
+from runner.experiment.train.curve import Steps
 from runner.records.record import ArraySummary, Check, Failure, Record, TrainInfo
 from runner.records.timing import GpuInfo, Measurement
 

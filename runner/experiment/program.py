@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from runner.arrays import trees
 from runner.bridge.rngs import apply_keys
-from runner.experiment import training as experiment_training
 from runner.experiment.draft import Draft
-from runner.experiment.training import CompiledTraining, Training
+from runner.experiment.train import training as experiment_training
+from runner.experiment.train.training import CompiledTraining, Training
 from runner.records.record import Check
 from runner.records.timing import Phases
 from runner.timing import clock

@@ -20,7 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from runner.arrays import checkpoint, devices, trees
 from runner.arrays.mesh import fitted, make_mesh
-from runner.bridge import calls, native, targets
+from runner.bridge import native, targets
+from runner.bridge.calling import calls
 from runner.bridge.rngs import apply_keys, root_key
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets

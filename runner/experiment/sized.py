@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from runner.bridge import sizes, wrap
+from runner.bridge import wrap
+from runner.bridge.calling import sizes
 from runner.bridge.wrap import Bridged
 from runner.config.layer_settings import LayerSettings
 from runner.config.settings import Run

@@ -20,7 +20,7 @@ from runner.launch.process import prepare_process
 from runner.records.paths import SweepFolder
 
 if TYPE_CHECKING:
-    from runner.config.composed import Config
+    from runner.config.composing.composed import Config
     from runner.records.row import Row
     from runner.sweep.plan import Plan
     from runner.sweep.reporter import SweepOutcome
@@ -273,9 +273,10 @@ def _composed(config: Any) -> Config:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from runner.config import compose, env_secrets
-    from runner.config.composed import Config
-    from runner.config.overrides import plain
+    from runner.config import env_secrets
+    from runner.config.composing import compose
+    from runner.config.composing.composed import Config
+    from runner.config.composing.overrides import plain
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     typed = OmegaConf.to_container(hydra.hydra.overrides.task)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.config import env_secrets, serialize
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.errors import UserError
 from runner.experiment.job import Job
 from runner.experiment.run_record import now

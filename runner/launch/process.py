@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import ConfigError, literal
 
 if TYPE_CHECKING:
-    from runner.config.composed import Config
+    from runner.config.composing.composed import Config
 
 # Set once for the process, so all configs of a sweep agree on them.
 PROCESS_WIDE = (
@@ -69,8 +69,9 @@ def leave(code: int, error: BaseException | None = None) -> None:
 
 def quiet_libraries() -> None:
     """Keeps library logging that duplicates raised errors off the terminal."""
-    # Orbax warns on every save that it has no OCDBT to merge, and logs what it raises; JAX does so for callbacks.
-    for name in ("absl", "concurrent.futures", "jax._src.callback"):
+    # Orbax warns on every save that it has no OCDBT to merge, logs what it raises, and leaves failed reads of other
+    # arrays to asyncio; JAX logs what callbacks raise.
+    for name in ("absl", "asyncio", "concurrent.futures", "jax._src.callback"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _say_unraisable

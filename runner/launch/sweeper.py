@@ -11,11 +11,12 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from runner.config import serialize, zip_exclude
-from runner.config.compose import Composer
-from runner.config.composed import Config
+from runner.config import serialize
+from runner.config.composing import zip_exclude
+from runner.config.composing.compose import Composer
+from runner.config.composing.composed import Config
+from runner.config.composing.overrides import expand
 from runner.config.explain import explain, is_hydra_error
-from runner.config.overrides import expand
 from runner.errors import UserError, one_or_many
 from runner.launch import dispatch, launchers
 from runner.launch.application import Application, RunFailed

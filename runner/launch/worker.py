@@ -48,7 +48,7 @@ class Composing:
 
     def hydra_files(self) -> Callable[[tuple[str, ...]], Callable[[int], Mapping[str, str]]]:
         """Gives, for the overrides of a run, what writes its files, given its number."""
-        from runner.config import compose
+        from runner.config.composing import compose
 
         composer = compose.Composer(self.config_loader, self.config_name, list(self.hydra_overrides), self.master)
         return composer.hydra_files_of

@@ -15,12 +15,13 @@ from runner.errors import UserError, literal
 from runner.records import columns, find, store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
-from runner.report import aggregate
+from runner.report import aggregate, plots
 from runner.timing import stats
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.axes import Axes
 
 # A time's flags are in a separate column.
 FLAGS = {"apply_latency_median_s": "apply_latency_flags"}
@@ -47,7 +48,8 @@ class Results:
         statuses = self.frame["status"].value_counts()
         said = ", ".join(f"{number} {status}" for status, number in statuses.items())
         return (
-            f"Results({str(self.path)!r}: {len(self.frame)} runs, {said}; .frame, .by(key), .output(run), .record(run))"
+            f"Results({str(self.path)!r}: {len(self.frame)} runs, {said}; "
+            ".frame, .by(key), .plot(key), .plot_losses(), .output(run), .record(run))"
         )
 
     def _repr_html_(self) -> str:
@@ -85,6 +87,37 @@ class Results:
         names = [group if more else group[0] for group, _ in groups]
         index = pd.MultiIndex.from_tuples(names, names=keys) if more else pd.Index(names, name=key)
         return pd.DataFrame(rows, index=index, columns=pd.MultiIndex.from_tuples(rows[0]))
+
+    def plot(self, key: str, of: str = "apply_latency_median_s", *, ax: Axes | None = None) -> Axes:
+        """Draws a numeric column over the values of a key: every run, the median and its 99 % interval.
+
+        Args:
+          key: A column, or any dotted config key: `features`, `layer.kwargs.hidden`.
+          of: A numeric column.
+          ax: matplotlib axes to draw on; new ones by default.
+
+        Raises:
+          UserError: There is no such key or column, no run has a value, or matplotlib is not installed.
+        """
+        medians = self.by(key, of=[of])[of]
+        return plots.draw_medians(self.frame, self._values(key), medians, of, ax)
+
+    def plot_losses(self, *, ax: Axes | None = None) -> Axes:
+        """Draws the loss of each trained run over its steps, named by the settings that vary.
+
+        Args:
+          ax: matplotlib axes to draw on; new ones by default.
+
+        Raises:
+          UserError: No run was trained, or matplotlib is not installed.
+        """
+        varied = [name for name in AXES if self.frame[name].nunique(dropna=False) > 1]
+        curves = []
+        for row in self.frame[["num", *varied]].to_dict("records"):
+            train = self.record(int(row["num"])).train
+            if train is not None:
+                curves.append((" ".join(f"{name}={row[name]}" for name in varied), train.losses))
+        return plots.draw_losses(curves, ax)
 
     def output(self, run: int | str) -> np.ndarray | dict[str, np.ndarray]:
         """Reads the output of a run: an array, or several by path.

@@ -19,9 +19,9 @@ from runner.sweep.ending import Ending
 from runner.sweep.plan import Growth, Plan, Task, plan_data
 from runner.sweep.reporter import Reporter, SweepOutcome
 from runner.sweep.run_executor import RunExecutor
-from runner.sweep.run_writer import RunWriter
 from runner.sweep.scheduler import Scheduler
-from runner.sweep.write_run import MAKE_ROOM
+from runner.sweep.writing.run_writer import RunWriter
+from runner.sweep.writing.write_run import MAKE_ROOM
 from runner.timing.turns import Turns
 from runner.tracking.tracker import Tracking
 

@@ -1,4 +1,4 @@
-"""Initial variables for a run in place of init's, from an Orbax checkpoint or another run."""
+"""Initial variables for a run in place of init's, from a checkpoint of any format or another run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import checkpoint, readings, saved_trees, trees
 from runner.config.serialize import canonical_digest
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError
@@ -25,7 +25,7 @@ class InitialVariables:
 
     Attributes:
       path: Where they were found.
-      tree: The saved tree; see `checkpoint.as_variables`.
+      tree: The saved tree; see `readings.as_variables`.
       digest: The digest of the variables.
       train_state: The state that training resumes from, if they come from a trained run.
     """
@@ -54,7 +54,7 @@ class InitialVariables:
 
 
 def read_initial_variables(path: str | None) -> InitialVariables | None:
-    """Reads the variables of the Orbax checkpoint, or of the run, at `path`; None for None.
+    """Reads the variables of the checkpoint, or of the run, at `path`; None for None.
 
     Raises:
       ConfigError: There is no checkpoint at `path`.
@@ -62,22 +62,29 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     if path is None:
         return None
     folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        with contextlib.suppress(StorageError):  # a sweep and the prefix of a run, as in `show`
+    if not os.path.isdir(folder):
+        with contextlib.suppress(StorageError, OSError):  # a sweep and the prefix of a run, as in `show`
             folder = find.find_run(folder).path
     run = RunFolder(folder)
-    own = run.record.exists()
+    own = os.path.exists(run.record)  # unlike Path.exists, of a folder that may not be read too
     record = store.read_record(run) if own else None
     if record and (reason := removal.sentence(record)):
         raise ConfigError("variables", path, reason, removal.again(record))
     try:
-        tree = checkpoint.restore(run.checkpoint if own else folder)
-        state = checkpoint.restore(run.train_state) if run.train_state.is_dir() else None
+        tree = checkpoint.restore(run.checkpoint) if own else saved_trees.read(path, None).variables
+        state = checkpoint.restore(run.train_state) if own and run.train_state.is_dir() else None
     except checkpoint.CheckpointError as error:
-        reason = "no Orbax checkpoint is there" if folder.is_dir() else "there is no such folder"
-        raise ConfigError("variables", path, reason, "variables=outputs/SWEEP/runs/RUN") from error
-    variables = tree if own else checkpoint.as_variables(tree)
+        raise ConfigError("variables", path, "its checkpoint is damaged", f"bridge-runner verify {path}") from error
+    except StorageError as error:
+        typed = error.suggestion and _typed(error.suggestion)
+        raise ConfigError("variables", path, error.what, typed or "variables=outputs/SWEEP/runs/RUN") from error
+    variables = tree if own else readings.as_variables(tree)
     return InitialVariables(path, tree, trees.tree_digest(trees.leaves(variables)), state)
+
+
+def _typed(suggestion: str) -> str:
+    """What to type in place of a path; other advice stays as it is."""
+    return suggestion if " " in suggestion else f"variables={suggestion}"
 
 
 def draft_from(run: Run, identity: Identity, initial: InitialVariables | None) -> Draft:

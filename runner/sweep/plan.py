@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.config.enums import ChecksMode, EagerCheck, Retry, TrackingMode
 from runner.config.serialize import canonical_digest, to_data
 from runner.config.settings import Run

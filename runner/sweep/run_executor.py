@@ -13,9 +13,9 @@ from runner.experiment import execute, run_record
 from runner.experiment.job import Result
 from runner.experiment.program import Program
 from runner.sweep.plan import Task
-from runner.sweep.steps import StepFolder
 from runner.sweep.validate import ProgramKey
-from runner.sweep.write_run import make_room
+from runner.sweep.writing.steps import StepFolder
+from runner.sweep.writing.write_run import make_room
 from runner.timing import machine
 from runner.timing.turns import Turns
 from runner.tracking.tracker import Tracking

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from runner.arrays import checkpoint
 from runner.errors import StorageError
 from runner.experiment import cross_checks, execute, failures
-from runner.experiment.curve import Stopped
 from runner.experiment.job import Result
 from runner.experiment.program import Program
+from runner.experiment.train.curve import Stopped
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Plan, Task
 from runner.sweep.programs import Programs, compiled
 from runner.sweep.run_executor import RunExecutor
-from runner.sweep.run_writer import RunWriter
 from runner.sweep.validate import ProgramKey
 from runner.sweep.waves import bursts, waves
+from runner.sweep.writing.run_writer import RunWriter
 from runner.timing import machine
 
 # A run this long, in seconds, is written before the next one is executed: a crash would lose it, and whoever follows

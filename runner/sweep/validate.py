@@ -13,11 +13,11 @@ from runner.errors import LayerError, UserError, one_or_many
 from runner.experiment import inputs
 from runner.experiment.draft import Draft
 from runner.experiment.identity import Identity, identity_of
-from runner.sweep import retention
 from runner.sweep.initial_variables import InitialVariables, draft_from, read_initial_variables
+from runner.sweep.writing import retention
 
 if TYPE_CHECKING:
-    from runner.config.composed import Config
+    from runner.config.composing.composed import Config
 
 # Key of a compiled program: its id, and the device that it is compiled for.
 ProgramKey = tuple[str, str]

@@ -45,7 +45,7 @@ def test_two_kinds_replaced_are_named(before):
     assert names(OLD, NEW, before, NEW_ORDER) == NAMES
 
 
-def test_nothing_is_named_without_the_new_order():
+def test_no_renames_without_a_traced_order():
     assert names(OLD, NEW, OLD_ORDER, None) == {}
 
 
@@ -89,7 +89,7 @@ def test_all_collections_move_with_their_module():
     }
 
 
-def test_every_order_of_equal_modules_is_offered_once():
+def test_orders_of_equal_modules_appear_once():
     old, new = params(Dense_0=DENSE, Dense_1=DENSE), params(net={"up": DENSE, "down": DENSE})
     ways = list(alignment.by_order(old, new, None, None))
     assert [way["params/Dense_0/kernel"] for way in ways] == ["params/net/down/kernel", "params/net/up/kernel"]

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from runner.arrays import checkpoint
+from runner.arrays import checkpoint, readings
 from runner.arrays.checkpoint import CheckpointError
 
 ONES = np.ones(3, np.float32)
@@ -51,7 +51,7 @@ def refused_restore(path):
     ],
     ids=lambda array: f"{array.dtype.name}{list(array.shape)}",
 )
-def test_an_array_comes_back_bit_for_bit(tmp_path, array):
+def test_arrays_round_trip_bit_for_bit(tmp_path, array):
     checkpoint.save({"params": {"w": array}}, tmp_path / "c")
     back = checkpoint.restore(tmp_path / "c")["params"]["w"]
     assert type(back) is np.ndarray
@@ -64,7 +64,7 @@ def test_integer_keys_come_back_as_strings(tmp_path):
     assert {key: leaf.tolist() for key, leaf in back.items()} == {"0": [1, 1, 1], "2": [2, 2, 2]}
 
 
-def test_a_relative_path_is_taken_from_the_working_folder(tmp_path, monkeypatch):
+def test_relative_paths_use_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save(VARIABLES, Path("c"))
     assert set(checkpoint.restore(Path("c"))) == set(VARIABLES)
@@ -93,12 +93,12 @@ def test_a_relative_path_is_taken_from_the_working_folder(tmp_path, monkeypatch)
         ),
     ],
 )
-def test_a_tree_that_orbax_would_not_give_back_is_refused(tmp_path, variables, message):
+def test_trees_orbax_cannot_restore_are_refused(tmp_path, variables, message):
     assert refused_save(variables, tmp_path / "c") == message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_there_is_not_overwritten(saved):
+def test_an_existing_folder_is_never_overwritten(saved):
     assert (
         refused_save({"params": {"w": ONES}}, saved)
         == f"saving checkpoint: ValueError: Destination {saved} already exists."
@@ -106,13 +106,13 @@ def test_a_folder_that_is_there_is_not_overwritten(saved):
     assert set(checkpoint.restore(saved)) == set(VARIABLES)
 
 
-def test_a_leaf_that_orbax_can_not_write_is_named(tmp_path):
+def test_an_unsupported_leaf_type_is_reported(tmp_path):
     message = refused_save({"params": {"w": ONES, "z": object()}}, tmp_path / "c")
     assert message.startswith("saving c: ValueError: TypeHandler lookup failed for: type=<class 'object'>")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_save_that_fails_at_the_end_leaves_no_folder_behind(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_no_folder(tmp_path, monkeypatch):
     left = []
 
     def no_space(source, *_, **__):
@@ -138,19 +138,19 @@ def test_a_damaged_file_is_noticed(saved, file, damage):
     assert refused_restore(saved).startswith(f"restoring {saved}: ")
 
 
-def test_a_leaf_that_is_gone_is_noticed(saved):
+def test_a_missing_leaf_is_detected(saved):
     for path in (saved / "batch_stats.n").iterdir():
         path.unlink()
     (saved / "batch_stats.n").rmdir()
     assert refused_restore(saved).startswith(f"restoring {saved}: ")
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     path = tmp_path / "nothing"
     assert refused_restore(path) == f"restoring {path}: FileNotFoundError: Checkpoint at {path} not found."
 
 
-def test_a_save_that_never_ended_is_refused_however_much_of_it_is_there(saved):
+def test_an_unfinished_save_is_refused(saved):
     unfinished = saved.rename(saved.with_name("c.orbax-checkpoint-tmp-3"))
     assert refused_restore(unfinished) == f"restoring {unfinished}: the save that made it never ended"
 
@@ -167,7 +167,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, kind):
     assert refused_restore(path).startswith(f"restoring {path}: ")
 
 
-def test_every_file_and_folder_is_flushed_before_save_returns(tmp_path, monkeypatch):
+def test_save_fsyncs_every_file_and_folder(tmp_path, monkeypatch):
     flushed, fsync = set(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
     checkpoint.save(VARIABLES, tmp_path / "c")
@@ -175,10 +175,10 @@ def test_every_file_and_folder_is_flushed_before_save_returns(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("collection", ["batch_stats", "cache", "LoRAParam", "intermediates"])
-def test_a_collection_alone_is_no_bare_params(collection):
+def test_known_collections_are_not_bare_params(collection):
     tree = {collection: {"mean": ONES}}
-    assert checkpoint.as_variables(tree) == tree
-    assert checkpoint.as_variables({"other": {"mean": ONES}}) == {"params": {"other": {"mean": ONES}}}
+    assert readings.as_variables(tree) == tree
+    assert readings.as_variables({"other": {"mean": ONES}}) == {"params": {"other": {"mean": ONES}}}
 
 
 LEAF = {"w": 1}
@@ -208,13 +208,13 @@ READINGS = {
 
 
 @pytest.mark.parametrize("name", READINGS)
-def test_a_tree_is_read_as_the_layer_has_it(name):
+def test_saved_trees_take_the_expected_structure(name):
     saved, expected = READINGS[name]
-    assert checkpoint.as_variables(saved, expected) == expected
+    assert readings.as_variables(saved, expected) == expected
 
 
 @pytest.mark.parametrize("dtype", sorted(checkpoint.UNSTORED))
-def test_an_element_type_that_orbax_lacks_is_named(dtype, tmp_path):
+def test_dtypes_orbax_lacks_are_named(dtype, tmp_path):
     array = ONES.astype(getattr(ml_dtypes, dtype))
     said = f"params/w is {dtype}, which Orbax does not store"
     assert refused_save({"params": {"w": array}}, tmp_path / "c") == said

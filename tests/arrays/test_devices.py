@@ -32,7 +32,7 @@ print(os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"])
 
 
 @pytest.mark.parametrize("spec", ["cpu", "cpu:0", "auto", "auto:0"])
-def test_a_device_that_is_here_is_found(spec):
+def test_a_local_device_is_found(spec):
     assert devices.find_device(spec) == jax.local_devices(backend="cpu")[0]
     assert devices.device_name(devices.find_device(spec)) == "cpu:0"
 
@@ -47,13 +47,13 @@ def test_a_device_that_is_here_is_found(spec):
         ("auto:3", "device=cpu"),
     ],
 )
-def test_a_device_that_is_not_here_lists_what_is(spec, suggestion):
+def test_unknown_devices_list_the_available_ones(spec, suggestion):
     with pytest.raises(DeviceError) as caught:
         devices.find_device(spec)
     assert str(caught.value) == f"device={spec}: not here; here are cpu:0.\n  Try: {suggestion}"
 
 
-def test_the_host_is_split_into_several_devices():
+def test_num_cpu_devices_splits_the_host():
     output = subprocess.run([sys.executable, "-W", "error", "-c", SEVERAL], capture_output=True, text=True, check=True)
     assert output.stdout.splitlines() == [
         "cpu:0 cpu:0 cpu:2 cpu:0 cpu:1",
@@ -65,7 +65,7 @@ def test_the_host_is_split_into_several_devices():
     ]
 
 
-def test_preallocation_is_off_unless_the_user_has_set_it(monkeypatch):
+def test_preallocation_defaults_to_off(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
     devices.prepare_process(1, "off")
     assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
@@ -74,7 +74,7 @@ def test_preallocation_is_off_unless_the_user_has_set_it(monkeypatch):
     assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
-def test_another_number_of_devices_takes_another_process():
+def test_changing_the_device_count_is_refused():
     jax.devices()
     with pytest.raises(ConfigError) as caught:
         devices.prepare_process(5, "off")
@@ -86,13 +86,13 @@ def test_another_number_of_devices_takes_another_process():
     ("setting", "folder"),
     [("on", "/caches/bridge-runner/jax"), ("/mine", "/mine"), ("~/mine", "/home/me/mine")],
 )
-def test_the_compilation_cache_lies_where_it_is_told(setting, folder, monkeypatch):
+def test_cache_folder_follows_its_setting(setting, folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     monkeypatch.setenv("HOME", "/home/me")
     assert devices.cache_folder(setting) == Path(folder)
 
 
-def test_the_compilation_cache_is_in_the_home_folder_by_default(monkeypatch):
+def test_cache_folder_defaults_to_home(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/me")
     assert devices.cache_folder("on") == Path("/home/me/.cache/bridge-runner/jax")

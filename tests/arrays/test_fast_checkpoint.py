@@ -52,7 +52,7 @@ def test_both_writers_leave_the_same_folder(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_every_reader_of_orbax_restores_a_clone(name, tmp_path):
+def test_every_orbax_reader_restores_a_clone(name, tmp_path):
     writer = CloneWriter()
     for seed in range(2):
         checkpoint.save(TREES[name](seed), tmp_path / str(seed), writer)
@@ -61,7 +61,7 @@ def test_every_reader_of_orbax_restores_a_clone(name, tmp_path):
         assert trees.tree_digest(trees.leaves(reader.restore(tmp_path / "1"))) == trees.tree_digest(want)
 
 
-def test_only_the_first_of_a_structure_is_orbaxs(tmp_path):
+def test_orbax_writes_each_structure_once(tmp_path):
     writer, calls = CloneWriter(), []
 
     def save(seed: int, name: str) -> bool:
@@ -79,7 +79,7 @@ def test_only_the_first_of_a_structure_is_orbaxs(tmp_path):
     assert calls == ["a"]
 
 
-def test_an_array_in_another_byte_order_stays_with_orbax(tmp_path):
+def test_big_endian_arrays_are_restored_correctly(tmp_path):
     writer = CloneWriter()
     tree = {"params": {"kernel": np.arange(4, dtype=">f4")}}
     for name in ("a", "b"):
@@ -94,7 +94,7 @@ def test_metadata_without_times_is_no_template(tmp_path):
     assert fast_checkpoint._learn([], tmp_path / "a") is None
 
 
-def test_a_clone_that_fails_leaves_no_folder(tmp_path, monkeypatch):
+def test_a_failed_clone_leaves_no_folder(tmp_path, monkeypatch):
     writer = CloneWriter()
     checkpoint.save(TREES["linear"](0), tmp_path / "a", writer)
     (tmp_path / "b").mkdir()

@@ -31,7 +31,7 @@ X = ("input_shape=[4,8]", "features=16", "process.num_cpu_devices=8", "tracking=
 MESH = "mesh.axes={data:2,model:4}"
 
 jax.devices()  # from here on this process has one
-LAYERS = ("Block", "boxed", "both")
+LAYERS = ("Block", "boxed", "both", "Keyed")
 
 
 def python(*arguments: str, folder: Path | None = None) -> str:
@@ -51,7 +51,7 @@ def sweep(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("meshed")
     targets = ",".join(f"meshed_layers.{name}" for name in LAYERS)
     words = ("-m", *X, MESH, "layer=custom", "layer.kwargs.features=16", "train=short")
-    zipped = (f"layer.target={targets}", "train.steps=3,0,0", "grid.zip=[[layer.target,train.steps]]")
+    zipped = (f"layer.target={targets}", "train.steps=3,0,0,0", "grid.zip=[[layer.target,train.steps]]")
     python("-m", "runner", *words, *zipped, "sweep=on", f"output_root={folder}")
     return folder / "on"
 
@@ -61,7 +61,7 @@ def run_of(sweep: Path, num: int) -> RunFolder:
     return RunFolder(path)
 
 
-def test_the_record_has_the_mesh_and_how_each_leaf_is_cut(sweep):
+def test_record_has_mesh_and_leaf_shardings(sweep):
     record = store.read_record(run_of(sweep, 0))
     assert record.mesh is not None
     assert (record.mesh.axes, record.mesh.x, record.mesh.num_processes) == ({"data": 2, "model": 4}, ["data", None], 1)
@@ -78,7 +78,7 @@ def test_the_record_has_the_mesh_and_how_each_leaf_is_cut(sweep):
     assert both["params/kernel"] == [None, ["data", "model"]]
 
 
-def test_show_has_the_mesh_and_the_specs(sweep, capsys):
+def test_show_prints_mesh_and_partition_specs(sweep, capsys):
     assert main.main(["show", str(run_of(sweep, 0).path)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "layer Block on cpu: mesh data=2, model=4 over 8 devices, x cut by [data,null]" in lines
@@ -88,7 +88,7 @@ def test_show_has_the_mesh_and_the_specs(sweep, capsys):
 
 
 @pytest.mark.parametrize("num", range(len(LAYERS)))
-def test_the_run_is_compared_with_one_device(sweep, num):
+def test_one_device_check_covers_mesh_runs(sweep, num):
     record = store.read_record(run_of(sweep, num))
     (check,) = (check for check in record.checks if check.name == "one_device")
     # Whether eight devices round as one does is up to the CPU's vector instructions.
@@ -99,25 +99,25 @@ def test_the_run_is_compared_with_one_device(sweep, num):
         assert check.detail.startswith("against one device init gives the same bits; apply is rounded otherwise (")
 
 
-def test_every_part_is_in_a_file_of_its_own(sweep):
+def test_each_shard_has_its_own_file(sweep):
     files = [path.name for path in (run_of(sweep, 2).checkpoint / "params.kernel").iterdir()]
     assert sorted(files) == sorted([".zarray", *(f"0.{part}" for part in range(8))])
 
 
-def test_it_verifies_bit_for_bit_on_as_many_devices(sweep):
+def test_verify_is_exact_on_equal_devices(sweep):
     out = python("-m", "runner", "verify", str(run_of(sweep, 0).path), "--trust")
     assert "applied again, the output is the same bit for bit\n1 of 1 runs verified\n" in out
 
 
 @pytest.mark.parametrize("num", range(len(LAYERS)))
-def test_on_one_device_it_verifies_within_a_tolerance_that_is_said(sweep, num, capsys):
+def test_verify_on_one_device_reports_tolerance(sweep, num, capsys):
     assert main.main(["verify", str(run_of(sweep, num).path), "--trust"]) == 0
     out = capsys.readouterr().out
     within = "; applied on 1 device instead of 8, the output is within " in out
     assert within or "; applied again, the output is the same bit for bit" in out
 
 
-def test_a_flipped_bit_in_a_part_is_found(sweep, tmp_path, capsys):
+def test_a_flipped_shard_bit_fails_verify(sweep, tmp_path, capsys):
     folder = shutil.copytree(run_of(sweep, 2).path, tmp_path / "flipped")
     part = folder / "checkpoint" / "params.kernel" / "0.3"
     content = bytearray(part.read_bytes())
@@ -136,7 +136,7 @@ def recorded(folder: RunFolder) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("num", range(len(LAYERS)))
-def test_plain_orbax_restores_it_on_one_device(sweep, num):
+def test_plain_orbax_restores_onto_one_device(sweep, num):
     folder = run_of(sweep, num)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     leaves = store.read_record(folder).variables
@@ -147,7 +147,7 @@ def test_plain_orbax_restores_it_on_one_device(sweep, num):
     assert digests(found) == recorded(folder)
 
 
-def test_a_reload_on_one_device_is_the_module_with_its_weights(sweep):
+def test_reload_on_one_device_restores_weights(sweep):
     folder = run_of(sweep, 0)
     mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
     for sharding in (None, mesh, jax.sharding.SingleDeviceSharding(jax.devices()[0])):
@@ -160,7 +160,7 @@ def test_a_reload_on_one_device_is_the_module_with_its_weights(sweep):
 
 
 @pytest.mark.parametrize("sharding", [{}, "model", jax.sharding.PartitionSpec("model")], ids=str)
-def test_a_reload_with_what_is_no_sharding_says_what_one_is(sweep, sharding):
+def test_reload_refuses_invalid_shardings(sweep, sharding):
     with pytest.raises(UserError, match=r"it has no sharding for \w+/") as caught:
         runner.reload(run_of(sweep, 1).path, sharding=sharding, trust=True)
     assert caught.value.suggestion == "sharding=Mesh(…), or a jax.sharding.Sharding, or a tree of them"
@@ -186,7 +186,7 @@ for tree in (found, again):
 """
 
 
-def test_four_devices_restore_what_eight_have_saved(sweep):
+def test_four_devices_restore_eight_device_checkpoint(sweep):
     folder = run_of(sweep, 0)
     ours, plain = map(json.loads, python("-c", ON_FOUR, str(folder.path)).splitlines())
     assert ours == plain
@@ -226,7 +226,8 @@ print(num)
 """
 
 
-def test_an_array_in_parts_has_the_digest_of_the_whole_and_is_never_whole():
+@pytest.mark.slow
+def test_sharded_digests_never_gather_the_array():
     assert int(python("-c", BLOCKS)) == 48
 
 
@@ -234,7 +235,7 @@ REFUSED = """
 import json, sys
 from runner.arrays import devices
 from runner.sweep import plan
-from runner.config import compose
+from runner.config.composing import compose
 from runner.errors import UserError
 devices.prepare_process(8, "off")
 for words in json.loads(sys.argv[1]):
@@ -306,6 +307,11 @@ WRONG = [
         f"{MESH}: params/kernel is cut along model twice",
         SPELL_AXES,
     ),
+    (
+        [MESH, *CUSTOM[:-1], CUSTOM[-1] + "FourBits"],
+        f"{MESH}: Variable/levels is int4, which JAX passes on to no program over several devices",
+        "mesh.axes=null",
+    ),
 ]
 
 
@@ -318,12 +324,12 @@ def refusals() -> list[str]:
 
 
 @pytest.mark.parametrize("index", range(len(WRONG)), ids=lambda index: WRONG[index][1].partition(": ")[2])
-def test_a_mesh_that_can_not_be_is_refused_before_anything_runs(refusals, index):
+def test_invalid_meshes_are_refused_up_front(refusals, index):
     _, what, suggestion = WRONG[index]
     assert refusals[index].strip() == f"{what}.\n  Try: {suggestion}"
 
 
-def test_the_mesh_and_the_order_of_its_axes_name_the_program_and_the_run(make_run):
+def test_mesh_axis_order_changes_all_ids(make_run):
     meshes = (
         "mesh.axes={data:2,model:4}",
         "mesh.axes={model:4,data:2}",
@@ -335,14 +341,14 @@ def test_the_mesh_and_the_order_of_its_axes_name_the_program_and_the_run(make_ru
         assert len({getattr(one, key) for one in names}) == len(meshes)
 
 
-def test_axis_names_without_a_mesh_are_told_of_one(make_run):
+def test_axis_names_need_a_mesh(make_run):
     run = make_run("layer.kwargs.kernel_metadata={out_sharding:[data,model]}")
     with pytest.raises(LayerError, match="An auto mesh context or metadata is required") as caught:
         draft.make_draft(run, identity.identity_of(run))
     assert caught.value.suggestion == "'mesh.axes={data:1,model:1}'"
 
 
-def test_a_run_that_another_machine_makes_is_traced_on_one_device_here(make_run):
+def test_remote_runs_trace_on_one_device(make_run):
     words = ("layer.kwargs.kernel_metadata={out_sharding:[data,model]}", "input_shape=[4,8]", "device=gpu")
     run = make_run("mesh.axes={data:2,model:4}", *words)
     drafted = draft.make_draft(run, identity.identity_of(run, elsewhere="gpu"))
@@ -353,7 +359,7 @@ def test_a_run_that_another_machine_makes_is_traced_on_one_device_here(make_run)
         draft.make_draft(other, named)
 
 
-def test_an_input_of_one_axis_and_one_that_can_not_be_cut_are_on_every_device(make_run):
+def test_unshardable_inputs_are_replicated(make_run):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     for shape, spec in ([4], [None]), ([3, 4], ["data", None]):
         run = make_run("mesh.axes={data:1}", f"input_shape={shape}")

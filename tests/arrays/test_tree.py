@@ -34,7 +34,7 @@ def box(array, **metadata):
         (X.astype(BF16), "a90bc8de027a14257391e0c56aeac9789a9e00979afdada87813740514eb6bdb"),
     ],
 )
-def test_a_digest_is_the_same_for_ever(array, digest):
+def test_array_digests_are_stable(array, digest):
     assert trees.array_digest(array) == digest
 
 
@@ -43,7 +43,7 @@ def test_a_digest_is_the_same_for_ever(array, digest):
     [X.astype(">f4"), np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], jnp.asarray(X)],
     ids=["big-endian", "column-major", "strided", "jax"],
 )
-def test_how_an_array_lies_in_memory_is_no_matter(same):
+def test_memory_layout_leaves_the_digest_unchanged(same):
     assert trees.array_digest(same) == X_DIGEST
 
 
@@ -52,17 +52,17 @@ def test_how_an_array_lies_in_memory_is_no_matter(same):
     [X.astype(np.float64), X.view(np.int32), X.reshape(3, 2), X.ravel(), X.astype(BF16), -X, X[:1]],
     ids=["float64", "same bytes as int32", "shape", "flat", "bfloat16", "minus zero", "fewer"],
 )
-def test_another_type_shape_or_bit_is_another_digest(other):
+def test_dtype_shape_and_bits_change_digest(other):
     assert trees.array_digest(other) != X_DIGEST
 
 
-def test_the_digest_of_a_tree_is_the_same_for_ever_and_in_any_order():
+def test_tree_digests_are_stable_and_unordered():
     leaves = trees.leaves({"params": {"b": np.ones(3, F32), "a": np.zeros(2, F32)}})
     expected = "001801cc2d8d4c8d65fa8586962562f9a22d03ce4dd4ed7ddb3a37f0372d039e"
     assert trees.tree_digest(leaves) == trees.tree_digest(reversed(leaves)) == expected
 
 
-def test_a_tree_with_two_arrays_exchanged_has_another_digest():
+def test_swapped_arrays_change_the_tree_digest():
     one = trees.leaves({"params": {"a": np.ones(2), "b": np.zeros(2)}})
     two = trees.leaves({"params": {"a": np.zeros(2), "b": np.ones(2)}})
     assert trees.tree_digest(one) != trees.tree_digest(two)
@@ -100,14 +100,14 @@ def test_the_distance_counts_the_values_between(first, second, ulp):
     assert trees.ulp_distance(first, second) == trees.ulp_distance(second, first) == ulp
 
 
-def test_a_nan_is_far_from_a_number():
+def test_nan_is_far_from_any_number():
     assert trees.ulp_distance(F32([np.nan]), F32([1])) > 2**22
 
 
 # Leaves.
 
 
-def test_leaves_are_named_by_collection_and_path():
+def test_leaves_are_named_collection_and_path():
     layers = {"layers": {1: jnp.ones(2, jnp.bfloat16)}}
     first, second = trees.leaves({"params": {"dense": {"kernel": jnp.asarray(X)}}, "batch_stats": layers})
     assert (first.path, first.name, first.dtype) == (["batch_stats", "layers", 1], "batch_stats/layers/1", "bfloat16")
@@ -125,13 +125,13 @@ def test_leaves_are_named_by_collection_and_path():
         (box(jnp.asarray(X)), "NNXMeta", None),
     ],
 )
-def test_a_box_is_one_leaf_that_keeps_its_class_and_axis_names(boxed, kind, names):
+def test_boxes_keep_class_and_axis_names(boxed, kind, names):
     (leaf,) = trees.leaves({"params": {"kernel": boxed}})
     assert (leaf.path, leaf.box, leaf.names) == (["params", "kernel"], kind, names)
     assert (leaf.shape, leaf.digest) == ([2, 3], X_DIGEST)
 
 
-def test_boxes_of_a_real_layer_are_removed_on_the_way_to_the_host():
+def test_to_host_unboxes_a_real_layer():
     kernel_init = nn.with_partitioning(nn.initializers.ones, ("in", "out"))
     variables = nn.Dense(3, kernel_init=kernel_init).init(jax.random.key(0), jnp.ones(2))
     host = trees.to_host(variables)
@@ -154,26 +154,26 @@ def test_random_keys_become_their_data():
         (None, []),
     ],
 )
-def test_the_arrays_of_an_output_are_named_by_their_place(output, paths):
+def test_output_arrays_are_named_by_path(output, paths):
     assert list(trees.named_arrays(output)) == paths
 
 
 # Summaries.
 
 
-def test_a_summary_is_over_the_finite_values():
+def test_summaries_cover_finite_values_only():
     summary = trees.summarize_array("y", F32([[3, np.nan], [np.inf, -4]]))
     assert (summary.shape, summary.num_elements, summary.num_non_finite) == ([2, 2], 4, 2)
     assert (summary.norm, summary.mean, summary.std, summary.min, summary.max) == (5.0, -0.5, 3.5, -4.0, 3.0)
 
 
 @pytest.mark.parametrize("array", [np.array([np.nan], BF16), np.zeros(0, F32)])
-def test_without_a_finite_value_there_are_no_statistics(array):
+def test_no_statistics_without_finite_values(array):
     summary = trees.summarize_array("", array)
     assert (summary.norm, summary.mean, summary.std, summary.min, summary.max) == (None,) * 5
 
 
-def test_a_norm_beyond_the_element_type_is_a_number():
+def test_norms_above_dtype_range_stay_finite():
     assert trees.summarize_array("", F32([3e38, 3e38])).norm == pytest.approx(2**0.5 * 3e38)
 
 
@@ -181,19 +181,19 @@ def test_complex_values_count_by_magnitude():
     assert trees.summarize_array("", np.complex64([3 + 4j])).max == 5.0
 
 
-def test_integers_and_tuples_that_came_back_as_strings_are_keys_again():
+def test_string_keys_become_ints_and_tuples():
     expected = {"layers": {0: X}, "stats": {("kernel", "u"): X}}
     spelled = {"layers": {"0": X}, "stats": {"('kernel', 'u')": X}}
     found = trees.with_keys_of(spelled, expected)
     assert (list(found["layers"]), list(found["stats"])) == ([0], [("kernel", "u")])
 
 
-def test_a_tuple_among_the_keys_is_kept_as_text_in_a_record():
+def test_tuple_keys_are_recorded_as_text():
     (leaf,) = trees.leaves({"batch_stats": {("kernel", "u"): X}})
     assert leaf.path == ["batch_stats", "('kernel', 'u')"]
 
 
-def test_a_restored_tree_gets_the_structure_of_the_layers():
+def test_restored_trees_take_the_layer_structure():
     key = jax.random.key(3, impl="rbg")
     expected = {"Noise": {"key": key}, "params": {0: {"bias": None}, "pair": (1.0, {"a": 2.0}), "w": 3.0}}
     saved = {

@@ -85,7 +85,7 @@ def reader(side: str) -> Callable[[Path], None]:
     """Restores what `saver` saved: ours by `verify --no-code`, every file and leaf compared with its digest."""
     import orbax.checkpoint as ocp
 
-    from runner.commands import verifier
+    from runner.commands.saved import verifier
     from runner.records.paths import RunFolder
 
     if side == "plain":

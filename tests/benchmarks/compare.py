@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from runner.commands import main as commands_main
-from runner.commands.compared_sides import Reader
+from runner.commands.saved.compared_sides import Reader
 from runner.records import store
 from runner.records.timing import Samples
 from runner.report.compare import pairing, times

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.config.serialize import from_data, to_data
 from runner.launch import jobs, process
 from runner.launch.jobs import Crew

@@ -40,6 +40,7 @@ def parity(model, x=X):
     return found.verdict, found.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kwargs", "native"),
     [
@@ -48,7 +49,7 @@ def parity(model, x=X):
         ("Pair", {"dout": 2, "shape": [4, 1]}, lambda r: layers.Pair(2, (4, 1), rngs=r)),
     ],
 )
-def test_a_layer_gets_the_types_of_yaml(name, kwargs, native):
+def test_layers_get_plain_yaml_types(name, kwargs, native):
     model = wrapped(name, **kwargs)
     wanted = [leaf.shape for leaf in jax.tree.leaves(nnx.state(native(nnx.Rngs(0)), nnx.Param))]
     assert shapes(model) == wanted
@@ -56,7 +57,8 @@ def test_a_layer_gets_the_types_of_yaml(name, kwargs, native):
     assert parity(model)[0] is Verdict.passed
 
 
-def test_a_list_stays_one_inside_a_host():
+@pytest.mark.slow
+def test_lists_stay_lists_inside_hosts():
     model = wrapped("Widths", din=4, hidden=[8, 16], dout=4)
     hosted = hosts.put_around(model, HostSettings(target="runner.bridge.hosts.ScannedHost"))
     assert (2, 8, 16) in shapes(hosted)
@@ -83,7 +85,7 @@ def test_equal_arguments_of_other_types_differ():
         ("Acts", {"value": {"activation": ["relu"]}}, {"activation": ["relu"]}),
     ],
 )
-def test_text_stays_text_where_it_is_wanted(name, kwargs, got):
+def test_text_arguments_stay_text(name, kwargs, got):
     assert kept(name, **kwargs) == got
 
 
@@ -101,7 +103,7 @@ def test_text_stays_text_where_it_is_wanted(name, kwargs, got):
         ("Bare", {"pool_fn": {"_function_": "jax.numpy.max"}}, jnp.max),
     ],
 )
-def test_functions_are_given_where_they_are_wanted(name, kwargs, got):
+def test_function_arguments_become_functions(name, kwargs, got):
     assert kept(name, **kwargs) == got
 
 
@@ -150,6 +152,7 @@ def test_what_names_nothing_is_refused(name, kwargs, message):
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_a_config_object_is_made():
     config = {"_target_": f"{HERE}.Config", "width": 3, "activation": "mish2", "gate": "tanh"}
     model = wrapped("FromConfig", din=4, config=config)
@@ -160,6 +163,7 @@ def test_a_config_object_is_made():
     assert (model.construct(nnx.Rngs(0))(X) == native(X)).all()
 
 
+@pytest.mark.slow
 def test_nested_modules_are_made_with_rngs():
     inner = {"_target_": "flax.nnx.Linear", "in_features": 4, "out_features": 6, "kernel_init": "ones"}
     block = {"_target_": "flax.nnx.Linear", "_partial_": True, "_args_": [6], "out_features": 3}

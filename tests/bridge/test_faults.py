@@ -23,7 +23,8 @@ def checked(model):
     return check
 
 
-def test_a_constructor_that_eats_its_default_fails():
+@pytest.mark.slow
+def test_mutating_a_default_argument_fails():
     check = checked(bridge.to_linen(state_layers.EatsDefault))
     assert check.verdict is Verdict.fail
     assert "its constructor makes another module at each call" in check.detail
@@ -31,7 +32,7 @@ def test_a_constructor_that_eats_its_default_fails():
 
 
 @pytest.mark.parametrize(("name", "where"), [("KeepsTracer", "TABLE[4]"), ("CachesTracer", "a global, a class or a")])
-def test_an_array_kept_from_another_trace_fails(name, where):
+def test_arrays_kept_from_another_trace_fail(name, where):
     check = checked(bridge.to_linen(getattr(state_layers, name)))
     assert check.verdict is Verdict.fail
     assert where in check.detail
@@ -42,14 +43,15 @@ def test_a_cache_of_numpy_arrays_passes():
     assert checked(bridge.to_linen(state_layers.CachesNumpy)).verdict is Verdict.passed
 
 
-def test_a_host_that_joins_integer_keys_fails():
+def test_hosts_joining_integer_keys_fail():
     check = checked(state_layers.JoinsPaths(state_layers.Numbered))
     assert check.verdict is Verdict.fail
     assert "mine/layers/0/bias, mine/layers/0/kernel has integer keys in its path" in check.detail
     assert checked(state_layers.JoinsPaths(functools.partial(nnx.Linear, 4, 4))).verdict is Verdict.passed
 
 
-def test_check_exits_1_where_run_exits_2(capsys, monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_check_exits_1_but_run_2(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     target = "layer.target=state_layers.EatsDefault"
     assert main.main([*CHECK, target]) == 1

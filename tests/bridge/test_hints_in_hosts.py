@@ -29,6 +29,7 @@ def suggested(make_run):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "suggestion", "tried"),
     [

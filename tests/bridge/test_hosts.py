@@ -91,12 +91,12 @@ def apply(model, variables, x=X, keys=None):
 # Names.
 
 
-def test_the_layer_has_its_own_name_and_its_neighbours_keep_theirs(model_of):
+def test_named_layer_leaves_sibling_names_alone(model_of):
     _, needs = model_of("host=mlp", "input_shape=[2,4]")
     assert names(needs) == ["Dense_0", "Dense_2", "layer"]
 
 
-def test_a_layer_that_linen_names_renames_its_neighbours_and_spoils_an_old_checkpoint(model_of):
+def test_unnamed_layer_breaks_an_old_checkpoint(model_of):
     model, needs = model_of("host=mlp", "input_shape=[2,4]", "features=4", "host.layer_name=null")
     old = init(hosts.with_linen(model, nn.Dense(4)), needs)
     assert names(needs) == ["Dense_0", "Dense_1", "ToLinen_0"]
@@ -106,7 +106,7 @@ def test_a_layer_that_linen_names_renames_its_neighbours_and_spoils_an_old_check
     assert not np.allclose(answer, apply(hosts.with_linen(model, nn.Dense(4)), old))
 
 
-def test_a_layer_under_the_old_name_answers_an_old_checkpoint_bit_for_bit(model_of):
+def test_old_layer_name_restores_old_checkpoints(model_of):
     model, needs = model_of("host=mlp", "input_shape=[2,4]", "features=4", "host.layer_name=Dense_1")
     linen = hosts.with_linen(model, nn.Dense(4))
     old = init(linen, needs)
@@ -114,6 +114,7 @@ def test_a_layer_under_the_old_name_answers_an_old_checkpoint_bit_for_bit(model_
     assert np.array_equal(apply(model, old), apply(linen, old))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "layer", "left_out"),
     [
@@ -122,7 +123,7 @@ def test_a_layer_under_the_old_name_answers_an_old_checkpoint_bit_for_bit(model_
         ("norm", "layer_norm", "LayerNorm_0"),
     ],
 )
-def test_the_layer_takes_one_place_of_the_transformer_and_the_others_keep_their_names(place, layer, left_out, model_of):
+def test_transformer_siblings_keep_their_names(place, layer, left_out, model_of):
     place = f"host.kwargs.place={place}"
     _, needs = model_of("host=transformer", f"layer={layer}", place, "input_shape=[6,8]")
     tops = {name.split("/")[0] for name in needs.variables["params"]}
@@ -132,7 +133,7 @@ def test_the_layer_takes_one_place_of_the_transformer_and_the_others_keep_their_
     assert needs.output.shape == (6, 8)
 
 
-def test_a_transformer_that_linen_names_counts_them(model_of):
+def test_unnamed_layers_join_the_transformer_numbering(model_of):
     words = ("host=transformer", "host.layer_name=null", "host.kwargs.place=norm", "input_shape=[6,8]")
     _, needs = model_of(*words, "layer=layer_norm")
     assert {"ToLinen_0", "LayerNorm_0"} <= set(needs.variables["params"])
@@ -142,14 +143,16 @@ def test_a_transformer_that_linen_names_counts_them(model_of):
 # The stack.
 
 
-def test_a_scanned_stack_has_the_layers_on_a_leading_axis_with_weights_of_their_own(model_of):
+@pytest.mark.slow
+def test_scanned_stacks_have_separate_layer_weights(model_of):
     model, needs = model_of("host=scanned", "input_shape=[2,4]", "features=4", "host.kwargs.num_layers=3")
     kernel = init(model, needs)["params"]["layers"]["layer"]["kernel"]
     assert kernel.shape == (3, 4, 4)
     assert not np.array_equal(kernel[0], kernel[1])
 
 
-def test_a_scanned_stack_is_its_layers_one_after_the_other(model_of):
+@pytest.mark.slow
+def test_scanned_stacks_apply_layers_in_sequence(model_of):
     model, needs = model_of("host=scanned", "input_shape=[2,4]", "features=4")
     variables = init(model, needs)
     expected = X
@@ -159,7 +162,8 @@ def test_a_scanned_stack_is_its_layers_one_after_the_other(model_of):
     np.testing.assert_allclose(apply(model, variables), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_scanned_stack_carries_statistics_and_splits_masks(model_of):
+@pytest.mark.slow
+def test_scanned_stacks_split_masks_and_stats(model_of):
     _, needs = model_of("host=scanned", "input_shape=[2,4]", "layer=batch_norm")
     assert (needs.mutable, needs.variables["batch_stats"]["layers"]["layer"]["mean"].shape) == (
         ("batch_stats",),
@@ -174,7 +178,7 @@ def test_a_scanned_stack_carries_statistics_and_splits_masks(model_of):
 # A host of one's own.
 
 
-def test_a_host_by_its_dotted_path_gets_the_layer_and_its_fields(model_of):
+def test_dotted_path_hosts_get_their_fields(model_of):
     fields = ("host.kwargs.width=5", "host.kwargs.param_dtype=bfloat16")
     _, needs = model_of(f"host.target={HERE}.Sandwich", *fields, "input_shape=[2,4]")
     assert sorted(needs.variables["params"]) == ["Dense_0", "mine"]
@@ -182,13 +186,13 @@ def test_a_host_by_its_dotted_path_gets_the_layer_and_its_fields(model_of):
     assert needs.output.shape == (2, 5)
 
 
-def test_a_host_may_make_the_layer_in_its_setup(model_of):
+def test_hosts_may_build_layers_in_setup(model_of):
     model, needs = model_of(f"host.target={HERE}.InSetup", "input_shape=[2,4]")
     assert sorted(needs.variables["params"]) == ["layer"]
     assert apply(model, init(model, needs)).shape == (2, 8)
 
 
-def test_the_call_arguments_of_the_layer_reach_it_inside_a_host(model_of):
+def test_layer_call_arguments_work_in_hosts(model_of):
     words = (f"host.target={HERE}.InSetup", "layer=custom", f"layer.target={HERE}.Twice", "input_shape=[2,4]")
     model, needs = model_of(*words, "layer.call.times=3", "host.layer_name=null")
     variables = init(model, needs)
@@ -196,6 +200,7 @@ def test_the_call_arguments_of_the_layer_reach_it_inside_a_host(model_of):
     np.testing.assert_array_equal(apply(model, variables), X * 3)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -220,7 +225,7 @@ def test_the_call_arguments_of_the_layer_reach_it_inside_a_host(model_of):
         ),
         (
             [f"host.target={HERE}.Sandwich"],
-            f"host.target={HERE}.Sandwich: it also needs width.\n  Try: host.kwargs.width=…",
+            f"host.target={HERE}.Sandwich: it also needs width.\n  Try: host.kwargs.width=32",
         ),
         (
             ["host=mlp", "host.kwargs.featurs=3"],
@@ -268,20 +273,20 @@ def test_the_call_arguments_of_the_layer_reach_it_inside_a_host(model_of):
         ),
     ],
 )
-def test_a_wrong_host_is_told_in_one_sentence(words, message, model_of):
+def test_a_wrong_host_is_reported_clearly(words, message, model_of):
     with pytest.raises((ConfigError, LayerError)) as caught:
         model_of(*words)
     assert str(caught.value) == message
 
 
-def test_a_wrong_host_exits_with_2_and_nothing_is_run(tmp_path, monkeypatch, capsys):
+def test_a_wrong_host_exits_with_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main.main(["host=mlp", "layer=embed"]) == 2
     assert capsys.readouterr().err.startswith("error: host mlp can't take x of shape [4] int32")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_layer_that_raises_inside_a_host_is_said_with_both_names(model_of):
+def test_layer_errors_in_hosts_name_both(model_of):
     said = r"^layer linear in host mlp can't take x of shape \[2, 4\] float32: "
     with pytest.raises(LayerError, match=said) as caught:
         model_of("host=mlp", "input_shape=[2,4]", "layer.kwargs.in_features=5")
@@ -289,13 +294,13 @@ def test_a_layer_that_raises_inside_a_host_is_said_with_both_names(model_of):
     model_of("host=mlp", "input_shape=[2,4]", "layer.kwargs.in_features=4")
 
 
-def test_a_name_that_another_layer_of_the_host_has_is_said_with_what_to_name(model_of):
+def test_host_name_clashes_suggest_another_name(model_of):
     with pytest.raises(LayerError, match='NameInUseError: Could not create submodule "Dense_0"') as caught:
         model_of("host=mlp", "input_shape=[2,4]", "host.layer_name=Dense_0")
     assert caught.value.suggestion == "host.layer_name=layer"
 
 
-def test_there_is_no_twin_without_a_host(model_of):
+def test_linen_twins_need_a_host(model_of):
     model, _ = model_of()
     with pytest.raises(
         LayerError, match=r"^a pipeline without a host has no place for a Linen twin\.\n  Try: host=mlp"
@@ -306,7 +311,7 @@ def test_there_is_no_twin_without_a_host(model_of):
 # A run.
 
 
-def test_a_host_changes_a_run_s_identity_and_no_host_does_not(make_run):
+def test_hosts_change_the_program_id(make_run):
     plain, hosted = identity_of(make_run()), identity_of(make_run("host=mlp"))
     assert plain.program_id != hosted.program_id
     assert identity_of(make_run("host.name=mine", "host.layer_name=x")) == plain
@@ -314,7 +319,8 @@ def test_a_host_changes_a_run_s_identity_and_no_host_does_not(make_run):
     assert identity_of(make_run("host=mlp", "host.layer_name=Dense_1")).program_id != hosted.program_id
 
 
-def test_a_run_with_a_host_says_so_in_its_record_and_its_row(make_run):
+@pytest.mark.slow
+def test_hosts_are_recorded_with_their_runs(make_run):
     run = make_run("host=mlp", "input_shape=[2,4]", "timing=off")
     identity = identity_of(run)
     program = compile_program(make_draft(run, identity))
@@ -327,7 +333,8 @@ def test_a_run_with_a_host_says_so_in_its_record_and_its_row(make_run):
 # The other way round.
 
 
-def test_a_linen_module_inside_an_nnx_one_has_variables_and_gradients(model_of):
+@pytest.mark.slow
+def test_linen_inside_nnx_has_gradients(model_of):
     model, needs = model_of("layer=linen_inside", "input_shape=[2,4]")
     variables = init(model, needs)
     assert shapes(variables["params"]) == {
@@ -378,6 +385,7 @@ class Calls(nn.Module):
         return ways[self.way]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["called", "named", "keyword", "placed"])
 def test_a_layer_may_be_called_where_it_is_made(way, model_of):
     typed = [f"host.target={HERE}.Calls", "input_shape=[2,4]"]

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from runner.bridge import jaxprs
-from runner.checks.probes import draws
+from runner.bridge.tracing import jaxprs
+from runner.checks.programs import draws
 
 KEY, X, UNREAD = jax.random.key(0), jnp.zeros(4), jnp.zeros(4)
 
@@ -105,7 +105,7 @@ def traced(function):
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_draw_in_the_body_is_found(body):
+def test_draws_in_nested_bodies_are_found(body):
     found = draws.find(traced(body), ["key", "x", "unread"])
     assert found.draws
     assert all("key" in draw.sources for draw in found.draws)
@@ -121,7 +121,7 @@ def test_what_the_body_reads_is_known(body):
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_key_made_in_the_body_is_found(body):
+def test_keys_in_nested_bodies_are_found(body):
     if body is BODIES["vmap"]:
         body = jax.vmap(lambda key, x: noise(key, x), in_axes=(None, 0))
     found = draws.find(traced(lambda key, x: body(jax.random.key(0), x)), ["key", "x", "unread"])
@@ -130,7 +130,7 @@ def test_a_key_made_in_the_body_is_found(body):
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_what_is_drawn_and_replaced_is_dead(body):
+def test_discarded_draws_are_dead(body):
     closed = traced(lambda key, x: jax.jit(lambda x: (body(key, x), x + 1))(x)[1])
     assert draws.find(closed, ["key", "x", "unread"]).draws == ()
 
@@ -152,13 +152,13 @@ def replaced_in_a_branch(key, x):
 
 
 @pytest.mark.parametrize("function", [replaced_in_every_round, replaced_in_a_while, replaced_in_a_branch])
-def test_what_a_loop_draws_and_drops_is_dead(function):
+def test_draws_discarded_by_loops_are_dead(function):
     closed = traced(function)
     assert draws.find(closed, ["key", "x", "unread"]).draws == ()
     assert jaxprs.is_read(closed, [True]) == [False, True, False]
 
 
-def test_the_parts_of_a_scan_are_told_apart():
+def test_scan_carries_and_constants_are_separated():
     def body(carry, element):
         return (carry[0] + X, carry[1] + 1), element.sum()
 
@@ -172,7 +172,7 @@ def test_the_parts_of_a_scan_are_told_apart():
     assert not loop.once
 
 
-def test_an_update_is_a_change_and_an_input_is_none():
+def test_updates_are_changes_inputs_are_not():
     closed = jax.make_jaxpr(lambda x, y: (x + y, y, x, 1.0))(X, X)
     assert jaxprs.changed(closed, range(4)) == [True, False, False, True]
 
@@ -186,8 +186,15 @@ def scanned_on(p, x):
     return last, kept
 
 
+def moved_back(p, x):
+    """As a scan over the second axis does."""
+    last, kept = scanned_on(jnp.moveaxis(p, 1, 0), x)
+    return last, jnp.moveaxis(kept, 0, 1)
+
+
 KEPT = {
     "plain": handed_on,
+    "moved": lambda p, x: (x @ p, p.T.T),
     "jit": jax.jit(handed_on),
     "remat": jax.checkpoint(handed_on),
     "nested": jax.jit(jax.checkpoint(jax.jit(handed_on))),
@@ -196,19 +203,25 @@ KEPT = {
 }
 WRITTEN = {
     "jit": jax.jit(lambda p, x: (x @ p, p + 1)),
+    "moved": lambda p, x: (x @ p, p.T),
     "cond": lambda p, x: jax.lax.cond(x.sum() > 0, handed_on, lambda p, x: (x, 2 * p), p, x),
     "fori_loop": lambda p, x: jax.lax.fori_loop(0, 2, lambda _, both: (both[0], 2 * both[1]), (x, p)),
 }
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_handed_on_is_not_changed(name):
+def test_values_passed_through_are_not_changed(name):
     p = jnp.ones((3, 3))
     assert jaxprs.changed(jax.make_jaxpr(KEPT[name])(p, p), [1]) == [False]
 
 
-def test_elements_that_a_scan_gives_back_are_not_changed():
+def test_elements_a_scan_returns_are_unchanged():
     closed = jax.make_jaxpr(lambda p, x: scanned_on(p, x)[1])(jnp.ones((2, 3, 3)), jnp.ones((3, 3)))
+    assert jaxprs.changed(closed, [0]) == [False]
+
+
+def test_elements_of_a_scan_over_another_axis_are_not_changed():
+    closed = jax.make_jaxpr(lambda p, x: moved_back(p, x)[1])(jnp.ones((3, 2, 3)), jnp.ones((3, 3)))
     assert jaxprs.changed(closed, [0]) == [False]
 
 
@@ -216,3 +229,12 @@ def test_elements_that_a_scan_gives_back_are_not_changed():
 def test_what_is_written_is_changed(name):
     p = jnp.ones((3, 3))
     assert jaxprs.changed(jax.make_jaxpr(WRITTEN[name])(p, p), [1]) == [True]
+
+
+def test_an_axis_moved_there_and_back_changes_nothing():
+    def back(p):
+        return jnp.moveaxis(jax.lax.scan(lambda c, row: (c, row), 0, jnp.moveaxis(p, 1, 0))[1], 0, 1)
+
+    p = jnp.ones((2, 3, 4))
+    assert jaxprs.changed(jax.make_jaxpr(back)(p), [0]) == [False]
+    assert jaxprs.changed(jax.make_jaxpr(lambda p: jnp.moveaxis(p, 1, 0))(p), [0]) == [True]

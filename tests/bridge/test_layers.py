@@ -67,8 +67,9 @@ def native_twin(layer: Bridged, variables: Any) -> nnx.Module:
     return module
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_answers_the_same_by_its_name_alone_inside_the_bridge_as_outside(name):
+def test_bridged_output_equals_native_output(name):
     run = composed(f"layer={name}")
     layer, x = parts(run)
     keys = {stream: jax.random.key(seed) for stream, seed in STREAMS.items()}
@@ -81,15 +82,17 @@ def test_a_layer_answers_the_same_by_its_name_alone_inside_the_bridge_as_outside
     assert np.isfinite(bridged).all()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_follows_input_shape_and_features(name):
+def test_layers_follow_input_shape_and_features(name):
     layer, x = parts(composed(f"layer={name}", "input_shape=[2,6,12]", "features=16"))
     y = jax.eval_shape(lambda x: layer.construct(nnx.Rngs(0, **STREAMS))(x), x)
     assert y.shape == SHAPES.get(name, (2, 6, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch_norm", "spectral_norm", "custom_variable"])
-def test_a_layer_moves_the_same_variables_inside_the_bridge_as_outside(name):
+def test_bridged_updates_equal_native_updates(name):
     layer, x = parts(composed(f"layer={name}"))
     variables = layer.model.init(jax.random.key(0), x)
     (collection,) = [key for key in variables if key != "params"]
@@ -101,7 +104,8 @@ def test_a_layer_moves_the_same_variables_inside_the_bridge_as_outside(name):
     assert bits(changed[collection]) != bits(variables[collection])
 
 
-def test_a_dropout_rate_in_the_transformer_block_changes_its_output():
+@pytest.mark.slow
+def test_transformer_dropout_changes_the_output():
     overrides = ["layer=transformer_block", "layer.kwargs.dropout_rate=0.5"]
     (trained, x), (evaluated, _) = (parts(composed(*overrides, f"layer.kwargs.deterministic={off}")) for off in (0, 1))
     with_dropout, without = (
@@ -117,24 +121,24 @@ def test_tied_weights_are_one_leaf():
 
 
 @pytest.mark.parametrize("name", ["inner_scan", "inner_vmap"])
-def test_layers_stacked_inside_have_params_with_the_layer_axis_first(name):
+def test_stacked_layers_have_a_leading_axis(name):
     layer, x = parts(composed(f"layer={name}"))
     variables = jax.eval_shape(layer.model.init, jax.random.key(0), x)
     assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {3}
 
 
-def test_an_mlp_has_num_layers_linear_layers():
+def test_mlp_has_num_layers_linear_layers():
     module = blocks.MLP(4, 16, 8, num_layers=3, rngs=nnx.Rngs(0))
     shapes = {name: layer["kernel"].shape for name, layer in nnx.to_pure_dict(nnx.state(module)).items()}
     assert shapes == {"linear_0": (4, 16), "linear_1": (16, 16), "linear_2": (16, 8)}
 
 
-def test_an_mlp_without_linear_layers_is_refused():
+def test_mlp_without_linear_layers_is_refused():
     with pytest.raises(ValueError, match="^num_layers=0: an MLP has at least one linear layer$"):
         blocks.MLP(4, 16, 8, num_layers=0, rngs=nnx.Rngs(0))
 
 
-def test_an_unknown_cell_is_refused_with_the_known_ones():
+def test_unknown_cells_list_the_known_ones():
     with pytest.raises(ValueError, match="^cell=elman: no such cell, there are lstm, optimized_lstm, gru, simple$"):
         recurrent.rnn("elman", 4, 8, rngs=nnx.Rngs(0))
 

@@ -28,7 +28,7 @@ def test_a_strangers_runner_is_named(name, path, suggestion, tmp_path, monkeypat
     assert caught.value.suggestion == suggestion
 
 
-def test_without_a_strangers_runner_the_nearest_name_is_suggested(tmp_path, monkeypatch):
+def test_misspelt_runner_paths_suggest_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LayerError) as caught:
         targets.import_path("runner.lod")
@@ -36,7 +36,7 @@ def test_without_a_strangers_runner_the_nearest_name_is_suggested(tmp_path, monk
 
 
 @pytest.mark.parametrize("line", ["from runner import MyLayer", "import runner.own"])
-def test_a_strangers_runner_that_a_module_imports_is_named(line, tmp_path, monkeypatch):
+def test_a_shadowing_runner_import_is_named(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "runner.py").touch()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.nnx import bridge
 
 from runner.arrays import closeness, trees
-from runner.bridge import rngs, twins, wrap
+from runner.bridge import rngs, twins
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
-from runner.checks.probes import hlo
+from runner.checks.programs import hlo
 
 BFLOAT16 = {"dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16}
 WIDE = (2, 6, 8)
@@ -59,7 +60,7 @@ NORMS = (nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm, nnx.BatchNorm)
 
 
 def wrapped(nnx_class, kwargs, call):
-    model = wrap.bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs), skip_rng=nnx_class is nnx.PReLU)
+    model = bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs), skip_rng=nnx_class is nnx.PReLU)
     return Bridged(model=model, call=call)
 
 
@@ -103,7 +104,7 @@ def test_a_twin_has_the_same_tree(pair):
     assert (ours.output, ours.mutable) == (theirs.output, theirs.mutable)
 
 
-def test_a_twin_gives_the_same_bits_on_the_same_variables_where_its_scale_is_exact(pair):
+def test_twins_with_exact_scale_match_bitwise(pair):
     _, programs, arguments, (_, exact) = pair
     one, two = (trees.named_arrays(program(*arguments)) for program in programs)
     if not exact:
@@ -113,12 +114,12 @@ def test_a_twin_gives_the_same_bits_on_the_same_variables_where_its_scale_is_exa
         assert closeness.differences(one, two) == {}
 
 
-def test_a_twin_is_the_same_program_but_for_attention(pair):
+def test_twins_compile_alike_except_for_attention(pair):
     _, programs, _, (another_program, _) = pair
     assert hlo.equal(*programs) is not another_program
 
 
-def test_a_twin_of_another_epsilon_is_told_apart():
+def test_twins_with_another_epsilon_differ():
     kwargs = {"num_features": 8}
     layer, twin = wrapped(nnx.LayerNorm, kwargs, {}), twins.twin_of(nnx.LayerNorm, {**kwargs, "epsilon": 0.5})
     x = jnp.arange(16.0).reshape(2, 8)
@@ -131,7 +132,7 @@ def test_a_twin_of_another_epsilon_is_told_apart():
 
 
 @pytest.mark.parametrize("nnx_class", NORMS)
-def test_a_norm_in_bfloat16_rounds_x_before_its_statistics_and_its_twin_after(nnx_class):
+def test_bfloat16_norms_differ_from_their_twins(nnx_class):
     kwargs = {"num_features": 8, "dtype": jnp.bfloat16}
     layer, twin = wrapped(nnx_class, kwargs, {}), twins.twin_of(nnx_class, kwargs, {})
     x = jnp.asarray(np.random.default_rng(1).standard_normal(WIDE), jnp.float32)
@@ -193,12 +194,12 @@ def test_a_norm_in_bfloat16_rounds_x_before_its_statistics_and_its_twin_after(nn
         ),
     ],
 )
-def test_what_can_not_be_translated_has_no_twin_and_says_why(nnx_class, kwargs, call, why):
+def test_untranslatable_layers_have_no_twin(nnx_class, kwargs, call, why):
     twin = twins.twin_of(nnx_class, kwargs, call)
     assert (twin.layer, twin.why) == (None, why)
 
 
-def test_a_subclass_of_a_layer_has_no_twin():
+def test_subclasses_have_no_twin():
     class Mine(nnx.Linear):
         pass
 

@@ -124,18 +124,20 @@ def by_hand(seed, x, features):
     return model.apply(variables, x)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", [0, 1, 2, 42, 1234, 2**31 - 1, 2**31, 2**32 - 1])
 @pytest.mark.parametrize(("in_features", "features"), [(1, 1), (4, 8), (17, 3)])
-def test_the_worked_example_is_the_flax_calls_bit_for_bit(seed, in_features, features):
+def test_worked_example_equals_plain_flax_calls(seed, in_features, features):
     x = jnp.asarray(np.random.default_rng(seed).normal(size=in_features), jnp.float32)
     output = example.nnx_inside_linen(seed, x, features)
     assert output.shape == (features,)
     assert bits(output) == bits(by_hand(seed, x, features))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
-def test_the_worked_example_takes_any_shape_and_element_type(shape, dtype):
+def test_worked_example_takes_any_input_shape(shape, dtype):
     x = jnp.arange(np.prod(shape)).reshape(shape).astype(dtype)
     assert bits(example.nnx_inside_linen(3, x, 5)) == bits(by_hand(3, x, 5))
 
@@ -150,7 +152,7 @@ def test_the_worked_example_takes_any_shape_and_element_type(shape, dtype):
         (jnp.asarray(7), jnp.asarray(3.0)),
     ],
 )
-def test_a_whole_number_of_any_type_is_that_number(seed, features):
+def test_integers_of_any_type_are_accepted(seed, features):
     x = np.arange(4.0, dtype=np.float32)
     assert bits(example.nnx_inside_linen(seed, x, features)) == bits(by_hand(7, jnp.asarray(x), 3))
 
@@ -177,7 +179,7 @@ def test_another_seed_gives_another_output():
         (0, "b", "features=b: a whole number is needed.\n  Try: features=1"),
     ],
 )
-def test_a_number_that_is_not_whole_or_too_small_is_named(seed, features, message):
+def test_invalid_integers_are_refused_by_name(seed, features, message):
     assert refused(lambda: example.nnx_inside_linen(seed, jnp.ones(4), features), ConfigError) == message
 
 
@@ -190,13 +192,13 @@ def test_a_number_without_end_is_named(key, value):
 
 
 @pytest.mark.parametrize("seed", [2**32, 1e30])
-def test_a_seed_that_would_be_cut_to_32_bits_is_named(seed):
+def test_seeds_over_32_bits_are_refused(seed):
     message = refused(lambda: example.nnx_inside_linen(seed, jnp.ones(4), 3), ConfigError)
     assert message.startswith(f"seed={seed}: ")
 
 
 @pytest.mark.parametrize("text", ["3", "3.0"])
-def test_a_number_in_quotes_is_no_number(text):
+def test_quoted_numbers_are_refused(text):
     message = refused(lambda: example.nnx_inside_linen(text, jnp.ones(4), 3), ConfigError)
     assert message.startswith(f"seed={text}: a whole number is needed.")
 
@@ -213,14 +215,14 @@ def test_what_is_suggested_can_be_typed():
         (jnp.ones(0), "input_shape=[0]: every axis needs at least one element.\n  Try: 'input_shape=[4]'"),
     ],
 )
-def test_an_x_without_an_axis_or_an_element_is_named(x, message):
+def test_scalar_and_empty_inputs_are_refused(x, message):
     assert refused(lambda: example.nnx_inside_linen(0, x, 3), ConfigError) == message
 
 
 # A layer's settings to a wrapped module.
 
 
-def test_a_constructor_without_rngs_is_found_and_gets_none():
+def test_constructors_without_rngs_get_none():
     wrapped = wrap.wrap(settings_of("flax.nnx.PReLU", negative_slope_init=0.5))
     assert wrapped.model.skip_rng
     assert isinstance(wrapped.construct(nnx.Rngs(0)), nnx.PReLU)
@@ -228,7 +230,7 @@ def test_a_constructor_without_rngs_is_found_and_gets_none():
     assert wrapped.apply(variables, {}, (), -jnp.ones(2))[0].tolist() == [-0.5, -0.5]
 
 
-def test_the_native_module_on_the_same_variables_gives_the_same_bits():
+def test_native_module_matches_on_equal_variables():
     wrapped, x, key = wrap.wrap(settings_of("flax.nnx.Linear", **LINEAR)), jnp.arange(4.0), root_key(5)
     variables = wrapped.init(key, ("params",), x)
     native = wrapped.construct(nnx.Rngs(0))
@@ -237,11 +239,11 @@ def test_the_native_module_on_the_same_variables_gives_the_same_bits():
 
 
 @pytest.mark.parametrize("target", [f"{HERE}.make_linear", f"{HERE}:make_linear"])
-def test_a_factory_that_takes_rngs_is_a_layer(target):
+def test_factories_taking_rngs_are_layers(target):
     assert needs_of(target, shaped(3, 4), out_features=2).output.shape == (3, 2)
 
 
-def test_a_keyword_that_the_bridge_would_keep_reaches_the_layer():
+def test_bridge_keywords_still_reach_the_layer():
     wrapped = wrap.wrap(settings_of(f"{HERE}.TakesName", name="mine"))
     assert wrapped.apply({}, {}, (), jnp.ones(1))[0].tolist() == [1.0]
 
@@ -252,17 +254,16 @@ def test_a_keyword_that_the_bridge_would_keep_reaches_the_layer():
         (
             "flax.nnx.Embed",
             {"features": 2},
-            "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.\n"
-            "  Try: layer.kwargs.num_embeddings=…",
+            "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.",
         ),
         (
             f"{HERE}.make_linear",
             {},
-            f"layer.target={HERE}.make_linear: its constructor also needs out_features.\n  Try: features=8",
+            f"layer.target={HERE}.make_linear: its constructor also needs out_features.",
         ),
     ],
 )
-def test_an_argument_that_is_missing_is_named_with_what_to_type(target, kwargs, message):
+def test_an_argument_that_is_missing_is_named(target, kwargs, message):
     assert refused(lambda: wrap.wrap(settings_of(target, **kwargs)), LayerError) == message
 
 
@@ -286,7 +287,7 @@ def test_an_argument_that_is_missing_is_named_with_what_to_type(target, kwargs, 
         ),
     ],
 )
-def test_a_keyword_that_is_unknown_is_named_with_the_nearest(target, kwargs, message):
+def test_unknown_keywords_suggest_the_nearest(target, kwargs, message):
     assert refused(lambda: wrap.wrap(settings_of(target, **kwargs)), ConfigError) == message
 
 
@@ -319,15 +320,15 @@ NOT_A_FACTORY = (
         ("flax.nnx", f"a module {NOT_A_FACTORY}"),
     ],
 )
-def test_a_target_that_is_no_layer_is_refused_before_it_is_called(target, message):
+def test_non_layer_targets_are_never_called(target, message):
     assert refused(lambda: wrap.wrap(settings_of(target)), LayerError) == f"layer.target={target}: {message}"
 
 
-def test_a_typing_mistake_inside_the_path_keeps_the_rest_of_it():
+def test_path_typos_keep_the_correct_parts():
     assert refused(lambda: wrap.wrap(settings_of("flax.nxx.Linear"))).endswith("Try: layer.target=flax.nnx.Linear")
 
 
-def test_a_module_that_fails_to_import_says_why(tmp_path, monkeypatch):
+def test_import_failures_give_their_reason(tmp_path, monkeypatch):
     (tmp_path / "broken_layer.py").write_text("import no_such_thing")
     (tmp_path / "raising_layer.py").write_text("raise RuntimeError('not today')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -341,7 +342,7 @@ def test_a_module_that_fails_to_import_says_why(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float8_e4m3fn"])
-def test_the_name_of_an_element_type_becomes_that_type(name):
+def test_dtype_names_become_dtypes(name):
     needs = needs_of("flax.nnx.Linear", shaped(4), **LINEAR, dtype="bfloat16", param_dtype=name)
     assert needs.output.dtype == jnp.bfloat16
     assert {leaf.dtype.name for leaf in jax.tree.leaves(needs.variables)} == {name}
@@ -357,13 +358,13 @@ def test_the_name_of_an_element_type_becomes_that_type(name):
         ("flax.nnx.initializers.ones", 1.0),
     ],
 )
-def test_the_name_of_an_initialiser_becomes_that_initialiser(text, kernel):
+def test_initialiser_names_become_initialisers(text, kernel):
     wrapped = wrap.wrap(settings_of("flax.nnx.Linear", **LINEAR, kernel_init=text))
     variables = wrapped.init(root_key(0), ("params",), jnp.ones(4))
     assert variables["params"]["kernel"].tolist() == [[kernel] * 2] * 4
 
 
-def test_equal_settings_share_one_initialiser_so_that_nothing_is_traced_again():
+def test_equal_settings_share_one_initialiser():
     first, second = (
         wrap.wrap(settings_of("flax.nnx.Linear", **LINEAR, kernel_init="normal(stddev=0.02)")).model for _ in "ab"
     )
@@ -375,7 +376,7 @@ def test_equal_settings_share_one_initialiser_so_that_nothing_is_traced_again():
     ("text", "expected"),
     [("relu", jax.nn.relu), ("tanh", jnp.tanh), ("jax.numpy.sin", jnp.sin)],
 )
-def test_the_name_of_an_activation_becomes_that_function(text, expected):
+def test_activation_names_become_functions(text, expected):
     wrapped = wrap.wrap(settings_of("runner.bridge.layers.blocks.MLP", **LINEAR, hidden=3, activation=text))
     assert wrapped.construct(nnx.Rngs(0)).activation is expected
 
@@ -407,7 +408,7 @@ def test_the_identity_is_an_activation():
         ),
     ],
 )
-def test_a_name_that_stands_for_nothing_is_named_with_the_nearest(key, text, message):
+def test_unknown_names_suggest_the_nearest(key, text, message):
     kwargs = {**LINEAR, key: text}
     expected = f"layer.kwargs.{key}={text}: {message}"
     assert refused(lambda: wrap.wrap(settings_of("flax.nnx.Linear", **kwargs)), ConfigError) == expected
@@ -421,12 +422,12 @@ def test_a_name_that_stands_for_nothing_is_named_with_the_nearest(key, text, mes
         ("gelus", "no such activation in jax.nn.\n  Try: layer.kwargs.activation=gelu"),
     ],
 )
-def test_an_activation_that_is_not_there_is_named_with_the_nearest(text, message):
+def test_unknown_activations_suggest_the_nearest(text, message):
     layer = settings_of("runner.bridge.layers.blocks.MLP", **LINEAR, hidden=3, activation=text)
     assert refused(lambda: wrap.wrap(layer), ConfigError) == f"layer.kwargs.activation={text}: {message}"
 
 
-def test_an_activation_that_can_not_be_called_is_refused():
+def test_uncallable_activations_are_refused():
     layer = settings_of("runner.bridge.layers.blocks.MLP", **LINEAR, hidden=3, activation="math.pi")
     assert refused(lambda: wrap.wrap(layer), ConfigError).startswith("layer.kwargs.activation=math.pi: ")
 
@@ -452,7 +453,7 @@ def test_equal_lists_and_dicts_hash_alike():
     assert first.call["flags"] == [1, {"a": [2]}]
 
 
-def test_a_parameter_annotated_str_is_left_alone():
+def test_str_parameters_keep_their_text():
     wrapped = wrap.wrap(settings_of(f"{HERE}.TakesText", kernel_init="my word"))
     assert wrapped.apply({}, {}, (), jnp.ones(1))[0].tolist() == [1.0]
 
@@ -489,7 +490,7 @@ def test_streams_and_mutable_collections_are_found(target, kwargs, streams, muta
     assert (needs.streams, needs.mutable) == (streams, mutable)
 
 
-def test_a_call_argument_changes_what_is_needed():
+def test_call_arguments_can_add_streams():
     attention = {"num_heads": 2, "in_features": 4, "decode": False, "dropout_rate": 0.5}
     needs = needs_of("flax.nnx.MultiHeadAttention", shaped(3, 4), {"deterministic": False}, **attention)
     assert needs.streams == ("params", "dropout")
@@ -501,7 +502,7 @@ def test_shapes_come_from_tracing():
     assert (needs.output.shape, needs.output.dtype) == ((3, 2), jnp.float32)
 
 
-def test_every_stream_has_its_own_key_and_apply_has_others_than_init():
+def test_every_init_and_apply_key_differs():
     key = root_key(3)
     init, apply = init_keys(key, ("params", "dropout", "carry")), apply_keys(key, ("params", "dropout"))
     assert bits(init["params"]) == bits(jax.random.PRNGKey(3))
@@ -547,12 +548,12 @@ def test_every_stream_has_its_own_key_and_apply_has_others_than_init():
         ),
     ],
 )
-def test_a_layer_that_refuses_x_is_quoted_with_what_to_type(target, kwargs, shape, message):
+def test_input_errors_suggest_an_override(target, kwargs, shape, message):
     start = f"layer mine can't take x of shape {list(shape)} float32: "
     assert refused(lambda: needs_of(target, shaped(*shape), **kwargs), LayerError) == start + message
 
 
-def test_too_few_axes_are_fixed_with_one_more():
+def test_too_few_axes_suggest_another_one():
     message = refused(lambda: needs_of("flax.nnx.Conv", shaped(4), **LINEAR, kernel_size=3), LayerError)
     assert message.endswith("Try: 'input_shape=[2,4]'")
 
@@ -568,24 +569,25 @@ def test_too_few_axes_are_fixed_with_one_more():
         ),
     ],
 )
-def test_a_constructor_that_raises_is_a_layer_error(target, kwargs, reason):
+def test_constructor_errors_are_layer_errors(target, kwargs, reason):
     message = refused(lambda: needs_of(target, shaped(4), **kwargs), LayerError)
     assert reason in message
     assert message == f"layer mine can't be built from its layer.kwargs: {reason}"
 
 
-def test_an_unknown_call_argument_is_no_matter_of_shape():
+def test_unknown_call_arguments_are_reported():
     message = refused(lambda: needs_of("flax.nnx.Linear", shaped(4), {"training": True}, **LINEAR), LayerError)
     assert "Linear.__call__() got an unexpected keyword argument 'training'." in message
     assert "layer.call" in message.partition("Try: ")[2]
 
 
-def test_a_layer_that_asks_for_ever_more_streams_is_refused():
+@pytest.mark.slow
+def test_endless_stream_requests_are_refused():
     message = refused(lambda: needs_of(f"{HERE}.Insatiable", shaped(4)), LayerError)
     assert "No RngStream named" in message
 
 
-def test_the_source_of_a_layer_is_told_by_its_digest_and_flax_by_its_version():
+def test_flax_layers_have_no_source_digest():
     assert targets.source_digest("flax.nnx.Linear") is None
     assert targets.source_digest(f"{HERE}.Counter") == targets.source_digest(f"{HERE}.TakesText")
     assert targets.source_digest("runner.bridge.layers.blocks.MLP") not in (
@@ -635,7 +637,7 @@ def test_only_what_works_is_suggested(target, x, hint):
     assert unwrapped_hint(target, x) == hint
 
 
-def test_in_a_host_the_width_is_suggested():
+def test_in_hosts_a_width_is_suggested():
     layer = wrap.wrap(settings_of("flax.nnx.Linear", in_features=3, out_features=4))
     hosted = hosts.put_around(layer, HostSettings(target="runner.bridge.hosts.MLPHost"))
     message = refused(lambda: find_needs(hosted, shaped(2, 4), "mine"), LayerError)

@@ -16,7 +16,7 @@ from runner.arrays import checkpoint
 from runner.arrays.checkpoint import CheckpointError
 from runner.checks import checkpoint as checkpoint_check
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import validate
@@ -95,8 +95,9 @@ def run(code, **names):
     return names
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_of_conf_comes_back_from_a_checkpoint_but_for_the_sequential_one(make_run, name):
+def test_conf_layers_restore_but_sequential_warns(make_run, name):
     run_ = make_run(f"layer={name}")
     _, drafts = validate.validate([Config(run=run_, overrides=())])
     check = checkpoint_check.check(execute.subject(next(iter(drafts.values())), run_), full=True)
@@ -106,7 +107,7 @@ def test_a_layer_of_conf_comes_back_from_a_checkpoint_but_for_the_sequential_one
         assert (check.evidence, check.fix) == ({"without_target": "same bits", "with_target": "same bits"}, None)
 
 
-def test_a_layer_without_variables_has_nothing_to_save():
+def test_layers_without_variables_save_nothing():
     check = checkpoint_check.check(subject_of(bridge.to_linen(nnx.Dropout, 0.5), X), full=True)
     assert (check.verdict, check.detail) == (Verdict.passed, "no variables: nothing to save")
 
@@ -117,7 +118,8 @@ def test_metadata_boxes_are_no_hindrance():
     assert check.verdict is Verdict.passed
 
 
-def test_the_fix_for_integer_keys_gives_the_bits_again(tmp_path):
+@pytest.mark.slow
+def test_integer_key_fix_restores_the_bits(tmp_path):
     check = checked(Stack)
     assert check.verdict is Verdict.warn
     assert check.evidence["with_target"] == "same bits"
@@ -128,6 +130,7 @@ def test_the_fix_for_integer_keys_gives_the_bits_again(tmp_path):
     np.testing.assert_array_equal(model.apply(fixed, X), model.apply(variables, X))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Found unknown module paths")
 def test_tuple_keys_need_the_target(tmp_path):
     check = checked(Spectral)
@@ -143,8 +146,9 @@ def test_tuple_keys_need_the_target(tmp_path):
     np.testing.assert_array_equal(model.apply(fixed, X), model.apply(variables, X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "jitted"), [(Raw, "DynamicJaxprTracer"), (Constant, "nowhere")])
-def test_a_raw_array_changes_its_collection_under_jit_and_is_fixed_by_a_param(layer, jitted):
+def test_raw_arrays_are_fixed_by_param(layer, jitted):
     check = checked(layer)
     assert check.verdict is Verdict.warn
     assert check.detail == (
@@ -164,7 +168,7 @@ def test_a_raw_array_changes_its_collection_under_jit_and_is_fixed_by_a_param(la
     assert checked(Fixed).verdict is Verdict.passed
 
 
-def test_an_empty_array_can_not_be_saved_and_the_fix_leaves_it_out(tmp_path):
+def test_empty_array_fix_leaves_it_out(tmp_path):
     check = checked(Empty)
     assert (check.verdict, check.detail) == (
         Verdict.fail,
@@ -198,19 +202,19 @@ def test_an_empty_array_can_not_be_saved_and_the_fix_leaves_it_out(tmp_path):
         ),
     ],
 )
-def test_a_dot_or_slash_in_a_name_is_named(name, verdict, detail):
+def test_dots_and_slashes_in_names_fail(name, verdict, detail):
     check = checked(Named, name)
     assert (check.verdict, check.detail, check.fix) == (verdict, detail, RENAMED)
     assert checked(Named, name.replace(".", "_").replace("/", "_")).verdict is Verdict.passed
 
 
-def test_a_backslash_in_a_name_is_named():
+def test_backslashes_in_names_fail():
     check = checked(Named, "c\\d")
     said = r"the path ('params', 'c\\d') has a slash or a backslash in a name: Orbax would not give it back"
     assert (check.verdict, check.detail) == (Verdict.fail, f"the variables can't be saved: {said}")
 
 
-def test_variables_known_by_shape_alone_are_not_checked():
+def test_abstract_variables_are_not_checked():
     model = bridge.to_linen(nnx.Linear, 4, 4)
     shapes = jax.eval_shape(model.init, jax.random.key(0), X)
     check = checkpoint_check.check(subject_of(model, X, variables=shapes), full=True)
@@ -220,7 +224,7 @@ def test_variables_known_by_shape_alone_are_not_checked():
     )
 
 
-def test_a_layer_that_never_answers_the_same_is_not_checked():
+def test_nondeterministic_layers_are_not_checked():
     class Counting(nnx.Module):
         calls = 0
 
@@ -249,7 +253,7 @@ def test_a_layer_that_never_answers_the_same_is_not_checked():
         ((2,), "int32", "params/0/w is float32[2], and the target is int32[2]"),
     ],
 )
-def test_a_target_of_another_shape_or_dtype_is_refused(tmp_path, shape, dtype, reason):
+def test_mismatched_restore_targets_are_refused(tmp_path, shape, dtype, reason):
     checkpoint.save({"params": {0: {"w": np.ones(2, np.float32)}}}, tmp_path / "c")
     with pytest.raises(CheckpointError) as caught:
         checkpoint.restore_like(tmp_path / "c", {"params": {0: {"w": jax.ShapeDtypeStruct(shape, dtype)}}})

@@ -13,7 +13,7 @@ from flax.nnx import bridge
 
 from runner.checks import lifts
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import validate
@@ -149,20 +149,21 @@ def conf_check(make_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_layer_of_conf_works_under_every_lift(conf_check, name):
+def test_conf_layers_pass_the_lifts_check(conf_check, name):
     check = conf_check(name)
     assert sorted(check.evidence) == sorted(LIFTS)
     assert {text for text in check.evidence.values() if not text.startswith(("works", "not asked: "))} == set()
     assert check.verdict is Verdict.passed
 
 
-def test_a_layer_that_starts_from_constants_works_under_every_lift(conf_check):
+@pytest.mark.slow
+def test_constant_init_works_under_every_lift(conf_check):
     check = conf_check("layer_norm")
     assert check.detail == f"works under {', '.join(LIFTS)}"
     assert (check.verdict, check.fix) == (Verdict.passed, None)
 
 
-def test_a_layer_alone_is_not_warned_of_a_second_call(conf_check):
+def test_standalone_layers_allow_a_second_call(conf_check):
     check = conf_check("linear")
     assert check.verdict is Verdict.passed
     assert check.detail == (
@@ -171,36 +172,40 @@ def test_a_layer_alone_is_not_warned_of_a_second_call(conf_check):
     )
 
 
-def test_a_dropout_has_no_variables_to_share_and_works_under_all_other_lifts(conf_check):
+@pytest.mark.slow
+def test_dropout_works_under_all_applicable_lifts(conf_check):
     check = conf_check("dropout")
     assert check.verdict is Verdict.passed
     assert check.evidence["nn.vmap with shared params"] == "not asked: no variables to share"
     assert [text for text in check.evidence.values() if text != "works"] == ["not asked: no variables to share"]
 
 
-def test_tokens_have_no_gradient_and_the_table_has(conf_check):
+def test_embeddings_are_differentiable(conf_check):
     assert conf_check("embed").evidence["grad"] == "works"
 
 
-def test_a_second_call_of_what_draws_nothing_is_fine():
+@pytest.mark.slow
+def test_second_calls_without_draws_pass():
     assert lifts.check(subject_of(CalledTwice(make_norm), X), full=True).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [OneCallEach(), ScannedOnce(), Discards(make_layer)])
 def test_one_instance_a_call_is_fine(host):
     check = lifts.check(subject_of(host, X), full=True)
     assert check.verdict is Verdict.passed
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("make", [make_layer, make_dropping, make_counting])
 @pytest.mark.parametrize("host", [CalledTwice, CalledTwiceInScan, CalledTwiceInJit])
-def test_a_layer_that_a_host_calls_twice_fails(host, make):
+def test_layers_called_twice_in_hosts_fail(host, make):
     check = lifts.check(subject_of(host(make), X), full=True)
     assert check.verdict is Verdict.fail
     assert "mine is called 2 times in one host: init draws its params at each call" in check.detail
 
 
-def test_what_fixes_a_second_call_makes_init_and_apply_agree():
+def test_one_call_fix_makes_calls_agree():
     scope = {"nnx": nnx, "bridge": bridge, "make_layer": make_layer}
     exec(lifts.ONE_CALL, scope)
     key = jax.random.PRNGKey(0)
@@ -212,7 +217,7 @@ def test_what_fixes_a_second_call_makes_init_and_apply_agree():
     assert not jnp.allclose(twice, CalledTwice(make_layer).apply(made, X))
 
 
-def test_a_call_argument_that_remat_would_trace_is_warned_of_with_what_fixes_it():
+def test_remat_warning_suggests_working_code():
     layer = bridge.ToLinen(nnx.Dropout, kwargs=FrozenDict(rate=0.5))
     check = lifts.check(subject_of(layer, X, call={"deterministic": True}), full=True)
     assert check.verdict is Verdict.warn
@@ -230,7 +235,7 @@ def test_a_call_argument_that_remat_would_trace_is_warned_of_with_what_fixes_it(
     assert bool((Host(layer).apply({}, X) == X).all())
 
 
-def test_a_layer_that_can_not_be_batched_is_refused():
+def test_unbatchable_layers_fail():
     check = lifts.check(subject_of(bridge.ToLinen(NoBatching), X), full=True)
     assert check.verdict is Verdict.fail
     assert check.evidence["jit"] == check.evidence["a name in a host"] == "works"
@@ -240,13 +245,13 @@ def test_a_layer_that_can_not_be_batched_is_refused():
     assert check.fix is None
 
 
-def test_bits_that_change_under_a_name_are_refused():
+def test_name_dependent_outputs_fail():
     check = lifts.check(subject_of(bridge.ToLinen(NameSeen), X), full=True)
     assert check.verdict is Verdict.fail
     assert check.evidence["a name in a host"].startswith("changes the bits (")
 
 
-def test_what_has_nothing_to_differentiate_is_not_asked_for_its_gradient():
+def test_gradients_are_skipped_for_integer_layers():
     class Parity(nnx.Module):
         def __init__(self, *, rngs):
             pass

@@ -38,12 +38,12 @@ def test_a_mode_that_nothing_switches_fails(name, owner, attribute):
 
 
 @pytest.mark.parametrize("name", ["Drops", "SpectralInside", "NeverCounts", "DropsUnused", "DropsAtRate"])
-def test_a_mode_that_something_switches_is_no_fail(name):
+def test_switchable_modes_do_not_fail(name):
     verdict = Verdict.warn if name in ("Drops", "DropsAtRate") else Verdict.passed
     assert checked(name).verdict is verdict
 
 
-def test_a_rate_of_0_evaluates_a_layer_that_always_drops():
+def test_rate_0_fixes_always_active_dropout():
     check = checked("DropsAtRate")
     assert check.detail == "dropout drops in every call: an evaluation needs a layer of its own, with rate=0"
     names = {"layer": bridge.to_linen(state_layers.DropsAtRate)}

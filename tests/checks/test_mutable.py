@@ -95,8 +95,9 @@ def of_config(make_run):
     return make
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_of_conf_drops_no_update(of_config, layer):
+def test_conf_layers_drop_no_updates(of_config, layer):
     check = mutable.check(of_config(f"layer={layer}"), full=False)
     assert check.verdict is Verdict.passed
     assert check.detail == (
@@ -106,7 +107,7 @@ def test_a_layer_of_conf_drops_no_update(of_config, layer):
     )
 
 
-def test_a_dropped_update_is_brought_back_by_the_code():
+def test_dropped_update_fix_works():
     norm = bridge.to_linen(nnx.BatchNorm, num_features=4)
     check = mutable.check(subject_of(norm, X, mutable=[]), full=False)
     assert (check.verdict, check.evidence) == (Verdict.fail, {"dropped": ["batch_stats"]})
@@ -121,19 +122,19 @@ def test_a_dropped_update_is_brought_back_by_the_code():
     assert mutable.check(subject_of(norm, X, mutable=["batch_stats"]), full=False).verdict is Verdict.passed
 
 
-def test_the_word_for_a_dropped_update_turns_the_verdict(of_config):
+def test_mutable_setting_decides_the_verdict(of_config):
     assert mutable.check(of_config("layer=batch_norm", "layer.mutable=[]"), full=False).verdict is Verdict.fail
     assert mutable.check(of_config("layer=batch_norm", "layer.mutable=null"), full=False).verdict is Verdict.passed
 
 
 @pytest.mark.parametrize(("cls", "lost"), [(Spectral, "batch_stats, params"), (Noisy, "cache")])
-def test_every_collection_that_is_dropped_is_named(cls, lost):
+def test_every_dropped_collection_is_named(cls, lost):
     check = mutable.check(subject(cls, names=[]), full=False)
     assert check.detail == f"apply changes {lost} and is not asked for it: the update is dropped without a word"
     assert ("rngs=rngs" in check.fix) == (cls is Noisy)
 
 
-def test_a_collection_that_nobody_has_is_said_with_the_one_meant():
+def test_unknown_mutable_collections_suggest_the_nearest():
     check = mutable.check(subject(nnx.BatchNorm, names=["batch_stats", "batch_stat"], num_features=4), full=False)
     assert (check.verdict, check.fix) == (Verdict.warn, "layer.mutable=null")
     assert (
@@ -142,12 +143,13 @@ def test_a_collection_that_nobody_has_is_said_with_the_one_meant():
     )
 
 
-def test_a_collection_that_is_there_and_never_changes_is_no_mistake():
+def test_unchanged_mutable_collections_pass():
     assert mutable.check(subject(nnx.Linear, names=["params"], in_features=4, out_features=2), full=False).verdict is (
         Verdict.passed
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["Spectral", "Noisy"])
 def test_the_updates_are_the_native_modules(of_config, target):
     given = of_config("layer=custom", f"layer.target={HERE}.{target}", "input_shape=[2,4]")
@@ -160,7 +162,7 @@ def test_the_updates_are_the_native_modules(of_config, target):
     assert check.evidence == {"num_equal": 4 if target == "Spectral" else 1}
 
 
-def test_updates_that_differ_from_the_native_modules_are_named(of_config):
+def test_differing_native_updates_are_named(of_config):
     given = of_config("layer=batch_norm")
 
     def other(rngs):
@@ -175,7 +177,7 @@ def test_updates_that_differ_from_the_native_modules_are_named(of_config):
 
 
 @unknown_paths
-def test_sown_values_can_not_be_given_back_and_the_code_drops_them():
+def test_sown_value_fix_drops_them():
     model = bridge.to_linen(Sows)
     check = mutable.check(subject_of(model, X), full=False)
     assert (check.verdict, check.evidence["made"]) == (Verdict.warn, ["intermediates"])
@@ -196,7 +198,7 @@ def test_sown_values_can_not_be_given_back_and_the_code_drops_them():
 
 
 @unknown_paths
-def test_a_cache_that_a_call_made_is_refused_and_a_factory_makes_it_before():
+def test_call_made_caches_need_a_factory():
     model = bridge.to_linen(Decodes)
     variables = model.init(jax.random.key(0), TOKEN)
     cache = model.apply(variables, TOKEN, mutable=["cache"])[1]
@@ -219,7 +221,7 @@ def test_a_cache_that_a_call_made_is_refused_and_a_factory_makes_it_before():
 
 
 @unknown_paths
-def test_a_variable_that_a_call_makes_is_refused_and_a_factory_makes_it_before():
+def test_call_made_variables_need_a_factory():
     check = mutable.check(subject(CountsLate), full=False)
     assert check.verdict is Verdict.fail
     assert check.detail.startswith(
@@ -241,7 +243,7 @@ def test_a_variable_that_a_call_makes_is_refused_and_a_factory_makes_it_before()
         ("MakesParam", "params/w is made by a call, not by the constructor: init leaves it out"),
     ],
 )
-def test_an_update_that_no_pipeline_can_keep_fails(name, words):
+def test_unkeepable_updates_fail(name, words):
     check = mutable.check(subject(getattr(state_layers, name)), full=False)
     assert check.verdict is Verdict.fail
     assert words in check.detail
@@ -252,7 +254,7 @@ def test_an_update_that_fits_passes(name):
     assert mutable.check(subject(getattr(state_layers, name)), full=False).verdict is Verdict.passed
 
 
-def test_params_that_flax_normalises_are_a_warning():
+def test_spectral_norm_params_get_a_warning():
     check = mutable.check(subject(Spectral), full=False)
     assert check.verdict is Verdict.warn
     assert "flax's own normalisation writes params/norm/layer_instance/kernel in place" in check.detail
@@ -279,5 +281,5 @@ def test_state_in_a_python_attribute_fails(name, attribute):
 
 
 @pytest.mark.parametrize("name", ["CountsForNobody", "FillsCache", "TransposesOnce", "MovesMean", "Normed"])
-def test_an_attribute_that_nothing_reads_later_passes(name):
+def test_attributes_never_read_later_pass(name):
     assert mutable.check(subject(getattr(state_layers, name)), full=False).verdict is Verdict.passed

@@ -10,9 +10,9 @@ from flax.nnx import bridge
 from key_layers import DISTRIBUTIONS, FAULTY, HEALTHY, Copied, Made, Scans, Stacked, of
 
 from runner.checks import streams
-from runner.checks.one_key import KEY_A_ROUND, KEY_EACH, SPLIT_RNGS
-from runner.checks.probes import draws, reuse
+from runner.checks.parts.one_key import KEY_A_ROUND, KEY_EACH, SPLIT_RNGS
 from runner.checks.probes.subject import subject_of
+from runner.checks.programs import draws, reuse
 from runner.records.record import Verdict
 
 X = jnp.ones((2, 8))
@@ -23,6 +23,7 @@ def checked(model):
     return streams.check(subject_of(model, X), full=False)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("use", FAULTY, ids=lambda use: use.__name__)
 def test_a_key_used_twice_is_found(use):
     check = checked(of(use))
@@ -31,15 +32,16 @@ def test_a_key_used_twice_is_found(use):
     assert check.fix in (KEY_EACH, KEY_A_ROUND)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("use", HEALTHY, ids=lambda use: use.__name__)
-def test_a_key_used_once_is_no_finding(use):
+def test_single_key_use_passes(use):
     check = checked(of(use))
     assert (check.verdict, check.evidence["shared"]) == (Verdict.passed, [])
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_call_of_jax_random_is_one_draw(name, times):
+def test_each_jax_random_call_draws_once(name, times):
     def function(key, x):
         return [jnp.sum(DISTRIBUTIONS[name](key, (3, 4))) * x for _ in range(times)]
 
@@ -47,7 +49,7 @@ def test_a_call_of_jax_random_is_one_draw(name, times):
     assert len(reuse.reused(draws.find(closed, ["key", "x"]))) == times - 1
 
 
-def test_two_masks_are_said_to_be_equal():
+def test_equal_masks_are_reported():
     detail = checked(of(key_layers.same_mask)).detail
     assert detail.startswith("2 draws of shape [2, 8] come from one key (key_layers.py:")
     assert detail.endswith("): their masks are equal")
@@ -60,7 +62,7 @@ def test_two_shapes_are_said_to_depend():
     assert detail.endswith(" in two_shapes): they depend on each other")
 
 
-def test_a_loop_is_told_how_to_split():
+def test_loops_are_shown_how_to_split():
     check = checked(of(key_layers.fori_with_one_key))
     assert check.detail.startswith("[2, 8] is drawn from one key in every round (key_layers.py:")
     assert check.detail.endswith(" in drop): each round draws the same")
@@ -83,19 +85,19 @@ def test_params_with_a_key_each_pass(model):
     assert checked(model).verdict is Verdict.passed
 
 
-def test_a_stack_from_one_key_is_found():
+def test_stacks_from_one_key_are_found():
     check = checked(bridge.to_linen(Stacked))
     assert check.detail.startswith("init draws params/kernels from one key in every round (key_layers.py:")
     assert check.detail.endswith(": what is stacked starts equal")
 
 
-def test_layers_of_a_scan_have_a_mask_each():
+def test_scanned_layers_need_separate_masks():
     check = checked(Scans())
     assert (check.verdict, check.fix) == (Verdict.fail, SPLIT_RNGS)
     assert checked(Scans(split=True)).verdict is Verdict.passed
 
 
-def test_one_mask_for_all_steps_may_be_meant():
+def test_one_mask_for_all_steps_warns():
     check = checked(Scans(steps=True))
     assert (check.verdict, check.fix) == (Verdict.warn, SPLIT_RNGS)
     assert check.detail.endswith(

@@ -21,8 +21,8 @@ from runner.bridge.needs import find_needs
 from runner.bridge.rngs import init_keys, native_streams, root_key
 from runner.bridge.wrap import Bridged
 from runner.checks import parity
-from runner.checks.probes import hlo
 from runner.checks.probes.subject import Subject, subject_of
+from runner.checks.programs import hlo
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
@@ -108,7 +108,7 @@ def of_conf(request, make_run):
     return request.param, check_of(execute.subject(make_draft(run, identity_of(run)), run))
 
 
-def test_a_layer_of_conf_is_its_native_module_bit_for_bit(of_conf):
+def test_conf_layers_match_their_native_module(of_conf):
     _, check = of_conf
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables")
@@ -116,7 +116,7 @@ def test_a_layer_of_conf_is_its_native_module_bit_for_bit(of_conf):
     assert [check.evidence[part] for part in parts] == [{}] * 4
 
 
-def test_a_layer_of_conf_is_its_linen_twin_bit_for_bit(of_conf):
+def test_conf_layers_match_their_linen_twin(of_conf):
     name, check = of_conf
     linen = check.evidence["linen"]
     assert linen["layer"] == TWINS.get(name, "")
@@ -128,7 +128,7 @@ def test_a_layer_of_conf_is_its_linen_twin_bit_for_bit(of_conf):
         assert f" bit for bit; {program} optimised HLO; steady " in check.detail
 
 
-def test_what_each_costs_is_in_the_evidence(of_conf):
+def test_evidence_includes_the_costs(of_conf):
     name, check = of_conf
     assert json.loads(json.dumps(check.evidence)) == check.evidence
     variants = {"bridged", "native"} | ({"linen"} if name in TWINS else set())
@@ -141,7 +141,7 @@ def test_what_each_costs_is_in_the_evidence(of_conf):
         assert ratio["low"] <= ratio["median"] <= ratio["high"]
 
 
-def test_masks_running_means_and_integer_keys_are_compared_too():
+def test_masks_and_running_means_are_compared():
     check = check_of(wrapped(Masks))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output, updates and gradient bit for bit; steady ")
@@ -158,26 +158,26 @@ class Tabled(nnx.Module):
         return self.linear(x) * self.table
 
 
-def test_an_array_that_is_no_variable_is_no_hindrance():
+def test_raw_arrays_do_not_prevent_comparison():
     check = check_of(wrapped(Tabled))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
 
 
-def test_a_constructor_that_draws_in_another_order_is_a_no():
+def test_another_draw_order_fails():
     check = check_of(wrapped(TwoLinear, lambda rngs: TwoLinear(rngs=rngs, reverse=True)))
     assert check.verdict is Verdict.fail
     assert check.evidence["variables"].keys() == {"params/first/kernel", "params/second/kernel"}
     assert check.detail.startswith("native: variables differ in params/first/kernel by ")
 
 
-def test_a_layer_that_is_another_each_time_is_a_no():
+def test_modules_differing_per_construction_fail():
     check = check_of(wrapped(Counting))
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("native: variables differ in params/kernel by ")
 
 
-def test_the_code_that_fixes_a_no_is_a_layer_with_parity():
+def test_fixed_layer_has_parity():
     scope = {"nnx": nnx, "jax": jax}
     exec(check_of(wrapped(Counting)).fix, scope)
     assert check_of(wrapped(scope["Mine"])).verdict is Verdict.passed
@@ -193,14 +193,14 @@ def test_leaves_of_only_one_are_named():
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(2.0, Verdict.fail), (1.0 + 2**-23, Verdict.warn)])
-def test_another_output_is_a_no_and_one_ulp_a_warning(factor, verdict):
+def test_one_ulp_warns_and_more_fails(factor, verdict):
     check = check_of(wrapped(Off, lambda rngs: Off(factor, rngs=rngs), factor=1.0))
     assert check.verdict is verdict
     assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
     assert "gradient differs in scale by " in check.detail
 
 
-def test_a_norm_that_computes_in_bfloat16_is_not_its_linen_twin():
+def test_bfloat16_norm_warns_about_its_twin():
     check = check_of(wrapped(nnx.LayerNorm, num_features=4, dtype=jnp.bfloat16))
     assert check.verdict is Verdict.warn
     assert "; Linen nn.LayerNorm: the same tree; output differs in output by " in check.detail
@@ -208,7 +208,7 @@ def test_a_norm_that_computes_in_bfloat16_is_not_its_linen_twin():
     assert (check.evidence["output"], check.evidence["gradient"]) == ({}, {})
 
 
-def test_a_twin_of_another_tree_is_a_warning_that_names_the_leaf():
+def test_twin_tree_mismatch_names_the_leaf():
     x = jnp.ones((2, 4))
     check = check_of(wrapped(nnx.Einsum, einsum_str="bd,dh->bh", kernel_shape=(4, 3), bias_shape=(1, 3), x=x))
     assert check.verdict is Verdict.warn
@@ -216,14 +216,15 @@ def test_a_twin_of_another_tree_is_a_warning_that_names_the_leaf():
     assert "linen" not in check.evidence["costs"]
 
 
-def test_why_there_is_no_twin_is_said():
+def test_missing_twin_is_explained():
     check = check_of(wrapped(nnx.Linear, in_features=4, out_features=2, preferred_element_type=jnp.float32))
     assert check.verdict is Verdict.passed
     why = "nnx.Linear's preferred_element_type has no equivalent in nn.Dense"
     assert f"; no Linen twin: {why}; steady " in check.detail
 
 
-def test_a_wrapped_layer_from_python_is_compared_whether_its_arguments_have_names_or_not():
+@pytest.mark.slow
+def test_positional_and_keyword_arguments_both_compare():
     for model in (nnx.bridge.to_linen(nnx.Linear, 4, 4), nnx.bridge.to_linen(nnx.Linear, 4, out_features=4)):
         (check,) = runner.check(model, jnp.ones((2, 4)), only=["parity"])
         assert check.detail.startswith("native: the same variables, output and gradient bit for bit; Linen nn.Dense: ")
@@ -251,7 +252,7 @@ class Inner(nn.Module):
 
 
 @pytest.mark.parametrize("path", [(), ("layer",), ("inner", "layer")])
-def test_a_stream_is_flaxs_own_key_for_the_first_draw_at_a_path(path):
+def test_streams_follow_the_flax_key_path(path):
     keys = init_keys(root_key(7), ("params", "dropout"))
     streams = native_streams(keys, path)
     assert streams.keys() == keys.keys()
@@ -259,14 +260,14 @@ def test_a_stream_is_flaxs_own_key_for_the_first_draw_at_a_path(path):
         assert (streams[name] == LazyRng.create(key, *path, 1).as_jax_rng()).all()
 
 
-def test_a_nested_layer_has_the_kernel_that_the_formula_says():
+def test_nested_kernels_follow_the_key_formula():
     keys = {"params": jax.random.PRNGKey(3)}
     kernel = Nested().init(keys, jnp.ones((1, 4)))["params"]["inner"]["layer"]["kernel"]
     streams = native_streams(keys, ("inner", "layer"))
     assert (nnx.Linear(4, 2, rngs=nnx.Rngs(**streams)).kernel[...] == kernel).all()
 
 
-def test_a_native_module_has_its_variables_by_linens_names():
+def test_native_variables_have_linen_names():
     subject = wrapped(Masks)
     keys = init_keys(subject.key, subject.needs.streams)
     shapes = jax.eval_shape(lambda keys: native.variables(subject.layer, keys), keys)
@@ -276,7 +277,7 @@ def test_a_native_module_has_its_variables_by_linens_names():
 # Programs.
 
 
-def test_programs_that_differ_in_names_and_lines_alone_are_equal():
+def test_names_and_lines_leave_programs_equal():
     def one(x):
         return jnp.sin(x) * 2
 
@@ -291,7 +292,7 @@ def test_programs_that_differ_in_names_and_lines_alone_are_equal():
 
 
 @pytest.mark.parametrize("other", [lambda x: jnp.sin(x) * 3, lambda x: jnp.cos(x) * 2, lambda x: jnp.sin(x[:2]) * 2])
-def test_programs_of_another_constant_operation_or_shape_are_not(other):
+def test_other_operations_make_programs_differ(other):
     x = jnp.ones(3)
     first, second = (jax.jit(function).lower(x).compile() for function in (lambda x: jnp.sin(x) * 2, other))
     assert hlo.equal(first, second) is False
@@ -316,7 +317,7 @@ class LeavesXUnused(nnx.Module):
 
 
 @pytest.mark.parametrize("layer", [GivesAFloat, LeavesXUnused])
-def test_plain_numbers_and_unused_inputs_are_compared(layer):
+def test_plain_numbers_and_unused_inputs_compare(layer):
     check = check_of(wrapped(layer))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
@@ -344,13 +345,13 @@ class ClosesOverDrawn(Closes):
         return jax.random.normal(rngs.params(), (4,))
 
 
-def test_a_table_of_the_constructor_is_kept():
+def test_constructor_tables_are_kept():
     check = check_of(wrapped(Closes))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
 
 
-def test_a_drawn_table_is_not_natively_the_same():
+def test_drawn_tables_break_native_parity():
     check = check_of(wrapped(ClosesOverDrawn))
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")

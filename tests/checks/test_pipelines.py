@@ -13,9 +13,10 @@ from flax.nnx import bridge
 
 import runner
 from runner.bridge.layers.axes import AxesToLinen
-from runner.checks import registry, verdicts
+from runner.checks import registry
 from runner.checks.pipeline import calls
 from runner.checks.probes.subject import subject_of
+from runner.checks.results import verdicts
 from runner.config import pipelines
 from runner.errors import ConfigError, UserError
 from runner.experiment.identity import identity_of
@@ -57,6 +58,7 @@ FAULTY = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("name", "pipeline", "check", "words"), FAULTY)
 def test_a_pipeline_names_what_it_breaks(name, pipeline, check, words):
     found = asked(name, pipeline)[check]
@@ -96,6 +98,7 @@ HEALTHY = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("name", "pipeline"), HEALTHY)
 def test_a_healthy_layer_passes(name, pipeline):
     assert asked(name, pipeline) == {}
@@ -141,6 +144,7 @@ def test_a_pipeline_changes_the_id_and_none_does_not(make_run):
     assert ids[0] == ids[1] != ids[2]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", pipelines.names())
 def test_a_preset_says_what_it_does(name, make_run):
     run, preset = make_run(f"pipeline={name}"), pipelines.preset(name)

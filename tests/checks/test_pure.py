@@ -33,7 +33,7 @@ def of(name):
 
 
 @pytest.mark.parametrize("name", FAULTY)
-def test_what_differs_from_trace_to_trace_fails(name):
+def test_trace_dependent_numbers_fail(name):
     check = of(name)
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("the same input, traced twice, differs: ")
@@ -53,6 +53,7 @@ def test_the_constants_that_differ_are_named():
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", [*HEALTHY, *HEALTHY_SETS])
 def test_healthy_layers_that_look_impure_pass(name):
     check = of(name)
@@ -66,6 +67,7 @@ def test_a_callback_that_draws_fails():
     assert ": what pure_callback gives differs each time; " in check.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -74,7 +76,7 @@ def test_a_callback_that_draws_fails():
         ("InSet", "list(set('ab'))"),
     ],
 )
-def test_the_order_of_a_set_of_names_fails(name, line, monkeypatch):
+def test_iterating_a_set_of_names_fails(name, line, monkeypatch):
     check = of(name)
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("the order of a set of names differs from process to process: impure_layers.py:")
@@ -84,7 +86,7 @@ def test_the_order_of_a_set_of_names_fails(name, line, monkeypatch):
     assert of(name).verdict is Verdict.passed
 
 
-def test_the_code_that_fixes_it_is_pure():
+def test_suggested_fix_is_pure():
     lines = of("NumpyParam").fix.splitlines()
 
     class Fixed(nnx.Module):
@@ -102,8 +104,9 @@ def test_the_code_that_fixes_it_is_pure():
     assert check.verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["NumpyParam", "CalledNoise", "FromSet"])
-def test_a_strict_run_refuses_it_and_any_other_tells(name, make_run):
+def test_impure_layers_stop_only_strict_runs(name, make_run):
     words = ["layer=custom", f"layer.target=impure_layers.{name}", "input_shape=[2,4]"]
     run = make_run(*words)
     with pytest.raises(CheckFailed) as caught:

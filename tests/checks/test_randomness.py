@@ -12,10 +12,10 @@ from flax import nnx
 from flax.nnx import bridge as nnx_bridge
 
 from runner.checks import nothing_invented, streams
-from runner.checks.probes import draws
 from runner.checks.probes.subject import subject_of
+from runner.checks.programs import draws
 from runner.commands import main
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.experiment import execute, failures
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
@@ -159,52 +159,53 @@ def found(function, *arguments, names="kx"):
 # Check 2.
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
-def test_of_a_layer_of_conf_both_checks_say_yes(make_run, name):
+def test_conf_layers_pass_both_checks(make_run, name):
     run = make_run(f"layer={name}")
     subject = execute.subject(make_draft(run, identity_of(run)), run)
     assert nothing_invented.check(subject, full=False).verdict is Verdict.passed
     assert streams.check(subject, full=False).verdict is Verdict.passed
 
 
-def test_weights_that_are_given_leave_nothing_to_draw():
+def test_given_weights_leave_nothing_to_draw():
     check = invented(LINEAR)
     assert (check.verdict, check.detail) == (Verdict.passed, "apply draws nothing")
     assert invented(dropout()).detail == "all that apply draws comes from a stream that it is given"
 
 
-def test_what_fixes_weights_from_key_0_gives_them():
+def test_missing_weights_fix_supplies_them():
     check = invented(LINEAR, variables={})
     scope = {"model": LINEAR, "variables": {}, "x": X, "k1": jax.random.key(1)}
     exec(str(check.fix), scope)
     assert invented(LINEAR, variables=scope["variables"]).verdict is Verdict.passed
 
 
-def test_a_constant_that_is_made_up_leaves_no_draw_and_is_found_in_the_tree():
+def test_invented_constants_are_found():
     check = invented(LINEAR, variables={"params": {"kernel": jnp.ones((8, 8))}})
     assert check.detail == "apply makes up params/bias, as constants"
     assert check.evidence["num_draws"] == 0
 
 
-def test_what_lies_in_another_collection_is_not_made_up():
+def test_misplaced_weights_are_not_invented():
     weights = LINEAR.init(jax.random.key(0), X)["params"]
     assert invented(LINEAR, variables={"weights": weights}).verdict is Verdict.passed
 
 
-def test_a_mask_from_key_0_is_found_and_its_stream_named():
+def test_invented_masks_name_their_stream():
     check = invented(dropout(), rngs=())
     assert (check.verdict, check.detail, check.fix) == (Verdict.fail, MASK_FROM_NOWHERE, GIVE_DROPOUT)
     assert check.evidence["streams"] == ["dropout"]
 
 
-def test_linen_in_nnx_that_was_not_initialised_is_fixed_in_its_constructor():
+def test_uninitialised_linen_inside_nnx_is_fixed():
     check = invented(nnx_bridge.to_linen(Inner, lazy=False))
     assert (check.verdict, check.fix) == (Verdict.fail, LAZY_INIT)
     assert invented(nnx_bridge.to_linen(Inner, lazy=True)).verdict is Verdict.passed
 
 
 @pytest.mark.parametrize("layer", [OwnKey, RawKey])
-def test_a_key_that_the_layer_makes_in_its_call_is_found_with_its_line(layer):
+def test_keys_made_in_calls_are_located(layer):
     check = invented(nnx_bridge.to_linen(layer))
     (line,) = check.evidence["keys_made_at"]
     assert line.startswith("test_randomness.py:")
@@ -214,14 +215,14 @@ def test_a_key_that_the_layer_makes_in_its_call_is_found_with_its_line(layer):
     assert invented(nnx_bridge.to_linen(OwnStream)).verdict is Verdict.passed
 
 
-def test_a_key_kept_since_the_import_is_found_too():
+def test_keys_kept_since_import_are_found():
     check = invented(nnx_bridge.to_linen(KeptKey))
     assert check.detail.startswith("apply draws from a key that it is not given (test_randomness.py:")
     assert check.detail.endswith(" in KeptKey.__call__): what it draws is the same at every call")
     assert (check.verdict, check.fix) == (Verdict.fail, OWN_STREAM)
 
 
-def test_what_is_invented_in_a_scanned_stack_is_found():
+def test_invented_draws_in_scans_are_found():
     assert invented(Scanned()).verdict is Verdict.passed
     assert invented(Scanned(), rngs=()).detail == MASK_FROM_NOWHERE
 
@@ -229,14 +230,14 @@ def test_what_is_invented_in_a_scanned_stack_is_found():
 # Check 3.
 
 
-def test_streams_of_init_and_apply_are_listed():
+def test_init_and_apply_streams_are_listed():
     check = checked(dropout())
     assert check.detail == "init needs params, dropout; apply draws from dropout, each time with another key"
     assert (check.evidence["init"], check.evidence["apply"]) == (["params", "dropout"], ["dropout"])
     assert checked(LINEAR).detail == "init needs params; apply draws from no stream"
 
 
-def test_two_dropouts_without_rngs_share_a_mask_until_the_stream_is_given():
+def test_two_dropouts_without_rngs_share_masks():
     model = TwoDropouts()
     check = checked(model, rngs=())
     assert (check.verdict, check.fix) == (Verdict.fail, GIVE_DROPOUT)
@@ -256,38 +257,38 @@ def test_a_misspelt_stream_is_named():
     )
 
 
-def test_the_stream_default_stands_in_for_one_of_nnx_and_not_for_one_of_linen():
+def test_default_stream_serves_nnx_only():
     check = checked(TwoDropouts(), rngs=["default"])
     assert (check.verdict, check.evidence["apply"]) == (Verdict.passed, ["default"])
     assert checked(LinenDropout(), rngs=["default"]).verdict is Verdict.fail
 
 
-def test_streams_that_init_is_given_may_be_all_or_stood_in_for():
+def test_init_accepts_all_or_default_streams():
     for given in (["params", "dropout"], ["default"], None):
         assert checked(dropout(), init_rngs=given).verdict is Verdict.passed
     check = checked(dropout(), init_rngs=[])
     assert check.detail.startswith("init needs params, dropout, is given none and raises ")
 
 
-def test_the_stream_of_a_linen_dropout_is_missed_though_apply_raises():
+def test_missing_linen_dropout_stream_is_found():
     assert subject_of(LinenDropout(), X).needs.streams == ("params", "dropout")
     check = checked(LinenDropout(), rngs=())
     assert (check.verdict, check.detail) == (Verdict.fail, "apply needs the stream dropout and is not given it")
 
 
-def test_a_stream_that_nobody_uses_is_a_warning_with_what_to_leave_out():
+def test_unused_streams_get_a_warning():
     check = checked(dropout(), rngs=("dropout", "noise"))
     assert (check.verdict, check.detail) == (Verdict.warn, "apply is given noise, and nothing draws from it")
     assert check.fix == "output = model.apply(variables, x, rngs={'dropout': dropout_key})"
 
 
-def test_a_stream_that_only_init_needs_may_be_given():
+def test_init_only_streams_may_be_given():
     model = nnx_bridge.to_linen(nnx.Dropout, 0.0, deterministic=False)
     check = checked(model)
     assert (check.verdict, check.evidence["apply"], check.evidence["given"]) == (Verdict.passed, [], ["dropout"])
 
 
-def test_one_key_for_two_masks_is_found():
+def test_sharing_one_key_across_masks_fails():
     check = checked(nnx_bridge.to_linen(OneKeyTwice))
     assert (check.verdict, check.fix) == (Verdict.fail, KEY_EACH)
     assert check.detail.startswith("2 draws of shape [2, 8] come from one key (test_randomness.py:")
@@ -295,7 +296,7 @@ def test_one_key_for_two_masks_is_found():
     assert checked(nnx_bridge.to_linen(TwoKeys)).verdict is Verdict.passed
 
 
-def test_weights_that_are_made_up_are_not_taken_for_masks():
+def test_invented_weights_are_not_masks():
     class Twins(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -304,7 +305,7 @@ def test_weights_that_are_made_up_are_not_taken_for_masks():
     assert checked(Twins(), variables={}).verdict is Verdict.passed
 
 
-def test_in_full_another_key_must_give_another_output():
+def test_full_check_varies_the_keys():
     assert checked(dropout(), full=True).verdict is Verdict.passed
     check = checked(nnx_bridge.to_linen(Seldom), full=True)
     assert (check.verdict, check.detail) == (Verdict.warn, "the output is the same for 8 keys of dropout")
@@ -320,7 +321,8 @@ def refused(run):
     return execute.failed(Job(run=run, identity=identity), caught.value).record
 
 
-def test_a_strict_run_whose_config_takes_the_stream_away_fails_and_says_what_to_type(make_run):
+@pytest.mark.slow
+def test_strict_run_without_dropout_stream_fails(make_run):
     record = refused(make_run(*QUICK, "layer=dropout", "layer.rngs=[]"))
     assert record.error is not None
     assert (record.error.kind, record.error.message) == (FailureKind.check, f"nothing_invented: {MASK_FROM_NOWHERE}")
@@ -330,7 +332,7 @@ def test_a_strict_run_whose_config_takes_the_stream_away_fails_and_says_what_to_
     assert streams.check(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.passed
 
 
-def test_a_run_is_told_which_streams_to_leave_out(make_run):
+def test_unused_streams_suggest_an_override(make_run):
     run = make_run("layer=dropout", "layer.rngs=[dropout,noise]")
     check = streams.check(execute.subject(make_draft(run, identity_of(run)), run), full=False)
     assert check.fix == "'layer.rngs=[dropout]'"
@@ -349,7 +351,7 @@ def test_dead_draws_do_not_count():
     assert (dead.draws, dead.made_up, dead.invented) == ((), (), False)
 
 
-def test_typed_and_raw_keys_are_followed_alike():
+def test_typed_and_raw_keys_are_equivalent():
     for key in (KEY, jax.random.PRNGKey(0)):
         draw = found(lambda k, x: x + jax.random.normal(jax.random.fold_in(k, 1), x.shape), key, ZERO)
         assert [(one.shape, one.sources) for one in draw.draws] == [((4,), {"k"})]
@@ -398,19 +400,19 @@ custom_backwards.defvjp(lambda x: (custom_backwards(x), None), lambda _, g: (g,)
     ],
     ids=["jit", "remat", "custom_jvp", "custom_vjp", "cond", "scan", "while", "vmap"],
 )
-def test_a_key_made_inside_a_transformation_is_found(body):
+def test_keys_made_in_transformations_are_found(body):
     count, is_invented, sources = made_up_in(lambda k, x: body(x), KEY)
     assert (count, is_invented, sources) == (1, True, [[]])
 
 
 @pytest.mark.parametrize("around", [jax.jit, jax.checkpoint, lambda function: function])
-def test_a_key_kept_outside_is_found_where_it_is_drawn_from(around):
+def test_keys_kept_outside_are_found(around):
     kept = np.array([1, 2], np.uint32)
     body = around(lambda x: noise(jax.random.wrap_key_data(kept), x))
     assert made_up_in(lambda k, x: body(x), KEY) == (0, True, [[]])
 
 
-def test_a_key_carried_through_a_loop_keeps_its_source():
+def test_loop_carried_keys_keep_their_source():
     def step(carry, _):
         key, x = carry
         key, now = jax.random.split(key)
@@ -423,7 +425,7 @@ def test_a_key_carried_through_a_loop_keeps_its_source():
     assert made_up_in(lambda k, x: loop(jax.random.key(1), x), KEY) == (1, True, [[]])
 
 
-def test_what_a_loop_carries_in_later_rounds_is_followed():
+def test_later_loop_rounds_are_followed():
     def swap(_, carry):
         first, second, x = carry
         return second, first, noise(jax.random.fold_in(KEY, first), x)
@@ -433,7 +435,7 @@ def test_what_a_loop_carries_in_later_rounds_is_followed():
     assert [one.sources for one in traced.draws] == [{"k"}]
 
 
-def test_draws_are_equal_only_where_key_and_shape_are():
+def test_equal_draws_need_key_and_shape():
     def draw(k, x):
         again, other, longer = jax.random.normal(k, (4,)), jax.random.normal(jax.random.split(k)[0], (4,)), (5,)
         return jax.random.normal(k, (4,)) + again + other + x, jax.random.normal(k, longer)
@@ -443,7 +445,7 @@ def test_draws_are_equal_only_where_key_and_shape_are():
     assert len(set(numbers)) == 3
 
 
-def test_what_fixes_a_refused_run_is_said_on_the_terminal_and_shown(tmp_path, capsys):
+def test_refused_runs_point_to_show(tmp_path, capsys):
     words = ["layer=dropout", "layer.rngs=[]", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]
     assert main.main(words) == 1
     (folder,) = (tmp_path / "s" / "runs").iterdir()

@@ -11,7 +11,7 @@ from flax import nnx
 from flax.nnx import bridge
 
 import runner
-from runner.checks.report import CheckFailures, CheckReport
+from runner.checks.results.report import CheckFailures, CheckReport
 from runner.records.record import Check, Verdict
 
 X = jnp.ones((2, 4))
@@ -35,7 +35,7 @@ def dropped() -> CheckReport:
     return runner.check(bridge.to_linen(nnx.Dropout, 0.5), X, rngs="params", only=only)
 
 
-def test_a_report_is_a_sequence_of_checks_by_position_and_name(dropped):
+def test_reports_index_by_position_and_name(dropped):
     assert [check.name for check in dropped] == ["complete", "nothing_invented", "streams"]
     assert len(dropped) == 3
     assert dropped[0] is dropped["complete"]
@@ -44,7 +44,7 @@ def test_a_report_is_a_sequence_of_checks_by_position_and_name(dropped):
     assert dropped["streams"].verdict == Verdict.fail.value
 
 
-def test_a_name_that_is_no_check_is_answered_with_the_nearest(dropped):
+def test_unknown_check_names_suggest_the_nearest(dropped):
     with pytest.raises(KeyError) as caught:
         dropped["stream"]
     known = "complete, nothing_invented, streams"
@@ -53,14 +53,14 @@ def test_a_name_that_is_no_check_is_answered_with_the_nearest(dropped):
         dropped["xyz"]
 
 
-def test_checks_come_sorted_by_what_they_say():
+def test_checks_are_grouped_by_verdict():
     said = [[check.name for check in part] for part in (REPORT.failed, REPORT.warned, REPORT.untested)]
     assert said == [["streams"], ["lifts", "sharding"], ["sharding"]]
     assert not REPORT.ok
     assert not REPORT
 
 
-def test_what_could_not_be_tested_is_not_ok():
+def test_untested_checks_are_not_ok():
     untested = REPORT[-1:]
     report = CheckReport("Gated", untested)
     assert not report.ok and not report.failed
@@ -71,14 +71,14 @@ def test_what_could_not_be_tested_is_not_ok():
     )
 
 
-def test_a_report_without_failures_is_ok_and_raises_nothing():
+def test_reports_without_failures_raise_nothing():
     report = runner.check(bridge.to_linen(nnx.Linear, 4, 4), X, only="complete", label="mine")
     assert report.ok and report
     assert report.label == "mine"
     report.raise_for_failures()
 
 
-def test_failures_are_raised_with_evidence_and_fix(dropped):
+def test_failures_carry_evidence_and_fix(dropped):
     with pytest.raises(CheckFailures, match=r"^2 of 3 checks failed: Dropout\n\nnothing_invented: ") as caught:
         dropped.raise_for_failures()
     text = str(caught.value)
@@ -89,7 +89,8 @@ def test_failures_are_raised_with_evidence_and_fix(dropped):
     assert text.endswith("       output = model.apply(variables, x, rngs={'dropout': k3})")
 
 
-def test_pytest_shows_the_failures_at_the_line_of_the_test(tmp_path):
+@pytest.mark.slow
+def test_pytest_shows_failures_at_the_call(tmp_path):
     (tmp_path / "test_mine.py").write_text(
         "import jax.numpy as jnp, runner\n"
         "from flax import nnx\n"
@@ -100,7 +101,7 @@ def test_pytest_shows_the_failures_at_the_line_of_the_test(tmp_path):
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert "E       runner.checks.report.CheckFailures: 1 of 1 check failed: Dropout" in done.stdout
+    assert "E       runner.checks.results.report.CheckFailures: 1 of 1 check failed: Dropout" in done.stdout
     assert "test_mine.py:6: CheckFailures" in done.stdout
     assert "report.py" not in done.stdout
 
@@ -116,7 +117,7 @@ def test_the_text_is_a_plain_table():
     assert len({line.index(word) for line, word in ((lines[1], "all"), (lines[2], "needs"), (lines[5], "but"))}) == 1
 
 
-def test_a_notebook_gets_a_table_with_everything_escaped():
+def test_notebook_tables_escape_everything():
     table = REPORT._repr_html_()
     assert table.startswith("<table><caption")
     assert table.count("<tr>") == 5

@@ -44,6 +44,7 @@ def seeded(layer):
     return check
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", DEAF)
 def test_deaf_layer_fails(layer):
     check = seeded(layer)
@@ -51,6 +52,7 @@ def test_deaf_layer_fails(layer):
     assert "not depend on the seed" in check.detail
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", LIVE)
 def test_healthy_layer_passes(layer):
     assert seeded(layer).verdict is Verdict.passed
@@ -62,7 +64,7 @@ def test_deaf_leaves_alone_are_named():
     assert seeded(layers.DeafInStack).evidence["deaf"] == ["params/scales"]
 
 
-def test_line_of_a_made_up_key_is_named():
+def test_invented_key_is_located():
     detail = seeded(layers.PartDeaf).detail
     assert detail.startswith("params/deaf does not depend on the seed: init makes its random values without the key")
     assert "(seeded_layers.py:" in detail
@@ -94,6 +96,7 @@ def test_given_variables_are_not_drawn():
     assert (check.verdict, check.detail) == (Verdict.passed, "the variables are given: init draws none of them")
 
 
+@pytest.mark.slow
 def test_host_that_does_not_split_fails(capsys):
     def checked(host):
         words = ["check", "layer=linear", "input_shape=[4,8]", f"host.target=seeded_layers.{host}"]
@@ -113,12 +116,14 @@ def sweep_of(capsys, tmp_path, *words):
     return code, out + err
 
 
+@pytest.mark.slow
 def test_strict_sweep_refuses_a_deaf_layer(capsys, tmp_path):
     code, said = sweep_of(capsys, tmp_path, "layer.target=seeded_layers.OwnSeed")
     assert code == 1
     assert "check: seeded: params/linear/kernel does not depend on the seed" in said
 
 
+@pytest.mark.slow
 def test_suggested_binding_is_accepted(capsys, tmp_path):
     assert "'layer.kwargs.seed=${seed}'" in str(seeded_by_command(capsys))
     code, said = sweep_of(capsys, tmp_path, "layer.target=seeded_layers.OwnSeed", "layer.kwargs.seed=${seed}")
@@ -170,6 +175,7 @@ def test_equal_slices_names_the_axis():
     assert equal_slices(np.repeat(np.array([[1, 2, 3]]), 4, axis=0)) is None
 
 
+@pytest.mark.slow
 def test_seeds_of_one_output_are_named(capsys, tmp_path):
     words = ["-m", "seed=0,1,2", f"output_root={tmp_path}", "tracking=disabled", "timing=off"]
     main.main([*words, "layer=layer_norm", "input_shape=[8,4],[8,8]"])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import axes_hosts
 import flax
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,12 @@ from flax import nnx
 from flax.nnx import bridge
 from jax.sharding import PartitionSpec
 
+import runner
+from runner.bridge import boxes
+from runner.bridge.tracing import tried_boxes
 from runner.checks import sharding
 from runner.checks.probes.subject import subject_of
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.errors import LayerError
 from runner.experiment import execute
 from runner.records.record import Verdict
@@ -70,8 +74,9 @@ def placing_nothing():
         yield
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", NAMES)
-def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, name):
+def test_conf_layers_have_no_axis_names(make_run, name):
     run = make_run(f"layer={name}")
     _, drafts = validate.validate([Config(run=run)])
     check = sharding.check(execute.subject(next(iter(drafts.values())), run), full=True)
@@ -80,14 +85,14 @@ def test_a_layer_of_conf_has_no_axis_names_and_one_device_is_no_mesh(make_run, n
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_axis_names_that_lose_the_axis_of_a_scan_are_in_the_evidence():
+def test_lost_scan_axes_are_in_evidence():
     check = check_of(bridge.ToLinen(named))
     assert check.evidence["nn.scan"] == {"params/kernel": ["data", "model"]}
-    assert check.fix == sharding.KEEP_AXES
+    assert check.fix == sharding.KEEP_AXES_ALONE
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_what_fixes_a_lost_axis_keeps_it():
+def test_lost_axis_fix_keeps_it():
     scope = {"nn": nn, "layer": bridge.ToLinen(named)}
     exec(sharding.KEEP_AXES, scope)
     shapes = jax.eval_shape(Stack(scope["layer"]).init, jax.random.PRNGKey(0), X)
@@ -101,29 +106,29 @@ def test_partitioning_by_the_bridge_is_fine():
     check = check_of(bridge.ToLinen(boxed))
     assert check.verdict is Verdict.passed
     assert check.detail == (
-        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
-        "mesh data=1, model=1 it gives the same bits"
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap with "
+        "metadata_params; sharded on a mesh data=1, model=1 it gives the same bits"
     )
     assert check.evidence["nn.scan"] == check.evidence["nn.vmap"] == {"params/kernel": ["layers", "data", "model"]}
     assert check.evidence["context"] == "none"
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_a_scanned_stack_whose_layer_axis_has_no_name_is_refused():
+def test_unnamed_scan_axes_fail():
     check = check_of(Stack(bridge.ToLinen(named)))
     assert (check.verdict, check.fix) == (Verdict.fail, sharding.KEEP_AXES)
     assert check.detail == "params/layer/kernel has 3 axes and the names (data, model)"
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_a_name_too_few_in_the_layer_is_refused():
+def test_too_few_axis_names_fail():
     check = check_of(bridge.ToLinen(one_name))
     assert check.verdict is Verdict.fail
     assert check.detail == "params/kernel has 2 axes and the names (data)"
     assert check.fix == "out_sharding with one name, or None, for every axis of the array"
 
 
-def test_any_other_error_is_left_to_others():
+def test_other_errors_are_left_alone():
     assert sharding.why_it_fails(LayerError("layer x can't take x")) is None
 
 
@@ -146,7 +151,7 @@ def test_what_fixes_a_missing_mesh_runs():
         flax.config.update("flax_always_shard_variable", before)
 
 
-def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
+def test_layers_needing_a_mesh_context_warn():
     with jax.set_mesh(MESH):
         check = check_of(bridge.ToLinen(boxed))
     assert check.verdict is Verdict.warn
@@ -157,7 +162,7 @@ def test_a_layer_that_needs_a_mesh_in_context_is_warned_of():
     assert check.fix == sharding.SET_MESH.format(shape=(1, 1), names=("data", "model"), num=2)
 
 
-def test_specs_that_can_not_be_read_off_shapes_are_in_the_evidence():
+def test_unreadable_specs_are_in_the_evidence():
     with jax.set_mesh(MESH):
         check = check_of(bridge.ToLinen(named))
     assert check.verdict is Verdict.fail
@@ -176,7 +181,7 @@ def test_specs_that_can_not_be_read_off_shapes_are_in_the_evidence():
         ({("data",): 5, ("model",): 7}, 6, {"data": 1, "model": 1}),
     ],
 )
-def test_a_mesh_has_as_many_devices_as_the_arrays_can_be_cut_for(cuts, num, sizes):
+def test_meshes_shrink_to_fit_the_arrays(cuts, num, sizes):
     assert sharding._cut({"data": 1, "model": 1}, cuts, num) == sizes
 
 
@@ -191,14 +196,74 @@ with nnx.use_eager_sharding(False):
 """
 
 
-def test_on_eight_devices_the_layer_runs_sharded():
+@pytest.mark.slow
+def test_layers_run_sharded_on_eight_devices():
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", ON_EIGHT], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     replicated, sharded, lost = done.stdout.splitlines()
     assert replicated == "no leaf has axis names; replicated on 8 devices it gives the same bits"
     assert sharded.startswith(
-        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap; sharded on a "
-        "mesh data=4, model=2 it is rounded otherwise ("
+        "the axis names of params/kernel (data, model) fit their arrays and outlive nn.scan and nn.vmap with "
+        "metadata_params; sharded on a mesh data=4, model=2 it is rounded otherwise ("
     )
     assert lost == "nn.scan and nn.vmap lose the added axis: params/kernel keeps the names (data, model) on 3 axes"
+
+
+class Scanned(nn.Module):
+    """Two of a layer by `nn.scan`, which says the name of its axis or does not."""
+
+    layer: nn.Module
+    says_name: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        more = {"metadata_params": {nn.PARTITION_NAME: "layers"}} if self.says_name else {}
+        axes, keys = {"params": 0}, {"params": True}
+        run = nn.scan(lambda layer, x, _: (layer(x), None), variable_axes=axes, split_rngs=keys, length=2, **more)
+        return run(self.layer, x, None)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("placing_nothing")
+@pytest.mark.parametrize(("says_name", "box"), [(True, tried_boxes.LOGICAL), (False, tried_boxes.BARE)])
+def test_only_a_box_that_works_in_the_host_is_suggested(says_name, box):
+    check = check_of(Scanned(bridge.ToLinen(named), says_name))
+    assert (check.verdict, check.fix) == (Verdict.fail, tried_boxes.FIXES[box])
+    assert check.evidence["boxes"][box] == "works"
+    scope = {"nn": nn, "layer": bridge.ToLinen(named)}
+    exec(check.fix, scope)
+    assert check_of(Scanned(scope["layer"], says_name)).verdict is Verdict.passed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_host_with_params_axes_is_told_of_the_writer():
+    subject = subject_of(axes_hosts.Stack(axes_hosts.default), X[:, :4])
+    assert sharding.check(subject, full=True).fix == tried_boxes.WRITER
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_box_that_a_scan_refuses_is_a_fail():
+    model = Scanned(bridge.ToLinen(named, metadata_fn=boxes.logical), says_name=False)
+    (check,) = runner.check(model, X, only=["sharding"])
+    assert (check.verdict, check.fix) == (Verdict.fail, tried_boxes.FIXES[tried_boxes.BARE])
+    assert check.detail.endswith("PartitioningUnspecifiedError")
+
+
+class Refusing(Scanned):
+    """A host that refuses what has no name, and whose scan takes no box."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = super().__call__(x)
+        if self.is_initializing() and not isinstance(self.variables["params"]["layer"]["kernel"], nn.meta.AxisMetadata):
+            raise ValueError("a kernel without a box")
+        return y
+
+
+@pytest.mark.usefixtures("placing_nothing")
+def test_a_host_in_which_no_box_works_is_told_so():
+    check = check_of(Refusing(bridge.ToLinen(named), says_name=False))
+    assert (check.verdict, check.fix) == (Verdict.fail, None)
+    assert "no box works in this host (LogicallyPartitioned: PartitioningUnspecifiedError" in check.detail

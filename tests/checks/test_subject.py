@@ -35,13 +35,13 @@ LINEAR = bridge.to_linen(nnx.Linear, 8, 8)
         (LINEAR, {"x": jnp.ones((2, 5))}, "got (5,) and (8,).\n  Try: 'input_shape=[2,8]'"),
     ],
 )
-def test_what_can_not_be_checked_is_said_with_what_to_write(model, given, said):
+def test_uncheckable_inputs_suggest_code(model, given, said):
     with pytest.raises(UserError) as caught:
         runner.check(model, **{"x": X, **given})
     assert said in str(caught.value)
 
 
-def test_the_state_of_a_native_module_is_fixed_by_flaxs_own_function():
+def test_nnx_state_fix_uses_flax():
     module = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match=r"^variables is an nnx.State, and a Linen variable dict is wanted") as caught:
         runner.check(LINEAR, X, variables=nnx.state(module))
@@ -50,7 +50,7 @@ def test_the_state_of_a_native_module_is_fixed_by_flaxs_own_function():
     assert check.verdict is Verdict.passed
 
 
-def test_params_without_their_collection_are_known_for_what_they_are():
+def test_bare_params_are_recognised():
     names = {"variables": LINEAR.init(jax.random.key(0), X)["params"]}
     (check,) = runner.check(LINEAR, X, only="complete", **names)
     assert check.detail.endswith("; these are the params without their collection")
@@ -59,7 +59,7 @@ def test_params_without_their_collection_are_known_for_what_they_are():
     assert check.verdict is Verdict.passed
 
 
-def test_names_may_be_given_as_flax_takes_them():
+def test_collection_names_take_every_flax_form():
     norm = bridge.to_linen(nnx.BatchNorm, 8)
     mutable = [subject_of(norm, X, mutable=given).mutable for given in ("batch_stats", True, False, ["batch_stats"])]
     assert mutable == [("batch_stats",), ("batch_stats",), (), ("batch_stats",)]
@@ -69,7 +69,7 @@ def test_names_may_be_given_as_flax_takes_them():
     assert subject_of(LINEAR, X, rngs=keys).rngs == ("dropout",)
 
 
-def test_variables_known_by_shape_alone_are_enough_for_what_is_traced():
+def test_abstract_variables_suffice_for_traced_checks():
     shapes = jax.eval_shape(LINEAR.init, jax.random.key(0), X)
     found = runner.check(LINEAR, X, only=["complete", "trained"], variables=shapes)
     assert [check.verdict for check in found] == [Verdict.passed, Verdict.passed]

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from runner.checks import registry
-from runner.checks.verdicts import STRICT
+from runner.checks.results.verdicts import STRICT
 from runner.commands import main
 
 pytestmark = pytest.mark.slow
@@ -28,6 +28,42 @@ LAYERS = {
         "+layer.kwargs.required_parameters={D: 3}",
         "layer.kwargs.seed=${seed}",
         "input_shape=[2,4]",
+    ),
+    "a graph convolution over edges": (
+        "layer.target=jraphx.nn.conv.GCNConv",
+        "+layer.kwargs.in_features=4",
+        "+layer.kwargs.out_features=8",
+        "input_shape=[5,4]",
+        "input.shapes={edge_index:[2,6]}",
+        "input.dtypes={edge_index:int32}",
+        "input.high=5",
+    ),
+    "a network of a graph package": (
+        "layer.target=jraphx.nn.models.MLP",
+        "+layer.kwargs.in_features=4",
+        "+layer.kwargs.hidden_features=6",
+        "+layer.kwargs.out_features=8",
+        "+layer.kwargs.num_layers=2",
+        "+layer.kwargs.norm=layer_norm",
+        "input_shape=[5,4]",
+    ),
+    "a layer of a policy, with its state": (
+        "layer.target=nnx_ppo.networks.feedforward.Dense",
+        "+layer.kwargs.in_features=4",
+        "+layer.kwargs.out_features=8",
+        "+layer.call.state=[]",
+        "input.name=x",
+        "input_shape=[5,4]",
+    ),
+    "a block that takes a config": (
+        "layer.target=mamba3_jax.modeling.Mamba3Block",
+        "+layer.kwargs.cfg._target_=mamba3_jax.modeling.Mamba3Config",
+        "+layer.kwargs.cfg.hidden_size=16",
+        "+layer.kwargs.cfg.state_size=8",
+        "+layer.kwargs.cfg.head_dim=8",
+        "+layer.kwargs.cfg.chunk_size=4",
+        "+layer.kwargs.layer_idx=0",
+        "input_shape=[2,8,16]",
     ),
     "a causal convolution that also gives its state": (
         "layer.target=mamba2_jax.modeling.DepthwiseConv1d",
@@ -53,19 +89,20 @@ ONE_KEY = {LAYERS["a whole KAN"]: {"streams"}}
 
 
 @pytest.mark.parametrize("typed", LAYERS.values(), ids=LAYERS.keys())
-def test_a_layer_of_another_package_is_checked_as_it_comes(typed, tmp_path, monkeypatch, capsys):
+def test_third_party_layers_check_as_is(typed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main.main(["check", "--json", "layer=custom", *typed])
     (checked,) = json.loads(capsys.readouterr().out)
     verdicts = {item["name"]: item["verdict"] for item in checked["checks"]}
     assert checked["error"] is None
-    assert {*registry.TRACED, *registry.FULL, "as_traced", "finite"} <= verdicts.keys()
+    asked = {*registry.TRACED, *registry.FULL, "as_traced", "finite"} - registry.ASKED_IF.keys()
+    assert asked <= verdicts.keys()
     failed = {name for name, said in verdicts.items() if name in STRICT and said == "fail"}
     assert failed == ONE_KEY.get(typed, set())
     assert not list(tmp_path.iterdir())
 
 
-def test_a_layer_of_another_package_runs_and_is_saved(tmp_path, monkeypatch):
+def test_third_party_layers_run_and_save(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = LAYERS["a causal convolution that also gives its state"]
     assert main.main(["-m", "layer=custom", *typed, "seed=0,1", "sweep=other", "timing=off", "tracking=disabled"]) == 0
@@ -75,7 +112,7 @@ def test_a_layer_of_another_package_runs_and_is_saved(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("outputs/other/runs/*/checkpoint"))) == 2
 
 
-def test_a_kan_that_seeds_itself_is_refused(tmp_path, monkeypatch, capsys):
+def test_self_seeding_kan_layers_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     bound = ["layer=custom", *LAYERS["a KAN layer"], "seed=0,1", "timing=off", "tracking=disabled", "checkpoint=none"]
     deaf = [word for word in bound if "${seed}" not in word]

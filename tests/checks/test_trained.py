@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import stepped_layers as stepped
 import trained_layers as planted
 from common_layers import COMMON
 from flax import linen as nn
@@ -110,21 +111,24 @@ def of_config(make_run):
     return make
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", LAYERS)
-def test_only_lora_of_the_layers_of_conf_has_leaves_outside_params(of_config, layer):
+def test_only_lora_has_leaves_outside_params(of_config, layer):
     check = trained.check(of_config(f"layer={layer}"), full=False)
     assert check.verdict is (Verdict.fail if layer == "lora" else Verdict.passed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["linear", "embed", "gru", "transformer_block"])
-def test_every_leaf_of_a_healthy_layer_gets_a_gradient(of_config, layer):
+def test_healthy_layers_get_gradients_everywhere(of_config, layer):
     check = trained.check(of_config(f"layer={layer}"), full=True)
     num = {"linear": 2, "embed": 1, "gru": 3, "transformer_block": 16}[layer]
     leaves = "the one trainable leaf is" if num == 1 else f"all {num} trainable leaves are"
     assert (check.verdict, check.detail) == (Verdict.passed, f"{leaves} in params, and each gets a nonzero gradient")
 
 
-def test_the_code_for_lora_trains_its_weights():
+@pytest.mark.slow
+def test_lora_fix_trains_its_weights():
     check = trained.check(subject_of(lora(), X), full=False)
     assert check.evidence == {"outside": ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]}
     assert check.fix == (
@@ -141,6 +145,7 @@ def test_the_code_for_lora_trains_its_weights():
     assert trained.check(given, full=True).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_naming_loras_collection_turns_the_verdict(of_config):
     check = trained.check(of_config("layer=lora", "train.collections=[params,LoRAParam]"), full=True)
     assert (check.verdict, check.detail) == (
@@ -149,7 +154,7 @@ def test_naming_loras_collection_turns_the_verdict(of_config):
     )
 
 
-def test_leaving_params_out_on_purpose_is_only_said():
+def test_leaving_out_params_on_purpose_warns():
     check = trained.check(subject_of(lora(), X, trained=["LoRAParam"]), full=False)
     assert (check.verdict, check.detail) == (
         Verdict.warn,
@@ -157,7 +162,7 @@ def test_leaving_params_out_on_purpose_is_only_said():
     )
 
 
-def test_a_misspelt_collection_is_not_on_purpose():
+def test_misspelt_collections_fail():
     check = trained.check(subject_of(lora(), X, trained=["params", "LoraParam"]), full=False)
     assert (check.verdict, check.detail) == (
         Verdict.fail,
@@ -166,7 +171,7 @@ def test_a_misspelt_collection_is_not_on_purpose():
     )
 
 
-def test_a_raw_array_is_trained_once_it_is_a_param():
+def test_param_wrapping_trains_a_raw_array():
     model = bridge.to_linen(RawScale)
     check = trained.check(subject_of(model, X), full=False)
     assert (check.verdict, check.detail) == (
@@ -187,14 +192,14 @@ def test_a_raw_array_is_trained_once_it_is_a_param():
     assert trained.check(named, full=False).verdict is Verdict.passed
 
 
-def test_a_type_of_ones_own_that_is_a_param_is_to_be_trained():
+def test_custom_param_types_must_be_trained():
     check = trained.check(subject_of(bridge.to_linen(OwnType), X), full=False)
     assert (check.verdict, check.evidence) == (Verdict.fail, {"outside": ["Own/w"]})
     named = subject_of(bridge.to_linen(OwnType), X, trained=["Own"])
     assert trained.check(named, full=True).verdict is Verdict.passed
 
 
-def test_leaves_of_an_old_checkpoint_that_nobody_reads_are_named():
+def test_unread_checkpoint_leaves_are_named():
     old = Old().init(jax.random.key(0), X)
     check = trained.check(subject_of(New(), X, variables=old), full=False)
     assert (check.verdict, check.evidence) == (
@@ -211,7 +216,7 @@ def test_leaves_of_an_old_checkpoint_that_nobody_reads_are_named():
     assert trained.check(named, full=True).verdict is Verdict.passed
 
 
-def test_a_leaf_too_many_is_named_with_the_name_that_would_read_it():
+def test_extra_leaves_suggest_a_reading_name():
     variables = New().init(jax.random.key(0), X)
     variables["params"]["Dense_9"] = variables["params"]["Dense_1"]
     check = trained.check(subject_of(New(), X, variables=variables), full=False)
@@ -220,7 +225,7 @@ def test_a_leaf_too_many_is_named_with_the_name_that_would_read_it():
     assert "Dense_9" not in trained.check(named, full=False).detail
 
 
-def test_a_leaf_behind_a_stopped_gradient_is_named_and_can_be_made_a_constant():
+def test_stopped_gradient_leaves_can_become_constants():
     check = trained.check(subject_of(bridge.to_linen(Frozen), X), full=True)
     assert (check.verdict, check.detail) == (
         Verdict.fail,
@@ -236,7 +241,8 @@ def test_a_leaf_behind_a_stopped_gradient_is_named_and_can_be_made_a_constant():
     assert (fixed.verdict, fixed.detail) == (Verdict.passed, "nothing to train: no leaf is trainable")
 
 
-def test_a_gradient_that_is_zero_for_the_datas_sake_is_no_mistake(of_config):
+@pytest.mark.slow
+def test_data_dependent_zero_gradients_only_warn(of_config):
     check = trained.check(of_config("layer=multi_head_attention", "input_shape=[1,8]"), full=True)
     assert (check.verdict, check.fix) == (Verdict.warn, "'input_shape=[4,8]'")
     assert check.detail == (
@@ -247,12 +253,16 @@ def test_a_gradient_that_is_zero_for_the_datas_sake_is_no_mistake(of_config):
     assert trained.check(fixed, full=True).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["gru", "lstm", "simple"])
-def test_one_step_of_a_cell_is_a_warning(cell):
+def test_single_cell_steps_warn(cell):
     model = bridge.to_linen(Step, cell=cell, in_features=4, hidden_features=4)
     check = trained.check(subject_of(model, X), full=True)
     assert check.verdict is Verdict.warn
-    assert "got a zero gradient: one step of cell from zeros trains no recurrent weight" in check.detail
+    assert (
+        "got a zero gradient: it meets only zeros, as in one step of a recurrent cell: right where later"
+        in check.detail
+    )
 
 
 def test_an_output_of_integers_trains_nothing():
@@ -264,7 +274,7 @@ def test_an_output_of_integers_trains_nothing():
     )
 
 
-def test_a_layer_that_can_not_be_differentiated_says_what_it_raised():
+def test_non_differentiable_layers_report_their_error():
     check = trained.check(subject_of(bridge.to_linen(OnTheHost), X), full=True)
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("the gradient can't be taken: ValueError: Pure callbacks do not support JVP.")
@@ -275,6 +285,7 @@ def of_planted(name, *collections):
     return trained.check(subject_of(layer, RANDOM, trained=collections or ("params",)), full=True)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("name", "collections", "detail"),
     [
@@ -316,11 +327,12 @@ def of_planted(name, *collections):
         ),
     ],
 )
-def test_weights_that_can_not_be_trained_are_named(name, collections, detail):
+def test_untrainable_weights_are_named(name, collections, detail):
     check = of_planted(name, *collections)
     assert (check.verdict, check.detail) == (Verdict.fail, detail)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("name", "collections"),
     [
@@ -340,7 +352,7 @@ def test_weights_that_can_not_be_trained_are_named(name, collections, detail):
         ("Spectrum", []),
     ],
 )
-def test_healthy_layers_that_look_like_them_pass(name, collections):
+def test_lookalike_healthy_layers_pass(name, collections):
     assert of_planted(name, *collections).verdict is Verdict.passed
 
 
@@ -358,19 +370,20 @@ def test_the_code_makes_constants_of_integers(name):
 
 
 @pytest.mark.parametrize("name", ["Normed", "Counts"])
-def test_statistics_are_left_out_by_what_the_fix_says(name):
+def test_statistics_fix_leaves_them_out(name):
     collection = {"Normed": "batch_stats", "Counts": "Counter"}[name]
     assert of_planted(name, "params", collection).fix == "'train.collections=[params]'"
     assert of_planted(name, "params").verdict is Verdict.passed
 
 
-def test_a_variable_trained_on_purpose_is_said():
+def test_purposely_trained_variables_warn():
     check = of_planted("Prompted", "params", "Prompt")
     assert (check.verdict, check.fix) == (Verdict.warn, "'train.collections=[params]'")
     assert check.detail == "Prompt/prompt is trained, though no nnx.Param: right for weights"
 
 
-def test_a_host_may_not_scale_the_layer_by_zero():
+@pytest.mark.slow
+def test_hosts_scaling_layers_by_zero_fail():
     layer = bridge.to_linen(nnx.Linear, 4, 4)
     hosts = [planted.ScaledByZero(layer), planted.ScaledByZero(layer, 1.0), planted.ZeroDense(layer)]
     checks = [trained.check(subject_of(host, RANDOM), full=True) for host in hosts]
@@ -379,6 +392,7 @@ def test_a_host_may_not_scale_the_layer_by_zero():
     assert (checks[0].detail, checks[0].fix) == (detail, None)
 
 
+@pytest.mark.slow
 def test_the_code_for_complex_weights_descends():
     check = of_planted("Turn")
     assert (check.verdict, check.detail) == (
@@ -398,3 +412,61 @@ def test_the_code_for_complex_weights_descends():
         exec(check.fix, names)
         names["params"] = optax.apply_updates(names["params"], names["updates"])
     assert loss(names["params"]) < 0.01 * before
+
+
+MEETS_ZEROS = "it meets only zeros, as in one step of a recurrent cell: right where later steps bring others"
+CANCELS = "what it adds in one place cancels in another, as in a shared layer: right if that is meant"
+
+
+def of_stepped(name):
+    return trained.check(subject_of(bridge.to_linen(getattr(stepped, name)), RANDOM), full=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("Cell", f"params/h/kernel got a zero gradient: {MEETS_ZEROS}"),
+        ("StateSpace", f"params/a got a zero gradient: {MEETS_ZEROS}"),
+        ("CarriedState", f"params/h/kernel got a zero gradient: {MEETS_ZEROS}"),
+        ("Siamese", f"params/encoder/bias got a zero gradient: {CANCELS}"),
+        ("SameViews", f"params/encoder/bias, params/encoder/kernel got a zero gradient: {CANCELS}"),
+        ("Ranked", f"params/encoder/bias got a zero gradient: {CANCELS}"),
+    ],
+)
+def test_zero_in_this_call_only_warns(name, detail):
+    check = of_stepped(name)
+    assert (check.verdict, check.detail) == (Verdict.warn, detail)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("StoppedCell", "params/h/kernel"),
+        ("ArgmaxCell", "params/h/kernel"),
+        ("RoundedSpace", "params/a"),
+        ("StoppedSiamese", "params/encoder/bias, params/encoder/kernel"),
+        ("SignRanked", "params/encoder/bias, params/encoder/kernel"),
+        ("Masked", "params/linear/bias, params/linear/kernel"),
+    ],
+)
+def test_zero_by_the_code_fails(name, path):
+    check = of_stepped(name)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith(f"{path} can't be trained: the gradient is zero ")
+
+
+def test_a_weight_beyond_a_threshold_is_trained():
+    assert of_stepped("Thresholded").verdict is Verdict.passed
+
+
+@pytest.mark.slow
+def test_hosts_of_such_layers():
+    hosts = [
+        stepped.MaskingHost(bridge.to_linen(nnx.Linear, 4, 4)),
+        stepped.ScanningHost(bridge.to_linen(stepped.Cell)),
+        stepped.ScanningHost(bridge.to_linen(stepped.StoppedCell)),
+    ]
+    checks = [trained.check(subject_of(host, RANDOM), full=True) for host in hosts]
+    assert [check.verdict for check in checks] == [Verdict.fail, Verdict.warn, Verdict.fail]

@@ -49,7 +49,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_config_that_does_not_even_compile_is_checked_all_the_same(here, capsys):
+@pytest.mark.slow
+def test_uncompilable_configs_are_still_checked(here, capsys):
     assert main.main(["check", "--json", *WORDS, "host.layer_name=null"]) == 1
     (checked,) = json.loads(capsys.readouterr().out)
     checks = {check["name"]: check for check in checked["checks"]}
@@ -63,7 +64,8 @@ def test_a_config_that_does_not_even_compile_is_checked_all_the_same(here, capsy
     assert not (here / "outputs").exists()
 
 
-def test_a_check_that_breaks_is_no_pass(here, capsys, monkeypatch):
+@pytest.mark.slow
+def test_crashing_checks_do_not_pass(here, capsys, monkeypatch):
     def broken(subject, *, full):
         raise KeyError("num_consts")
 
@@ -79,7 +81,8 @@ def test_a_check_that_breaks_is_no_pass(here, capsys, monkeypatch):
     assert main.main([*words, *lean[:2], "sweep=t", "checks=warn"]) == 0
 
 
-def test_a_run_that_did_not_compile_has_its_checks_and_fails_again(here, capsys):
+@pytest.mark.slow
+def test_uncompilable_runs_keep_their_checks(here, capsys):
     lean = ["checks=warn", "timing=off", "tracking=disabled", "sweep=s"]
     assert main.main([*WORDS, "host.layer_name=null", *lean]) == 1
     capsys.readouterr()

@@ -87,7 +87,7 @@ def compare(capsys, *words: str) -> tuple[int, list[str], str]:
     return code, captured.out.splitlines(), captured.err
 
 
-def test_a_sweep_and_its_copy_are_the_same(here, capsys):
+def test_a_sweep_equals_its_copy(here, capsys):
     code, lines, err = compare(capsys)
     assert (code, err) == (0, "")
     assert lines[:7] == [
@@ -107,7 +107,7 @@ def test_a_sweep_and_its_copy_are_the_same(here, capsys):
 
 
 @pytest.mark.parametrize(("factor", "code", "said"), [(1.2, 3, "slower"), (1.05, 0, "same"), (0.8, 0, "faster")])
-def test_longer_times_make_the_second_side_slower(factor, code, said, here, capsys):
+def test_longer_times_make_b_slower(factor, code, said, here, capsys):
     edit("b", lambda record: calm(record, factor))
     found, lines, _ = compare(capsys)
     assert found == code
@@ -117,7 +117,7 @@ def test_longer_times_make_the_second_side_slower(factor, code, said, here, caps
     assert (f"{said}: Works by {factor:.2f} ×" in lines[-1]) is (said != "same")
 
 
-def test_other_results_count_more_than_longer_times(here, capsys):
+def test_differing_results_outweigh_times(here, capsys):
     edit("b", lambda record: calm(record, 2))
     change_output("b", 3, lambda y: y + 1)
     code, lines, _ = compare(capsys)
@@ -136,7 +136,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("change", "code", "said"), CHANGES.values(), ids=CHANGES)
-def test_outputs_of_other_software_agree_by_how_far_they_lie_apart(change, code, said, here, capsys):
+def test_outputs_across_versions_agree_within_tolerance(change, code, said, here, capsys):
     edit("b", on(software="0.99"))
     change_output("b", 0, change)
     found, lines, _ = compare(capsys)
@@ -147,27 +147,27 @@ def test_outputs_of_other_software_agree_by_how_far_they_lie_apart(change, code,
     assert f": {agree}; no slower, no faster" in lines[-1]
 
 
-def test_one_ulp_counts_where_ids_and_software_promise_the_same_bits(here, capsys):
+def test_one_ulp_counts_without_an_excuse(here, capsys):
     change_output("b", 0, lambda y: np.nextafter(y, np.float32(9)))
     code, lines, _ = compare(capsys)
     assert code == 4
     assert "within 4 ulp, though all that could change them is the same: output by 1 ulp" in lines[4]
 
 
-def test_a_run_that_failed_on_one_side_differs(here, capsys):
+def test_one_failed_side_differs(here, capsys):
     edit("b", lambda record: record.update(status="failed", output=[]), 5)
     code, lines, _ = compare(capsys)
     assert code == 4
     assert lines[4].endswith(": different: done against failed")
 
 
-def test_outputs_are_read_only_where_their_digests_differ(here, capsys):
+def test_outputs_are_read_only_if_needed(here, capsys):
     for path in here.glob("outputs/*/runs/*/output.npy"):
         path.unlink()
     assert compare(capsys)[0] == 0
 
 
-def test_an_output_that_is_gone_is_said_where_it_is_needed(here, capsys):
+def test_missing_outputs_are_reported_when_needed(here, capsys):
     change_output("b", 0, lambda y: y + 1)
     (path,) = here.glob("outputs/b/runs/0-*/output.npy")
     path.unlink()
@@ -176,7 +176,7 @@ def test_an_output_that_is_gone_is_said_where_it_is_needed(here, capsys):
     assert "output.npy: FileNotFoundError: [Errno 2] No such file or directory" in err
 
 
-def test_other_machines_are_not_compared_unless_forced(here, capsys):
+def test_comparing_across_machines_needs_force(here, capsys):
     edit("b", on(machine="Another CPU"))
     edit("b", lambda record: calm(record, 2))
     code, lines, _ = compare(capsys)
@@ -188,7 +188,7 @@ def test_other_machines_are_not_compared_unless_forced(here, capsys):
     assert lines[-1].endswith("; slower: Works by 2.00 × (different machines)")
 
 
-def test_sides_without_a_common_run_are_not_comparable(here, capsys):
+def test_sides_without_common_runs_are_incomparable(here, capsys):
     shutil.rmtree("outputs/b")
     assert main.main(["-m", "seed=range(10,13)", "sweep=b", *WORKS]) == 0
     capsys.readouterr()
@@ -221,7 +221,8 @@ def test_what_else_differs_is_listed(here, capsys):
     ]
 
 
-def test_few_seeds_of_several_programs_have_a_verdict_together(here, capsys):
+@pytest.mark.slow
+def test_few_seeds_suffice_across_programs(here, capsys):
     for sweep, factor in (("a", 1.0), ("b", 1.3)):
         shutil.rmtree(f"outputs/{sweep}")
         words = ["-m", "seed=0,1", "input_shape=[1,4],[2,4],[3,4],[4,4]", f"sweep={sweep}", *WORKS]
@@ -234,7 +235,7 @@ def test_few_seeds_of_several_programs_have_a_verdict_together(here, capsys):
     assert lines[-1] == "verdict      slower: the same results in 8 runs; slower: all 4 programs by 1.30 ×"
 
 
-def test_busy_machines_leave_times_unclear_and_say_how_to_settle_it(here, capsys):
+def test_busy_machines_leave_times_unclear(here, capsys):
     edit("b", lambda record: record["timing"]["apply_latency"]["summary"].update(flags=["loaded"]))
     code, lines, _ = compare(capsys)
     assert (code, lines[-2]) == (0, "unclear: B was timed on a busy machine (1 of 1)")
@@ -254,7 +255,7 @@ def test_json_has_every_pair_and_number(here, capsys):
     assert (times["pace"], times["a"]["num"], times["ratio"]) == ("slower", 8, pytest.approx(2))
 
 
-def test_a_changed_source_pairs_by_settings_and_a_rerun_says_what_is_timed(here, capsys):
+def test_changed_sources_pair_by_settings(here, capsys):
     def older(record: dict) -> None:
         record.update(result_id="0" * 64, program_id="1" * 64, run_id=f"{record['num']:064d}")
 
@@ -269,7 +270,8 @@ def test_a_changed_source_pairs_by_settings_and_a_rerun_says_what_is_timed(here,
     ]
 
 
-def test_rerun_does_both_sides_anew_and_times_them_in_turns(here, capsys):
+@pytest.mark.slow
+def test_rerun_times_both_sides_in_turns(here, capsys):
     shutil.rmtree("outputs/b")
     assert main.main(["-m", "seed=0,1", "layer.kwargs.loops=10000", "sweep=b", *WORKS]) == 0
     edit("b", on(machine="Another CPU"))
@@ -282,13 +284,13 @@ def test_rerun_does_both_sides_anew_and_times_them_in_turns(here, capsys):
     assert (code, lines[-1].split(" by ")[0]) == (3, "verdict      slower: the same results in 2 runs; slower: Works")
 
 
-def test_a_rerun_imports_what_is_not_trusted_only_when_it_may(here, capsys):
+def test_rerunning_untrusted_layers_needs_trust(here, capsys):
     code, _, err = compare(capsys, "--rerun", "10")
     said = "error: rebuilding this run imports worked_layers.Works, which runs its code.\n"
     assert (code, err) == (2, f"{said}  Try: the same with --trust\n")
 
 
-def test_a_run_whose_folder_is_gone_is_said_and_left_out(here, capsys):
+def test_missing_run_folders_are_left_out(here, capsys):
     (folder,) = here.glob("outputs/b/runs/2-*")
     shutil.rmtree(folder)
     code, lines, err = compare(capsys)
@@ -317,12 +319,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
-def test_a_mistake_exits_with_2_and_says_what_to_type(typed, said, here, capsys):
+def test_mistakes_exit_with_2(typed, said, here, capsys):
     assert main.main(typed.split()) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
-def test_a_rerun_of_a_device_that_is_not_here_is_refused(here, capsys):
+def test_rerun_on_an_absent_device_fails(here, capsys):
     edit("b", lambda record: record["settings"].update(device="tpu"))
     code, _, err = compare(capsys, "--rerun", "10")
     there = ", ".join(f"cpu:{device.id}" for device in jax.devices("cpu"))

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from runner.commands import main
-from runner.commands.completer import complete
 from runner.commands.completion import SCRIPTS
-from runner.commands.verb import VERBS
+from runner.commands.typed.completer import complete
+from runner.commands.typed.verb import VERBS
 from runner.config import schema
 
 
@@ -83,7 +83,7 @@ def test_the_last_word_is_completed(typed, offered, here):
     assert complete(typed.split(" ")) == offered
 
 
-def test_without_a_word_every_verb_and_every_key_of_the_config_is_offered(here):
+def test_empty_input_completes_verbs_and_keys(here):
     offered = complete([""])
     text = (schema.config_dir() / "config.yaml").read_text()
     keys = re.findall(r"^(\w+):(?! *(?:#.*)?$)", text, flags=re.MULTILINE)  # groups of keys are offered with a dot
@@ -123,6 +123,7 @@ BASH_WORDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "offered"), BASH_WORDS, ids=[" ".join(words) for words, _ in BASH_WORDS])
 def test_bash_completes(words, offered, here):
     quoted = " ".join(f"'{word}'" for word in words)
@@ -135,7 +136,7 @@ def test_bash_completes(words, offered, here):
     assert in_shell("bash", script).split() == offered
 
 
-def test_bash_knows_the_completion_of_the_command():
+def test_bash_knows_the_completion_function():
     said = in_shell("bash", 'eval "$(bridge-runner completion bash)"; complete -p bridge-runner')
     assert said == "complete -o default -F _bridge_runner bridge-runner\n"
 

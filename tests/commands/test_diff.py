@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from runner.arrays import checkpoint
+from runner.arrays import checkpoint, readings
 from runner.commands import main
 
 NETS = """
@@ -114,7 +114,7 @@ def test_renamed_neighbours_are_found_and_proved(run):
     assert run("diffed_nets:Old()@old", "diffed_nets:New()", *INPUT) == (1, SOLVED, "")
 
 
-def test_the_names_that_are_printed_put_it_right(run):
+def test_printed_names_fix_the_migration(run):
     _, out, _ = run("diffed_nets:Old()@old", "diffed_nets:New()", *INPUT)
     names = dict(re.findall(r"  (\w+) +name='(\w+)'", out))
     code, out, _ = run(
@@ -124,7 +124,8 @@ def test_the_names_that_are_printed_put_it_right(run):
     assert out.endswith("proof: on the old variables the new one gives the old output bit for bit (x float32[2,8])\n")
 
 
-def test_apply_writes_the_renamed_checkpoint_beside_the_old_one(run, here):
+@pytest.mark.slow
+def test_apply_writes_a_renamed_checkpoint(run, here):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:New()", *INPUT, "--apply")
     assert (code, out.splitlines()[-1]) == (1, "written: old-renamed")
     import diffed_nets
@@ -141,7 +142,8 @@ def test_apply_writes_the_renamed_checkpoint_beside_the_old_one(run, here):
     assert run("diffed_nets:New()@old-renamed", "diffed_nets:New()", *INPUT)[0] == 0
 
 
-def test_the_renamed_checkpoint_of_a_run_is_not_put_among_its_files(run, here):
+@pytest.mark.slow
+def test_apply_leaves_the_run_folder_alone(run, here):
     words = ["host=mlp", "host.layer_name=null", "input_shape=[2,4]", "output_root=renamed", "sweep=s", "checks=off"]
     assert main.main([*words, "tracking=disabled", "timing=off"]) == 0
     (path,) = (here / "renamed" / "s" / "runs").iterdir()
@@ -152,13 +154,13 @@ def test_the_renamed_checkpoint_of_a_run_is_not_put_among_its_files(run, here):
     assert sorted(checkpoint.restore(place)["params"]) == ["Dense_0", "Dense_1", "Dense_2"]
 
 
-def test_a_new_host_that_computes_something_else_gets_no_proof(run):
+def test_differing_hosts_get_no_proof(run):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:Reversed()", *INPUT)
     assert code == 1
     assert "\nproof: the new one does NOT give the old output: it differs in output by " in out
 
 
-def test_the_answer_in_json_is_for_scripts(run):
+def test_json_reports_names_and_proof(run):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:New()", *INPUT, "--json")
     found = json.loads(out)
     assert (code, found["names"], found["proof"]["same_bits"]) == (
@@ -168,7 +170,8 @@ def test_the_answer_in_json_is_for_scripts(run):
     )
 
 
-def test_a_run_and_a_config_are_compared(run, here):
+@pytest.mark.slow
+def test_runs_compare_with_configs(run, here):
     words = ["layer=mlp", "features=8", "output_root=runs", "sweep=s", "tracking=disabled", "timing=off"]
     assert main.main(words) == 0
     (path,) = (here / "runs" / "s" / "runs").iterdir()
@@ -182,7 +185,7 @@ def test_a_run_and_a_config_are_compared(run, here):
     assert out.endswith("proof: none while 2 leaves are missing or of another kind\n")
 
 
-def test_axis_names_in_the_new_host_want_no_mesh(run):
+def test_axis_names_need_no_mesh(run):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:Cut()", *INPUT)
     assert "boxed  params/Dense_1/kernel    float32[8,8] in no box, wanted NNXMeta" in out
     assert (code, out.splitlines()[-1]) == (
@@ -191,7 +194,8 @@ def test_axis_names_in_the_new_host_want_no_mesh(run):
     )
 
 
-def test_a_run_on_a_mesh_and_a_config_are_compared(run, here):
+@pytest.mark.slow
+def test_mesh_runs_compare_with_configs(run, here):
     words = ("mesh.axes={model:1}", "layer.kwargs.kernel_metadata={out_sharding:[null,model]}", "input_shape=[2,4]")
     assert main.main([*words, "output_root=runs", "sweep=on", "tracking=disabled", "timing=off"]) == 0
     (path,) = (here / "runs" / "on" / "runs").iterdir()
@@ -202,27 +206,28 @@ def test_a_run_on_a_mesh_and_a_config_are_compared(run, here):
     )
 
 
-def test_a_train_state_and_bare_params_are_read_as_variables(tmp_path):
+def test_train_states_and_bare_params_work(tmp_path):
     params = {"kernel": np.ones((2, 3), np.float32)}
     for index, tree in enumerate(({"params": params, "opt_state": {"mu": params}, "step": np.array(3)}, params)):
         ocp.PyTreeCheckpointer().save(tmp_path / str(index), tree)
-        found = checkpoint.as_variables(checkpoint.restore(tmp_path / str(index)))
+        found = readings.as_variables(checkpoint.restore(tmp_path / str(index)))
         assert jax.tree.map(np.shape, found) == {"params": {"kernel": (2, 3)}}
 
 
 def test_boxes_are_read_as_their_arrays():
     tree = {"params": {"kernel": {"value": 1}}, "batch_stats": {"mean": 2}}
-    assert checkpoint.as_variables(tree) == {"params": {"kernel": 1}, "batch_stats": {"mean": 2}}
+    assert readings.as_variables(tree) == {"params": {"kernel": 1}, "batch_stats": {"mean": 2}}
 
 
 USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--call a=1] [--apply] [--json] [--trust]"
+USAGE += " [rules=FILE]"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["old"], f"diff: the following arguments are required: SIDE.\n  Try: {USAGE}"),
-        (["old", "nowhere"], "nowhere is neither a folder nor a host nor a config.\n  Try: a run, an Orbax checkpoint, "
+        (["old", "nowhere"], "nowhere is neither a checkpoint nor a host nor a config.\n  Try: a run, a checkpoint, "
          "pkg.mod:Host(width=8), pkg.mod:Host(width=8)@CHECKPOINT, or layer=mlp"),
         (["old", "diffed_nets:New()"],
          "diffed_nets:New(): the shape of its input is not known.\n  Try: --input '[2,8]'"),
@@ -242,7 +247,7 @@ USAGE = "bridge-runner diff OLD NEW [--input '[2,8]'] [--input-dtype int32] [--c
         (["old", "layer=mpl"], None),
     ],
 )  # fmt: skip
-def test_what_can_not_be_compared_exits_with_2(run, words, said):
+def test_incomparable_inputs_exit_with_2(run, words, said):
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")

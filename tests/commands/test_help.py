@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from runner.commands import main, verb
-from runner.commands.verb import VERBS
+from runner.commands import main
+from runner.commands.typed import verb
+from runner.commands.typed.verb import VERBS
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:
@@ -21,7 +22,7 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_every_verb_has_a_page_with_usage_examples_flags_and_exit_codes(name, capsys):
+def test_every_verb_has_a_complete_page(name, capsys):
     code, page, err = run(capsys, name, "--help")
     assert (code, err) == (0, "")
     assert page.partition("\n\n")[0] == f"usage: {verb.load(name).usage_line}"
@@ -34,7 +35,7 @@ def test_every_verb_has_a_page_with_usage_examples_flags_and_exit_codes(name, ca
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_what_a_page_shows_can_be_typed(name):
+def test_examples_on_help_pages_parse(name):
     one = verb.load(name)
     for example in one.examples:
         typed_name, *words = shlex.split(example)
@@ -51,13 +52,13 @@ def test_every_verb_is_in_the_overview(name, capsys):
     assert run(capsys, "--help") == run(capsys, "-h") == (0, page, "")
 
 
-def test_help_of_no_verb_names_the_nearest(capsys):
+def test_help_suggests_the_nearest_verb(capsys):
     code, _, err = run(capsys, "help", "reprot")
     assert code == 2
     assert err == (f"error: reprot: no such command; there are {', '.join(VERBS)}.\n  Try: bridge-runner help report\n")
 
 
-def test_help_of_nothing_near_names_the_overview(capsys):
+def test_unknown_verbs_suggest_the_overview(capsys):
     assert run(capsys, "help", "qqqqq")[2].endswith("\n  Try: bridge-runner help\n")
 
 
@@ -74,7 +75,7 @@ def test_multirun_may_stand_before_plan(tmp_path, monkeypatch, capsys):
     assert (code, out.splitlines()[0]) == (0, "new: 2 runs · 1 program")
 
 
-def test_a_flag_that_the_verb_does_not_take_makes_no_verb_of_a_word(tmp_path, monkeypatch, capsys):
+def test_flag_values_are_not_verbs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "report").mkdir()
     code, out, _ = run(capsys, "--config-dir", "report", "--cfg", "job")
@@ -87,16 +88,18 @@ def seconds(*command: str) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", VERBS)
-def test_a_page_imports_neither_jax_nor_hydra_nor_wandb(name):
+def test_help_imports_no_heavy_packages(name):
     command = [sys.executable, "-X", "importtime", "-m", "runner", name, "--help"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, flags=re.MULTILINE))
-    assert "runner.commands.verb" in imported
+    assert "runner.commands.typed.verb" in imported
     assert imported.isdisjoint({"jax", "flax", "orbax", "hydra", "omegaconf", "wandb", "numpy", "pyarrow", "rich"})
 
 
-def test_a_page_takes_less_than_half_of_importing_jax():
+@pytest.mark.slow
+def test_help_is_faster_than_importing_jax():
     # The fastest of three each: another process on this machine slows one of them.
     page = min(seconds("-m", "runner", "verify", "--help") for _ in range(3))
     assert page < 0.5 * min(seconds("-c", "import jax") for _ in range(3))

@@ -24,7 +24,7 @@ def here(swept_here):
 
 
 @pytest.mark.parametrize("words", [["ls"], ["ls", "outputs"]])
-def test_ls_lists_the_sweeps_with_their_counts(words, here, capsys):
+def test_ls_counts_runs_per_sweep(words, here, capsys):
     forget("fine", 2)
     code, out, err = run(capsys, *words)
     assert (code, err) == (0, "")
@@ -36,7 +36,7 @@ def test_ls_lists_the_sweeps_with_their_counts(words, here, capsys):
     ]
 
 
-def test_ls_json_has_the_sweeps_as_data(here, capsys):
+def test_ls_json_lists_the_sweeps(here, capsys):
     code, out, _ = run(capsys, "ls", "--json")
     fine, mixed = json.loads(out)
     assert code == 0
@@ -45,7 +45,7 @@ def test_ls_json_has_the_sweeps_as_data(here, capsys):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", fine["written"])
 
 
-def test_ls_of_a_sweep_lists_its_runs(here, capsys):
+def test_ls_lists_the_runs_of_sweeps(here, capsys):
     code, out, _ = run(capsys, "ls", "outputs/fine")
     head, columns, _, *lines = out.splitlines()
     assert (code, head) == (0, "fine: 4 done")
@@ -55,13 +55,13 @@ def test_ls_of_a_sweep_lists_its_runs(here, capsys):
     assert [line.split()[-1] for line in lines[:4]] == ["done"] * 4
 
 
-def test_ls_of_a_sweep_says_what_failed_and_what_is_missing(here, capsys):
+def test_ls_counts_failed_and_missing_runs(here, capsys):
     forget("mixed", 1)
     code, out, _ = run(capsys, "ls", "outputs/mixed")
     assert (code, out.splitlines()[0]) == (0, "mixed: 1 failed, 1 missing")
 
 
-def test_ls_json_of_a_sweep_has_a_row_for_every_run(here, capsys):
+def test_ls_json_has_every_run(here, capsys):
     forget("fine", 3)
     _, out, _ = run(capsys, "ls", "--json", "outputs/fine")
     rows = json.loads(out)
@@ -74,13 +74,13 @@ def test_ls_json_of_a_sweep_has_a_row_for_every_run(here, capsys):
     assert rows[0]["checkpoint_bytes"] == record["checkpoint"]["num_bytes"]
 
 
-def test_a_sweep_of_another_folder_is_listed_by_its_path(here, monkeypatch, capsys):
+def test_ls_takes_paths_to_sweeps(here, monkeypatch, capsys):
     monkeypatch.chdir("/")
     code, out, _ = run(capsys, "ls", str(here / "outputs" / "fine"))
     assert (code, out.splitlines()[0]) == (0, "fine: 4 done")
 
 
-def test_ls_by_a_key_puts_the_seeds_of_its_values_together(here, capsys):
+def test_ls_by_groups_seeds(here, capsys):
     code, out, err = run(capsys, "ls", "outputs/fine", "--by", "features")
     head, titles, _, *lines = out.splitlines()
     assert (code, err, head) == (0, "", "fine: 4 done")
@@ -96,7 +96,7 @@ def test_ls_by_a_key_puts_the_seeds_of_its_values_together(here, capsys):
     assert lines[3].startswith("~ read with care: ")
 
 
-def test_ls_by_says_what_else_it_puts_together_and_which_runs_failed(here, capsys):
+def test_ls_by_names_other_varying_keys(here, capsys):
     _, out, _ = run(capsys, "ls", "outputs/fine", "--by", "seed")
     assert out.endswith("\nruns of several features are taken together: --by seed,features\n")
     _, out, _ = run(capsys, "ls", "outputs/mixed", "--by", "layer,layer.kwargs.when")
@@ -105,7 +105,7 @@ def test_ls_by_says_what_else_it_puts_together_and_which_runs_failed(here, capsy
     assert rows[3] == ["Fails", "broken", "0", "1", "–", "–"]
 
 
-def test_ls_by_as_json_has_median_interval_number_and_flags(here, capsys):
+def test_ls_by_json_has_the_statistics(here, capsys):
     _, out, _ = run(capsys, "ls", "outputs/fine", "--by", "features", "--json")
     first, _ = json.loads(out)
     assert (first["values"], first["num_runs"], first["apply_s"]["num"]) == ({"features": "4"}, 2, 2)
@@ -173,8 +173,9 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
-def test_a_mistake_exits_with_2_says_what_to_type_and_changes_nothing(typed, said, here, capsys):
+def test_mistakes_exit_with_2_changing_nothing(typed, said, here, capsys):
     before = all_files()
     values = {"here": here, "first": run_folder("fine", 0).name, "other": "\n  Try: -m with sweep=another_name"}
     values["ls"] = "\n  Try: bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]"
@@ -185,7 +186,7 @@ def test_a_mistake_exits_with_2_says_what_to_type_and_changes_nothing(typed, sai
     assert all_files() == before
 
 
-def test_ls_in_an_empty_folder_says_how_to_begin(tmp_path, monkeypatch, capsys):
+def test_empty_folders_suggest_how_to_begin(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     said = "error: outputs holds no sweep.\n  Try: bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER\n"
     assert run(capsys, "ls") == (2, "", said)
@@ -198,6 +199,7 @@ def test_a_damaged_plan_is_said(here, capsys):
     assert err.startswith("error: outputs/fine/sweep.json is damaged: Expecting property name")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "others"),
     [
@@ -210,7 +212,7 @@ def test_a_damaged_plan_is_said(here, capsys):
         ("--version", {"numpy"}),
     ],
 )
-def test_what_only_reads_starts_without_jax_and_lists_without_numpy(words, others, here):
+def test_read_only_verbs_import_no_jax(words, others, here):
     command = [sys.executable, "-X", "importtime", "-m", "runner", *words.split()]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout
@@ -219,13 +221,14 @@ def test_what_only_reads_starts_without_jax_and_lists_without_numpy(words, other
     assert imported.isdisjoint({"jax", "flax", "orbax", "wandb", *others})
 
 
-def test_every_sweep_that_is_listed_can_be_read(here):
+def test_every_listed_sweep_can_be_read(here):
     sweeps = find.find_sweeps(Path("outputs"))
     assert [sweep.name for sweep in sweeps] == ["fine", "mixed"]
     assert [len(find.read_rows(sweep)) for sweep in sweeps] == [4, 2]
 
 
-def test_a_sweep_can_be_followed_from_another_terminal(tmp_path):
+@pytest.mark.slow
+def test_sweeps_can_be_followed_live(tmp_path):
     command = [sys.executable, "-m", "runner"]
     words = ["-m", "seed=range(0,60)", "sweep=followed", "tracking=disabled", "timing=off"]
     sweep = subprocess.Popen([*command, *words], cwd=tmp_path, stdout=subprocess.DEVNULL)

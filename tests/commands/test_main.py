@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.commands import main, verb
+from runner.commands import main
+from runner.commands.typed import verb
 from runner.config import schema
 
 LAYERS = ", ".join(schema.layer_names())
@@ -35,7 +36,8 @@ MISTAKES = [
     ),
     (
         "layer=custom layer.target=flax.nnx.Embed",
-        "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.\n  Try: layer.kwargs.num_embeddings=…",
+        "layer.target=flax.nnx.Embed: its constructor also needs num_embeddings.\n"
+        "  Try: layer.kwargs.num_embeddings=32",
     ),
     ("layer=custom", "layer.target=null: no layer is named.\n  Try: layer.target=my_pkg.MyLayer"),
     (
@@ -154,15 +156,16 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
-def test_a_mistake_exits_with_2_says_what_to_type_and_writes_nothing(typed, said, here, capsys):
+def test_mistakes_exit_with_2_writing_nothing(typed, said, here, capsys):
     code, out, err = run(capsys, *typed.split())
     assert (code, out, err) == (2, "", f"error: {said.replace('VERBS', ', '.join(verb.VERBS))}\n")
     assert err.count("\n") <= 6
     assert list(here.iterdir()) == []
 
 
-def test_the_mistakes_of_a_sweep_are_said_together(here, capsys):
+def test_all_sweep_mistakes_are_reported_together(here, capsys):
     code, _, err = run(capsys, "-m", "seed=1,2", "features=0,8", "device=cpu,tpu", "timing=quick,off")
     assert code == 2
     assert err == (
@@ -175,7 +178,7 @@ def test_the_mistakes_of_a_sweep_are_said_together(here, capsys):
     assert list(here.iterdir()) == []
 
 
-def test_a_file_that_holds_no_array_is_refused(here, capsys):
+def test_files_without_an_array_are_refused(here, capsys):
     (here / "x.npy").write_text("no array")
     code, _, err = run(capsys, "input=file", "input.path=x.npy")
     assert code == 2
@@ -183,28 +186,29 @@ def test_a_file_that_holds_no_array_is_refused(here, capsys):
     assert err.endswith("  Try: numpy.save('x.npy', x), then input.path=x.npy\n")
 
 
-def test_a_file_of_another_shape_is_refused(here, capsys):
+def test_input_files_must_match_the_shape(here, capsys):
     np.save(here / "x.npy", np.ones((2, 3), np.float32))
     code, _, err = run(capsys, "input=file", "input.path=x.npy")
     assert code == 2
     assert err == "error: input_shape=[4]: x.npy holds an array of shape [2,3].\n  Try: 'input_shape=[2,3]'\n"
 
 
-def test_an_output_folder_that_is_a_file_is_refused(here, capsys):
+def test_output_root_must_be_a_folder(here, capsys):
     (here / "file").touch()
     code, _, err = run(capsys, "output_root=file/deeper")
     assert code == 2
     assert "file is a file, not a folder.\n  Try: output_root=~/outputs\n" in err
 
 
-def test_an_output_folder_that_cannot_be_made_is_refused(here, capsys):
+def test_uncreatable_output_folders_are_refused(here, capsys):
     # Even root, who passes every access check, can make no folder there.
     code, _, err = run(capsys, "output_root=/proc/outputs", "sweep=x")
     assert code == 2
     assert err == ("error: output folder /proc/outputs/x: No such file or directory.\n  Try: output_root=~/outputs\n")
 
 
-def test_another_plan_is_not_mixed_into_a_sweeps_folder(here, capsys):
+@pytest.mark.slow
+def test_another_plan_is_refused(here, capsys):
     quiet = ["tracking=disabled", "timing=off", "checks=off", "checkpoint=none"]
     assert run(capsys, "-m", "seed=0,1", "sweep=mine", *quiet)[0] == 0
     code, _, err = run(capsys, "-m", "seed=1,2", "sweep=mine", *quiet)

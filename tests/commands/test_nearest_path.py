@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.commands import main
-from runner.commands.nearest_path import find
+from runner.commands.typed.nearest_path import find
 
 
 @pytest.fixture
@@ -77,6 +77,6 @@ def test_the_nearest_is_found(typed, kind, near, here):
         ),
     ],
 )  # fmt: skip
-def test_the_message_has_the_command_with_the_nearest(typed, said, here, capsys):
+def test_message_suggests_the_corrected_command(typed, said, here, capsys):
     assert main.main(typed.split()) == 2
     assert capsys.readouterr().err == f"error: {said}\n"

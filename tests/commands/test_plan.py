@@ -11,8 +11,9 @@ def here(swept_here):
     return swept_here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [[], ["-m"], ["--multirun"]])
-def test_plan_says_what_a_sweep_would_do_and_writes_nothing(flag, tmp_path, monkeypatch, capsys):
+def test_plan_writes_nothing(flag, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "plan", *flag, "seed=0,1,2", "features=4,8", "sweep=new", *QUIET)
     typed = "sweep=new tracking=disabled timing=quick timing.rounds=2"
@@ -26,7 +27,7 @@ def test_plan_says_what_a_sweep_would_do_and_writes_nothing(flag, tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_counts_what_is_done_and_what_is_new(here, capsys):
+def test_plan_counts_done_and_new_runs(here, capsys):
     forget("fine", 1)
     before = all_files()
     code, out, _ = run(capsys, "plan", "seed=0,1", "features=4,8", "sweep=fine", *QUIET)
@@ -36,7 +37,8 @@ def test_plan_counts_what_is_done_and_what_is_new(here, capsys):
     assert all_files() == before
 
 
-def test_plan_names_no_more_programs_than_one_can_read(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_plan_lists_at_most_twenty_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     _, out, _ = run(capsys, "plan", "features=range(1,24)", *QUIET)
     assert out.count("  program     1 runs, 1 to do") == 20

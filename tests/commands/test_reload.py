@@ -47,7 +47,7 @@ def folder_of(name: str) -> RunFolder:
     return find.find_run(Path("outputs", name))
 
 
-def test_a_run_is_loaded_and_gives_the_recorded_output(here, capsys):
+def test_reload_prints_variables_and_agreement(here, capsys):
     folder = folder_of("plain")
     code, out, err = run(capsys, "outputs/plain")
     assert (code, err) == (0, "")
@@ -68,9 +68,10 @@ def test_a_run_is_loaded_and_gives_the_recorded_output(here, capsys):
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("as_", ["linen", "nnx"])
 @pytest.mark.parametrize("name", WORDS)
-def test_the_python_that_is_printed_gives_the_recorded_output(name, as_, here, capsys):
+def test_printed_python_reproduces_the_recorded_output(name, as_, here, capsys):
     if (name, as_) == ("host", "nnx"):
         said = f"error: {folder_of(name).path} is a run of the host mlp, which has no native module.\n"
         assert run(capsys, f"outputs/{name}", "--as", as_)[2].startswith(said)
@@ -87,7 +88,7 @@ def test_the_python_that_is_printed_gives_the_recorded_output(name, as_, here, c
         np.testing.assert_allclose(applied[0] if isinstance(applied, tuple) else applied, kept, rtol=1e-4, atol=1e-5)
 
 
-def test_a_cast_run_says_how_far_its_output_is_from_the_recorded_one(here, capsys):
+def test_cast_runs_report_their_output_error(here, capsys):
     code, out, _ = run(capsys, "outputs/plain", "--as", "nnx", "--dtype", "bfloat16", "--device", "cpu")
     saved = runner.reload("outputs/plain", as_="nnx", dtype="bfloat16", device="cpu")
     kept = store.read_output(folder_of("plain"), saved.record)[""]
@@ -99,7 +100,7 @@ def test_a_cast_run_says_how_far_its_output_is_from_the_recorded_one(here, capsy
     assert out.count("cpu:0") == 4
 
 
-def test_what_is_loaded_can_be_written_and_started_from(here, tmp_path, capsys):
+def test_partial_reloads_can_be_written(here, tmp_path, capsys):
     place = tmp_path / "half"
     code, out, _ = run(
         capsys,
@@ -121,7 +122,7 @@ def test_what_is_loaded_can_be_written_and_started_from(here, tmp_path, capsys):
     ]
 
 
-def test_a_whole_one_that_is_written_is_a_start_for_another_run(here, tmp_path, monkeypatch, capsys):
+def test_reloaded_variables_start_another_run(here, tmp_path, monkeypatch, capsys):
     place = tmp_path / "whole"
     assert run(capsys, "outputs/plain", "--out", str(place))[0] == 0
     assert main.main([*WORDS["plain"], f"variables={place}", "sweep=again", *LEAN]) == 0
@@ -134,7 +135,7 @@ def test_other_input_is_taken(here):
     assert np.asarray(saved.apply(np.zeros((5, 4), np.float32))).shape == (5, 8)
 
 
-def test_what_a_native_module_changes_is_its_own(here):
+def test_native_modules_keep_updates_to_themselves(here):
     native = runner.reload("outputs/norm", as_="nnx")
     before = jax.device_get(native.variables["batch_stats"]["mean"])
     native.apply()
@@ -155,13 +156,13 @@ def test_what_a_native_module_changes_is_its_own(here):
         ("nowhere", "nowhere is no run: it has no record.json"),
     ],
 )
-def test_what_can_not_be_loaded_so_exits_with_2(words, said, here, capsys):
+def test_invalid_reloads_exit_with_2(words, said, here, capsys):
     code, out, err = run(capsys, *words.split())
     assert (code, out) == (2, "")
     assert re.sub(re.escape(f"{here}/"), "", err).startswith(f"error: {said}")
 
 
-def test_a_run_that_failed_before_it_had_variables_has_nothing_to_load(here, capsys):
+def test_early_failures_cannot_be_reloaded(here, capsys):
     words = ("layer=dropout", "layer.rngs=[]", "sweep=failed", "checks=strict", "tracking=disabled", "timing=off")
     assert main.main(list(words)) == 1
     with pytest.raises(UserError, match="the run failed before it had variables"):

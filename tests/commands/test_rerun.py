@@ -18,7 +18,7 @@ def here(swept_here):
     return swept_here
 
 
-def test_rerun_says_that_the_bits_are_the_same_and_writes_nothing(here, capsys):
+def test_rerun_confirms_equal_bits(here, capsys):
     before = all_files()
     folder = run_folder("fine", 3)
     assert run(capsys, "rerun", str(folder)) == (0, f"{folder.name}: the same bits (3 arrays compared)\n", "")
@@ -34,7 +34,7 @@ def test_rerun_says_that_the_bits_are_the_same_and_writes_nothing(here, capsys):
         (lambda record: record["output"].append(record["output"][0] | {"path": "more"}), "output more: "),
     ],
 )
-def test_rerun_names_the_array_that_has_other_bits(tamper, said, here, capsys):
+def test_rerun_names_arrays_that_differ(tamper, said, here, capsys):
     folder = run_folder("fine", 0)
     edit_record(folder, tamper)
     code, out, _ = run(capsys, "rerun", str(folder))
@@ -51,21 +51,21 @@ def test_rerun_compares_with_the_saved_output(here, capsys):
     assert out.startswith("  output y: ")
 
 
-def test_rerun_of_a_failed_run_that_goes_well_now_says_so(here, capsys):
+def test_rerun_reports_a_fixed_failure(here, capsys):
     (here / "broken").unlink()
     code, out, _ = run(capsys, "rerun", "outputs/mixed/0", "--trust")
     assert code == 4
     assert out.startswith("  status: failed when saved, done now\n")
 
 
-def test_rerun_of_a_run_that_fails_now_says_why(here, capsys):
+def test_rerun_reports_why_it_failed(here, capsys):
     (here / "whole").touch()
     code, out, _ = run(capsys, "rerun", "outputs/mixed/1", "--trust")
     assert code == 4
     assert out.startswith("  status: done when saved, failed now: RuntimeError: the cable is out\n")
 
 
-def test_rerun_of_a_run_whose_layer_is_gone_is_refused(here, capsys, monkeypatch):
+def test_rerun_without_its_layer_is_refused(here, capsys, monkeypatch):
     (here / "listed_layers.py").unlink()
     monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "listed_layers.py").exists()])
     assert run(capsys, "rerun", "outputs/mixed/1", "--trust") == (
@@ -76,7 +76,8 @@ def test_rerun_of_a_run_whose_layer_is_gone_is_refused(here, capsys, monkeypatch
     )
 
 
-def test_rerun_warns_where_the_layers_source_is_another(here):
+@pytest.mark.slow
+def test_rerun_warns_of_changed_sources(here):
     (here / "listed_layers.py").write_text(LAYERS.replace("y = self.linear(x)", "y = self.linear(x * 1)"))
     command = [sys.executable, "-m", "runner", "rerun", "outputs/mixed/1", "--trust"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)

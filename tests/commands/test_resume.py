@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from swept_folder import QUIET, all_files, forget, run, run_folder
+from swept_folder import QUIET, all_files, forget, of_other_software, run, run_folder
 
 from runner.commands import main
 
@@ -17,7 +17,8 @@ def here(swept_here):
     return swept_here
 
 
-def test_resume_does_what_is_missing_and_only_that(here, capsys):
+@pytest.mark.slow
+def test_resume_does_only_missing_runs(here, capsys):
     before = json.loads((run_folder("fine", 2) / "record.json").read_text())
     forget("fine", 2)
     kept = all_files()
@@ -31,6 +32,7 @@ def test_resume_does_what_is_missing_and_only_that(here, capsys):
     assert {path: kept[path] for path in records} == {path: path.stat().st_mtime_ns for path in records}
 
 
+@pytest.mark.slow
 def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, capsys):
     forget("fine", 0)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -39,7 +41,8 @@ def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, c
     assert list(Path().iterdir()) == []
 
 
-def test_resume_does_failed_runs_again_and_takes_what_is_typed_beside(here, capsys):
+@pytest.mark.slow
+def test_resume_retries_failed_runs(here, capsys):
     code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
     assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 0 to do")
     (here / "broken").unlink()
@@ -47,7 +50,8 @@ def test_resume_does_failed_runs_again_and_takes_what_is_typed_beside(here, caps
     assert (code, out.splitlines()[0]) == (0, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 1 to do")
 
 
-def test_resume_of_a_single_run_does_it_where_it_was(here, capsys):
+@pytest.mark.slow
+def test_resume_redoes_a_single_run(here, capsys):
     assert main.main(["seed=3", "sweep=alone", *QUIET]) == 0
     forget("alone", 0)
     code, out, _ = run(capsys, "resume", "outputs/alone")
@@ -55,9 +59,28 @@ def test_resume_of_a_single_run_does_it_where_it_was(here, capsys):
     assert run_folder("alone", 0).is_dir()
 
 
-def test_resume_of_a_folder_with_a_quote_in_its_name_works(here, capsys):
+def test_resume_handles_quotes_in_folder_names(here, capsys):
     (here / "it's").mkdir()
     shutil.copytree("outputs/fine", "it's/fine")
     code, out, err = run(capsys, "resume", "it's/fine")
     assert (code, err) == (0, "")
     assert out.startswith("fine: 4 runs · 2 programs · 4 done · 0 to do\n")
+
+
+@pytest.mark.slow
+def test_runs_of_other_software_are_done_again_where_asked(here, capsys):
+    of_other_software("fine")
+    code, out, _ = run(capsys, "resume", "outputs/fine")
+    assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 stale · 0 to do")
+    assert "stale       done by other software; do them again with failure.retry=all" in out
+    code, out, _ = run(capsys, "resume", "outputs/fine", "failure.retry=all")
+    assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 stale · 4 to do")
+    assert sorted(path.name[-6:] for path in Path("outputs/fine/runs").iterdir()).count(".old-1") == 4
+    code, out, _ = run(capsys, "resume", "outputs/fine", "failure.retry=all")
+    assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 done · 0 to do")
+
+
+def test_a_failed_run_of_other_software_stays_failed(here, capsys):
+    of_other_software("mixed")
+    code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
+    assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 failed, 1 stale · 0 to do")

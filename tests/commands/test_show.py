@@ -14,7 +14,7 @@ def here(swept_here):
 
 
 @pytest.mark.parametrize("name", ["{run}", "{run}/", "{run}/record.json", "outputs/fine/2", "outputs/fine/{start}"])
-def test_show_finds_a_run_by_folder_record_number_or_first_letters(name, here, capsys):
+def test_show_finds_runs_by_any_name(name, here, capsys):
     folder = run_folder("fine", 2)
     code, out, err = run(capsys, "show", name.format(run=folder, start=folder.name[:5]))
     assert (code, err) == (0, "")
@@ -27,7 +27,7 @@ def test_show_finds_a_run_by_folder_record_number_or_first_letters(name, here, c
     assert out.endswith(f"\nagain: bridge-runner rerun {folder}\n")
 
 
-def test_show_of_a_sweep_of_one_run_shows_it(here, capsys):
+def test_show_takes_a_single_run_sweep(here, capsys):
     forget("mixed", 0)
     code, out, _ = run(capsys, "show", "outputs/mixed")
     assert (code, out.splitlines()[0]) == (0, f"{run_folder('mixed', 1).name} of mixed: done")
@@ -38,7 +38,7 @@ def test_show_json_is_the_record_file(here, capsys):
     assert run(capsys, "show", str(folder), "--json") == (0, (folder / "record.json").read_text(), "")
 
 
-def test_show_of_a_failed_run_has_its_traceback(here, capsys):
+def test_show_prints_the_failure_traceback(here, capsys):
     code, out, _ = run(capsys, "show", "outputs/mixed/0")
     assert code == 0
     assert (
@@ -48,7 +48,7 @@ def test_show_of_a_failed_run_has_its_traceback(here, capsys):
     assert "in look\nRuntimeError: the cable is out\n\nagain: " in out
 
 
-def test_show_of_a_refused_run_has_no_traceback(here, capsys):
+def test_a_refused_run_has_no_traceback(here, capsys):
     error = {"kind": "check", "type": "CheckFailed", "message": "complete: 1 is missing", "traceback": "Traceback (most"}
     edit_record(run_folder("mixed", 0), lambda record: record.update(error=error))
     _, out, _ = run(capsys, "show", "outputs/mixed/0")
@@ -56,7 +56,7 @@ def test_show_of_a_refused_run_has_no_traceback(here, capsys):
     assert "Traceback" not in out
 
 
-def test_show_has_the_clocks_of_the_gpus_and_who_else_is_on_them(here, capsys):
+def test_show_prints_gpu_clocks_and_processes(here, capsys):
     gpu = {"index": 0, "name": "NVIDIA H100", "clock_mhz": 1755, "max_clock_mhz": 1980, "memory_clock_mhz": 2619}
     gpu |= {"temperature_c": 41, "num_other_processes": 1}
     edit_record(run_folder("fine", 0), lambda record: record["timing"].update(gpus=[gpu]))

@@ -22,7 +22,7 @@ def records(sweep: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(sweep.glob("runs/*/record.json"))]
 
 
-def test_every_run_is_sent_once_however_often_it_is_asked(server, sweep, sync):
+def test_each_run_is_sent_once(server, sweep, sync):
     there = f"5 of 5 W&B runs are at {server.url}/team/bridge-runner\n"
     assert sync(sweep) == (0, f"{sweep.name}: 5 W&B runs, 0 sent before\n{there}", "")
     arrived, asked = dict(server.runs), server.asked["UpsertBucket"]
@@ -32,7 +32,7 @@ def test_every_run_is_sent_once_however_often_it_is_asked(server, sweep, sync):
     assert (server.runs, server.asked["UpsertBucket"], server.errors) == (arrived, asked, [])
 
 
-def test_a_run_that_is_sent_again_doubles_no_rows(server, sweep, sync):
+def test_resending_adds_no_duplicate_rows(server, sweep, sync):
     sync(sweep)
     (sweep / "wandb" / "sent.jsonl").unlink()
     assert sync(sweep)[0] == 0
@@ -40,7 +40,7 @@ def test_a_run_that_is_sent_again_doubles_no_rows(server, sweep, sync):
     assert (len(server.runs), rows) == (5, {"linear": 1, "sweep": 5})
 
 
-def test_a_run_that_is_missing_or_torn_is_made_from_its_record_first(server, sweep, sync):
+def test_missing_runs_are_rebuilt_from_records(server, sweep, sync):
     missing, torn, *_ = sorted((sweep / "wandb").glob("offline-run-*-*"))
     shutil.rmtree(missing)
     (file,) = torn.glob("*.wandb")
@@ -55,7 +55,7 @@ def test_a_run_that_is_missing_or_torn_is_made_from_its_record_first(server, swe
     assert {run.exit_code for run in server.runs.values()} == {0}
 
 
-def test_a_project_that_the_environment_names_is_asked_of_it_again(server, sync, tmp_path, monkeypatch):
+def test_project_from_environment_is_resolved_again(server, sync, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MY_PROJECT", "project-of-mine")
     assert main.main(["tracking.project=${oc.env:MY_PROJECT}", "timing=off", "checkpoint=none", "sweep=s"]) == 0
@@ -68,7 +68,7 @@ def test_a_project_that_the_environment_names_is_asked_of_it_again(server, sync,
     )
 
 
-def test_a_report_that_came_later_is_sent_with_the_run_of_the_sweep(server, sweep, sync):
+def test_late_reports_are_sent_too(server, sweep, sync):
     sync(sweep)
     (sweep / "report.html").write_text("<p>all of it</p>")
     assert "since missing or out of date: 1\n" in sync(sweep)[1]
@@ -76,7 +76,7 @@ def test_a_report_that_came_later_is_sent_with_the_run_of_the_sweep(server, swee
     assert "report.html" in whole.artifacts["report"]["manifest"]["contents"]
 
 
-def test_a_refused_run_is_named_and_only_it_is_sent_the_next_time(server, sweep, sync):
+def test_only_refused_runs_are_sent_again(server, sweep, sync):
     first = records(sweep)[0]
     server.fault = lambda what, sent: 403 if what == "UpsertBucket" and first["run_id"][:12] in sent["name"] else None
     code, out, err = sync(sweep)
@@ -99,14 +99,14 @@ def test_a_refused_run_is_named_and_only_it_is_sent_the_next_time(server, sweep,
         ("file_stream", "Fatal error while uploading data"),
     ],
 )
-def test_what_did_not_arrive_is_found_out_though_wandb_says_that_it_is_well(server, sweep, sync, what, reason):
+def test_silent_upload_failures_are_detected(server, sweep, sync, what, reason):
     server.fault = lambda asked, sent: 500 if asked == what else None
     code, _, err = sync(sweep)
     assert code == 1
     assert err.count("not sent: ") == err.count(reason) == 5
 
 
-def test_a_server_that_asks_for_time_gets_it(server, sweep, sync, monkeypatch):
+def test_sync_respects_retry_after(server, sweep, sync, monkeypatch):
     monkeypatch.setenv("WANDB_X_GRAPHQL_RETRY_MAX", "5")
     since = time.monotonic()
     refused = []
@@ -124,7 +124,7 @@ def test_a_server_that_asks_for_time_gets_it(server, sweep, sync, monkeypatch):
     assert sorted(refused) == sorted(set(refused)) and refused
 
 
-def test_a_sync_that_was_killed_goes_on_where_it_was(server, sweep, sync):
+def test_killed_sync_resumes(server, sweep, sync):
     (sweep / "journal.jsonl").write_text((sweep / "journal.jsonl").read_text().rsplit("\n", 2)[0] + "\n")
     command = [sys.executable, "-m", "runner", "sync", str(sweep), "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
@@ -136,8 +136,8 @@ def test_a_sync_that_was_killed_goes_on_where_it_was(server, sweep, sync):
     assert {len(run.history) for run in server.runs.values()} == {1, 5}
 
 
-def test_a_server_that_takes_nothing_is_not_asked_for_ever(server, sweep, sync, monkeypatch):
-    from runner.commands import wandb_sync
+def test_sync_gives_up_on_refusing_servers(server, sweep, sync, monkeypatch):
+    from runner.commands.saved import wandb_sync
 
     monkeypatch.setattr(wandb_sync, "BATCH_RUNS", 1)
     server.fault = lambda what, sent: 403 if what == "UpsertBucket" else None
@@ -157,19 +157,19 @@ def test_a_server_that_takes_nothing_is_not_asked_for_ever(server, sweep, sync, 
         ),
     ],
 )
-def test_a_server_that_lets_nobody_in_is_said(server, sweep, sync, fault, message):
+def test_rejected_logins_are_reported(server, sweep, sync, fault, message):
     server.fault = fault
     code, _, err = sync(sweep)
     assert (code, err.replace(server.url, "URL")) == (1, message)
 
 
-def test_a_server_that_is_not_there_is_said(server, sweep, sync, monkeypatch):
+def test_unreachable_servers_are_reported(server, sweep, sync, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     code, _, err = sync(sweep)
     assert (code, err) == (1, "error: no W&B server answers at http://127.0.0.1:9: [Errno 111] Connection refused.\n")
 
 
-def test_without_a_key_nothing_is_made_or_sent(server, sweep, sync, monkeypatch):
+def test_sync_without_a_key_does_nothing(server, sweep, sync, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
     shutil.rmtree(sweep / "wandb")
     code, _, err = sync(sweep)
@@ -178,13 +178,13 @@ def test_without_a_key_nothing_is_made_or_sent(server, sweep, sync, monkeypatch)
     assert not list((sweep / "wandb").glob("offline-run-*"))
 
 
-def test_a_sweep_without_an_ended_run_is_said(server, sweep, sync):
+def test_sync_needs_a_finished_run(server, sweep, sync):
     (sweep / "journal.jsonl").write_text("")
     again = f"bridge-runner sync {sweep} --watch"
     assert sync(sweep) == (2, "", f"error: {sweep} has no run that has ended.\n  Try: {again}\n")
 
 
-def test_a_sweep_that_goes_on_is_left_alone(server, sweep, sync):
+def test_running_sweeps_are_left_alone(server, sweep, sync):
     code = "import sys; from pathlib import Path; from runner.records import files, paths\n"
     code += "with files.locked(paths.SweepFolder(Path(sys.argv[1]))): print('locked', flush=True), input()"
     command = [sys.executable, "-c", code, str(sweep)]

@@ -65,7 +65,7 @@ def test_a_run_says_what_was_compared(sweep, capsys):
     assert run(capsys, "verify", folder) == (0, f"{said} bit for bit\n1 of 1 runs verified\n", "")
 
 
-def test_a_run_whose_variables_come_in_boxes_verifies(tmp_path, capsys):
+def test_boxed_variables_verify(tmp_path, capsys):
     words = ("layer=linear_with_metadata", f"output_root={tmp_path}", "sweep=boxed", *LEAN)
     assert main.main([*words]) == 0
     capsys.readouterr()
@@ -76,7 +76,8 @@ def test_a_run_whose_variables_come_in_boxes_verifies(tmp_path, capsys):
     )
 
 
-def test_a_run_verifies_from_its_folder_alone_and_with_other_devices(sweep, tmp_path):
+@pytest.mark.slow
+def test_copied_runs_verify_with_other_devices(sweep, tmp_path):
     copy = shutil.copytree(run_folder(sweep, 2), tmp_path / "copy")
     command = [sys.executable, "-m", "runner", "verify", str(copy)]
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PATH": "", "JAX_PLATFORMS": "cpu"}
@@ -90,7 +91,7 @@ def flip(path: Path, generator: random.Random) -> None:
     path.write_bytes(content)
 
 
-def test_records_swapped_between_two_runs_are_named(sweep, tmp_path, capsys):
+def test_swapped_records_are_named(sweep, tmp_path, capsys):
     copy = shutil.copytree(sweep, tmp_path / "swapped")
     one, two = run_folder(copy, 0), run_folder(copy, 1)
     shutil.copyfile(run_folder(sweep, 1) / "record.json", one / "record.json")
@@ -101,7 +102,7 @@ def test_records_swapped_between_two_runs_are_named(sweep, tmp_path, capsys):
     assert out.endswith("5 of 6 runs verified\n")
 
 
-def test_a_flipped_bit_that_orbax_does_not_notice_is_named_with_its_leaf(sweep, tmp_path, capsys):
+def test_verify_names_the_flipped_leaf(sweep, tmp_path, capsys):
     folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "flipped"))
     victim = folder.checkpoint / "params.linear_0.kernel" / "0.0"
     flip(victim, random.Random(1))
@@ -112,7 +113,7 @@ def test_a_flipped_bit_that_orbax_does_not_notice_is_named_with_its_leaf(sweep, 
     assert f"{folder.checkpoint} is not what the run saved: params/linear_0/kernel has other bits\n" in out
 
 
-def test_an_output_that_the_layer_does_not_give_is_found(sweep, tmp_path, capsys):
+def test_fabricated_outputs_are_found(sweep, tmp_path, capsys):
     folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "faked"))
     record = store.read_record(folder)
     output = np.load(folder.path / "output.npy")
@@ -138,7 +139,7 @@ def test_an_output_that_the_layer_does_not_give_is_found(sweep, tmp_path, capsys
         ("cpu", 1.002, "applied again, the output differs in output by"),
     ],
 )
-def test_another_platform_is_given_the_rounding_of_its_products(sweep, tmp_path, capsys, platform, factor, said):
+def test_rounding_is_tolerated_across_platforms(sweep, tmp_path, capsys, platform, factor, said):
     folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "elsewhere"))
     output = (np.load(folder.path / "output.npy") * np.float32(factor)).astype(np.float32)
     np.save(folder.path / "output.npy", output)
@@ -153,6 +154,7 @@ def test_another_platform_is_given_the_rounding_of_its_products(sweep, tmp_path,
     assert (code, said in out) == (4 if "differs" in said else 0, True), out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("software", "num_eps", "said"),
     [
@@ -198,7 +200,7 @@ class Net(nnx.Module):
 """
 
 
-def test_a_layer_whose_leaves_changed_is_named(tmp_path, monkeypatch, capsys):
+def test_changed_layer_leaves_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "changing_layer.py").write_text(LAYER)
@@ -212,14 +214,14 @@ def test_a_layer_whose_leaves_changed_is_named(tmp_path, monkeypatch, capsys):
     assert (code, said in out) == (4, True), out
 
 
-def test_a_run_is_verified_on_the_device_that_is_named(sweep, capsys):
+def test_verify_runs_on_the_chosen_device(sweep, capsys):
     folder = run_folder(sweep, 0)
     assert run(capsys, "verify", folder, "--device", "cpu")[0] == 0
     code, _, err = run(capsys, "verify", folder, "--device", "gpu")
     assert (code, err.partition("; ")[0]) == (2, "error: device=gpu: not here")
 
 
-def test_files_that_are_gone_or_foreign_are_named(sweep, tmp_path, capsys):
+def test_missing_and_foreign_files_are_named(sweep, tmp_path, capsys):
     copy = shutil.copytree(sweep, tmp_path / "gone")
     one, two, three = (run_folder(copy, num) for num in range(3))
     shutil.rmtree(one / "checkpoint")
@@ -232,7 +234,7 @@ def test_files_that_are_gone_or_foreign_are_named(sweep, tmp_path, capsys):
     assert out.endswith(f"{three.name}: the folder is missing\n3 of 6 runs verified\n")
 
 
-def test_a_saved_input_file_is_verified_without_the_original(tmp_path, monkeypatch, capsys):
+def test_saved_inputs_verify_without_the_original(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.arange(4, dtype=np.float32))
     assert main.main(["input=file", "input.path=x.npy", "sweep=s", *LEAN]) == 0
@@ -254,13 +256,14 @@ def test_a_saved_input_file_is_verified_without_the_original(tmp_path, monkeypat
         ("verify nowhere", "nowhere is no run: it has no record.json.\n  Try: bridge-runner ls SWEEP"),
     ],
 )
-def test_what_is_no_run_exits_with_2(words, said, tmp_path, monkeypatch, capsys):
+def test_verifying_needs_an_existing_run(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(capsys, *words.split()) == (2, "", f"error: {said}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", range(6))
-def test_a_reloaded_linen_module_and_its_native_one_give_the_recorded_output(sweep, num):
+def test_reloaded_modules_reproduce_the_recorded_output(sweep, num):
     path = run_folder(sweep, num)
     saved = np.load(path / "output.npy")
     linen = runner.reload(path)
@@ -301,7 +304,7 @@ def test_a_reload_places_casts_and_chooses(sweep):
         ({"device": "tpu"}, None),
     ],
 )
-def test_a_reload_that_can_not_be_done_says_why(sweep, options, said):
+def test_impossible_reloads_give_a_reason(sweep, options, said):
     with pytest.raises(UserError) as caught:
         runner.reload(run_folder(sweep, 0), **options)
     assert said is None or str(caught.value) == said

@@ -44,7 +44,7 @@ def sent(request: pytest.FixtureRequest) -> Sent:
     return request.getfixturevalue(request.param)
 
 
-def test_wandb_sync_sends_every_run_of_a_sweep_and_the_sweep(synced):
+def test_wandb_sync_sends_runs_and_sweep(synced):
     # wandb sync exits 0 whatever happens: what the server has is the proof.
     assert synced.done.returncode == 0 and "ERROR" not in synced.done.stderr
     (sweep,) = {record["sweep"] for record in synced.records.values()}
@@ -54,7 +54,7 @@ def test_wandb_sync_sends_every_run_of_a_sweep_and_the_sweep(synced):
     assert axes == {(0, 8), (0, 16), (1, 8), (1, 16)}
 
 
-def test_a_run_that_arrived_says_what_its_record_says(sent):
+def test_synced_runs_match_their_records(sent):
     assert sent.runs.keys() == sent.records.keys()
     for run_id, record in sent.records.items():
         run = sent.runs[run_id]
@@ -66,7 +66,7 @@ def test_a_run_that_arrived_says_what_its_record_says(sent):
         assert row["timing/apply_latency/median_s"] == record["timing"]["apply_latency"]["summary"]["median_s"]
 
 
-def test_a_checkpoint_arrives_as_a_reference_to_where_it_lies(sent):
+def test_checkpoints_arrive_as_references(sent):
     for run_id, record in sent.records.items():
         artifact = sent.runs[run_id].artifacts["checkpoint"]
         assert json.loads(artifact["metadata"]) == record["checkpoint"]
@@ -88,30 +88,30 @@ def test_tables_arrive_with_their_rows(synced):
     assert all("run_table" in run.artifacts for run in synced.server.runs.values())
 
 
-def test_an_online_run_arrives_at_once_and_the_last_lines_say_where(online):
+def test_online_runs_arrive_at_once(online):
     assert (online.done.returncode, online.done.stderr) == (0, "")
     assert [run.config["seed"] for run in online.runs.values()] == [7]
     assert f"  online      {online.server.url}/team/bridge-runner\n" in online.done.stdout
     assert "send " not in online.done.stdout
 
 
-def test_the_server_had_an_answer_to_all_that_was_asked(sent):
+def test_server_handled_every_request(sent):
     assert sent.server.errors == []
 
 
-def test_the_api_key_is_used_and_lands_in_no_file(sent):
+def test_api_key_lands_in_no_file(sent):
     (key,) = sent.server.keys
     assert key in (API_KEY, NETRC_KEY)
     assert files_with_a_key(sent.folder) == []
     assert key not in sent.done.stdout + sent.done.stderr
 
 
-def test_no_key_lands_in_an_offline_sweep_or_in_what_it_says(offline_sweep):
+def test_offline_sweeps_contain_no_key(offline_sweep):
     assert (offline_sweep.parent.parent / "said.txt").exists()
     assert files_with_a_key(offline_sweep.parent.parent) == []
 
 
-def test_the_keys_that_the_readme_names_are_those_that_runs_carry(synced):
+def test_readme_keys_exist_on_dashboards(synced):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     section = readme.partition("## On dashboards")[2].partition("\n## ")[0]
     for run in synced.runs.values():

@@ -21,8 +21,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from runner.commands import main
-from runner.config import compose, schema
-from runner.config.overrides import expand
+from runner.config import schema
+from runner.config.composing import compose
+from runner.config.composing.overrides import expand
 from runner.errors import UserError
 
 # A folder of the user's own, as --config-dir names it.
@@ -228,16 +229,18 @@ def plain(configs):
     return {name: OmegaConf.to_container(config, enum_to_str=True) for name, config in configs.items()}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
-def test_a_jobs_config_is_the_one_that_hydra_composes(overrides, by_hydra, composer):
+def test_job_configs_equal_hydra_configs(overrides, by_hydra, composer):
     task, _ = by_hydra(overrides)
     wanted = OmegaConf.to_container(task), resolved(task), as_run(task)
     ours = composer.task_config(overrides, 7)
     assert (OmegaConf.to_container(ours), resolved(ours), as_run(ours)) == wanted
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
-def test_a_jobs_run_is_that_of_hydras_config_whatever_was_composed_before(overrides, by_hydra, composer):
+def test_job_runs_ignore_earlier_compositions(overrides, by_hydra, composer):
     task, _ = by_hydra(overrides)
     wanted = as_run(task)
     others = [text for text in overrides if not text.startswith("seed=")]
@@ -245,8 +248,9 @@ def test_a_jobs_run_is_that_of_hydras_config_whatever_was_composed_before(overri
     assert typed(composer, overrides, 7) == wanted
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
-def test_the_hydra_files_hold_what_hydra_would_have_written(overrides, by_hydra, composer):
+def test_hydra_files_equal_hydra_output(overrides, by_hydra, composer):
     task, hydra = by_hydra(overrides)
     if isinstance(as_run(task), str):
         assert isinstance(typed(composer, overrides, 7), str)  # no run, no files
@@ -254,14 +258,16 @@ def test_the_hydra_files_hold_what_hydra_would_have_written(overrides, by_hydra,
     assert_holds(composer.config(overrides, 7).hydra_files(7), task, hydra)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("text", TEXTS, ids=ascii)
-def test_a_text_of_any_kind_is_read_back_from_the_hydra_files(text, loader, master, composer):
+def test_text_survives_the_hydra_files(text, loader, master, composer):
     overrides = (f"layer.kwargs.x={quoted(text)}", "seed=1")
     task, hydra = hydras_own(loader, master, overrides, 7)
     assert OmegaConf.to_container(task)["layer"]["kwargs"]["x"] == text
     assert_holds(composer.config(overrides, 7).hydra_files(7), task, hydra)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed_once",
     [
@@ -273,7 +279,7 @@ def test_a_text_of_any_kind_is_read_back_from_the_hydra_files(text, loader, mast
     ],
     ids=" ".join,
 )
-def test_what_is_typed_of_hydra_itself_holds_for_every_job(typed_once, loader):
+def test_hydra_overrides_hold_for_every_job(typed_once, loader):
     master = loader.load_configuration("config", typed_once, RunMode.MULTIRUN)
     composer = compose.Composer(loader, "config", typed_once, master)
     for num, overrides in enumerate([("features=5", "seed=1"), ("seed=2", "layer=mlp")]):
@@ -281,7 +287,7 @@ def test_what_is_typed_of_hydra_itself_holds_for_every_job(typed_once, loader):
         assert_holds(composer.config(overrides, num).hydra_files(num), task, hydra)
 
 
-def test_a_group_in_a_folder_of_the_search_path_is_found(loader, tmp_path):
+def test_search_path_groups_are_found(loader, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "big.yaml").write_text("# @package _global_\nfeatures: 512\n")
     search = [f"hydra.searchpath=[file://{tmp_path}]"]
@@ -291,7 +297,7 @@ def test_a_group_in_a_folder_of_the_search_path_is_found(loader, tmp_path):
     assert compose.Composer(loader, "config", search, master).config(["+mine=big", "seed=1"], 7).run == wanted
 
 
-def test_the_time_is_that_of_the_sweep_in_every_job(loader):
+def test_all_jobs_share_the_sweep_time(loader):
     master = loader.load_configuration("config", [], RunMode.MULTIRUN)
     when = str(master.hydra.sweep.dir).rpartition("/")[2]
     composer = compose.Composer(loader, "config", [], master)
@@ -302,17 +308,18 @@ def test_the_time_is_that_of_the_sweep_in_every_job(loader):
         assert run.tracking.notes == f"{when} note"
 
 
-def test_a_seed_that_is_out_of_range_is_refused(composer):
+def test_out_of_range_seeds_are_refused(composer):
     with pytest.raises(UserError, match="^seed=4294967296: a seed is a whole number from 0 to 4294967295\\.\n"):
         composer.config(["seed=4294967296"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [("sed=1",), ("seed=1", "~nothing"), ("seed=1", "layer=liner"), ("seed=a",), ("+seed=1",), ("timing@x=off",)],
     ids=" ".join,
 )
-def test_what_hydra_refuses_is_refused_in_its_words(overrides, loader, master, composer):
+def test_hydra_errors_keep_their_message(overrides, loader, master, composer):
     with pytest.raises(HydraException) as by_hydra:
         loader.load_sweep_config(master, list(overrides))
     with pytest.raises(HydraException) as by_us:
@@ -349,7 +356,7 @@ def test_what_hydra_refuses_is_refused_in_its_words(overrides, loader, master, c
     ],
     ids=" ".join,
 )
-def test_a_sweep_has_the_jobs_of_hydras_own_sweeper_in_its_order(arguments, loader):
+def test_sweeps_expand_like_the_basic_sweeper(arguments, loader):
     random.seed(7)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     (wanted,) = BasicSweeper.split_arguments(parsed, None)
@@ -357,7 +364,7 @@ def test_a_sweep_has_the_jobs_of_hydras_own_sweeper_in_its_order(arguments, load
     assert [list(job) for job in expand(arguments, loader)] == wanted
 
 
-def test_zipped_keys_of_a_sweep_go_together(loader):
+def test_zipped_sweep_keys_advance_together(loader):
     jobs = expand(["seed=0,1", "layer=mlp,conv", "features=range(8,10)"], loader, [["features", "seed"]])
     assert jobs == [
         ("seed=0", "layer=mlp", "features=8"),
@@ -374,14 +381,15 @@ def test_zipped_keys_of_a_sweep_go_together(loader):
         ("seed=range(3,3)", "seed=range(3,3): the sweep over it has no values.\n  Try: seed=range(0,3)"),
     ],
 )
-def test_a_sweep_without_a_list_of_values_is_refused(argument, said, loader):
+def test_sweeps_need_a_list_of_values(argument, said, loader):
     with pytest.raises(UserError) as refused:
         expand([argument], loader)
     assert str(refused.value) == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [[], ["-m"]])
-def test_an_interpolation_that_is_typed_holds_in_a_run_and_in_a_sweep(flag, tmp_path, monkeypatch, capsys):
+def test_typed_interpolations_work_everywhere(flag, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     values = ["layer.kwargs.out_features=${seed}", "layer.kwargs.in_features='${axis:${input_shape},-1}'"]
     quiet = ["tracking=disabled", "timing=off", "checkpoint=none", "checks=off"]
@@ -391,7 +399,8 @@ def test_an_interpolation_that_is_typed_holds_in_a_run_and_in_a_sweep(flag, tmp_
     assert OmegaConf.load(path).layer.kwargs == {"in_features": 5, "out_features": 3}
 
 
-def test_what_a_mistake_says_to_type_can_be_typed(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_suggested_override_can_be_typed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["layer=linear", "layer.kwargs.in_features=5", "tracking=disabled", "timing=off", "checkpoint=none"]
     assert main.main(words) == 2

@@ -32,6 +32,7 @@ def loader():
         return GlobalHydra.instance().config_loader()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_choice_composes(path, loader):
     typed = [f"{path.parent.name}={path.stem}", *NEEDS.get(path.stem, [])]
@@ -43,13 +44,13 @@ def test_every_choice_composes(path, loader):
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
-def test_every_file_opens_with_what_it_is_for(path):
+def test_every_conf_file_states_its_purpose(path):
     lines = [line for line in path.read_text().splitlines() if line not in ("#", "# @package _global_")]
     assert lines[0].startswith("# ")
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_experiment_opens_with_question_command_expectation_and_cost(path):
+def test_experiments_state_question_command_and_cost(path):
     text = path.read_text()
     assert re.search(r"^# [A-Z].*\?$", text, flags=re.MULTILINE)
     assert f"#   bridge-runner -m +experiment={path.stem}\n" in text
@@ -77,8 +78,9 @@ def test_every_experiment_composes(name, tmp_path, monkeypatch, capsys):
 LAUNCHERS = sorted((CONF / "hydra" / "launcher").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
-def test_every_launcher_composes_and_says_when_to_choose_it(path):
+def test_every_launcher_composes_and_is_explained(path):
     schema.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = hydra.compose("config", [f"hydra/launcher={path.stem}"], return_hydra_config=True).hydra.launcher
@@ -90,7 +92,7 @@ SAMPLERS = sorted((CONF / "hydra" / "sweeper" / "sampler").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
-def test_every_sampler_composes_and_says_what_it_does(path):
+def test_every_sampler_composes_and_is_explained(path):
     schema.register()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         typed = ["hydra/sweeper=optuna", f"hydra/sweeper/sampler={path.stem}"]

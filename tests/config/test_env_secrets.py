@@ -70,7 +70,7 @@ def run_of(here: Path, num: int) -> RunFolder:
     return RunFolder(path)
 
 
-def test_no_file_of_a_sweep_holds_the_value_not_even_a_failures_traceback(swept):
+def test_secrets_appear_in_no_sweep_file(swept):
     files = [path for path in (swept / "outputs").rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
@@ -80,7 +80,7 @@ def test_no_file_of_a_sweep_holds_the_value_not_even_a_failures_traceback(swept)
     assert "no answer for ${oc.env:SERVICE_TOKEN}" in failed.error.traceback
 
 
-def test_the_config_keeps_the_name_of_the_variable(swept):
+def test_configs_keep_the_variable_name(swept):
     folder = run_of(swept, 0)
     plan = json.loads((swept / "outputs" / "s" / "sweep.json").read_text())
     config = yaml.safe_load((folder.hydra / "config.yaml").read_text())
@@ -89,7 +89,7 @@ def test_the_config_keeps_the_name_of_the_variable(swept):
 
 
 @pytest.mark.parametrize("words", ["verify RUN --trust", "rerun RUN --trust", "export RUN --to nnx --trust"])
-def test_who_needs_the_value_asks_the_environment_again(words, here, capsys, monkeypatch):
+def test_verbs_needing_secrets_read_the_environment(words, here, capsys, monkeypatch):
     typed = words.replace("RUN", "outputs/s/0").split()
     assert main.main(typed) == 0
     shutil.rmtree("outputs/s/exports", ignore_errors=True)
@@ -105,12 +105,13 @@ def test_who_needs_the_value_asks_the_environment_again(words, here, capsys, mon
 @pytest.mark.parametrize(
     "words", ["ls outputs/s", "show outputs/s/0", "verify outputs/s --no-code", "results outputs/s"]
 )
-def test_who_needs_no_value_asks_for_none(words, here, monkeypatch):
+def test_other_verbs_need_no_secret(words, here, monkeypatch):
     monkeypatch.delenv("SERVICE_TOKEN")
     assert main.main(words.split()) == 0
 
 
-def test_resume_takes_the_value_from_the_environment_and_says_where_it_is_missing(here, capsys, monkeypatch):
+@pytest.mark.slow
+def test_resume_reads_secrets_from_the_environment(here, capsys, monkeypatch):
     shutil.rmtree(run_of(here, 0).path)
     monkeypatch.delenv("SERVICE_TOKEN")
     assert main.main(["resume", "outputs/s"]) == 2
@@ -146,7 +147,7 @@ def test_another_value_makes_another_run(here, capsys, monkeypatch):
         ({"a": "${oc.decode:${oc.env:NUMBER}}"}, 12345678),
     ],
 )
-def test_a_text_is_kept_by_the_names_of_its_variables(config, kept, monkeypatch):
+def test_text_is_stored_by_variable_names(config, kept, monkeypatch):
     monkeypatch.setenv("LONG", "a-long-value")
     monkeypatch.setenv("SHORT", "cpu")
     monkeypatch.setenv("NUMBER", "12345678")
@@ -156,12 +157,12 @@ def test_a_text_is_kept_by_the_names_of_its_variables(config, kept, monkeypatch)
     assert env_secrets.resolve(found) == resolved
 
 
-def test_a_long_value_is_replaced_before_one_that_is_a_part_of_it():
+def test_longer_secrets_are_replaced_first():
     both = Redaction({"PART": "password", "WHOLE": "password-of-mine"})
     assert both.text("password-of-mine, password") == "${oc.env:WHOLE}, ${oc.env:PART}"
 
 
-def test_a_variable_whose_name_is_looked_up_is_refused():
+def test_computed_variable_names_are_refused():
     with pytest.raises(ConfigError) as caught:
         env_secrets.of_config({"layer": {"kwargs": {"token": "${oc.env:${name}}"}}})
     reason = "the variable must be named, to be kept out of files"

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from runner.config import zip_exclude
+from runner.config.composing import zip_exclude
 from runner.errors import ConfigError
 
 TRY_ZIP = "\n  Try: grid.zip=[[seed,features]]"
@@ -20,12 +20,12 @@ CONFIGS = [FIRST | {"sweep": None, "low": 0.5, "on": True}, SECOND | {"sweep": "
 
 
 @pytest.mark.parametrize("keys", ["", "a", "ab", "ba", "dcba"])
-def test_without_a_zip_it_is_the_product_with_the_last_axis_fastest(keys):
+def test_without_zip_last_axis_varies_fastest(keys):
     axes = {key: AXES[key] for key in keys}
     assert zip_exclude.combine(axes, []) == list(itertools.product(*axes.values()))
 
 
-def test_zipped_keys_advance_together_where_the_first_of_them_stands():
+def test_zipped_keys_advance_together():
     assert zip_exclude.combine({key: AXES[key] for key in "abc"}, [["c", "a"]]) == [
         ("a=1", "b=1", "c=1"),
         ("a=1", "b=2", "c=1"),
@@ -36,14 +36,14 @@ def test_zipped_keys_advance_together_where_the_first_of_them_stands():
     ]
 
 
-def test_several_zips_make_the_product_of_their_groups():
+def test_several_zips_multiply():
     jobs = zip_exclude.combine(AXES, [["a", "c"], ["b", "d"]])
     pairs = itertools.product(zip(AXES["a"], AXES["c"], strict=True), zip(AXES["b"], AXES["d"], strict=True))
     assert jobs == [(a, b, c, d) for (a, c), (b, d) in pairs]
 
 
 @pytest.mark.parametrize("zipped", [["a", "c"], [["a", "c"]], [["c", "a"]], (("a", "c"),)])
-def test_a_zip_is_read_with_and_without_inner_lists_and_in_any_order(zipped):
+def test_zip_accepts_any_nesting_and_order(zipped):
     assert zip_exclude.combine(AXES, zipped) == zip_exclude.combine(AXES, [["a", "c"]])
 
 
@@ -72,13 +72,13 @@ def test_any_number_of_keys_goes_together():
         ([1], "grid.zip=[[1]]: the sweep is not over 1.\n  Try: 1=1,2 grid.zip=[[1]]"),
     ],
 )
-def test_a_zip_that_cannot_be_is_refused(zipped, said):
+def test_invalid_zips_are_refused(zipped, said):
     with pytest.raises(ConfigError) as refused:
         zip_exclude.combine(AXES, zipped)
     assert str(refused.value) == said
 
 
-def test_of_long_axes_a_refused_zip_names_the_number_only():
+def test_long_axes_are_reported_by_length():
     axes = {key: [f"{key}={value}" for value in range(num)] for key, num in (("a", 9), ("b", 10))}
     with pytest.raises(ConfigError, match=r"a has 9, b has 10\.\n  Try: 9 values for each of a, b$"):
         zip_exclude.combine(axes, [["a", "b"]])
@@ -123,11 +123,11 @@ def test_of_long_axes_a_refused_zip_names_the_number_only():
         "seed in [0, 0.5, [1], null]",
     ],
 )
-def test_a_condition_leaves_out_the_configs_that_meet_it(condition):
+def test_exclude_drops_matching_configs(condition):
     assert zip_exclude.leave_out(CONFIGS, [condition]) == [1]
 
 
-def test_a_config_is_left_out_where_any_condition_is_met():
+def test_any_matching_condition_excludes():
     configs = [{"seed": seed} for seed in range(5)]
     assert zip_exclude.leave_out(configs, ["seed==1", "seed>2"]) == [0, 2]
     assert zip_exclude.leave_out(configs, ["seed==1", "1<=seed<3"]) == [0, 3, 4]
@@ -135,14 +135,14 @@ def test_a_config_is_left_out_where_any_condition_is_met():
     assert zip_exclude.leave_out([], []) == []
 
 
-def test_a_word_that_is_a_key_is_its_value_and_another_one_is_text():
+def test_conditions_resolve_keys_and_keep_text():
     configs = [{"layer": "seed", "seed": 1}, {"layer": "mlp", "seed": "mlp"}]
     assert zip_exclude.leave_out(configs, ["layer==seed"]) == [0]
     assert zip_exclude.leave_out(configs, ["layer=='seed'"]) == [1]
 
 
 @pytest.mark.parametrize("condition", ["layer.kwargs.hidden>8", "layer==mlp and layer.kwargs.hidden>8"])
-def test_a_key_that_only_some_configs_have_is_no_mistake(condition):
+def test_missing_keys_are_no_error(condition):
     configs = [{"layer": "linear"}, {"layer": "mlp", "layer.kwargs.hidden": 16}]
     assert zip_exclude.leave_out(configs, [condition]) == [0]
 
@@ -189,13 +189,13 @@ COMPARED = "only keys, numbers, lists and words can be compared"
     ],
     ids=lambda text: text[:40],
 )
-def test_a_text_that_is_no_condition_is_refused(condition, reason):
+def test_invalid_conditions_are_refused(condition, reason):
     with pytest.raises(ConfigError) as refused:
         zip_exclude.leave_out(CONFIGS, [condition])
     assert str(refused.value) == f"grid.exclude={condition}: {reason}.{TRY_EXCLUDE}"
 
 
-def test_conditions_that_together_leave_nothing_are_said_together():
+def test_conditions_excluding_everything_are_refused():
     with pytest.raises(ConfigError) as refused:
         zip_exclude.leave_out(CONFIGS, ["seed==0", "seed==1"])
     assert str(refused.value) == f"grid.exclude=seed==0, seed==1: it leaves none of 2 configs.{TRY_EXCLUDE}"

@@ -46,6 +46,7 @@ def output_of(run):
     return output, module, x, inputs.more_inputs(run.input)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("run", "native"),
     [
@@ -76,7 +77,8 @@ def _scale():
     return jax.numpy.full((4,), 0.5)
 
 
-def test_a_key_is_drawn_at_each_call():
+@pytest.mark.slow
+def test_keys_are_drawn_at_each_call():
     run = run_of("Noisy", call={"key": {"_rng_": "noise"}})
     draft = draft_of(run)
     assert (draft.needs.streams, draft.rngs) == (("params", "noise"),) * 2
@@ -98,7 +100,8 @@ def test_a_fixed_key_is_a_fail():
     assert found.verdict is Verdict.fail
 
 
-def test_in_a_host_it_is_called_so_too():
+@pytest.mark.slow
+def test_call_settings_work_inside_hosts():
     run = run_of("Cross", (2, 6, 8), shapes={"context": [2, 6, 8]})
     run = dataclasses.replace(run, host=HostSettings(target="runner.bridge.hosts.MLPHost"))
     draft = draft_of(run)
@@ -107,7 +110,7 @@ def test_in_a_host_it_is_called_so_too():
     assert asked[-1].verdict is Verdict.passed
 
 
-def test_more_arrays_have_their_dtypes_and_values():
+def test_extra_inputs_have_dtypes_and_values():
     settings = InputSettings(
         shapes={"mask": [2, 4], "ids": [5], "obs": {"a": [2], "b": [2]}}, dtypes={"ids": "int32"}, high=7
     )
@@ -119,7 +122,7 @@ def test_more_arrays_have_their_dtypes_and_values():
     assert (again["obs"]["a"] == more["obs"]["a"]).all()
 
 
-def test_how_it_is_called_is_part_of_the_program():
+def test_call_settings_change_the_program_id():
     plain = run_of("Encodes")
     ids = {
         identity_of(run).program_id
@@ -174,8 +177,9 @@ def test_what_would_call_it_is_suggested(name, hint):
     assert caught.value.suggestion == hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Observations", "Encodes"])
-def test_a_run_of_it_is_verified_and_reloaded(name, tmp_path, monkeypatch, capsys):
+def test_custom_calls_verify_and_reload(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     more = {
         "Observations": ["input.name=obs.speed", "input.shapes.obs.image=[2,3]"],

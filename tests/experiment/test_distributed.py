@@ -79,7 +79,7 @@ def the_run(sweep: Path) -> RunFolder:
 
 
 @pytest.mark.slow
-def test_two_processes_leave_one_run_and_say_who_wrote_it(together):
+def test_two_processes_write_one_run(together):
     sweep, ((first, out, _), (second, other, _)), _ = together
     assert (first, second) == (0, 0)
     assert "1 of 1 runs done" in out
@@ -90,7 +90,7 @@ def test_two_processes_leave_one_run_and_say_who_wrote_it(together):
 
 
 @pytest.mark.slow
-def test_one_process_restores_what_two_have_saved(together):
+def test_one_process_restores_a_shared_checkpoint(together):
     folder = the_run(together[0])
     assert digests(checkpoint.restore(folder.checkpoint)) == recorded(folder)
     state = store.read_record(folder).train.state
@@ -98,7 +98,7 @@ def test_one_process_restores_what_two_have_saved(together):
 
 
 @pytest.mark.slow
-def test_one_process_on_as_many_devices_verifies_it_within_a_tolerance_that_is_said(together):
+def test_one_process_verifies_within_a_tolerance(together):
     out = python("-m", "runner", "verify", str(the_run(together[0]).path), "--trust")
     assert "applied on 1 process instead of 2, the output is within " in out
     assert out.endswith("1 of 1 runs verified\n")
@@ -131,7 +131,7 @@ def test_no_socket_leads_beyond_this_machine(together):
         ),
     ],
 )
-def test_processes_that_can_not_agree_refuse_all_of_them(words, said, tmp_path):
+def test_disagreeing_processes_all_refuse(words, said, tmp_path):
     (tmp_path / "file").touch()
     port = free_port()
     pair = [start(num, port, tmp_path, *words[num]) for num in (0, 1)]
@@ -145,7 +145,7 @@ def test_processes_that_can_not_agree_refuse_all_of_them(words, said, tmp_path):
 WRONG = """
 import sys
 from runner.experiment import distributed
-from runner.config import compose
+from runner.config.composing import compose
 from runner.errors import UserError
 for words in sys.argv[1:]:
     try:
@@ -158,7 +158,8 @@ for words in sys.argv[1:]:
 EXAMPLE = f"  Try: {distributed.EXAMPLE}"
 
 
-def test_processes_that_can_not_meet_say_why(monkeypatch):
+@pytest.mark.slow
+def test_failed_rendezvous_is_explained(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "x")
     free = free_port()
@@ -189,6 +190,7 @@ def test_processes_that_can_not_meet_say_why(monkeypatch):
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -222,7 +224,7 @@ def test_processes_that_can_not_meet_say_why(monkeypatch):
         ),
     ],
 )
-def test_what_processes_can_not_do_together_is_refused(words, said, capsys):
+def test_unsupported_distributed_settings_are_refused(words, said, capsys):
     assert main.main([*words, *([] if "mesh.axes=null" in words else ["mesh.axes={data:2}"]), "distributed=jax"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {said}")
 

@@ -14,11 +14,12 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from flax.core.scope import LazyRng
+from flax.nnx import bridge as nnx_bridge
 
 from runner.arrays import checkpoint, trees
 from runner.bridge import example
 from runner.bridge.rngs import apply_keys, root_key
-from runner.checks.verdicts import COMPILED, eager
+from runner.checks.results.verdicts import COMPILED, eager
 from runner.config import schema, serialize
 from runner.errors import LayerError
 from runner.experiment import cross_checks, failures, inputs
@@ -147,7 +148,7 @@ def by_text(tree):
 # Every layer that comes along.
 
 
-def test_a_layer_of_conf_runs_and_its_record_says_so(layer_run):
+def test_conf_layers_run_and_are_recorded(layer_run):
     job, program, result = layer_run
     record = result.record
     assert (record.status, record.error) == (Status.done, None)
@@ -164,14 +165,15 @@ def test_a_layer_of_conf_runs_and_its_record_says_so(layer_run):
     assert sum(array.nbytes for array in result.output.values()) + record.variables_bytes == program.result_bytes
 
 
-def test_the_record_of_a_layer_of_conf_comes_back_from_json(layer_run):
+def test_conf_layer_records_survive_json(layer_run):
     _, _, result = layer_run
     assert from_json(to_json(result.record)) == result.record
     assert serialize.from_data(result.record.settings) == layer_run[0].run
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("reader", [ocp.StandardCheckpointer, ocp.PyTreeCheckpointer])
-def test_plain_orbax_gives_a_layer_of_conf_back_bit_for_bit(layer_run, reader, tmp_path):
+def test_plain_orbax_restores_conf_layers_exactly(layer_run, reader, tmp_path):
     _, _, result = layer_run
     if not result.record.variables:
         with pytest.raises(checkpoint.CheckpointError, match="^the layer has no variables: there is nothing to save$"):
@@ -182,7 +184,8 @@ def test_plain_orbax_gives_a_layer_of_conf_back_bit_for_bit(layer_run, reader, t
         assert bits(plain.restore(tmp_path / "c")) == bits(result.variables)
 
 
-def test_the_native_module_on_restored_variables_gives_the_output_bit_for_bit(layer_run, tmp_path):
+@pytest.mark.sampled
+def test_native_modules_reproduce_the_output(layer_run, tmp_path):
     job, program, result = layer_run
     layer, streams = program.draft.layer, result.record.streams
     keys = apply_keys(root_key(job.run.seed), streams)
@@ -200,7 +203,8 @@ def test_the_native_module_on_restored_variables_gives_the_output_bit_for_bit(la
 # The result.
 
 
-def test_one_program_gives_each_seed_its_own_result_and_each_time_the_same(make_run):
+@pytest.mark.slow
+def test_programs_are_deterministic_per_seed(make_run):
     job, program = prepare(make_run(*QUICK, "seed=3"))
     other = make_run(*QUICK, "seed=4")
     results = [
@@ -214,14 +218,15 @@ def test_one_program_gives_each_seed_its_own_result_and_each_time_the_same(make_
     assert [result.record.result_id for result in results].count(job.identity.result_id) == 2
 
 
-def test_the_linear_layer_is_the_worked_example(execute):
+@pytest.mark.slow
+def test_linear_layer_equals_the_worked_example(execute):
     result = execute("seed=5", "features=3", "input=ones")
     expected = example.nnx_inside_linen(5, jnp.ones(4), 3)
     np.testing.assert_allclose(result.output[""], expected, rtol=1e-6)
     assert result.variables["params"]["kernel"].shape == (4, 3)
 
 
-def test_variables_are_plain_arrays_on_the_host(execute):
+def test_variables_are_plain_host_arrays(execute):
     result = execute("layer=batch_norm")
     assert {type(leaf) for leaf in jax.tree.leaves(result.variables)} == {np.ndarray}
     assert [leaf.name for leaf in result.record.updated] == ["batch_stats/mean", "batch_stats/var"]
@@ -229,7 +234,7 @@ def test_variables_are_plain_arrays_on_the_host(execute):
     assert all(leaf.digest != before[leaf.name] for leaf in result.record.updated)
 
 
-def test_an_output_of_several_arrays_is_kept_by_path(execute):
+def test_nested_outputs_are_kept_by_path(execute):
     result = execute("layer=custom", f"layer.target={HERE}.TwoOutputs", "input=arange")
     assert {path: array.tolist() for path, array in result.output.items()} == {
         "parts/0": 6.0,
@@ -239,7 +244,7 @@ def test_an_output_of_several_arrays_is_kept_by_path(execute):
     assert [array.path for array in result.record.output] == ["parts/0", "parts/1", "twice"]
 
 
-def test_the_place_in_the_sweep_is_in_the_record(make_run):
+def test_records_hold_the_sweep_position(make_run):
     job, program = prepare(make_run(*QUICK), num=7, sweep="mine", overrides=("seed=1",))
     record = experiment_execute.execute(job, program, compiled_here=False).record
     assert (record.num, record.sweep, record.overrides) == (7, "mine", ["seed=1"])
@@ -248,7 +253,7 @@ def test_the_place_in_the_sweep_is_in_the_record(make_run):
     assert not record.timing.compiled_here
 
 
-def test_times_are_taken_with_the_clock_that_is_given(make_run):
+def test_timing_uses_the_given_clock(make_run):
     job, program = prepare(make_run("timing.rounds=2", "timing.warmup=1", "timing.pipeline=3", "checks.eager=never"))
     ticks = iter(range(0, 10**12, 10**6))
     timing = experiment_execute.execute(job, program, clock=lambda: next(ticks)).record.timing
@@ -260,7 +265,7 @@ def test_times_are_taken_with_the_clock_that_is_given(make_run):
     assert timing.apply_throughput.samples.durations_s == pytest.approx([0.001 / 3] * 2)
 
 
-def test_a_run_that_was_not_timed_has_its_phases_all_the_same(execute):
+def test_untimed_runs_still_record_phases(execute):
     timing = execute().record.timing
     assert timing is not None
     assert (timing.apply_latency, timing.init_latency) == (None, None)
@@ -271,13 +276,14 @@ def test_a_run_that_was_not_timed_has_its_phases_all_the_same(execute):
 # Checks.
 
 
-def test_the_eager_check_says_yes_for_linear(execute):
+def test_eager_check_passes_for_linear(execute):
     check = check_named(execute(compare_eager=True).record, "eager")
     assert (check.verdict, check.evidence) == (Verdict.passed, {})
     assert check.detail == "init and apply give the same bits compiled and eager"
 
 
-def test_after_a_rehearsal_the_eager_check_finds_its_operations_compiled(make_run):
+@pytest.mark.slow
+def test_rehearsal_compiles_the_eager_operations(make_run):
     seconds = []
 
     def compiling(event, duration_s, **_):
@@ -299,33 +305,44 @@ def test_after_a_rehearsal_the_eager_check_finds_its_operations_compiled(make_ru
     assert len(seconds) <= rehearsed + 1  # the product with x: a compiled init leaves its kernel uncommitted
 
 
-def test_a_rehearsal_that_fails_is_left_to_the_check(make_run):
+def test_failing_rehearsals_are_ignored(make_run):
     job, program = prepare(make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones"))
     cross_checks.rehearse_eager(job.run, program.draft)
 
 
-def test_bits_that_eager_calls_round_otherwise_are_a_warning_that_says_where_and_by_how_much(execute):
+@pytest.mark.slow
+def test_eager_rounding_differences_warn(execute):
     record = execute("layer=embed", compare_eager=True).record
     check = check_named(record, "eager")
-    assert (record.status, check.verdict) == (Status.done, Verdict.warn)
+    assert record.status is Status.done
+    model = nnx_bridge.to_linen(nnx.Embed, **record.settings["layer"]["kwargs"])
+    key, x = jax.random.PRNGKey(0), jnp.zeros(record.settings["input_shape"], jnp.int32)
+    eager_init, compiled = (init(key, x)["params"]["embedding"] for init in (model.init, jax.jit(model.init)))
+    if np.array_equal(eager_init, compiled):  # as JAX 0.12 compiles it
+        assert (check.verdict, check.detail) == (
+            Verdict.passed,
+            "init and apply give the same bits compiled and eager",
+        )
+        return
+    assert check.verdict is Verdict.warn
     assert check.detail == "init differs in params/embedding by 1 ulp"
     assert check.evidence["init"]["params/embedding"]["ulp"] == 1
     assert check.evidence["apply"] == {}
 
 
-def test_more_than_rounding_between_compiled_and_eager_calls_is_a_no():
+def test_larger_eager_differences_fail():
     same, one = ({"": np.ones(2)},) * 2, np.ones(2, np.float32)
     for other, verdict in ((one + 1e-6, Verdict.warn), (one + 1e-3, Verdict.fail), (np.ones(3), Verdict.fail)):
         check = eager(same, ({"y": one}, {"y": other}))
         assert (check.verdict, check.fix) == (verdict, COMPILED if verdict is Verdict.fail else None)
 
 
-def test_a_check_that_was_not_made_says_why(execute):
+def test_skipped_checks_give_a_reason(execute):
     check = check_named(execute().record, "eager")
     assert check.detail == "not compared: checks.eager=program compares every program"
 
 
-def test_an_output_that_is_not_finite_fails_a_strict_run(execute):
+def test_non_finite_output_fails_strict_runs(execute):
     result = execute(*ALL_INFINITE, "checks=strict")
     error = result.record.error
     assert result.record.status is Status.failed
@@ -337,7 +354,7 @@ def test_an_output_that_is_not_finite_fails_a_strict_run(execute):
     assert result.variables["params"]["kernel"].shape == (4, 2)
 
 
-def test_an_output_that_is_not_finite_is_only_said_in_a_report(execute):
+def test_non_finite_output_survives_warn_mode(execute):
     record = execute(*ALL_INFINITE, "checks=warn").record
     assert (record.status, record.error) == (Status.done, None)
     assert verdicts(record)["finite"] is Verdict.fail
@@ -349,7 +366,7 @@ def test_with_checks_off_none_is_made(execute):
     assert (record.status, record.checks) == (Status.done, [])
 
 
-def test_a_call_that_gives_other_bits_the_second_time_is_said(execute):
+def test_nonrepeatable_calls_are_reported(execute):
     record = execute("layer=custom", f"layer.target={HERE}.NotAgain", "checks=warn").record
     check = check_named(record, "repeatable")
     assert (record.status, check.verdict) == (Status.done, Verdict.fail)
@@ -360,7 +377,7 @@ def test_a_call_that_gives_other_bits_the_second_time_is_said(execute):
 
 
 @pytest.mark.parametrize(("kind", "error"), [("exit", SystemExit), ("interrupt", KeyboardInterrupt)])
-def test_what_ends_a_process_ends_it_from_a_callback_too(kind, error, execute, request):
+def test_exit_signals_escape_from_callbacks(kind, error, execute, request):
     before = signal.getsignal(signal.SIGUSR2)
     request.addfinalizer(lambda: signal.signal(signal.SIGUSR2, before))
     with pytest.raises(error) as caught:
@@ -368,7 +385,7 @@ def test_what_ends_a_process_ends_it_from_a_callback_too(kind, error, execute, r
     assert caught.value.args in (("-1",), ())
 
 
-def test_a_layer_that_raises_while_it_runs_ends_its_run_only(execute):
+def test_raising_layers_fail_only_their_run(execute):
     result = execute("layer=custom", f"layer.target={HERE}.Raising", "input=ones")
     record, error = result.record, result.record.error
     assert record.status is Status.failed
@@ -380,7 +397,7 @@ def test_a_layer_that_raises_while_it_runs_ends_its_run_only(execute):
     assert from_json(to_json(record)) == record
 
 
-def test_a_run_that_failed_does_not_spoil_its_program(make_run):
+def test_failed_runs_leave_the_program_usable(make_run):
     run = make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=zeros")
     job, program = prepare(run)
     ones = make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones")
@@ -399,7 +416,7 @@ def test_a_run_that_failed_does_not_spoil_its_program(make_run):
         (LayerError("the layer is gone"), FailureKind.config),
     ],
 )
-def test_a_run_that_can_not_be_compiled_has_a_record_that_says_why(make_run, error, kind):
+def test_uncompilable_runs_have_failed_records(make_run, error, kind):
     run = make_run()
     result = experiment_execute.failed(Job(run=run, identity=identity_of(run), num=4), error)
     record = result.record
@@ -420,11 +437,11 @@ def test_a_run_that_can_not_be_compiled_has_a_record_that_says_why(make_run, err
         (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), None, FailureKind.out_of_memory),
     ],
 )
-def test_a_failure_is_sorted_by_what_raised_it(error, during, kind):
+def test_failures_are_classified_by_exception(error, during, kind):
     assert failures.describe_failure(error, kind=during).kind is kind
 
 
-def test_a_long_traceback_keeps_its_two_ends():
+def test_long_tracebacks_keep_both_ends():
     def deep(depth):
         return deep(depth - 1) if depth % 2 else even(depth - 1)
 

@@ -30,6 +30,7 @@ def errors(capsys, *words: str) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -53,8 +54,9 @@ def test_argparse_at_import_is_refused(capsys):
     assert (code, err.partition("error: layer")[2]) == (2, f"{what.removeprefix('layer')}{TRY}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ExitsWhenExecuted", "EndsProcessWhenExecuted"])
-def test_an_exit_in_a_callback_fails_its_run(name):
+def test_exits_in_callbacks_fail_the_run(name):
     targets = f"layer.target=exiting_layers.{name},exiting_layers.Scale"
     assert main.main(["-m", *LEAN, targets, "seed=0,1", "checks=off", "sweep=two"]) == 1
     records = [json.loads(path.read_text()) for path in sorted(Path("outputs/two/runs").glob("*/record.json"))]
@@ -69,6 +71,7 @@ def test_a_config_that_exits_is_named(capsys):
     assert f"{AT} SystemExit: 3.{TRY}\n  In: input_shape=[8]" in err
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_stdout():
     command = [sys.executable, "-m", "runner", "check", "--json", *LEAN, "layer.target=exiting_layers.Prints"]
     support = str(Path(__file__).parents[1] / "support")
@@ -124,12 +127,12 @@ def callback_error(file: str, function: str) -> RuntimeError:
     return RuntimeError(f"INTERNAL: callback failed: Traceback (most recent call last):\n{frames}SystemExit: 7")
 
 
-def test_a_handlers_exit_in_a_callback_ends_the_process(handled):
+def test_handler_exits_in_callbacks_end_processes(handled):
     with pytest.raises(SystemExit, match="7"):
         end_if_meant(callback_error(__file__, "exit_handler"))
 
 
-def test_user_codes_exit_in_a_callback_is_a_failure(handled):
+def test_user_exits_in_callbacks_are_failures(handled):
     error = callback_error("layers.py", "stop")
     end_if_meant(error)
     assert describe_failure(error).message == "SystemExit: 7"

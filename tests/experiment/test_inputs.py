@@ -30,13 +30,13 @@ def refused(settings, shape=(2, 3)):
     [("ones", [[1, 1, 1], [1, 1, 1]]), ("zeros", [[0, 0, 0], [0, 0, 0]]), ("arange", [[0, 1, 2], [3, 4, 5]])],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "complex64", "float8_e4m3fn"])
-def test_a_kind_without_chance_holds_what_it_says(kind, values, dtype):
+def test_deterministic_inputs_have_known_values(kind, values, dtype):
     x = inputs.make_input(settings_of(kind, dtype=dtype), [2, 3])
     assert x.dtype.name == dtype
     assert x.astype(np.float64 if dtype != "complex64" else dtype).tolist() == values
 
 
-def test_normal_values_are_the_same_for_ever():
+def test_normal_inputs_have_fixed_values():
     x = inputs.make_input(settings_of("normal", seed=0), [3])
     assert [value.hex() for value in x.tolist()] == [
         float(np.float32(value)).hex() for value in (0.12573022, -0.13210486, 0.64042264)
@@ -44,19 +44,19 @@ def test_normal_values_are_the_same_for_ever():
 
 
 @pytest.mark.parametrize("kind", ["normal", "tokens"])
-def test_the_seed_and_nothing_else_chooses_the_values(kind):
+def test_only_the_seed_changes_the_values(kind):
     dtype = "int32" if kind == "tokens" else "float32"
     made = [inputs.make_input(settings_of(kind, seed=seed, dtype=dtype, high=1000), [9]) for seed in (0, 0, 1)]
     assert made[0].tobytes() == made[1].tobytes() != made[2].tobytes()
 
 
-def test_tokens_lie_below_the_size_of_the_vocabulary():
+def test_tokens_stay_below_the_vocabulary_size():
     x = inputs.make_input(settings_of("tokens", dtype="int32", high=3), [1000])
     assert set(x.tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("dtype", "high"), [("int8", 300), ("uint8", 257)])
-def test_tokens_that_the_element_type_can_not_hold_are_refused(dtype, high):
+def test_unrepresentable_tokens_are_refused(dtype, high):
     assert refused(settings_of("tokens", dtype=dtype, high=high)).startswith(f"input.dtype={dtype}: ")
 
 
@@ -86,7 +86,7 @@ NARROWED = "JAX would narrow it to 32 bits; set the environment variable JAX_ENA
         ),
     ],
 )
-def test_an_element_type_that_can_not_be_is_refused(kind, dtype, message):
+def test_invalid_input_dtypes_are_refused(kind, dtype, message):
     settings = settings_of(kind, dtype=dtype, high=4)
     assert refused(settings) == f"input.dtype={dtype}: {message}"
     with pytest.raises(ConfigError, match=f"^input.dtype={dtype}: "):
@@ -94,20 +94,20 @@ def test_an_element_type_that_can_not_be_is_refused(kind, dtype, message):
 
 
 @pytest.mark.parametrize("dtype", ["str", "object", "datetime64[s]"])
-def test_an_element_type_that_jax_has_not_is_refused(dtype):
+def test_unsupported_dtypes_are_refused(dtype):
     assert refused(settings_of("ones", dtype=dtype)).startswith(f"input.dtype={dtype}: ")
 
 
-def test_with_64_bits_switched_on_they_are_taken():
+def test_x64_mode_allows_float64_inputs():
     with jax.enable_x64(True):
         assert inputs.make_input(settings_of("normal", dtype="float64"), [2]).dtype == np.float64
 
 
-def test_nothing_but_a_file_is_made_to_be_checked():
+def test_require_allocates_nothing():
     inputs.require(settings_of("normal"), [10**9, 10**9])
 
 
-def test_a_file_is_read_as_the_element_type_of_the_config(tmp_path):
+def test_input_files_are_cast_to_dtype(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(6.0).reshape(2, 3))
     x = inputs.make_input(settings_of("file", path=str(tmp_path / "x.npy"), dtype="bfloat16"), [2, 3])
     assert (x.dtype.name, x.tolist()) == ("bfloat16", [[0, 1, 2], [3, 4, 5]])
@@ -119,7 +119,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     assert inputs.make_input(settings_of("file", path="~/x.npy"), [2]).tolist() == [1, 1]
 
 
-def test_a_file_of_another_shape_says_which(tmp_path):
+def test_wrong_file_shapes_are_reported(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.ones((2, 3)))
     message = f"input_shape=[3,2]: {path} holds an array of shape [2,3].\n  Try: 'input_shape=[2,3]'"
@@ -152,7 +152,7 @@ def write_bad(path):
         ("folder.npy", f"not an .npy array ([Errno 21] Is a directory: '{{path}}').\n{SAVE_FIRST}"),
     ],
 )
-def test_a_file_that_holds_no_array_says_what_it_holds(tmp_path, name, reason):
+def test_invalid_input_files_explain_themselves(tmp_path, name, reason):
     write_bad(tmp_path)
     path = tmp_path / name
     assert refused(settings_of("file", path=str(path))) == f"input.path={path}: {reason.format(path=path)}"
@@ -171,12 +171,12 @@ def test_a_damaged_file_is_refused(tmp_path, name):
     [np.array([["a", "b"]]), np.ones((1, 2), ml_dtypes.bfloat16), np.array([[1j, 2]])],
     ids=["text", "bfloat16 as numpy saves it", "complex to real"],
 )
-def test_a_file_whose_values_do_not_fit_the_element_type_is_refused(tmp_path, array):
+def test_values_unfit_for_dtype_are_refused(tmp_path, array):
     np.save(tmp_path / "x.npy", array)
     assert refused(settings_of("file", path=str(tmp_path / "x.npy")), [1, 2]).startswith("input.")
 
 
-def test_only_a_file_has_a_digest_of_its_content(tmp_path):
+def test_only_files_have_a_content_digest(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.ones(2))
     expected = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -26,6 +26,7 @@ def flags() -> list[list[str]]:
     return [one["summary"]["flags"] for one in timing.values() if isinstance(one, dict) and "summary" in one]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["jax_debug_nans", "jax_debug_infs", "jax_enable_checks", "jax_check_tracer_leaks"])
 def test_a_debugging_setting_flags_all_times(setting, capsys):
     with getattr(jax, setting.removeprefix("jax_"), lambda on: set_for_now(setting, on))(True):
@@ -62,7 +63,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("variable", "value", "said", "instead"), REFUSED)
-def test_a_setting_that_stops_runs_is_refused(variable, value, said, instead, monkeypatch, capsys):
+def test_settings_that_stop_runs_are_refused(variable, value, said, instead, monkeypatch, capsys):
     monkeypatch.setenv(variable, str(value))
     with set_for_now(variable.lower(), value):
         assert main.main([*LEAN]) == 2

@@ -17,7 +17,7 @@ def saved(tmp_path_factory):
     return runner.reload(next((found.path / "runs").iterdir()))
 
 
-def test_a_reloaded_run_is_one_line_without_its_arrays(saved):
+def test_reload_repr_is_one_line(saved):
     said = (
         r"layer: linear, module: linen ToLinen, variables: 2 arrays, 160 bytes, x: float32\[4\], output: float32\[8\]"
     )
@@ -25,12 +25,12 @@ def test_a_reloaded_run_is_one_line_without_its_arrays(saved):
     assert re.fullmatch(found, repr(saved))
 
 
-def test_a_notebook_gets_a_table_of_the_run_with_everything_escaped(saved):
+def test_notebook_table_escapes_everything(saved):
     table = dataclasses.replace(saved, record=dataclasses.replace(saved.record, layer="<b>"))._repr_html_()
     assert table.count("<tr>") == 7
     assert "&lt;b&gt;" in table and "<b>" not in table
 
 
-def test_a_run_without_an_output_says_so(saved):
+def test_missing_output_is_shown(saved):
     failed = dataclasses.replace(saved, record=dataclasses.replace(saved.record, output=[], train=None))
     assert "output: none: the run failed" in repr(failed) and "loss" not in repr(failed)

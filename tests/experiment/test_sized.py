@@ -44,7 +44,7 @@ def test_sizes_are_filled_in_by_name(name, given, filled):
     assert dict(draft_of(run).layer.model.kwargs) == given | filled
 
 
-def test_what_is_filled_in_is_as_if_given():
+def test_inferred_sizes_equal_given_ones():
     filled, given = run_of("InOut"), run_of("InOut", din=4, dout=8)
     assert identity_of(filled) == identity_of(given)
     assert identity_of(filled) != identity_of(dataclasses.replace(filled, features=9))
@@ -57,18 +57,26 @@ def test_what_is_filled_in_is_as_if_given():
 @pytest.mark.parametrize(
     ("name", "features", "message"),
     [
-        ("Between", 8, "Between: its constructor also needs hidden_size.\n  Try: layer.kwargs.hidden_size=…"),
-        ("Heads", 8, "Heads: its constructor also needs num_heads.\n  Try: layer.kwargs.num_heads=…"),
+        ("Between", 8, "Between: its constructor also needs hidden_size.\n  Try: layer.kwargs.hidden_size=32"),
+        ("Heads", 8, "Heads: its constructor also needs num_heads.\n  Try: layer.kwargs.num_heads=32"),
+        (
+            "Divided",
+            8,
+            "Divided: its constructor also needs num_heads, rate.\n"
+            "  Try: layer.kwargs.num_heads=4 layer.kwargs.rate=0.1",
+        ),
+        ("Unguessed", 8, "Unguessed: its constructor also needs table."),
         ("InOut", None, "InOut: its constructor also needs dout.\n  Try: features=8"),
     ],
 )
-def test_what_no_name_tells_is_asked_for(name, features, message):
+def test_sizes_without_a_name_are_requested(name, features, message):
     run = dataclasses.replace(run_of(name), features=features)
     with pytest.raises(LayerError) as caught:
         draft_of(run)
     assert str(caught.value) == f"layer.target=sized_layers.{message}"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["InOut", "Rng", "Annotated", "Keyed", "RngIsKey", "KeyIsText", "keyed"])
 def test_rngs_may_have_another_name(name):
     draft = draft_of(run_of(name))

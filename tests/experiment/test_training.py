@@ -19,17 +19,19 @@ from wandb_reader import read_offline_run
 from runner.arrays import trees
 from runner.bridge import hosts, twins
 from runner.bridge.rngs import root_key, teacher_key
-from runner.commands import main, run_lines
+from runner.commands import main
+from runner.commands.printed import run_lines
 from runner.config.enums import InputKind
 from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute as experiment_execute
-from runner.experiment import inputs, job, optimizers, training
+from runner.experiment import inputs, job
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
 from runner.experiment.job import Job
 from runner.experiment.program import compile_program, compile_training
-from runner.experiment.training import WATCH_EVERY_NS
+from runner.experiment.train import optimizers, training
+from runner.experiment.train.training import WATCH_EVERY_NS
 from runner.records import columns, store
 from runner.records.codec import from_json, to_data, to_json
 from runner.records.paths import RunFolder
@@ -119,7 +121,8 @@ def record_of(here, sweep):
 # What is learnt.
 
 
-def test_the_loss_goes_down_and_the_record_has_the_trained_variables(execute):
+@pytest.mark.slow
+def test_training_lowers_the_loss(execute):
     result, untrained = execute("train=short"), execute()
     losses = losses_of(result)
     assert len(losses) == 20
@@ -130,7 +133,7 @@ def test_the_loss_goes_down_and_the_record_has_the_trained_variables(execute):
     np.testing.assert_allclose(result.output[""], x @ params["kernel"] + params["bias"], rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_is_plain_optax_over_the_mean_squared_difference_to_the_teacher(execute):
+def test_one_step_equals_plain_optax(execute):
     result = execute("train.steps=1", "train.optimizer=sgd", "train.learning_rate=0.5")
     model = nn.Dense(8)
     layer = execute().variables["params"]
@@ -149,17 +152,17 @@ def test_a_step_is_plain_optax_over_the_mean_squared_difference_to_the_teacher(e
     np.testing.assert_allclose(result.variables["params"]["kernel"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_is_never_its_own_teacher(execute):
+def test_runs_never_teach_themselves(execute):
     assert losses_of(execute("train.steps=1", "seed=1", "train.teacher_seed=1"))[0] > 0
 
 
-def test_the_mean_is_over_all_floating_elements_and_no_others():
+def test_loss_averages_floating_elements_only():
     output = {"a": jnp.array([3.0]), "b": jnp.zeros(3), "n": jnp.array([5])}
     target = {"a": jnp.array([1.0]), "b": jnp.zeros(3), "n": jnp.array([0])}
     assert training.mean_squared_difference(output, target) == 1.0
 
 
-def test_each_step_draws_its_x_and_a_given_x_stays():
+def test_each_step_draws_new_inputs():
     normal = InputSettings(seed=3)
     batches = [inputs.make_batch(normal, [2], step) for step in (0, 1, 1)]
     assert not np.array_equal(batches[0], batches[1])
@@ -168,7 +171,7 @@ def test_each_step_draws_its_x_and_a_given_x_stays():
     assert np.array_equal(inputs.make_batch(ones, [2], 7), inputs.make_input(ones, [2]))
 
 
-def test_who_watches_is_told_of_the_losses_about_once_a_second_and_in_no_steps_time(make_run):
+def test_watchers_get_losses_every_second(make_run):
     run = make_run(*QUICK, "train.steps=20")
     program = compile_program(make_draft(run, identity_of(run)))
     now, watch = itertools.count(step=WATCH_EVERY_NS // 8), Watching()
@@ -191,13 +194,14 @@ def test_who_watches_is_told_of_the_losses_about_once_a_second_and_in_no_steps_t
 # What is carried, drawn, and left alone.
 
 
-def test_statistics_are_carried_from_step_to_step(execute):
+def test_statistics_carry_across_steps(execute):
     mean = execute("layer=batch_norm", "train.steps=3", "layer.kwargs.momentum=0.5").variables["batch_stats"]["mean"]
     batches = [inputs.make_batch(InputSettings(), [4, 4], step).mean(0) for step in range(3)]
     np.testing.assert_allclose(mean, batches[0] / 8 + batches[1] / 4 + batches[2] / 2, rtol=1e-4, atol=1e-6)
 
 
-def test_the_masks_of_dropout_differ_from_step_to_step(make_run):
+@pytest.mark.slow
+def test_dropout_masks_differ_between_steps(make_run):
     words = ("layer=transformer_block", "input_shape=[3,4]", "layer.kwargs.dropout_rate=0.5")
     run = make_run(*words, "train.steps=2", "train.optimizer=sgd", "train.learning_rate=1e-30")
     drafted = make_draft(run, identity_of(run))
@@ -211,7 +215,8 @@ def test_the_masks_of_dropout_differ_from_step_to_step(make_run):
     assert first != second  # weights and x are the same: what changed is the mask
 
 
-def test_a_leaf_that_did_not_move_is_named(execute):
+@pytest.mark.slow
+def test_unmoved_leaves_are_named(execute):
     result = execute("layer=lora", "train.steps=2")
     assert result.record.train.not_moved == ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"]
     both = execute("layer=lora", "train.steps=2", "train.collections=[params,LoRAParam]")
@@ -221,11 +226,12 @@ def test_a_leaf_that_did_not_move_is_named(execute):
     assert one.record.train.not_moved == ["LoRAParam/lora/lora_a"]
 
 
-def test_statistics_that_apply_updates_are_no_leaves_that_did_not_move():
+def test_updated_statistics_are_not_unmoved_leaves():
     before = {"params": {"w": np.ones(2)}, "batch_stats": {"mean": np.ones(2)}, "n": {"i": np.ones(2, int)}}
     assert training.not_moved(before, before, besides=("batch_stats",)) == ["params/w"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["embed", "sequential", "linen_inside", "lstm", "batch_norm"])
 def test_layers_of_other_kinds_learn(layer, execute):
     # The same x at every step, so that the curve is no noisier than the optimiser.
@@ -234,7 +240,7 @@ def test_layers_of_other_kinds_learn(layer, execute):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_leaves_without_an_element_or_of_integers_leave_the_teacher_as_they_are():
+def test_teachers_keep_integer_and_empty_leaves():
     variables = {"params": {"none": jnp.ones((0, 4)), "ids": jnp.ones(2, int), "w": jnp.ones(2)}, "n": jnp.ones(2)}
     made = training.make_teacher(SimpleNamespace(collections=("params",)), variables, 1)
     changed = [path for path, leaf in trees.named_arrays(made).items() if leaf.size and (leaf != 1).any()]
@@ -242,12 +248,12 @@ def test_leaves_without_an_element_or_of_integers_leave_the_teacher_as_they_are(
 
 
 @pytest.mark.filterwarnings("ignore:Using 'Module.sow\\(\\)':DeprecationWarning")
-def test_a_layer_that_keeps_what_it_saw_trains(execute):
+def test_sowing_layers_train(execute):
     result = execute("layer=custom", f"layer.target={HERE}.Sows", "train.steps=3")
     assert len(losses_of(result)) == 3
 
 
-def test_every_optimizer_that_is_offered_makes_a_step():
+def test_every_offered_optimizer_steps():
     params = {"kernel": jnp.ones((2, 2))}
     for name in optimizers.optimizer_names():
         optimizer = optimizers.make_optimizer(name, 0.1)
@@ -257,6 +263,7 @@ def test_every_optimizer_that_is_offered_makes_a_step():
 # Wrong ones.
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -295,7 +302,7 @@ def test_every_optimizer_that_is_offered_makes_a_step():
         ),
     ],
 )
-def test_what_can_not_be_trained_is_told_in_one_sentence(words, message, make_run):
+def test_untrainable_settings_are_explained(words, message, make_run):
     def drafted():
         run = make_run(*words)
         return make_draft(run, identity_of(run))
@@ -313,7 +320,8 @@ def test_a_wrong_optimizer_exits_with_2(here, capsys):
 # What is left, and going on.
 
 
-def test_ids_of_runs_that_train_nothing_do_not_know_of_training(make_run):
+@pytest.mark.slow
+def test_untrained_runs_ignore_training_settings(make_run):
     plain = identity_of(make_run())
     assert identity_of(make_run("train.optimizer=sgd", "train.teacher_seed=5")) == plain
     short = identity_of(make_run("train=short"))
@@ -326,7 +334,7 @@ def test_ids_of_runs_that_train_nothing_do_not_know_of_training(make_run):
     assert len({short.result_id, more.result_id, other_teacher.result_id}) == 3
 
 
-def test_the_record_of_a_trained_run_comes_back_and_shows_its_curve(execute):
+def test_trained_records_keep_their_loss_curve(execute):
     record = execute("train=short").record
     assert from_json(to_json(record)) == record
     row = columns.results_row(record)
@@ -340,7 +348,8 @@ def test_the_record_of_a_trained_run_comes_back_and_shows_its_curve(execute):
     assert "did not move: none" in text
 
 
-def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped(here):
+@pytest.mark.slow
+def test_continued_run_equals_an_uninterrupted_one(here):
     words = ["layer=batch_norm", "input_shape=[4,4]", "timing=off", "checks.eager=never", "train=short"]
     lean = [*words, "tracking=disabled"]
     assert main.main([*words, "train.steps=6", "sweep=whole"]) == 0
@@ -370,7 +379,7 @@ HOSTED = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", HOSTED, ids=lambda words: "-".join(word.partition("=")[2] for word in words))
-def test_a_pipeline_that_goes_on_has_the_bits_of_one_that_never_stopped(here, words):
+def test_continued_pipeline_equals_an_uninterrupted_one(here, words):
     lean = [*words, "input_shape=[2,3,8]", "features=8", "timing=off", "tracking=disabled", "checks.eager=never"]
     assert main.main([*lean, "train.steps=4", "sweep=whole"]) == 0
     assert main.main([*lean, "train.steps=2", "sweep=half"]) == 0
@@ -397,14 +406,15 @@ def plain_checkpoint_starts_at_step_0(here, lean, half):
     assert record_of(here, "again").train.first_step == 0
 
 
-def test_only_a_run_that_trains_is_named_after_the_state_that_it_goes_on_from(make_run):
+def test_only_training_runs_hash_initial_state(make_run):
     given = InitialVariables("run", {}, "weights", {"step": np.int32(3)})
     assert given.digest_for(make_run()) == "weights"
     assert given.digest_for(make_run("train=short")) not in ("weights", given.digest_for(make_run()))
     assert InitialVariables("run", {}, "weights").digest_for(make_run("train=short")) == "weights"
 
 
-def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsys):
+@pytest.mark.slow
+def test_invalid_continuations_are_refused(here, capsys):
     lean = ["timing=off", "checks.eager=never", "tracking=disabled", "train=short", "train.steps=2"]
     assert main.main([*lean, "sweep=a"]) == 0
     run = next((here / "outputs" / "a" / "runs").iterdir()).relative_to(here)
@@ -432,7 +442,7 @@ def test_going_on_with_nothing_to_do_or_another_optimizer_is_refused(here, capsy
         *(pytest.param(words, marks=pytest.mark.slow) for words in (HOSTED[2], *HOSTED[4:])),
     ],
 )
-def test_the_twin_pipeline_with_a_linen_layer_ends_on_the_same_loss_curve_bit_for_bit(make_run, words):
+def test_twin_pipelines_share_a_loss_curve(make_run, words):
     run = make_run(*QUICK, *words, "train=short", "train.steps=5", "input_shape=[2,4,8]")
     drafted = make_draft(run, identity_of(run))
     x = jnp.asarray(inputs.make_input(run.input, run.input_shape))
@@ -462,7 +472,7 @@ def curve(one, drafted, variables, teacher):
 
 
 @pytest.mark.slow
-def test_the_loss_curve_of_the_twin_pipeline_is_compared_where_everything_is(make_run):
+def test_twin_loss_curves_are_compared(make_run):
     for words, said in (
         (("host=mlp",), "the pipeline with nn.Dense ends on the same loss curve bit for bit"),
         ((), "the pipeline with nn.Dense ends on the same loss curve bit for bit"),
@@ -487,6 +497,7 @@ class Turn(nnx.Module):
         return jnp.concatenate([y.real, y.imag], -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_complex_weights_go_down_the_gradient(optimizer, execute):
     words = ("input_shape=[16,8]", "train.steps=300", "train.learning_rate=0.1", f"train.optimizer={optimizer}")

@@ -37,7 +37,8 @@ def process() -> list[object]:
     return [list(sys.argv), list(sys.path), dict(os.environ), os.getcwd(), *handlers, *hydras, *library]
 
 
-def test_keywords_are_the_axes_of_a_sweep_and_the_process_is_as_before(capsys):
+@pytest.mark.slow
+def test_keywords_become_sweep_axes(capsys):
     before = process()
     found = runner.sweep(layer="linear", seed=range(2), input_shape=[[4], [16]], features=[8], **QUIET)
     assert process() == before
@@ -48,7 +49,8 @@ def test_keywords_are_the_axes_of_a_sweep_and_the_process_is_as_before(capsys):
     assert "4 of 4 runs done" in capsys.readouterr().out
 
 
-def test_the_plan_has_the_command_line_that_says_the_same():
+@pytest.mark.slow
+def test_plan_holds_the_equivalent_command():
     found = runner.sweep(seed=range(2), sweep="named", overrides={"layer.kwargs.use_bias": [True, False]}, **QUIET)
     assert found.path == Path("outputs/named")
     words = ["-m", "seed=range(0,2)", "sweep=named", "tracking=disabled", "checkpoint=none", "timing=off"]
@@ -57,13 +59,15 @@ def test_the_plan_has_the_command_line_that_says_the_same():
     assert len(found.frame) == 4
 
 
-def test_the_same_call_again_runs_nothing_anew():
+@pytest.mark.slow
+def test_repeated_calls_rerun_nothing():
     first, second = (runner.sweep(**QUIET) for _ in range(2))
     assert first.path == second.path
     assert first.frame["started_at"].tolist() == second.frame["started_at"].tolist()
 
 
-def test_a_failed_run_is_in_the_results_and_does_not_raise(folder):
+@pytest.mark.slow
+def test_failed_runs_do_not_raise(folder):
     (folder / "api_layers.py").write_text(LAYERS)
     (folder / "broken").touch()
     target = {"layer.target": "api_layers.Fails", "layer.kwargs.when": ["broken", "whole"]}
@@ -97,7 +101,7 @@ def test_a_failed_run_is_in_the_results_and_does_not_raise(folder):
         ),
     ],
 )
-def test_what_can_not_run_raises_what_the_command_line_prints(given, said, folder):
+def test_errors_match_the_command_line(given, said, folder):
     before = process()
     with pytest.raises(UserError) as caught:
         runner.sweep(**given)
@@ -106,12 +110,13 @@ def test_what_can_not_run_raises_what_the_command_line_prints(given, said, folde
     assert not (folder / "outputs").exists()
 
 
-def test_all_mistakes_of_a_sweep_come_together():
+def test_all_mistakes_are_raised_together():
     with pytest.raises(ManyErrors, match=r"^2 of 3 configs of this sweep are invalid; nothing was run\.\nfeatures=0"):
         runner.sweep(features=[0, 8, -1])
 
 
-def test_a_script_without_a_main_guard_is_not_run_again_by_tracking(folder):
+@pytest.mark.slow
+def test_tracking_never_reruns_the_script(folder):
     (folder / "script.py").write_text(
         "import pathlib, sys, runner\n"
         "with pathlib.Path('ran').open('a') as file:\n"
@@ -126,7 +131,8 @@ def test_a_script_without_a_main_guard_is_not_run_again_by_tracking(folder):
     assert len(list(folder.glob("outputs/*/wandb/offline-run-*"))) == 13
 
 
-def test_a_program_of_hydra_may_call_it():
+@pytest.mark.slow
+def test_hydra_programs_may_call_sweep():
     with hydra.initialize(version_base=None, config_path=None):
         before = GlobalHydra.instance().hydra
         assert len(runner.sweep(**QUIET).frame) == 1
@@ -156,5 +162,5 @@ def test_a_program_of_hydra_may_call_it():
         ("hydra/launcher", "joblib", "hydra/launcher=joblib"),
     ],
 )
-def test_a_value_is_spelled_as_hydra_reads_it(key, value, word):
+def test_values_are_written_in_hydra_syntax(key, value, word):
     assert to_overrides({key: value}) == [word]

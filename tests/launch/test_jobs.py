@@ -103,7 +103,7 @@ def tasks(*counts: int) -> list[SimpleNamespace]:
         ((1,) * 10, {"num_workers": 2, "process_per_job": False}, [2, 2, 1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_whole_programs_go_to_a_job_and_are_cut_where_workers_would_be_idle(counts, crew, sizes):
+def test_programs_split_only_for_idle_workers(counts, crew, sizes):
     jobs = cut(tasks(*counts), Crew(engine="x", choice="hydra/launcher=x", **crew))
     assert [len(job) for job in jobs] == sizes
     assert sorted((one.program_key, one.seed) for job in jobs for one in job) == [
@@ -111,13 +111,13 @@ def test_whole_programs_go_to_a_job_and_are_cut_where_workers_would_be_idle(coun
     ]
 
 
-def test_events_of_several_journals_come_in_the_order_of_the_attempts():
+def test_journals_merge_in_attempt_order():
     own = [{"event": "start", "at": 9}, {"event": "start", "after": 2, "at": 1}, {"event": "done", "at": 0}]
     submitted = {2: [{"event": "failed", "at": 99}], 1: [{"event": "done", "at": 50}]}
     assert [event["at"] for event in journal.in_order(own, submitted)] == [9, 50, 99, 1, 0]
 
 
-def test_a_run_belongs_to_one_process_and_is_free_when_that_ends(tmp_path):
+def test_run_locks_end_with_their_process(tmp_path):
     with holding(tmp_path / ".lock", 1, 3) as process:
         with locks.parts(tmp_path / ".lock", range(5)) as taken:
             assert taken == [0, 2, 4]
@@ -128,7 +128,7 @@ def test_a_run_belongs_to_one_process_and_is_free_when_that_ends(tmp_path):
         assert taken == [0, 1, 2, 3, 4]
 
 
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+def test_missing_file_locks_are_reported(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
@@ -141,7 +141,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
     )
 
 
-def test_a_journal_is_held_as_long_as_its_process_has_it(tmp_path):
+def test_journals_are_held_by_their_process(tmp_path):
     path = tmp_path / "0.jsonl"
     assert not journal.is_held(path)
     lines = Journal(path)
@@ -150,7 +150,8 @@ def test_a_journal_is_held_as_long_as_its_process_has_it(tmp_path):
     assert not journal.is_held(path)
 
 
-def test_a_sweep_in_jobs_leaves_what_a_sweep_in_one_process_leaves(done, here, capsys):
+@pytest.mark.slow
+def test_job_sweeps_equal_single_process_sweeps(done, here, capsys):
     assert main.main([*SWEEP, "output_root=alone"]) == 0
     shared, alone = done, SweepFolder(here / "alone" / "mine")
     assert bits(shared) == bits(alone)
@@ -167,7 +168,8 @@ def test_a_sweep_in_jobs_leaves_what_a_sweep_in_one_process_leaves(done, here, c
     assert "6 done · 0 to do" in capsys.readouterr().out
 
 
-def test_a_run_that_another_job_has_is_left_to_it_and_said(done, capsys):
+@pytest.mark.slow
+def test_runs_held_by_others_are_skipped(done, capsys):
     folder = done
     for path in folder.jobs.glob("*/*.jsonl"):
         path.unlink()
@@ -181,7 +183,7 @@ def test_a_run_that_another_job_has_is_left_to_it_and_said(done, capsys):
     assert [row.status for row in find.read_rows(folder)] == ["done"] * 6
 
 
-def test_a_job_leaves_out_what_was_done_since_it_was_planned(done):
+def test_jobs_skip_runs_finished_since_planning(done):
     folder = done
     first = folder.submission(1)
     again = folder.submission(2)
@@ -200,7 +202,8 @@ def run_task(run):
     return SimpleNamespace(job=SimpleNamespace(identity=identity), state=State.failed)
 
 
-def test_a_failing_run_in_a_job_is_said_at_once_and_done_again(here, capsys):
+@pytest.mark.slow
+def test_failing_job_runs_are_retried_later(here, capsys):
     words = ["-m", "layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN]
     (here / "broken").touch()
     assert in_jobs(*words) == 1
@@ -212,7 +215,7 @@ def test_a_failing_run_in_a_job_is_said_at_once_and_done_again(here, capsys):
     assert "1 done, 1 failed · 1 to do" in capsys.readouterr().out
 
 
-def test_a_job_whose_runs_are_others_there_is_refused_with_the_reason(done):
+def test_mismatching_job_runs_are_refused(done):
     folder = done
     job = folder.submission(1).job(0)
     data = json.loads(job.read_text())
@@ -226,7 +229,7 @@ def test_a_job_whose_runs_are_others_there_is_refused_with_the_reason(done):
     )
 
 
-def test_jobs_live_as_long_as_their_launcher_or_their_own_process(done):
+def test_jobs_live_with_launcher_or_process(done):
     submission = done.submission(1)
     assert queue.living_jobs(submission) == []
     first = submission.journal(0)
@@ -241,7 +244,7 @@ def test_jobs_live_as_long_as_their_launcher_or_their_own_process(done):
     lines.close()
 
 
-def test_a_sweep_is_over_when_nobody_is_left_who_works_on_it(done):
+def test_sweeps_end_with_their_last_worker(done):
     assert queue.is_over(done)
     done.journal.unlink()
     assert queue.is_over(done)
@@ -250,14 +253,16 @@ def test_a_sweep_is_over_when_nobody_is_left_who_works_on_it(done):
     lines.close()
 
 
-def test_jobs_track_their_runs_and_the_launcher_the_sweep(here):
+@pytest.mark.slow
+def test_jobs_track_runs_launchers_track_sweeps(here):
     assert in_jobs("-m", "seed=0,1", "timing=off", "checks=off", "sweep=mine") == 0
     folders = [path.name for path in (here / "outputs" / "mine" / "wandb").glob("offline-run-*")]
     assert len(folders) == 3
     assert sum(name.endswith("mine-sweep") for name in folders) == 1
 
 
-def test_a_sweep_for_other_machines_asks_no_device_of_this_one(here, capsys):
+@pytest.mark.slow
+def test_remote_sweeps_need_no_local_device(here, capsys):
     words = ["plan", "device=gpu,auto", "hydra/launcher=ray", *LEAN]
     assert main.main([*words, "hydra.launcher.num_gpus=1"]) == 0
     assert "1 run · 2 programs · 1 equal configs left out" in capsys.readouterr().out
@@ -265,7 +270,8 @@ def test_a_sweep_for_other_machines_asks_no_device_of_this_one(here, capsys):
     assert "2 runs · 2 programs" in capsys.readouterr().out
 
 
-def test_runs_whose_jobs_live_are_waited_for_and_not_submitted_again(done):
+@pytest.mark.slow
+def test_running_jobs_are_not_submitted_again(done):
     folder = done
     path = folder.submission(1).journal(0)
     whole = path.read_bytes()
@@ -280,7 +286,7 @@ def test_runs_whose_jobs_live_are_waited_for_and_not_submitted_again(done):
     assert list(folder.submissions()) == [1]
 
 
-def test_an_engine_that_is_not_installed_is_named_with_what_to_install(here, capsys, monkeypatch):
+def test_missing_launcher_plugins_suggest_an_install(here, capsys, monkeypatch):
     from hydra.core.plugins import Plugins
 
     known = Plugins.instance().class_name_to_class

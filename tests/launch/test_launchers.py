@@ -129,7 +129,7 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-def test_a_joblib_worker_that_is_killed_takes_its_batch_along_and_resume_goes_on(here, undisturbed):
+def test_killed_joblib_workers_are_resumable(here, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
@@ -143,7 +143,7 @@ def test_a_joblib_worker_that_is_killed_takes_its_batch_along_and_resume_goes_on
     assert bits(sweep()) == undisturbed
 
 
-def test_a_search_on_joblib_ends_where_a_worker_is_killed_and_resume_goes_on_to_what_one_process_finds(here):
+def test_killed_joblib_searches_resume_identically(here):
     space = ("seed=int(interval(0,1000))", "layer=custom", "layer.target=my_layers.Waits", "layer.kwargs.until=one")
     search = (
         "-m",
@@ -166,7 +166,7 @@ def test_a_search_on_joblib_ends_where_a_worker_is_killed_and_resume_goes_on_to_
     assert find.read_trials(sweep()) == find.read_trials(SweepFolder(Path("alone", "mine")))
 
 
-def test_ctrl_c_ends_the_jobs_after_their_run_and_the_sweep_goes_on_later(here, undisturbed):
+def test_ctrl_c_finishes_current_runs_first(here, undisturbed):
     gates(one="wait", two="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "process.workers=2")
     wait_for(lambda: set(events("begin")) == {0, 1})
@@ -180,7 +180,7 @@ def test_ctrl_c_ends_the_jobs_after_their_run_and_the_sweep_goes_on_later(here, 
     assert bits(sweep()) == undisturbed
 
 
-def test_local_jobs_outlive_their_launcher_and_are_not_submitted_again(here, undisturbed):
+def test_local_jobs_outlive_their_launcher(here, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=submitit_local", "process.workers=2")
     wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
@@ -194,7 +194,7 @@ def test_local_jobs_outlive_their_launcher_and_are_not_submitted_again(here, und
     assert bits(sweep()) == undisturbed
 
 
-def test_a_slurm_job_that_is_killed_is_said_and_resume_goes_on(slurm, undisturbed):
+def test_killed_slurm_jobs_are_reported(slurm, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, *SLURM)
     wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
@@ -209,7 +209,7 @@ def test_a_slurm_job_that_is_killed_is_said_and_resume_goes_on(slurm, undisturbe
     assert bits(sweep()) == undisturbed
 
 
-def test_slurm_jobs_outlive_their_launcher_and_are_not_submitted_again(slurm, undisturbed):
+def test_slurm_jobs_outlive_their_launcher(slurm, undisturbed):
     gates(one="wait", two="wait")
     # One at a time: the other is still queued.
     process = start(*SWEEP, *LEAN, *SLURM, "hydra.launcher.array_parallelism=1")
@@ -225,7 +225,7 @@ def test_slurm_jobs_outlive_their_launcher_and_are_not_submitted_again(slurm, un
     assert bits(sweep()) == undisturbed
 
 
-def test_a_slurm_job_that_is_preempted_is_requeued_and_goes_on(slurm, undisturbed):
+def test_preempted_slurm_jobs_are_requeued(slurm, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, *SLURM)
     wait_for(lambda: set(events("begin")) == {0, 1})
@@ -237,7 +237,7 @@ def test_a_slurm_job_that_is_preempted_is_requeued_and_goes_on(slurm, undisturbe
     assert bits(sweep()) == undisturbed
 
 
-def test_sigterm_takes_back_what_slurm_has_queued(slurm):
+def test_sigterm_cancels_queued_slurm_jobs(slurm):
     gates(one="wait", two="wait")
     process = start(*SWEEP, *LEAN, *SLURM, "hydra.launcher.array_parallelism=1")
     wait_for(lambda: events("begin"))
@@ -250,7 +250,7 @@ def test_sigterm_takes_back_what_slurm_has_queued(slurm):
     assert states.stdout == ""
 
 
-def test_a_machine_without_slurm_or_an_address_without_ray_is_said_and_nothing_is_run(here, monkeypatch):
+def test_unreachable_slurm_or_ray_is_reported(here, monkeypatch):
     (here / "slurm.conf").touch()
     monkeypatch.setenv("SLURM_CONF", str(here / "slurm.conf"))
     said = end(start(*SWEEP, *LEAN, *SLURM), 2)
@@ -276,7 +276,7 @@ def ray_cluster(here, monkeypatch):
 
 # Ray's own processes are forked from this one, and replaced at once.
 @pytest.mark.filterwarnings("ignore:os\\.fork\\(\\) was called:RuntimeWarning")
-def test_ray_does_the_job_of_a_node_that_was_killed_again(ray_cluster, undisturbed):
+def test_ray_reruns_jobs_of_killed_nodes(ray_cluster, undisturbed):
     gates(one="wait", two="wait")
     process = start(*SWEEP, *LEAN, "hydra/launcher=ray", f"hydra.launcher.address={ray_cluster.address}")
     wait_for(lambda: set(events("begin")) == {0, 1})
@@ -292,7 +292,7 @@ def test_ray_does_the_job_of_a_node_that_was_killed_again(ray_cluster, undisturb
     assert bits(sweep()) == undisturbed
 
 
-def test_a_run_that_kills_its_process_on_ray_fails_alone_and_is_done_again_later(here, undisturbed):
+def test_crashing_ray_runs_fail_alone(here, undisturbed):
     gates(one="wait", two="go")
     process = start(*SWEEP, *LEAN, "hydra/launcher=ray", "failure.retry=failed")
     wait_for(lambda: set(events("begin")) == {0, 1})

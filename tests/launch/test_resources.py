@@ -24,7 +24,7 @@ with resources.gpu(folder) as name:
 """
 
 
-def test_two_processes_get_a_core_each_and_a_third_gets_none(tmp_path):
+def test_processes_get_separate_cores(tmp_path):
     allowed = sorted(os.sched_getaffinity(0))[:2]
     if len(allowed) < 2:
         pytest.skip("one core has nothing to divide")
@@ -43,7 +43,7 @@ def _only(cores: list[int]) -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-def test_a_gpu_is_held_by_one_process_and_handed_on(tmp_path):
+def test_gpus_are_exclusive_and_handed_on(tmp_path):
     with (
         beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="3,5") as first,
         beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="5,3") as second,
@@ -55,7 +55,7 @@ def test_a_gpu_is_held_by_one_process_and_handed_on(tmp_path):
             assert said(third) == "3 3"
 
 
-def test_the_gpus_of_a_machine_are_counted_where_nothing_says_which_are_seen(tmp_path, monkeypatch):
+def test_gpus_are_counted_by_default(tmp_path, monkeypatch):
     for name in ("0000:01:00.0", "0000:02:00.0"):
         (tmp_path / name).mkdir()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -64,7 +64,7 @@ def test_the_gpus_of_a_machine_are_counted_where_nothing_says_which_are_seen(tmp
     assert resources.gpus(tmp_path) == []
 
 
-def test_a_machine_without_gpus_has_none_to_hold(tmp_path, monkeypatch):
+def test_machines_without_gpus_hold_none(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with resources.gpu(tmp_path) as name:
         assert name is None

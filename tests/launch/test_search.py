@@ -93,7 +93,7 @@ def open_study(*axes: Axis):
 SEED = Axis(key="seed", typed="", low=0, high=1000000, whole=True)
 
 
-def test_a_search_leaves_a_study_trials_and_the_files_of_a_sweep(done):
+def test_searches_write_study_trials_and_sweep(done):
     assert [number for number, *_ in told()] == list(range(6))
     assert {path.name for path in done.path.iterdir()} >= {
         "study.db",
@@ -111,7 +111,8 @@ def test_a_search_leaves_a_study_trials_and_the_files_of_a_sweep(done):
         assert value == record.output_norm
 
 
-def test_the_runs_of_a_search_have_the_bits_of_the_same_runs_alone(done, capsys):
+@pytest.mark.slow
+def test_search_runs_equal_standalone_runs(done, capsys):
     for number, (typed,), *_ in told()[:3]:
         assert main.main([*LEAN, typed, "output_root=alone", f"sweep=run{number}"]) == 0
         (swept,) = done.path.glob(f"runs/{number}-*")
@@ -119,7 +120,8 @@ def test_the_runs_of_a_search_have_the_bits_of_the_same_runs_alone(done, capsys)
         assert bits(alone) == bits(swept)
 
 
-def test_resume_goes_on_to_what_was_wanted_last(done, capsys):
+@pytest.mark.slow
+def test_resume_continues_to_the_last_target(done, capsys):
     assert main.main(["resume", str(done.path), "search.n_trials=7"]) == 0
     assert main.main(["resume", str(done.path)]) == 0
     assert "mine: minimize output_norm · 7 trials, 0 to come" in capsys.readouterr().out
@@ -128,7 +130,8 @@ def test_resume_goes_on_to_what_was_wanted_last(done, capsys):
     assert sum(word.startswith("hydra.sweep.dir=") for word in command) == 1
 
 
-def test_a_search_that_was_killed_goes_on_to_the_end_of_one_that_was_not(searched, part):
+@pytest.mark.slow
+def test_killed_searches_continue_identically(searched, part):
     with open_study(SEED) as one:
         one.ask(4)
     assert main.main([*SEEDS, "search.n_trials=6", "search.n_jobs=2"]) == 0
@@ -136,7 +139,7 @@ def test_a_search_that_was_killed_goes_on_to_the_end_of_one_that_was_not(searche
     assert num_done() == 6
 
 
-def test_a_run_that_ended_before_its_trial_was_told_is_told_and_not_done_twice(searched, done):
+def test_finished_runs_are_recovered_without_rerun(searched, done):
     before = told()
     for name in ("study.db", "trials.jsonl"):
         shutil.copy(searched["part"] / "mine" / name, done.path / name)
@@ -148,7 +151,7 @@ def test_a_run_that_ended_before_its_trial_was_told_is_told_and_not_done_twice(s
     assert num_done() == 6
 
 
-def test_what_the_study_was_told_and_views_were_not_is_written_for_them(done):
+def test_missing_trial_views_are_restored(done):
     lines = done.trials.read_text().splitlines(keepends=True)
     before = told()
     done.trials.write_text("".join(lines[:4]) + lines[4][:30])
@@ -156,7 +159,7 @@ def test_what_the_study_was_told_and_views_were_not_is_written_for_them(done):
     assert told() == before
 
 
-def test_a_run_that_is_lost_is_done_again_and_its_trial_is_not_told_twice(done):
+def test_lost_runs_are_redone_once(done):
     before = told()
     (path,) = done.path.glob("runs/3-*")
     lost = bits(path)
@@ -166,19 +169,20 @@ def test_a_run_that_is_lost_is_done_again_and_its_trial_is_not_told_twice(done):
     assert told() == before
 
 
-def test_equal_configs_run_once_and_their_value_is_told_again(here, capsys):
+def test_equal_configs_share_one_run(here, capsys):
     assert main.main([*FEW, "search.n_trials=6", "search.n_jobs=3"]) == 0
     assert (len(told()), num_done()) == (6, 2)
     assert len({(overrides, value) for _, overrides, value, _ in told()}) == 2
     assert "6 of 6 told, 2 runs\n" in capsys.readouterr().out
 
 
-def test_a_program_is_compiled_once_for_all_trials_that_need_it(done):
+def test_trials_share_one_compiled_program(done):
     records = [store.read_record(RunFolder(path)) for path in (done.path / "runs").iterdir()]
     assert sum(record.timing.compiled_here for record in records) == 1
 
 
-def test_a_failed_run_is_told_as_failed_and_never_ends_the_search(here, capsys):
+@pytest.mark.slow
+def test_failed_runs_never_end_the_search(here, capsys):
     (here / "broken").touch()
     layer = ("layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole")
     assert main.main([*SEARCH, *layer, "search.n_trials=4"]) == 1
@@ -190,7 +194,8 @@ def test_a_failed_run_is_told_as_failed_and_never_ends_the_search(here, capsys):
     assert errors == {"other: RuntimeError: the cable is out"}
 
 
-def test_a_config_that_can_not_run_is_told_as_failed_without_a_run(here, capsys):
+@pytest.mark.slow
+def test_invalid_configs_fail_their_trial(here, capsys):
     assert main.main([*SEARCH, "layer=linear,conv", "input_shape=[4]", "search.n_trials=4"]) == 0
     failed = [trial for trial in find.read_trials(mine()) if trial.value is None]
     assert failed
@@ -201,7 +206,8 @@ def test_a_config_that_can_not_run_is_told_as_failed_without_a_run(here, capsys)
     )
 
 
-def test_a_run_without_the_number_is_told_as_failed(here, capsys):
+@pytest.mark.slow
+def test_runs_without_objective_fail_their_trial(here, capsys):
     layer = ("layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "checks=warn")
     assert main.main([*SEARCH, *layer, "search.n_trials=4"]) == 0
     assert "layer.kwargs.by=0.0: its record has no number output_norm\n" in capsys.readouterr().err
@@ -209,7 +215,7 @@ def test_a_run_without_the_number_is_told_as_failed(here, capsys):
 
 
 @pytest.mark.slow
-def test_a_sampler_that_has_asked_for_everything_ends_the_search(here, capsys):
+def test_exhausted_samplers_end_the_search(here, capsys):
     brute = "hydra.sweeper.sampler._target_=optuna.samplers.BruteForceSampler"
     assert main.main([*FEW, "search.n_trials=9", brute]) == 0
     captured = capsys.readouterr()
@@ -217,7 +223,8 @@ def test_a_sampler_that_has_asked_for_everything_ends_the_search(here, capsys):
     assert "2 of 9 told, 2 runs\n" in captured.out
 
 
-def test_the_space_of_a_named_experiment_is_searched_and_what_is_typed_wins(here, capsys):
+@pytest.mark.slow
+def test_typed_values_override_the_experiment_space(here, capsys):
     folder = here / "my_conf" / "experiment"
     folder.mkdir(parents=True)
     params = "hydra: {sweeper: {params: {seed: 'range(0,5)', features: 'range(4,6)'}}}"
@@ -229,7 +236,7 @@ def test_the_space_of_a_named_experiment_is_searched_and_what_is_typed_wins(here
     ]
 
 
-def test_the_same_search_again_runs_nothing_and_says_the_best_trial_and_its_command_as_ls_does(done, capsys):
+def test_repeated_searches_print_the_best_trial(done, capsys):
     best = min(told(), key=lambda one: one[2])
     (run,) = done.path.glob(f"runs/{best[0]}-*")
     lines = [
@@ -247,13 +254,13 @@ def test_the_same_search_again_runs_nothing_and_says_the_best_trial_and_its_comm
     assert out.splitlines()[4].split() == ["run", "seed", "objective", "apply", "status"]
 
 
-def test_ls_json_has_the_trial_and_the_value_of_every_run(done, capsys):
+def test_ls_json_lists_trials_and_values(done, capsys):
     main.main(["ls", str(done.path), "--json"])
     rows = json.loads(capsys.readouterr().out)
     assert [(row["trial"], row["objective"], row["run_id"]) for row in rows] == [(n, v, i) for n, _, v, i in told()]
 
 
-def test_plan_says_where_a_search_would_look_and_writes_nothing(here, capsys):
+def test_plan_prints_the_space_writing_nothing(here, capsys):
     assert main.main(["plan", *SEEDS[1:], "layer=linear,mlp", "search.n_jobs=3"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "mine: minimize output_norm · 20 trials, 20 to come",
@@ -266,14 +273,14 @@ def test_plan_says_where_a_search_would_look_and_writes_nothing(here, capsys):
 
 
 @pytest.mark.slow
-def test_a_search_in_jobs_of_another_launcher_is_the_same(searched, here):
+def test_searches_on_other_launchers_agree(searched, here):
     assert main.main([*SEEDS, "search.n_trials=4", "search.n_jobs=2", "hydra/launcher=basic"]) == 0
     assert told() == told(SweepFolder(searched["part"] / "mine"))
     assert sorted(mine().submissions()) == [1, 2]
     assert queue.is_over(mine())
 
 
-def test_a_search_is_not_over_while_its_process_lives(done):
+def test_searches_last_while_their_process_lives(done):
     assert queue.is_over(done)
     with contextlib.closing(Journal(done.trials)):
         assert not queue.is_over(done)
@@ -300,15 +307,17 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
-def test_a_mistake_exits_with_2_says_what_to_type_and_writes_nothing(typed, said, here, capsys):
+def test_mistakes_exit_with_2_writing_nothing(typed, said, here, capsys):
     assert main.main([*SEEDS, typed]) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", f"error: {said}\n")
     assert not (here / "outputs").exists()
 
 
-def test_a_search_none_of_whose_first_trials_can_run_is_refused_and_nothing_is_written(here, capsys):
+@pytest.mark.slow
+def test_searches_without_valid_trials_are_refused(here, capsys):
     assert main.main([*SEARCH, "layer=conv", "input_shape=[4]", "seed=range(0,50)"]) == 2
     assert (
         "error: 8 of 8 configs of this sweep are invalid; nothing was run.\nlayer conv can't take x of shape [4]"
@@ -330,7 +339,7 @@ def test_a_search_for_nothing_is_refused(keys, said):
         SearchSettings(**keys).check()
 
 
-def test_another_study_in_the_folder_is_said_and_left_as_it_was(done, capsys):
+def test_another_study_is_left_unchanged(done, capsys):
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
     assert main.main([*SEEDS, "seed=int(interval(0,9))"]) == 2
     there = "outputs/mine holds another study: seed=int(interval(0,1000000))"
@@ -362,12 +371,12 @@ ABOUT = {
         ({"run_id": "2"}, "the source of its layer, or what it starts from, was another"),
     ],
 )
-def test_what_makes_another_study_is_said_and_what_changes_no_run_does_not(changes, said):
+def test_only_study_changes_are_reported(changes, said):
     assert objective.difference(ABOUT, ABOUT | changes) == said
     assert objective.difference({}, ABOUT | changes) is None
 
 
-def test_a_folder_of_a_sweep_is_no_study(done, capsys):
+def test_sweep_folders_are_no_studies(done, capsys):
     done.study.unlink()
     plan = store.read_plan(done)
     del plan["study"]
@@ -377,7 +386,7 @@ def test_a_folder_of_a_sweep_is_no_study(done, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_a_study_that_another_process_works_on_is_left_to_it(done, capsys):
+def test_studies_in_use_are_left_alone(done, capsys):
     with contextlib.closing(Journal(done.trials)):
         assert main.main([*SEEDS, "search.n_trials=7"]) == 2
     said = "error: outputs/mine: another process works on this study.\n  Try: wait for it, or sweep=another_name\n"
@@ -385,7 +394,7 @@ def test_a_study_that_another_process_works_on_is_left_to_it(done, capsys):
     assert not journal.is_held(done.trials)
 
 
-def test_without_optuna_it_is_said_and_nothing_is_written(here, monkeypatch, capsys):
+def test_missing_optuna_is_reported(here, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main.main([*SEEDS]) == 2
     install = "pip install 'bridge-runner[optuna]'"
@@ -393,7 +402,7 @@ def test_without_optuna_it_is_said_and_nothing_is_written(here, monkeypatch, cap
     assert not (here / "outputs").exists()
 
 
-def test_the_best_trial_is_the_first_of_the_best():
+def test_ties_go_to_the_first_trial():
     trials = [Trial(number=n, overrides=[], value=value) for n, value in enumerate((None, 2.0, 1.0, 1.0, 2.0))]
     assert best_trial(trials, greatest=False).number == 2
     assert best_trial(trials, greatest=True).number == 1

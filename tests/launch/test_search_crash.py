@@ -57,7 +57,7 @@ def stop_at_random(folder: Path, chance: random.Random, number: signal.Signals) 
     return stopped
 
 
-def test_a_search_that_is_stopped_and_killed_at_any_instant_ends_as_one_that_was_not(undisturbed, tmp_path):
+def test_killed_searches_end_as_uninterrupted_ones(undisturbed, tmp_path):
     chance = random.Random(0)
     signals = [signal.SIGKILL, signal.SIGINT] * (MAX_KILLS // 2)
     assert sum(stop_at_random(tmp_path, chance, number) for number in signals) > 1
@@ -70,7 +70,7 @@ def test_a_search_that_is_stopped_and_killed_at_any_instant_ends_as_one_that_was
     assert done.keys() == {run_id for *_, run_id in told(tmp_path)}
 
 
-def test_every_run_of_a_search_has_the_bits_of_the_same_run_alone(undisturbed, tmp_path):
+def test_search_runs_equal_standalone_runs(undisturbed, tmp_path):
     runs = {store.read_record(RunFolder(path)).run_id: path for path in undisturbed.glob("outputs/crashed/runs/*")}
     for number, overrides, value, run_id in told(undisturbed):
         with contextlib.chdir(tmp_path):

@@ -53,27 +53,27 @@ def test_choices_stay_as_they_were_typed(typed, choices):
 @pytest.mark.parametrize(
     "typed", ["range(0.1,1,0.1)", "range(0,1,0.3)", "range(1,2,0.07)", "range(3,9)", "range(1,9,3)"]
 )
-def test_the_values_of_a_range_are_those_of_hydras_sweeps(typed):
+def test_ranges_match_hydra_sweeps(typed):
     override = OverridesParser.create().parse_override(f"x={typed}")
     found = axis(typed)
     values = [f"x={text}" for text in override.sweep_string_iterator()]
     assert [found.override(found.low + index * found.step) for index in range(len(values))] == values
 
 
-def test_a_value_of_an_interval_is_typed_so_that_it_comes_back_bit_for_bit():
+def test_interval_values_round_trip_exactly():
     value = 0.1 + 0.2
     assert axis("interval(0,1)").override(value) == "x=0.30000000000000004"
     assert float(axis("interval(0,1)").override(value).partition("=")[2]) == value
 
 
-def test_what_has_one_value_is_fixed_and_the_later_of_two_holds():
+def test_single_values_are_fixed_last_wins():
     axes, fixed = space.parse(["a=1", "b=1,2", "a=3", "+c=interval(0,1)", "b=interval(0,2)", "~d"], None)
     assert [(one.key, one.typed) for one in axes] == [("b", "interval(0,2)"), ("+c", "interval(0,1)")]
     assert axes[1].override(0.5) == "+c=0.5"
     assert fixed == ["a=3", "~d"]
 
 
-def test_two_spellings_of_one_axis_are_the_same():
+def test_equivalent_spellings_give_equal_axes():
     assert axis("tag(log, interval(1e-4, 1.0))").data == axis("tag(log,interval(0.0001,1))").data
     assert axis("range(0,3)").data != axis("choice(0,1,2)").data
 

@@ -40,8 +40,9 @@ def asked(path, numbers, **kwargs) -> list[tuple[str, ...]]:
         return [trial.overrides for trial in one.trials()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TPESampler", "RandomSampler", "QMCSampler"])
-def test_a_study_that_goes_on_asks_what_one_that_was_not_stopped_would_have_asked(name, tmp_path):
+def test_interrupted_studies_ask_the_same_trials(name, tmp_path):
     sampler = Sampler(target=f"optuna.samplers.{name}", arguments={"seed": 3})
     whole = asked(None, range(14), sampler=sampler)
     for start in range(0, 14, 2):
@@ -50,7 +51,8 @@ def test_a_study_that_goes_on_asks_what_one_that_was_not_stopped_would_have_aske
     assert len(set(whole)) == 14
 
 
-def test_a_trial_that_was_not_told_is_there_with_what_it_asks_for(tmp_path):
+@pytest.mark.slow
+def test_unfinished_trials_keep_their_parameters(tmp_path):
     with open_study(tmp_path / "study.db") as one:
         one.ask(0)
         one.note(0, "abc")
@@ -60,8 +62,9 @@ def test_a_trial_that_was_not_told_is_there_with_what_it_asks_for(tmp_path):
     assert (before.ended, before.value, before.run_id) == (False, None, "abc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 13])
-def test_half_of_a_trial_is_asked_for_to_its_end_as_if_nothing_had_been(number, tmp_path):
+def test_half_sampled_trials_complete_identically(number, tmp_path):
     asked(tmp_path / "study.db", range(number))
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     killed = optuna.create_study(storage=storage, study_name=study.NAME, load_if_exists=True, sampler=TPE.make(number))
@@ -73,7 +76,7 @@ def test_half_of_a_trial_is_asked_for_to_its_end_as_if_nothing_had_been(number, 
         assert one.trials()[number].overrides == asked(None, range(number + 1))[number]
 
 
-def test_a_trial_that_failed_says_why_and_never_ends_the_study(tmp_path):
+def test_failed_trials_never_end_the_study(tmp_path):
     with open_study(tmp_path / "study.db") as one:
         one.ask(0)
         one.fail(0, "no memory")
@@ -84,7 +87,7 @@ def test_a_trial_that_failed_says_why_and_never_ends_the_study(tmp_path):
     assert (done.ended, done.value, done.error) == (True, 2.5, None)
 
 
-def test_a_study_keeps_what_it_is_about_wherever_it_lies(tmp_path):
+def test_studies_keep_their_description_anywhere(tmp_path):
     path = tmp_path / "a b?c%20#d" / "study.db"
     path.parent.mkdir()
     with open_study(path) as one:
@@ -94,7 +97,7 @@ def test_a_study_keeps_what_it_is_about_wherever_it_lies(tmp_path):
     assert path.exists()
 
 
-def test_a_sampler_that_has_asked_for_all_there_is_says_so():
+def test_exhausted_samplers_are_detected():
     sampler = Sampler(target="optuna.samplers.BruteForceSampler", arguments={"seed": 0})
     with open_study(axes=AXES[2:], sampler=sampler) as one:
         exhausted = []
@@ -119,7 +122,7 @@ def test_a_sampler_that_has_asked_for_all_there_is_says_so():
         ("optuna.samplers.BruteForceSampler", {}, r".*: BruteForceSampler\(\): .* search space will be infinite\)"),
     ],
 )
-def test_a_sampler_that_is_none_or_can_not_take_the_space_is_refused(target, arguments, said):
+def test_unusable_samplers_are_refused(target, arguments, said):
     with (
         pytest.raises(UserError, match=rf"^{said}\.\n  Try: hydra/sweeper/sampler=tpe$"),
         open_study(sampler=Sampler(target=target, arguments=arguments)) as one,
@@ -127,7 +130,7 @@ def test_a_sampler_that_is_none_or_can_not_take_the_space_is_refused(target, arg
         one.ask(0)
 
 
-def test_a_file_that_is_no_study_is_said(tmp_path):
+def test_invalid_study_files_are_reported(tmp_path):
     (tmp_path / "study.db").write_text("no database, whatever it is called")
     with pytest.raises(StorageError, match=r"study\.db: file is not a database\.\n  Try: -m with sweep=another_name"):
         Study(tmp_path / "study.db", AXES, Direction.minimize, TPE)

@@ -40,19 +40,19 @@ RECORD = make_record(
         ("num_params", 32.0),
     ],
 )
-def test_a_path_of_the_record_has_its_number(name, value):
+def test_record_paths_yield_numbers(name, value):
     assert metrics.find(name, "search.objective").of(RECORD) == value
 
 
 @pytest.mark.parametrize("name", [name for name, column in COLUMNS.items() if column.type in ("double", "int64")])
-def test_a_column_of_the_results_has_its_number(name):
+def test_result_columns_yield_numbers(name):
     assert metrics.find(name, "search.objective").of(RECORD) == results_row(RECORD)[name]
 
 
 @pytest.mark.parametrize(
     "name", ["train.losses.3", "train.losses.-4", "train.losses[7]", "output.1.norm", "timing.init.median_s"]
 )
-def test_what_a_record_has_not_is_none(name):
+def test_missing_numbers_are_none(name):
     assert metrics.find(name, "search.objective").of(RECORD) is None
     assert metrics.find("timing.apply.median_s", "search.objective").of(make_record(timing=None)) is None
 
@@ -72,13 +72,14 @@ def test_what_a_record_has_not_is_none(name):
         ("settings.seed", "loss_last"),
     ],
 )
-def test_an_unknown_name_is_answered_with_near_ones(name, near):
+def test_unknown_metrics_suggest_near_names(name, near):
     with pytest.raises(ConfigError) as refused:
         metrics.find(name, "search.objective")
     said = rf"search.objective={re.escape(name)}: no number of a record; there are {re.escape(near)}.* and others\.\n"
     assert re.fullmatch(rf"{said}  Try: search.objective={re.escape(near)}", str(refused.value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "typed", "reason", "instead"),
     [
@@ -90,18 +91,18 @@ def test_an_unknown_name_is_answered_with_near_ones(name, near):
         ("timing.checkpoint_s", "checkpoint=none", "with checkpoint=none no run has it", "checkpoint=orbax"),
     ],
 )
-def test_what_no_run_of_a_config_would_have_is_refused(name, typed, reason, instead, make_run):
+def test_impossible_metrics_are_refused(name, typed, reason, instead, make_run):
     with pytest.raises(ConfigError, match=re.escape(f"search.objective={name}: {reason}.\n  Try: {instead}")):
         metrics.find(name, "search.objective").require(make_run(typed))
     metrics.find(name, "search.objective").require(make_run(instead))
 
 
 @pytest.mark.parametrize("name", ["timing.apply.compile_s", "init_trace_s", "output_norm", "num_params"])
-def test_what_every_run_has_is_not_refused(name, make_run):
+def test_universal_metrics_are_accepted(name, make_run):
     metrics.find(name, "search.objective").require(make_run("timing=off", "checkpoint=none"))
 
 
-def test_an_output_of_several_arrays_has_numbers_by_position():
+def test_several_outputs_are_numbered_by_position():
     record = dataclasses.replace(RECORD, output=[make_array("a", norm=1.0), make_array("b", norm=5.0)])
     assert metrics.find("output.1.norm", "search.objective").of(record) == 5.0
     assert metrics.find("output_mean", "search.objective").of(record) is None

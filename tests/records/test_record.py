@@ -96,13 +96,13 @@ def with_value(key, value):
     return seal(json.dumps({**to_data(RECORD), key: value}, indent=1).encode())
 
 
-def test_a_record_comes_back_as_it_was():
+def test_records_round_trip():
     text = to_json(RECORD)
     assert from_json(text) == RECORD
     assert to_json(from_json(text)) == text
 
 
-def test_integer_and_string_keys_of_a_path_stay_apart():
+def test_integer_and_string_keys_stay_distinct():
     back = from_json(to_json(RECORD)).variables[0]
     assert back.path == ["params", 0, "0"]
     assert back.name == "params/0/0"
@@ -126,7 +126,7 @@ def test_the_json_is_what_python_reads():
 
 
 @pytest.mark.parametrize("text", ["\x00", "“”", "🙂", "\u2028", "\udc80"])
-def test_any_text_that_a_layer_may_raise_can_be_read_again(text):
+def test_any_error_text_round_trips(text):
     error = Failure(kind=FailureKind.other, type="E", message=text, traceback=text)
     back = from_json(to_json(dataclasses.replace(RECORD, error=error)))
     assert back.error is not None
@@ -144,7 +144,7 @@ FIX = "\n  Try: run the same sweep again: what is damaged is done again"
         (b"\xff", "expected value at line 1 column 1"),
     ],
 )
-def test_text_that_is_no_json_is_damaged(text, reason):
+def test_invalid_json_is_damaged(text, reason):
     assert damaged(text) == f"runs/0-abc/record.json is damaged: {reason}.{FIX}"
 
 
@@ -154,7 +154,7 @@ def test_a_record_cut_anywhere_is_damaged():
         assert damaged(text[:length]).startswith("runs/0-abc/record.json is damaged: ")
 
 
-def test_a_bit_that_flips_anywhere_is_noticed():
+def test_any_flipped_bit_is_detected():
     text = bytearray(to_json(RECORD))
     for index in range(0, len(text) - 2, 53):
         text[index] ^= 1 << index % 7
@@ -165,7 +165,7 @@ def test_a_bit_that_flips_anywhere_is_noticed():
     assert is_whole(bytes(text))
 
 
-def test_a_record_that_was_edited_is_damaged():
+def test_edited_records_are_damaged():
     text = to_json(RECORD).replace(b'"num": 3', b'"num": 4')
     assert damaged(text) == f"runs/0-abc/record.json is damaged: it is not what was written, by its digest.{FIX}"
 
@@ -188,7 +188,7 @@ def test_another_version_is_named(text, version):
         ("variables", [{}], "variables.0.path: Field required"),
     ],
 )
-def test_a_value_of_another_kind_is_named_by_its_place(key, value, reason):
+def test_wrong_value_types_are_located(key, value, reason):
     assert damaged(with_value(key, value)) == f"runs/0-abc/record.json is no record: {reason}."
 
 
@@ -197,7 +197,7 @@ def test_sizes_are_counted_from_the_leaves():
 
 
 @pytest.mark.parametrize(("norms", "norm"), [([3.0, 4.0], 5.0), ([], None), ([3.0, None], None)])
-def test_the_norm_of_an_output_is_over_all_its_arrays(norms, norm):
+def test_output_norm_covers_all_arrays(norms, norm):
     output = [dataclasses.replace(OUTPUT, norm=one) for one in norms]
     assert dataclasses.replace(RECORD, output=output).output_norm == norm
 

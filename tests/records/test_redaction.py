@@ -10,7 +10,7 @@ from runner.records.record import Check, Failure, FailureKind, Record, Status, V
 SECRET, NAME = "my-secret", "${oc.env:MINE}"
 
 
-def test_a_secret_is_in_no_text_of_a_record():
+def test_records_contain_no_secrets():
     record = Record(
         run_id="r",
         result_id="x",

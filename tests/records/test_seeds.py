@@ -17,13 +17,13 @@ from runner.records.paths import RunFolder
 
 
 @pytest.mark.parametrize("path", [(), ("layer",), ("Dense_1", "inner")])
-def test_the_stream_of_a_path_is_the_one_that_flax_folds(path):
+def test_path_streams_equal_the_flax_ones(path):
     key = jax.random.PRNGKey(3)
     mine = jax.random.fold_in(key, seeds.stream_number(path))
     assert (mine == LazyRng.create(key, *path, 1).as_jax_rng()).all()
 
 
-def test_a_story_under_a_host_names_its_condition():
+def test_stories_under_hosts_state_conditions():
     layer = {"target": "flax.nnx.Linear", "kwargs": {}}
     hosted = {"target": "my_hosts.Host", "layer_name": "layer"}
     leaves = [{"path": ["params", "layer", "kernel"]}]
@@ -37,8 +37,9 @@ LAYERS = ["linear", "mlp", "sequential", "batch_norm", "dropout", "prelu"]
 CUSTOM = [f"custom layer.target=sized_layers.{name}" for name in ("Rng", "Annotated", "Keyed")]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", [*LAYERS, *CUSTOM])
-def test_the_code_that_show_prints_builds_the_layer_with_the_saved_values(layer, tmp_path, capsys):
+def test_printed_code_reproduces_the_saved_values(layer, tmp_path, capsys):
     words = [
         *f"layer={layer}".split(),
         "seed=7",

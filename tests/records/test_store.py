@@ -94,7 +94,7 @@ def recorded(output):
     return dataclasses.replace(RECORD, output=[trees.summarize_array(path, one) for path, one in output.items()])
 
 
-def test_every_path_of_a_sweep_is_spelled_here(tmp_path):
+def test_sweep_paths_are_fixed(tmp_path):
     sweep = SweepFolder(tmp_path / "mine")
     run = sweep.run(12, "0123456789abcdef")
     paths = [sweep.plan, sweep.journal, sweep.results, sweep.checks, sweep.lock, run.record, run.checkpoint, run.hydra]
@@ -114,7 +114,7 @@ def test_every_path_of_a_sweep_is_spelled_here(tmp_path):
 # Whole or not there.
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path):
+def test_writes_replace_the_whole_file(tmp_path):
     files.write_atomic(tmp_path / "a", b"old and long")
     files.write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
@@ -122,7 +122,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, step):
+def test_failed_writes_keep_the_old_file(tmp_path, monkeypatch, step):
     def no_space(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -134,7 +134,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
     assert names(tmp_path) == ["a"]
 
 
-def test_a_folder_in_the_way_is_left_and_so_is_nothing_else(tmp_path):
+def test_folders_are_never_overwritten_by_files(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError):
         files.write_atomic(tmp_path / "a", b"new")
@@ -142,13 +142,13 @@ def test_a_folder_in_the_way_is_left_and_so_is_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [".", "new", "new/and/deeper"])
-def test_a_folder_that_can_be_made_is_checked_without_being_made(tmp_path, folder):
+def test_writability_check_creates_nothing(tmp_path, folder):
     require_writable(tmp_path / folder)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("below", [".", "deeper"])
-def test_a_file_where_a_folder_is_wanted_is_named(tmp_path, below):
+def test_files_blocking_a_folder_are_named(tmp_path, below):
     (tmp_path / "file").write_text("x")
     message = refused(lambda: require_writable(tmp_path / "file" / below))
     assert message.startswith(
@@ -156,7 +156,7 @@ def test_a_file_where_a_folder_is_wanted_is_named(tmp_path, below):
     )
 
 
-def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+def test_unwritable_folders_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     message = refused(lambda: require_writable(tmp_path))
     assert message == f"output folder {tmp_path}: {tmp_path} is not writable.\n  Try: output_root=~/outputs"
@@ -171,16 +171,16 @@ def test_a_record_comes_back(run_folder):
     assert names(run_folder.path) == ["record.json"]
 
 
-def test_a_record_that_is_not_there_is_named(run_folder):
+def test_missing_records_are_named(run_folder):
     assert refused(lambda: store.read_record(run_folder)) == f"{run_folder.record}: No such file or directory."
 
 
-def test_a_damaged_record_is_named_by_its_path(run_folder):
+def test_damaged_records_name_their_path(run_folder):
     run_folder.record.write_bytes(b"{")
     assert refused(lambda: store.read_record(run_folder)).startswith(f"{run_folder.record} is damaged: ")
 
 
-def test_records_that_are_there_come_in_order(tmp_path):
+def test_existing_records_come_in_order(tmp_path):
     folders = [RunFolder(tmp_path / str(num)) for num in range(3)]
     for num in (2, 0):
         files.make_run_folder(folders[num])
@@ -189,7 +189,7 @@ def test_records_that_are_there_come_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_run_folder_that_is_there_is_never_overwritten(run_folder, finished):
+def test_existing_run_folders_are_never_overwritten(run_folder, finished):
     if finished:
         store.write_record(run_folder, RECORD)
     (run_folder.path / "mine.txt").write_text("x")
@@ -199,14 +199,14 @@ def test_a_run_folder_that_is_there_is_never_overwritten(run_folder, finished):
     assert (run_folder.path / "mine.txt").read_text() == "x"
 
 
-def test_what_an_interrupted_run_left_is_removed(run_folder):
+def test_interrupted_run_remains_are_removed(run_folder):
     (run_folder.path / "checkpoint").mkdir()
     files.remove_unfinished(run_folder)
     files.remove_unfinished(run_folder)
     assert not run_folder.path.exists()
 
 
-def test_a_run_that_is_done_again_is_moved_aside(run_folder):
+def test_redone_runs_are_archived(run_folder):
     for text in ("first", "second"):
         run_folder.record.write_text(text)
         files.archive_run(run_folder)
@@ -239,7 +239,7 @@ def test_a_run_that_is_done_again_is_moved_aside(run_folder):
     ],
     ids=lambda value: ",".join(f"{k}:{v.dtype.name}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_an_output_comes_back_bit_for_bit(run_folder, output, file):
+def test_outputs_round_trip_bit_for_bit(run_folder, output, file):
     store.write_output(run_folder, output)
     assert names(run_folder.path) == [file]
     back = store.read_output(run_folder, recorded(output))
@@ -250,7 +250,7 @@ def test_an_output_comes_back_bit_for_bit(run_folder, output, file):
 
 @pytest.mark.parametrize("path", ["", "y"])
 @pytest.mark.parametrize("content", [None, b"", b"xx", b"PK\x03\x04xx"])
-def test_an_output_that_is_gone_or_damaged_is_named(run_folder, path, content):
+def test_missing_and_damaged_outputs_are_named(run_folder, path, content):
     file = run_folder.output(single=not path)
     if content is not None:
         file.write_bytes(content)
@@ -258,7 +258,7 @@ def test_an_output_that_is_gone_or_damaged_is_named(run_folder, path, content):
     assert message.startswith(f"{file}: ")
 
 
-def test_an_array_that_the_record_has_and_the_file_has_not_is_named(run_folder):
+def test_arrays_missing_from_files_are_named(run_folder):
     store.write_output(run_folder, {"a": np.ones(1)})
     message = refused(lambda: store.read_output(run_folder, recorded({"b": np.ones(1)})))
     assert message.startswith(f"{run_folder.output(single=False)}: ")
@@ -271,11 +271,11 @@ def test_events_come_back_in_order(journal):
     assert read_journal(journal) == [{"event": "started", "num": 1}, {"event": "done"}]
 
 
-def test_a_journal_that_is_not_there_has_no_events(tmp_path):
+def test_missing_journals_have_no_events(tmp_path):
     assert read_journal(tmp_path / "journal.jsonl") == []
 
 
-def test_a_torn_last_line_is_left_out_and_dropped_before_the_next(journal):
+def test_torn_last_lines_are_dropped(journal):
     whole = journal.read_bytes()
     for length in range(len(b'{"event":"started","num":1}\n') + 1, len(whole)):
         journal.write_bytes(whole[:length])
@@ -286,7 +286,7 @@ def test_a_torn_last_line_is_left_out_and_dropped_before_the_next(journal):
         assert [event["event"] for event in read_journal(journal)] == ["started", "next"]
 
 
-def test_a_journal_is_followed_line_by_line(journal):
+def test_journals_are_followed_line_by_line(journal):
     whole = journal.read_bytes()
     journal.write_bytes(whole[:-3])
     first, position = read_on(journal, 0)
@@ -297,7 +297,7 @@ def test_a_journal_is_followed_line_by_line(journal):
     assert read_on(journal.with_name("none"), 7) == ([], 7)
 
 
-def test_a_line_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
+def test_append_flushes_to_disk(tmp_path, monkeypatch):
     seen = []
     fsync = os.fsync
     journal = Journal(tmp_path / "j")
@@ -308,7 +308,7 @@ def test_a_line_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("line", [b"xx", b'{"event":', b"\xff", b"\x00\x00"])
-def test_a_damaged_line_in_the_middle_is_named_by_its_number(journal, line):
+def test_damaged_lines_are_named_by_number(journal, line):
     first, second, _ = journal.read_bytes().split(b"\n")
     journal.write_bytes(first + b"\n" + line + b"\n" + second + b"\n")
     assert refused(lambda: read_journal(journal)) == (
@@ -319,7 +319,7 @@ def test_a_damaged_line_in_the_middle_is_named_by_its_number(journal, line):
 # The plan.
 
 
-def test_a_plan_comes_back_with_its_version(tmp_path):
+def test_plans_round_trip_with_version(tmp_path):
     sweep = SweepFolder(tmp_path)
     store.write_plan(sweep, {"runs": [{"run_id": "a"}]})
     assert store.read_plan(sweep) == {"plan_version": 1, "runs": [{"run_id": "a"}]}
@@ -334,13 +334,13 @@ def test_a_plan_comes_back_with_its_version(tmp_path):
         (b"\xff", " is damaged: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte."),
     ],
 )
-def test_a_plan_that_can_not_be_read_says_why(tmp_path, content, message):
+def test_unreadable_plans_explain_why(tmp_path, content, message):
     sweep = SweepFolder(tmp_path)
     sweep.plan.write_bytes(content)
     assert refused(lambda: store.read_plan(sweep)) == f"{sweep.plan}{message}"
 
 
-def test_a_folder_that_is_no_sweep_names_the_nearest_that_is(tmp_path):
+def test_non_sweeps_suggest_the_nearest_sweep(tmp_path):
     (tmp_path / "width").mkdir()
     store.write_plan(SweepFolder(tmp_path / "width"), {})
     near, far = SweepFolder(tmp_path / "wdth"), SweepFolder(tmp_path / "qqqqqqqq")
@@ -353,7 +353,7 @@ def test_a_folder_that_is_no_sweep_names_the_nearest_that_is(tmp_path):
 # The lock.
 
 
-def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path):
+def test_sweep_lock_excludes_other_processes(tmp_path):
     sweep = SweepFolder(tmp_path)
     with files.locked(sweep):
         assert python(TAKE_LOCK, tmp_path).stdout == (
@@ -362,13 +362,13 @@ def test_a_second_process_is_refused_until_the_first_lets_go(tmp_path):
     assert python(TAKE_LOCK, tmp_path).stdout == "taken\n"
 
 
-def test_the_lock_of_a_process_that_died_is_free(tmp_path):
+def test_dead_processes_release_the_lock(tmp_path):
     assert python(DIE_WITH_LOCK, tmp_path).returncode == 9
     with files.locked(SweepFolder(tmp_path)):
         assert names(tmp_path) == [".lock"]
 
 
-def test_the_bytes_of_a_folder_are_those_of_its_files(tmp_path):
+def test_folder_size_sums_its_files(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "x").write_bytes(b"123")
     (tmp_path / "a" / "b" / "y").write_bytes(b"45")

@@ -149,7 +149,7 @@ def rows_of(swept, sweep):
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
 @pytest.mark.parametrize("sweep", ["hostile", "mixed", "searched"])
-def test_everything_is_shown_without_a_complaint_or_a_request(sweep, colors, opened):
+def test_report_renders_without_errors_or_requests(sweep, colors, opened):
     page = opened(sweep, color_scheme=colors)
     page.show_all()
     drawn = page.tab.evaluate("[...document.querySelectorAll('#figures > section')].map((part) => part.id)")
@@ -159,7 +159,7 @@ def test_everything_is_shown_without_a_complaint_or_a_request(sweep, colors, ope
     assert page.tab.locator("#failures").is_visible() == (sweep == "mixed")
 
 
-def test_the_trials_of_a_search_lead_to_their_runs(opened, swept):
+def test_trials_link_to_their_runs(opened, swept):
     page = opened("searched")
     page.show_all()
     trials = find.read_trials(SweepFolder(swept / "searched"))
@@ -172,7 +172,7 @@ def test_the_trials_of_a_search_lead_to_their_runs(opened, swept):
     assert row.label in page.tab.text_content("#run h2")
 
 
-def test_a_layer_that_is_called_like_a_script_stays_text(opened, swept):
+def test_hostile_layer_names_stay_text(opened, swept):
     page = opened("hostile")
     page.show_all()
     assert page.tab.locator("img").count() == 0
@@ -184,7 +184,7 @@ def test_a_layer_that_is_called_like_a_script_stays_text(opened, swept):
     assert page.tab.locator("img").count() == 0
 
 
-def test_a_value_that_is_like_a_script_stays_text_in_the_table_charts_and_failures(opened):
+def test_hostile_values_stay_text_everywhere(opened):
     page = opened("mixed")
     page.show_all()
     assert HOSTILE in page.column("set.layer.kwargs.when")
@@ -193,7 +193,7 @@ def test_a_value_that_is_like_a_script_stays_text_in_the_table_charts_and_failur
     assert page.tab.locator("img").count() == 0
 
 
-def test_a_script_that_got_in_would_not_run(chromium, swept):
+def test_content_policy_blocks_injected_scripts(chromium, swept):
     page = Page(chromium, (swept / "mixed" / "report.html").as_uri())
     page.tab.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:, onerror=\"window.got = 1\">')")
     page.tab.wait_for_timeout(300)
@@ -202,7 +202,7 @@ def test_a_script_that_got_in_would_not_run(chromium, swept):
     page.tab.context.close()
 
 
-def test_a_click_on_a_heading_sorts_and_enter_does_too(opened):
+def test_headings_sort_by_click_and_enter(opened):
     page = opened("hostile")
     heading = page.tab.get_by_role("button", name="output norm", exact=True)
     heading.click()
@@ -213,7 +213,7 @@ def test_a_click_on_a_heading_sorts_and_enter_does_too(opened):
     assert falling == rising[::-1]
 
 
-def test_filters_take_words_and_comparisons_and_the_charts_follow(opened):
+def test_filters_apply_to_charts_too(opened):
     page = opened("hostile")
     page.show_all()
     assert page.count() == "6 runs"
@@ -228,7 +228,7 @@ def test_filters_take_words_and_comparisons_and_the_charts_follow(opened):
     assert page.count() == "0 of 6 runs"
 
 
-def test_a_search_finds_what_no_chosen_column_shows(opened):
+def test_search_covers_hidden_columns(opened):
     page = opened("mixed")
     page.tab.fill("#search", "the cable")
     page.tab.wait_for_timeout(500)
@@ -249,7 +249,7 @@ def test_columns_are_chosen(opened):
     page.tab.wait_for_selector('#table .tabulator-cell[tabulator-field="checkpoint_bytes"]', state="detached")
 
 
-def test_the_csv_has_the_chosen_columns_of_the_rows_that_pass(opened, swept):
+def test_csv_holds_chosen_columns_and_rows(opened, swept):
     page = opened("mixed")
     page.filter("status", "done")
     with page.tab.expect_download() as download:
@@ -266,7 +266,7 @@ def test_the_csv_has_the_chosen_columns_of_the_rows_that_pass(opened, swept):
         assert float(line["output_norm"]) == pytest.approx(row.output_norm, rel=1e-6)
 
 
-def test_a_run_opens_by_click_by_address_and_by_going_back(opened, swept):
+def test_runs_open_by_click_and_address(opened, swept):
     first, second, *_ = rows_of(swept, "hostile")
     page = opened("hostile")
     page.tab.click(f"#table a >> text={first.label}")
@@ -282,7 +282,7 @@ def test_a_run_opens_by_click_by_address_and_by_going_back(opened, swept):
     assert "There is no run 9-x here." in opened("hostile", "#run=9-x").tab.text_content("#run")
 
 
-def test_a_runs_page_has_what_show_has_and_the_commands_to_have_it_again(opened, swept):
+def test_run_page_matches_show(opened, swept):
     row = rows_of(swept, "hostile")[0]
     record = json.loads(SweepFolder(swept / "hostile").run(row.num, row.run_id).record.read_text())
     text = re.sub(r"\s+", " ", opened("hostile", f"#run={row.label}").tab.text_content("#run"))
@@ -298,14 +298,14 @@ def test_a_runs_page_has_what_show_has_and_the_commands_to_have_it_again(opened,
     assert f"train.steps={record['settings']['train']['steps']}" in text
 
 
-def test_a_failed_runs_page_has_its_traceback(opened, swept):
+def test_failed_run_page_has_its_traceback(opened, swept):
     row = next(row for row in rows_of(swept, "mixed") if row.status == "failed")
     text = opened("mixed", f"#run={row.label}").tab.text_content("#run")
     assert "the cable is out" in text
     assert "in look" in text
 
 
-def test_a_check_shows_its_evidence_on_click_and_by_key(opened):
+def test_checks_reveal_evidence_by_key(opened):
     page = opened("hostile")
     page.show_all()
     cell = page.tab.locator(".matrix button").first
@@ -328,7 +328,7 @@ def test_keys_alone_lead_to_a_run(opened, swept):
     assert page.tab.evaluate("document.activeElement.id") == "run"
 
 
-def test_medians_and_intervals_are_those_of_stats(opened):
+def test_medians_and_intervals_match_stats(opened):
     page = opened("mixed")
     generator = np.random.default_rng(0)
     for num in (*range(2, 30), 100, 1500):
@@ -341,13 +341,13 @@ def test_medians_and_intervals_are_those_of_stats(opened):
 
 
 @pytest.mark.parametrize("seconds", [1.5e-9, 9.996e-7, 1.2345e-5, 0.9994, 0.9996, 2.5, 1234.0])
-def test_times_and_sizes_are_said_as_on_the_terminal(seconds, opened):
+def test_times_and_sizes_match_the_terminal(seconds, opened):
     page = opened("mixed")
     assert page.tab.evaluate("(seconds) => duration(seconds)", seconds) == table.duration(seconds)
     assert page.tab.evaluate("(bytes) => size(bytes)", round(seconds * 1e9)) == table.size(round(seconds * 1e9))
 
 
-def test_on_paper_it_is_light_and_the_table_is_whole(opened):
+def test_print_is_light_and_complete(opened):
     page = opened("hostile", color_scheme="dark")
     page.tab.emulate_media(media="print", color_scheme="dark")
     page.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -358,7 +358,7 @@ def test_on_paper_it_is_light_and_the_table_is_whole(opened):
     assert page.tab.locator(".chart svg").count() > 5
 
 
-def test_colours_are_chosen_and_dark_is_dark(opened):
+def test_colour_theme_can_be_chosen(opened):
     page = opened("hostile", color_scheme="light")
     background = "getComputedStyle(document.body).backgroundColor"
     assert page.tab.evaluate(background) == "rgb(255, 255, 255)"
@@ -367,7 +367,7 @@ def test_colours_are_chosen_and_dark_is_dark(opened):
 
 
 @pytest.mark.parametrize("fragment", ["", "#run={}"])
-def test_a_narrow_window_has_no_sideways_scroll(fragment, opened, swept):
+def test_narrow_windows_never_scroll_sideways(fragment, opened, swept):
     page = opened("hostile", fragment.format(rows_of(swept, "hostile")[0].label))
     page.tab.set_viewport_size({"width": 360, "height": 700})
     if not fragment:
@@ -375,7 +375,7 @@ def test_a_narrow_window_has_no_sideways_scroll(fragment, opened, swept):
     assert page.tab.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
-def test_a_served_page_follows_its_sweep_and_keeps_what_is_typed(chromium, swept, tmp_path):
+def test_served_page_follows_its_sweep_live(chromium, swept, tmp_path):
     folder = SweepFolder(tmp_path / "growing")
     shutil.copytree(swept / "hostile", folder.path)
     lines = folder.journal.read_text().splitlines(keepends=True)

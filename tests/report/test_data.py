@@ -30,7 +30,7 @@ from runner.records.record import Check, Failure, FailureKind, Record, Status, T
 from runner.records.row import Trial
 from runner.report.html.data import Report
 from runner.report.html.page import PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
-from runner.sweep.outputs import Summary
+from runner.sweep.writing.outputs import Summary
 from tests.records.test_record import RECORD
 
 SETTINGS = serialize.to_data(settings.Run())
@@ -111,7 +111,7 @@ class Text(HTMLParser):
             self.text += text
 
 
-def test_every_column_has_an_entry_a_run_in_the_order_of_the_plan():
+def test_columns_follow_plan_order():
     runs = [record(num, settings={"seed": num}) for num in (2, 0, 1)]
     columns = data_of(*runs)["columns"]
     assert columns["num"] == [0, 1, 2]
@@ -119,7 +119,7 @@ def test_every_column_has_an_entry_a_run_in_the_order_of_the_plan():
     assert {len(values) for values in columns.values()} == {3}
 
 
-def test_axes_are_the_settings_that_tell_runs_apart_and_the_rest_is_said_once():
+def test_axes_are_the_settings_that_vary():
     runs = [record(num, settings={"seed": num, "input_shape": [num, 4]}) for num in range(2)]
     data = data_of(*runs)
     assert data["axes"] == {"seed": [0, 1], "input_shape": ["[0,4]", "[1,4]"]}
@@ -130,7 +130,7 @@ def test_axes_are_the_settings_that_tell_runs_apart_and_the_rest_is_said_once():
     assert "seed" not in common
 
 
-def test_what_runs_share_stands_once_in_the_pool():
+def test_shared_values_are_pooled_once():
     runs = [record(num, checks=[said("streams", "pass", evidence={"n": 1})]) for num in range(3)]
     data = data_of(*runs)
     assert data["columns"]["checks"] == [data["columns"]["checks"][0]] * 3
@@ -139,14 +139,14 @@ def test_what_runs_share_stands_once_in_the_pool():
     assert len({json.dumps(value) for value in data["pool"]}) == len(data["pool"])
 
 
-def test_the_seeds_story_is_that_of_show():
+def test_seed_story_matches_show():
     run = record(1, settings={"seed": 7})
     data = data_of(run)
     story = [data["pool"][place] for place in data["columns"]["story"][0]]
     assert story == seeds.story(to_data(run))
 
 
-def test_true_one_and_one_point_nought_stay_apart():
+def test_equal_values_keep_their_types():
     runs = [record(num, settings={"features": value}) for num, value in enumerate((1, True, 1.0, "1"))]
     data = data_of(*runs)
     assert data["columns"]["settings"] != [[], [], [], []]
@@ -156,7 +156,7 @@ def test_true_one_and_one_point_nought_stay_apart():
     ] == [1, "true", 1.0, "1"]
 
 
-def test_a_run_without_a_record_is_missing_and_keeps_its_place():
+def test_missing_runs_keep_their_place():
     gone = record(1, settings={"seed": 1})
     data = data_of(record(0), missing=(gone,))
     assert data["columns"]["status"] == ["done", "missing"]
@@ -167,7 +167,7 @@ def test_a_run_without_a_record_is_missing_and_keeps_its_place():
     )
 
 
-def test_a_sweep_of_which_nothing_is_done_has_a_page():
+def test_sweeps_without_results_have_a_page():
     data = data_of(missing=(record(0), record(1, settings={"seed": 1})))
     assert data["head"]["verdict"]["sentences"] == ["0 of 2 runs done, 2 missing"]
     assert "No run has been made yet." in Text(to_html(data)).text
@@ -183,12 +183,12 @@ def test_a_sweep_of_which_nothing_is_done_has_a_page():
         ({"eager": "fail"}, "bad", "1 check: fail for eager"),
     ],
 )
-def test_the_verdict_names_the_checks_that_do_not_hold(answers, level, sentence):
+def test_verdict_names_failing_checks(answers, level, sentence):
     found = verdict(record(0, timing=None, checks=[said(name, answer) for name, answer in answers.items()]))
     assert found == (level, ["1 of 1 runs done", sentence])
 
 
-def test_a_failure_makes_the_verdict_bad_and_its_reason_stands_once():
+def test_failures_make_the_verdict_bad():
     error = Failure(kind=FailureKind.compile, type="ValueError", message="no way", traceback="")
     runs = [record(num, status=Status.failed, error=error, settings={"seed": num}) for num in range(7)]
     head = data_of(*runs)["head"]
@@ -198,7 +198,7 @@ def test_a_failure_makes_the_verdict_bad_and_its_reason_stands_once():
     assert (reason["kind"], reason["message"], reason["num"], len(reason["runs"])) == ("compile", "no way", 7, 5)
 
 
-def test_numbers_that_json_has_no_word_for_are_left_out():
+def test_non_finite_numbers_become_null():
     output = [dataclasses.replace(RECORD.output[0], norm=math.nan, max=math.inf)]
     train = TrainInfo(first_step=0, losses=[1.0, math.nan], step=RECORD.timing.init, steps_s=[], not_moved=[])
     data = data_of(record(0, output=output, train=train, settings={"input": {"high": math.inf}}))
@@ -207,7 +207,7 @@ def test_numbers_that_json_has_no_word_for_are_left_out():
     assert unpacked(page)["columns"]["losses"] == [[[0, 1.0], [1, None]]]
 
 
-def test_a_long_loss_curve_keeps_its_ends_and_few_points():
+def test_long_loss_curves_are_thinned():
     train = TrainInfo(
         first_step=5, losses=[float(n) for n in range(10_000)], step=RECORD.timing.init, steps_s=[], not_moved=[]
     )
@@ -217,7 +217,7 @@ def test_a_long_loss_curve_keeps_its_ends_and_few_points():
     assert (curve[0], curve[-1]) == ([0, 0.0], [9999, 9999.0])
 
 
-def test_what_was_asked_is_the_command_and_the_values_of_each_axis():
+def test_page_shows_command_and_axis_values():
     runs = [record(num, settings={"seed": num, "features": num % 2}) for num in range(20)]
     page = Text(to_html(data_of(*runs))).text
     assert "bridge-runner -m seed=0,1 'input_shape=[4],[8]'" in page
@@ -228,7 +228,7 @@ def test_what_was_asked_is_the_command_and_the_values_of_each_axis():
 STUDY = {"objective": "loss_last", "direction": "maximize", "n_trials": 5, "n_jobs": 1, "sampler": "TPESampler(seed=0)"}
 
 
-def test_a_search_has_its_trials_and_the_best_of_them_on_the_page():
+def test_search_page_lists_trials_and_best():
     runs = [record(num, settings={"features": num}) for num in range(2)]
     report = Report()
     for run in runs:
@@ -260,19 +260,19 @@ def test_a_search_has_its_trials_and_the_best_of_them_on_the_page():
     assert "3.5, trial 1: features=1 (1-11111111)" in words
 
 
-def test_a_search_of_which_nothing_is_told_has_a_page():
+def test_searches_without_trials_have_a_page():
     data = Report().data({**plan(), "study": {**STUDY, "space": {"features": "range(0,2)"}}}, "outputs/mine")
     assert "0 of 5" in Text(to_html(data)).text
 
 
-def test_machine_software_and_git_are_on_the_page():
+def test_page_shows_machine_software_and_git():
     page = Text(to_html(data_of(record(0)))).text
     for words in ("jax\n?0.10.2", r"1 × cpu \(cpu\)", "fast, 2 cores", "8.0 GiB", "abc, changed files"):
         assert re.search(words, page), words
     assert "wandb" not in page
 
 
-def test_text_stays_text_wherever_it_comes_from():
+def test_hostile_text_is_escaped_everywhere():
     error = Failure(kind=FailureKind.other, type=HOSTILE, message=HOSTILE, traceback=HOSTILE)
     run = record(0, layer=HOSTILE, error=error, status=Status.failed, checks=[said(HOSTILE, "fail", fix=HOSTILE)])
     other = record(1, settings={"variables": HOSTILE}, fingerprint={**MACHINE, "os": HOSTILE})
@@ -288,12 +288,12 @@ def test_text_stays_text_wherever_it_comes_from():
     assert unpacked(page)["columns"]["layer"][0] == HOSTILE
 
 
-def test_half_a_surrogate_pair_does_not_stop_the_page():
+def test_lone_surrogates_do_not_break_pages():
     error = Failure(kind=FailureKind.other, type="OSError", message="file \ud800", traceback="")
     assert b"file ?" in to_html(data_of(record(0, status=Status.failed, error=error)))
 
 
-def test_the_policy_lets_run_what_is_in_the_page_and_load_nothing():
+def test_content_policy_allows_only_inline_scripts():
     page = to_html(data_of(record(0))).decode()
     rules = dict(
         rule.split(" ", 1) for rule in html.unescape(re.search(r'Policy" content="([^"]*)"', page)[1]).split("; ")
@@ -307,7 +307,7 @@ def test_the_policy_lets_run_what_is_in_the_page_and_load_nothing():
     assert not re.search(r'<(?:link|img|iframe)[^>]* (?:src|href)="(?!data:)', page)
 
 
-def test_the_bundles_are_those_of_the_manifest_and_bring_their_licences():
+def test_vendored_bundles_match_the_manifest():
     entries = manifest()
     for entry in entries:
         content = (VENDOR / entry["file"]).read_bytes()
@@ -319,12 +319,12 @@ def test_the_bundles_are_those_of_the_manifest_and_bring_their_licences():
     assert all(entry["version"] and entry["license"] in ("MIT", "ISC") for entry in entries)
 
 
-def test_every_part_of_the_page_is_used():
+def test_every_page_asset_is_used():
     files = {path.name for path in PARTS.iterdir() if path.is_file()}
     assert files == {*SCRIPTS, STYLE, "page.html"}
 
 
-def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():
+def test_empty_page_is_small_and_reproducible():
     data = data_of(record(0))
     page = to_html(data)
     assert len(page) < 1.2e6
@@ -332,7 +332,7 @@ def test_the_page_alone_is_a_little_over_a_megabyte_and_the_same_each_time():
 
 
 def test_the_report_needs_no_jax():
-    code = "import sys, runner.commands.live_report; sys.exit('jax' in sys.modules)"
+    code = "import sys, runner.commands.printed.live_report; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
@@ -357,7 +357,7 @@ def finish(sweep: SweepFolder, run: Record) -> None:
         journal.write(json.dumps({"event": run.status.value, "run_id": run.run_id}) + "\n")
 
 
-def test_report_writes_the_page_of_what_is_there(folder, capsys):
+def test_report_writes_the_current_page(folder, capsys):
     assert main.main(["report", "mine"]) == 0
     said = f"mine/report.html: {folder.report.stat().st_size / 1e6:.1f} MB, opens in any browser\n"
     assert capsys.readouterr().out == said
@@ -366,7 +366,7 @@ def test_report_writes_the_page_of_what_is_there(folder, capsys):
     assert data["folder"] == "mine"
 
 
-def test_a_sweeps_end_writes_the_page_that_report_writes(folder):
+def test_sweep_end_writes_the_same_page(folder):
     summary = Summary()
     for run in store.read_records([folder.run(0, "0" * 64)]):
         summary.add(run)
@@ -395,13 +395,13 @@ REPORT_USAGE = "\n  Try: bridge-runner report outputs/SWEEP [--watch]"
         (["min", "--watch"], "min is no sweep: it has no sweep.json.\n  Try: bridge-runner report mine"),
     ],
 )
-def test_a_mistake_says_what_to_type_and_writes_nothing(words, message, folder, capsys):
+def test_report_mistakes_write_nothing(words, message, folder, capsys):
     assert main.main(["report", *words]) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert not folder.report.exists()
 
 
-def test_a_damaged_record_is_said_and_the_old_page_stays(folder, capsys):
+def test_damaged_records_keep_the_old_page(folder, capsys):
     folder.report.write_text("old")
     path = folder.run(0, "0" * 64).record
     path.write_bytes(path.read_bytes().replace(b"linear", b"binary", 1))
@@ -410,7 +410,7 @@ def test_a_damaged_record_is_said_and_the_old_page_stays(folder, capsys):
     assert folder.report.read_text() == "old"
 
 
-def test_a_page_that_cannot_be_written_is_said(folder, capsys):
+def test_unwritable_pages_are_reported(folder, capsys):
     folder.report.mkdir()
     assert main.main(["report", "mine"]) == 2
     said = "error: mine/report.html: Is a directory.\n  Try: bridge-runner report mine --watch\n"
@@ -443,7 +443,8 @@ def served(folder):
             process.kill()  # where SIGINT is ignored (nohup, a script's `&`) it would be waited for without end
 
 
-def test_a_served_page_follows_its_sweep_and_is_sent_only_when_it_is_new(folder, served):
+@pytest.mark.slow
+def test_server_sends_only_changed_pages(folder, served):
     status, page, name = get(served)
     assert (status, unpacked(page)["columns"]["status"]) == (200, ["done", "missing"])
     assert b"connect-src &#39;self&#39;" in page
@@ -454,12 +455,12 @@ def test_a_served_page_follows_its_sweep_and_is_sent_only_when_it_is_new(folder,
     assert (news[0], unpacked(news[1])["columns"]["status"]) == (200, ["done", "done"])
 
 
-def test_a_server_answers_this_machine_only_and_has_one_page(served):
+def test_server_answers_only_this_machine(served):
     assert get(served, Host="evil.example") == (403, b"this page is for this machine", None)
     assert get(f"{served}etc/passwd") == (404, b"there is one page here: /", None)
 
 
-def test_a_server_says_what_is_damaged_and_goes_on(folder, served):
+def test_server_survives_damaged_files(folder, served):
     content = folder.journal.read_bytes()
     folder.journal.write_bytes(b"{\n" + content)
     status, text, _ = get(served)

@@ -43,20 +43,20 @@ def many(root) -> Results:
     return runner.load(root / "many")
 
 
-def test_the_frame_is_what_pandas_reads_from_the_file(root, many):
+def test_frame_equals_the_parquet_file(root, many):
     pd.testing.assert_frame_equal(many.frame, pd.read_parquet(root / "many" / "results.parquet"))
 
 
 @pytest.mark.parametrize(
     "damage", [lambda path: path.unlink(), lambda path: shutil.copy(path.parents[1] / "mixed" / path.name, path)]
 )
-def test_the_frame_comes_from_the_records_where_the_file_is_not_of_these_runs(damage, root, many, tmp_path):
+def test_frame_falls_back_to_records(damage, root, many, tmp_path):
     shutil.copytree(root, tmp_path / "copy")
     damage(tmp_path / "copy" / "many" / "results.parquet")
     pd.testing.assert_frame_equal(runner.load(tmp_path / "copy" / "many").frame, many.frame)
 
 
-def test_seeds_come_together_with_median_interval_and_number(many):
+def test_by_aggregates_over_seeds(many):
     found = many.by("features")
     norms = many.frame.loc[many.frame["features"] == 4, "output_norm"]
     interval = scipy.stats.quantile_test(norms, p=0.5).confidence_interval(confidence_level=0.99)
@@ -64,25 +64,25 @@ def test_seeds_come_together_with_median_interval_and_number(many):
     assert found.loc[4, "output_norm"].tolist() == [norms.median(), interval.low, interval.high, 10]
 
 
-def test_a_time_over_seeds_says_how_many_runs_are_to_be_read_with_care(many):
+def test_by_counts_flagged_runs(many):
     flagged = many.frame[many.frame["features"] == 8]["apply_latency_flags"] != ""
     assert many.by("features").loc[8, ("apply_latency_median_s", "flagged")] == flagged.sum() > 0
 
 
-def test_runs_come_together_by_any_config_key(many):
+def test_by_groups_over_any_key(many):
     found = many.by("layer.kwargs.out_features", "input_shape", of=["init_latency_median_s"])
     assert found.index.names == ["layer.kwargs.out_features", "input_shape"]
     assert found["init_latency_median_s"]["n"].to_dict() == {(4, "[4]"): 10, (8, "[4]"): 10}
 
 
-def test_few_seeds_have_no_interval_and_a_failed_run_no_number(root):
+def test_few_seeds_have_no_interval(root):
     found = runner.load(root / "mixed").by("layer.kwargs.when")["output_norm"]
     assert found["n"].to_dict() == {"broken": 0, "whole": 1}
     assert found[["low", "high"]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize("run", [3, "3", "{label}", "{run_id}"])
-def test_an_output_is_read_when_it_is_asked_for(run, root, many):
+def test_outputs_are_loaded_on_demand(run, root, many):
     (folder,) = (root / "many" / "runs").glob("3-*")
     run_id = many.frame["run_id"][3]
     asked = run.format(label=folder.name, run_id=run_id) if isinstance(run, str) else run
@@ -121,34 +121,35 @@ def test_a_failed_run_has_no_output(root):
         runner.load(root / "mixed").output(0)
 
 
-def test_a_folder_that_is_no_sweep_is_said(root):
+def test_folders_without_a_sweep_are_refused(root):
     with pytest.raises(StorageError, match="man is no sweep: it has no sweep.json"):
         runner.load(root / "man")
 
 
-def test_a_sweep_of_which_nothing_is_done_is_said(root, tmp_path):
+def test_sweeps_without_results_are_refused(root, tmp_path):
     (tmp_path / "none").mkdir()
     shutil.copy(root / "many" / "sweep.json", tmp_path / "none")
     with pytest.raises(UserError, match="none: no run of this sweep is done"):
         runner.load(tmp_path / "none")
 
 
-def test_without_pandas_it_says_what_to_install(root, monkeypatch):
+def test_missing_pandas_is_reported(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError) as caught:
         runner.load(root / "many")
     assert str(caught.value) == "the package pandas is not installed.\n  Try: pip install 'bridge-runner[pandas]'"
 
 
-def test_a_sweep_over_many_seeds_says_how_to_see_them_together(root, capsys):
+def test_many_seeds_suggest_ls_by(root, capsys):
     words = ["seed=range(0,10)", "features=4,8", f"output_root={root}", "sweep=many", *QUIET]
     assert main.main(["-m", *words]) == 0
     assert f"\n  over seeds  bridge-runner ls {root}/many --by features\n" in capsys.readouterr().out
 
 
-def test_results_are_shown_short_and_in_a_notebook_as_a_table(root, many):
+def test_results_repr_is_short(root, many):
     path = str(root / "many")
-    assert repr(many) == f"Results({path!r}: 20 runs, 20 done; .frame, .by(key), .output(run), .record(run))"
+    calls = ".frame, .by(key), .plot(key), .plot_losses(), .output(run), .record(run)"
+    assert repr(many) == f"Results({path!r}: 20 runs, 20 done; {calls})"
     table = many._repr_html_()
     assert table.startswith("<p>Results(") and table.count("<tr") == 21
     assert all(f"<th>{name}</th>" in table for name in ("num", "seed", "features", "output_norm", "status"))
@@ -156,3 +157,44 @@ def test_results_are_shown_short_and_in_a_notebook_as_a_table(root, many):
     failed = dataclasses.replace(many, frame=many.frame.assign(status="<b>", device=many.frame["seed"].astype(str)))
     assert "&lt;b&gt;" in failed._repr_html_() and "<b>" not in failed._repr_html_()
     assert repr(runner.load(root / "mixed")).count("2 runs, ") == 1
+
+
+def test_a_plot_has_every_run_and_medians(many):
+    axes = many.plot("features", of="output_norm")
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [sorted(line.get_ydata()) for line in dots] == [
+        sorted(many.frame.loc[many.frame["features"] == features, "output_norm"]) for features in (4, 8)
+    ]
+    medians = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "_"]
+    assert medians == many.by("features")["output_norm"]["median"].tolist()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("features", "output norm")
+    assert many.plot("features", ax=axes) is axes
+    assert axes.get_ylabel() == "apply latency median (s)"
+
+
+@pytest.mark.slow
+def test_loss_curves_are_named_by_what_varies(root, many, monkeypatch):
+    with pytest.raises(UserError, match="no run of this sweep was trained") as raised:
+        many.plot_losses()
+    monkeypatch.chdir(root.parent)
+    trained = runner.sweep(seed=[0, 1], train="short", overrides={"train.steps": 3, **dict(map(_pair, QUIET))})
+    axes = trained.plot_losses()
+    assert [line.get_label() for line in axes.lines] == ["seed=0", "seed=1"]
+    assert [list(line.get_ydata()) for line in axes.lines] == [trained.record(num).train.losses for num in (0, 1)]
+    assert raised.value.suggestion == "bridge-runner -m train=short seed=0,1"
+
+
+def test_a_plot_of_nothing_is_refused(root):
+    with pytest.raises(UserError, match="train_compile_s: no run of this sweep has a value"):
+        runner.load(root / "mixed").plot("seed", of="train_compile_s")
+
+
+def test_a_plot_wants_matplotlib(many, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="the package matplotlib is not installed"):
+        many.plot("features")
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, value = word.split("=")
+    return key, value

@@ -21,7 +21,7 @@ from runner.records import files, store
 from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Status, Verdict
 from runner.report import matrix
-from runner.sweep.outputs import Summary
+from runner.sweep.writing.outputs import Summary
 from tests.records.test_record import RECORD
 
 CPU = {"versions": {"flax": "0.12.8", "jax": "0.10.2", "python": "3.11.7", "numpy": "2.4.6"}}
@@ -65,32 +65,32 @@ flax 0.12.8 · jax 0.10.2 · python 3.11.7 · cpu · 2026-01-01
 """
 
 
-def test_the_table_has_a_row_a_layer_a_column_a_check_and_a_line_for_each_no():
+def test_table_has_layers_checks_and_failures():
     assert matrix.to_markdown([LIST, LINEAR, LORA]) == TABLE
 
 
-def test_nothing_below_the_table_where_every_check_holds():
+def test_passing_tables_have_no_notes():
     page = matrix.to_markdown([LINEAR])
     assert page is not None
     assert page.startswith("# Checks about 1 program\n")
     assert page.endswith("| layer | complete | traps |\n| --- | --- | --- |\n| linear | pass | pass |\n")
 
 
-def test_programs_of_one_layer_are_told_apart_by_what_varied():
+def test_same_layer_programs_show_what_varied():
     rows = [record(num, "linear", {"complete": "pass"}, features=width, seed=num) for num, width in enumerate((8, 32))]
     page = matrix.to_markdown(rows)
     assert page is not None
     assert page.splitlines()[-2:] == ["| linear features=8 | pass |", "| linear features=32 | pass |"]
 
 
-def test_a_run_that_failed_before_its_checks_has_a_row_and_its_reason():
+def test_runs_without_checks_show_their_failure():
     error = Failure(kind=FailureKind.compile, type="ValueError", message="no\nway", traceback="")
     page = matrix.to_markdown([LINEAR, record(1, "odd", {}, error=error)])
     assert page is not None
     assert page.splitlines()[-3:] == ["| odd | – | – |", "", "- the run of odd failed: compile: no way"]
 
 
-def test_other_versions_and_days_have_a_line_of_their_own():
+def test_other_versions_get_their_own_line():
     later = dataclasses.replace(LORA, started_at="2026-01-03T00:00:00.000+00:00")
     other = dataclasses.replace(LIST, fingerprint={"versions": {"flax": "0.13.0", "jax": None}})
     page = matrix.to_markdown([LINEAR, later, other])
@@ -110,16 +110,16 @@ def test_other_versions_and_days_have_a_line_of_their_own():
         [record(num, "linear", {"complete": "pass"}, depth="traced", features=num) for num in (8, 9)],
     ],
 )
-def test_no_table_where_no_check_was_asked_or_only_some_of_one_layer(rows):
+def test_no_table_without_comparable_checks(rows):
     assert matrix.to_markdown(rows) is None
 
 
-def test_two_layers_are_compared_by_traced_checks_too():
+def test_two_layers_compare_by_traced_checks():
     rows = [record(num, layer, {"streams": "pass"}, depth="traced") for num, layer in enumerate(("linear", "mlp"))]
     assert "| mlp | pass |" in str(matrix.to_markdown(rows))
 
 
-def test_a_program_is_checked_by_its_first_record_that_answers():
+def test_first_record_with_checks_wins():
     silent, answers, later = (
         record(0, "linear", {}, program="p"),
         record(1, "linear", {"traps": "pass"}, program="p"),
@@ -131,7 +131,7 @@ def test_a_program_is_checked_by_its_first_record_that_answers():
     assert [kept.num for kept in programs.values()] == [1]
 
 
-def test_the_columns_are_the_checks_in_the_order_in_which_they_are_asked():
+def test_columns_follow_the_check_order():
     asked = [*registry.TRACED, *registry.FULL]
     assert list(matrix.CHECKS) == asked
 
@@ -152,7 +152,7 @@ def runs(folder):
     return [folder.run(one.num, one.run_id) for one in (LINEAR, LORA, LIST)]
 
 
-def test_the_files_at_a_sweeps_end_are_written_from_its_records(folder):
+def test_end_files_come_from_the_records(folder):
     summary = Summary()
     for one in store.read_records(runs(folder)):
         summary.add(one)
@@ -162,18 +162,19 @@ def test_the_files_at_a_sweeps_end_are_written_from_its_records(folder):
     assert folder.checks.read_text(encoding="utf-8") == TABLE
 
 
-def test_no_table_is_written_where_there_is_nothing_to_compare(folder):
+def test_no_table_without_comparisons(folder):
     Summary().write(folder, [])
     assert folder.results.exists()
     assert not folder.checks.exists()
 
 
 def test_the_table_needs_no_jax():
-    code = "import sys, runner.sweep.outputs; sys.exit('jax' in sys.modules)"
+    code = "import sys, runner.sweep.writing.outputs; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-def test_a_sweep_over_two_layers_names_its_table_and_results_writes_it_again(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_multi_layer_sweeps_name_their_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     off = ["timing=off", "tracking=disabled", "checkpoint=none"]
     assert main.main(["-m", "layer=prelu,linear", "sweep=two", *off]) == 0
@@ -186,13 +187,13 @@ def test_a_sweep_over_two_layers_names_its_table_and_results_writes_it_again(tmp
     assert "outputs/two/checks.md\n" in capsys.readouterr().out
 
 
-def test_what_is_said_of_several_layers_in_the_same_words_has_one_line():
+def test_equal_remarks_share_one_line():
     rows = [record(num, name, {"lifts": ("warn", "not twice")}) for num, name in enumerate(("linear", "mlp"))]
     assert str(matrix.to_markdown(rows)).endswith("\n\n- lifts, warn: linear, mlp: not twice\n")
 
 
 @pytest.mark.slow
-def test_every_layer_with_params_answers_without_them_and_two_checks_say_no(make_run):
+def test_missing_params_fail_two_checks(make_run):
     names = [name for name in schema.layer_names() if name != "custom"]
     drafts = {name: (run, make_draft(run, identity_of(run))) for name in names for run in [make_run(f"layer={name}")]}
     asked = {
@@ -208,7 +209,7 @@ def test_every_layer_with_params_answers_without_them_and_two_checks_say_no(make
 
 
 @pytest.mark.slow
-def test_the_matrix_gives_the_verdicts_of_the_copy_that_is_kept(tmp_path, monkeypatch):
+def test_matrix_matches_the_committed_copy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main.main(["-m", "+experiment=matrix", "tracking=disabled", "sweep=m"]) == 0
     made = (tmp_path / "outputs" / "m" / "checks.md").read_text()

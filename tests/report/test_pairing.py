@@ -45,31 +45,31 @@ def paired(a: list[Entry], b: list[Entry]) -> tuple[list[tuple[str, str, How]], 
     return [(one.a.label, one.b.label, one.how) for one in found.pairs], *only
 
 
-def test_runs_of_one_result_id_are_a_pair_in_whatever_order():
+def test_equal_result_ids_pair_unordered():
     a = [entry(num, seed=num) for num in range(3)]
     b = [entry(num, seed=2 - num) for num in range(3)]
     pairs = [("0-x", "2-x", How.result_id), ("1-x", "1-x", How.result_id), ("2-x", "0-x", How.result_id)]
     assert paired(a, b) == (pairs, [], [])
 
 
-def test_a_result_timed_in_two_ways_meets_its_own_kind():
+def test_pairs_share_their_timing_mode():
     a = [entry(0, timing__mode="quick"), entry(1, timing__mode="careful")]
     b = [entry(0, timing__mode="careful"), entry(1, timing__mode="off")]
     assert paired(a, b) == ([("0-x", "1-x", How.result_id), ("1-x", "0-x", How.result_id)], [], [])
 
 
-def test_runs_that_only_one_side_has_are_named():
+def test_unpaired_runs_are_named():
     pairs, only_a, only_b = paired([entry(0, seed=0), entry(1, seed=1)], [entry(0, seed=1), entry(1, seed=2)])
     assert (pairs, only_a, only_b) == ([("1-x", "0-x", How.result_id)], ["0-x"], ["1-x"])
 
 
-def test_equal_settings_make_a_pair_where_the_layers_source_changed_the_ids():
+def test_changed_sources_pair_by_settings():
     a = [entry(num, result=f"old {num}", seed=num) for num in range(2)]
     b = [entry(num, result=f"new {num}", seed=num, checkpoint__writer="none") for num in range(2)]
     assert paired(a, b)[0] == [("0-x", "0-x", How.settings), ("1-x", "1-x", How.settings)]
 
 
-def test_sides_that_differ_on_purpose_are_paired_by_what_they_share():
+def test_differing_sides_pair_by_shared_settings():
     a = [entry(num, seed=num, layer__target="one") for num in range(3)]
     b = [entry(num, seed=num, layer__target="two", layer__kwargs__hidden=8) for num in range(1, 4)]
     pairs, only_a, only_b = paired(a, b)
@@ -77,23 +77,23 @@ def test_sides_that_differ_on_purpose_are_paired_by_what_they_share():
     assert (only_a, only_b) == (["0-x"], ["3-x"])
 
 
-def test_what_is_left_is_not_paired_by_less_where_some_runs_have_partners():
+def test_partial_matches_exclude_looser_pairing():
     a, b = [entry(0, features=8), entry(1, features=16)], [entry(0, features=16), entry(1, features=32)]
     assert paired(a, b) == ([("1-x", "0-x", How.result_id)], ["0-x"], ["1-x"])
 
 
-def test_runs_of_which_nothing_says_which_belong_together_stay_alone():
+def test_ambiguous_runs_stay_unpaired():
     a = [entry(num, layer__target=name) for num, name in enumerate(["one", "two"])]
     b = [entry(num, layer__target=name) for num, name in enumerate(["three", "four"])]
     assert paired(a, b) == ([], ["0-x", "1-x"], ["0-x", "1-x"])
 
 
-def test_a_key_that_one_side_lacks_differs():
+def test_keys_on_one_side_differ():
     assert pairing.differing({"a": "1", "b": "2"}, {"b": "2", "c": "3"}) == {"a": ("1", "–"), "c": ("–", "3")}
 
 
 @pytest.mark.parametrize(("key", "varies"), [("seed", True), ("timing.mode", False), ("layer.kwargs.hidden", True)])
-def test_what_varies_is_what_changes_the_result(key, varies):
+def test_only_result_settings_count_as_varied(key, varies):
     one = entry(timing__mode="quick", seed=0, layer__kwargs__hidden=4)
     two = dataclasses.replace(entry(timing__mode="careful", seed=1))
     assert (key in pairing.varied([one, two])) is varies

@@ -101,13 +101,13 @@ WIDE = [
         ({"sweep": ["a", "b", "c"], "output_root": ["a", "b", "c"]}, []),
     ],
 )
-def test_a_table_shows_the_axes_that_tell_the_runs_apart(varied, shown):
+def test_tables_show_the_varying_axes(varied, shown):
     rows = [make_row(num, **{key: values[num] for key, values in varied.items()}) for num in range(3)]
     assert headings(rows, 200) == ["run", *shown, *FIXED]
     assert table.notes(rows, width=200) == []
 
 
-def test_axes_that_do_not_fit_are_named_below():
+def test_hidden_axes_are_named_below():
     assert headings(WIDE, 200) == ["run", "layer", "seed", "input_shape", "features", "device", *FIXED]
     assert headings(WIDE, 80) == ["run", "layer", "seed", *FIXED]
     assert table.notes(WIDE, width=80) == ["also varied: input_shape, features, device"]
@@ -123,12 +123,12 @@ def test_axes_that_do_not_fit_are_named_below():
         (Aggregate(num=8, median=9.9e-4, low=9.8e-4, high=1.1e-3), "990 µs (980 µs–1.1 ms) n 8"),
     ],
 )
-def test_a_median_is_shown_with_its_interval_and_number(one, said):
+def test_medians_show_interval_and_count(one, said):
     assert table.spread(one, table.duration) == said
 
 
 @pytest.mark.parametrize("width", [60, 80, 81, 100, 120, 200])
-def test_no_line_of_a_table_is_wider_than_the_terminal(width):
+def test_table_lines_fit_the_terminal(width):
     shown = in_pipe(width)
     shown.console.print(table.runs_table(WIDE, width=width))
     lines = said(shown)[0].splitlines()
@@ -137,7 +137,7 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(width):
     assert "…" not in "".join(lines)
 
 
-def test_a_table_has_a_line_a_run():
+def test_tables_have_one_line_per_run():
     rows = [make_row(0, apply_flags=["short"]), make_row(1, seed=1, status="failed", output_norm=None, apply_s=None)]
     shown = in_pipe()
     shown.results([rows[0], dataclasses.replace(rows[1], checkpoint_bytes=None)])
@@ -148,7 +148,7 @@ def test_a_table_has_a_line_a_run():
     assert note == "~ read with care: 1 under 1 ms a sample (timing=careful loops)"
 
 
-def test_a_long_table_says_where_the_rest_is():
+def test_long_tables_name_the_rest():
     rows = [make_row(num, seed=num) for num in range(table.MAX_ROWS + 2)]
     shown = in_pipe()
     shown.results(rows)
@@ -194,7 +194,7 @@ def test_flags_are_counted_and_explained():
         (86400.0, "86400 s"),
     ],
 )
-def test_a_duration_has_three_digits_and_its_unit(seconds, text):
+def test_durations_have_three_digits_and_units(seconds, text):
     assert table.duration(seconds) == text
 
 
@@ -214,11 +214,11 @@ def test_a_duration_has_three_digits_and_its_unit(seconds, text):
         (5678 * 10**12, "5678 TB"),
     ],
 )
-def test_a_size_has_three_digits_and_its_unit(num_bytes, text):
+def test_sizes_have_three_digits_and_units(num_bytes, text):
     assert table.size(num_bytes) == text
 
 
-def test_a_list_of_sweeps_has_text_to_the_left_and_numbers_to_the_right():
+def test_text_aligns_left_and_numbers_right():
     shown = in_pipe()
     shown.console.print(table.plain_table([{"sweep": "[red]a[/]", "runs": 5}, {"sweep": "b", "runs": 100}]))
     _, _, first, second = said(shown)[0].splitlines()
@@ -238,7 +238,7 @@ def test_what_looks_like_markup_is_text(make):
     assert "[red]warned[/] [/]" in err and "[blink]" in err
 
 
-def test_colours_are_for_terminals_without_no_color(monkeypatch):
+def test_no_color_disables_colours(monkeypatch):
     rows = [make_row(0), make_row(1, seed=1, status="failed")]
     for make, coloured in ((on_terminal, True), (in_pipe, False)):
         shown = make()
@@ -250,7 +250,7 @@ def test_colours_are_for_terminals_without_no_color(monkeypatch):
     assert "\x1b[32m" not in said(shown)[0] and "31m" not in said(shown)[0]
 
 
-def test_a_terminal_shows_progress_on_standard_error_and_takes_it_away():
+def test_progress_is_shown_and_cleared():
     shown = on_terminal()
     with shown:
         shown.started(plan(3), 3)
@@ -265,7 +265,7 @@ def test_a_terminal_shows_progress_on_standard_error_and_takes_it_away():
 
 
 @pytest.mark.parametrize(("make", "num_pending"), [(in_pipe, 3), (on_terminal, 1), (on_terminal, 0)])
-def test_there_is_no_progress_bar_in_a_pipe_or_for_one_run(make, num_pending):
+def test_no_progress_bar_in_pipes(make, num_pending):
     with make() as shown:
         shown.started(plan(3), num_pending)
         shown.finished(record(), None)
@@ -281,7 +281,7 @@ def test_there_is_no_progress_bar_in_a_pipe_or_for_one_run(make, num_pending):
         (failure("other", "E", "x" * 300), f"other: {'x' * 192}…"),
     ],
 )
-def test_a_failure_is_said_at_once_on_one_line_of_standard_error(error, text):
+def test_failures_print_one_line_to_stderr(error, text):
     shown = in_pipe()
     shown.finished(record(Status.failed, num=7, error=error), SimpleNamespace(record="r/record.json"))
     assert said(shown) == ("", f"run 7 failed: {text}  (r/record.json)\n")
@@ -296,7 +296,7 @@ def test_a_failure_is_said_at_once_on_one_line_of_standard_error(error, text):
         (plan(3, counts={"stale": 3}), 0, "mine: 3 runs · 2 programs · 3 stale · 0 to do"),
     ],
 )
-def test_the_head_of_a_sweep_says_what_is_to_do(given, num_pending, line):
+def test_head_shows_what_remains(given, num_pending, line):
     assert report_terminal.head(given, num_pending) == line
 
 
@@ -305,7 +305,7 @@ def trained(not_moved, num=0):
     return record(num=num, train=TrainInfo(first_step=0, losses=[2.0, 0.5], step=step, steps_s=[], not_moved=not_moved))
 
 
-def test_a_run_that_trained_has_its_first_and_last_loss_in_the_table():
+def test_tables_show_the_loss_change():
     row = row_of(trained([]))
     assert (row.loss_first, row.loss_last) == (2.0, 0.5)
     text = table.runs_table([make_row(0, loss_first=2.0, loss_last=0.5), make_row(1)], width=80).plain
@@ -314,7 +314,7 @@ def test_a_run_that_trained_has_its_first_and_last_loss_in_the_table():
     assert "loss" not in table.runs_table([make_row(1)], width=80).plain
 
 
-def test_checks_that_say_no_are_counted_below_the_table_but_those_of_failed_runs():
+def test_failing_checks_are_counted_below_tables():
     rows = [make_row(0, failed_checks=["trained"]), make_row(1, failed_checks=["trained", "traps"]), make_row(2)]
     rows.append(make_row(3, failed_checks=["streams"], status="failed"))
     said = "checks that fail: trained in 2 of 4, traps in 1 of 4 (bridge-runner show RUN says what fixes it)"
@@ -323,7 +323,7 @@ def test_checks_that_say_no_are_counted_below_the_table_but_those_of_failed_runs
     assert row_of(record(checks=[check])).failed_checks == ["trained"]
 
 
-def test_leaves_that_training_did_not_move_are_said_once_of_each_kind():
+def test_unmoved_leaves_are_reported_once():
     terminal = in_pipe()
     for num, paths in enumerate((["params/a"], ["params/a"], [], ["params/a", "params/b"])):
         terminal.finished(trained(paths, num), None)
@@ -332,6 +332,6 @@ def test_leaves_that_training_did_not_move_are_said_once_of_each_kind():
     )
 
 
-def test_the_row_of_a_record_has_what_the_table_shows():
+def test_row_holds_what_the_table_shows():
     row = row_of(record(Status.failed, error=failure("compile", "TypeError", "")))
     assert (row.status, row.error, row.apply_s, row.output_norm) == ("failed", "compile: TypeError", None, None)

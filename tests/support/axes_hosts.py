@@ -29,6 +29,16 @@ class Gated(nnx.Module):
         return self.down(nnx.relu(self.up(x)))
 
 
+class Short(nnx.Module):
+    """A matrix with one name for two axes."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+        self.up = nnx.Linear(width, width, kernel_init=nnx.with_partitioning(INIT, ("embed",)), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.up(x)
+
+
 class Listed(nnx.Module):
     """The same matrices in a list."""
 
@@ -59,6 +69,10 @@ def writing(name: str) -> nn.Module:
 
 def listed(name: str) -> nn.Module:
     return AxesToLinen(Listed, args=(WIDTH,), name=name)
+
+
+def short(name: str) -> nn.Module:
+    return AxesToLinen(Short, args=(WIDTH,), name=name)
 
 
 class Block(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import bridge
 
@@ -42,3 +44,33 @@ def three_names(features, *, rngs):
 
 def twice(features, *, rngs):
     return nnx.Linear(8, features, kernel_init=nnx.with_partitioning(INIT, ("model", "model")), rngs=rngs)
+
+
+class _Kept(nnx.Module):
+    """A linear layer and something kept beside it."""
+
+    def __init__(self, features, *, rngs):
+        self.linear = nnx.Linear(8, features, kernel_init=nnx.with_partitioning(INIT, ("data", "model")), rngs=rngs)
+        self.keep(rngs)
+
+    def __call__(self, x):
+        return self.linear(x) + self.kept(x)
+
+
+class Keyed(_Kept):
+    """A typed key that each call splits."""
+
+    def keep(self, rngs):
+        self.key = nnx.BatchStat(rngs.params())
+
+    def kept(self, x):
+        self.key[...], now = jax.random.split(self.key[...])
+        return jax.random.normal(now, (x.shape[0], 1))
+
+
+class FourBits(_Kept):
+    def keep(self, rngs):
+        self.levels = nnx.Variable(jnp.arange(8).astype("int4"))
+
+    def kept(self, x):
+        return (x * self.levels[...].astype(x.dtype)).sum(-1, keepdims=True)

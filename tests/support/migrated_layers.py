@@ -397,3 +397,46 @@ class Unused(nn.Module):
     def __call__(self, x):
         aside = (linear("aside") if self.new else nn.Dense(WIDTH, name="aside"))(x)
         return nn.Dense(WIDTH, name="dense")(x) + 0 * aside
+
+
+class OwnNorm(nn.Module):
+    """The same as `Norm`; the mode is an argument of the constructor, in evaluation where it is left alone."""
+
+    momentum: float | None = None
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        return Norm(self.momentum, name="net")(x, self.train)
+
+
+NUM = 70
+
+
+class ScalarsNnx(nnx.Module):
+    def __init__(self, last, *, rngs):
+        self.last = last
+        for num in range(NUM):
+            setattr(self, f"w{num}", nnx.Param(jnp.ones(())))
+
+    def __call__(self, x):
+        return x * sum(jnp.sin(num * getattr(self, f"w{num}")) for num in range(self.last))
+
+
+class Scalars(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        ones = nn.initializers.ones
+        return x * sum(jnp.sin(num * self.param(f"w{num}", ones, ())) for num in range(NUM))
+
+
+class Many(nn.Module):
+    """One module of many leaves; the new one may leave out the last."""
+
+    last: int | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        if self.last is None:
+            return Scalars(name="many")(x)
+        return bridge.to_linen(ScalarsNnx, self.last, name="many")(x)

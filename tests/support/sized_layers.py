@@ -72,3 +72,19 @@ class KeyIsText(InOut):
 
 def keyed(din: int, dout: int, key):
     return Keyed(din, dout, key=key)
+
+
+class Divided(InOut):
+    """Its width must be a multiple of the heads."""
+
+    def __init__(self, dim: int, num_heads: int, rate: float, *, rngs: nnx.Rngs):
+        super().__init__(dim, dim, rngs=rngs)
+        if dim % num_heads or not 0 <= rate < 1:
+            raise ValueError("heads or rate")
+
+
+class Unguessed(InOut):
+    """No number is what it needs."""
+
+    def __init__(self, dim: int, table, *, rngs: nnx.Rngs):
+        super().__init__(len(table), dim, rngs=rngs)

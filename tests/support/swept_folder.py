@@ -42,3 +42,11 @@ def forget(sweep: str, num: int) -> None:
 
 def all_files() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+
+
+def of_other_software(sweep: str) -> None:
+    """Makes the runs of a sweep those of another version of the software, in its journal."""
+    journal = SweepFolder(Path("outputs", sweep)).journal
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    changed = [event | ({"software_id": "other"} if "software_id" in event else {}) for event in events]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in changed))

@@ -71,7 +71,7 @@ def kill_at_random(folder: Path, chance: random.Random, *words: str) -> bool:
     return killed
 
 
-def test_a_sweep_that_is_killed_at_any_instant_ends_as_an_undisturbed_one(crash_round, undisturbed, tmp_path):
+def test_killed_sweeps_end_as_undisturbed_ones(crash_round, undisturbed, tmp_path):
     chance = random.Random(crash_round)
     # Every fourth round with W&B, whose workers take a second to start; every other with the clone writer.
     words = ["tracking=offline" if crash_round % 4 == 0 else "tracking=disabled"]
@@ -94,7 +94,7 @@ def test_a_sweep_that_is_killed_at_any_instant_ends_as_an_undisturbed_one(crash_
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_kill_at_any_instant_loses_no_checkpoint_that_is_to_be_kept(seed, undisturbed, tmp_path):
+def test_kills_never_lose_a_kept_checkpoint(seed, undisturbed, tmp_path):
     chance = random.Random(seed)
     words = ["tracking=disabled", "checkpoint=fast", "checkpoint.keep=best:5", "checkpoint.metric=output_norm"]
     sweep = SweepFolder(tmp_path / "outputs" / "crashed")
@@ -117,7 +117,7 @@ def best_are_there(sweep: SweepFolder, undisturbed: dict[str, object]) -> int:
     return len(done)
 
 
-def test_a_killed_sweep_leaves_no_process_behind(tmp_path):
+def test_killed_sweeps_leave_no_processes(tmp_path):
     process = start(tmp_path, "tracking=offline")
     journal = tmp_path / "outputs" / "crashed" / "journal.jsonl"
     while process.poll() is None and (not journal.exists() or "done" not in journal.read_text()):
@@ -145,7 +145,7 @@ def in_session(session: int) -> list[int]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
-def test_a_full_disk_is_said_loses_nothing_else_and_is_resumable(tmp_path, undisturbed):
+def test_a_full_disk_is_resumable(tmp_path, undisturbed):
     small = tmp_path / "outputs"
     small.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], check=False)
@@ -168,7 +168,7 @@ def test_a_full_disk_is_said_loses_nothing_else_and_is_resumable(tmp_path, undis
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
-def test_a_folder_that_becomes_read_only_is_said(tmp_path):
+def test_read_only_folders_are_reported(tmp_path):
     folder = tmp_path / "outputs"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], check=False)

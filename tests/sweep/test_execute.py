@@ -23,7 +23,7 @@ from runner.arrays import trees
 from runner.bridge.example import nnx_inside_linen
 from runner.checks import registry
 from runner.commands import main
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.records import store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import FailureKind, Status
@@ -62,7 +62,7 @@ def bits(record):
     return [leaf.digest for leaf in record.variables], [array.digest for array in record.output]
 
 
-def test_every_run_leaves_a_record_an_output_a_checkpoint_and_the_hydra_files(here):
+def test_runs_leave_all_their_files(here):
     assert sweep("seed=0,1,2", "input_shape=[4],[16]", "features=8,32", "tracking=disabled") == 0
     folder = only_sweep(here)
     records = all_records(folder)
@@ -76,7 +76,8 @@ def test_every_run_leaves_a_record_an_output_a_checkpoint_and_the_hydra_files(he
         assert yaml.safe_load((run.hydra / "overrides.yaml").read_text()) == list(record.overrides)
 
 
-def test_a_run_of_a_sweep_has_the_bits_of_the_same_run_alone(here):
+@pytest.mark.slow
+def test_swept_runs_equal_standalone_runs(here):
     sweep("seed=3,4", "features=5,8", *LEAN)
     swept = all_records(only_sweep(here))
     for record in swept:
@@ -85,7 +86,8 @@ def test_a_run_of_a_sweep_has_the_bits_of_the_same_run_alone(here):
         assert (alone.result_id, bits(alone)) == (record.result_id, bits(record))
 
 
-def test_layer_linear_has_the_bits_of_the_worked_example(here):
+@pytest.mark.slow
+def test_linear_layer_equals_the_worked_example(here):
     sweep("seed=0,7,123", "input_shape=[1],[5],[64]", "features=1,3,65", "grid.zip=[[input_shape,features]]", *LEAN)
     for record in all_records(only_sweep(here)):
         settings = record.settings
@@ -94,7 +96,8 @@ def test_layer_linear_has_the_bits_of_the_worked_example(here):
         assert record.output[0].digest == trees.array_digest(np.asarray(expected))
 
 
-def test_a_program_is_compiled_once_for_all_seeds(here):
+@pytest.mark.slow
+def test_each_program_compiles_once(here):
     sweep("seed=0,1,2", "features=8,9", *LEAN)
     here_first = [record.timing.compiled_here for record in all_records(only_sweep(here))]
     assert here_first == [True, True, False, False, False, False]
@@ -112,7 +115,8 @@ class Traced(nnx.Linear):
 """
 
 
-def test_the_checks_are_asked_once_a_program_whatever_the_number_of_its_seeds(here):
+@pytest.mark.slow
+def test_checks_run_once_per_program(here):
     (here / "traced.py").write_text(TRACED)
     layer = ["layer=custom", "layer.target=traced.Traced", "layer.kwargs.in_features=4", "layer.kwargs.out_features=2"]
     lean = [*layer, "tracking=disabled", "timing=off", "checks.eager=never"]
@@ -124,7 +128,8 @@ def test_the_checks_are_asked_once_a_program_whatever_the_number_of_its_seeds(he
     assert traces["one"] == traces["four"] > traces["off"]
 
 
-def test_every_run_has_the_checks_evidence_in_its_record_and_their_verdicts_in_wandb(here):
+@pytest.mark.slow
+def test_checks_reach_records_and_wandb(here):
     assert sweep("layer=lora,linear", "seed=0,1", "timing=off", "checks.eager=never", "sweep=s") == 0
     records = {record.run_id: record for record in all_records(SweepFolder(here / "outputs" / "s"))}
     found = [read_offline_run(path)["summary"] for path in (here / "outputs" / "s" / "wandb").glob("offline-run-*")]
@@ -132,13 +137,15 @@ def test_every_run_has_the_checks_evidence_in_its_record_and_their_verdicts_in_w
     assert shown.keys() == records.keys()
     for run_id, record in records.items():
         checks = {check.name: check for check in record.checks}
-        assert list(checks)[: len(registry.TRACED)] == list(registry.TRACED)
+        asked = [name for name in registry.TRACED if name not in registry.ASKED_IF]
+        assert list(checks)[: len(asked)] == asked
         assert all(shown[run_id][f"check/{name}"] == check.verdict.value for name, check in checks.items())
         lora = ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"] if record.layer == "lora" else None
         assert checks["trained"].evidence.get("outside") == lora
 
 
-def test_a_compile_time_that_shared_the_machine_says_so(here):
+@pytest.mark.slow
+def test_contended_compile_times_are_flagged(here):
     sweep("features=8,9", *LEAN)
     assert main.main(["output_root=alone", "sweep=one", *LEAN]) == 0
     (alone,) = all_records(SweepFolder(here / "alone" / "one"))
@@ -146,7 +153,7 @@ def test_a_compile_time_that_shared_the_machine_says_so(here):
     assert all(record.timing.init.contended for record in all_records(only_sweep(here)))
 
 
-def test_the_same_sweep_again_does_nothing_twice(here, capsys):
+def test_repeating_a_sweep_does_nothing(here, capsys):
     sweep("seed=0,1,2", *LEAN)
     before = {path: path.stat().st_mtime_ns for path in only_sweep(here).path.rglob("record.json")}
     assert sweep("seed=0,1,2", *LEAN) == 0
@@ -160,7 +167,8 @@ def test_equal_configs_run_once(here, capsys):
     assert len(all_records(only_sweep(here))) == 1
 
 
-def test_a_failing_run_does_not_stop_the_others_and_is_done_again(here, capsys):
+@pytest.mark.slow
+def test_failing_runs_are_isolated_and_retried(here, capsys):
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", "seed=0,1", *LEAN]
     (here / "broken").touch()
     assert sweep(*words) == 1
@@ -172,7 +180,7 @@ def test_a_failing_run_does_not_stop_the_others_and_is_done_again(here, capsys):
     assert "4 runs · 2 programs · 2 done, 2 failed · 2 to do" in capsys.readouterr().out
 
 
-def test_a_failed_run_has_its_kind_and_traceback_in_the_record(here):
+def test_failed_runs_record_kind_and_traceback(here):
     (here / "broken").touch()
     code = sweep("layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN)
     failed, done = all_records(only_sweep(here))
@@ -184,15 +192,17 @@ def test_a_failed_run_has_its_kind_and_traceback_in_the_record(here):
     assert failed.checkpoint is None
 
 
-def test_an_output_that_is_no_number_fails_where_checks_are_strict(here, capsys):
+@pytest.mark.slow
+def test_nan_output_fails_a_strict_run(here, capsys):
     words = ["layer=custom", "layer.target=my_layers.Divides", "layer.kwargs.by=0.0,1.0", "tracking=disabled"]
     assert sweep(*words) == 1
     assert "run 0 failed: non-finite output: 4 of 4 elements are NaN or infinite  (" in capsys.readouterr().err
     assert sweep(*words, "checks=warn") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["failure.action=stop", "failure.max=1"])
-def test_a_sweep_can_end_at_a_failure_and_goes_on_later(policy, here, capsys):
+def test_sweeps_may_stop_at_a_failure(policy, here, capsys):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,whole", *LEAN]
     assert sweep(*words, policy) == 1
@@ -201,6 +211,7 @@ def test_a_sweep_can_end_at_a_failure_and_goes_on_later(policy, here, capsys):
     assert sweep(*words, policy) == 0
 
 
+@pytest.mark.slow
 def test_retry_none_leaves_failed_runs_alone(here, capsys):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken", "seed=0,1", *LEAN]
@@ -210,7 +221,8 @@ def test_retry_none_leaves_failed_runs_alone(here, capsys):
     assert "2 failed · 0 to do" in capsys.readouterr().out
 
 
-def test_a_failed_run_that_is_done_again_is_kept_aside(here):
+@pytest.mark.slow
+def test_retried_runs_are_archived(here):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken,x", *LEAN]
     sweep(*words)
@@ -220,7 +232,8 @@ def test_a_failed_run_that_is_done_again_is_kept_aside(here):
     assert [name.endswith(".old-1") for name in names] == [False, True, False]
 
 
-def test_a_record_that_is_cut_in_half_is_done_again(here, capsys):
+@pytest.mark.slow
+def test_truncated_records_are_redone(here, capsys):
     sweep("seed=0,1", *LEAN)
     record = min(only_sweep(here).path.rglob("record.json"))
     whole = json.loads(record.read_text())
@@ -230,7 +243,8 @@ def test_a_record_that_is_cut_in_half_is_done_again(here, capsys):
     assert json.loads(record.read_text())["variables"] == whole["variables"]
 
 
-def test_a_torn_last_line_of_the_journal_costs_one_run_at_most(here, capsys):
+@pytest.mark.slow
+def test_torn_journal_lines_cost_one_run(here, capsys):
     sweep("seed=0,1", *LEAN)
     journal = only_sweep(here).journal
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -239,8 +253,9 @@ def test_a_torn_last_line_of_the_journal_costs_one_run_at_most(here, capsys):
     assert "1 done, 1 interrupted · 1 to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugins", [["hydra/sweeper=basic"], ["hydra/launcher=basic"]])
-def test_other_sweepers_and_launchers_run_the_same_configs(plugins, here):
+def test_other_sweepers_run_the_same_configs(plugins, here):
     assert sweep("seed=0,1", *LEAN, *plugins, "hydra.sweep.dir=there") == 0
     found = [store.read_record(RunFolder(path.parent)) for path in (here / "there").rglob("record.json")]
     assert sweep("seed=0,1", *LEAN) == 0
@@ -248,6 +263,7 @@ def test_other_sweepers_and_launchers_run_the_same_configs(plugins, here):
     assert sorted(map(bits, found)) == sorted(map(bits, ours))
 
 
+@pytest.mark.slow
 def test_a_failed_run_tells_another_sweeper(here):
     (here / "broken").touch()
     words = ["layer=custom", "layer.target=my_layers.Fails", "layer.kwargs.when=broken", *LEAN]
@@ -255,7 +271,8 @@ def test_a_failed_run_tells_another_sweeper(here):
         sweep(*words, "hydra/sweeper=basic")
 
 
-def test_a_sweep_over_devices_keeps_the_bits(here):
+@pytest.mark.slow
+def test_devices_do_not_change_the_bits(here):
     code = "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))"
     words = ["-m", "device=cpu:0,cpu:1", "process.num_cpu_devices=2", *LEAN]
     subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=120, capture_output=True)
@@ -264,6 +281,7 @@ def test_a_sweep_over_devices_keeps_the_bits(here):
     assert bits(first) == bits(second)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_no_control_characters(here):
     command = [sys.executable, "-m", "runner", "-m", "seed=range(0,8)", "tracking=disabled", "timing=off"]
     done = subprocess.run(command, check=True, timeout=120, capture_output=True)
@@ -273,8 +291,9 @@ def test_a_pipe_gets_no_control_characters(here):
     assert done.stdout.decode().count("done") == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_sweep_that_is_stopped_has_written_what_it_executed_and_goes_on_later(number, here):
+def test_stopped_sweeps_keep_finished_runs(number, here):
     words = ["-m", "seed=range(0,100)", "tracking=disabled", "timing=off", "sweep=long"]
     command = [sys.executable, "-m", "runner", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
@@ -294,7 +313,8 @@ def test_a_sweep_that_is_stopped_has_written_what_it_executed_and_goes_on_later(
     assert len(all_records(SweepFolder(journal.parent))) == 100
 
 
-def test_two_processes_do_not_work_on_one_sweep(here):
+@pytest.mark.slow
+def test_one_sweep_allows_one_process(here):
     words = ["-m", "seed=range(0,200)", "tracking=disabled", "timing=off", "sweep=shared"]
     first = subprocess.Popen([sys.executable, "-m", "runner", *words], stdout=subprocess.DEVNULL)
     lock = here / "outputs" / "shared" / "journal.jsonl"
@@ -328,7 +348,8 @@ class Long(nnx.Linear):
 """
 
 
-def test_a_second_ctrl_c_stops_at_once_and_the_sweep_goes_on_later(here):
+@pytest.mark.slow
+def test_second_ctrl_c_stops_immediately(here):
     (here / "long_layers.py").write_text(LONG)
     layer = ["layer=custom", "layer.target=long_layers.Long", "+layer.kwargs={in_features:4,out_features:4}"]
     minutes = ["timing=quick", "timing.rounds=100000", "timing.turns=false"]
@@ -349,7 +370,8 @@ def test_a_second_ctrl_c_stops_at_once_and_the_sweep_goes_on_later(here):
     assert main.main(["plan", *words[1:]]) == 0
 
 
-def test_the_persistent_compilation_cache_is_one_word_away(here):
+@pytest.mark.slow
+def test_persistent_compilation_cache_can_be_enabled(here):
     command = [sys.executable, "-m", "runner", "-m", "seed=0,1", "process.compilation_cache=cache", *LEAN]
     for sweep_name in ("first", "second"):
         subprocess.run([*command, f"sweep={sweep_name}"], check=True, timeout=120, capture_output=True)
@@ -359,13 +381,15 @@ def test_the_persistent_compilation_cache_is_one_word_away(here):
     assert labels == [{("cold", "cold")}, {("warm", "warm")}]
 
 
-def test_a_zip_and_an_exclude_shape_the_sweep(here):
+@pytest.mark.slow
+def test_zip_and_exclude_shape_the_sweep(here):
     assert sweep("seed=0,1,2", "features=4,5,6", "grid.zip=[[seed,features]]", "grid.exclude=['seed==1']", *LEAN) == 0
     found = [(record.settings["seed"], record.settings["features"]) for record in all_records(only_sweep(here))]
     assert found == [(0, 4), (2, 6)]
 
 
-def test_runs_that_were_done_without_tracking_are_tracked_by_the_next_attempt(here):
+@pytest.mark.slow
+def test_untracked_runs_are_tracked_later(here):
     sweep("seed=0,1", "timing=off", "tracking=disabled")
     assert not (only_sweep(here).path / "wandb").exists()
     assert sweep("seed=0,1", "timing=off") == 0
@@ -373,7 +397,8 @@ def test_runs_that_were_done_without_tracking_are_tracked_by_the_next_attempt(he
     assert all(record.timing.tracker_s > 0 for record in all_records(only_sweep(here)))
 
 
-def test_a_run_that_is_not_compared_with_eager_says_which_one_is(here):
+@pytest.mark.slow
+def test_skipped_eager_checks_name_the_run(here):
     assert sweep("seed=0,1", "tracking=disabled", "timing=off") == 0
     details = [
         [check.detail for check in record.checks if check.name == "eager"] for record in all_records(only_sweep(here))
@@ -395,8 +420,9 @@ class Tells(NullTracker):
         self.asked.append(("log", threading.current_thread() is threading.main_thread()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "times"), [(("checks=strict",), 1), (("checks=off",), 0)])
-def test_the_tracker_is_loaded_once_beside_the_first_runs_checks(words, times, make_run, tmp_path):
+def test_tracker_warms_up_at_most_once(words, times, make_run, tmp_path):
     runs = [make_run(*words, "timing=off", "checkpoint=none", f"seed={seed}") for seed in range(3)]
     plan = make_plan([Config(run=run) for run in runs], lambda name: SweepFolder(tmp_path))
     tracker, reporter = Tells(), Reporter()

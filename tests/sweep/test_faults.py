@@ -23,8 +23,8 @@ from told_reporter import Reporter
 from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
 from runner.commands import main
-from runner.commands.verifier import Verifier
-from runner.config.composed import Config
+from runner.commands.saved.verifier import Verifier
+from runner.config.composing.composed import Config
 from runner.errors import StorageError
 from runner.records import store
 from runner.records.files import HASHED_BYTES, file_digests
@@ -105,7 +105,7 @@ def faults(good: Path) -> Iterator[tuple[Callable[..., None], Path, list[Path]]]
                 break
 
 
-def test_every_one_of_200_seeded_faults_is_found_and_named_by_its_file(good, tmp_path):
+def test_all_200_planted_faults_are_found(good, tmp_path):
     copy = shutil.copytree(good, tmp_path / "runs")
     chance, parts, missed = random.Random(1), set(), []
     planted = list(faults(good))
@@ -126,7 +126,7 @@ def test_every_one_of_200_seeded_faults_is_found_and_named_by_its_file(good, tmp
     assert [Verifier(code=False).verify(RunFolder(run)).wrong for run in copy.iterdir()] == [[]] * 4
 
 
-def test_a_sweep_with_a_fault_in_every_run_names_them_all_and_exits_with_4(good, tmp_path, capsys):
+def test_verify_names_every_faulty_run(good, tmp_path, capsys):
     copy = shutil.copytree(good.parent, tmp_path / "sweep")
     victims = {}
     for num, name in enumerate(("output.npy", "record.json", ".hydra/config.yaml", "train_state/_METADATA")):
@@ -141,7 +141,7 @@ def test_a_sweep_with_a_fault_in_every_run_names_them_all_and_exits_with_4(good,
     assert all(any(line.startswith(f"{run}: ") and name in line for line in lines) for run, name in victims.items())
 
 
-def test_a_bit_in_a_file_too_large_to_be_hashed_is_found_by_its_leaf(tmp_path):
+def test_large_files_are_checked_by_leaf(tmp_path):
     leaf = np.random.default_rng(0).standard_normal(2**19, dtype=np.float32)
     assert leaf.nbytes > HASHED_BYTES
     folder = RunFolder(tmp_path / "run")
@@ -207,7 +207,7 @@ for kill in range(int(sys.argv[2])):
 """
 
 
-def test_of_a_save_that_is_killed_at_any_instant_what_is_complete_is_right_and_the_rest_is_refused(tmp_path):
+def test_killed_saves_are_complete_or_refused(tmp_path):
     num_kills = 45
     script = [sys.executable, "-W", "ignore", "-c", SAVES, str(tmp_path), str(num_kills)]
     subprocess.run(script, check=True, timeout=300)
@@ -294,7 +294,7 @@ def carry_out(configs: list[Config], folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "stride"), [((), 1), (("checkpoint=fast",), 3), ((*TRAIN, "train.save_every=1"), 13)]
 )
-def test_whichever_call_fails_it_is_said_and_nothing_else_is_lost(words, stride, make_run, tmp_path):
+def test_any_failing_call_loses_nothing_else(words, stride, make_run, tmp_path):
     configs = [Config(run=make_run(*LEAN, *words, "checkpoint.keep=last:1", f"seed={seed}")) for seed in (0, 1)]
     carry_out(configs, tmp_path / "undisturbed")
     wanted = {path.name: bits(path) for path in (tmp_path / "undisturbed" / "runs").iterdir()}

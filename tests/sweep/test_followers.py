@@ -92,7 +92,7 @@ def make(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[..., Tracking
         tracking.close()
 
 
-def test_a_run_that_was_followed_holds_in_the_end_what_one_that_was_not_does(make, tmp_path):
+def test_followed_runs_end_like_unfollowed_ones(make, tmp_path):
     for name, num_told in (("followed", 3), ("not", 0)):
         tracking, record = make(name), trained()
         follow = tracking.follow(head_of(record), tmp_path)
@@ -106,7 +106,7 @@ def test_a_run_that_was_followed_holds_in_the_end_what_one_that_was_not_does(mak
     assert followed == other
 
 
-def test_what_is_told_is_in_the_file_before_the_run_ends(make, tmp_path):
+def test_losses_are_written_during_the_run(make, tmp_path):
     follow = make().follow(head_of(trained()), tmp_path)
     assert follow.folder is None
     follow.tell(3, LOSSES[:2])
@@ -114,7 +114,8 @@ def test_what_is_told_is_in_the_file_before_the_run_ends(make, tmp_path):
     assert read_offline_run(follow.folder)["exit_code"] is None
 
 
-def test_of_several_processes_the_one_that_trains_ends_the_run_that_was_followed(make, tmp_path):
+@pytest.mark.slow
+def test_training_process_ends_the_followed_run(make, tmp_path):
     tracking = make(num_runs=6)
     record, other = trained(), trained(run_id="b" * 16, num=4)
     for one, told in ((record, LOSSES[:1]), (other, [])):
@@ -127,7 +128,7 @@ def test_of_several_processes_the_one_that_trains_ends_the_run_that_was_followed
     assert [losses_in(run) for run in runs] == [list(enumerate(LOSSES, start=3))] * 2
 
 
-def test_a_run_that_can_not_be_followed_is_said_once_and_tracked_in_the_end(make, tmp_path, warnings):
+def test_runs_are_tracked_even_without_followers(make, tmp_path, warnings):
     tracking = make()
     (tmp_path / "sweep" / "wandb").write_text("a file where the folder should be")
     follow = tracking.follow(head_of(trained()), tmp_path)
@@ -156,7 +157,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_while_it_is_followed_is_there_once_when_it_has_been_done_again(tmp_path):
+def test_killed_followed_runs_appear_once(tmp_path):
     sweep = tmp_path / "outputs" / "slow"
     with start(tmp_path) as process:
         wait_for(lambda: any(losses_in(run) for run in offline_runs(sweep)))
@@ -171,7 +172,7 @@ def test_a_run_that_is_killed_while_it_is_followed_is_there_once_when_it_has_bee
 
 
 @pytest.mark.slow
-def test_a_server_sees_the_curve_grow_and_in_the_end_has_the_run(server, make, tmp_path):
+def test_server_sees_the_curve_grow(server, make, tmp_path):
     tracking = make(mode="online")
     assert isinstance(tracking, OnlineTracking)
     follow = tracking.follow(head_of(trained()), tmp_path)
@@ -189,7 +190,7 @@ def test_a_server_sees_the_curve_grow_and_in_the_end_has_the_run(server, make, t
 
 
 @pytest.mark.slow
-def test_a_command_shows_its_run_on_a_server_while_it_trains(server, tmp_path):
+def test_command_streams_losses_while_training(server, tmp_path):
     with start(tmp_path, "tracking=online", "tracking.patience_s=60", "train.steps=700") as process:
         wait_for(lambda: any(run.history for run in server.runs.values()))
         assert process.poll() is None

@@ -16,7 +16,7 @@ from runner.config.train_settings import CheckpointSettings
 from runner.errors import UserError
 from runner.records import find, paths, store
 from runner.records.paths import RunFolder
-from runner.sweep import retention
+from runner.sweep.writing import retention
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=fast")
 SWEEP = ("-m", "seed=range(0,5)", "train.steps=2", "sweep=s", *LEAN)
@@ -73,7 +73,8 @@ def by_loss() -> list[int]:
     return [record.num for record in sorted(records, key=lambda record: record.train.losses[-1])]
 
 
-def test_a_sweep_keeps_the_best_ones_and_says_which_are_gone_and_why(swept, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_retention_keeps_the_best_checkpoints(swept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, *SWEEP, *BEST)
     assert (code, err) == (0, "")
@@ -85,6 +86,7 @@ def test_a_sweep_keeps_the_best_ones_and_says_which_are_gone_and_why(swept, tmp_
     assert {row.status for row in rows.values()} == {"done"}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -99,7 +101,7 @@ def test_a_sweep_keeps_the_best_ones_and_says_which_are_gone_and_why(swept, tmp_
         (["checkpoint.keep=best:2", "checkpoint.metric=apply_latency_median_s"], lambda order: [0, 1]),
     ],
 )
-def test_the_same_command_with_another_rule_keeps_what_that_one_asks_for(words, wanted, here, capsys):
+def test_changing_the_retention_rule_applies_it(words, wanted, here, capsys):
     order = by_loss()
     assert run(capsys, *SWEEP, *words)[0] == 0
     assert kept() == wanted(order)
@@ -109,7 +111,8 @@ def test_the_same_command_with_another_rule_keeps_what_that_one_asks_for(words, 
     assert (code, out) == (0, f"5 of 5 runs verified{without}\n")
 
 
-def test_what_one_rule_removed_no_later_rule_brings_back_and_the_results_say_so(here, capsys):
+@pytest.mark.slow
+def test_removed_checkpoints_stay_removed(here, capsys):
     import pyarrow.parquet as pq
 
     order = by_loss()
@@ -131,7 +134,8 @@ def test_with_none_no_checkpoint_is_written(tmp_path, monkeypatch, capsys):
     assert run(capsys, "verify", folder.path)[0] == 0
 
 
-def test_files_that_a_kill_left_are_no_damage_and_go_with_the_next_command(here, capsys):
+@pytest.mark.slow
+def test_leftovers_of_kills_are_removed(here, capsys):
     gone = by_loss()[-1]
     shutil.copytree(folders()[gone].checkpoint, "left")
     assert run(capsys, *SWEEP, *BEST)[0] == 0
@@ -142,7 +146,8 @@ def test_files_that_a_kill_left_are_no_damage_and_go_with_the_next_command(here,
     assert gone not in kept()
 
 
-def test_a_checkpoint_that_went_before_the_journal_had_it_is_counted_no_more_after_the_next_command(here, capsys):
+@pytest.mark.slow
+def test_unlogged_removals_are_caught_up_later(here, capsys):
     assert run(capsys, *SWEEP, *BEST)[0] == 0
     journal = paths.SweepFolder(here / "outputs" / "s").journal
     lines = journal.read_text().splitlines(keepends=True)
@@ -152,7 +157,8 @@ def test_a_checkpoint_that_went_before_the_journal_had_it_is_counted_no_more_aft
     assert [row.num for row in find.read_rows(paths.SweepFolder(journal.parent)) if row.checkpoint_bytes] == kept()
 
 
-def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(here, capsys):
+@pytest.mark.slow
+def test_runs_without_checkpoint_stay_done(here, capsys):
     assert run(capsys, *SWEEP, *BEST)[0] == 0
     folder = folders()[by_loss()[-1]]
     record = store.read_record(folder)
@@ -174,6 +180,7 @@ def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(
 # Rules and numbers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -203,13 +210,13 @@ def test_a_run_without_its_checkpoint_is_done_and_says_what_would_bring_it_back(
         ),
     ],
 )
-def test_a_rule_that_can_not_be_is_refused_before_anything_runs(words, said, tmp_path, monkeypatch, capsys):
+def test_invalid_retention_rules_are_refused(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(capsys, *words, *LEAN) == (2, "", f"error: {said}\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_whose_number_is_nan_comes_last(here):
+def test_nan_metrics_rank_last(here):
     keeper = retention.Keeper(CheckpointSettings(keep="best:1", metric="wall_s", mode=Mode.max))
     records = [store.read_record(folder) for folder in folders()[:2]]
     first = replace(records[0], wall_s=float("nan"))

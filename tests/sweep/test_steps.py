@@ -17,20 +17,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from runner.arrays import checkpoint, trees
+from runner.arrays import checkpoint, readings, trees
 from runner.bridge import rngs
 from runner.commands import main
 from runner.errors import StorageError
-from runner.experiment import curve, inputs, training
-from runner.experiment.curve import Step, Stopped
+from runner.experiment import inputs
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
 from runner.experiment.program import compile_program
-from runner.experiment.training import Trained
+from runner.experiment.train import curve, training
+from runner.experiment.train.curve import Step, Stopped
+from runner.experiment.train.training import Trained
 from runner.records import files, store
 from runner.records.codec import seal
 from runner.records.paths import RunFolder
-from runner.sweep.steps import StepFolder
+from runner.sweep.writing.steps import StepFolder
 
 NUM_STEPS = 6
 LEAN = ("layer=batch_norm", "input_shape=[4,4]", "tracking=disabled", "timing=off", "checks=off")
@@ -83,7 +84,7 @@ def stopped_at(num: int, train, path: Path, **options) -> None:
         train(step_folder(path, stopping=lambda: next(asked), **options))
 
 
-def test_a_stopped_run_goes_on_to_the_bits_of_one_that_never_stopped(train, whole, tmp_path):
+def test_stopped_training_resumes_bit_for_bit(train, whole, tmp_path):
     stopped_at(2, train, tmp_path, every=5)
     stopped_at(2, train, tmp_path, every=5)
     again = train(step_folder(tmp_path, every=5))
@@ -92,21 +93,21 @@ def test_a_stopped_run_goes_on_to_the_bits_of_one_that_never_stopped(train, whol
     assert again.info.not_moved == whole.info.not_moved
 
 
-def test_a_step_is_kept_after_so_many_and_after_the_last_and_so_many_stay(train, whole, tmp_path):
+def test_steps_are_saved_and_pruned(train, whole, tmp_path):
     assert bits(train(step_folder(tmp_path, every=4, keep=1))) == bits(whole)
     assert [path.name for path in (tmp_path / "steps").iterdir()] == ["6"]
     train(step_folder(tmp_path / "more", every=2, keep=2))
     assert sorted(path.name for path in (tmp_path / "more" / "steps").iterdir()) == ["4", "6"]
 
 
-def test_steps_are_orbaxs_own_and_hold_what_a_train_state_holds(train, whole, tmp_path):
+def test_steps_are_plain_orbax_train_states(train, whole, tmp_path):
     train(step_folder(tmp_path, every=3))
     with ocp.CheckpointManager(tmp_path / "steps") as manager:
         assert list(manager.all_steps()) == [3, 6]
         tree = manager.restore(6, args=ocp.args.StandardRestore())
     assert trees.tree_digest(trees.leaves({key: tree.pop(key) for key in ("step", "opt_state")})) == bits(whole)[2]
     assert trees.tree_digest(trees.leaves(tree)) == bits(whole)[1]
-    variables = checkpoint.as_variables(checkpoint.restore(tmp_path / "steps" / "6"))
+    variables = readings.as_variables(checkpoint.restore(tmp_path / "steps" / "6"))
     assert trees.tree_digest(trees.leaves(variables)) == bits(whole)[1]
 
 
@@ -133,8 +134,9 @@ def flip_a_loss(path: Path) -> None:
     path.write_text(json.dumps(metadata))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_last_step_falls_back_to_the_one_before_and_says_so(damage, train, whole, tmp_path):
+def test_damaged_last_steps_fall_back(damage, train, whole, tmp_path):
     stopped_at(4, train, tmp_path)
     DAMAGES[damage](tmp_path / "steps" / "4")
     said: list[str] = []
@@ -146,7 +148,7 @@ def test_a_damaged_last_step_falls_back_to_the_one_before_and_says_so(damage, tr
     assert said == [f"{tmp_path.name}: {remark}: going on from step 3"]
 
 
-def test_where_every_step_is_damaged_it_starts_anew(train, whole, tmp_path):
+def test_training_restarts_without_an_intact_step(train, whole, tmp_path):
     stopped_at(2, train, tmp_path)
     for num in (1, 2):
         DAMAGES["cut leaf"](tmp_path / "steps" / str(num))
@@ -155,7 +157,7 @@ def test_where_every_step_is_damaged_it_starts_anew(train, whole, tmp_path):
     assert [text.rpartition(": ")[2] for text in said] == ["going on from the start"] * 2
 
 
-def test_what_a_kill_left_half_written_is_no_step(train, whole, tmp_path):
+def test_half_written_steps_are_ignored(train, whole, tmp_path):
     stopped_at(2, train, tmp_path)
     shutil.copytree(tmp_path / "steps" / "2" / "default", tmp_path / "steps" / "3.orbax-checkpoint-tmp" / "default")
     shutil.rmtree(tmp_path / "steps" / "1" / "default")  # it was being removed
@@ -164,18 +166,18 @@ def test_what_a_kill_left_half_written_is_no_step(train, whole, tmp_path):
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["2", "5", "6"]
 
 
-def test_steps_of_other_software_are_gone_on_from_and_named(train, tmp_path):
+def test_steps_from_other_software_are_noted(train, tmp_path):
     stopped_at(2, train, tmp_path, software_id="older")
     assert train(step_folder(tmp_path)).info.remarks == ["the steps up to 2 were made by other software"]
 
 
-def test_a_collection_with_the_name_of_a_part_of_the_state_is_refused(tmp_path):
+def test_collections_cannot_shadow_state_names(tmp_path):
     step = Step(num=1, variables={"step": np.ones(1)}, state={"step": np.ones(1)}, curve=curve.Curve())
     with pytest.raises(checkpoint.CheckpointError, match="a collection is called step, as a part of the state is"):
         step_folder(tmp_path).made(1, False, lambda: step)
 
 
-def test_a_full_disk_is_not_the_runs_fault(train, tmp_path, monkeypatch):
+def test_full_disks_are_storage_errors(train, tmp_path, monkeypatch):
     import errno
     import os
 
@@ -206,7 +208,8 @@ def only_run(sweep: str) -> RunFolder:
     return RunFolder(path)
 
 
-def test_a_run_keeps_its_steps_and_verify_knows_them(here, capsys):
+@pytest.mark.slow
+def test_verify_checks_the_saved_steps(here, capsys):
     words = [*LEAN, "train.steps=4", "train.save_every=2", "sweep=s"]
     assert main.main(words) == 0
     folder = only_run("s")
@@ -239,7 +242,7 @@ def test_a_run_keeps_its_steps_and_verify_knows_them(here, capsys):
         ),
     ],
 )
-def test_numbers_of_steps_that_can_not_be_are_refused(word, said, here, capsys):
+def test_invalid_step_counts_are_refused(word, said, here, capsys):
     assert main.main([*LEAN, word]) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
 
@@ -269,7 +272,7 @@ def newest(runs: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_training_run_killed_again_and_again_ends_on_the_curve_of_one_that_never_stopped(tmp_path, monkeypatch):
+def test_killed_training_keeps_its_loss_curve(tmp_path, monkeypatch):
     chance = random.Random(0)
     (tmp_path / "undisturbed").mkdir()
     assert subprocess.run([*COMMAND, "train.save_every=0"], cwd=tmp_path / "undisturbed", check=True, timeout=200)

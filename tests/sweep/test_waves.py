@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.records.paths import SweepFolder
 from runner.sweep import waves
 from runner.sweep.plan import make_plan
@@ -33,12 +33,12 @@ def nums(groups):
     return [[task.job.num for task in group] for group in groups]
 
 
-def test_a_wave_has_the_runs_of_so_many_programs(plan):
+def test_waves_hold_a_number_of_programs(plan):
     assert nums(waves.waves(plan.pending(), 2)) == [[0, 1, 2, 3], [4, 5]]
     assert nums(waves.waves([], 2)) == []
 
 
-def test_a_burst_holds_so_many_bytes_and_one_run_however_large(plan):
+def test_bursts_are_limited_by_bytes(plan):
     half, too_much = waves.BURST_BYTES // 2, waves.BURST_BYTES + 1
     keys = list(plan.drafts)
     programs = dict(zip(keys, (Sized(half), Sized(too_much), ValueError("can't be compiled")), strict=True))

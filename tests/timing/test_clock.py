@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def compile_something_new(size):
     jax.jit(lambda x: x * 2 + size)(jnp.ones(size)).block_until_ready()
 
 
-def test_warmup_calls_are_left_out_of_the_samples():
+def test_warmup_calls_are_not_sampled():
     clock = Clock()
     call = Call(clock, 900 * MS, 800 * MS, 1 * MS, 2 * MS, 3 * MS)
     samples = measure(call, warmup=2, rounds=3, clock=clock)
@@ -90,7 +91,7 @@ def test_warmup_calls_are_left_out_of_the_samples():
 
 
 @pytest.mark.parametrize(("min_warmup_s", "num_warmup"), [(0.0, 1), (0.1, 1), (0.35, 4)])
-def test_warmup_goes_on_for_its_least_time(min_warmup_s, num_warmup):
+def test_warmup_lasts_its_minimum_time(min_warmup_s, num_warmup):
     clock = Clock()
     call = Call(clock, *[100 * MS] * num_warmup, MS)
     samples = measure(call, warmup=1, rounds=2, min_warmup_s=min_warmup_s, clock=clock)
@@ -102,7 +103,7 @@ def test_warmup_goes_on_for_its_least_time(min_warmup_s, num_warmup):
     ("min_sample_s", "num_calls"),
     [(0.0, 1), (0.0005, 1), (0.001, 1), (0.0011, 2), (0.008, 8), (0.01, 16)],
 )
-def test_a_short_call_is_looped_until_its_sample_is_long_enough(min_sample_s, num_calls):
+def test_short_calls_are_looped(min_sample_s, num_calls):
     clock = Clock()
     call = Call(clock, MS)
     samples = measure(call, warmup=1, rounds=2, min_sample_s=min_sample_s, clock=clock)
@@ -112,7 +113,7 @@ def test_a_short_call_is_looped_until_its_sample_is_long_enough(min_sample_s, nu
     assert call.num == 1 + calibration + 2 * num_calls
 
 
-def test_a_sample_during_which_something_was_compiled_is_thrown_out_and_counted():
+def test_samples_with_compilation_are_discarded():
     clock = Clock()
     call = Call(clock, MS, MS, 500 * MS, 2 * MS)
 
@@ -126,7 +127,7 @@ def test_a_sample_during_which_something_was_compiled_is_thrown_out_and_counted(
     assert samples.num_discarded == 1
 
 
-def test_a_call_that_compiles_each_time_is_measured_all_the_same():
+def test_calls_that_always_compile_are_measured():
     clock = Clock()
     call = Call(clock, MS)
 
@@ -139,7 +140,7 @@ def test_a_call_that_compiles_each_time_is_measured_all_the_same():
 
 
 @pytest.mark.parametrize(("block", "duration_s"), [(True, 0.010), (False, 0.001)])
-def test_a_blocking_sample_ends_when_the_result_is_ready(block, duration_s):
+def test_blocking_samples_wait_for_results(block, duration_s):
     clock = Clock()
     results = []
 
@@ -153,7 +154,7 @@ def test_a_blocking_sample_ends_when_the_result_is_ready(block, duration_s):
     assert all(result.num_waits >= 1 for result in results)
 
 
-def test_a_loop_of_blocking_calls_waits_for_each_of_them():
+def test_blocking_loops_wait_for_each_call():
     clock = Clock()
 
     def call():
@@ -184,7 +185,7 @@ def test_pipelined_calls_share_one_wait():
     assert (samples.num_calls, len(started)) == (4, 12)
 
 
-def test_interleaved_calls_take_turns_and_each_round_starts_with_another():
+def test_interleaved_calls_rotate_each_round():
     clock = Clock()
     order = []
 
@@ -201,7 +202,7 @@ def test_interleaved_calls_take_turns_and_each_round_starts_with_another():
     }
 
 
-def test_interleaved_calls_loop_as_often_as_the_shortest_needs():
+def test_interleaved_calls_share_a_loop_count():
     clock = Clock()
     calls = {"short": Call(clock, MS), "long": Call(clock, 8 * MS)}
     samples = measure_interleaved(calls, warmup=1, rounds=2, min_sample_s=0.008, clock=clock)
@@ -211,7 +212,7 @@ def test_interleaved_calls_loop_as_often_as_the_shortest_needs():
     ]
 
 
-def test_a_round_in_which_something_was_compiled_is_taken_again_as_a_whole():
+def test_rounds_with_compilation_are_retaken():
     clock = Clock()
     first, second = Call(clock, MS, MS, 2 * MS), Call(clock, MS, 500 * MS, 3 * MS)
 
@@ -229,7 +230,7 @@ def test_a_round_in_which_something_was_compiled_is_taken_again_as_a_whole():
     assert {taken.num_discarded for taken in samples.values()} == {1}
 
 
-def test_interleaved_programs_are_traced_anew_and_once_more_than_counted():
+def test_interleaved_programs_are_retraced_every_round():
     traced = []
 
     def one(x):
@@ -252,7 +253,7 @@ def test_interleaved_programs_are_traced_anew_and_once_more_than_counted():
     }
 
 
-def test_a_program_has_four_times_by_the_names_of_the_record():
+def test_programs_have_four_named_times():
     clock = Clock()
     settings = TimingSettings(warmup=1, rounds=3, pipeline=2)
     init, apply = Call(clock, 4 * MS), Call(clock, 2 * MS)
@@ -263,6 +264,34 @@ def test_a_program_has_four_times_by_the_names_of_the_record():
     assert {len(one.samples.durations_s) for one in steady.values()} == {3}
 
 
+def test_a_program_is_timed_as_its_settings_say():
+    clock = Clock()
+    waits = []
+
+    def apply():
+        clock.sleep(2 * MS)
+        waits.append(Pending(clock, 8 * MS))
+        return waits[-1]
+
+    settings = TimingSettings(warmup=1, rounds=2, min_warmup_s=0.1, min_sample_s=0.035, pipeline=2)
+    steady = measure_program(Call(clock, 10 * MS), apply, settings, num_cores=2, load_average=None, clock=clock)
+    medians = {name: round(one.summary.median_s, 6) for name, one in steady.items()}
+    assert (medians["apply_latency"], medians["apply_dispatch"]) == (0.010, 0.002)
+    assert {name: steady[name].samples.num_calls for name in ("apply_latency", "init_latency")} == {
+        "apply_latency": 4,
+        "init_latency": 4,
+    }
+    before = measure_program(
+        Call(clock, MS), call := Call(clock, 10 * MS), settings, num_cores=2, load_average=None, clock=clock
+    )
+    without = dataclasses.replace(settings, min_warmup_s=0.0)
+    again = measure_program(
+        Call(clock, MS), other := Call(clock, 10 * MS), without, num_cores=2, load_average=None, clock=clock
+    )
+    assert before.keys() == again.keys()
+    assert call.num - other.num == 2 * (10 - 1)
+
+
 def test_with_timing_off_nothing_is_called():
     clock = Clock()
     call = Call(clock, MS)
@@ -271,14 +300,14 @@ def test_with_timing_off_nothing_is_called():
     assert call.num == 0
 
 
-def test_a_first_call_lasts_until_its_result_is_ready():
+def test_first_call_waits_for_its_result():
     clock = Clock()
     pending = Pending(clock, 3 * MS)
     assert first_call(lambda: pending, clock=clock) == (pending, 0.003)
     assert seconds(lambda: clock.sleep(2 * MS) or "built", clock=clock) == ("built", 0.002)
 
 
-def test_the_phases_of_a_program_lie_one_after_the_other(without_cache):
+def test_program_phases_are_consecutive(without_cache):
     ticks = iter(range(0, 100 * MS, MS))
     x = jax.ShapeDtypeStruct((3,), jnp.float32)
     compiled, phases = compile_phases(lambda x: x + 1, (x,), clock=lambda: next(ticks))
@@ -287,14 +316,16 @@ def test_the_phases_of_a_program_lie_one_after_the_other(without_cache):
     assert phases.first_call_s is None
 
 
-def test_a_cache_that_a_variable_of_the_environment_turned_on_is_said_too(tmp_path):
+@pytest.mark.slow
+def test_caches_from_the_environment_are_detected(tmp_path):
     command = [sys.executable, "-W", "error", "-c", CACHED, "off"]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("cold (3,)\nwarm (3,)\n")
 
 
-def test_with_a_persistent_cache_the_first_program_is_cold_and_the_same_again_warm(tmp_path):
+@pytest.mark.slow
+def test_persistent_cache_turns_cold_into_warm(tmp_path):
     def labels():
         command = [sys.executable, "-W", "error", "-c", CACHED, str(tmp_path)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
@@ -303,6 +334,6 @@ def test_with_a_persistent_cache_the_first_program_is_cold_and_the_same_again_wa
     assert labels()[:2] == ["warm (3,)", "warm (3,)"]
 
 
-def test_where_jax_reads_no_clock_of_the_device_there_are_no_samples_of_it():
+def test_missing_device_clocks_give_no_samples():
     compiled = jax.jit(jnp.sin).lower(jnp.ones(3)).compile()
     assert measure_on_device(compiled, (jnp.ones(3),), rounds=2) is None

@@ -51,7 +51,7 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], capture_output=True, check=True)
 
 
-def test_a_fingerprint_is_json_and_names_what_ran() -> None:
+def test_fingerprints_are_json() -> None:
     found = machine.fingerprint()
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["jax"] == jax.__version__
@@ -65,25 +65,27 @@ def test_each_caller_gets_a_copy() -> None:
     assert machine.fingerprint()["versions"]["jax"] == jax.__version__
 
 
-def test_importing_the_module_does_not_import_jax() -> None:
+def test_importing_machine_does_not_import_jax() -> None:
     assert fresh_process("import sys, runner.timing.machine; print('jax' in sys.modules)") == "False\n"
 
 
-def test_processes_find_the_same_ids_and_print_nothing() -> None:
+@pytest.mark.slow
+def test_processes_agree_on_the_ids() -> None:
     code = "import json; from runner.timing.machine import fingerprint; found = fingerprint(); print(json.dumps(found))"
     first, second = (json.loads(fresh_process(code, PYTHONHASHSEED=seed)) for seed in "12")
     assert first["machine_id"] == second["machine_id"]
     assert first["software_id"] == second["software_id"]
 
 
-def test_settings_of_jax_made_by_variables_are_told() -> None:
+@pytest.mark.slow
+def test_jax_settings_from_environment_are_included() -> None:
     code = "import json; from runner.timing.machine import fingerprint; print(json.dumps(fingerprint()['jax_config']))"
     found = fresh_process(code, JAX_ENABLE_X64="1", JAX_PLATFORMS="cpu", JAX_COMPILATION_CACHE_DIR="/tmp/none")
     assert json.loads(found)["jax_enable_x64"] is True
     assert set(json.loads(found)) <= set(machine.JAX_SETTINGS)
 
 
-def test_settings_of_jax_made_at_run_time_are_told_and_change_the_software_id() -> None:
+def test_runtime_jax_settings_change_software_id() -> None:
     before = ids()
     with jax.default_matmul_precision("highest"):
         after = ids()
@@ -93,7 +95,7 @@ def test_settings_of_jax_made_at_run_time_are_told_and_change_the_software_id() 
     assert ids() == before
 
 
-def test_the_software_id_changes_with_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_change_the_software_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = ids()
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9" if name == "flax" else version(name))
@@ -102,14 +104,14 @@ def test_the_software_id_changes_with_a_version(monkeypatch: pytest.MonkeyPatch)
     assert after[1] != before[1]
 
 
-def test_the_software_id_changes_with_xla_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xla_flags_change_the_software_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = ids()
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     assert ids()[1] != before[1]
     assert machine.fingerprint()["xla_flags"] == "--xla_cpu_enable_fast_math=true"
 
 
-def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_have_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -118,7 +120,7 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.Monk
     assert [name for name, version in versions.items() if version is not None] == ["python"]
 
 
-def test_the_machine_id_changes_with_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_change_the_machine_id(monkeypatch: pytest.MonkeyPatch) -> None:
     before = ids()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(97)), raising=False)
     after = ids()
@@ -127,7 +129,7 @@ def test_the_machine_id_changes_with_the_cores(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "DB_PASSWORD"])
-def test_secrets_of_the_environment_are_not_in_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_fingerprints_contain_no_secrets(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to=/tmp/{SECRET}")
     found = machine.fingerprint()
@@ -144,22 +146,22 @@ def test_secrets_of_the_environment_are_not_in_it(monkeypatch: pytest.MonkeyPatc
         ("--xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=true"),
     ],
 )
-def test_what_looks_like_a_secret_is_blanked(monkeypatch: pytest.MonkeyPatch, text: str, shown: str) -> None:
+def test_secret_looking_values_are_masked(monkeypatch: pytest.MonkeyPatch, text: str, shown: str) -> None:
     monkeypatch.setenv("XLA_FLAGS", text)
     assert machine.fingerprint()["xla_flags"] == shown
 
 
-def test_outside_a_repository_there_is_no_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_git_outside_a_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert machine.fingerprint()["git"] is None
 
 
-def test_without_the_git_command_there_is_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_git_without_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert machine.fingerprint()["git"] is None
 
 
-def test_git_tells_the_commit_and_changed_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_git_reports_commit_and_dirty_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def state() -> Any:
         machine._fingerprint.cache_clear()
         return machine.fingerprint()["git"]
@@ -176,7 +178,7 @@ def test_git_tells_the_commit_and_changed_files(monkeypatch: pytest.MonkeyPatch,
     assert state() == {"commit": clean["commit"], "dirty": True}
 
 
-def test_it_works_on_a_system_that_tells_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_works_on_minimal_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sched_getaffinity", "getloadavg", "sysconf"):
         monkeypatch.delattr(os, name, raising=False)
     found = machine.fingerprint()
@@ -186,7 +188,7 @@ def test_it_works_on_a_system_that_tells_little(monkeypatch: pytest.MonkeyPatch)
     assert machine.num_cores() >= 1
 
 
-def test_load_and_cores_are_numbers_to_compare() -> None:
+def test_load_and_cores_are_comparable_numbers() -> None:
     load = machine.load_average()
     assert load is None or load >= 0
     assert 1 <= machine.num_cores() <= (os.cpu_count() or 1)
@@ -204,7 +206,7 @@ esac
 """
 
 
-def test_the_gpus_are_as_nvidia_smi_sees_them(tmp_path, monkeypatch):
+def test_gpus_come_from_nvidia_smi(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text(NVIDIA_SMI)
     program.chmod(0o755)
@@ -215,6 +217,6 @@ def test_the_gpus_are_as_nvidia_smi_sees_them(tmp_path, monkeypatch):
     assert second == GpuInfo(index=1, clock_mhz=None, temperature_c=38, num_other_processes=0, **known)
 
 
-def test_there_are_no_gpus_without_nvidia_smi(tmp_path, monkeypatch):
+def test_no_gpus_without_nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.gpus() == []

@@ -17,7 +17,7 @@ def summary_of(durations_s: list[float], num_calls: int = 1, **kwargs: Any) -> S
     return summarize(Samples(durations_s=durations_s, num_calls=num_calls), **kwargs)
 
 
-def test_the_numbers_are_those_worked_out_by_hand() -> None:
+def test_summary_matches_a_hand_calculation() -> None:
     summary = summary_of([4.0, 1.0, 2.0, 9.0, 3.0])
     assert (summary.num_samples, summary.min_s, summary.median_s, summary.max_s) == (5, 1.0, 3.0, 9.0)
     assert (summary.quartile1_s, summary.quartile3_s) == (2.0, 4.0)
@@ -31,14 +31,14 @@ def test_no_samples_are_refused() -> None:
         summary_of([])
 
 
-def test_one_sample_is_its_own_median_and_has_no_interval() -> None:
+def test_one_sample_has_no_interval() -> None:
     summary = summary_of([0.5])
     assert (summary.median_s, summary.std_s, summary.mad_s, summary.flags) == (0.5, 0.0, 0.0, [])
     assert (summary.median_low_s, summary.median_high_s) == (None, None)
 
 
 @pytest.mark.parametrize("num", [8, 9, 10, 11, 20, 30, 101, 1500])
-def test_the_interval_covers_the_median_with_99_percent_and_the_next_narrower_one_does_not(num: int) -> None:
+def test_median_interval_is_the_narrowest_possible(num: int) -> None:
     summary = summary_of([float(rank) for rank in range(num, 0, -1)])
     assert summary.median_low_s is not None
     rank = int(summary.median_low_s)
@@ -47,7 +47,7 @@ def test_the_interval_covers_the_median_with_99_percent_and_the_next_narrower_on
     assert 1 - 2 * scipy.stats.binom.cdf(rank, num, 0.5) < 0.99
 
 
-def test_the_interval_is_the_one_that_scipy_finds() -> None:
+def test_median_interval_equals_scipy() -> None:
     durations = np.random.default_rng(0).gamma(2.0, size=57)
     expected = scipy.stats.quantile_test(durations, p=0.5).confidence_interval(confidence_level=0.99)
     summary = summary_of(durations.tolist())
@@ -65,7 +65,7 @@ def test_an_interval_takes_eight_samples(num: int, known: bool) -> None:
     ("last", "num_outliers"),
     [(5.0, 0), (7.0, 0), (7.001, 1), (-1.0, 0), (-1.001, 1)],  # quartiles 2 and 4, fences -1 and 7
 )
-def test_outliers_are_counted_beyond_the_fences_and_kept(last: float, num_outliers: int) -> None:
+def test_outliers_are_counted_and_kept(last: float, num_outliers: int) -> None:
     durations = [2.0, 2.0, 3.0, 4.0, 4.0, 2.0, 4.0, 3.0, last]
     summary = summary_of(durations)
     assert summary.num_outliers == num_outliers
@@ -99,55 +99,53 @@ def test_outliers_are_counted_beyond_the_fences_and_kept(last: float, num_outlie
         ),
     ],
 )
-def test_a_flag_is_up_where_its_rule_holds_and_only_there(
-    durations_s: list[float], kwargs: dict[str, Any], flags: list[str]
-) -> None:
+def test_flags_follow_their_rules(durations_s: list[float], kwargs: dict[str, Any], flags: list[str]) -> None:
     assert summary_of(durations_s, **kwargs).flags == flags
 
 
-def test_a_ratio_is_taken_round_by_round_so_that_drift_leaves_it_alone() -> None:
+def test_paired_ratios_ignore_drift() -> None:
     drift = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
     ratio = pairwise_ratio(Samples(durations_s=[3 * one for one in drift]), Samples(durations_s=drift))
     assert (ratio.median, ratio.low, ratio.high) == (3.0, 3.0, 3.0)
     assert ratio.flags == ["spread", "iqr"]
 
 
-def test_a_ratio_of_few_rounds_has_no_interval() -> None:
+def test_few_rounds_give_no_ratio_interval() -> None:
     ratio = pairwise_ratio(Samples(durations_s=[2.0, 2.0, 2.0]), Samples(durations_s=[1.0, 1.0, 4.0]))
     assert (ratio.median, ratio.low, ratio.high) == (2.0, None, None)
 
 
-def test_samples_of_different_rounds_have_no_ratio() -> None:
+def test_unequal_rounds_have_no_ratio() -> None:
     with pytest.raises(ValueError, match="samples of different rounds: 1 against 2"):
         pairwise_ratio(Samples(durations_s=[1.0]), Samples(durations_s=[1.0, 2.0]))
 
 
-def test_an_aggregate_has_a_number_a_run_and_leaves_out_runs_without_one() -> None:
+def test_aggregates_skip_missing_numbers() -> None:
     found = stats.aggregate([3.0, None, 1.0, float("nan"), 2.0])
     assert found is not None
     assert (found.num, found.median, found.low, found.high) == (3, 2.0, None, None)
     assert stats.aggregate([None]) is None
 
 
-def test_an_aggregate_of_eight_runs_has_the_interval_of_the_median() -> None:
+def test_eight_runs_give_a_median_interval() -> None:
     found = stats.aggregate(float(number) for number in range(8))
     assert found is not None
     assert (found.median, found.low, found.high) == (3.5, 0.0, 7.0)
 
 
-def test_the_fastest_call_of_each_block_stands_for_it() -> None:
+def test_fastest_call_represents_each_block() -> None:
     samples = Samples(durations_s=[5.0, 3.0, 4.0, 1.0, 9.0, 2.0])
     assert stats.fastest_of_blocks(samples, 2) == [3.0, 1.0]
 
 
-def test_van_elterens_test_of_one_program_is_mann_whitneys() -> None:
+def test_single_stratum_equals_mann_whitney() -> None:
     generator = np.random.default_rng(0)
     one, two = generator.integers(0, 20, 40).tolist(), generator.integers(4, 24, 30).tolist()
     known = scipy.stats.mannwhitneyu(one, two, use_continuity=False, method="asymptotic").pvalue
     assert stats.stratified_rank_test([(one, two)]) == pytest.approx(known)
 
 
-def test_programs_together_tell_what_no_single_one_can() -> None:
+def test_combined_programs_reach_significance() -> None:
     strata = [([10.0**place, 1.1 * 10**place], [2 * 10.0**place, 2.1 * 10**place]) for place in range(6)]
     assert min(stats.rank_test(*both) for both in strata) > 0.3
     assert stats.stratified_rank_test(strata) < 0.001
@@ -164,12 +162,12 @@ def test_equal_numbers_are_no_difference() -> None:
 
 
 @pytest.mark.parametrize(("num", "least"), [(6, 2 / 924), (7, 2 / 3432)])
-def test_the_smallest_p_is_that_of_samples_that_do_not_overlap(num: int, least: float) -> None:
+def test_disjoint_samples_give_the_smallest_p(num: int, least: float) -> None:
     one = [float(number) for number in range(num)]
     assert stats.rank_test(one, [number + num for number in one]) == pytest.approx(least)
     assert stats.smallest_p([(num, num)]) == pytest.approx(least)
 
 
-def test_ten_rounds_in_one_direction_are_the_fewest_under_the_limit() -> None:
+def test_ten_rounds_suffice_for_significance() -> None:
     assert stats.signed_rank_test([1.0 + number / 100 for number in range(1, 11)]) == pytest.approx(2**-9)
     assert stats.signed_rank_test([1.0 + number / 100 for number in range(1, 10)]) == pytest.approx(2**-8)

@@ -26,21 +26,21 @@ with mine.working():
 """
 
 
-def test_the_locks_are_in_the_machines_temporary_folder_or_where_a_variable_says(monkeypatch):
+def test_lock_folder_follows_its_variable(monkeypatch):
     monkeypatch.setenv("BRIDGE_RUNNER_LOCKS", "/dev/shm/mine")
     assert default_folder() == Path("/dev/shm/mine")
     monkeypatch.delenv("BRIDGE_RUNNER_LOCKS")
     assert default_folder() == Path(tempfile.gettempdir()) / f"bridge-runner-{os.getuid()}"
 
 
-def test_a_time_is_taken_when_no_other_process_works(tmp_path):
+def test_lone_measurements_are_not_contended(tmp_path):
     turns = Turns(tmp_path)
     with turns.working():
         assert turns.measured(lambda: 7, wait=True) == (7, False)
         assert turns.measured(lambda: 7, wait=False) == (7, False)
 
 
-def test_two_that_measure_take_turns_and_neither_is_contended(tmp_path):
+def test_measuring_processes_take_turns(tmp_path):
     with beside(MEASURE, tmp_path) as first:
         assert said(first) == "measures"
         with beside(MEASURE, tmp_path) as second:
@@ -52,7 +52,7 @@ def test_two_that_measure_take_turns_and_neither_is_contended(tmp_path):
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_time_that_is_taken_beside_other_work_says_so(wait, tmp_path):
+def test_measurements_during_other_work_are_contended(wait, tmp_path):
     with beside(WORK, tmp_path) as other:
         assert said(other) == "works"
         turns = Turns(tmp_path, give_up=lambda: True)
@@ -60,8 +60,9 @@ def test_a_time_that_is_taken_beside_other_work_says_so(wait, tmp_path):
             assert turns.measured(lambda: 7, wait=wait) == (7, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turns", "flagged"), [("true", False), ("false", True)])
-def test_times_beside_another_sweep_are_flagged_where_none_waits(turns, flagged, tmp_path, monkeypatch):
+def test_contention_is_flagged_without_turns(turns, flagged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BRIDGE_RUNNER_LOCKS", str(tmp_path / "locks"))
     with beside(WORK, tmp_path / "locks") as other:

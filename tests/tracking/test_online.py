@@ -39,14 +39,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_all_that_a_sweep_made_is_there_when_it_ends(server, sweep):
+def test_all_runs_are_sent_by_end(server, sweep):
     warnings: list[str] = []
     online(sweep, warnings).close()
     assert (len(server.runs), warnings) == (5, [])
     assert len(wandb_files.read_sent(sweep / "wandb", server.url)) == 5
 
 
-def test_a_server_that_is_not_there_is_said_once_and_nothing_is_lost(server, sweep, sync, monkeypatch):
+def test_missing_server_loses_nothing(server, sweep, sync, monkeypatch):
     warnings: list[str] = []
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     tracking = online(sweep, warnings)
@@ -62,7 +62,7 @@ def test_a_server_that_is_not_there_is_said_once_and_nothing_is_lost(server, swe
     assert sync(sweep)[0] == 0
 
 
-def test_a_server_that_is_slow_from_the_first_is_refused(server, sweep):
+def test_slow_servers_are_refused(server, sweep):
     server.fault = lambda what, sent: time.sleep(1.1)
     tracking = online(sweep, warnings := [])
     tracking.close()
@@ -71,7 +71,7 @@ def test_a_server_that_is_slow_from_the_first_is_refused(server, sweep):
     )
 
 
-def test_a_server_that_dies_is_not_waited_for(server, sweep, sync):
+def test_dying_servers_are_not_awaited(server, sweep, sync):
     server.fault = lambda what, sent: HANG if server.asked["RunOutputArtifacts"] > 2 else None
     warnings: list[str] = []
     tracking = online(sweep, warnings, patience_s=0.5)
@@ -83,7 +83,7 @@ def test_a_server_that_dies_is_not_waited_for(server, sweep, sync):
     assert sync(sweep)[1].startswith(f"{sweep.name}: 5 W&B runs, 2 sent before\n")
 
 
-def test_nothing_is_sent_while_a_measurement_runs(server, sweep):
+def test_nothing_is_sent_during_measurements(server, sweep):
     server.fault = lambda what, sent: HANG if what == "UpsertBucket" else None
     tracking = online(sweep, warnings := [], patience_s=0.1)
     wait_for(lambda: server.asked["UpsertBucket"] > 0)
@@ -100,7 +100,7 @@ def test_nothing_is_sent_while_a_measurement_runs(server, sweep):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
-def test_a_sweep_that_is_killed_leaves_no_process_standing_still(server, sweep):
+def test_killed_sweeps_leave_no_stopped_process(server, sweep):
     server.fault = lambda what, sent: HANG if what == "UpsertBucket" else None
     code = "import sys; from pathlib import Path; from runner.tracking.online import Sender, children\n"
     code += "sender = Sender(Path(sys.argv[1]), '--watch'); input(); sender.pause()\n"
@@ -117,7 +117,7 @@ def test_a_sweep_that_is_killed_leaves_no_process_standing_still(server, sweep):
 
 
 @pytest.mark.parametrize("fault", ["dead", "hangs", "500", "429", "dies"])
-def test_a_sweep_goes_to_its_end_whatever_its_server_does(tmp_path, fault):
+def test_sweeps_finish_whatever_the_server_does(tmp_path, fault):
     answers = {
         "hangs": lambda what, sent: HANG,
         "500": lambda what, sent: 500 if what != "GET" else None,

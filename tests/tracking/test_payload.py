@@ -12,7 +12,7 @@ from tracked_records import make_array, make_record
 from runner.tracking import payload
 
 
-def test_a_summary_is_numbers_with_their_flags():
+def test_summary_holds_numbers_with_flags():
     summary = payload.summary_of(make_record())
     assert summary["timing/apply_latency/median_s"] == 2e-6
     assert summary["timing/apply_latency/flags"] == "short, spread"
@@ -23,7 +23,7 @@ def test_a_summary_is_numbers_with_their_flags():
     assert (summary["check/finite"], summary["status"], summary["software_id"]) == ("pass", "done", "s1")
 
 
-def test_a_summary_of_several_arrays_names_each():
+def test_summary_names_several_arrays():
     summary = payload.summary_of(make_record(output=[make_array("a", mean=1.0), make_array("b", mean=2.0)]))
     assert (summary["output/a/mean"], summary["output/b/mean"]) == (1.0, 2.0)
     assert summary["output/norm"] == pytest.approx(8**0.5)
@@ -45,13 +45,13 @@ def test_a_summary_of_several_arrays_names_each():
         (np.array([1, 2], ml_dtypes.float8_e4m3fn), 2),
     ],
 )
-def test_a_histogram_counts_the_finite_values_of_any_array(values, num_counted):
+def test_histograms_count_finite_values(values, num_counted):
     histogram = payload.histogram_of(values)
     assert (histogram and histogram[0].sum()) == num_counted
     assert histogram is None or len(histogram[1]) == len(histogram[0]) + 1
 
 
-def test_what_lies_deeper_than_w_and_b_flattens_is_one_value():
+def test_deep_config_values_become_text():
     config = payload.config_of(make_record())
     assert config["layer"]["kwargs"] == {"deep": {"deeper": "{deepest:1}"}}
     assert (config["seed"], config["layer"]["name"]) == (7, "linear")
@@ -65,11 +65,11 @@ def test_what_lies_deeper_than_w_and_b_flattens_is_one_value():
         (["seed=7"], "linear"),
     ],
 )
-def test_the_seeds_of_a_program_share_its_name(overrides, program):
+def test_seeds_share_the_program_name(overrides, program):
     assert payload.config_of(make_record(overrides=overrides))["program"] == program
 
 
-def test_a_sweep_is_drawn_against_what_varies_and_without_what_is_not_finite():
+def test_charts_skip_non_finite_values():
     rows = [
         {"seed": seed, "features": 8, "output_norm": norm, "layer": "linear"}
         for seed, norm in enumerate([1.0, math.nan, None, 2.0])
@@ -78,7 +78,7 @@ def test_a_sweep_is_drawn_against_what_varies_and_without_what_is_not_finite():
     assert list(payload.sweep_charts(rows)) == [("seed", "output_norm", "output norm by seed", points)]
 
 
-def test_a_number_has_an_axis_where_both_are_there():
+def test_numbers_get_an_axis_when_possible():
     wide = make_record(settings={"seed": 7, "features": 8})
     assert payload.axes_of(wide) == {"output/norm": "seed", "timing/apply_latency/median_s": "features"}
     assert payload.axes_of(make_record(settings={"features": None}, output=[])) == {}

@@ -33,7 +33,7 @@ def logged(folder: Path, record: Record, output: np.ndarray) -> EventAccumulator
     return EventAccumulator(str(folder / "tensorboard" / "3-a1b2c3d4")).Reload()
 
 
-def test_numbers_output_and_settings_are_read_back(tmp_path):
+def test_scalars_histograms_and_settings_round_trip(tmp_path):
     run = logged(tmp_path, make_record(), np.array([0.0, 1.0, 1.0]))
     assert run.Scalars("output/norm")[0].value == 2.0
     assert run.Scalars("timing/apply_latency/median_s")[0].value == pytest.approx(2e-6)
@@ -43,7 +43,7 @@ def test_numbers_output_and_settings_are_read_back(tmp_path):
     assert "    layer.kwargs.deep.deeper={deepest:1}\n" in text
 
 
-def test_the_loss_curve_has_a_value_a_step(tmp_path):
+def test_every_step_has_a_loss_value(tmp_path):
     phases = Phases(trace_s=0.1, lower_s=0.1, compile_s=0.1, cache="off")
     train = TrainInfo(first_step=5, losses=[2.0, float("nan")], step=phases, steps_s=[0.1, 0.1], not_moved=[])
     run = logged(tmp_path, make_record(train=train), np.ones(1))
@@ -52,20 +52,20 @@ def test_the_loss_curve_has_a_value_a_step(tmp_path):
     assert np.isnan(second.value)
 
 
-def test_a_sweep_is_a_table_of_hparams(tmp_path):
+def test_hparams_hold_the_settings(tmp_path):
     run = logged(tmp_path, make_record(), np.ones(1))
     content = run.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert (hparams["seed"].number_value, hparams["layer.name"].string_value) == (7, "linear")
 
 
-def test_a_record_that_is_logged_again_replaces_its_run(tmp_path):
+def test_logging_again_replaces_the_run(tmp_path):
     logged(tmp_path, make_record(), np.ones(1))
     run = logged(tmp_path, dataclasses.replace(make_record(), wall_s=9.0), np.ones(1))
     assert [event.value for event in run.Scalars("wall_s")] == [9.0]
 
 
-def test_what_can_not_be_written_is_said_and_never_raised(tmp_path):
+def test_write_failures_warn_without_raising(tmp_path):
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     warnings: list[str] = []
     tracker = make_tracker(SETTINGS, tmp_path, "demo", warnings.append)
@@ -82,6 +82,6 @@ def test_without_its_package_nothing_is_written(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_for_tensorboard_need_no_processes_of_their_own(tmp_path):
+def test_tensorboard_runs_need_no_extra_processes(tmp_path):
     tracking = make_tracking(SETTINGS, tmp_path, "demo", print, num_runs=100, num_processes=2)
     assert isinstance(tracking, InlineTracking)

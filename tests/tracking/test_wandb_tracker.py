@@ -62,7 +62,7 @@ def table(folder: Path, key: str) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def test_the_offline_run_holds_what_was_logged(make, tmp_path, warnings):
+def test_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     tracker = make(tags=["mine"], notes="why")
     assert 0 < tracker.log(make_record(), {"": np.array([0.0, 1.0], np.float32)}, tmp_path) < 60
     (run,) = offline_runs(tmp_path)
@@ -79,7 +79,7 @@ def test_the_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     assert warnings == []
 
 
-def test_a_failed_run_is_tracked_with_its_reason(make, tmp_path):
+def test_failed_runs_are_tracked_with_reason(make, tmp_path):
     failure = Failure(kind=FailureKind.out_of_memory, type="E", message="m" * 5000, traceback="")
     make().log(make_record(status=Status.failed, error=failure, timing=None, output=[]), {}, tmp_path)
     (run,) = offline_runs(tmp_path)
@@ -88,7 +88,7 @@ def test_a_failed_run_is_tracked_with_its_reason(make, tmp_path):
     assert "failed" in run["tags"]
 
 
-def test_nan_and_infinity_reach_the_run_by_name(make, tmp_path, warnings):
+def test_nan_and_infinity_are_logged(make, tmp_path, warnings):
     array = np.array([math.nan, math.inf, -math.inf, 1.0])
     make().log(make_record(output=[make_array(norm=math.inf, mean=math.nan)]), {"": array}, tmp_path)
     (run,) = offline_runs(tmp_path)
@@ -98,7 +98,7 @@ def test_nan_and_infinity_reach_the_run_by_name(make, tmp_path, warnings):
     assert warnings == []
 
 
-def test_outputs_of_any_element_type_are_tracked(make, tmp_path, warnings):
+def test_outputs_of_any_dtype_are_tracked(make, tmp_path, warnings):
     output = {
         "half": np.array([1.5], ml_dtypes.bfloat16),
         "complex": np.array([1 + 2j], np.complex64),
@@ -121,7 +121,7 @@ def test_a_large_output_has_no_table(make, tmp_path):
     assert not [key for key in run["summary"] if key.startswith("output/table")]
 
 
-def test_the_checkpoint_is_a_reference_with_our_digest(make, tmp_path):
+def test_checkpoint_is_a_reference_with_digest(make, tmp_path):
     checkpoint = tmp_path / "run 3" / "checkpoint"
     checkpoint.mkdir(parents=True)
     (checkpoint / "leaf").write_bytes(b"012345678")
@@ -132,7 +132,7 @@ def test_the_checkpoint_is_a_reference_with_our_digest(make, tmp_path):
     assert artifact["references"] == [(checkpoint / "leaf").as_uri()]
 
 
-def test_each_number_knows_its_axis_and_the_notes_say_how_to_see_the_run(make, tmp_path):
+def test_numbers_have_axes_and_notes(make, tmp_path):
     make().log(make_record(), {}, tmp_path / "3-a1b2c3d4")
     (run,) = offline_runs(tmp_path)
     assert run["axes"] == {"output/norm": "seed"}
@@ -140,7 +140,7 @@ def test_each_number_knows_its_axis_and_the_notes_say_how_to_see_the_run(make, t
     assert run["notes"] == f"bridge-runner show {tmp_path / '3-a1b2c3d4'}"
 
 
-def test_the_same_run_logged_twice_leaves_one_folder(make, tmp_path):
+def test_logging_twice_leaves_one_folder(make, tmp_path):
     other = make_record(run_id="ffffffffffffffff")
     make().log(make_record(wall_s=1.0), {}, tmp_path)
     tracker = make()
@@ -152,7 +152,7 @@ def test_the_same_run_logged_twice_leaves_one_folder(make, tmp_path):
     }
 
 
-def test_the_run_of_the_sweep_holds_the_whole_table(make, tmp_path, warnings):
+def test_sweep_run_holds_the_whole_table(make, tmp_path, warnings):
     rows = [
         {"num": 0, "status": "done", "norm": 1.5},
         {"num": 1, "status": "failed", "note": ["odd"], "norm": math.nan},
@@ -168,7 +168,7 @@ def test_the_run_of_the_sweep_holds_the_whole_table(make, tmp_path, warnings):
     assert warnings == []
 
 
-def test_the_run_of_the_sweep_draws_its_runs_and_carries_the_report(make, tmp_path, warnings):
+def test_sweep_run_has_charts_and_report(make, tmp_path, warnings):
     (tmp_path / "report.html").write_text("<p>all of it</p>")
     (tmp_path / "results.parquet").write_bytes(b"rows")
     rows = [{"num": num, "seed": num, "output_norm": num / 2, "layer": "linear", "features": 8} for num in range(3)]
@@ -187,7 +187,7 @@ def test_the_run_of_the_sweep_draws_its_runs_and_carries_the_report(make, tmp_pa
     assert warnings == []
 
 
-def test_a_failure_of_wandb_is_said_once_and_never_raised(make, tmp_path, warnings):
+def test_wandb_failures_warn_once(make, tmp_path, warnings):
     (tmp_path / "wandb").write_text("a file where the folder should be")
     tracker = make()
     tracker.warm()
@@ -197,14 +197,15 @@ def test_a_failure_of_wandb_is_said_once_and_never_raised(make, tmp_path, warnin
     assert warnings[0].startswith("W&B run demo-a1b2c3d4e5f6 is missing or incomplete: FileExistsError: ")
 
 
-def test_tables_leave_nothing_in_the_users_home(make, tmp_path, monkeypatch):
+def test_tables_leave_home_untouched(make, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     make().log(make_record(), {"": np.ones(2)}, tmp_path)
     assert not (tmp_path / "home").exists()
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-def test_wandb_is_imported_late_prints_nothing_and_sends_nothing(tmp_path):
+@pytest.mark.slow
+def test_wandb_is_imported_late_and_silently(tmp_path):
     code = """
 import sys
 from pathlib import Path
@@ -245,7 +246,8 @@ def test_disabled_tracks_nothing(make, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tracking_process_that_dies_is_said_once_and_ends_nothing(tmp_path, warnings):
+@pytest.mark.slow
+def test_dead_tracking_process_warns_once(tmp_path, warnings):
     tracking = PooledTracking(TrackingSettings(), tmp_path, "demo", warnings.append, num_processes=1)
     assert tracking.wait() == []
     (worker,) = tracking._pool._processes
@@ -260,7 +262,7 @@ def test_a_tracking_process_that_dies_is_said_once_and_ends_nothing(tmp_path, wa
     assert warnings[0].endswith("; bridge-runner sync makes the W&B runs that are missing")
 
 
-def test_packages_and_machine_are_listed_once_a_sweep(make, tmp_path):
+def test_packages_are_listed_once_per_sweep(make, tmp_path):
     tracker = make()
     tracker.log(make_record(), {}, tmp_path)
     tracker.log_sweep("demo", [{"num": 3, "status": "done"}])

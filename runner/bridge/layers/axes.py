@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from flax import nnx
@@ -41,7 +43,7 @@ def write_axes(module: Any) -> None:
     if not module.is_mutable_collection(COLLECTION):
         return
     with nnx.use_eager_sharding(False):
-        state = nnx.state(nnx.eval_shape(lambda: _constructed(module)), nnx.Param)
+        state = nnx.state(nnx.eval_shape(lambda: construct(module, nnx.Rngs(0))), nnx.Param)
     tree: dict[Any, Any] = {}
     for (*parents, last), variable in nnx.to_flat_state(state):
         if nnx.variable_name_from_type(type(variable), allow_register=True) != "params":
@@ -49,14 +51,18 @@ def write_axes(module: Any) -> None:
         node = tree
         for key in parents:
             node = node.setdefault(key, {})
-        node[f"{last}{SUFFIX}"] = partitioning.AxisMetadata(_names(variable))  # type: ignore[call-arg]
+        node[f"{last}{SUFFIX}"] = partitioning.AxisMetadata(_names(variable))
     for key, entries in tree.items():
         module.put_variable(COLLECTION, key, entries)
 
 
-def _constructed(module: Any) -> Any:
-    streams = {} if module.skip_rng else {"rngs": nnx.Rngs(0)}
-    return module.nnx_class(*module.args, **module.kwargs, **streams)
+def construct(module: Any, rngs: nnx.Rngs, replaced: Mapping[str, Any] = MappingProxyType({})) -> nnx.Module:
+    """The native module of a wrapped layer, some arguments replaced; placed by its names if the wrapper places it."""
+    streams = {} if getattr(module, "skip_rng", False) else {"rngs": rngs}
+    places_nothing = isinstance(module, AxesToLinen)
+    with nnx.use_eager_sharding(False) if places_nothing else contextlib.nullcontext():
+        made: nnx.Module = module.nnx_class(*module.args, **{**module.kwargs, **replaced, **streams})
+    return made
 
 
 def _names(variable: Any) -> tuple[Any, ...]:

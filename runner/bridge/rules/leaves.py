@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,18 @@ from flax import nnx
 from flax.core import meta
 
 from runner.arrays import trees
-from runner.bridge import lifts, rngs, twins, wrap
+from runner.bridge import lifts, rngs, twins
+from runner.bridge.layers import axes
 from runner.bridge.wrap import Bridged
 
 # Where a wrapped layer alone stands in for its place in a host: rules that match whole paths expect one.
 ALONE = "layer"
+
+# Names of what is a vector for each head or group, and decays nowhere.
+VECTORS = re.compile(r"(\w*_)?(bias|scale|b|gamma|beta)")
+
+# The leaf of an Embed, which masks of kernels leave out wherever it is.
+EMBEDDING = "embedding"
 
 # Collections that hold no leaves of a train state.
 UNJUDGED = ("params_axes", "intermediates")
@@ -32,7 +40,8 @@ class NamedLeaf:
       shape: Shape of the array.
       own_rank: How many axes it has in the layer itself, without those that a lift adds.
       is_own: Whether it is a wrapped layer's.
-      has_twin: Whether a Linen layer has the same leaf, without the box.
+      has_twin: Whether a Linen module has the same leaf, without the box.
+      is_placed: Whether that module would be at the same path in a host, or masks know its leaf by its own name.
       is_alone: Whether the layer is in no host.
     """
 
@@ -42,6 +51,7 @@ class NamedLeaf:
     own_rank: int
     is_own: bool = False
     has_twin: bool = False
+    is_placed: bool = False
     is_alone: bool = False
 
     @property
@@ -61,8 +71,8 @@ class NamedLeaf:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has two axes or more in its layer: what weight decay is for."""
-        return self.own_rank > 1
+        """Whether it has two axes or more in its layer, and is no bias of heads: what weight decay is for."""
+        return self.own_rank > 1 and not VECTORS.fullmatch(str(self.plain[-1]))
 
     @property
     def integer_keys(self) -> list[Any]:
@@ -83,6 +93,7 @@ class _Own:
 
     ranks: Mapping[tuple[Any, ...], int] = field(default_factory=dict)
     twins: frozenset[tuple[Any, ...]] = frozenset()
+    placed: frozenset[tuple[Any, ...]] = frozenset()
 
 
 def named_leaves(
@@ -110,6 +121,7 @@ def named_leaves(
                 own_rank=own.ranks.get(path, len(shape)),
                 is_own=path in own.ranks or is_alone,
                 has_twin=path in own.twins,
+                is_placed=path in own.placed,
                 is_alone=is_alone,
             )
         )
@@ -130,25 +142,30 @@ def _inside(boxed: Any) -> tuple[Any, ...]:
 def _own(model: Bridged, streams: Sequence[str], x: Any) -> _Own:
     ranks: dict[tuple[Any, ...], int] = {}
     known: set[tuple[Any, ...]] = set()
+    placed: set[tuple[Any, ...]] = set()
     for name, layer in dict(lifts.wrapped_calls(model, streams or (rngs.PARAMS,), x)).items():
-        paths = _variables(layer, tuple(name.split("/")) if name else ())
-        ranks |= paths
-        if twins.twin_of(layer.nnx_class, wrap.arguments_of(layer)).layer is not None:  # type: ignore[attr-defined]
-            known |= paths.keys()
-    return _Own(ranks=ranks, twins=frozenset(known))
+        own = _variables(layer, tuple(name.split("/")) if name else ())
+        ranks |= own.ranks
+        known |= own.twins
+        placed |= own.placed
+    return _Own(ranks=ranks, twins=frozenset(known), placed=frozenset(placed))
 
 
-def _variables(layer: Any, place: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
-    """The rank of every variable of a wrapped layer, by its path in the host's variables."""
-
-    def construct() -> Any:
-        streams = {} if layer.skip_rng else {"rngs": nnx.Rngs(0)}
-        return layer.nnx_class(*layer.args, **layer.kwargs, **streams)
-
-    state = nnx.state(nnx.eval_shape(construct), nnx.Not(nnx.RngState))
-    return {
-        (nnx.variable_name_from_type(type(leaf), allow_register=True), *place, *path): len(array.shape)
-        for path, leaf in nnx.to_flat_state(state)
-        if isinstance(leaf, nnx.Variable)
-        for array in jax.tree.leaves(leaf)[:1]
-    }
+def _variables(layer: Any, place: tuple[str, ...]) -> _Own:
+    """Every variable of a wrapped layer, by its path in the host's variables."""
+    with nnx.use_eager_sharding(False):
+        module = nnx.eval_shape(lambda: axes.construct(layer, nnx.Rngs(0)))
+    # A module of flax's own has its leaves by the names that they have in Linen.
+    linen = {path for path, part in nnx.iter_modules(module) if type(part) in twins.TWINS}
+    ranks: dict[tuple[Any, ...], int] = {}
+    known: set[tuple[Any, ...]] = set()
+    for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))):
+        arrays = jax.tree.leaves(leaf)
+        if not isinstance(leaf, nnx.Variable) or not arrays:
+            continue
+        name = (nnx.variable_name_from_type(type(leaf), allow_register=True), *place, *path)
+        ranks[name] = len(arrays[0].shape)
+        known |= {name} if path[:-1] in linen else set()
+    is_whole = type(module) in twins.TWINS
+    placed = {name for name in known if is_whole or name[-1] == EMBEDDING}
+    return _Own(ranks=ranks, twins=frozenset(known), placed=frozenset(placed))

@@ -104,7 +104,7 @@ def _sections(settings: RulesSettings, whole: Mapping[str, Any]) -> RulesSetting
 
 def _made(kind: str, source: Any, found: Any, fullmatch: bool) -> RuleList | Mask:
     if kind != "partition" and callable(found):
-        return found  # type: ignore[no-any-return]
+        return found
     try:
         rules = [Rule(pattern=key, value=VALUES[kind](value)) for key, value in patterns.pairs_of(found)]
     except (ValueError, TypeError, yaml.YAMLError) as error:
@@ -118,6 +118,8 @@ def _found(kind: str, source: Any) -> Any:
     """What a source holds, as it is."""
     if callable(source):
         return _called(kind, source, source)
+    if isinstance(source, (list, tuple)):
+        return [_of_line(item) if isinstance(item, str) else item for item in source]
     if not isinstance(source, str):
         return source
     if os.path.isfile(os.path.expanduser(source)) or source.endswith(SUFFIXES) or "/" in source:
@@ -175,7 +177,8 @@ def _of_function(kind: str, source: str) -> Any:
         kwargs = {str(item.arg): ast.literal_eval(item.value) for item in node.keywords}
     except LayerError as error:
         reason = "it is neither a file nor a function that can be imported: " + error.what.partition(": ")[2]
-        raise _refused(kind, source, reason) from error
+        close = error.suggestion if (error.suggestion or "").startswith("rules.") else None
+        raise _refused(kind, source, reason, close) from error
     except (SyntaxError, ValueError) as error:
         raise _refused(kind, source, "the arguments of a function are literals") from error
     return _run(kind, source, lambda: found(*arguments, **kwargs))
@@ -184,7 +187,7 @@ def _of_function(kind: str, source: str) -> Any:
 def _called(kind: str, source: Any, function: Any) -> Any:
     """What a function without arguments gives; a function that takes params is a mask itself."""
     try:
-        taken = inspect.signature(function).parameters.values()
+        taken = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         taken = []
     stars = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -202,6 +205,6 @@ def _run(kind: str, source: Any, function: Callable[[], Any]) -> Any:
         raise _refused(kind, source, f"it raises {type(error).__name__}: {error}") from error
 
 
-def _refused(kind: str, source: Any, reason: str) -> ConfigError:
+def _refused(kind: str, source: Any, reason: str, close: str | None = None) -> ConfigError:
     said = source if isinstance(source, (str, list)) else getattr(source, "__qualname__", repr(source))
-    return ConfigError(f"rules.{kind}", said, reason, SUGGESTED.replace("rules=", f"rules.{kind}="))
+    return ConfigError(f"rules.{kind}", said, reason, close or SUGGESTED.replace("rules=", f"rules.{kind}="))

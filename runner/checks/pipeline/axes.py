@@ -10,20 +10,17 @@ from typing import Any
 from flax.core import meta
 
 from runner.arrays import trees
-from runner.bridge import lifts, tried_boxes
+from runner.bridge import lifts
 from runner.bridge.layers import axes
-from runner.checks import verdicts
+from runner.bridge.tracing import tried_boxes
 from runner.checks.pipeline.findings import Findings
 from runner.checks.pipeline.rules import WITH_NAMES
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
 NAME = "axes"
-
-WRITER = f"""\
-from {axes.__name__} import {axes.AxesToLinen.__name__}
-layer = AxesToLinen(Layer, args=…, kwargs=FrozenDict(…))  # in place of bridge.to_linen(Layer, …)"""
 
 
 def is_asked(subject: Subject) -> bool:
@@ -83,6 +80,6 @@ def _require_bare(subject: Subject, params: dict[trees.Path, Any], found: Findin
 def _writer(subject: Subject) -> str | None:
     """The wrapper that writes the axes, if it was tried in this host and works."""
     if lifts.is_wrapped(subject.model):
-        return WRITER
+        return tried_boxes.WRITER
     problem = tried_boxes.problem(subject.model, subject.needs, subject.x, tried_boxes.AXES)
-    return None if problem else WRITER
+    return None if problem else tried_boxes.WRITER

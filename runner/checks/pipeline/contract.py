@@ -11,12 +11,13 @@ from flax import nnx
 
 from runner.arrays import trees
 from runner.bridge import boxes, lifts
-from runner.bridge.arguments import Arguments
+from runner.bridge.calling.arguments import Arguments
 from runner.bridge.needs import find_needs
 from runner.checks.pipeline import axes, rules
 from runner.checks.pipeline.findings import Findings
-from runner.checks.probes import flow, modes
+from runner.checks.probes import modes
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow
 from runner.config.pipeline_settings import PipelineSettings
 from runner.errors import listed
 from runner.records.record import Check, Verdict

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.bridge.rules.leaves import NamedLeaf
-from runner.checks import verdicts
+from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -55,6 +55,15 @@ def names(leaves: Sequence[NamedLeaf]) -> str:
 
 
 def regex_of(leaves: Sequence[NamedLeaf]) -> str:
-    """A regex that meets the leaves in their places, whatever is around the host."""
-    ends = list(dict.fromkeys(re.escape("/".join(map(str, leaf.path[1:][-2:]))) for leaf in leaves))
+    """A regex that meets the leaves in their places, whatever is around the host and in each layer of a stack."""
+    ends = list(dict.fromkeys(re.escape(_end(leaf)) for leaf in leaves))
     return f"(.*/)?({'|'.join(ends)})$" if len(ends) > 1 else f"(.*/)?{ends[0]}$"
+
+
+def _end(leaf: NamedLeaf) -> str:
+    """The last names of the leaf's path: its module and the one around it, up to one with a number."""
+    parts = [str(part) for part in leaf.path[1:]]
+    names = parts[-2:]
+    if len(parts) > 2 and not re.search(r"\d", parts[-3]):
+        names = parts[-3:]
+    return "/".join(names)

@@ -11,9 +11,9 @@ import jax
 from runner.arrays import trees
 from runner.bridge.rules.leaves import ALONE, NamedLeaf
 from runner.bridge.rules.patterns import RuleList
-from runner.checks import verdicts
 from runner.checks.pipeline.findings import Findings, Replaced, names, regex_of
 from runner.checks.pipeline.partition import WITHOUT_BOX
+from runner.checks.results import verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def words(error: Exception, mask: str) -> str:
 
 
 def _is_judged(leaf: NamedLeaf, replaced: Replaced) -> bool:
-    return leaf.is_own or leaf.name in replaced
+    return leaf.is_own or (leaf.name in replaced and replaced[leaf.name].name != leaf.name)
 
 
 def _is_taken(before: Masked, leaf: NamedLeaf | None) -> bool | None:

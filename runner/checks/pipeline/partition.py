@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from runner.bridge.rules import patterns
 from runner.bridge.rules.leaves import NamedLeaf
@@ -19,15 +19,11 @@ def judge(rules: RuleList, leaves: Sequence[NamedLeaf], replaced: Replaced, foun
     met = {leaf.name: rules.first(leaf.text(fullmatch=rules.fullmatch)) for leaf in judged}
     found.evidence["partition"] = {name: None if num is None else rules.said(num) for name, num in met.items()}
     _none(rules, [leaf for leaf in judged if met[leaf.name] is None], found)
-    caught = []
-    for leaf in judged:
-        num = met[leaf.name]
-        if num is None:
-            continue
-        _rank(rules, num, leaf, found)
-        caught += [leaf] if rules.is_catch_all(num) else []
-        if old := replaced.get(leaf.name):
-            _later(rules, num, leaf, old, found)
+    for num in range(len(rules.rules)):
+        group = [leaf for leaf in judged if met[leaf.name] == num]
+        _rank(rules, num, group, found)
+        _later(rules, num, {leaf.name: leaf for leaf in group}, replaced, found)
+    caught = [leaf for leaf in judged if (met_by := met[leaf.name]) is not None and rules.is_catch_all(met_by)]
     _say(rules, judged, caught, found)
 
 
@@ -50,31 +46,44 @@ def _none(rules: RuleList, unmet: Sequence[NamedLeaf], found: Findings) -> None:
     if all(leaf.path != leaf.plain and _plainly(rules, leaf) is not None for leaf in unmet):
         fix = WITHOUT_BOX
     else:
-        fix = "\n".join(f"({regex_of([leaf])!r}, {_spec(leaf)}),  # one more rule" for leaf in unmet[:3])
+        lines = [f"({regex_of([leaf])!r}, {_spec(leaf)}),  # one more rule" for leaf in unmet]
+        fix = "\n".join(dict.fromkeys(lines))
     text = f"{names(unmet)} {'meets' if len(unmet) == 1 else 'meet'} no rule, for which EasyLM raises an error"
     found.wrong.append((text.replace(", for which EasyLM raises an error", "") if rules.fullmatch else text, fix))
 
 
-def _rank(rules: RuleList, num: int, leaf: NamedLeaf, found: Findings) -> None:
+def _rank(rules: RuleList, num: int, leaves: Sequence[NamedLeaf], found: Findings) -> None:
     wanted = patterns.num_axes(rules.rules[num].value)
-    if wanted is None or wanted <= len(leaf.shape):
-        return
-    rank = f"{len(leaf.shape)} {'axis' if len(leaf.shape) == 1 else 'axes'}"
-    fix = f"({regex_of([leaf])!r}, {_spec(leaf)}),  # before that rule"
-    found.wrong.append((f"{leaf.name} has {rank}, and its rule {rules.said(num)} is for {wanted}", fix))
+    short = [leaf for leaf in leaves if wanted is not None and wanted > len(leaf.shape)]
+    for rank in sorted({len(leaf.shape) for leaf in short}):
+        group = [leaf for leaf in short if len(leaf.shape) == rank]
+        has = f"{'has' if len(group) == 1 else 'have'} {rank} {'axis' if rank == 1 else 'axes'}"
+        text = f"{names(group)} {has}, and the rule {rules.said(num)} is for {wanted}"
+        found.wrong.append((text, _lines(group, _spec(group[0]))))
 
 
-def _later(rules: RuleList, num: int, leaf: NamedLeaf, old: NamedLeaf, found: Findings) -> None:
-    """Warns of a leaf that meets a later rule than the one in whose place it is, and so another spec."""
-    earlier = rules.first(old.text(fullmatch=rules.fullmatch))
-    if earlier is None or earlier >= num or rules.rules[earlier].value == rules.rules[num].value:
-        return
-    only = "only the catch-all" if rules.is_catch_all(num) else "the rule"
-    was = "without its box" if old.name == leaf.plain_name else f"{old.name} in its place"
-    text = f"{leaf.name} meets {only} {rules.said(num)}, where {was} meets {rules.said(earlier)}"
-    boxed = leaf.path != leaf.plain and _plainly(rules, leaf) == earlier
-    spec = patterns.spelled(rules.rules[earlier].value).replace("P(", "PartitionSpec(", 1)
-    found.limits.append((text, WITHOUT_BOX if boxed else f"({regex_of([leaf])!r}, {spec}),  # before that rule"))
+def _later(rules: RuleList, num: int, leaves: Mapping[str, NamedLeaf], replaced: Replaced, found: Findings) -> None:
+    """Warns of leaves that meet a later rule than those in whose place they are, and so another spec."""
+    places = {name: replaced[name].text(fullmatch=rules.fullmatch) for name in leaves if name in replaced}
+    before = {name: rules.first(place) for name, place in places.items()}
+    for earlier in sorted({one for one in before.values() if one is not None and one < num}):
+        if rules.rules[earlier].value == rules.rules[num].value:
+            continue
+        group = [leaf for name, leaf in leaves.items() if before.get(name) == earlier]
+        old, one = replaced[group[0].name], len(group) == 1
+        only = "only the catch-all" if rules.is_catch_all(num) else "the rule"
+        their = "its" if one else "their"
+        was = f"without {their} box" if old.name == group[0].plain_name else f"{old.name} in {their} place"
+        text = f"{names(group)} {'meets' if one else 'meet'} {only} {rules.said(num)}, where {was} meets"
+        boxed = all(leaf.path != leaf.plain and _plainly(rules, leaf) == earlier for leaf in group)
+        spec = patterns.spelled(rules.rules[earlier].value).replace("P(", "PartitionSpec(", 1)
+        found.limits.append((f"{text} {rules.said(earlier)}", WITHOUT_BOX if boxed else _lines(group, spec)))
+
+
+def _lines(leaves: Sequence[NamedLeaf], spec: str) -> str:
+    """Rules that give the leaves this spec; the layers of a stack share one."""
+    lines = [f"({regex_of([leaf])!r}, {spec}),  # before that rule" for leaf in leaves]
+    return "\n".join(dict.fromkeys(lines))
 
 
 def _say(rules: RuleList, judged: Sequence[NamedLeaf], caught: Sequence[NamedLeaf], found: Findings) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Collection, Sequence
 from runner.bridge.rules.leaves import NamedLeaf, named_leaves
 from runner.bridge.rules.patterns import RuleList
 from runner.bridge.rules.sources import PathRules
-from runner.checks import verdicts
 from runner.checks.pipeline import masks, partition
 from runner.checks.pipeline.findings import Findings, Replaced, names
 from runner.checks.probes.subject import Subject
+from runner.checks.results import verdicts
 from runner.records.record import Check
 
 NAME = "rules"
@@ -70,6 +70,9 @@ def judge(
         partition.judge(rules.partition, leaves, replaced, found)
         if old is not None:
             partition.unused(rules.partition, old[1], leaves, found)
+    if old is None:  # a twin elsewhere says nothing of a mask for its own module
+        placed = {leaf.name for leaf in leaves if leaf.is_placed}
+        replaced = {name: leaf for name, leaf in replaced.items() if name in placed}
     for kind, mask in rules.masks.items():
         judged = [leaf for leaf in leaves if leaf.path[0] in trained]
         try:

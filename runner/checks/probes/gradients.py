@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import trees
-from runner.checks.probes import flow, hlo
 from runner.checks.probes.subject import Subject
+from runner.checks.programs import flow, hlo, shaken
 
 # Scale of the noise that is added to every trained leaf.
 NOISE = 0.1
@@ -31,6 +31,9 @@ OWN_POINTS = 2
 FEW_POINTS = 4
 MANY_POINTS = 12
 
+# Of x, at one point after the other of those that are many: beyond a threshold another weight may count.
+X_SCALES = (1, 1, 5, 25)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gradients:
@@ -39,12 +42,16 @@ class Gradients:
     Attributes:
       zero: Paths whose gradient is exactly zero at every point.
       never: Those of `zero` whose gradient reads nothing at all: zero whatever the data.
+      behind_zeros: Those of `zero` that get a gradient once arrays of zeros, which the call makes or init, are others.
+      cancelled: The other ones of `zero` that get a gradient once values inside are shaken: uses of one weight cancel.
       non_finite: Paths whose gradient is NaN or infinite at init's own variables, though the output is finite.
       num_points: How many points were tried.
     """
 
     zero: list[trees.Path]
     never: list[trees.Path]
+    behind_zeros: list[trees.Path]
+    cancelled: list[trees.Path]
     non_finite: list[trees.Path]
     num_points: int
 
@@ -58,6 +65,7 @@ class _Probe:
         self.paths = [path for path, _ in trees.flatten(subject.variables)]
         self.places = [place for place, path in enumerate(self.paths) if path in trained]
         self._gradient = jax.grad(self._loss, has_aux=True)
+        self._shaken: Any = None
         arguments = self._arguments(self._leaves, 0)
         self._run = jax.jit(self._seen).lower(*arguments).compile(AS_WRITTEN)
 
@@ -82,11 +90,28 @@ class _Probe:
         jaxpr = jax.make_jaxpr(lambda *given: self._gradient(*given)[0])(*self._arguments(self._leaves, 0))
         return [num for num in nums if not any(flow.read(jaxpr, [num == other for other in range(len(self.places))]))]
 
+    def shaken(self, nums: Sequence[int], *, everything: bool) -> list[int]:
+        """Those of the trained leaves `nums` that get a gradient once values inside the call are shaken."""
+        arguments = self._arguments(self._leaves, OWN_POINTS)
+        if self._shaken is None:
+            self._shaken = jax.jit(self._shaken_moves).lower(0.0, *arguments).compile(AS_WRITTEN)
+        moves = self._shaken(float(everything), *arguments)
+        return [num for num in nums if moves[num]]
+
+    def _shaken_moves(self, everything: Any, chosen: list[Any], leaves: list[Any], key: jax.Array, x: Any) -> list[Any]:
+        others = [
+            leaf if place in self.places else shaken.zeros_shaken(leaf, place) for place, leaf in enumerate(leaves)
+        ]
+        closed = jax.make_jaxpr(lambda chosen, x: self._loss(chosen, others, key, x)[0])(chosen, x)
+        loss = shaken.shaken(closed)
+        gradients = jax.grad(lambda chosen: loss(everything, *chosen, *jax.tree.leaves(x))[0])(chosen)
+        return _moves(gradients)
+
     def _arguments(self, leaves: Sequence[Any], num: int) -> tuple[Any, ...]:
         chosen = [leaves[place] for place in self.places]
         if num >= OWN_POINTS:
             chosen = [noisy(leaf, 1000 * num + place) for leaf, place in zip(chosen, self.places, strict=True)]
-        x = self._x if num == 0 else jax.tree.map(lambda leaf: drawn_like(leaf, num), self._x)
+        x = self._x if num == 0 else jax.tree.map(lambda leaf: _scaled(drawn_like(leaf, num), num), self._x)
         return chosen, list(leaves), jax.random.fold_in(self._subject.key, num), x
 
     def _loss(self, chosen: list[Any], leaves: list[Any], key: jax.Array, x: Any) -> Any:
@@ -111,8 +136,7 @@ class _Probe:
 
     def _seen(self, *arguments: Any) -> tuple[list[Any], list[Any], dict[int, Any]]:
         gradients, (finite, updated) = self._gradient(*arguments)
-        moves = [jnp.any((leaf != 0) & ~jnp.isnan(leaf)) for leaf in gradients]
-        return moves, [finite & _is_broken(leaf) for leaf in gradients], updated
+        return _moves(gradients), [finite & _is_broken(leaf) for leaf in gradients], updated
 
 
 def of(subject: Subject, trained: Sequence[trees.Path]) -> Gradients:
@@ -129,6 +153,7 @@ def of(subject: Subject, trained: Sequence[trees.Path]) -> Gradients:
         moved, num_points = moved | more, MANY_POINTS
     zero = [num for num, moves in enumerate(moved) if not moves]
     never = probe.never(zero) if zero else []
+    behind_zeros, cancelled = _alive_if_shaken(probe, zero) if zero else ([], [])
 
     def named(nums: Sequence[int]) -> list[trees.Path]:
         return [probe.paths[probe.places[num]] for num in nums]
@@ -136,9 +161,31 @@ def of(subject: Subject, trained: Sequence[trees.Path]) -> Gradients:
     return Gradients(
         zero=named(zero),
         never=named(never),
+        behind_zeros=named(behind_zeros),
+        cancelled=named(cancelled),
         non_finite=named([int(num) for num in np.flatnonzero(broken)]),
         num_points=num_points,
     )
+
+
+def _alive_if_shaken(probe: _Probe, zero: list[int]) -> tuple[list[int], list[int]]:
+    """Those of the leaves `zero` that get a gradient behind other zeros, and if everything is shaken."""
+    try:
+        behind_zeros = probe.shaken(zero, everything=False)
+        rest = [num for num in zero if num not in behind_zeros]
+        return behind_zeros, probe.shaken(rest, everything=True) if rest else []
+    except Exception:  # noqa: BLE001 - an equation that runs in its own place only; that all points gave zero is seen
+        return [], []
+
+
+def _scaled(leaf: Any, num: int) -> Any:
+    if num < FEW_POINTS or not is_inexact(leaf):
+        return leaf
+    return leaf * jnp.asarray(X_SCALES[num % len(X_SCALES)], leaf.dtype)
+
+
+def _moves(gradients: Sequence[Any]) -> list[Any]:
+    return [jnp.any((leaf != 0) & ~jnp.isnan(leaf)) for leaf in gradients]
 
 
 def wider(subject: Subject, zero: Sequence[trees.Path]) -> list[int] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from runner.checks.probes import flow, unwrapped
+from runner.bridge.calling import calls
+from runner.checks.probes import unwrapped
+from runner.checks.programs import flow
 
 # The path of a module, and the name of an attribute.
 Place = tuple[tuple[Any, ...], str]
@@ -46,27 +48,47 @@ class PythonState:
         return bool(self.read or self.running)
 
 
-def find(model: Any, call: Mapping[str, Any], x: Any) -> PythonState:
-    """The state that the native module of a wrapped layer keeps in Python; nothing of another Linen module."""
+def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> PythonState:
+    """The state that the native module of a wrapped layer keeps in Python; nothing of another Linen module.
+
+    Args:
+      model: The wrapped layer.
+      args: What a call gets by position; arrays may be given as shapes and dtypes.
+      kwargs: The same by name.
+    """
     construct = unwrapped.constructor(model)
     found: list[PythonState] = []
     if construct is None:
         return PythonState()
 
     def trace() -> None:
-        probe = _Probe(construct({}), call, jax.ShapeDtypeStruct(x.shape, x.dtype))
-        found.append(probe.found())
+        found.append(_Probe(construct({}), _Call(args, kwargs)).found())
 
     jax.eval_shape(trace)
     return found[0]
 
 
+class _Call:
+    """A call whose arrays are given apart from what else it gets."""
+
+    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self._leaves, self._structure = jax.tree.flatten((tuple(args), dict(kwargs)))
+        self.arrays = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in self._leaves if hasattr(one, "dtype")]
+
+    def __call__(self, module: Any, arrays: Sequence[Any]) -> Any:
+        """The output of the module's call on these arrays."""
+        given = iter(arrays)
+        leaves = [next(given) if hasattr(leaf, "dtype") else leaf for leaf in self._leaves]
+        args, kwargs = jax.tree.unflatten(self._structure, leaves)
+        return calls.call_with(module, args, kwargs)
+
+
 class _Probe:
     """Calls copies of one native module, all within one trace."""
 
-    def __init__(self, module: Any, call: Mapping[str, Any], x: jax.ShapeDtypeStruct) -> None:
+    def __init__(self, module: Any, call: _Call) -> None:
         self.graph, self.state = nnx.split(module)
-        self.call, self.x = call, x
+        self.call = call
         self.before = _attributes(nnx.merge(self.graph, self.state), copied=True)
 
     def found(self) -> PythonState:
@@ -97,14 +119,14 @@ class _Probe:
     def _program(self, changed: Mapping[Place, Any], after: dict[Place, Any]) -> str:
         """The traced call as text, with attributes `changed` before; what they are after it is put into `after`."""
 
-        def run(state: Any, x: Any) -> Any:
+        def run(state: Any, arrays: Any) -> Any:
             module: Any = nnx.merge(self.graph, state)
             _restore(module, {**self.before, **changed})
-            output = module(x, **self.call)
+            output = self.call(module, arrays)
             after.update(_attributes(module))
             return output, nnx.to_pure_dict(nnx.state(module, nnx.Variable))
 
-        closed = jax.make_jaxpr(run)(self.state, self.x)
+        closed = jax.make_jaxpr(run)(self.state, self.call.arrays)
         consts = "".join(str(np.asarray(one)) for one in closed.consts if isinstance(one, (np.ndarray, np.generic)))
         return re.sub(r"0x[0-9a-f]+", "", str(closed)) + consts
 
@@ -113,36 +135,37 @@ class _Probe:
         old = self.before.get(place)
         if not isinstance(old, (jax.Array, np.ndarray)) or not _is_traced(value):
             return False
-        return any(self._flow(place, old, outputs=False))
+        return any(map(any, self._flow(place, old, outputs=False)))
 
     def _is_of_x(self, place: Place) -> bool:
         """Whether the call makes the attribute from x: what it makes of the variables, it can make again."""
-        return self._flow(place, self.before.get(place), outputs=False)[-1]
+        return any(self._flow(place, self.before.get(place), outputs=False)[1])
 
     def _reads(self, place: Place, value: Any) -> bool:
         """Whether the output of a call reads arrays that the last one left in the attribute."""
         try:
-            return any(self._flow(place, value, outputs=True)[:-1])
+            return any(self._flow(place, value, outputs=True)[0])
         except Exception:  # noqa: BLE001 - a second call that raises is another one
             return True
 
-    def _flow(self, place: Place, value: Any, *, outputs: bool) -> list[bool]:
-        """Whether the outputs, or else the attribute after the call, depend on arrays in it before, and on x."""
+    def _flow(self, place: Place, value: Any, *, outputs: bool) -> tuple[list[bool], list[bool]]:
+        """Whether the outputs, or else the attribute afterwards, depend on arrays in it before; and on the input."""
         leaves, structure = jax.tree.flatten(value)
         inputs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves if hasattr(leaf, "shape")]
 
-        def run(given: Any, x: Any, state: Any) -> Any:
-            arrays = iter(given)
-            put = jax.tree.unflatten(structure, [next(arrays) if hasattr(leaf, "shape") else leaf for leaf in leaves])
+        def run(given: Any, arrays: Any, state: Any) -> Any:
+            old = iter(given)
+            put = jax.tree.unflatten(structure, [next(old) if hasattr(leaf, "shape") else leaf for leaf in leaves])
             module: Any = nnx.merge(self.graph, state)
             _restore(module, {**self.before, place: put} if place in self.before or outputs else self.before)
-            output = module(x, **self.call)
+            output = self.call(module, arrays)
             if outputs:
                 return output, nnx.to_pure_dict(nnx.state(module, nnx.Variable))
             return [leaf for leaf in jax.tree.leaves(_attributes(module)[place]) if hasattr(leaf, "shape")]
 
-        closed = jax.make_jaxpr(run)(inputs, self.x, self.state)
-        return flow.read(closed, [True] * len(closed.jaxpr.outvars))[: len(inputs) + 1]
+        closed = jax.make_jaxpr(run)(inputs, self.call.arrays, self.state)
+        read = flow.read(closed, [True] * len(closed.jaxpr.outvars))
+        return read[: len(inputs)], read[len(inputs) :][: len(self.call.arrays)]
 
 
 def _attributes(module: Any, *, copied: bool = False) -> dict[Place, Any]:

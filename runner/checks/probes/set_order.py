@@ -31,18 +31,31 @@ _IN_ORDER = frozenset({"list", "tuple", "enumerate", "iter", "map", "zip", "reve
 
 def of(subject: Subject) -> list[str]:
     """`file.py:12` with the loop's line, for each loop over a set of strings in which the order counts."""
-    if os.environ.get("PYTHONHASHSEED", "random") != "random":
+    if not _is_random():
         return []
-    model: Any = subject.model.model
-    outer = [type(model), getattr(model, "nnx_class", None)]
-    outer += [getattr(value, "nnx_class", None) for value in vars(model).values()]
-    own = _own(outer)
+    own = _outer(subject)
     found = {source: list(_loops(source)) for source in _reachable(own)}
     if not any(found.values()):
         return []
     # Only now: building the layer once more costs as much as a trace of its constructor.
     used = [*own, *_inner(subject)]
     return [loop for source in found if source in used for loop in found[source]]
+
+
+def unread(subject: Subject) -> list[str]:
+    """Names of the layer's and host's classes and factories whose source can't be read: typed at a prompt, compiled."""
+    return [kind.__name__ for kind in _outer(subject) if _source(kind) is None] if _is_random() else []
+
+
+def _is_random() -> bool:
+    return os.environ.get("PYTHONHASHSEED", "random") == "random"
+
+
+def _outer(subject: Subject) -> list[Any]:
+    """The host, and what makes the layer, if they are the user's."""
+    model: Any = subject.model.model
+    outer = [type(model), getattr(model, "nnx_class", None)]
+    return _own(outer + [getattr(value, "nnx_class", None) for value in vars(model).values()])
 
 
 def _reachable(own: list[Any]) -> list[Any]:
@@ -84,13 +97,20 @@ def _own(kinds: list[Any]) -> list[Any]:
     return list(dict.fromkeys(kind for kind in named if kind.__module__.split(".")[0] not in _KNOWN))
 
 
-def _loops(source: Any) -> Iterator[str]:
+def _source(kind: Any) -> tuple[ast.AST, int] | None:
+    """The parsed source of a class or function and its first line; None where there is none."""
     try:
-        lines, start = inspect.getsourcelines(source)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-        path = Path(inspect.getsourcefile(source) or "?").name
-    except (OSError, TypeError, SyntaxError):  # typed at a prompt
+        lines, start = inspect.getsourcelines(kind)
+        return ast.parse(textwrap.dedent("".join(lines))), start
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+def _loops(source: Any) -> Iterator[str]:
+    if (parsed := _source(source)) is None:
         return
+    tree, start = parsed
+    path = Path(inspect.getsourcefile(source) or "?").name
     names = _Names(tree, vars(sys.modules.get(source.__module__, source)), source)
     harmless = {id(item) for node in ast.walk(tree) if _is_call(node, _ORDERLESS) for item in node.args}  # type: ignore[attr-defined]
     for node in ast.walk(tree):

@@ -11,15 +11,19 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.arrays import tree_diff, trees
-from runner.arrays.tree_diff import LeafMismatch
-from runner.bridge import wrap
+from runner.arrays import tree_diff, tree_moves, trees
+from runner.arrays.tree_diff import LeafDiff
+from runner.bridge import lifts, wrap
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
+from runner.bridge.tracing import captured, hosted
+from runner.bridge.tracing.captured import Captured, Traced
+from runner.bridge.tracing.hosted import HostedCall
 from runner.bridge.wrap import Bridged
-from runner.checks.probes.draws import Draws, find
+from runner.checks.programs import flow
+from runner.checks.programs.draws import Draws, find
 from runner.config.pipeline_settings import PipelineSettings
 from runner.config.train_settings import expanded
 from runner.errors import UserError
@@ -128,6 +132,16 @@ class Subject:
         return jax.make_jaxpr(apply, return_shape=True)(self.shapes, key, trees.shapes(self.x))
 
     @functools.cached_property
+    def layer_calls(self) -> list[Captured]:
+        """Every call of a wrapped layer in init, as the host makes it; empty where the model is the layer itself."""
+        return [] if lifts.is_wrapped(self.model) else captured.calls(self.model, self.needs.streams, self.x)
+
+    @functools.cached_property
+    def host_apply(self) -> Traced:
+        """What a host's apply does on init's variables, given every stream and free to change every collection."""
+        return captured.applied(self.model, self.needs.streams, trees.shapes(self.x), self.needs.variables)
+
+    @functools.cached_property
     def make(self) -> Callable[[], Any]:
         """Makes init's variables, compiled."""
         init = self.compiled_init or jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
@@ -139,7 +153,7 @@ class Subject:
         return find(self.initialised, ["the root key", "its input"])
 
     @functools.cached_property
-    def differences(self) -> list[LeafMismatch]:
+    def differences(self) -> list[LeafDiff]:
         """How the variables given differ from those that init makes; what is only sown need not be given."""
         if self.given is None:
             return []
@@ -148,7 +162,7 @@ class Subject:
             for collection, tree in self.needs.variables.items()
             if collection in self.given or not trees.is_sown(tree)
         }
-        return tree_diff.compare(self.given, wanted)
+        return tree_diff.diff_trees(self.given, wanted, moves=tree_moves.likely).changed
 
     @functools.cached_property
     def draws(self) -> Draws:
@@ -181,6 +195,11 @@ class Subject:
             return not self.draws.invented
         except Exception:  # noqa: BLE001 - what a Linen layer raises without its stream
             return False
+
+    @functools.cached_property
+    def hosted_calls(self) -> list[HostedCall]:
+        """Every call of a wrapped layer during apply, in order."""
+        return hosted.calls(self.model, self.needs.streams, self.x, read=flow.read, variables=self.needs.variables)
 
     @functools.cached_property
     def run(self) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runner.bridge.wrap import skips_rng
+from runner.bridge.layers import axes
 
 
 def constructor(model: Any) -> Callable[[Mapping[str, Any]], nnx.Module] | None:
@@ -17,24 +17,9 @@ def constructor(model: Any) -> Callable[[Mapping[str, Any]], nnx.Module] | None:
         return None
 
     def construct(replaced: Mapping[str, Any]) -> nnx.Module:
-        rngs = {} if skips_rng(model) else {"rngs": nnx.Rngs(0)}
-        return model.nnx_class(*model.args, **{**model.kwargs, **replaced, **rngs})
+        return axes.construct(model, nnx.Rngs(0), replaced)
 
     return construct
-
-
-def cells(model: Any) -> list[tuple[Any, ...]]:
-    """The paths of the recurrent cells in the native module that nothing runs over a sequence."""
-    construct = constructor(model)
-    found: dict[tuple[Any, ...], nnx.Module] = {}
-    if construct is not None:
-        jax.eval_shape(lambda: found.update(nnx.iter_modules(construct({}))))
-    run = [path for path, module in found.items() if isinstance(module, nnx.RNN)]
-    return [
-        path
-        for path, module in found.items()
-        if isinstance(module, nnx.RNNCellBase) and not any(path[: len(over)] == over for over in run)
-    ]
 
 
 def holds_raw_arrays(model: Any) -> bool:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from runner.arrays import trees
 from runner.bridge import lifts, rngs
+from runner.bridge.tracing import jaxprs
 from runner.checks.probes import unwrapped
 from runner.checks.probes.subject import Subject
 
@@ -41,15 +42,10 @@ def _changed(subject: Subject) -> list[trees.Path]:
 
     key = jax.ShapeDtypeStruct(subject.key.shape, subject.key.dtype)
     closed, updates = jax.make_jaxpr(run, return_shape=True)(needs.variables, key, trees.shapes(subject.x))
-    given = {path: id(var) for (path, _), var in zip(trees.flatten(needs.variables), closed.jaxpr.invars, strict=False)}
-    # On a mesh, unboxing a variable with axis names repeats its sharding.
-    placed = {
-        id(equation.outvars[0]): id(equation.invars[0])
-        for equation in closed.jaxpr.eqns
-        if equation.primitive.name == "sharding_constraint"
-    }
-    got = {path: id(var) for (path, _), var in zip(trees.flatten(updates), closed.jaxpr.outvars, strict=True)}
-    return [path for path, var in got.items() if path in given and given[path] not in (var, placed.get(var))]
+    given = {path for path, _ in trees.flatten(needs.variables)}
+    got = [path for path, _ in trees.flatten(updates)]
+    moved = jaxprs.changed(closed, range(len(got)))
+    return [path for path, one in zip(got, moved, strict=True) if one and path in given]
 
 
 def _normalised(subject: Subject) -> list[trees.Path]:
@@ -57,7 +53,7 @@ def _normalised(subject: Subject) -> list[trees.Path]:
     if lifts.is_wrapped(subject.model):
         layers = [("", subject.model.model)]
     else:
-        layers = lifts.wrapped_calls(subject.model, subject.needs.streams, subject.x)
+        layers = [(call.path, call.layer) for call in subject.layer_calls]
     found: list[Any] = []
     for name, layer in layers:
         construct = unwrapped.constructor(layer)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from runner.config import schema
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
 from runner.launch import sweeper
 from runner.launch.process import PROCESS_WIDE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config import serialize
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.config.sweep_settings import SearchSettings
 from runner.errors import literal
 from runner.launch.process import PROCESS_WIDE

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.arrays import devices
 from runner.config import serialize
-from runner.config.composed import Config
+from runner.config.composing.composed import Config
 from runner.config.enums import Retry
 from runner.errors import StorageError, UserError
 from runner.experiment.identity import Identity

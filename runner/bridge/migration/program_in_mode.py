@@ -1,0 +1,45 @@
+"""All that a model gives in one call, output and updates, as one compiled function of its leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from runner.arrays import trees
+from runner.bridge.migration.trial_values import Arrays
+from runner.bridge.needs import Needs
+from runner.bridge.tracing.fixed_draws import fixed_keys
+from runner.bridge.wrap import Bridged
+
+# The name below which the output is, beside the collections.
+OUTPUT = "output"
+
+
+class Program:
+    """A model in one mode, compiled: from leaves by path to all that a call gives, by path.
+
+    Args:
+      layer: The model, with the call arguments of the mode.
+      needs: What it needs in that mode.
+    """
+
+    def __init__(self, layer: Bridged, needs: Needs) -> None:
+        self.layer, self.needs = layer, needs
+        pairs = trees.flatten(trees.unbox(needs.variables))
+        self.keys = {trees.spell(path): path for path, _ in pairs}
+        self.shapes = {trees.spell(path): leaf for path, leaf in pairs}
+        self.compiled = jax.jit(self._apply)
+
+    def _apply(self, leaves: Mapping[str, Any], x: Any) -> Any:
+        variables = trees.nest((self.keys[name], leaf) for name, leaf in leaves.items())
+        output, updates = self.layer.apply(variables, fixed_keys(self.needs.streams), self.needs.mutable, x)
+        return {OUTPUT: output, **trees.unbox(updates)}
+
+    def run(self, leaves: Arrays, x: np.ndarray, *, eager: bool = False) -> Arrays:
+        """Output below `output`, and updated collections below their names."""
+        given = (self._apply if eager else self.compiled)(dict(leaves), jnp.asarray(x))
+        return trees.named_arrays(given)

@@ -1,0 +1,1 @@
+"""Parts of checks that are a file of their own."""

@@ -1,0 +1,1 @@
+"""What traced programs show: draws, keys, callbacks, source lines."""

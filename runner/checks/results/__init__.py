@@ -1,0 +1,1 @@
+"""Check results: verdicts, classified differences, and the report."""

@@ -1,0 +1,1 @@
+"""What verbs derive from a run and write, and read back."""

@@ -1,0 +1,1 @@
+"""What `diff` reads, compares and prints."""

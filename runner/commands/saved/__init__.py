@@ -1,0 +1,1 @@
+"""What verbs do with saved runs and sweeps."""

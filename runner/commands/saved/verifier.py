@@ -1,0 +1,302 @@
+"""`bridge-runner verify`: is a run still intact? From its folder alone: no network, no other run, no sweep.
+
+Three questions, each stricter than the last: are the files the ones that were written; do the leaves and the output
+match the record; does the rebuilt layer give the recorded output on the restored variables?
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from runner.arrays import checkpoint, closeness, devices, trees
+from runner.arrays.tree_diff import diff_trees
+from runner.bridge import rngs
+from runner.commands.migration import tree_mismatch
+from runner.config.composing.composed import Config
+from runner.config.settings import Run
+from runner.config.sweep_settings import ProcessSettings
+from runner.errors import ConfigError, StorageError, UserError
+from runner.experiment import program as programs
+from runner.experiment.draft import Draft
+from runner.experiment.saved_run import SavedRun
+from runner.launch import process
+from runner.records import files, find, removal, store
+from runner.records.paths import RunFolder
+from runner.records.record import Record, Status
+from runner.report.terminal import Terminal
+from runner.sweep.writing import steps
+from runner.timing import machine
+
+EXIT_DIFFERENT = 4
+
+# On another platform, or with other software, bits may differ: a relative error, as a multiple of the dtype's epsilon.
+TOLERANCE_EPS = 64
+
+# What accelerators round the factors of float32 products to by default (`jax.lax.Precision.DEFAULT`):
+# TF32 and bfloat16. Errors of the factors average out, whereas those of a chain of roundings add up.
+PRODUCT_EPS = {"gpu": 2.0**-10, "cuda": 2.0**-10, "rocm": 2.0**-10, "tpu": 2.0**-7}
+TOLERANCE_PRODUCT_EPS = 8
+
+# A record says into how many devices the CPU was split, and this process splits it the same way, up to this limit.
+MAX_CPU_DEVICES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The result of verifying one run.
+
+    Attributes:
+      folder: Its folder.
+      wrong: What has changed, one sentence each; empty for a run that verifies.
+      detail: What was compared, and how closely it agrees.
+      removed: Whether its checkpoint was deliberately not kept, so that there is nothing to apply.
+    """
+
+    folder: RunFolder
+    wrong: list[str] = field(default_factory=list)
+    detail: str = ""
+    removed: bool = False
+
+
+def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | None = None) -> int:
+    """Prints whether the run, or every run of the sweep, at `path` is intact.
+
+    Args:
+      path: The folder of a run or a sweep.
+      trust: Whether modules that are neither ours nor flax's may be imported.
+      code: Whether to build and apply the layer; if not, nothing that the record names is imported.
+      device: Where to apply it; None for where the run was, or the CPU if that is not available here.
+
+    Returns:
+      0 if everything is intact, else 4.
+
+    Raises:
+      UserError: It is neither a run nor a sweep, or a run imports untrusted modules.
+    """
+    terminal = Terminal()
+    folders, lost = find.find_runs(path)
+    if code:
+        _prepare_process(folders)
+    if device is not None:
+        devices.find_device(device)
+    verifier = Verifier(trust=trust, code=code, device=device)
+    num_wrong, num_removed = 0, 0
+    with terminal.progress("verified", len(folders)) as advance:
+        for folder in folders:
+            finding = verifier.verify(folder)
+            num_wrong += bool(finding.wrong)
+            num_removed += finding.removed and not finding.wrong
+            for text in finding.wrong:
+                terminal.line(f"{folder.path.name}: {text}")
+            if not finding.wrong and len(folders) == 1:
+                terminal.line(f"{folder.path.name}: {finding.detail}")
+            advance()
+    for name in lost:
+        terminal.line(f"{name}: the folder is missing")
+    num_good = len(folders) - num_wrong
+    without = f", {num_removed} of them without a checkpoint (removed by retention)" if num_removed else ""
+    terminal.line(f"{num_good} of {len(folders) + len(lost)} runs verified{without}")
+    return EXIT_DIFFERENT if num_wrong or lost else 0
+
+
+class Verifier:
+    """Verifies runs one by one; runs of the same program share its compiled apply.
+
+    Args:
+      trust: Whether modules that are neither ours nor flax's may be imported.
+      code: Whether to build and apply the layer.
+      device: Where; None for where the run was, or the CPU if that is not available here.
+    """
+
+    def __init__(self, *, trust: bool = False, code: bool = True, device: str | None = None) -> None:
+        self._trust = trust
+        self._code = code
+        self._device = device
+        self._compiled: dict[str, tuple[Draft, Any]] = {}
+
+    def verify(self, folder: RunFolder) -> Finding:
+        """Verifies the run in `folder`.
+
+        Raises:
+          UserError: It imports untrusted modules.
+        """
+        links = files.links(folder)
+        if links:
+            return Finding(folder=folder, wrong=[f"{name} is a link, and a run leaves none" for name in links])
+        saved = SavedRun(folder)
+        try:
+            record = saved.record
+        except StorageError as error:
+            return Finding(folder=folder, wrong=[error.what])
+        wrong = [*_misplaced(folder, record), *_changed_files(folder, record)]
+        output, parts = _output(folder, record)
+        wrong += parts
+        variables: Any = None
+        if record.saved is not None or not record.variables:
+            try:
+                variables = saved.variables(saved.places() if self._code else None)
+            except StorageError as error:
+                wrong.append(error.what)
+        wrong += _training(folder, record)
+        removed = removal.sentence(record)
+        detail = f"{len(record.files) + 1} files as they were written; {removed}" if removed else _written(record)
+        if wrong or record.status is Status.failed or not self._code or variables is None:
+            return Finding(folder=folder, wrong=wrong, detail=detail, removed=removed is not None)
+        config = replace(saved.run, device=self._device or saved.run.device)
+        saved.require_trust(trust=self._trust)
+        try:
+            how, parts = _compare_applied(saved, self._program(saved, config), variables, output)
+        except UserError as error:
+            return Finding(folder=folder, wrong=[error.what], detail=detail)
+        return Finding(folder=folder, wrong=parts, detail=f"{detail}; {how}")
+
+    def _program(self, saved: SavedRun, config: Run) -> tuple[Draft, Any]:
+        record = saved.record
+        # The program's name does not include the device.
+        key = f"{record.program_id} {config.device} {record.platform}"
+        if key not in self._compiled:
+            draft = saved.draft(config)
+            # On another platform, at the highest precision: then only the run's own rounding has to be allowed for.
+            precision = None if record.platform == draft.device.platform else "highest"
+            self._compiled[key] = draft, programs.compile_apply(draft, precision=precision)
+        return self._compiled[key]
+
+
+def _prepare_process(folders: Sequence[RunFolder]) -> None:
+    """Splits the CPU as it was for the runs, so that a mesh finds its devices, unless JAX is already initialized."""
+    num_cpu_devices = 1
+    with contextlib.suppress(UserError, IndexError):
+        run = SavedRun(folders[0]).in_one_process
+        num_cpu_devices = min(run.process.num_cpu_devices, MAX_CPU_DEVICES)
+    with contextlib.suppress(ConfigError):
+        process.prepare_process([Config(run=Run(process=ProcessSettings(num_cpu_devices=num_cpu_devices)))])
+
+
+def _written(record: Record) -> str:
+    return f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
+
+
+def _misplaced(folder: RunFolder, record: Record) -> list[str]:
+    """Whether the record belongs to another run: folders are named after their run."""
+    name = folder.path.absolute().name
+    own = f"{record.num}-{record.run_id[:8]}"
+    return [f"record.json is that of run {own}"] if re.fullmatch(r"\d+-[0-9a-f]{8}", name) and name != own else []
+
+
+def _changed_files(folder: RunFolder, record: Record) -> list[str]:
+    found = files.file_digests(folder)
+    if record.checkpoint and record.checkpoint.removed:
+        # The process was killed between the record and the files: the next command removes them.
+        found = {name: digest for name, digest in found.items() if not removal.is_of_checkpoint(name)}
+    wrong = [f"{name} is missing" for name in sorted(record.files.keys() - found.keys())]
+    wrong += [f"{name} was not written by this run" for name in sorted(found.keys() - record.files.keys())]
+    both = sorted(record.files.keys() & found.keys())
+    return wrong + [f"{name} is not what was written" for name in both if record.files[name] != found[name]]
+
+
+def _output(folder: RunFolder, record: Record) -> tuple[Mapping[str, np.ndarray], list[str]]:
+    if not record.output:
+        return {}, []
+    try:
+        output = store.read_output(folder, record)
+    except StorageError as error:
+        return {}, [error.what]
+    wrong = [one.path or "y" for one in record.output if trees.array_digest(output[one.path]) != one.digest]
+    file = folder.output(single=list(output) == [""]).name
+    return output, [f"{file}: {name} has other bits than the record says" for name in wrong]
+
+
+def _training(folder: RunFolder, record: Record) -> list[str]:
+    """What is wrong with the optimiser state and the kept steps."""
+    state = record.train.state if record.train else None
+    if state is None or state.removed is not None:
+        return []
+    wrong = []
+    try:
+        found = trees.tree_digest(trees.leaves(checkpoint.restore(folder.train_state)))
+        wrong = [] if found == state.digest else [f"{folder.train_state} is not what the run saved"]
+    except checkpoint.CheckpointError as error:
+        wrong = [f"{folder.train_state} can't be restored: {error.__cause__ or error}"]
+    kept = sorted(folder.steps.iterdir()) if folder.steps.is_dir() else []
+    damaged = [(path, steps.damage(path)) for path in kept if path.name.isdecimal()]
+    return wrong + [f"{path} is not what the run saved: {reason}" for path, reason in damaged if reason]
+
+
+def _compare_applied(
+    saved: SavedRun, program: tuple[Draft, Any], variables: Any, kept: Mapping[str, np.ndarray]
+) -> tuple[str, list[str]]:
+    """How closely the output of the restored variables agrees with the recorded one, and where it does not."""
+    draft, apply = program
+    record, place = saved.record, draft.placement
+    x, key = place.put_x(saved.x), place.put(rngs.root_key(saved.run.seed))
+    kept_here = trees.with_keys_of(variables, draft.needs.variables)
+    if wrong := tree_mismatch.sentences(diff_trees(kept_here, trees.unbox(draft.needs.variables))):
+        return "", [f"the layer is not the one that was saved: {wrong}"]
+    output, _ = apply(place.put_variables(kept_here), key, x)
+    made = trees.named_arrays(output)
+    differing = closeness.differences(kept, made)
+    if not differing:
+        return "applied again, the output is the same bit for bit", []
+    elsewhere = _elsewhere(record, draft)
+    if elsewhere and (tolerance := _tolerance(kept, made, record)):
+        ulps = max(item["ulp"] for item in differing.values())
+        how = f"within {ulps} ulp, and within the tolerance of {tolerance:.2g} of its largest element"
+        return f"applied on {elsewhere}, the output is {how}", []
+    where = "" if not elsewhere else f" on {elsewhere}"
+    source = "; the layer's source is another one than when the run was saved" if _other_source(record, draft) else ""
+    return "", [f"applied again{where}, the output differs in {closeness.largest_differences(differing)}{source}"]
+
+
+def _elsewhere(record: Record, draft: Draft) -> str | None:
+    """What has changed since the run was saved, so that bits may differ."""
+    if record.platform != draft.device.platform:
+        return f"{draft.device.platform} instead of {record.platform}"
+    mesh = draft.placement.info()
+    if record.mesh and mesh and mesh.axes != record.mesh.axes:
+        return f"1 device instead of {len(record.mesh.devices)}"
+    if record.mesh and record.mesh.num_processes > 1:
+        return f"1 process instead of {record.mesh.num_processes}"
+    now = machine.fingerprint()
+    if record.fingerprint.get("software_id") != now["software_id"]:
+        return "other software than it was saved with"
+    return "another machine" if record.fingerprint.get("machine_id") != now["machine_id"] else None
+
+
+def _tolerance(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray], record: Record) -> float | None:
+    """The allowed relative error, the largest of all arrays; None if one of them exceeds its own."""
+    if kept.keys() != made.keys():
+        return None
+    allowed = {name: _allowed(array, record) for name, array in kept.items()}
+    good = all(_within(kept[name], made[name], allowed[name]) for name in kept)
+    return max(allowed.values(), default=0.0) if good else None
+
+
+def _allowed(array: np.ndarray, record: Record) -> float:
+    """The allowed relative error of `array`, which was computed on another platform, machine or mesh."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return 0.0
+    allowed = TOLERANCE_EPS * float(jnp.finfo(array.dtype).eps)
+    asked = (record.fingerprint.get("jax_config") or {}).get("jax_default_matmul_precision")
+    if asked is None and record.platform in PRODUCT_EPS:
+        allowed = max(allowed, TOLERANCE_PRODUCT_EPS * PRODUCT_EPS[record.platform])
+    return allowed
+
+
+def _within(one: np.ndarray, two: np.ndarray, allowed: float) -> bool:
+    if (one.shape, one.dtype) != (two.shape, two.dtype) or not allowed:
+        return False
+    first, second = trees.as_float64(one), trees.as_float64(two)
+    scale = float(np.max(np.abs(first[np.isfinite(first)]), initial=0.0))
+    return bool(np.allclose(first, second, rtol=allowed, atol=allowed * scale, equal_nan=True))
+
+
+def _other_source(record: Record, draft: Draft) -> bool:
+    return record.settings.get("variables") is None and record.program_id != draft.program_id

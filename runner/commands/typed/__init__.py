@@ -1,0 +1,1 @@
+"""What is typed: verbs, completion, the nearest path."""

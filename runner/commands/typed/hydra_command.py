@@ -1,0 +1,69 @@
+"""Runs a Hydra command line: a single run, or a sweep with `-m`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.config import rules_settings, schema
+from runner.errors import UserError, quoted
+from runner.launch.application import RUN, Act, Application
+
+MULTIRUN = {"-m", "--multirun"}
+
+
+def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
+    """Composes the configs that `words` describe, applies `act` to them, and returns the exit code.
+
+    Args:
+      words: Arguments for Hydra.
+      act: What to do with the configs: run, plan or check.
+
+    Raises:
+      UserError: Hydra rejects the command line, or a config can't run.
+    """
+    make_importable()
+    import hydra
+
+    from runner.config.explain import explain, is_hydra_error
+
+    schema.register()
+    words = rules_settings.as_overrides(words)
+    # Otherwise Hydra prints its errors and exits with 1; this way they reach us, and bugs keep their traceback.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    words = [quoted_part(word) for word in words]
+    # argparse allows no flags between overrides: it would reject `seed=0,1 -m`.
+    first = [word for word in words if word in MULTIRUN]
+    sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
+    job = Application(words, act)
+    decorate = hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="config")
+    try:
+        decorate(job)()
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_hydra_error(error):
+            raise
+        raise explain(error) from error
+    if job.error is not None:
+        raise job.error
+    return job.exit_code
+
+
+def quoted_part(word: str) -> str:
+    """`variables=CHECKPOINT#NAMES` with the value in quotes: Hydra's grammar has no `#`."""
+    key, _, value = word.partition("=")
+    if key.lstrip("+") != "variables" or "#" not in value or re.search(r"['\"\[\](){}]", value):
+        return word
+    return f"{key}={','.join(quoted(part) if '#' in part else part for part in value.split(','))}"
+
+
+def make_importable() -> None:
+    """Adds the working directory (the user's modules) and, in a checkout, our Hydra plugins to `sys.path`."""
+    plugins = Path(__file__).resolve().parents[2] / "launch" / "plugins"
+    for folder in (os.getcwd(), str(plugins) if plugins.is_dir() else None):
+        if folder is not None and folder not in sys.path:
+            sys.path.append(folder)

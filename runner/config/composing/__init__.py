@@ -1,0 +1,1 @@
+"""From overrides to the configs of a sweep."""

@@ -1,0 +1,1 @@
+"""Training: a few optimiser steps, their state and their curve."""

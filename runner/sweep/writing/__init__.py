@@ -1,0 +1,1 @@
+"""What a sweep writes, and what it removes."""

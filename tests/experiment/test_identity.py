@@ -1,0 +1,135 @@
+"""The ids of a run: every key of its settings, changed alone, changes those that it must and no other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from runner.config import enums
+from runner.config.serialize import to_data
+from runner.experiment.identity import identity_of
+
+# What a key changes, each with all that follow: the program, the result, the times.
+PROGRAM, RESULT, TIMES, NOTHING = "program", "result", "times", "nothing"
+CHANGED = {
+    PROGRAM: ("program_id", "result_id", "run_id"),
+    RESULT: ("result_id", "run_id"),
+    TIMES: ("run_id",),
+    NOTHING: (),
+}
+
+# Further settings under which a key says something.
+TRAINED = {"train.steps": 5}
+HOSTED = {"host.target": "runner.bridge.hosts.MLPHost", "host.name": "mlp"}
+TOKENS = {"input.kind": enums.InputKind.tokens, "input.dtype": "int32", "input.high": 8}
+SHAPED = {"input.shapes": {"mask": [2]}}
+MESHED = {"mesh.axes": {"data": 1}}
+
+ROWS = [
+    ("seed", 1, RESULT, {}),
+    ("input_shape", (6,), PROGRAM, {}),
+    ("features", 9, NOTHING, {}),  # the layer gets it by its kwargs
+    ("layer.target", "flax.nnx.LinearGeneral", PROGRAM, {}),
+    ("layer.kwargs", {"in_features": 4, "out_features": 8, "use_bias": False}, PROGRAM, {}),
+    ("layer.call", {"deterministic": True}, PROGRAM, {}),
+    ("layer.nnx_method", "attend", PROGRAM, {}),
+    ("layer.rngs", ("params",), PROGRAM, {}),
+    ("layer.mutable", ("batch_stats",), PROGRAM, {}),
+    ("layer.init_rngs", ("params",), PROGRAM, {}),
+    ("layer.wrapper", "flax.nnx.bridge.ToLinen", PROGRAM, {}),
+    ("layer.metadata_fn", "none", PROGRAM, {}),
+    ("host.target", "runner.bridge.hosts.ScannedHost", PROGRAM, HOSTED),
+    ("host.kwargs", {"features": 3}, PROGRAM, HOSTED),
+    ("host.layer_name", None, PROGRAM, HOSTED),
+    ("host.call", {"train": True}, PROGRAM, HOSTED),
+    ("pipeline.name", "t5x", PROGRAM, {}),
+    ("input.kind", enums.InputKind.ones, RESULT, {}),
+    ("input.seed", 1, RESULT, {}),
+    ("input.dtype", "bfloat16", PROGRAM, {}),
+    ("input.high", 9, RESULT, TOKENS),
+    ("input.name", "x", PROGRAM, {}),
+    ("input.shapes", {"mask": [3]}, PROGRAM, SHAPED),
+    ("input.dtypes", {"mask": "int32"}, PROGRAM, SHAPED),
+    ("input.seed", 1, PROGRAM, SHAPED),
+    ("train.steps", 6, RESULT, TRAINED),
+    ("train.optimizer", "sgd", PROGRAM, TRAINED),
+    ("train.learning_rate", 0.5, PROGRAM, TRAINED),
+    ("train.collections", ("params", "LoRAParam"), PROGRAM, TRAINED),
+    ("train.teacher_seed", 2, RESULT, TRAINED),
+    ("train.optimizer", "sgd", NOTHING, {}),
+    ("mesh.axes", {"data": 1, "model": 1}, PROGRAM, MESHED),
+    ("mesh.input", ("data",), PROGRAM, MESHED),
+    ("mesh.rules", {"embed": "data"}, PROGRAM, MESHED),
+    ("timing.mode", enums.TimingMode.careful, TIMES, {}),
+    ("timing.warmup", 3, TIMES, {}),
+    ("timing.min_warmup_s", 0.5, TIMES, {}),
+    ("timing.rounds", 11, TIMES, {}),
+    ("timing.min_sample_s", 0.5, TIMES, {}),
+    ("timing.pipeline", 11, TIMES, {}),
+    ("timing.turns", False, NOTHING, {}),
+    ("layer.name", "mine", NOTHING, {}),
+    ("layer.seeded_by", ("layer.kwargs.seed",), NOTHING, {}),
+    ("host.name", "mine", NOTHING, HOSTED),
+    ("output_root", "other", NOTHING, {}),
+    ("sweep", "mine", NOTHING, {}),
+    ("train.save_every", 1, NOTHING, TRAINED),
+    ("train.keep_steps", 3, NOTHING, TRAINED),
+]
+
+# What else is no part of the result: how it is checked, kept, tracked, spread and repeated.
+NOT_PART = ("rules", "checks", "checkpoint", "tracking", "distributed", "grid", "failure", "process")
+
+# By the bytes that they name, and by what this machine has: see below.
+OTHERWISE = ("variables", "input.path", "device")
+
+# What a pipeline asks and does is said by its name.
+PIPELINE = ("keeps", "boxes", "axes", "text_keys", "eager_sharding", "same_call", "does")
+
+
+def changed(run, values):
+    groups = {}
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        groups[group] = {**groups.get(group, {}), name: value} if name else value
+    for group, new in groups.items():
+        found = dataclasses.replace(getattr(run, group), **new) if isinstance(new, dict) else new
+        run = dataclasses.replace(run, **{group: found})
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(make_run):
+    return make_run("features=8")
+
+
+@pytest.mark.parametrize(("key", "value", "what", "under"), ROWS)
+def test_a_key_changes_the_ids_that_it_must(run, key, value, what, under):
+    before, after = identity_of(changed(run, under)), identity_of(changed(run, under | {key: value}))
+    differing = [name for name in CHANGED[PROGRAM] if getattr(before, name) != getattr(after, name)]
+    assert differing == list(CHANGED[what])
+
+
+def test_every_key_of_the_settings_has_a_row(run):
+    data = to_data(run)
+    keys = [
+        f"{group}.{name}" if isinstance(value, dict) else group
+        for group, value in data.items()
+        for name in (value if isinstance(value, dict) else [""])
+    ]
+    rows = {key for key, *_ in ROWS} | {f"pipeline.{name}" for name in PIPELINE}
+    assert [key for key in keys if key not in (*rows, *OTHERWISE) and key.partition(".")[0] not in NOT_PART] == []
+
+
+def test_groups_that_are_no_part_of_the_result(make_run, run):
+    other = make_run(
+        "features=8", "checks=off", "checkpoint=none", "tracking=disabled", "failure.max=3", "process.num_cpu_devices=2"
+    )
+    assert identity_of(other) == identity_of(run)
+
+
+def test_files_and_devices_are_part_by_what_they_are(run):
+    plain = identity_of(run)
+    assert identity_of(run, "digest").program_id != identity_of(run, "other").program_id != plain.program_id
+    auto = dataclasses.replace(run, device="auto")
+    assert identity_of(auto, elsewhere="gpu").run_id != identity_of(auto, elsewhere="cpu").run_id

@@ -1,0 +1,96 @@
+"""Flaxformer: an NNX MLP in its T5. The layers and the hosts are those of docs/pipelines/flaxformer.md.
+
+Its trainer, train state and checkpoints are T5X's: T5X has to lie beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from tests.pipelines import typed
+from tests.pipelines.proofs import stubs, t5x
+from tests.pipelines.proofs.source import Source
+
+SOURCE = Source("flaxformer", "google/flaxformer", folder="flaxformer", path=(".", "../t5x"))
+stubs.stand_in("aqt", "chex")
+
+HOST = ("host.target=hosts.Encoder", "host.layer_name=null")
+TYPED = ("pipeline=flaxformer", "layer=custom", *HOST, *t5x.INPUT)
+NOT_RUN = {"trainer": t5x.NOT_RUN["trainer"]}
+
+
+@functools.cache
+def checked(target: str, *words: str) -> typed.Checked:
+    return typed.check(*TYPED, f"layer.target={target}", *words)
+
+
+def check(folder: Path) -> str:
+    """A healthy layer passes."""
+    found = checked("layers.Mlp", t5x.AXES)
+    assert found.code == 0 and not found.failed(), {name: found.details[name] for name in found.failed()}
+    return "healthy, by AxesToLinen: exit 0"
+
+
+def collections(folder: Path) -> str:
+    """Its scan carries params, cache and intermediates alone."""
+    faulty = checked("faulty.Stats", t5x.AXES)
+    failed = [name for name in faulty.failed() if "norm" in faulty.details[name]]
+    assert failed, faulty.details
+    return f"BatchNorm in its scan: *{failed[0]}* fails: {faulty.details[failed[0]]}; the healthy twin passes"
+
+
+def axes(folder: Path) -> str:
+    """Its own tests of layouts want as many names as axes; the check says so, and its fix is taken."""
+    import hosts
+    import jax
+    from flax import nnx
+    from flax.nnx import bridge
+    from flaxformer import testing_utils
+    from layers import Mlp
+
+    def described(mlp: Any) -> Any:
+        with nnx.use_eager_sharding(False):
+            variables = jax.eval_shape(hosts.T5(layer=mlp).init, {"params": jax.random.key(0)}, t5x.tokens())
+        return testing_utils.param_dtypes_shapes_axes(variables["params"], variables["params_axes"])
+
+    try:
+        described(lambda name=None: bridge.to_linen(Mlp, name=name, metadata_fn=None))
+        refused = ""
+    except ValueError as error:
+        refused = str(error)
+    assert refused
+    assert described(hosts.mlp) == described(hosts.own_mlp)
+    faulty = checked("layers.Mlp", "layer.metadata_fn=none")
+    assert faulty.verdicts["axes"] == "fail", faulty.details["axes"]
+    said = faulty.details["axes"]
+    return f"*axes* fails: {said}; by AxesToLinen its param_dtypes_shapes_axes gives what its own MLP gives"
+
+
+def boxes(folder: Path) -> str:
+    """Numbers as keys break functions that join paths."""
+    listed = checked("faulty.Listed", t5x.AXES)
+    assert listed.code == 1 and listed.failed(), listed.details
+    name = listed.failed()[0]
+    return f"nnx.List: *{name}* fails: {listed.details[name]}"
+
+
+def modes(folder: Path) -> str:
+    """Dropout that ignores `enable_dropout`."""
+    faulty = checked("faulty.Stuck", t5x.AXES)
+    failed = [name for name in ("traps", "mode") if faulty.verdicts.get(name) == "fail"]
+    assert failed, faulty.details
+    return f"dropout that ignores `enable_dropout`: *{failed[0]}* fails: {faulty.details[failed[0]]}"
+
+
+PROOFS = {
+    "layer": t5x.layer,
+    "check": check,
+    "collections": collections,
+    "axes": axes,
+    "boxes": boxes,
+    "modes": modes,
+    "checkpoint": t5x.checkpoint,
+    "training": t5x.training,
+}
