@@ -49,7 +49,8 @@ def test_show_prints_the_failure_traceback(here, capsys):
 
 
 def test_a_refused_run_has_no_traceback(here, capsys):
-    error = {"kind": "check", "type": "CheckFailed", "message": "complete: 1 is missing", "traceback": "Traceback (most"}
+    error = {"kind": "check", "type": "CheckFailed", "message": "complete: 1 is missing"}
+    error |= {"traceback": "Traceback (most recent call last):"}
     edit_record(run_folder("mixed", 0), lambda record: record.update(error=error))
     _, out, _ = run(capsys, "show", "outputs/mixed/0")
     assert "\nfailed: check: CheckFailed: complete: 1 is missing\n\nagain: " in out
