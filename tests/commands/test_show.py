@@ -48,6 +48,15 @@ def test_show_prints_the_failure_traceback(here, capsys):
     assert "in look\nRuntimeError: the cable is out\n\nagain: " in out
 
 
+def test_a_refused_run_has_no_traceback(here, capsys):
+    error = {"kind": "check", "type": "CheckFailed", "message": "complete: 1 is missing"}
+    error |= {"traceback": "Traceback (most recent call last):"}
+    edit_record(run_folder("mixed", 0), lambda record: record.update(error=error))
+    _, out, _ = run(capsys, "show", "outputs/mixed/0")
+    assert "\nfailed: check: CheckFailed: complete: 1 is missing\n\nagain: " in out
+    assert "Traceback" not in out
+
+
 def test_show_prints_gpu_clocks_and_processes(here, capsys):
     gpu = {"index": 0, "name": "NVIDIA H100", "clock_mhz": 1755, "max_clock_mhz": 1980, "memory_clock_mhz": 2619}
     gpu |= {"temperature_c": 41, "num_other_processes": 1}
