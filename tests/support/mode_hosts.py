@@ -57,6 +57,8 @@ class Samples(Noisy):
         return self.linear(x) + jax.random.normal(self.rngs.noise(), x.shape)
 
 
+# Overwritten where a run imports this file again.
+@nnx.register_variable_name("Calls", overwrite=True)
 class Calls(nnx.Variable):
     pass
 
