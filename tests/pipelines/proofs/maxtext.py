@@ -29,9 +29,7 @@ stubs.stand_in(*ABSENT)
 HOST = ("host.target=hosts.Decoder", "host.layer_name=null")
 TYPED = ("pipeline=maxtext", "layer=custom", *HOST, "input=tokens", "input.high=64", "input_shape=[2,8]")
 OWN = "layer.wrapper=maxtext.layers.nnx_wrappers.ToLinen"
-NOT_RUN = {
-    "trainer": "maxtext.trainers.pre_train.train.main wants its data pipeline (grain, TensorFlow) and an accelerator"
-}
+NOT_RUN = {"trainer": "maxtext.trainers.pre_train.train.main wants its data pipeline (grain, TensorFlow): not tried"}
 
 
 @functools.cache

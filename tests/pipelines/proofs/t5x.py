@@ -22,7 +22,7 @@ HOST = ("host.target=hosts.Encoder", "host.layer_name=null")
 INPUT = ("input=tokens", "input.high=64", "input_shape=[2,6]")
 TYPED = ("pipeline=t5x", "layer=custom", *HOST, *INPUT)
 RULES = "rules=faulty:overrides()"
-NOT_RUN = {"trainer": "t5x.train.train wants seqio, gin, clu and TensorFlow, which do not install beside this JAX"}
+NOT_RUN = {"trainer": "t5x.train.train wants seqio, gin, clu and TensorFlow, which were stood in for"}
 
 
 @functools.cache
