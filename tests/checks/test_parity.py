@@ -13,10 +13,11 @@ from common_layers import QUICK
 from flax import linen as nn
 from flax import nnx
 from flax.core.scope import LazyRng
+from flax.nnx import bridge
 
 import runner
 from runner.arrays import trees
-from runner.bridge import native, wrap
+from runner.bridge import native
 from runner.bridge.needs import find_needs
 from runner.bridge.rngs import init_keys, native_streams, root_key
 from runner.bridge.wrap import Bridged
@@ -88,7 +89,7 @@ class Masks(nnx.Module):
 
 def wrapped(nnx_class, construct=None, x=None, **kwargs) -> Subject:
     """A wrapped layer as a subject; `construct` builds something else natively."""
-    model = wrap.bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs))
+    model = bridge.ToLinen(nnx_class, kwargs=nn.FrozenDict(kwargs))
     layer = Bridged(model=model, construct=construct or (lambda rngs: nnx_class(**kwargs, rngs=rngs)))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32) if x is None else x
     needs = find_needs(layer, x, nnx_class.__name__)
@@ -248,7 +249,7 @@ class Nested(nn.Module):
 class Inner(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return wrap.bridge.ToLinen(nnx.Linear, args=(4, 2), name="layer")(x)
+        return bridge.ToLinen(nnx.Linear, args=(4, 2), name="layer")(x)
 
 
 @pytest.mark.parametrize("path", [(), ("layer",), ("inner", "layer")])
