@@ -57,9 +57,7 @@ class Samples(Noisy):
         return self.linear(x) + jax.random.normal(self.rngs.noise(), x.shape)
 
 
-# Overwritten where a run imports this file again.
-@nnx.register_variable_name("Calls", overwrite=True)
-class Calls(nnx.Variable):
+class CallCount(nnx.Variable):
     pass
 
 
@@ -68,7 +66,7 @@ class CountsCalls(nnx.Module):
 
     def __init__(self, *, rngs):
         self.linear = nnx.Linear(4, 4, rngs=rngs)
-        self.calls = Calls(jnp.zeros(()))
+        self.calls = CallCount(jnp.zeros(()))
 
     def __call__(self, x):
         self.calls[...] += 1

@@ -134,7 +134,7 @@ class CountsScaled(Plain):
 
 
 class KeepsNoCount(CountsScaled):
-    """Counts for nobody."""
+    """Counts, and no one reads it."""
 
     def scaled(self, x, *, scale):
         self.calls += 1
