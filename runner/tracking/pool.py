@@ -155,6 +155,8 @@ class PooledTracking:
         self._here.close()
 
     def _warm(self, num_processes: int) -> tuple[None, list[str]]:
+        # Ctrl-C goes to the whole group: who starts in this thread inherits that it is for the sweep's process alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         for future in [self._pool.submit(_warm_worker) for _ in range(num_processes)]:
             future.result()
         return None, []

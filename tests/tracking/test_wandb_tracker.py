@@ -269,3 +269,22 @@ def test_packages_are_listed_once_per_sweep(make, tmp_path):
     offline_runs(tmp_path)
     found = [path.parent.parent.name for path in (tmp_path / "wandb").glob("offline-run-*/files/requirements.txt")]
     assert [name.endswith("demo-sweep") for name in found] == [True]
+
+
+def test_ctrl_c_spares_starting_workers(tmp_path):
+    code = """
+import os, signal, sys, time
+from pathlib import Path
+from runner.config.run_settings import TrackingSettings
+from runner.tracking import pool
+signal.signal(signal.SIGINT, lambda *_: None)
+tracking = pool.PooledTracking(TrackingSettings(), Path(sys.argv[1]), "demo", print, num_processes=1)
+for _ in range(10):
+    time.sleep(0.1)
+    os.killpg(0, signal.SIGINT)
+tracking.wait()
+tracking.close()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, start_new_session=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
