@@ -16,6 +16,11 @@ FORMAT = "npz"
 SUFFIX = ".npy"
 
 
+def is_zip(start: bytes) -> bool:
+    """Whether a file that begins so is a zip archive, as npz files are."""
+    return start.startswith(b"PK")
+
+
 def read(path: Path) -> Contents:
     """Opens the file.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from runner.arrays.fast_checkpoint import TEMPORARY
 from runner.arrays.formats import (
@@ -23,8 +25,15 @@ from runner.errors import StorageError
 # Enough to tell every format by.
 NUM_BYTES = 64
 
-ZIP = b"PK"
 INDEX = ".safetensors.index.json"
+
+# Formats of one file, in the order in which they are tried: how each begins, and who reads it.
+FILES: tuple[tuple[Callable[[bytes], bool], Any], ...] = (
+    (npz_file.is_zip, npz_file),
+    (safetensors_file.is_safetensors, safetensors_file),
+    (easylm_stream.is_stream, easylm_stream),
+    (flax_bytes.is_map, flax_bytes),
+)
 
 FORMATS = (
     "Orbax folders, flax msgpack, EasyLM's streams, T5X folders, npz, safetensors, and folders of tensorstore's arrays"
@@ -44,12 +53,11 @@ def is_tree(folder: Path) -> bool:
 def is_checkpoint_file(path: Path) -> bool:
     """Whether the file begins as a checkpoint does."""
     start = _start(path)
-    opens = (flax_bytes.is_map, easylm_stream.is_stream, safetensors_file.is_safetensors)
     try:
         refused.require_readable(start, path.suffix)
     except refused.Refusal:
         return False
-    return start.startswith(ZIP) or any(is_one(start) for is_one in opens)
+    return any(is_one(start) for is_one, _ in FILES)
 
 
 def open_file(path: Path) -> Contents:
@@ -67,18 +75,10 @@ def open_file(path: Path) -> Contents:
     name = "of no format that is known"
     try:
         refused.require_readable(start, path.suffix)
-        if start.startswith(ZIP):
-            name = npz_file.FORMAT
-            return npz_file.read(path)
-        if safetensors_file.is_safetensors(start):
-            name = safetensors_file.FORMAT
-            return safetensors_file.read(path)
-        if easylm_stream.is_stream(start):
-            name = easylm_stream.FORMAT
-            return easylm_stream.read(path)
-        if flax_bytes.is_map(start):
-            name = flax_bytes.FORMAT
-            return flax_bytes.read(path)
+        for is_one, kind in FILES:
+            if is_one(start):
+                name = kind.FORMAT
+                return kind.read(path)
     except refused.Refusal as refusal:
         raise StorageError(f"{path} is {refusal}", _readable()) from refusal
     except DamagedError as error:
