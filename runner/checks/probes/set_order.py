@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import inspect
+import linecache
 import os
 import sys
 import textwrap
@@ -98,12 +100,35 @@ def _own(kinds: list[Any]) -> list[Any]:
 
 
 def _source(kind: Any) -> tuple[ast.AST, int] | None:
-    """The parsed source of a class or function and its first line; None where there is none."""
+    """The parsed source of a class or function and the line of its file that it counts from; None where none is."""
     try:
+        if isinstance(kind, type):
+            lines = linecache.getlines(inspect.getsourcefile(kind) or "", vars(sys.modules[kind.__module__]))
+            found = _classes("".join(lines)).get(kind.__qualname__)
+            return None if found is None else (found, 1)
         lines, start = inspect.getsourcelines(kind)
         return ast.parse(textwrap.dedent("".join(lines))), start
     except (OSError, TypeError, SyntaxError):
         return None
+
+
+@functools.lru_cache(16)
+def _classes(source: str) -> dict[str, ast.AST]:
+    """The classes of a file by their qualified names. `inspect` parses the file again for each of them."""
+    found: dict[str, ast.AST] = {}
+
+    def walk(node: ast.AST, within: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = within
+            if isinstance(child, ast.ClassDef):
+                found[within + child.name] = child
+                inner = f"{within}{child.name}."
+            elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                inner = f"{within}{child.name}.<locals>."
+            walk(child, inner)
+
+    walk(ast.parse(source), "")
+    return found
 
 
 def _loops(source: Any) -> Iterator[str]:
