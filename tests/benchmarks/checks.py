@@ -1,10 +1,10 @@
-"""What the checks about a program cost beside compiling it: those that are traced, and all ten.
+"""What the checks about a program cost beside compiling it: those that are traced, and all.
 
     python tests/benchmarks/checks.py [--layers linear,mlp] [--rounds 3] [--depth traced]
 
 Every figure is a ratio within one process: checks by the trace, lower and compile of the same program's init and
-apply, in turn, with JAX's caches empty before each. All ten get the compiled program, as in `bridge-runner check`; most
-of what they cost is tracing, lowering and compiling programs of their own, so the last ratio is by the seconds in which
+apply, in turn, with empty caches of JAX before each. They get the compiled program, as a sweep gives it; most of what
+all of them cost is tracing, lowering and compiling programs of their own, so the last ratio is by the seconds in which
 JAX says that it does that. Prints a Markdown table.
 """
 
@@ -119,7 +119,7 @@ def row(name: str, run: Run, rounds: int, compiling: Compiling, *, full: bool) -
         jax.clear_caches()
         program: list[Program] = []
         programs.append(cost(lambda drafted=drafted, program=program: program.append(compile_program(drafted))))
-        asked = subject_of(run)
+        asked = subject_of(run, program[0])
         traced.append(cost(lambda asked=asked: registry.run_checks(asked, full=False)))
         if full:
             asked = subject_of(run, program[0])
@@ -152,7 +152,7 @@ def main() -> None:
     runs = compose(known if given.layers == "all" else given.layers.split(","))
     process.quiet_libraries()
     heads = ["layer", "program, CPU ms", "traced checks: CPU (wall)"]
-    heads += ["all ten: CPU (wall)", "the dearest of them", "all ten, by what they compile"] * full
+    heads += ["all: CPU (wall)", "the dearest of them", "all, by what they compile"] * full
     heads.append("`checks=off`, µs")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     compiling = Compiling()
