@@ -222,3 +222,16 @@ def test_files_have_at_most_350_lines():
 
 def test_overlong_files_are_found():
     assert too_long({"arrays/tree.py": 350, "arrays/mesh.py": 351}) == ["arrays/mesh.py"]
+
+
+def test_variables_of_tests_have_names_of_their_own():
+    # flax.nnx knows a Variable by its class's name, for the whole process.
+    trees = [ast.parse(path.read_text()) for path in sorted((ROOT.parent / "tests").rglob("*.py"))]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    pairs = [(node.name, ast.unparse(base).removeprefix("nnx.")) for node in classes for base in node.bases]
+    variables = {"Variable", "Param", "BatchStat"}
+    while more := {name for name, base in pairs if base.partition("[")[0] in variables} - variables:
+        variables |= more
+    named = [name for name, base in pairs if base.partition("[")[0] in variables]
+    assert sorted(named) == sorted(set(named))
+    assert "Average" in named

@@ -9,12 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge
+from own_variables import Average
 
 PARAMS = {"params": True, "dropout": True}
-
-
-class Average(nnx.Variable):
-    pass
 
 
 class Table(nnx.Variable):

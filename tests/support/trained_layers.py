@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx
+from own_variables import Average
 
 WIDTH = 4
 
@@ -69,10 +70,6 @@ class Prompt(nnx.Variable):
 
 
 class Adapter(nnx.Param):
-    pass
-
-
-class Average(nnx.Variable):
     pass
 
 

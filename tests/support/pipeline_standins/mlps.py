@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from own_variables import Average
 
 KERNEL = nnx.initializers.lecun_normal()
 
@@ -77,10 +78,6 @@ class DeafMlp(Mlp):
 
     def __call__(self, x: jax.Array, deterministic: bool = False) -> jax.Array:
         return super().__call__(x, False)
-
-
-class Average(nnx.Variable[jax.Array]):
-    """A collection of its own, which no pipeline lists."""
 
 
 class AveragingMlp(Mlp):
