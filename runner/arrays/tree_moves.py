@@ -40,11 +40,12 @@ def certain(missing: Mapping[str, Any], extra: Mapping[str, Any]) -> Moves:
     """Pairs leaves with exactly one match on each side: of the same bits, or else of the same last name and kind."""
     found: dict[str, str] = {}
     for looks in (_looks_with_bits, _looks):
+        paired = found.keys() | set(found.values())
         sides = []
         for side in (extra, missing):
             groups = defaultdict(list)
             for name, leaf in side.items():
-                if name not in found and name not in found.values() and (look := looks(name, leaf)) is not None:
+                if name not in paired and (look := looks(name, leaf)) is not None:
                     groups[look].append(name)
             sides.append(groups)
         for look, names in sides[1].items():
