@@ -138,7 +138,10 @@ def test_evidence_includes_the_costs(of_conf):
         assert min(cost["trace_s"], cost["lower_s"], cost["compile_s"], cost["steady_s"]) > 0
         assert len(cost["samples_s"]) == parity.ROUNDS
         assert cost["cache"] in ("off", "cold", "warm")
-    for ratio in check.evidence["steady_ratio"].values():
+    costs = check.evidence["costs"]
+    for other, ratio in check.evidence["steady_ratio"].items():
+        pairs = zip(costs["bridged"]["samples_s"], costs[other]["samples_s"], strict=True)
+        assert ratio["median"] == pytest.approx(np.median([ours / theirs for ours, theirs in pairs]))
         assert ratio["low"] <= ratio["median"] <= ratio["high"]
 
 
@@ -193,12 +196,25 @@ def test_leaves_of_only_one_are_named():
     )
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(2.0, Verdict.fail), (1.0 + 2**-23, Verdict.warn)])
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(2.0, Verdict.fail), (1.0 + 2**-20, Verdict.fail), (1.0 + 2**-23, Verdict.warn)]
+)
 def test_one_ulp_warns_and_more_fails(factor, verdict):
     check = check_of(wrapped(Off, lambda rngs: Off(factor, rngs=rngs), factor=1.0))
     assert check.verdict is verdict
     assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
     assert "gradient differs in scale by " in check.detail
+
+
+def test_what_init_leaves_zero_is_compared():
+    class Gate(Off):
+        def __init__(self, factor, *, rngs):
+            super().__init__(factor, rngs=rngs)
+            self.scale[...] = jnp.zeros(4)
+
+    check = check_of(wrapped(Gate, lambda rngs: Gate(2.0, rngs=rngs), factor=1.0))
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
 
 
 def test_bfloat16_norm_warns_about_its_twin():
