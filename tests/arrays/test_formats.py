@@ -284,6 +284,7 @@ def test_arrays_outlive_their_file(here):
     assert (found["params"]["dense"]["kernel"] == PARAMS["dense"]["kernel"]).all()
 
 
+@pytest.mark.slow
 def test_memory_is_not_taken_twice(here):
     big = np.ones(2**23, np.float32)
     (here / "ck").write_bytes(serialization.to_bytes({"params": {"k": big}, "opt_state": {"mu": big, "nu": big}}))

@@ -61,6 +61,7 @@ def run_of(sweep: Path, num: int) -> RunFolder:
     return RunFolder(path)
 
 
+@pytest.mark.slow
 def test_record_has_mesh_and_leaf_shardings(sweep):
     record = store.read_record(run_of(sweep, 0))
     assert record.mesh is not None
@@ -78,6 +79,7 @@ def test_record_has_mesh_and_leaf_shardings(sweep):
     assert both["params/kernel"] == [None, ["data", "model"]]
 
 
+@pytest.mark.slow
 def test_show_prints_mesh_and_partition_specs(sweep, capsys):
     assert main.main(["show", str(run_of(sweep, 0).path)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -87,6 +89,7 @@ def test_show_prints_mesh_and_partition_specs(sweep, capsys):
     assert specs["params/down/bias"] == "null]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", range(len(LAYERS)))
 def test_one_device_check_covers_mesh_runs(sweep, num):
     record = store.read_record(run_of(sweep, num))
@@ -99,16 +102,19 @@ def test_one_device_check_covers_mesh_runs(sweep, num):
         assert check.detail.startswith("against one device init gives the same bits; apply is rounded otherwise (")
 
 
+@pytest.mark.slow
 def test_each_shard_has_its_own_file(sweep):
     files = [path.name for path in (run_of(sweep, 2).checkpoint / "params.kernel").iterdir()]
     assert sorted(files) == sorted([".zarray", *(f"0.{part}" for part in range(8))])
 
 
+@pytest.mark.slow
 def test_verify_is_exact_on_equal_devices(sweep):
     out = python("-m", "runner", "verify", str(run_of(sweep, 0).path), "--trust")
     assert "applied again, the output is the same bit for bit\n1 of 1 runs verified\n" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", range(len(LAYERS)))
 def test_verify_on_one_device_reports_tolerance(sweep, num, capsys):
     assert main.main(["verify", str(run_of(sweep, num).path), "--trust"]) == 0
@@ -117,6 +123,7 @@ def test_verify_on_one_device_reports_tolerance(sweep, num, capsys):
     assert within or "; applied again, the output is the same bit for bit" in out
 
 
+@pytest.mark.slow
 def test_a_flipped_shard_bit_fails_verify(sweep, tmp_path, capsys):
     folder = shutil.copytree(run_of(sweep, 2).path, tmp_path / "flipped")
     part = folder / "checkpoint" / "params.kernel" / "0.3"
@@ -135,6 +142,7 @@ def recorded(folder: RunFolder) -> dict[str, str]:
     return {leaf.name: leaf.digest for leaf in store.read_record(folder).variables}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", range(len(LAYERS)))
 def test_plain_orbax_restores_onto_one_device(sweep, num):
     folder = run_of(sweep, num)
@@ -147,6 +155,7 @@ def test_plain_orbax_restores_onto_one_device(sweep, num):
     assert digests(found) == recorded(folder)
 
 
+@pytest.mark.slow
 def test_reload_on_one_device_restores_weights(sweep):
     folder = run_of(sweep, 0)
     mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -159,6 +168,7 @@ def test_reload_on_one_device_restores_weights(sweep):
     assert trees.array_digest(module.up.kernel[...]) == recorded(folder)["params/up/kernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharding", [{}, "model", jax.sharding.PartitionSpec("model")], ids=str)
 def test_reload_refuses_invalid_shardings(sweep, sharding):
     with pytest.raises(UserError, match=r"it has no sharding for \w+/") as caught:
@@ -186,6 +196,7 @@ for tree in (found, again):
 """
 
 
+@pytest.mark.slow
 def test_four_devices_restore_eight_device_checkpoint(sweep):
     folder = run_of(sweep, 0)
     ours, plain = map(json.loads, python("-c", ON_FOUR, str(folder.path)).splitlines())

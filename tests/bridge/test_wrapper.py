@@ -148,6 +148,7 @@ def test_what_does_not_wrap_is_refused(settings, what, suggestion, monkeypatch):
     assert refused.value.suggestion == suggestion
 
 
+@pytest.mark.slow
 def test_defaults_do_not_change_an_id(make_run):
     run = make_run("layer=custom", "layer.target=linen_classes.Plain")
     same = identity_of(make_run("layer=custom", "layer.target=linen_classes.Plain", "layer.metadata_fn=default"))

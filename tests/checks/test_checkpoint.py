@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from common_layers import QUICK
+from common_layers import FEW, QUICK, cases
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge
@@ -21,7 +21,7 @@ from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import validate
 
-LAYERS = QUICK
+LAYERS = cases(QUICK, FEW)
 X = jnp.arange(8.0).reshape(2, 4) / 8
 RENAMED = "name the attribute or Dict key with letters, digits and _: no dot, slash or backslash"
 

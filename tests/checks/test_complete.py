@@ -213,6 +213,7 @@ def test_of_many_leaves_five_are_named():
     )
 
 
+@pytest.mark.slow
 def test_sown_collections_may_be_missing():
     variables = Sows().init(K1, X)
     assert set(variables) == {"params", "losses"}
@@ -348,6 +349,7 @@ WRONG_DETAIL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variables", "detail"), [(LACKING, LACKING_DETAIL), (WRONG, WRONG_DETAIL)])
 def test_strict_runs_refuse_incomplete_checkpoints(make_run, tmp_path, variables, detail):
     record = execute(make_run(*QUICK, saved(tmp_path, variables))).record

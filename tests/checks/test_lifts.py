@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
-from common_layers import QUICK
+from common_layers import FEW, QUICK, cases
 from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict
@@ -29,7 +29,7 @@ LIFTS = [
     "nn.vmap with shared params",
     "nn.vmap with stacked params",
 ]
-NAMES = QUICK
+NAMES = cases(QUICK, FEW)
 ROUNDED = "works, rounded otherwise"
 
 
@@ -180,6 +180,7 @@ def test_dropout_works_under_all_applicable_lifts(conf_check):
     assert [text for text in check.evidence.values() if text != "works"] == ["not asked: no variables to share"]
 
 
+@pytest.mark.slow
 def test_embeddings_are_differentiable(conf_check):
     assert conf_check("embed").evidence["grad"] == "works"
 
@@ -196,7 +197,7 @@ def test_one_instance_a_call_is_fine(host):
     assert check.verdict is Verdict.passed
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_layer, make_dropping, make_counting])
 @pytest.mark.parametrize("host", [CalledTwice, CalledTwiceInScan, CalledTwiceInJit])
 def test_layers_called_twice_in_hosts_fail(host, make):

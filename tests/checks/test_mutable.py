@@ -197,6 +197,7 @@ def test_sown_value_fix_drops_them():
     assert mutable.check(subject_of(model, X, mutable=["batch_stats"]), full=False).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @unknown_paths
 def test_call_made_caches_need_a_factory():
     model = bridge.to_linen(Decodes)

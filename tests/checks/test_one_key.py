@@ -91,12 +91,14 @@ def test_stacks_from_one_key_are_found():
     assert check.detail.endswith(": what is stacked starts equal")
 
 
+@pytest.mark.slow
 def test_scanned_layers_need_separate_masks():
     check = checked(Scans())
     assert (check.verdict, check.fix) == (Verdict.fail, SPLIT_RNGS)
     assert checked(Scans(split=True)).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_one_mask_for_all_steps_warns():
     check = checked(Scans(steps=True))
     assert (check.verdict, check.fix) == (Verdict.warn, SPLIT_RNGS)

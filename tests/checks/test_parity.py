@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common_layers import QUICK
+from common_layers import FEW, QUICK, cases
 from flax import linen as nn
 from flax import nnx
 from flax.core.scope import LazyRng
@@ -29,7 +29,7 @@ from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
-LAYERS = QUICK
+LAYERS = cases(QUICK, FEW)
 TWINS = {
     "batch_norm": "nn.BatchNorm",
     "conv": "nn.Conv",
@@ -162,12 +162,14 @@ class Tabled(nnx.Module):
         return self.linear(x) * self.table
 
 
+@pytest.mark.slow
 def test_raw_arrays_do_not_prevent_comparison():
     check = check_of(wrapped(Tabled))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
 
 
+@pytest.mark.slow
 def test_another_draw_order_fails():
     check = check_of(wrapped(TwoLinear, lambda rngs: TwoLinear(rngs=rngs, reverse=True)))
     assert check.verdict is Verdict.fail
@@ -175,18 +177,21 @@ def test_another_draw_order_fails():
     assert check.detail.startswith("native: variables differ in params/first/kernel by ")
 
 
+@pytest.mark.slow
 def test_modules_differing_per_construction_fail():
     check = check_of(wrapped(Counting))
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("native: variables differ in params/kernel by ")
 
 
+@pytest.mark.slow
 def test_fixed_layer_has_parity():
     scope = {"nnx": nnx, "jax": jax}
     exec(check_of(wrapped(Counting)).fix, scope)
     assert check_of(wrapped(scope["Mine"])).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_leaves_of_only_one_are_named():
     check = check_of(wrapped(TwoLinear, lambda rngs: nnx.Linear(4, 4, rngs=rngs)))
     assert check.verdict is Verdict.fail
@@ -217,6 +222,7 @@ def test_what_init_leaves_zero_is_compared():
     assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
 
 
+@pytest.mark.slow
 def test_bfloat16_norm_warns_about_its_twin():
     check = check_of(wrapped(nnx.LayerNorm, num_features=4, dtype=jnp.bfloat16))
     assert check.verdict is Verdict.warn
@@ -225,6 +231,7 @@ def test_bfloat16_norm_warns_about_its_twin():
     assert (check.evidence["output"], check.evidence["gradient"]) == ({}, {})
 
 
+@pytest.mark.slow
 def test_twin_tree_mismatch_names_the_leaf():
     x = jnp.ones((2, 4))
     check = check_of(wrapped(nnx.Einsum, einsum_str="bd,dh->bh", kernel_shape=(4, 3), bias_shape=(1, 3), x=x))
@@ -233,6 +240,7 @@ def test_twin_tree_mismatch_names_the_leaf():
     assert "linen" not in check.evidence["costs"]
 
 
+@pytest.mark.slow
 def test_missing_twin_is_explained():
     check = check_of(wrapped(nnx.Linear, in_features=4, out_features=2, preferred_element_type=jnp.float32))
     assert check.verdict is Verdict.passed
@@ -333,6 +341,7 @@ class LeavesXUnused(nnx.Module):
         return self.kernel[...] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [GivesAFloat, LeavesXUnused])
 def test_plain_numbers_and_unused_inputs_compare(layer):
     check = check_of(wrapped(layer))
@@ -362,12 +371,14 @@ class ClosesOverDrawn(Closes):
         return jax.random.normal(rngs.params(), (4,))
 
 
+@pytest.mark.slow
 def test_constructor_tables_are_kept():
     check = check_of(wrapped(Closes))
     assert check.verdict is Verdict.passed
     assert check.detail.startswith("native: the same variables, output and gradient bit for bit; steady ")
 
 
+@pytest.mark.slow
 def test_drawn_tables_break_native_parity():
     check = check_of(wrapped(ClosesOverDrawn))
     assert check.verdict is Verdict.fail

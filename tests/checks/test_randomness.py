@@ -237,6 +237,7 @@ def test_init_and_apply_streams_are_listed():
     assert checked(LINEAR).detail == "init needs params; apply draws from no stream"
 
 
+@pytest.mark.slow
 def test_two_dropouts_without_rngs_share_masks():
     model = TwoDropouts()
     check = checked(model, rngs=())
@@ -332,6 +333,7 @@ def test_strict_run_without_dropout_stream_fails(make_run):
     assert streams.check(execute.subject(make_draft(run, identity_of(run)), run), full=False).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_unused_streams_suggest_an_override(make_run):
     run = make_run("layer=dropout", "layer.rngs=[dropout,noise]")
     check = streams.check(execute.subject(make_draft(run, identity_of(run)), run), full=False)
@@ -445,6 +447,7 @@ def test_equal_draws_need_key_and_shape():
     assert len(set(numbers)) == 3
 
 
+@pytest.mark.slow
 def test_refused_runs_point_to_show(tmp_path, capsys):
     words = ["layer=dropout", "layer.rngs=[]", f"output_root={tmp_path}", "sweep=s", "tracking=disabled", "timing=off"]
     assert main.main(words) == 1

@@ -58,6 +58,7 @@ def test_healthy_layer_passes(layer):
     assert seeded(layer).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 def test_deaf_leaves_alone_are_named():
     assert seeded(layers.PartDeaf).evidence["deaf"] == ["params/deaf"]
     assert seeded(layers.SeededBias).evidence["deaf"] == ["params/b"]
@@ -130,6 +131,7 @@ def test_suggested_binding_is_accepted(capsys, tmp_path):
     assert (code, "2 of 2 runs done" in said) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_literal_seed_is_no_binding(capsys, tmp_path):
     code, _ = sweep_of(capsys, tmp_path, "layer.target=seeded_layers.OwnSeed", "layer.kwargs.seed=0")
     assert code == 1

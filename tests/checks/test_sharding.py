@@ -11,7 +11,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import pytest
-from common_layers import QUICK
+from common_layers import FEW, QUICK, cases
 from flax import linen as nn
 from flax import nnx
 from flax.nnx import bridge
@@ -30,7 +30,7 @@ from runner.sweep import validate
 
 X = jnp.arange(32.0).reshape(4, 8) / 32
 INIT = nnx.initializers.lecun_normal()
-NAMES = QUICK
+NAMES = cases(QUICK, FEW)
 MESH = jax.make_mesh((1, 1), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
@@ -132,6 +132,7 @@ def test_other_errors_are_left_alone():
     assert sharding.why_it_fails(LayerError("layer x can't take x")) is None
 
 
+@pytest.mark.slow
 def test_what_fixes_a_missing_mesh_runs():
     model, key = bridge.ToLinen(named), jax.random.PRNGKey(0)
     with pytest.raises(ValueError, match="An auto mesh context or metadata is required"):
@@ -151,6 +152,7 @@ def test_what_fixes_a_missing_mesh_runs():
         flax.config.update("flax_always_shard_variable", before)
 
 
+@pytest.mark.slow
 def test_layers_needing_a_mesh_context_warn():
     with jax.set_mesh(MESH):
         check = check_of(bridge.ToLinen(boxed))

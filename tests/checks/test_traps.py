@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from common_layers import QUICK
+from common_layers import FEW, QUICK, cases
 from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict
@@ -26,7 +26,7 @@ from runner.experiment import execute
 from runner.records.record import Verdict
 from runner.sweep import validate
 
-LAYERS = QUICK
+LAYERS = cases(QUICK, FEW)
 X = jnp.ones((2, 4))
 HEARD = "layer/__call__/0"
 RNGS = {"dropout": jax.random.key(0)}
@@ -403,6 +403,7 @@ def test_factories_fix_sequentials_of_instances():
     assert checked(run(check.fix)["model"]).verdict is Verdict.passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "x", "raised", "call"),
     [

@@ -188,6 +188,7 @@ def test_comparing_across_machines_needs_force(here, capsys):
     assert lines[-1].endswith("; slower: Works by 2.00 × (different machines)")
 
 
+@pytest.mark.slow
 def test_sides_without_common_runs_are_incomparable(here, capsys):
     shutil.rmtree("outputs/b")
     assert main.main(["-m", "seed=range(10,13)", "sweep=b", *WORKS]) == 0

@@ -68,6 +68,7 @@ def test_flags_may_stand_before_the_verb(words, same, tmp_path, monkeypatch, cap
     assert run(capsys, *words.split())[0] == 2
 
 
+@pytest.mark.slow
 def test_multirun_may_stand_before_plan(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run(capsys, "-m", "plan", "seed=0,1", "sweep=new")

@@ -77,6 +77,7 @@ def test_an_empty_array_runs_without_checkpoint(tmp_path, capsys):
     assert run(capsys, *words)[0] == 0
 
 
+@pytest.mark.slow
 def test_every_kind_verifies(sweep, capsys):
     said = f"{2 * len(KINDS)} of {2 * len(KINDS)} runs verified\n"
     assert run(capsys, "verify", sweep, "--trust") == (0, said, "")

@@ -117,6 +117,7 @@ def test_followed_names_give_the_old_bits(run, old, new, num):
     assert (model(named).apply(variables, x) == model(old).apply(variables, x)).all()
 
 
+@pytest.mark.slow
 def test_wrong_names_are_corrected(run):
     saved("TwoKinds()", "old")
     code, out, _ = run("TwoKinds()@old", "TwoKinds(new=True, names=('LayerNorm_1', 'Dense_1', None, None))")
@@ -160,6 +161,7 @@ def test_what_moved_is_written_by_apply(run, old, new, moves):
     assert (model(new).apply(renamed, x) == model(old).apply(variables, x)).all()
 
 
+@pytest.mark.slow
 def test_wrappers_need_names_and_a_move(run):
     saved("Wraps()", "old")
     _, out, _ = run("Wraps()@old", "Wraps(new=True)")

@@ -162,6 +162,7 @@ def test_invalid_reloads_exit_with_2(words, said, here, capsys):
     assert re.sub(re.escape(f"{here}/"), "", err).startswith(f"error: {said}")
 
 
+@pytest.mark.slow
 def test_early_failures_cannot_be_reloaded(here, capsys):
     words = ("layer=dropout", "layer.rngs=[]", "sweep=failed", "checks=strict", "tracking=disabled", "timing=off")
     assert main.main(list(words)) == 1

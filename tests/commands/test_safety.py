@@ -297,7 +297,7 @@ def test_wildcards_in_output_root_are_refused(root, sign, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a[b]", "..", "a/b", "%2e", "a\nb", "x" * 101, "", ".hidden", "a b"])
 def test_a_sweep_has_a_plain_name(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

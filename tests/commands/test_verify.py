@@ -200,6 +200,7 @@ class Net(nnx.Module):
 """
 
 
+@pytest.mark.slow
 def test_changed_layer_leaves_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -297,6 +297,7 @@ def test_search_path_groups_are_found(loader, tmp_path):
     assert compose.Composer(loader, "config", search, master).config(["+mine=big", "seed=1"], 7).run == wanted
 
 
+@pytest.mark.slow
 def test_all_jobs_share_the_sweep_time(loader):
     master = loader.load_configuration("config", [], RunMode.MULTIRUN)
     when = str(master.hydra.sweep.dir).rpartition("/")[2]

@@ -46,7 +46,7 @@ def output_of(run):
     return output, module, x, inputs.more_inputs(run.input)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "native"),
     [

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from common_layers import FEW, cases
 from flax import nnx
 from flax.core.scope import LazyRng
 from flax.nnx import bridge as nnx_bridge
@@ -122,7 +123,7 @@ def execute(make_run):
     return run_it
 
 
-@pytest.fixture(scope="module", params=LAYERS)
+@pytest.fixture(scope="module", params=cases(LAYERS, FEW))
 def layer_run(request, make_run):
     """A layer of conf/, executed as it comes, once for all tests: its job, program and result."""
     job, program = prepare(make_run(*QUICK, f"layer={request.param}"))
@@ -171,7 +172,6 @@ def test_conf_layer_records_survive_json(layer_run):
     assert serialize.from_data(result.record.settings) == layer_run[0].run
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("reader", [ocp.StandardCheckpointer, ocp.PyTreeCheckpointer])
 def test_plain_orbax_restores_conf_layers_exactly(layer_run, reader, tmp_path):
     _, _, result = layer_run
@@ -184,7 +184,6 @@ def test_plain_orbax_restores_conf_layers_exactly(layer_run, reader, tmp_path):
         assert bits(plain.restore(tmp_path / "c")) == bits(result.variables)
 
 
-@pytest.mark.sampled
 def test_native_modules_reproduce_the_output(layer_run, tmp_path):
     job, program, result = layer_run
     layer, streams = program.draft.layer, result.record.streams
@@ -226,6 +225,7 @@ def test_linear_layer_equals_the_worked_example(execute):
     assert result.variables["params"]["kernel"].shape == (4, 3)
 
 
+@pytest.mark.slow
 def test_variables_are_plain_host_arrays(execute):
     result = execute("layer=batch_norm")
     assert {type(leaf) for leaf in jax.tree.leaves(result.variables)} == {np.ndarray}
@@ -305,6 +305,7 @@ def test_rehearsal_compiles_the_eager_operations(make_run):
     assert len(seconds) <= rehearsed + 1  # the product with x: a compiled init leaves its kernel uncommitted
 
 
+@pytest.mark.slow
 def test_failing_rehearsals_are_ignored(make_run):
     job, program = prepare(make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones"))
     cross_checks.rehearse_eager(job.run, program.draft)

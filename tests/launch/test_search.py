@@ -139,6 +139,7 @@ def test_killed_searches_continue_identically(searched, part):
     assert num_done() == 6
 
 
+@pytest.mark.slow
 def test_finished_runs_are_recovered_without_rerun(searched, done):
     before = told()
     for name in ("study.db", "trials.jsonl"):
@@ -159,6 +160,7 @@ def test_missing_trial_views_are_restored(done):
     assert told() == before
 
 
+@pytest.mark.slow
 def test_lost_runs_are_redone_once(done):
     before = told()
     (path,) = done.path.glob("runs/3-*")
@@ -169,6 +171,7 @@ def test_lost_runs_are_redone_once(done):
     assert told() == before
 
 
+@pytest.mark.slow
 def test_equal_configs_share_one_run(here, capsys):
     assert main.main([*FEW, "search.n_trials=6", "search.n_jobs=3"]) == 0
     assert (len(told()), num_done()) == (6, 2)
@@ -236,6 +239,7 @@ def test_typed_values_override_the_experiment_space(here, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_repeated_searches_print_the_best_trial(done, capsys):
     best = min(told(), key=lambda one: one[2])
     (run,) = done.path.glob(f"runs/{best[0]}-*")
@@ -307,7 +311,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(("typed", "said"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
 def test_mistakes_exit_with_2_writing_nothing(typed, said, here, capsys):
     assert main.main([*SEEDS, typed]) == 2
@@ -339,6 +343,7 @@ def test_a_search_for_nothing_is_refused(keys, said):
         SearchSettings(**keys).check()
 
 
+@pytest.mark.slow
 def test_another_study_is_left_unchanged(done, capsys):
     before = {path: path.stat().st_mtime_ns for path in done.path.rglob("*")}
     assert main.main([*SEEDS, "seed=int(interval(0,9))"]) == 2
@@ -386,6 +391,7 @@ def test_sweep_folders_are_no_studies(done, capsys):
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.slow
 def test_studies_in_use_are_left_alone(done, capsys):
     with contextlib.closing(Journal(done.trials)):
         assert main.main([*SEEDS, "search.n_trials=7"]) == 2

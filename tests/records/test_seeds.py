@@ -37,7 +37,7 @@ LAYERS = ["linear", "mlp", "sequential", "batch_norm", "dropout", "prelu"]
 CUSTOM = [f"custom layer.target=sized_layers.{name}" for name in ("Rng", "Annotated", "Keyed")]
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [*LAYERS, *CUSTOM])
 def test_printed_code_reproduces_the_saved_values(layer, tmp_path, capsys):
     words = [

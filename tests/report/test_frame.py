@@ -159,6 +159,7 @@ def test_results_repr_is_short(root, many):
     assert repr(runner.load(root / "mixed")).count("2 runs, ") == 1
 
 
+@pytest.mark.slow
 def test_a_plot_has_every_run_and_medians(many):
     axes = many.plot("features", of="output_norm")
     dots = [line for line in axes.lines if line.get_marker() == "o"]
