@@ -164,6 +164,11 @@ class SweepFolder:
         return self.path / "report.html"
 
     @property
+    def derived(self) -> tuple[Path, ...]:
+        """What is made from the records at a sweep's end."""
+        return self.results, self.results_csv, self.checks, self.report
+
+    @property
     def wandb(self) -> Path:
         """Offline W&B runs, and which of them were uploaded."""
         return self.path / "wandb"

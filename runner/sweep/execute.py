@@ -58,7 +58,8 @@ def execute(
             scheduler.run(plan, pending)
             if growth:
                 plan = _grow(plan, growth, scheduler)
-            if len(plan.tasks) > 1 and (num_runs or num_tracked or writer.num_removed):
+            changed = num_runs or num_tracked or writer.num_removed or not plan.concluded
+            if len(plan.tasks) > 1 and changed:
                 writer.conclude(plan)
     return scheduler.ending.outcome()
 

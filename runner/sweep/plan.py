@@ -50,6 +50,7 @@ class Plan:
       origin: The command that started the sweep, for `resume`.
       retry: Which finished runs are rerun.
       seen: Bytes of every journal, by its path in the folder, before the states of the tasks were read from them.
+      concluded: Whether the sweep's files and its own W&B run are there and as new as its runs.
       study: The search whose trials these runs evaluate, as JSON data; None if all configs were known up front.
       written_at: When the plan was first written; None if it has not been.
     """
@@ -61,6 +62,7 @@ class Plan:
     origin: Mapping[str, Any]
     retry: Retry = Retry.failed
     seen: Mapping[str, int] = field(default_factory=dict)
+    concluded: bool = False
     study: Mapping[str, Any] | None = None
     written_at: str | None = None
 
@@ -126,12 +128,14 @@ def make_plan(
     paths.require_plain(folder.path)
     paths.require_writable(folder.path)
     seen = store.journal_sizes(folder)
-    states, tracked = known_states(folder, list(distinct))
+    known = known_states(folder, list(distinct))
     compared: dict[str, int] = {}
     tasks = []
     for num, (run_id, index) in enumerate(distinct.items()):
-        task = make_task(configs[index], identities[index], folder, num, state=states.get(run_id), compared=compared)
-        tasks.append(replace(task, tracked=run_id in tracked))
+        task = make_task(
+            configs[index], identities[index], folder, num, state=known.states.get(run_id), compared=compared
+        )
+        tasks.append(replace(task, tracked=run_id in known.tracked))
     return Plan(
         folder=folder,
         tasks=tasks,
@@ -140,6 +144,7 @@ def make_plan(
         origin=origin or {},
         retry=configs[0].run.failure.retry,
         seen=seen,
+        concluded=known.concluded,
     )
 
 
@@ -179,12 +184,12 @@ def make_task(
 
 def refreshed(plan: Plan) -> Plan:
     """`plan` with the current state of every run."""
-    states, tracked = known_states(plan.folder, [task.job.identity.run_id for task in plan.tasks])
+    known = known_states(plan.folder, [task.job.identity.run_id for task in plan.tasks])
     tasks = []
     for task in plan.tasks:
         run_id = task.job.identity.run_id
-        state = states.get(run_id) or left_over(task.folder)
-        tasks.append(replace(task, state=state, tracked=run_id in tracked))
+        state = known.states.get(run_id) or left_over(task.folder)
+        tasks.append(replace(task, state=state, tracked=run_id in known.tracked))
     return replace(plan, tasks=tasks)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from runner.errors import StorageError
-from runner.records import store
+from runner.records import find, store
+from runner.records.journal import Event
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Status
 from runner.timing import machine
@@ -24,20 +26,41 @@ class State(enum.Enum):
 
 FINISHED = frozenset({State.done, State.stale, State.failed})
 
+# Journal event: the sweep's files and its own W&B run were made of the events before it.
+CONCLUDED = "concluded"
+# After one of these they are out of date.
+CHANGES = find.STATUSES | {find.REMOVED, "tracked"}
+
 
 def left_over(folder: RunFolder) -> State:
     """The state of a run whose end is in no journal."""
     return State.interrupted if folder.path.exists() else State.new
 
 
-def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str, State], set[str]]:
-    """States of the runs that the folder has, and which of them are tracked.
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What the journals of a sweep say.
+
+    Attributes:
+      states: The state of each run that ended, by its id.
+      tracked: Ids of the runs that have a W&B run.
+      concluded: Whether what is derived from the runs (results, report, the sweep's own W&B run) is there and as new
+        as they are.
+    """
+
+    states: Mapping[str, State] = field(default_factory=dict)
+    tracked: frozenset[str] = frozenset()
+    concluded: bool = False
+
+
+def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> Known:
+    """What the folder has of these runs.
 
     Raises:
       StorageError: The folder holds another plan.
     """
     if not folder.plan.exists():
-        return {}, set()
+        return Known()
     known = [run["run_id"] for run in store.read_plan(folder)["runs"]]
     if set(known) != set(run_ids):
         common = len(set(known) & set(run_ids))
@@ -47,7 +70,8 @@ def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str,
     tracked: set[str] = set()
     software_id = machine.fingerprint()["software_id"]
     nums = {run_id: num for num, run_id in enumerate(run_ids)}
-    for event in store.read_events(folder):
+    events = store.read_events(folder)
+    for event in events:
         run_id = event.get("run_id")
         if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
             stale = event["event"] == Status.done.value and event["software_id"] != software_id
@@ -56,7 +80,17 @@ def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> tuple[dict[str,
         elif event["event"] == "tracked":
             tracked.add(str(run_id))
     confirmed = {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
-    return confirmed, tracked
+    return Known(states=confirmed, tracked=frozenset(tracked), concluded=_is_concluded(folder, events))
+
+
+def _is_concluded(folder: SweepFolder, events: Sequence[Event]) -> bool:
+    """Whether the sweep's files exist and no event of a run is newer."""
+    for event in reversed(events):
+        if event["event"] == CONCLUDED:
+            return all((folder.path / name).exists() for name in event["files"])
+        if event["event"] in CHANGES:
+            return False
+    return False
 
 
 def _confirmed(folder: RunFolder, state: State) -> State:

@@ -44,17 +44,17 @@ def begin(
     data = store.read_plan(folder)
     if "study" not in data:
         raise StorageError(f"{folder.path} holds a sweep, and no study", "-m with sweep=another_name")
-    states, tracked = known_states(folder, [run["run_id"] for run in data["runs"]])
+    known = known_states(folder, [run["run_id"] for run in data["runs"]])
     compared: dict[str, int] = {}
     tasks = []
     for run in data["runs"]:
         names = {key: run[key] for key in ("run_id", "result_id", "program_id")}
         config = Config(run=serialize.from_data(run["settings"]), overrides=tuple(run["overrides"]))
         device = devices.find_device("cpu" if elsewhere else config.run.device)
-        state = states.get(run["run_id"])
+        state = known.states.get(run["run_id"])
         task = make_task(config, Identity(**names, device=device), folder, run["num"], state=state, compared=compared)
-        tasks.append(replace(task, tracked=run["run_id"] in tracked))
-    return replace(plan, tasks=tasks, num_configs=len(tasks), written_at=data["written_at"])
+        tasks.append(replace(task, tracked=run["run_id"] in known.tracked))
+    return replace(plan, tasks=tasks, num_configs=len(tasks), concluded=known.concluded, written_at=data["written_at"])
 
 
 def longer(

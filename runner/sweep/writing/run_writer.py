@@ -19,7 +19,7 @@ from runner.records.row import row_of
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Plan, Task
 from runner.sweep.reporter import Reporter
-from runner.sweep.run_state import FINISHED
+from runner.sweep.run_state import CONCLUDED, FINISHED
 from runner.sweep.writing.outputs import Summary
 from runner.sweep.writing.retention import Keeper
 from runner.sweep.writing.write_run import commit
@@ -124,6 +124,8 @@ class RunWriter:
         rows = self._summary.write(plan.folder, folders)
         self._summary.write_report(plan.folder)
         self.tracking.log_sweep(plan.folder.name, rows)
+        derived = [path.name for path in plan.folder.derived if path.exists()]
+        self.journal.append(CONCLUDED, files=derived)
 
     def _add(self, task: Task, result: Result, record: Record) -> None:
         """Counts a run whose record is on disk."""

@@ -1,0 +1,104 @@
+"""What is derived from the runs of a sweep is a task of the sweep: missing or out of date, it is made."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runner.commands import main
+from runner.records.paths import SweepFolder
+from runner.sweep.writing.outputs import Summary
+from runner.tracking import wandb_files
+
+LEAN = ("tracking=disabled", "timing=off", "checks=off")
+SWEEP = ("-m", "seed=0,1", "sweep=s", *LEAN)
+DERIVED = ("results.parquet", "results.csv", "report.html")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    path = tmp_path_factory.mktemp("derived")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        assert main.main(SWEEP) == 0
+    return path
+
+
+@pytest.fixture
+def folder(swept, tmp_path, monkeypatch):
+    """A copy of a sweep that ended, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(swept, tmp_path, dirs_exist_ok=True)
+    return SweepFolder(Path("outputs/s"))
+
+
+def die_after(folder: SweepFolder, event: str) -> None:
+    """As if the process had been killed right after the last such line of the journal."""
+    lines = folder.journal.read_bytes().splitlines(keepends=True)
+    last = max(index for index, line in enumerate(lines) if line.startswith(b'{"event":"%s"' % event.encode()))
+    folder.journal.write_bytes(b"".join(lines[: last + 1]))
+
+
+def names(folder: SweepFolder) -> set[str]:
+    return {path.name for path in folder.path.iterdir()}
+
+
+def test_resume_makes_what_a_kill_left_out(folder, capsys):
+    assert names(folder) >= set(DERIVED)
+    die_after(folder, "done")
+    for name in DERIVED:
+        (folder.path / name).unlink()
+    assert main.main(["resume", "outputs/s"]) == 0
+    assert "2 done · 0 to do" in capsys.readouterr().out
+    assert names(folder) >= set(DERIVED)
+
+
+def test_derived_files_older_than_runs_are_remade(folder):
+    die_after(folder, "done")
+    for name in DERIVED:
+        (folder.path / name).write_text("of an earlier attempt")
+    assert main.main(["resume", "outputs/s"]) == 0
+    assert all(b"earlier attempt" not in (folder.path / name).read_bytes() for name in DERIVED)
+
+
+def test_a_deleted_derived_file_is_remade(folder):
+    folder.results_csv.unlink()
+    assert main.main(["resume", "outputs/s"]) == 0
+    assert folder.results_csv.exists()
+
+
+def test_concluded_sweeps_are_left_alone(folder):
+    before = {name: (folder.path / name).stat().st_mtime_ns for name in DERIVED}
+    assert main.main(["resume", "outputs/s"]) == 0
+    assert {name: (folder.path / name).stat().st_mtime_ns for name in DERIVED} == before
+
+
+def test_a_full_disk_at_the_end_is_caught_up(folder, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    die_after(folder, "done")
+    folder.report.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Summary, "write_report", full)
+        assert main.main(["resume", "outputs/s"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not folder.report.exists()
+    assert main.main(["resume", "outputs/s"]) == 0
+    assert folder.report.exists()
+
+
+@pytest.mark.slow
+def test_resume_makes_the_wandb_run_of_a_sweep(folder):
+    assert main.main(["-m", "seed=0,1", "sweep=tracked", *LEAN, "tracking=offline"]) == 0
+    tracked = SweepFolder(Path("outputs/tracked"))
+    whole = wandb_files.find_offline_runs(tracked.wandb)
+    assert len(whole) == 3
+    die_after(tracked, "tracked")
+    os.rename(whole[wandb_files.wandb_id("tracked", "sweep")], "lost")
+    assert main.main(["resume", "outputs/tracked"]) == 0
+    assert wandb_files.find_offline_runs(tracked.wandb).keys() == whole.keys()
