@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from runner.config.enums import OnFailure
 from runner.records import find, store
+from runner.records.journal import from_line
 from runner.records.paths import SubmissionFolder
 from runner.records.record import Status
 from runner.sweep.plan import Plan
@@ -127,4 +127,4 @@ def _whole_lines(path: Path, offsets: dict[Path, int]) -> Iterator[dict[str, Any
     offsets[path] = offset + len(lines) + len(newline)
     for line in lines.splitlines():
         with contextlib.suppress(ValueError):
-            yield json.loads(line)
+            yield from_line(line)

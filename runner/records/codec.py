@@ -54,12 +54,13 @@ def to_data(record: Record) -> dict[str, Any]:
 
 def is_whole(text: bytes) -> bool:
     """Whether `text` is an intact record, by version and digest alone: agrees with `from_json`, and is faster."""
+    return text.startswith(b'{\n "schema_version": %d,' % SCHEMA_VERSION) and is_sealed(text)
+
+
+def is_sealed(text: bytes) -> bool:
+    """Whether `text` is what `seal` returned, by its digest."""
     sealed = SEAL.search(text)
-    return (
-        sealed is not None
-        and text.startswith(b'{\n "schema_version": %d,' % SCHEMA_VERSION)
-        and hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() == sealed[1].decode()
-    )
+    return sealed is not None and hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() == sealed[1].decode()
 
 
 def from_json(text: bytes | str, where: str = "record") -> Record:
@@ -79,9 +80,7 @@ def from_json(text: bytes | str, where: str = "record") -> Record:
     if version != SCHEMA_VERSION:
         raise StorageError(f"{where} has record version {version}, this program reads {SCHEMA_VERSION}")
     data.pop("digest", None)
-    text = text.encode() if isinstance(text, str) else text
-    sealed = SEAL.search(text)
-    if sealed is None or hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() != sealed[1].decode():
+    if not is_sealed(text.encode() if isinstance(text, str) else text):
         raise StorageError(f"{where} is damaged: it is not what was written, by its digest", REDO)
     try:
         return _adapter().validate_python(data)

@@ -7,8 +7,10 @@ the submitting process. Merged in order, they are the source of truth after a cr
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,11 @@ from runner.records.row import Row
 
 Event = dict[str, Any]
 
+
+# Ends every line: the start of the SHA-256 of what is before it, so that a flipped bit is detected.
+DIGEST_CHARACTERS = 16
+SEALED = re.compile(rb',"digest":"([0-9a-f]{%d})"}' % DIGEST_CHARACTERS)
+SEAL_BYTES = len(',"digest":""}') + DIGEST_CHARACTERS
 
 # Row fields that come from other files.
 ELSEWHERE = ("settings", "trial", "objective")
@@ -41,7 +48,7 @@ class Journal:
 
     def append(self, event: str, *, sync: bool = True, **values: Any) -> None:
         """Appends a line; with `sync`, waits until it is on disk."""
-        self._file.write(json.dumps({"event": event, **values}, separators=(",", ":")).encode() + b"\n")
+        self._file.write(to_line({"event": event, **values}))
         if sync:
             os.fsync(self._file.fileno())
 
@@ -54,6 +61,31 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def to_line(event: Event) -> bytes:
+    """`event` as a line of a journal, sealed by its digest."""
+    text = json.dumps(event, separators=(",", ":")).encode().removesuffix(b"}")
+    return b'%s,"digest":"%s"}\n' % (text, _digest(text))
+
+
+def from_line(line: bytes) -> Event:
+    """The event of a line.
+
+    Raises:
+      ValueError: The line is not what was written.
+    """
+    text = line.rstrip()
+    sealed = SEALED.fullmatch(text, max(len(text) - SEAL_BYTES, 0))
+    if sealed is None or _digest(text[: sealed.start()]) != sealed[1]:
+        raise ValueError("the line is not what was written, by its digest")
+    event = json.loads(text[: sealed.start()] + b"}")
+    assert isinstance(event, dict)
+    return event
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:DIGEST_CHARACTERS].encode()
 
 
 def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
@@ -76,7 +108,7 @@ def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
         if not line.strip():
             continue
         try:
-            event = json.loads(line)
+            event = from_line(line)
         except ValueError as error:
             if number == len(lines):
                 break
@@ -88,14 +120,21 @@ def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
 
 
 def read_on(path: Path, position: int) -> tuple[list[Event], int]:
-    """The events of a journal from an offset on, and the offset after them: for following a live sweep."""
+    """The events of a journal from an offset on, and the offset after them: for following a live sweep.
+
+    Raises:
+      StorageError: A whole line is damaged.
+    """
     if not path.exists():
         return [], position
     with open(path, "rb") as file:
         file.seek(position)
         new = file.read()
     whole = new[: new.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines() if line.strip()], position + len(whole)
+    try:
+        return [from_line(line) for line in whole.splitlines() if line.strip()], position + len(whole)
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged after byte {position}: {error}") from error
 
 
 def in_order(own: Sequence[Event], submissions: Mapping[int, Sequence[Event]]) -> list[Event]:

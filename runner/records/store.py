@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StorageError, nearest
-from runner.records.codec import data_to_json, from_json, is_whole, to_json
+from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, seal, to_json
 from runner.records.files import inside, write_atomic
 from runner.records.journal import Event, in_order, read_journal
 from runner.records.paths import RunFolder, SweepFolder
@@ -145,27 +146,36 @@ def read_news(folder: SweepFolder, seen: Mapping[str, int]) -> Iterator[Event]:
 
 def write_plan(folder: SweepFolder, plan: Mapping[str, Any]) -> None:
     """Writes the plan of a sweep."""
-    write_atomic(folder.plan, data_to_json({"plan_version": PLAN_VERSION, **plan}) + b"\n")
+    write_atomic(folder.plan, seal(data_to_json({"plan_version": PLAN_VERSION, **plan})))
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any]:
     """Reads the plan of a sweep.
 
     Raises:
-      StorageError: The folder is not a sweep, or is one of another version.
+      StorageError: The folder is not a sweep, its plan is damaged, or is one of another version.
     """
     try:
-        plan = json.loads(folder.plan.read_bytes())
+        text = folder.plan.read_bytes()
+        plan = json.loads(text)
     except OSError as error:
         raise StorageError(
             f"{folder.path} is no sweep: it has no {folder.plan.name}", _suggest_sweep(folder.path)
         ) from error
     except ValueError as error:
-        raise StorageError(f"{folder.plan} is damaged: {error}") from error
+        raise StorageError(f"{folder.plan} is damaged: {error}", _remake(folder)) from error
     if not isinstance(plan, dict) or plan.get("plan_version") != PLAN_VERSION:
         found = plan.get("plan_version") if isinstance(plan, dict) else None
         raise StorageError(f"{folder.plan} has version {found}, this program reads {PLAN_VERSION}")
+    if not is_sealed(text):
+        raise StorageError(f"{folder.plan} is damaged: it is not what was written, by its digest", _remake(folder))
+    del plan["digest"]
     return plan
+
+
+def _remake(folder: SweepFolder) -> str:
+    """How to get a new plan; the runs that are done stay."""
+    return f"rm {shlex.quote(str(folder.plan))}, then the same sweep again"
 
 
 def _suggest_sweep(path: Path) -> str | None:

@@ -277,7 +277,7 @@ def test_missing_journals_have_no_events(tmp_path):
 
 def test_torn_last_lines_are_dropped(journal):
     whole = journal.read_bytes()
-    for length in range(len(b'{"event":"started","num":1}\n') + 1, len(whole)):
+    for length in range(whole.index(b"\n") + 2, len(whole)):
         journal.write_bytes(whole[:length])
         assert [event["event"] for event in read_journal(journal)][:1] == ["started"]
         again = Journal(journal)
@@ -304,10 +304,21 @@ def test_append_flushes_to_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: seen.append((tmp_path / "j").read_bytes()) or fsync(fd))
     journal.append("done", num=1)
     journal.close()
-    assert seen == [b'{"event":"done","num":1}\n']
+    assert seen == [b'{"event":"done","num":1,"digest":"bc766e96a37db074"}\n']
 
 
-@pytest.mark.parametrize("line", [b"xx", b'{"event":', b"\xff", b"\x00\x00"])
+def test_flipped_digits_in_journals_are_found(journal):
+    content = journal.read_bytes()
+    journal.write_bytes(content.replace(b'"num":1', b'"num":2'))
+    assert f"{journal} line 1 is damaged" in refused(lambda: read_journal(journal))
+    with pytest.raises(StorageError, match="is damaged after byte 0"):
+        read_on(journal, 0)
+
+
+UNSEALED = b'{"event":"done"}'
+
+
+@pytest.mark.parametrize("line", [b"xx", b'{"event":', b"\xff", b"\x00\x00", UNSEALED, b"[1]"])
 def test_damaged_lines_are_named_by_number(journal, line):
     first, second, _ = journal.read_bytes().split(b"\n")
     journal.write_bytes(first + b"\n" + line + b"\n" + second + b"\n")
@@ -325,6 +336,16 @@ def test_plans_round_trip_with_version(tmp_path):
     assert store.read_plan(sweep) == {"plan_version": 1, "runs": [{"run_id": "a"}]}
 
 
+def test_flipped_digits_in_plans_are_found(tmp_path):
+    sweep = SweepFolder(tmp_path)
+    store.write_plan(sweep, {"runs": [{"num": 12}]})
+    sweep.plan.write_bytes(sweep.plan.read_bytes().replace(b"12", b"13"))
+    assert refused(lambda: store.read_plan(sweep)) == (
+        f"{sweep.plan} is damaged: it is not what was written, by its digest.\n"
+        f"  Try: rm {sweep.plan}, then the same sweep again"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -337,7 +358,8 @@ def test_plans_round_trip_with_version(tmp_path):
 def test_unreadable_plans_explain_why(tmp_path, content, message):
     sweep = SweepFolder(tmp_path)
     sweep.plan.write_bytes(content)
-    assert refused(lambda: store.read_plan(sweep)) == f"{sweep.plan}{message}"
+    again = f"\n  Try: rm {sweep.plan}, then the same sweep again" if "damaged" in message else ""
+    assert refused(lambda: store.read_plan(sweep)) == f"{sweep.plan}{message}{again}"
 
 
 def test_non_sweeps_suggest_the_nearest_sweep(tmp_path):

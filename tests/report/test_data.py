@@ -25,6 +25,7 @@ from runner.config import serialize, settings
 from runner.records import seeds, store
 from runner.records.codec import to_data
 from runner.records.files import make_run_folder, make_sweep_folder
+from runner.records.journal import to_line
 from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
 from runner.records.row import Trial
@@ -353,8 +354,8 @@ def finish(sweep: SweepFolder, run: Record) -> None:
     place = sweep.run(run.num, run.run_id)
     make_run_folder(place)
     store.write_record(place, run)
-    with open(sweep.journal, "a") as journal:
-        journal.write(json.dumps({"event": run.status.value, "run_id": run.run_id}) + "\n")
+    with open(sweep.journal, "ab") as journal:
+        journal.write(to_line({"event": run.status.value, "run_id": run.run_id}))
 
 
 def test_report_writes_the_current_page(folder, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.commands import main
 from runner.records.codec import seal
+from runner.records.journal import read_journal, to_line
 from runner.records.paths import SweepFolder
 
 QUIET = ("tracking=disabled", "timing=quick", "timing.rounds=2")
@@ -47,6 +48,7 @@ def all_files() -> dict[Path, int]:
 def of_other_software(sweep: str) -> None:
     """Makes the runs of a sweep those of another version of the software, in its journal."""
     journal = SweepFolder(Path("outputs", sweep)).journal
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
-    changed = [event | ({"software_id": "other"} if "software_id" in event else {}) for event in events]
-    journal.write_text("".join(json.dumps(event) + "\n" for event in changed))
+    changed = [
+        event | ({"software_id": "other"} if "software_id" in event else {}) for event in read_journal(journal)
+    ]
+    journal.write_bytes(b"".join(map(to_line, changed)))
