@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from runner.config import env_secrets, serialize
@@ -16,8 +16,8 @@ from runner.experiment.run_record import now
 from runner.records import files, journal, store
 from runner.records.find import STATUSES
 from runner.records.paths import SubmissionFolder, SweepFolder
-from runner.sweep.plan import Plan, Task, run_data
-from runner.sweep.run_state import State, left_over
+from runner.sweep.plan import Plan, Task, run_data, with_state
+from runner.sweep.run_state import ARCHIVED, State
 from runner.sweep.validate import validate
 
 # A job with fewer runs of one program costs more to start than it saves; `process.workers` is for runs that are long.
@@ -159,8 +159,7 @@ def remaining(plan: Plan, submission: SubmissionFolder, num: int) -> list[Task]:
     left = []
     for task in plan.tasks:
         if task.job.identity.run_id not in ended:
-            again = task.state in (State.failed, State.stale)
-            left.append(task if again else replace(task, state=left_over(task.folder)))
+            left.append(task if task.state in ARCHIVED else with_state(task, None))
     return left
 
 

@@ -53,6 +53,7 @@ def execute(
         num_runs = growth.num_runs if growth else len(pending)
         with _started(plan, num_runs, tracking, reporter=reporter, stop=stop) as scheduler:
             writer = scheduler.writer
+            writer.adopt(plan.tasks)
             writer.keep(plan, pending)
             num_tracked = writer.catch_up(plan, pending)
             scheduler.run(plan, pending)
@@ -70,6 +71,7 @@ def _grow(plan: Plan, growth: Growth, scheduler: Scheduler) -> Plan:
         write_plan(longer)
         if not plan.tasks:
             scheduler.writer.keep(longer, [])
+        scheduler.writer.adopt(longer.tasks)
         plan = longer
         scheduler.run(plan, plan.pending())
     return plan
@@ -90,6 +92,7 @@ def conclude(plan: Plan, *, tracking: Callable[..., Tracking], reporter: Reporte
         files.locked(plan.folder),
         _started(plan, len(plan.untracked()), tracking, reporter=reporter, announce=False) as scheduler,
     ):
+        scheduler.writer.adopt(plan.tasks)
         scheduler.writer.keep(plan, [])
         scheduler.writer.catch_up(plan, [])
         scheduler.run(plan, [])
@@ -122,6 +125,8 @@ def work(
     """
     with _started(plan, len(pending), tracking, reporter=reporter, stop=stop, journal=journal) as scheduler:
         scheduler.died = died
+        scheduler.writer.adopt(pending)  # a job that was requeued: its first attempt was killed before the journal line
+        pending = [task for task in pending if not task.adopted]
         scheduler.writer.keep(plan, pending)
         scheduler.run(plan, pending)
     return scheduler.ending.outcome()

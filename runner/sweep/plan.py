@@ -24,13 +24,20 @@ from runner.timing import machine
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A distinct run of the sweep; `tracked` says whether an earlier attempt already created its W&B run."""
+    """A distinct run of the sweep.
+
+    Attributes:
+      state: Its state before the sweep starts.
+      tracked: Whether an earlier attempt already created its W&B run.
+      adopted: Whether it ended by its record alone: no journal has it.
+    """
 
     job: Job
     config: Config
     folder: RunFolder
     state: State
     tracked: bool = False
+    adopted: bool = False
 
     @property
     def program_key(self) -> ProgramKey:
@@ -68,7 +75,7 @@ class Plan:
 
     def pending(self) -> list[Task]:
         """Tasks to run, ordered by program."""
-        wanted = {State.new, State.interrupted}
+        wanted = {State.new, State.interrupted, State.damaged}
         wanted |= {State.failed} if self.retry is not Retry.none else set()
         wanted |= {State.stale} if self.retry is Retry.all else set()
         order = {key: index for index, key in enumerate(self.drafts)}
@@ -179,7 +186,13 @@ def make_task(
         compared_on=compared_on,
     )
     run_folder = folder.run(num, identity.run_id)
-    return Task(job=job, config=config, folder=run_folder, state=state or left_over(run_folder))
+    return with_state(Task(job=job, config=config, folder=run_folder, state=State.new), state)
+
+
+def with_state(task: Task, state: State | None) -> Task:
+    """`task` with its state in the journals, or if they don't mention it, the one that its folder shows."""
+    found = state or left_over(task.folder, task.job.identity.run_id)
+    return replace(task, state=found, adopted=state is None and found in FINISHED)
 
 
 def refreshed(plan: Plan) -> Plan:
@@ -188,8 +201,7 @@ def refreshed(plan: Plan) -> Plan:
     tasks = []
     for task in plan.tasks:
         run_id = task.job.identity.run_id
-        state = known.states.get(run_id) or left_over(task.folder)
-        tasks.append(replace(task, state=state, tracked=run_id in known.tracked))
+        tasks.append(replace(with_state(task, known.states.get(run_id)), tracked=run_id in known.tracked))
     return replace(plan, tasks=tasks)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.errors import StorageError
-from runner.records import find, store
+from runner.records import find, intact, store
 from runner.records.journal import Event
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Status
@@ -15,16 +16,19 @@ from runner.timing import machine
 
 
 class State(enum.Enum):
-    """The state of a run before the sweep starts or resumes."""
+    """The state of a run before the sweep starts or resumes; a damaged one is not what its record says."""
 
     done = "done"
     failed = "failed"
     interrupted = "interrupted"
+    damaged = "damaged"
     stale = "stale"
     new = "new"
 
 
 FINISHED = frozenset({State.done, State.stale, State.failed})
+# Moved aside before they are done again, so that nothing is lost.
+ARCHIVED = frozenset({State.failed, State.stale, State.damaged})
 
 # Journal event: the sweep's files and its own W&B run were made of the events before it.
 CONCLUDED = "concluded"
@@ -32,9 +36,24 @@ CONCLUDED = "concluded"
 CHANGES = find.STATUSES | {find.REMOVED, "tracked"}
 
 
-def left_over(folder: RunFolder) -> State:
-    """The state of a run whose end is in no journal."""
-    return State.interrupted if folder.path.exists() else State.new
+def left_over(folder: RunFolder, run_id: str) -> State:
+    """The state of a run whose end is in no journal, which may be lost or cut: then its sealed record says it."""
+    if not folder.path.exists():
+        return State.new
+    if not folder.record.exists():
+        return State.interrupted
+    try:
+        record = store.read_record(folder)
+    except StorageError:
+        return State.damaged
+    if record.run_id != run_id or intact.changed_files(folder, record):
+        return State.damaged
+    return _ended(record.status.value, record.fingerprint.get("software_id"))
+
+
+def _ended(status: str, software_id: Any) -> State:
+    stale = status == Status.done.value and software_id != machine.fingerprint()["software_id"]
+    return State.stale if stale else State(status)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +87,12 @@ def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> Known:
         raise StorageError(f"{folder.path} holds another plan: {others}", "-m with sweep=another_name")
     states: dict[str, State] = {}
     tracked: set[str] = set()
-    software_id = machine.fingerprint()["software_id"]
     nums = {run_id: num for num, run_id in enumerate(run_ids)}
     events = store.read_events(folder)
     for event in events:
         run_id = event.get("run_id")
         if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
-            stale = event["event"] == Status.done.value and event["software_id"] != software_id
-            states[run_id] = State.stale if stale else State(event["event"])
+            states[run_id] = _ended(event["event"], event["software_id"])
             tracked.discard(run_id)
         elif event["event"] == "tracked":
             tracked.add(str(run_id))
@@ -94,5 +111,7 @@ def _is_concluded(folder: SweepFolder, events: Sequence[Event]) -> bool:
 
 
 def _confirmed(folder: RunFolder, state: State) -> State:
-    """`state`, or interrupted if the run's record is missing or damaged."""
-    return state if store.has_whole_record(folder) else State.interrupted
+    """`state`, unless the run's record is missing (its folder was deleted) or damaged."""
+    if store.has_whole_record(folder):
+        return state
+    return State.damaged if folder.record.exists() else State.interrupted

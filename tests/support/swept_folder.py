@@ -48,7 +48,5 @@ def all_files() -> dict[Path, int]:
 def of_other_software(sweep: str) -> None:
     """Makes the runs of a sweep those of another version of the software, in its journal."""
     journal = SweepFolder(Path("outputs", sweep)).journal
-    changed = [
-        event | ({"software_id": "other"} if "software_id" in event else {}) for event in read_journal(journal)
-    ]
+    changed = [event | ({"software_id": "other"} if "software_id" in event else {}) for event in read_journal(journal)]
     journal.write_bytes(b"".join(map(to_line, changed)))

@@ -239,18 +239,18 @@ def test_truncated_records_are_redone(here, capsys):
     whole = json.loads(record.read_text())
     record.write_text(record.read_text()[:300])
     assert sweep("seed=0,1", *LEAN) == 0
-    assert "1 done, 1 interrupted · 1 to do" in capsys.readouterr().out
+    assert "1 done, 1 damaged · 1 to do" in capsys.readouterr().out
     assert json.loads(record.read_text())["variables"] == whole["variables"]
 
 
 @pytest.mark.slow
-def test_torn_journal_lines_cost_one_run(here, capsys):
+def test_torn_journal_lines_cost_no_run(here, capsys):
     sweep("seed=0,1", *LEAN)
     journal = only_sweep(here).journal
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:2]) + lines[2][:20])
     assert sweep("seed=0,1", *LEAN) == 0
-    assert "1 done, 1 interrupted · 1 to do" in capsys.readouterr().out
+    assert "2 done · 0 to do" in capsys.readouterr().out
 
 
 @pytest.mark.slow

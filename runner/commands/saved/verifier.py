@@ -7,7 +7,6 @@ match the record; does the rebuilt layer give the recorded output on the restore
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from runner.experiment import program as programs
 from runner.experiment.draft import Draft
 from runner.experiment.saved_run import SavedRun
 from runner.launch import process
-from runner.records import files, find, removal, store
+from runner.records import files, find, intact, removal, store
 from runner.records.paths import RunFolder
 from runner.records.record import Record, Status
 from runner.report.terminal import Terminal
@@ -136,7 +135,7 @@ class Verifier:
             record = saved.record
         except StorageError as error:
             return Finding(folder=folder, wrong=[error.what])
-        wrong = [*_misplaced(folder, record), *_changed_files(folder, record)]
+        wrong = [*intact.misplaced(folder, record), *intact.changed_files(folder, record)]
         output, parts = _output(folder, record)
         wrong += parts
         variables: Any = None
@@ -182,24 +181,6 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
 
 def _written(record: Record) -> str:
     return f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
-
-
-def _misplaced(folder: RunFolder, record: Record) -> list[str]:
-    """Whether the record belongs to another run: folders are named after their run."""
-    name = folder.path.absolute().name
-    own = f"{record.num}-{record.run_id[:8]}"
-    return [f"record.json is that of run {own}"] if re.fullmatch(r"\d+-[0-9a-f]{8}", name) and name != own else []
-
-
-def _changed_files(folder: RunFolder, record: Record) -> list[str]:
-    found = files.file_digests(folder)
-    if record.checkpoint and record.checkpoint.removed:
-        # The process was killed between the record and the files: the next command removes them.
-        found = {name: digest for name, digest in found.items() if not removal.is_of_checkpoint(name)}
-    wrong = [f"{name} is missing" for name in sorted(record.files.keys() - found.keys())]
-    wrong += [f"{name} was not written by this run" for name in sorted(found.keys() - record.files.keys())]
-    both = sorted(record.files.keys() & found.keys())
-    return wrong + [f"{name} is not what was written" for name in both if record.files[name] != found[name]]
 
 
 def _output(folder: RunFolder, record: Record) -> tuple[Mapping[str, np.ndarray], list[str]]:

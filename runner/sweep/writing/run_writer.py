@@ -52,6 +52,7 @@ class RunWriter:
     _keeper: Keeper = field(init=False)
     _summary: Summary = field(default_factory=Summary)
     _clones: CloneWriter = field(default_factory=CloneWriter)
+    _adopted: set[str] = field(default_factory=set)
     _untracked: dict[str, tuple[Record, RunFolder]] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -59,6 +60,15 @@ class RunWriter:
         """Runs the writer threads within this context."""
         with ThreadPoolExecutor(WRITERS) as self.threads:
             yield
+
+    def adopt(self, tasks: Iterable[Task]) -> None:
+        """Notes in the journal the runs that ended by their sealed records alone."""
+        adopted = [task for task in tasks if task.adopted and task.job.identity.run_id not in self._adopted]
+        for task in adopted:
+            self._append(store.read_record(task.folder))
+            self._adopted.add(task.job.identity.run_id)
+        if adopted:
+            self.reporter.warned(f"runs that no journal has, kept since their records are whole: {len(adopted)}")
 
     def keep(self, plan: Plan, pending: Sequence[Task]) -> None:
         """Tells the keeper about existing checkpoints, except those of runs to be rerun."""
@@ -129,7 +139,7 @@ class RunWriter:
 
     def _add(self, task: Task, result: Result, record: Record) -> None:
         """Counts a run whose record is on disk."""
-        self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
+        self._append(record)
         self._untracked[record.run_id] = record, task.folder
         self._summary.add(record)
         if record.status is not result.record.status:
@@ -138,6 +148,9 @@ class RunWriter:
         record, _ = self._untracked[record.run_id]
         self.tracking.submit(record, result.output, task.folder.path)
         self.reporter.finished(record, task.folder)
+
+    def _append(self, record: Record) -> None:
+        self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
 
     def _keep(self, record: Record, folder: RunFolder) -> None:
         """Removes the checkpoints that need not be kept now that this run is on disk."""

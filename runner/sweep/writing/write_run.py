@@ -20,7 +20,7 @@ from runner.records import files, store
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
 from runner.records.redaction import redacted
 from runner.sweep.plan import Task
-from runner.sweep.run_state import State
+from runner.sweep.run_state import ARCHIVED, State
 from runner.timing import clock
 
 MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
@@ -29,7 +29,7 @@ MAKE_ROOM = "make room or choose another output_root; the same command goes on f
 def make_room(task: Task) -> None:
     """Makes a run's folder, empty except for training steps that an earlier attempt may have saved."""
     folder = task.folder
-    if task.state in (State.failed, State.stale) and folder.record.exists():
+    if task.state in ARCHIVED and folder.record.exists():
         files.archive_run(folder)
     elif task.state is State.interrupted or not folder.record.exists():
         files.remove_unfinished(folder, but_steps=task.job.run.train.keeps_steps)
