@@ -1,4 +1,7 @@
-"""`bridge-runner ls`: lists sweeps, or one's runs, from plans and journals alone: without JAX, in under a second."""
+"""`bridge-runner ls`: lists sweeps, or one's runs, from plans, journals and the seals of records.
+
+Without JAX, in under a second.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def _ls_runs(folder: SweepFolder, by: Sequence[str], *, as_json: bool, watch: bo
     terminal = Terminal()
     if watch:
         _watch(folder, terminal)
-    rows = find.read_rows(folder)
+    rows = [find.check_row(folder, row) for row in find.read_rows(folder)]
     if by:
         return _ls_by(folder, rows, by, as_json=as_json)
     if as_json:
@@ -70,6 +73,9 @@ def _ls_runs(folder: SweepFolder, by: Sequence[str], *, as_json: bool, watch: bo
         for line in describe_study(store.read_plan(folder), find.read_trials(folder)):
             terminal.line(line)
     terminal.results(rows, max_rows=len(rows))
+    if num_damaged := sum(row.status == find.DAMAGED for row in rows):
+        again = f"`bridge-runner resume {folder.path}` does them again"
+        terminal.line(f"records that are not what was written: {num_damaged}; {again}")
     return 0
 
 
@@ -140,6 +146,8 @@ def _sweep_line(sweep: SweepFolder) -> dict[str, Any]:
     for event in store.read_events(sweep):
         if event["event"] in find.STATUSES:
             last[event["run_id"]] = event["event"]
+    there = {run["run_id"] for run in plan["runs"] if sweep.run(run["num"], run["run_id"]).record.exists()}
+    last = {run_id: status for run_id, status in last.items() if run_id in there}
     counts = Counter(last.values())
     return {
         "sweep": str(sweep.path),

@@ -19,19 +19,19 @@ def run(typed: argparse.Namespace) -> int:
     """Prints one run: settings, output, times, checks, variables, files.
 
     Raises:
-      StorageError: The run does not exist.
+      StorageError: The run does not exist, or its record is damaged.
     """
     from runner.commands.printed import run_lines
     from runner.records import find, store
     from runner.report.terminal import Terminal
 
     folder = find.find_run(typed.run)
-    text = folder.record.read_text()
+    record = store.read_sealed(folder)
     if typed.json:
-        print_text(text)
+        print_text(folder.record.read_text())
         return 0
     terminal = Terminal()
-    for line in run_lines.describe(store.read_json(folder.record), folder.path):
+    for line in run_lines.describe(record, folder.path):
         terminal.line(line)
     return 0
 

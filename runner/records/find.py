@@ -12,10 +12,14 @@ from runner.records.journal import read_journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Status
 from runner.records.row import Row, Trial
-from runner.records.store import read_events, read_plan
+from runner.records.store import has_whole_record, read_events, read_plan
 
 # Journal events that mark the end of a run.
 STATUSES = frozenset(status.value for status in Status)
+
+# Statuses of rows whose run has not ended, or is no longer there; and of those whose record is not what was written.
+MISSING = "missing"
+DAMAGED = "damaged"
 
 # Journal event for a removed checkpoint.
 REMOVED = "removed"
@@ -31,7 +35,7 @@ def read_rows(folder: SweepFolder) -> list[Row]:
         run["run_id"]: Row(
             num=run["num"],
             run_id=run["run_id"],
-            status="missing",
+            status=MISSING,
             layer=run["layer"],
             device=run["settings"]["device"],
             settings=run["settings"],
@@ -49,6 +53,14 @@ def read_rows(folder: SweepFolder) -> list[Row]:
         if trial.run_id in rows:
             rows[trial.run_id] = dataclasses.replace(rows[trial.run_id], trial=trial.number, objective=trial.value)
     return list(rows.values())
+
+
+def check_row(folder: SweepFolder, row: Row) -> Row:
+    """`row` with the status that its run has on disk: one whose record is gone is `missing`, a changed one `damaged`."""
+    run = folder.run(row.num, row.run_id)
+    if row.status not in STATUSES or has_whole_record(run):
+        return row
+    return dataclasses.replace(row, status=DAMAGED if run.record.exists() else MISSING)
 
 
 def read_trials(folder: SweepFolder) -> list[Trial]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from runner.config.serialize import flatten, varied_keys
 from runner.errors import literal
+from runner.records.find import DAMAGED
 from runner.records.record import Record, Status
 from runner.records.row import Row
 from runner.records.timing import Aggregate
@@ -37,7 +38,7 @@ FLAG_MEANING = {
     "debugging": "under settings of JAX for debugging",
 }
 
-STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red"}
+STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red", DAMAGED: "bold red"}
 
 # Columns of a search, and those that it omits.
 SEARCHED = ("objective",)

@@ -199,6 +199,34 @@ def test_a_damaged_plan_is_said(here, capsys):
     assert err.startswith("error: outputs/fine/sweep.json is damaged: Expecting property name")
 
 
+def flip(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+def test_ls_shows_no_flipped_digits(here, capsys):
+    folder = SweepFolder(Path("outputs/fine"))
+    flip(folder.journal, b'"apply_s":', b'"apply_s":1')
+    code, out, err = run(capsys, "ls", "outputs/fine")
+    assert (code, out, "journal.jsonl line" in err and "is damaged" in err) == (2, "", True)
+
+
+def test_ls_names_damaged_and_deleted_runs(here, capsys):
+    flip(run_folder("fine", 1) / "record.json", b'"wall_s": ', b'"wall_s": 1')
+    shutil.rmtree(run_folder("fine", 3))
+    _, out, _ = run(capsys, "ls", "outputs/fine")
+    assert out.startswith("fine: 2 done, 1 damaged, 1 missing\n")
+    assert out.endswith(
+        "records that are not what was written: 1; `bridge-runner resume outputs/fine` does them again\n"
+    )
+    _, out, _ = run(capsys, "ls", "--json")
+    (fine,) = (line for line in json.loads(out) if line["sweep"] == "outputs/fine")
+    assert (fine["done"], fine["missing"]) == (3, 1)
+    assert run(capsys, "resume", "outputs/fine")[0] == 0
+    assert run(capsys, "ls", "outputs/fine")[1].startswith("fine: 4 done\n")
+
+
 @pytest.mark.sampled
 @pytest.mark.parametrize(
     ("words", "others"),

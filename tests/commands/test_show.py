@@ -38,6 +38,18 @@ def test_show_json_is_the_record_file(here, capsys):
     assert run(capsys, "show", str(folder), "--json") == (0, (folder / "record.json").read_text(), "")
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_show_reads_the_seal_of_records(words, here, capsys):
+    record = run_folder("fine", 0) / "record.json"
+    record.write_text(record.read_text().replace('"wall_s": ', '"wall_s": 1'))
+    code, out, err = run(capsys, "show", "outputs/fine/0", *words)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: {record} is damaged: it is not what was written, by its digest.\n"
+        "  Try: run the same sweep again: what is damaged is done again\n"
+    )
+
+
 def test_show_prints_the_failure_traceback(here, capsys):
     code, out, _ = run(capsys, "show", "outputs/mixed/0")
     assert code == 0
