@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from runner.commands.typed.hydra_command import MULTIRUN, hydra_command
 from runner.commands.typed.verb import Verb
 from runner.errors import quoted
+from runner.launch.application import RUN, Act, SweepRequest, SweepResult, run_sweep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="what else holds, e.g. failure.retry=all"
     )
+    parser.add_argument("--verify", action="store_true", help="also redo finished runs whose files are damaged")
 
 
 def run(typed: argparse.Namespace) -> int:
@@ -36,16 +39,24 @@ def run(typed: argparse.Namespace) -> int:
     key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
     # If the search was resumed before, its command already has one.
     command = [word for word in command if not word.startswith(f"{key}=")]
-    return hydra_command([*command, *typed.overrides, f"{key}={quoted(str(sweep.path.absolute()))}"])
+    words = [*command, *typed.overrides, f"{key}={quoted(str(sweep.path.absolute()))}"]
+    return hydra_command(words, RESUME_VERIFIED if typed.verify else RUN)
 
+
+def _run_verified(request: SweepRequest) -> SweepResult:
+    return run_sweep(dataclasses.replace(request, verify=True))
+
+
+RESUME_VERIFIED = Act("resume", _run_verified, runs=True)
 
 VERB = Verb(
     name="resume",
     summary="Runs what is missing or failed of a sweep.",
-    usage="resume outputs/SWEEP [failure.retry=all]",
+    usage="resume outputs/SWEEP [failure.retry=all] [--verify]",
     examples={
         "resume outputs/mlp-1a2b3c4d": "go on after a crash or Ctrl-C",
         "resume outputs/mlp-1a2b3c4d failure.retry=all": "every run again",
+        "resume outputs/mlp-1a2b3c4d --verify": "and what `verify` finds damaged",
     },
     add_arguments=add_arguments,
     run=run,

@@ -45,6 +45,7 @@ class SweepRequest:
       remote_platform: The platform that `device=auto` means on other machines, if those do the work.
       execute: Replaces `runner.sweep.execute.execute`.
       make_plan: Replaces `runner.sweep.plan.make_plan`, if there is more than `configs`.
+      verify: Whether finished runs that are not what their records say are redone.
     """
 
     configs: Sequence[Config]
@@ -54,6 +55,7 @@ class SweepRequest:
     remote_platform: str | None = None
     execute: Callable[..., SweepOutcome] | None = None
     make_plan: Callable[..., Plan] | None = None
+    verify: bool = False
 
     def plan(self) -> Plan:
         """The plan of the sweep; every process of a distributed run gets the same.
@@ -62,7 +64,7 @@ class SweepRequest:
           UserError: A config that can't run, or a folder that can't be used.
         """
         from runner.experiment import distributed
-        from runner.sweep import followers
+        from runner.sweep import followers, intact
         from runner.sweep import plan as sweep_plan
 
         planned = functools.partial(
@@ -73,7 +75,8 @@ class SweepRequest:
             origin=self.origin,
             elsewhere=self.remote_platform,
         )
-        return planned() if distributed.count() == 1 else followers.agree(planned)
+        checked = (lambda: intact.with_damage(planned())) if self.verify else planned
+        return checked() if distributed.count() == 1 else followers.agree(checked)
 
 
 @dataclass(frozen=True)

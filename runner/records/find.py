@@ -56,7 +56,7 @@ def read_rows(folder: SweepFolder) -> list[Row]:
 
 
 def check_row(folder: SweepFolder, row: Row) -> Row:
-    """`row` with the status that its run has on disk: one whose record is gone is `missing`, a changed one `damaged`."""
+    """`row` with the status of its run on disk: `missing` if its record is gone, `damaged` if it was changed."""
     run = folder.run(row.num, row.run_id)
     if row.status not in STATUSES or has_whole_record(run):
         return row

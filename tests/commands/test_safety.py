@@ -188,6 +188,81 @@ def test_building_untrusted_layers_needs_trust(words, untouched, capsys):
     assert Path("ran").exists()
 
 
+@pytest.fixture
+def own_sweep(tmp_path, monkeypatch, capsys) -> list[Path]:
+    """The two runs of a stranger's sweep, his module not yet imported."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "strangers_layer.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["-m", "layer=custom", "layer.target=strangers_layer.Layer", "seed=0,1", "sweep=s", *LEAN]
+    assert main.main(words) == 0
+    monkeypatch.delitem(sys.modules, "strangers_layer", raising=False)
+    Path("ran").unlink(missing_ok=True)
+    capsys.readouterr()
+    return sorted(Path("outputs/s/runs").iterdir())
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_a_flipped_file_of_an_own_layer_is_found(own_sweep, capsys):
+    first, _ = own_sweep
+    flip(first / "output.npy")
+    code, out, err = run(capsys, "verify", "outputs/s")
+    assert (code, err) == (4, "")
+    assert f"{first.name}: output.npy is not what was written\n" in out
+    assert "\n0 of 2 runs verified\n1 have the files that were written and were not applied: " in out
+    assert "imports strangers_layer.Layer, which runs its code\n" in out
+    assert not Path("ran").exists()
+    code, out, err = run(capsys, "verify", "outputs/s", "--trust")
+    assert (code, "\n1 of 2 runs verified\n" in out, err) == (4, True, "")
+
+
+def test_whole_sweeps_of_own_layers_need_trust(own_sweep, capsys):
+    code, out, err = run(capsys, "verify", "outputs/s")
+    assert (code, out.splitlines()[0], err) == (2, "0 of 2 runs verified", f"error: {REFUSED}\n")
+    assert run(capsys, "verify", "outputs/s", "--trust")[:2] == (0, "2 of 2 runs verified\n")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main.main(["-m", "seed=0,1", "sweep=two", *LEAN]) == 0
+    return folder
+
+
+@pytest.fixture
+def two_runs(two, tmp_path, monkeypatch) -> list[Path]:
+    """The runs of a copied sweep of ours, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(two / "outputs", "outputs")
+    return sorted(Path("outputs/two/runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": []},
+        {"settings__input_shape": "x"},
+        {"settings__layer__target": "no.such.Layer"},
+        {"settings__layer": None},
+        {"settings__process__num_cpu_devices": "x"},
+        {"variables": []},
+    ],
+)
+def test_one_foreign_record_never_ends_verify(changes, two_runs, capsys):
+    first, second = two_runs
+    edit(first, **changes)
+    code, out, err = run(capsys, "verify", "outputs/two", "--trust")
+    assert (code, "\n1 of 2 runs verified\n" in out, err) == (4, True, "")
+    assert out.startswith(f"{first.name}: ") and f"\n{second.name}: " not in out
+
+
 def test_python_reload_needs_trust_too(untouched):
     with pytest.raises(UserError) as caught:
         runner.reload(untouched)

@@ -7,6 +7,7 @@ match the record; does the rebuilt layer give the recorded output on the restore
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from runner.arrays import checkpoint, closeness, devices, trees
+from runner.arrays import closeness, devices, trees
 from runner.arrays.tree_diff import diff_trees
 from runner.bridge import rngs
 from runner.commands.migration import tree_mismatch
@@ -27,11 +28,11 @@ from runner.experiment import program as programs
 from runner.experiment.draft import Draft
 from runner.experiment.saved_run import SavedRun
 from runner.launch import process
-from runner.records import files, find, intact, removal, store
-from runner.records.paths import RunFolder
+from runner.records import find, paths, removal
+from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record, Status
 from runner.report.terminal import Terminal
-from runner.sweep.writing import steps
+from runner.sweep import intact
 from runner.timing import machine
 
 EXIT_DIFFERENT = 4
@@ -57,12 +58,17 @@ class Finding:
       wrong: What has changed, one sentence each; empty for a run that verifies.
       detail: What was compared, and how closely it agrees.
       removed: Whether its checkpoint was deliberately not kept, so that there is nothing to apply.
+      damaged: Whether files are not what was written, so that `resume --verify` does the run again.
+      refused: Why the layer was not applied: the run imports untrusted modules, or a variable of the environment that
+        it reads is not set.
     """
 
     folder: RunFolder
     wrong: list[str] = field(default_factory=list)
     detail: str = ""
     removed: bool = False
+    damaged: bool = False
+    refused: UserError | None = None
 
 
 def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | None = None) -> int:
@@ -78,7 +84,8 @@ def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | 
       0 if everything is intact, else 4.
 
     Raises:
-      UserError: It is neither a run nor a sweep, or a run imports untrusted modules.
+      UserError: It is neither a run nor a sweep, or all is intact but runs that import untrusted modules were not
+        applied.
     """
     terminal = Terminal()
     folders, lost = find.find_runs(path)
@@ -87,23 +94,42 @@ def verify(path: Path, *, trust: bool = False, code: bool = True, device: str | 
     if device is not None:
         devices.find_device(device)
     verifier = Verifier(trust=trust, code=code, device=device)
-    num_wrong, num_removed = 0, 0
+    findings = []
     with terminal.progress("verified", len(folders)) as advance:
         for folder in folders:
             finding = verifier.verify(folder)
-            num_wrong += bool(finding.wrong)
-            num_removed += finding.removed and not finding.wrong
+            findings.append(finding)
             for text in finding.wrong:
                 terminal.line(f"{folder.path.name}: {text}")
-            if not finding.wrong and len(folders) == 1:
+            if len(folders) == 1 and not finding.wrong and finding.refused is None:
                 terminal.line(f"{folder.path.name}: {finding.detail}")
             advance()
     for name in lost:
         terminal.line(f"{name}: the folder is missing")
-    num_good = len(folders) - num_wrong
+    refused = [one.refused for one in findings if one.refused is not None]
+    different = bool(lost) or any(one.wrong for one in findings)
+    if len(folders) > 1 or different or not refused:
+        for line in _summary(path, findings, lost, refused):
+            terminal.line(line)
+    if refused and not different:
+        raise refused[0]
+    return EXIT_DIFFERENT if different else 0
+
+
+def _summary(path: Path, findings: Sequence[Finding], lost: Sequence[str], refused: Sequence[UserError]) -> list[str]:
+    """How many runs are intact, and what to type next."""
+    num_good = sum(not one.wrong for one in findings) - len(refused)
+    num_removed = sum(one.removed and not one.wrong for one in findings)
     without = f", {num_removed} of them without a checkpoint (removed by retention)" if num_removed else ""
-    terminal.line(f"{num_good} of {len(folders) + len(lost)} runs verified{without}")
-    return EXIT_DIFFERENT if num_wrong or lost else 0
+    lines = [f"{num_good} of {len(findings) + len(lost)} runs verified{without}"]
+    if refused:
+        lines.append(f"{len(refused)} have the files that were written and were not applied: {refused[0].what}")
+    sweeps = [SweepFolder(folder) for folder in (path, path.absolute().parent.parent, path.absolute().parent)]
+    sweep = next((one for one in sweeps if one.plan.exists()), None)
+    if sweep is not None and (lost or any(one.damaged for one in findings)):
+        again = f"bridge-runner resume {shlex.quote(paths.shown(sweep.path))} --verify"
+        lines.append(f"what is damaged or missing is done again by `{again}`")
+    return lines
 
 
 class Verifier:
@@ -122,40 +148,40 @@ class Verifier:
         self._compiled: dict[str, tuple[Draft, Any]] = {}
 
     def verify(self, folder: RunFolder) -> Finding:
-        """Verifies the run in `folder`.
+        """Verifies the run in `folder`; whatever is wrong with it is in the finding, so that others are verified."""
+        try:
+            return self._verify(folder)
+        except UserError as error:
+            return Finding(folder=folder, wrong=[error.what])
+        except Exception as error:  # noqa: BLE001 - a foreign record or layer may cause any
+            return Finding(folder=folder, wrong=[f"{type(error).__name__}: {error}"])
 
-        Raises:
-          UserError: It imports untrusted modules.
-        """
-        links = files.links(folder)
-        if links:
-            return Finding(folder=folder, wrong=[f"{name} is a link, and a run leaves none" for name in links])
+    def _verify(self, folder: RunFolder) -> Finding:
+        if links := intact.linked(folder):
+            return Finding(folder=folder, wrong=links, damaged=True)
         saved = SavedRun(folder)
         try:
-            record = saved.record
+            record, contents = saved.record, intact.read(saved, placed=self._code)
         except StorageError as error:
-            return Finding(folder=folder, wrong=[error.what])
-        wrong = [*intact.misplaced(folder, record), *intact.changed_files(folder, record)]
-        output, parts = _output(folder, record)
-        wrong += parts
-        variables: Any = None
-        if record.saved is not None or not record.variables:
-            try:
-                variables = saved.variables(saved.places() if self._code else None)
-            except StorageError as error:
-                wrong.append(error.what)
-        wrong += _training(folder, record)
+            return Finding(folder=folder, wrong=[error.what], damaged=True)
         removed = removal.sentence(record)
         detail = f"{len(record.files) + 1} files as they were written; {removed}" if removed else _written(record)
-        if wrong or record.status is Status.failed or not self._code or variables is None:
-            return Finding(folder=folder, wrong=wrong, detail=detail, removed=removed is not None)
-        config = replace(saved.run, device=self._device or saved.run.device)
-        saved.require_trust(trust=self._trust)
+        finding = Finding(
+            folder=folder,
+            wrong=contents.wrong,
+            detail=detail,
+            removed=removed is not None,
+            damaged=bool(contents.wrong),
+        )
+        if contents.wrong or record.status is Status.failed or not self._code or contents.variables is None:
+            return finding
         try:
-            how, parts = _compare_applied(saved, self._program(saved, config), variables, output)
+            saved.require_trust(trust=self._trust)
         except UserError as error:
-            return Finding(folder=folder, wrong=[error.what], detail=detail)
-        return Finding(folder=folder, wrong=parts, detail=f"{detail}; {how}")
+            return replace(finding, refused=error)
+        config = replace(saved.run, device=self._device or saved.run.device)
+        how, wrong = _compare_applied(saved, self._program(saved, config), contents.variables, contents.output)
+        return replace(finding, wrong=wrong, detail=f"{detail}; {how}")
 
     def _program(self, saved: SavedRun, config: Run) -> tuple[Draft, Any]:
         record = saved.record
@@ -172,7 +198,7 @@ class Verifier:
 def _prepare_process(folders: Sequence[RunFolder]) -> None:
     """Splits the CPU as it was for the runs, so that a mesh finds its devices, unless JAX is already initialized."""
     num_cpu_devices = 1
-    with contextlib.suppress(UserError, IndexError):
+    with contextlib.suppress(Exception):  # a foreign record; it is reported where the run is verified
         run = SavedRun(folders[0]).in_one_process
         num_cpu_devices = min(run.process.num_cpu_devices, MAX_CPU_DEVICES)
     with contextlib.suppress(ConfigError):
@@ -181,34 +207,6 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
 
 def _written(record: Record) -> str:
     return f"{len(record.files) + 1} files and {len(record.variables)} leaves as they were written"
-
-
-def _output(folder: RunFolder, record: Record) -> tuple[Mapping[str, np.ndarray], list[str]]:
-    if not record.output:
-        return {}, []
-    try:
-        output = store.read_output(folder, record)
-    except StorageError as error:
-        return {}, [error.what]
-    wrong = [one.path or "y" for one in record.output if trees.array_digest(output[one.path]) != one.digest]
-    file = folder.output(single=list(output) == [""]).name
-    return output, [f"{file}: {name} has other bits than the record says" for name in wrong]
-
-
-def _training(folder: RunFolder, record: Record) -> list[str]:
-    """What is wrong with the optimiser state and the kept steps."""
-    state = record.train.state if record.train else None
-    if state is None or state.removed is not None:
-        return []
-    wrong = []
-    try:
-        found = trees.tree_digest(trees.leaves(checkpoint.restore(folder.train_state)))
-        wrong = [] if found == state.digest else [f"{folder.train_state} is not what the run saved"]
-    except checkpoint.CheckpointError as error:
-        wrong = [f"{folder.train_state} can't be restored: {error.__cause__ or error}"]
-    kept = sorted(folder.steps.iterdir()) if folder.steps.is_dir() else []
-    damaged = [(path, steps.damage(path)) for path in kept if path.name.isdecimal()]
-    return wrong + [f"{path} is not what the run saved: {reason}" for path, reason in damaged if reason]
 
 
 def _compare_applied(

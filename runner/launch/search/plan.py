@@ -15,7 +15,7 @@ from runner.experiment.identity import Identity
 from runner.records import paths, store
 from runner.records.paths import SweepFolder
 from runner.sweep.plan import Plan, comparing, make_task
-from runner.sweep.run_state import FINISHED, known_states
+from runner.sweep.run_state import FINISHED, State, known_states
 from runner.sweep.validate import validate
 
 
@@ -80,5 +80,6 @@ def longer(
         there = tasks.get(run_id)
         if there is None or there.state not in FINISHED:
             num = len(tasks) if there is None else there.job.num
-            tasks[run_id] = make_task(config, identity, plan.folder, num, compared=compared)
+            damaged = there.state if there is not None and there.state is State.damaged else None
+            tasks[run_id] = make_task(config, identity, plan.folder, num, state=damaged, compared=compared)
     return replace(plan, tasks=list(tasks.values()), drafts=drafts, num_configs=len(tasks), seen=seen), answers
