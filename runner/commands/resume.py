@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="what else holds, e.g. failure.retry=all"
     )
+    parser.add_argument("--trust", action="store_true", help="import modules that are neither ours nor flax's")
     parser.add_argument("--verify", action="store_true", help="also redo finished runs whose files are damaged")
 
 
@@ -26,21 +27,23 @@ def run(typed: argparse.Namespace) -> int:
     """Runs what is missing or failed in a sweep.
 
     Raises:
-      UserError: The folder is not a sweep, or other arguments contradict its plan.
+      UserError: The folder is not a sweep, its plan runs code that needs trust, or other arguments contradict its plan.
     """
+    from runner.commands.saved import replayed
     from runner.records import store
     from runner.records.paths import SweepFolder
 
     sweep = SweepFolder(typed.sweep)
-    origin = store.read_plan(sweep)["origin"]
-    command = list(origin["command"])
-    if origin["cwd"] not in sys.path:
-        sys.path.append(origin["cwd"])
+    origin = store.read_plan(sweep).get("origin")
+    origin = origin if isinstance(origin, dict) else {}
+    command = replayed.command(origin, trust=typed.trust)
+    cwd = origin.get("cwd")
+    if typed.trust and isinstance(cwd, str) and cwd not in sys.path:
+        sys.path.append(cwd)
     key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
-    # If the search was resumed before, its command already has one.
-    command = [word for word in command if not word.startswith(f"{key}=")]
     words = [*command, *typed.overrides, f"{key}={quoted(str(sweep.path.absolute()))}"]
-    return hydra_command(words, RESUME_VERIFIED if typed.verify else RUN)
+    act = RESUME_VERIFIED if typed.verify else RUN
+    return hydra_command(words, act) if typed.trust else hydra_command(words, act, replayed.require_trusted)
 
 
 def _run_verified(request: SweepRequest) -> SweepResult:
@@ -52,7 +55,7 @@ RESUME_VERIFIED = Act("resume", _run_verified, runs=True)
 VERB = Verb(
     name="resume",
     summary="Runs what is missing or failed of a sweep.",
-    usage="resume outputs/SWEEP [failure.retry=all] [--verify]",
+    usage="resume outputs/SWEEP [failure.retry=all] [--verify] [--trust]",
     examples={
         "resume outputs/mlp-1a2b3c4d": "go on after a crash or Ctrl-C",
         "resume outputs/mlp-1a2b3c4d failure.retry=all": "every run again",

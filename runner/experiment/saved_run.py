@@ -20,9 +20,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from runner.arrays import checkpoint, devices, trees
 from runner.arrays.mesh import fitted, make_mesh
-from runner.bridge import native, targets
+from runner.bridge import native
 from runner.bridge.calling import calls
 from runner.bridge.rngs import apply_keys, root_key
+from runner.bridge.trust import foreign_code
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets
 from runner.config.enums import InputKind
@@ -98,7 +99,7 @@ class SavedRun:
         Raises:
           UserError: The record names a module that is not ours, flax's or jax's.
         """
-        foreign = [] if trust else targets.foreign_paths(self.run)
+        foreign = [] if trust else foreign_code(self.run)
         if foreign:
             names = ", ".join(foreign)
             raise UserError(f"rebuilding this run imports {names}, which runs its code", "the same with --trust")

@@ -21,6 +21,7 @@ from runner.records.paths import SweepFolder
 
 if TYPE_CHECKING:
     from runner.config.composing.composed import Config
+    from runner.config.settings import Run
     from runner.records.row import Row
     from runner.sweep.plan import Plan
     from runner.sweep.reporter import SweepOutcome
@@ -130,6 +131,7 @@ class Application:
     Args:
       words: The command line, stored in the plan for `resume`.
       act: What is done with the configs.
+      admit: Called with the settings of every composed config before anything is imported for it; may raise UserError.
 
     Attributes:
       act: What is done with the configs.
@@ -137,9 +139,12 @@ class Application:
       error: The user error that ended a single run; raised through Hydra it would print a traceback.
     """
 
-    def __init__(self, words: Sequence[str] = (), act: Act = RUN) -> None:
+    def __init__(
+        self, words: Sequence[str] = (), act: Act = RUN, admit: Callable[[Run], None] = lambda run: None
+    ) -> None:
         self._origin = {"command": list(words), "cwd": str(Path.cwd())}
         self.act = act
+        self.admit = admit
         self.exit_code = 0
         self.error: UserError | None = None
 
@@ -158,7 +163,9 @@ class Application:
         hydra = HydraConfig.get()
         alone = hydra.mode is RunMode.RUN
         try:
-            rows = self.sweep([_composed(config)], functools.partial(_job_folder, hydra, config))
+            composed = _composed(config)
+            self.admit(composed.run)
+            rows = self.sweep([composed], functools.partial(_job_folder, hydra, config))
         except UserError as error:
             if not alone:
                 raise

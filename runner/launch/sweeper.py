@@ -40,6 +40,8 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     assert isinstance(zipped, list)
     job_overrides = expand(arguments, context.config_loader, zipped)
     configs, refused = compose(context, config, job_overrides)
+    for one in configs:
+        application.admit(one.run)
     kept = zip_exclude.leave_out([_excludable(one) for one in configs], [str(text) for text in config.grid.exclude])
     configs = [configs[index] for index in kept]
     if not configs:
@@ -77,6 +79,8 @@ def launch(
     """
     application = own(task_function)
     configs, refused = compose(context, config, [tuple(one) for one in job_overrides])
+    for one in configs:
+        application.admit(one.run)
     folder = Path(config.hydra.sweep.dir) / f"batch-{first_num}"
     rows = {row.run_id: row for row in application.sweep(configs, lambda _: folder, refused)}
     return [_job_return(one, rows) for one in configs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ import runner
 from runner import errors
 from runner.bridge import targets
 from runner.commands import main
+from runner.commands.saved import replayed
 from runner.config import schema
 from runner.config.layer_settings import HostSettings, LayerSettings
 from runner.config.settings import Run
 from runner.errors import StorageError, UserError
 from runner.records import codec, files, store
-from runner.records.paths import RunFolder
+from runner.records.paths import RunFolder, SweepFolder
 
 PACKAGE = Path(runner.__file__).parent
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
@@ -110,6 +112,10 @@ def test_unpickling_calls_are_found(source):
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("exploded",)
+
+
+def pickled(what: object) -> bytes:
+    return pickle.dumps(what)
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +231,105 @@ def test_whole_sweeps_of_own_layers_need_trust(own_sweep, capsys):
     code, out, err = run(capsys, "verify", "outputs/s")
     assert (code, out.splitlines()[0], err) == (2, "0 of 2 runs verified", f"error: {REFUSED}\n")
     assert run(capsys, "verify", "outputs/s", "--trust")[:2] == (0, "2 of 2 runs verified\n")
+
+
+def replay(sweep: str, *words: str, cwd: str | None = None) -> None:
+    """Makes the plan of a sweep replay these words, as a stranger would who knows how it is sealed."""
+    folder = SweepFolder(Path("outputs", sweep))
+    plan = store.read_plan(folder)
+    del plan["plan_version"]
+    store.write_plan(folder, plan | {"origin": {"command": list(words), "cwd": cwd or str(Path.cwd())}})
+
+
+def test_resuming_own_layers_needs_trust(own_sweep, capsys):
+    shutil.rmtree(own_sweep[0])
+    said = "resuming this sweep imports strangers_layer.Layer, which runs its code.\n  Try: the same with --trust\n"
+    assert run(capsys, "resume", "outputs/s") == (2, "", f"error: {said}")
+    assert not Path("ran").exists()
+    assert run(capsys, "resume", "outputs/s", "--trust")[0] == 0
+    assert Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "layer.target=strangers_layer.Layer",
+        "layer.kwargs.kernel_init=strangers_layer.Layer",
+        "rules.partition=strangers_layer:Layer",
+        "rules=strangers_rules.yaml",
+        "process.compilation_cache=strangers_cache",
+        "+hydra.callbacks.e._target_=strangers_layer.Layer",
+        "hydra.launcher._target_=strangers_layer.Layer",
+        "hydra/launcher=joblib",
+        "+layer@hydra.callbacks.e=mlp",
+        "hydra.searchpath=[file://strangers_conf]",
+        "+experiment=../../strangers",
+        "host.target=strangers_layer.Layer",
+        "layer.kwargs={_target_: strangers_layer.Layer}",
+    ],
+)
+def test_replayed_words_run_no_code(word, two_runs, capsys, monkeypatch):
+    Path("strangers_layer.py").write_text(STRANGER)
+    Path("strangers_rules.yaml").write_text("partition: {a: null}\nfreeze: strangers_layer:Layer\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.delitem(sys.modules, "strangers_layer", raising=False)
+    replay("two", "-m", "seed=0,1", *LEAN, word)
+    shutil.rmtree(two_runs[0])
+    code, out, err = run(capsys, "resume", "outputs/two")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: resuming this sweep ")
+    assert err.endswith("\n  Try: the same with --trust\n")
+    assert not Path("ran").exists() and not Path("strangers_cache").exists()
+
+
+@pytest.mark.parametrize("trust", [(), ("--trust",)])
+@pytest.mark.parametrize("flags", [["--experimental-rerun", "x.pickle"], ["--experimental-rerun=x.pickle"], ["--cfg"]])
+def test_flags_of_hydra_are_never_replayed(flags, trust, two_runs, capsys):
+    Path("x.pickle").write_bytes(pickled(Bomb()))
+    replay("two", *flags, "-m", "seed=0,1", *LEAN)
+    code, out, err = run(capsys, "resume", "outputs/two", *trust)
+    said = f"the plan of this sweep has {flags[0]}, which is not replayed.\n  Try: the sweep's command line again\n"
+    assert (code, out, err) == (2, "", f"error: {said}")
+    assert not Path("exploded").exists()
+
+
+def test_foreign_working_directories_need_trust(two_runs, capsys, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    cwd = str(tmp_path_factory.mktemp("strangers"))
+    replay("two", "-m", "seed=0,1", *LEAN, cwd=cwd)
+    assert (run(capsys, "resume", "outputs/two")[0], cwd in sys.path) == (0, False)
+    assert (run(capsys, "resume", "outputs/two", "--trust")[0], cwd in sys.path) == (0, True)
+
+
+@pytest.mark.parametrize("words", [None, "seed=0", [1], {}])
+def test_plans_without_a_command_are_refused(words, two_runs, capsys):
+    replay("two")
+    folder = SweepFolder(Path("outputs/two"))
+    plan = store.read_plan(folder)
+    del plan["plan_version"]
+    store.write_plan(folder, plan | {"origin": {"command": words}})
+    said = "error: the plan of this sweep keeps no command line.\n  Try: the sweep's command line again\n"
+    assert run(capsys, "resume", "outputs/two") == (2, "", said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "seed=0,1", "layer=mlp", "+experiment=width", "~host", "layer.kwargs.hidden=3", "grid.zip=[[seed]]"],
+        ["--multirun", "hydra/sweeper=optuna", "hydra/sweeper/sampler=tpe", "search.n_trials=3", "hydra.sweep.dir=x"],
+        ["input.path=../x.npy", "variables=../a/b", "'layer.call={a: 1}'".strip("'"), "+tracking.tags=[a]"],
+    ],
+)
+def test_own_keys_are_replayed_without_trust(words):
+    kept = [word for word in words if not word.startswith("hydra.sweep.dir")]
+    assert replayed.command({"command": words}, trust=False) == kept
+
+
+@pytest.mark.parametrize("key", ["partition", "weight_decay", "freeze"])
+def test_functions_of_rules_need_trust(key, saved, capsys):
+    edit(saved, **{f"settings__rules__{key}": "strangers_layer:Layer"})
+    for verb in ("verify", "rerun"):
+        assert run(capsys, verb, saved)[::2] == (2, f"error: {REFUSED.replace('.Layer', ':Layer')}\n")
 
 
 @pytest.fixture(scope="module")

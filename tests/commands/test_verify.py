@@ -25,6 +25,10 @@ from runner.records.paths import RunFolder
 LEAN = ("tracking=disabled", "timing=off")
 
 
+def redone(sweep: Path) -> str:
+    return f"what is damaged or missing is done again by `bridge-runner resume {sweep} --verify`\n"
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
     """A sweep of three layers, two seeds each."""
@@ -99,7 +103,7 @@ def test_swapped_records_are_named(sweep, tmp_path, capsys):
     assert code == 4
     assert f"{one.name}: record.json is that of run {two.name}\n" in out
     assert f"{one.name}: output.npy is not what was written\n" in out
-    assert out.endswith("5 of 6 runs verified\n")
+    assert out.endswith(f"5 of 6 runs verified\n{redone(copy)}")
 
 
 def test_verify_names_the_flipped_leaf(sweep, tmp_path, capsys):
@@ -184,7 +188,7 @@ def test_a_lost_folder_alone_is_found(sweep, tmp_path, capsys):
     copy = shutil.copytree(sweep, tmp_path / "lost")
     lost = run_folder(copy, 3)
     shutil.rmtree(lost)
-    said = f"{lost.name}: the folder is missing\n5 of 6 runs verified\n"
+    said = f"{lost.name}: the folder is missing\n5 of 6 runs verified\n{redone(copy)}"
     assert run(capsys, "verify", copy, "--no-code") == (4, said, "")
 
 
@@ -232,7 +236,7 @@ def test_missing_and_foreign_files_are_named(sweep, tmp_path, capsys):
     assert code == 4
     assert f"{one.name}: checkpoint/_METADATA is missing\n" in out
     assert f"{two.name}: checkpoint/more was not written by this run\n" in out
-    assert out.endswith(f"{three.name}: the folder is missing\n3 of 6 runs verified\n")
+    assert out.endswith(f"{three.name}: the folder is missing\n3 of 6 runs verified\n{redone(copy)}")
 
 
 def test_saved_inputs_verify_without_the_original(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -10,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -68,13 +69,30 @@ def path_rules(settings: RulesSettings) -> PathRules | None:
     given = {kind: getattr(settings, kind) for kind in KINDS if getattr(settings, kind) is not None}
     found = {kind: _found(kind, source) for kind, source in given.items()}
     whole = found.get("partition")
-    if isinstance(whole, Mapping) and whole and set(whole) <= {*KINDS, "match"}:
+    if _has_sections(whole):
         return path_rules(_sections(settings, whole))
     if not found:
         return None
     fullmatch = settings.match is RuleMatch.fullmatch
     made: dict[str, Any] = {kind: _made(kind, given[kind], found[kind], fullmatch) for kind in found}
     return PathRules(**made, fullmatch=fullmatch)
+
+
+def named_functions(settings: RulesSettings) -> list[str]:
+    """The functions that `path_rules` would import and call, as they are written; none of them is imported."""
+    named: list[str] = []
+    for kind in KINDS:
+        source = getattr(settings, kind)
+        if not isinstance(source, str):
+            continue
+        if not _is_file(source):
+            named.append(source)
+            continue
+        with contextlib.suppress(ConfigError):  # there is nothing to run; reading the rules reports it
+            whole = _found(kind, source)
+            if kind == "partition" and _has_sections(whole):
+                named += named_functions(_sections(settings, whole))
+    return named
 
 
 def given_rules(rules: Any) -> PathRules | None:
@@ -87,9 +105,18 @@ def given_rules(rules: Any) -> PathRules | None:
         return rules
     if isinstance(rules, RulesSettings):
         return path_rules(rules)
-    if isinstance(rules, Mapping) and rules and set(rules) <= {*KINDS, "match"}:
+    if _has_sections(rules):
         return path_rules(_sections(RulesSettings(), rules))
     return path_rules(RulesSettings(partition=rules))
+
+
+def _has_sections(found: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether a file or a dict has the kinds of rules as its only keys."""
+    return isinstance(found, Mapping) and bool(found) and set(found) <= {*KINDS, "match"}
+
+
+def _is_file(source: str) -> bool:
+    return os.path.isfile(os.path.expanduser(source)) or source.endswith(SUFFIXES) or "/" in source
 
 
 def _sections(settings: RulesSettings, whole: Mapping[str, Any]) -> RulesSettings:
@@ -122,7 +149,7 @@ def _found(kind: str, source: Any) -> Any:
         return [_of_line(item) if isinstance(item, str) else item for item in source]
     if not isinstance(source, str):
         return source
-    if os.path.isfile(os.path.expanduser(source)) or source.endswith(SUFFIXES) or "/" in source:
+    if _is_file(source):
         return _of_file(kind, Path(os.path.expanduser(source)))
     return _of_function(kind, source)
 

@@ -21,6 +21,7 @@ from runner.bridge.migration.modes import Mode, in_mode, modes_of
 from runner.bridge.migration.module_names import ModuleNames
 from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rules.sources import PathRules
+from runner.bridge.trust import foreign_code
 from runner.bridge.wrap import Bridged
 from runner.config.composing import compose
 from runner.errors import ConfigError, LayerError, StorageError, UserError, no_exit
@@ -169,7 +170,7 @@ def _side(text: str, options: Options) -> Side:
 def _run_side(text: str, path: Path, *, trust: bool) -> Side:
     saved = SavedRun(find.find_run(path))
     folder, record = saved.folder, saved.record
-    foreign = [] if trust else targets.foreign_paths(saved.run)
+    foreign = [] if trust else foreign_code(saved.run)
     side = Side(label=text, place=folder.checkpoint, is_run=True, foreign=foreign)
     if foreign:
         return replace(side, variables=saved.variables())

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.config import rules_settings, schema
+from runner.config.settings import Run
 from runner.errors import UserError, quoted
 from runner.launch.application import RUN, Act, Application
 
 MULTIRUN = {"-m", "--multirun"}
 
 
-def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
+def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], None] = lambda run: None) -> int:
     """Composes the configs that `words` describe, applies `act` to them, and returns the exit code.
 
     Args:
       words: Arguments for Hydra.
       act: What to do with the configs: run, plan or check.
+      admit: See `Application`.
 
     Raises:
       UserError: Hydra rejects the command line, or a config can't run.
@@ -38,7 +40,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN) -> int:
     # argparse allows no flags between overrides: it would reject `seed=0,1 -m`.
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
-    job = Application(words, act)
+    job = Application(words, act, admit)
     decorate = hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="config")
     try:
         decorate(job)()

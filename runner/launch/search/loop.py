@@ -79,7 +79,13 @@ def search(
     )
     composer = sweeper.make_composer(context, config)
     execute, elsewhere = sweeper.executor(context, config, application)
-    one = _Search(aim, compose=functools.partial(sweeper.compose_one, composer), execute=execute)
+
+    def compose(*known: Any, where: str) -> Config:
+        config = sweeper.compose_one(composer, *known, where=where)
+        application.admit(config.run)
+        return config
+
+    one = _Search(aim, compose=compose, execute=execute)
     return application.sweep(
         [one.reference()],
         functools.partial(sweeper.sweep_folder, config),
