@@ -21,6 +21,9 @@ GUARDS = (
 
 PLATFORMS = ("tpu", "gpu", "cpu")
 
+# Into how many devices the CPU is split because a record, which may be a stranger's, says so.
+MAX_CPU_DEVICES = 1024
+
 
 def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
     """Applies process-wide settings: preallocation, number of CPU devices, compilation cache. For entry points only.

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.commands.typed.hydra_command import make_importable
 from runner.commands.typed.verb import Verb
+from runner.errors import UserError
 
 if TYPE_CHECKING:
+    from runner.config.settings import Run
     from runner.records.record import Record
 
 EXIT_DIFFERENT = 4
+
+# A rerun that takes longer than this, in seconds, is announced; so are more steps of which no time is known.
+LONG_S = 10.0
+FEW_STEPS = 1000
+# `timedelta` holds no more than about this many seconds.
+MAX_S = 10**13
 
 OTHER_SOURCE = (
     "the layer's source, the input file or a variable of the environment is another one than when the run was saved"
@@ -52,6 +62,8 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     """
     from runner.arrays import closeness
     from runner.config.composing.composed import Config
+    from runner.config.enums import TimingMode
+    from runner.config.run_settings import TimingSettings
     from runner.experiment import execute
     from runner.experiment.identity import identity_of
     from runner.experiment.job import Job
@@ -67,13 +79,17 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     # A compilation cache is code too, and the record may name any folder as one.
     run = before.in_one_process
     uncached = dataclasses.replace(run.process, compilation_cache="off")
-    run = dataclasses.replace(run, process=uncached, input=before.input)
+    _require_bounded(uncached.num_cpu_devices)
+    # No time is compared, and the record may ask for any number of samples.
+    run = dataclasses.replace(run, process=uncached, input=before.input, timing=TimingSettings(mode=TimingMode.off))
+    terminal = Terminal()
+    if what := how_long(saved, run):
+        terminal.line(f"{folder.path.name}: {what}; Ctrl-C stops it")
     process.prepare_process([Config(run=run)])
     given = read_initial_variables(run.variables)
     identity = identity_of(run, given.digest_for(run) if given else None)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
     result = execute.attempt(job, draft_from(run, identity, given))
-    terminal = Terminal()
     different = _differences(saved, result.record)
     if result.output and saved.output and not different:
         kept = store.read_output(folder, saved)
@@ -89,6 +105,36 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     num = len(saved.variables) + len(saved.output)
     terminal.line(f"{folder.path.name}: {verdict} ({num} arrays compared)")
     return EXIT_DIFFERENT if different else 0
+
+
+def _require_bounded(num_cpu_devices: int) -> None:
+    """Refuses a record that would split the CPU without bounds.
+
+    Raises:
+      UserError: It wants more devices than a record gets.
+    """
+    from runner.arrays.devices import MAX_CPU_DEVICES
+
+    if num_cpu_devices > MAX_CPU_DEVICES:
+        raise UserError(f"this run wants {num_cpu_devices} CPU devices, and a record gets {MAX_CPU_DEVICES} at most")
+
+
+def how_long(saved: Record, run: Run) -> str | None:
+    """What a rerun that takes long would do, and how long by the times of its record; None if it is short."""
+    from runner.report import table
+
+    before = saved.train
+    num_steps = run.train.steps - (before.first_step if before else 0)
+    if num_steps <= 0:
+        return None
+    steps_s = before.steps_s[1:] or before.steps_s if before else []
+    if not steps_s:
+        return f"trains {num_steps} steps, and its record has no time of one" if num_steps > FEW_STEPS else None
+    step_s = statistics.median(steps_s)
+    if num_steps * step_s < LONG_S:
+        return None
+    takes = datetime.timedelta(seconds=min(round(num_steps * step_s), MAX_S))
+    return f"trains {num_steps} steps, about {takes} at the {table.duration(step_s)} a step of its record"
 
 
 def _differences(saved: Record, again: Record) -> list[str]:

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from failing_layers import LAYERS
 from swept_folder import all_files, edit_record, run, run_folder
+
+from runner.commands import main, rerun
+from runner.records.record import Record, Status, TrainInfo
+from runner.records.timing import Phases
+
+RECORD = Record(
+    run_id="0123456789",
+    result_id="x",
+    timing_id="t",
+    program_id="p",
+    sweep="mine",
+    num=0,
+    status=Status.done,
+    started_at="2026-01-01T00:00:00.000+00:00",
+    wall_s=1.0,
+    overrides=[],
+    settings={},
+    layer="linear",
+    device="cpu:0",
+    platform="cpu",
+)
+PHASES = Phases(trace_s=0.0, lower_s=0.0, compile_s=0.0, cache="off")
+TRAINED = TrainInfo(first_step=0, losses=[1.0, 0.5], step=PHASES, steps_s=[0.5, 0.25], not_moved=[])
 
 
 @pytest.fixture
@@ -49,6 +75,55 @@ def test_rerun_compares_with_the_saved_output(here, capsys):
     code, out, _ = run(capsys, "rerun", str(folder))
     assert (code, out.splitlines()[-1]) == (4, f"{folder.name}: other bits (3 arrays compared)")
     assert out.startswith("  output y: ")
+
+
+def trained(sweep: str, **changes: object) -> Path:
+    """A run of two steps whose record then asks for others."""
+    assert main.main(["train.steps=2", f"sweep={sweep}", "timing=off", "checks=off", "tracking=disabled"]) == 0
+    folder = run_folder(sweep, 0)
+    edit_record(folder, lambda record: record["settings"]["train"].update(changes))
+    return folder
+
+
+STARTED = r"0-[0-9a-f]{8}: trains 1000000000 steps, about \d+ days?, [\d:]+ at the [\d.]+ .?s a step of its record; "
+
+
+@pytest.mark.slow
+def test_endless_reruns_announce_and_stop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = trained("long", steps=10**9)
+    command = [sys.executable, "-m", "runner", "rerun", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert re.fullmatch(STARTED + "Ctrl-C stops it\n", process.stdout.readline())
+        time.sleep(5)  # so that it trains
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize("steps_s", [[], [0.5, 0.25]])
+def test_long_reruns_say_how_long(steps_s, make_run):
+    record = RECORD if not steps_s else dataclasses.replace(RECORD, train=TRAINED)
+    said = rerun.how_long(record, make_run("train.steps=1000000000"))
+    if steps_s:
+        assert said == "trains 1000000000 steps, about 2893 days, 12:26:40 at the 250 ms a step of its record"
+    else:
+        assert said == "trains 1000000000 steps, and its record has no time of one"
+    assert rerun.how_long(record, make_run("train.steps=3")) is None
+    assert rerun.how_long(record, make_run()) is None
+
+
+def test_rerun_takes_no_samples(here, capsys):
+    folder = run_folder("fine", 1)
+    edit_record(folder, lambda record: record["settings"]["timing"].update(rounds=10**9, min_sample_s=10.0**9))
+    assert run(capsys, "rerun", str(folder))[0] == 0
+
+
+def test_rerun_splits_no_cpu_without_bounds(here, capsys):
+    folder = run_folder("fine", 1)
+    edit_record(folder, lambda record: record["settings"]["process"].update(num_cpu_devices=10**6))
+    said = "error: this run wants 1000000 CPU devices, and a record gets 1024 at most.\n"
+    assert run(capsys, "rerun", str(folder)) == (2, "", said)
 
 
 def test_rerun_reports_a_fixed_failure(here, capsys):

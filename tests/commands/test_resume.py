@@ -43,10 +43,10 @@ def test_resume_works_from_another_folder(here, tmp_path_factory, monkeypatch, c
 
 @pytest.mark.slow
 def test_resume_retries_failed_runs(here, capsys):
-    code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
+    code, out, _ = run(capsys, "resume", "outputs/mixed", "--trust", "failure.retry=none")
     assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 0 to do")
     (here / "broken").unlink()
-    code, out, _ = run(capsys, "resume", "outputs/mixed")
+    code, out, _ = run(capsys, "resume", "outputs/mixed", "--trust")
     assert (code, out.splitlines()[0]) == (0, "mixed: 2 runs · 2 programs · 1 done, 1 failed · 1 to do")
 
 
@@ -82,5 +82,5 @@ def test_runs_of_other_software_are_done_again_where_asked(here, capsys):
 
 def test_a_failed_run_of_other_software_stays_failed(here, capsys):
     of_other_software("mixed")
-    code, out, _ = run(capsys, "resume", "outputs/mixed", "failure.retry=none")
+    code, out, _ = run(capsys, "resume", "outputs/mixed", "--trust", "failure.retry=none")
     assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 failed, 1 stale · 0 to do")

@@ -45,9 +45,6 @@ TOLERANCE_EPS = 64
 PRODUCT_EPS = {"gpu": 2.0**-10, "cuda": 2.0**-10, "rocm": 2.0**-10, "tpu": 2.0**-7}
 TOLERANCE_PRODUCT_EPS = 8
 
-# A record says into how many devices the CPU was split, and this process splits it the same way, up to this limit.
-MAX_CPU_DEVICES = 1024
-
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -200,7 +197,7 @@ def _prepare_process(folders: Sequence[RunFolder]) -> None:
     num_cpu_devices = 1
     with contextlib.suppress(Exception):  # a foreign record; it is reported where the run is verified
         run = SavedRun(folders[0]).in_one_process
-        num_cpu_devices = min(run.process.num_cpu_devices, MAX_CPU_DEVICES)
+        num_cpu_devices = min(run.process.num_cpu_devices, devices.MAX_CPU_DEVICES)
     with contextlib.suppress(ConfigError):
         process.prepare_process([Config(run=Run(process=ProcessSettings(num_cpu_devices=num_cpu_devices)))])
 
