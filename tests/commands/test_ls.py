@@ -181,7 +181,7 @@ def test_mistakes_exit_with_2_changing_nothing(typed, said, here, capsys):
     values["ls"] = "\n  Try: bridge-runner ls [outputs/SWEEP] [--by features] [--json] [--watch]"
     values["show"] = "\n  Try: bridge-runner show outputs/SWEEP/runs/RUN [--json]"
     values["rerun"] = "\n  Try: bridge-runner rerun outputs/SWEEP/runs/RUN [--trust]"
-    values["resume"] = "\n  Try: bridge-runner resume outputs/SWEEP [failure.retry=all]"
+    values["resume"] = "\n  Try: bridge-runner resume outputs/SWEEP [failure.retry=all] [--verify] [--trust]"
     assert run(capsys, *typed.split()) == (2, "", f"error: {said.format(**values)}\n")
     assert all_files() == before
 

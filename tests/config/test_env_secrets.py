@@ -114,12 +114,12 @@ def test_other_verbs_need_no_secret(words, here, monkeypatch):
 def test_resume_reads_secrets_from_the_environment(here, capsys, monkeypatch):
     shutil.rmtree(run_of(here, 0).path)
     monkeypatch.delenv("SERVICE_TOKEN")
-    assert main.main(["resume", "outputs/s"]) == 2
+    assert main.main(["resume", "outputs/s", "--trust"]) == 2
     assert "layer.kwargs.token=${oc.env:SERVICE_TOKEN}: the environment variable SERVICE_TOKEN is not set.\n" in (
         capsys.readouterr().err
     )
     monkeypatch.setenv("SERVICE_TOKEN", SECRET)
-    assert main.main(["resume", "outputs/s", "failure.retry=none"]) == 1
+    assert main.main(["resume", "outputs/s", "--trust", "failure.retry=none"]) == 1
     assert main.main(["verify", "outputs/s/0", "--trust"]) == 0
 
 

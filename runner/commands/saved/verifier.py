@@ -173,10 +173,10 @@ class Verifier:
         if contents.wrong or record.status is Status.failed or not self._code or contents.variables is None:
             return finding
         try:
+            config = replace(saved.run, device=self._device or saved.run.device)
             saved.require_trust(trust=self._trust)
         except UserError as error:
             return replace(finding, refused=error)
-        config = replace(saved.run, device=self._device or saved.run.device)
         how, wrong = _compare_applied(saved, self._program(saved, config), contents.variables, contents.output)
         return replace(finding, wrong=wrong, detail=f"{detail}; {how}")
 

@@ -82,7 +82,7 @@ class Verb:
         parser = self.parser()
         if not self.takes_overrides:
             settings = [word for word in words if self._is_setting(word)]
-            typed = parser.parse_args([word for word in words if word not in settings])
+            typed = parser.parse_args(parser.flags_last([word for word in words if word not in settings]))
             typed.settings = settings
             return typed
         flags = [word for word in words if word in parser.value_counts()]
@@ -143,6 +143,21 @@ class VerbParser(argparse.ArgumentParser):
         """Names of the verb's positional arguments, each repeated as often as it is accepted."""
         actions = [action for action in self._actions if not action.option_strings]
         return [action.dest for action in actions for _ in range(action.nargs if isinstance(action.nargs, int) else 1)]
+
+    def flags_last(self, words: Sequence[str]) -> list[str]:
+        """`words` with the flags after the positional arguments: argparse takes no flag within a list of these."""
+        if not any(action.nargs == "*" for action in self._actions):
+            return list(words)
+        counts = self.value_counts()
+        left, positional, flags = list(words), [], []
+        while left:
+            word = left.pop(0)
+            if word not in counts:
+                (flags if word.startswith("-") else positional).append(word)
+                continue
+            flags += [word, *left[: counts[word]]]
+            del left[: counts[word]]
+        return positional + flags
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Parses, with an error of its own for several paths in place of one.
