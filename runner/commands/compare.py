@@ -25,7 +25,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: A side is neither a sweep nor a run, imports untrusted modules, or can't be rerun here.
     """
-    make_importable()
+    make_importable(own=typed.trust)
     from runner.commands.saved import compared_sides
 
     options = compared_sides.Options(force=typed.force, rerun=typed.rerun, as_json=typed.json, trust=typed.trust)

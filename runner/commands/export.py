@@ -23,7 +23,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: The run does not exist, has no such form, or the target already exists.
     """
-    make_importable()
+    make_importable(own=typed.trust)
     from runner.commands.derived import exported_variables
 
     return exported_variables.export(typed.run, typed.to, out=typed.out, trust=typed.trust)

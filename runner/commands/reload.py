@@ -30,7 +30,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: The run does not exist, is damaged or untrusted, or can't be loaded this way.
     """
-    make_importable()
+    make_importable(own=typed.trust)
     from runner.commands.saved import reloaded_run
 
     return reloaded_run.reload(

@@ -43,7 +43,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: The run does not exist, imports untrusted modules, or its layer can't be built here.
     """
-    make_importable()
+    make_importable(own=typed.trust)
     return rerun(typed.run, trust=typed.trust)
 
 

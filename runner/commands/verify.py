@@ -23,7 +23,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: There is no such run or device, or it imports untrusted modules.
     """
-    make_importable()
+    make_importable(own=typed.trust)
     from runner.commands.saved import verifier
 
     return verifier.verify(typed.path, trust=typed.trust, code=not typed.no_code, device=typed.device)

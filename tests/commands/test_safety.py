@@ -250,15 +250,16 @@ def test_resuming_own_layers_needs_trust(own_sweep, capsys):
     assert Path("ran").exists()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "word",
     [
         "layer.target=strangers_layer.Layer",
+        "+hydra.callbacks.e._target_=strangers_layer.Layer",
+        "rules=strangers_rules.yaml",
         "layer.kwargs.kernel_init=strangers_layer.Layer",
         "rules.partition=strangers_layer:Layer",
-        "rules=strangers_rules.yaml",
         "process.compilation_cache=strangers_cache",
-        "+hydra.callbacks.e._target_=strangers_layer.Layer",
         "hydra.launcher._target_=strangers_layer.Layer",
         "hydra/launcher=joblib",
         "+layer@hydra.callbacks.e=mlp",
@@ -299,6 +300,13 @@ def test_foreign_working_directories_need_trust(two_runs, capsys, monkeypatch, t
     replay("two", "-m", "seed=0,1", *LEAN, cwd=cwd)
     assert (run(capsys, "resume", "outputs/two")[0], cwd in sys.path) == (0, False)
     assert (run(capsys, "resume", "outputs/two", "--trust")[0], cwd in sys.path) == (0, True)
+
+
+@pytest.mark.parametrize("words", ["verify RUN", "rerun RUN", "export RUN --to safetensors", "resume outputs/ours"])
+def test_untrusted_folders_join_no_path(words, saved, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(Path.cwd()))])
+    typed = words.replace("RUN", str(saved)).split()
+    assert (run(capsys, *typed)[0], str(Path.cwd()) in sys.path) == (0, False)
 
 
 @pytest.mark.parametrize("words", [None, "seed=0", [1], {}])
@@ -349,6 +357,7 @@ def two_runs(two, tmp_path, monkeypatch) -> list[Path]:
     return sorted(Path("outputs/two/runs").iterdir())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "changes",
     [

@@ -16,18 +16,18 @@ from runner.launch.application import RUN, Act, Application
 MULTIRUN = {"-m", "--multirun"}
 
 
-def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], None] = lambda run: None) -> int:
+def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], None] | None = None) -> int:
     """Composes the configs that `words` describe, applies `act` to them, and returns the exit code.
 
     Args:
       words: Arguments for Hydra.
       act: What to do with the configs: run, plan or check.
-      admit: See `Application`.
+      admit: See `Application`; the words are then a stranger's, and his modules are not to be found.
 
     Raises:
       UserError: Hydra rejects the command line, or a config can't run.
     """
-    make_importable()
+    make_importable(own=admit is None)
     import hydra
 
     from runner.config.explain import explain, is_hydra_error
@@ -40,7 +40,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], N
     # argparse allows no flags between overrides: it would reject `seed=0,1 -m`.
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
-    job = Application(words, act, admit)
+    job = Application(words, act) if admit is None else Application(words, act, admit)
     decorate = hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="config")
     try:
         decorate(job)()
@@ -63,9 +63,13 @@ def quoted_part(word: str) -> str:
     return f"{key}={','.join(quoted(part) if '#' in part else part for part in value.split(','))}"
 
 
-def make_importable() -> None:
-    """Adds the working directory (the user's modules) and, in a checkout, our Hydra plugins to `sys.path`."""
+def make_importable(*, own: bool = True) -> None:
+    """Adds the working directory (the user's modules) and, in a checkout, our Hydra plugins to `sys.path`.
+
+    Args:
+      own: Whether the user's modules may be imported: in a stranger's folder, Hydra and JAX would import his plugins.
+    """
     plugins = Path(__file__).resolve().parents[2] / "launch" / "plugins"
-    for folder in (os.getcwd(), str(plugins) if plugins.is_dir() else None):
+    for folder in (os.getcwd() if own else None, str(plugins) if plugins.is_dir() else None):
         if folder is not None and folder not in sys.path:
             sys.path.append(folder)
