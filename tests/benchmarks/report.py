@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import random
 import resource
 import shutil
@@ -25,6 +24,7 @@ from typing import Any
 
 from runner.records import store
 from runner.records.codec import to_json
+from runner.records.journal import to_line
 from runner.records.paths import SweepFolder
 from runner.records.record import Record
 
@@ -87,9 +87,9 @@ def large_sweep(real: SweepFolder, num_runs: int) -> SweepFolder:
         folder.path.mkdir(parents=True)
         folder.record.write_bytes(to_json(record))
         runs.append({**planned, "num": num, "run_id": record.run_id, "settings": record.settings})
-        lines.append(json.dumps({"event": "done", "run_id": record.run_id}))
+        lines.append(to_line({"event": "done", "run_id": record.run_id}))
     store.write_plan(large, {**plan, "sweep": "large", "num_configs": num_runs, "runs": runs})
-    large.journal.write_text("\n".join(lines) + "\n")
+    large.journal.write_bytes(b"".join(lines))
     return large
 
 
