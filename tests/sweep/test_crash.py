@@ -87,6 +87,7 @@ def test_killed_sweeps_end_as_undisturbed_ones(crash_round, undisturbed, tmp_pat
     assert set(events.values()) == {1}
     assert len(events) == NUM_RUNS
     assert [row.status for row in find.read_rows(sweep)] == ["done"] * NUM_RUNS
+    assert all(path.exists() for path in (sweep.results, sweep.results_csv, sweep.report))
     if crash_round % 4 == 0:
         ids = collections.Counter(path.name.split("-", 4)[-1] for path in (sweep.path / "wandb").glob("offline-run-*"))
         assert len(ids) == NUM_RUNS + 1

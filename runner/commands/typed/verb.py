@@ -149,7 +149,9 @@ class VerbParser(argparse.ArgumentParser):
         if not any(action.nargs == "*" for action in self._actions):
             return list(words)
         counts = self.value_counts()
-        left, positional, flags = list(words), [], []
+        left = list(words)
+        positional: list[str] = []
+        flags: list[str] = []
         while left:
             word = left.pop(0)
             if word not in counts:
