@@ -139,7 +139,7 @@ def test_killed_joblib_workers_are_resumable(here, undisturbed):
     assert "ended before their time: jobs 0 of outputs/mine/jobs/1" in said
     assert "6 of 12 runs done, 6 missing" in said
     gates(one="go")
-    assert "12 of 12 runs done" in end(start("resume", "outputs/mine"), 0)
+    assert "12 of 12 runs done" in end(start("resume", "outputs/mine", "--trust"), 0)
     assert bits(sweep()) == undisturbed
 
 
@@ -162,7 +162,7 @@ def test_killed_joblib_searches_resume_identically(here):
     assert "0 of 2 runs done, 2 missing" in said
     assert "trials      0 of 6 told, 0 runs" in said
     gates(one="go")
-    assert "trials      6 of 6 told, 6 runs" in end(start("resume", "outputs/mine"), 0)
+    assert "trials      6 of 6 told, 6 runs" in end(start("resume", "outputs/mine", "--trust"), 0)
     assert find.read_trials(sweep()) == find.read_trials(SweepFolder(Path("alone", "mine")))
 
 
@@ -176,7 +176,7 @@ def test_ctrl_c_finishes_current_runs_first(here, undisturbed):
     said = end(process, 130)
     assert "stopping after the current run; Ctrl-C again stops now" in said
     assert "2 of 12 runs done; stopped by you" in said
-    end(start("resume", "outputs/mine"), 0)
+    end(start("resume", "outputs/mine", "--trust"), 0)
     assert bits(sweep()) == undisturbed
 
 
@@ -186,7 +186,7 @@ def test_local_jobs_outlive_their_launcher(here, undisturbed):
     wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
     with process:  # the jobs have its pipes: it is not waited for their end
         process.kill()
-    again = start("resume", "outputs/mine")
+    again = start("resume", "outputs/mine", "--trust")
     assert again.stderr.readline() == "runs whose jobs are queued or running, waited for: 6\n"
     gates(one="go")
     assert "12 of 12 runs done" in end(again, 0)
@@ -205,7 +205,7 @@ def test_killed_slurm_jobs_are_reported(slurm, undisturbed):
     assert "hydra/launcher=submitit_slurm: " in said
     assert "ended before their time: jobs 0 of outputs/mine/jobs/1" in said
     gates(one="go")
-    assert "6 done, 6 new · 6 to do" in end(start("resume", "outputs/mine"), 0)
+    assert "6 done, 6 new · 6 to do" in end(start("resume", "outputs/mine", "--trust"), 0)
     assert bits(sweep()) == undisturbed
 
 
@@ -217,7 +217,7 @@ def test_slurm_jobs_outlive_their_launcher(slurm, undisturbed):
     process.kill()
     process.communicate()
     assert queue.unfinished(sweep()) == {1: [0, 1]}
-    again = start("resume", "outputs/mine")
+    again = start("resume", "outputs/mine", "--trust")
     assert again.stderr.readline() == "runs whose jobs are queued or running, waited for: 12\n"
     gates(one="go", two="go")
     assert "12 of 12 runs done" in end(again, 0)
@@ -304,6 +304,6 @@ def test_crashing_ray_runs_fail_alone(here, undisturbed):
     said = end(process, 1)
     assert "run 0 failed: died: its process died: a crash in native code, or a kill" in said
     assert statuses().count("failed") in (1, 2)  # the second try may have begun before the file said `go`
-    end(start("resume", "outputs/mine"), 0)
+    end(start("resume", "outputs/mine", "--trust"), 0)
     runs = {name: found for name, found in bits(sweep()).items() if ".old-" not in name}
     assert runs == undisturbed
