@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import StorageError
-from runner.records import locks
+from runner.records import locks, plain_files
 from runner.records.paths import SUGGESTED_ROOT, RunFolder, SweepFolder
 
 # Leaves already have digests: hashing a large checkpoint file again would cost as much as saving it.
@@ -31,16 +31,16 @@ def make_sweep_folder(folder: SweepFolder) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Writes `content` to `path` atomically; flushed to disk on return."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
+    beside = plain_files.beside(path)
+    with plain_files.create(beside) as file:
+        try:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def make_run_folder(folder: RunFolder) -> None:
@@ -57,15 +57,21 @@ def make_run_folder(folder: RunFolder) -> None:
 
 def remove_unfinished(folder: RunFolder, *, but_steps: bool = False) -> None:
     """Removes the files of a run that was interrupted before it was journaled; `but_steps` keeps its steps."""
-    if not (but_steps and folder.steps.is_dir()):
-        if folder.path.exists():
-            shutil.rmtree(folder.path)
+    linked = folder.path.is_symlink() or folder.steps.is_symlink()
+    if linked or not (but_steps and folder.steps.is_dir()):
+        _remove(folder.path)
         return
     for path in folder.path.iterdir():
-        if path.is_dir() and path != folder.steps:
-            shutil.rmtree(path)
-        elif path != folder.steps:
-            path.unlink()
+        if path != folder.steps:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a folder, or a link, whose target stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def archive_run(folder: RunFolder) -> None:

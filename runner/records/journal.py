@@ -13,9 +13,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from runner.errors import StorageError
+from runner.records import plain_files
 from runner.records.row import Row
 
 Event = dict[str, Any]
@@ -35,13 +36,16 @@ class Journal:
 
     Args:
       path: The file. Waits while another process holds it: a requeued job may overlap with its previous attempt.
+
+    Raises:
+      StorageError: The file is a link, a FIFO or a device.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open for the life of the sweep
+        self._file = plain_files.append(path)  # kept open for the life of the sweep
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
-            _drop_torn_tail(path)
+            _drop_torn_tail(self._file)
         except BaseException:
             self._file.close()
             raise
@@ -169,9 +173,9 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _drop_torn_tail(path: Path) -> None:
-    content = path.read_bytes()
+def _drop_torn_tail(file: IO[Any]) -> None:
+    file.seek(0)
+    content = file.read()
     whole = content.rfind(b"\n") + 1
     if whole != len(content):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
+        file.truncate(whole)

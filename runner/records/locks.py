@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.errors import StorageError
+from runner.records import plain_files
 
 BUSY = (errno.EACCES, errno.EAGAIN)
 
@@ -23,10 +24,10 @@ def whole(path: Path) -> Iterator[bool]:
     """Locks a whole file; False if another process holds any part of it.
 
     Raises:
-      StorageError: The file system keeps no locks.
+      StorageError: The file system keeps no locks, or the file is a link, a FIFO or a device.
     """
-    with open(path, "a+b") as file:
-        yield _take(file, 0, 0)
+    with plain_files.append(path) as file:
+        yield _take(file, path, 0, 0)
 
 
 @contextlib.contextmanager
@@ -34,19 +35,19 @@ def parts(path: Path, numbers: Iterable[int]) -> Iterator[list[int]]:
     """Locks parts of a file; returns the numbers of those that no other process holds.
 
     Raises:
-      StorageError: The file system keeps no locks.
+      StorageError: The file system keeps no locks, or the file is a link, a FIFO or a device.
     """
-    with open(path, "a+b") as file:
-        yield [number for number in numbers if _take(file, number, 1)]
+    with plain_files.append(path) as file:
+        yield [number for number in numbers if _take(file, path, number, 1)]
 
 
-def _take(file: IO[Any], start: int, length: int) -> bool:
+def _take(file: IO[Any], path: Path, start: int, length: int) -> bool:
     try:
         fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
     except OSError as error:
         if error.errno in BUSY:
             return False
-        raise StorageError(f"{file.name}: this file system keeps no locks ({error.strerror})", KEEP_LOCKS) from error
+        raise StorageError(f"{path}: this file system keeps no locks ({error.strerror})", KEEP_LOCKS) from error
     return True
 
 

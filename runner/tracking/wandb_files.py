@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.records import plain_files
+
 MAX_ID_CHARACTERS = 64
 STAMP = "????????_??????"
 OFFLINE = "offline-run-"
@@ -146,7 +148,6 @@ def append_sent(wandb_dir: Path, server: str, sent: Mapping[str, str]) -> None:
     """Records that runs were uploaded; flushed to disk on return."""
     lines = [json.dumps({"folder": name, "server": server, "url": url}) for name, url in sent.items()]
     # Terminates a line torn by a kill.
-    with open(wandb_dir / SENT, "ab") as file:
+    with plain_files.append(wandb_dir / SENT) as file:
         file.write("".join(f"\n{line}\n" for line in lines).encode())
-        file.flush()
         os.fsync(file.fileno())

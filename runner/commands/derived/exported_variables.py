@@ -32,7 +32,7 @@ from runner.errors import LayerError, StorageError, UserError, nearest
 from runner.experiment.draft import Draft
 from runner.experiment.saved_run import SavedRun, reload
 from runner.launch import process
-from runner.records import files, find
+from runner.records import files, find, plain_files
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
 from runner.report.terminal import Terminal
@@ -169,7 +169,7 @@ def _write_tensors(target: Path, variables: Any, description: Mapping[str, Any])
 
 def _write_orbax(target: Path, tree: Any, description: Mapping[str, Any]) -> None:
     """Writes the checkpoint and its description atomically."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    beside = plain_files.beside(target)
     try:
         save(tree, beside)
         files.write_atomic(beside / DESCRIPTION_FILE, json.dumps(description, indent=1).encode() + b"\n")

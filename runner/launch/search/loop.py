@@ -24,7 +24,7 @@ from runner.launch.search.sampler import Sampler
 from runner.launch.search.study import ANOTHER, Asked, Study
 from runner.launch.search.tell import Teller
 from runner.launch.search.trials import Trials
-from runner.records import files, metrics
+from runner.records import files, metrics, plain_files
 from runner.records.journal import Journal, is_held
 from runner.records.paths import SweepFolder
 from runner.records.row import Row
@@ -166,6 +166,8 @@ class _Search:
 
     def _open(self, folder: SweepFolder | None) -> Study:
         path = folder.study if folder else None
+        if path is not None:
+            plain_files.require_regular(path)
         return Study(path, self._aim.axes, self._aim.wanted.direction, self._aim.sampler)
 
     def _config(self, number: int, overrides: Sequence[str]) -> Config:

@@ -16,7 +16,7 @@ from runner.config.enums import CheckpointWriter, InputKind
 from runner.errors import StorageError
 from runner.experiment import failures
 from runner.experiment.job import Result
-from runner.records import files, store
+from runner.records import files, plain_files, store
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
 from runner.records.redaction import redacted
 from runner.sweep.plan import Task
@@ -57,11 +57,13 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
         make_room(task)
         for name, text in task.config.hydra_files(task.job.num).items():
             folder.hydra.mkdir(exist_ok=True)
-            (folder.hydra / name).write_text(task.config.redaction.text(text), encoding="utf-8")
+            with plain_files.create(folder.hydra / name) as file:
+                file.write(task.config.redaction.text(text).encode())
         if result.output:
             store.write_output(folder, result.output)
         if run.input.kind is InputKind.file:
-            shutil.copyfile(str(run.input.path), folder.input)
+            with open(str(run.input.path), "rb") as source, plain_files.create(folder.input) as file:
+                shutil.copyfileobj(source, file)
         if record.status is Status.done and run.checkpoint.writes and record.variables:
             record = _save(task, record, result, clones)
         if not run.checkpoint.writes:

@@ -1,0 +1,108 @@
+"""Opens files and folders where others may have put something first: links, FIFOs, files of other users.
+
+A name that can be guessed is one that somebody can take, so temporary names are random; a file is opened only if it
+is a regular one, through no link, and without waiting for whoever is at the other end of a FIFO.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import IO, Any
+
+from runner.errors import StorageError
+
+SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def beside(path: Path) -> Path:
+    """A name next to `path` that nobody can guess, for what is renamed to `path` once it is whole."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+
+
+def create(path: Path) -> IO[bytes]:
+    """A new file, open for writing.
+
+    Raises:
+      FileExistsError: Something is there, a link that leads nowhere included.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, 0o666), "wb")
+
+
+def append(path: Path, *, own: bool = False) -> IO[Any]:
+    """A regular file, made if it is missing, open for reading and appending, without a buffer.
+
+    Args:
+      path: The file.
+      own: Whether it must belong to this user.
+
+    Raises:
+      StorageError: It is a link, a FIFO, a folder or a device, or somebody else's.
+      OSError: It can't be opened.
+    """
+    require_regular(path)
+    # Again on the open file, which nobody can exchange.
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | SAFELY, 0o666)
+    try:
+        about = os.fstat(descriptor)
+        _require_regular(path, about)
+        if own and about.st_uid != os.getuid():
+            raise StorageError(f"{path} belongs to {_owner(about)}, not to you")
+        return os.fdopen(descriptor, "a+b", buffering=0)
+    except BaseException:
+        with contextlib.suppress(OSError):  # os.fdopen closes it if it fails
+            os.close(descriptor)
+        raise
+
+
+def require_regular(path: Path) -> None:
+    """Checks that `path` is a regular file or missing.
+
+    Raises:
+      StorageError: It is a link, a FIFO, a folder or a device.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _require_regular(path, os.lstat(path))
+
+
+def private_folder(path: Path, elsewhere: str) -> None:
+    """Makes a folder for this user alone, unless it is there.
+
+    Args:
+      path: The folder.
+      elsewhere: What to type to use another one.
+
+    Raises:
+      StorageError: It can't be made, it is no folder, or somebody else owns it or may write in it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = os.lstat(path)
+    except OSError as error:
+        raise StorageError(f"folder {path}: {error.strerror or error}", elsewhere) from error
+    if not stat.S_ISDIR(about.st_mode):
+        raise StorageError(f"{path} is {_kind(about)}, not a folder", elsewhere)
+    if about.st_uid != os.getuid():
+        raise StorageError(f"folder {path} belongs to {_owner(about)}, not to you", elsewhere)
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(about.st_mode)
+        raise StorageError(f"folder {path}: others may write in it (mode {mode:o})", f"chmod go-w {path}")
+
+
+def _require_regular(path: Path, about: os.stat_result) -> None:
+    if not stat.S_ISREG(about.st_mode):
+        raise StorageError(f"{path} is {_kind(about)}; a file of ours never is", f"rm {path}")
+
+
+def _kind(about: os.stat_result) -> str:
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
+    return kinds.get(stat.S_IFMT(about.st_mode), "a device or a socket")
+
+
+def _owner(about: os.stat_result) -> str:
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(about.st_uid).pw_name
+    return f"user {about.st_uid}"
