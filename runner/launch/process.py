@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ from runner.errors import ConfigError, literal
 
 if TYPE_CHECKING:
     from runner.config.composing.composed import Config
+
+# What schedulers grant between SIGTERM and SIGKILL: Slurm and Kubernetes by default.
+GRACE_S = 30.0
 
 # Set once for the process, so all configs of a sweep agree on them.
 PROCESS_WIDE = (
@@ -85,18 +90,25 @@ def _say_unraisable(one: sys.UnraisableHookArgs) -> None:
 
 @contextlib.contextmanager
 def interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or SIGTERM once: the answer turns True. Ctrl-C again: KeyboardInterrupt.
+    """Ctrl-C or SIGTERM once: the answer turns True. Again: KeyboardInterrupt.
+
+    After a SIGTERM, the process ends within `GRACE_S` even if what it runs never returns.
 
     Args:
       say: Takes one line.
     """
     asked: list[int] = []
+    grace = threading.Timer(GRACE_S, _end_now, [say])
+    grace.daemon = True
 
     def handle(number: int, _: Any) -> None:
         asked.append(number)
-        if len(asked) > 1 and number == signal.SIGINT:
+        if number == signal.SIGTERM and not grace.ident:
+            grace.start()
+        if len(asked) > 1:
             raise KeyboardInterrupt
-        say("stopping after the current run; Ctrl-C again stops now. The same command goes on later.")
+        within = f", or in {GRACE_S:.0f} s" if number == signal.SIGTERM else ""
+        say(f"stopping after the current run{within}; Ctrl-C again stops now. The same command goes on later.")
 
     try:
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -105,5 +117,13 @@ def interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(asked)
     finally:
+        grace.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_now(say: Callable[[str], None]) -> None:
+    """Ends this process as SIGTERM would have; what it ran never returned, and may hold any lock."""
+    with contextlib.suppress(Exception):
+        say(f"the current run did not end within {GRACE_S:.0f} s of the SIGTERM: stopping now")
+    getattr(os._exit, "__wrapped__", os._exit)(128 + signal.SIGTERM)
