@@ -221,8 +221,10 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
     from runner.report.terminal import Terminal
     from runner.sweep import execute as sweep_execute
     from runner.timing import machine
+    from runner.timing.turns import Turns
     from runner.tracking import pool
 
+    Turns().require()
     first = request.configs[0].run
     with Terminal() as terminal, interrupts(terminal.warned) as stop:
         make_tracking = functools.partial(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.timing import machine
-from runner.timing.turns import LAST_PAUSE_S, default_folder, taken
+from runner.timing.turns import LAST_PAUSE_S, SILENT_S, default_folder, open_lock, taken
 
 _KEPT: list[IO[Any]] = []  # for the life of the process
 
@@ -35,7 +36,12 @@ def keep_to_cores(number: int, folder: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def gpu(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: False) -> Iterator[str | None]:
+def gpu(
+    folder: Path | None = None,
+    *,
+    give_up: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[str | None]:
     """Acquires an NVIDIA GPU that no other process of ours holds, and makes it the only one visible to CUDA.
 
     Of those that the engine lets this process see, or of all; waits until one is free. None where there are none.
@@ -43,8 +49,9 @@ def gpu(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: Fal
     Args:
       folder: Where the locks are.
       give_up: Polled while waiting; True continues without one.
+      say: Takes the line that says what is waited for.
     """
-    names = gpus()
+    names, noticed = gpus(), time.monotonic() + SILENT_S
     while names and not give_up():
         for name in names:
             if (file := _lease(f"GPU-{name.replace('/', '-')}", folder)) is not None:
@@ -52,6 +59,9 @@ def gpu(folder: Path | None = None, *, give_up: Callable[[], bool] = lambda: Fal
                     os.environ[VISIBLE] = name
                     yield name
                 return
+        if time.monotonic() > noticed:
+            noticed = math.inf
+            say(f"waiting for a GPU: other processes of yours hold {', '.join(names)}")
         time.sleep(LAST_PAUSE_S)
     yield None
 
@@ -69,9 +79,7 @@ def gpus(there: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
 
 def _lease(name: str, folder: Path | None) -> IO[Any] | None:
     """An open file whose lock this process holds; None if another one holds it."""
-    where = folder or default_folder()
-    where.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = open(where / name, "ab")  # noqa: SIM115 - the lock lives as long as it is open
+    file = open_lock(folder or default_folder(), name)  # the lock lives as long as it is open
     if taken(file, fcntl.LOCK_EX, 0.0, lambda: False):
         return file
     file.close()

@@ -106,7 +106,9 @@ class Worker:
         from runner.launch import jobs
 
         piece = jobs.read(submission, num)
-        with self._prepared(piece, about, submission.stop.exists):
+        with self._prepared(
+            piece, about, give_up=submission.stop.exists, say=lambda text: journal.append("warned", text=text)
+        ):
             return self._run(submission, num, journal, piece)
 
     def _run(self, submission: SubmissionFolder, num: int, journal: Journal, piece: Piece) -> str:
@@ -145,7 +147,14 @@ class Worker:
         return "stopped" if outcome.interrupted else "done"
 
     @contextlib.contextmanager
-    def _prepared(self, piece: Piece, about: Mapping[str, Any], give_up: Callable[[], bool]) -> Iterator[None]:
+    def _prepared(
+        self,
+        piece: Piece,
+        about: Mapping[str, Any],
+        *,
+        give_up: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> Iterator[None]:
         """Sets process-wide state before JAX starts: exclusive cores and GPU, and a shared cache."""
         from runner.arrays import devices
         from runner.config import env_secrets, serialize
@@ -168,7 +177,7 @@ class Worker:
         # A GPU that is named by its number is to be found under it, and a mesh takes several: then all stay in sight.
         meshed = any(one["settings"]["mesh"]["axes"] for one in piece.runs)
         shares = "gpu" in platforms and not meshed and not any(":" in spec for spec in specs)
-        with resources.gpu(give_up=give_up) if shares else contextlib.nullcontext():
+        with resources.gpu(give_up=give_up, say=say) if shares else contextlib.nullcontext():
             devices.prepare_process(run.process.num_cpu_devices, cache)
             yield
 

@@ -167,7 +167,10 @@ def _started(
         tracker, ending = tracking(num_runs=num_pending), Ending(stop=stop)
         writer = RunWriter(journal=lines, reporter=reporter, tracking=tracker, ending=ending)
         executor = RunExecutor(
-            tracking=tracker, turns=Turns(give_up=stop), stopping=ending.reached, warn=reporter.warned
+            tracking=tracker,
+            turns=Turns(name=str(plan.folder.path.absolute()), give_up=stop, say=reporter.warned),
+            stopping=ending.reached,
+            warn=reporter.warned,
         )
         with contextlib.closing(tracker):
             after = max(plan.folder.submissions(), default=0)

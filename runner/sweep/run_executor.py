@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,6 +38,11 @@ class RunExecutor:
     warn: Callable[[str], None]
     _compiled_for: set[ProgramKey] = field(default_factory=set)
     _tracker_is_warm: bool = False
+
+    def working(self, pending: Sequence[Task]) -> contextlib.AbstractContextManager[None]:
+        """Keeps other processes from measuring; waits for one that does if a run of `pending` is to be timed alone."""
+        timings = [task.job.run.timing for task in pending]
+        return self.turns.working(wait=any(one.turns and one.mode is not TimingMode.off for one in timings))
 
     def execute(self, task: Task, program: Program | Exception, threads: ThreadPoolExecutor) -> Result:
         """Executes a run and returns its result.

@@ -62,7 +62,7 @@ class Scheduler:
           StorageError: The disk is full.
         """
         cores = machine.num_cores()
-        with self.executor.turns.working(), ThreadPoolExecutor(cores) as pool, self.writer.started():
+        with self.executor.working(pending), ThreadPoolExecutor(cores) as pool, self.writer.started():
             try:
                 self._run_waves(pool, plan, self._give_up(pending), cores * PROGRAMS_AHEAD)
             finally:
