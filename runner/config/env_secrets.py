@@ -1,7 +1,8 @@
 """Redacts values that a config takes from the environment: files keep the variable's name, and it is resolved on use.
 
 `layer.kwargs.token=${oc.env:TOKEN}` passes the value of `TOKEN` to the layer. All files (the record and what is derived
-from it, the plan, Hydra's files) have `${oc.env:TOKEN}` in place of the value, and `resolve` restores it.
+from it, the plan, Hydra's files, the tracker's) have `${oc.env:TOKEN}` in place of the value, and `resolve` restores
+it. Where a value would be a name (of a folder, of a W&B project), nothing can stand in its place, and it is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ from runner.errors import ConfigError
 
 REFERENCE = re.compile(r"\$\{oc\.env:([^${},]+)\}")
 _NAMED = re.compile(r"\boc\.env\s*:\s*([^,}]*)")
+
+# Keys that become names, and those of them that become paths: an absolute path is no secret.
+PATHS = ("output_root", "process.compilation_cache")
+NAMES = ("sweep", "layer.name", "tracking.project", "tracking.entity", *PATHS)
+
+# Variables that hold what anybody may see.
+PUBLIC = frozenset(("USER", "LOGNAME", "HOSTNAME", "SLURM_JOB_ID", "SLURM_JOB_NAME", "WANDB_ENTITY", "WANDB_PROJECT"))
 
 # In keys that refer to a variable, every value is replaced; in other keys, none so short that it may match by chance.
 MIN_CHARACTERS = 8
@@ -44,6 +52,32 @@ class Redaction:
     def data(self, data: Any, *, least: int = MIN_CHARACTERS) -> Any:
         """JSON data with every string in it redacted."""
         return _mapped(data, lambda text: self.text(text, least=least)) if self.values else data
+
+    def named_in(self, text: str) -> str | None:
+        """The name of the first variable whose value is in `text`."""
+        return next(
+            (name for name, value in self.values.items() if len(value) >= MIN_CHARACTERS and value in text), None
+        )
+
+    def require_no_name(self, key: str, text: str | None, *, path: bool = False) -> None:
+        """Checks that `text`, the value of `key`, is a name without values from the environment.
+
+        Args:
+          key: The config key.
+          text: Its value.
+          path: Whether it is a path: those of absolute paths may be in it.
+
+        Raises:
+          ConfigError: It has one.
+        """
+        if text is None or key not in self.keys:
+            return
+        for name, value in self.values.items():
+            if value in text and name not in PUBLIC and not (path and value.startswith(("/", "~"))):
+                reason = f"it is a name, which would hold the value of {name}, and that is kept out of files"
+                typed = text.replace(value, f"${name}")
+                reference = text.replace(value, f"${{oc.env:{name}}}")
+                raise ConfigError(key, reference, reason, f'{key}="{typed}" if it is no secret: the shell puts it in')
 
     def settings(self, data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         """A config as JSON data, redacted."""
@@ -75,6 +109,23 @@ def of_config(container: Mapping[str, Any]) -> Redaction:
             if os.environ.get(name):
                 values[name] = os.environ[name]
     return Redaction(values, frozenset(keys)) if values else Redaction()
+
+
+def require_no_names(redaction: Redaction, settings: Mapping[str, Any]) -> None:
+    """Checks that a config's names have no values from the environment.
+
+    Args:
+      redaction: What the config takes from there.
+      settings: The config, as nested data.
+
+    Raises:
+      ConfigError: One has.
+    """
+    if not redaction.values:
+        return
+    texts = dict(_texts(settings))
+    for key in NAMES:
+        redaction.require_no_name(key, texts.get(key), path=key in PATHS)
 
 
 def of_kept(data: Mapping[str, Any]) -> Redaction:

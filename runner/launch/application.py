@@ -229,7 +229,7 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
     with Terminal() as terminal, interrupts(terminal.warned) as stop:
         make_tracking = functools.partial(
             pool.make_tracking,
-            first.tracking,
+            request.configs[0].tracking,
             plan.folder.path,
             plan.folder.name,
             terminal.warned,
@@ -289,17 +289,20 @@ def _composed(config: Any) -> Config:
     from runner.config.composing import compose
     from runner.config.composing.composed import Config
     from runner.config.composing.overrides import plain
+    from runner.config.serialize import to_data
 
     hydra = OmegaConf.create({"hydra": HydraConfig.get()})
     typed = OmegaConf.to_container(hydra.hydra.overrides.task)
     assert isinstance(typed, list)
     overrides = [str(item) for item in typed]
     run = schema.from_config(config)
+    found = env_secrets.of_config(plain(config))
+    env_secrets.require_no_names(found, to_data(run))
     return Config(
         run=run,
         overrides=tuple(overrides),
         hydra_files=lambda num: compose.hydra_files(config, hydra, overrides),
-        redaction=env_secrets.of_config(plain(config)),
+        redaction=found,
     )
 
 
@@ -308,10 +311,27 @@ def _job_folder(hydra: Any, config: Any, name: str) -> Path:
     from hydra.types import RunMode
 
     output_dir = Path(hydra.runtime.output_dir)
+    require_open_folder(hydra, "run")
     if hydra.mode is not RunMode.RUN or output_dir != Path(os.getcwd()):
         return output_dir
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     return Path(os.path.expanduser(config.output_root)) / (config.sweep or f"{stamp}_{name.rpartition('-')[0]}")
+
+
+def require_open_folder(hydra: Any, mode: str) -> None:
+    """Checks that Hydra's folder for a `run` or a `sweep` is not named by a value from the environment.
+
+    Raises:
+      ConfigError: It is.
+    """
+    from omegaconf import OmegaConf
+
+    from runner.config import env_secrets
+
+    key, node = f"hydra.{mode}.dir", hydra[mode]
+    written = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(written, dict)
+    env_secrets.of_config({key: written["dir"]}).require_no_name(key, str(node.dir), path=True)
 
 
 def _exit_code(outcome: SweepOutcome, rows: Sequence[Row]) -> int:

@@ -19,7 +19,7 @@ from runner.config.composing.overrides import expand
 from runner.config.explain import explain, is_hydra_error
 from runner.errors import UserError, one_or_many
 from runner.launch import dispatch, launchers
-from runner.launch.application import Application, RunFailed
+from runner.launch.application import Application, RunFailed, require_open_folder
 from runner.records.record import Status
 from runner.records.row import Row
 from runner.sweep.execute import execute as execute_here
@@ -81,6 +81,7 @@ def launch(
     configs, refused = compose(context, config, [tuple(one) for one in job_overrides])
     for one in configs:
         application.admit(one.run)
+    require_open_folder(config.hydra, "sweep")
     folder = Path(config.hydra.sweep.dir) / f"batch-{first_num}"
     rows = {row.run_id: row for row in application.sweep(configs, lambda _: folder, refused)}
     return [_job_return(one, rows) for one in configs]
@@ -149,6 +150,7 @@ def own(task_function: Any) -> Application:
 def sweep_folder(config: Any, name: str) -> Path:
     """The folder that was named, or one named after the plan: the same command comes back to the same folder."""
     if any(str(item).startswith("hydra.sweep.dir=") for item in config.hydra.overrides.hydra):
+        require_open_folder(config.hydra, "sweep")
         return Path(str(config.hydra.sweep.dir))
     return Path(os.path.expanduser(str(config.output_root))) / (config.sweep or name)
 

@@ -128,7 +128,7 @@ class Worker:
                 journal.append("skipped", num_runs=others)
             make_tracking = functools.partial(
                 pool.make_tracking,
-                plan.tasks[0].job.run.tracking,
+                plan.tasks[0].config.tracking,
                 folder.path,
                 folder.name,
                 lambda text: journal.append("warned", text=text),

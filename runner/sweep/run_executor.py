@@ -12,6 +12,7 @@ from runner.config.enums import TimingMode
 from runner.experiment import execute, run_record
 from runner.experiment.job import Result
 from runner.experiment.program import Program
+from runner.records.redaction import redacted
 from runner.sweep.plan import Task
 from runner.sweep.validate import ProgramKey
 from runner.sweep.writing.steps import StepFolder
@@ -65,7 +66,8 @@ class RunExecutor:
     def _measure(self, task: Task, program: Program, first: bool, threads: ThreadPoolExecutor) -> Result:
         """The result of a run, executed while no other process of ours works here, or flagged if one does."""
         job, settings, steps = task.job, task.job.run.timing, self._steps(task)
-        watch = self.tracking.follow(run_record.head(job), task.folder.path) if program.training else None
+        head = redacted(run_record.head(job), task.config.redaction)
+        watch = self.tracking.follow(head, task.folder.path) if program.training else None
         act = functools.partial(
             execute.execute,
             job,

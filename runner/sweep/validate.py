@@ -18,6 +18,7 @@ from runner.sweep.writing import retention
 
 if TYPE_CHECKING:
     from runner.config.composing.composed import Config
+    from runner.config.env_secrets import Redaction
 
 # Key of a compiled program: its id, and the device that it is compiled for.
 ProgramKey = tuple[str, str]
@@ -62,6 +63,7 @@ def validate(
             except UserError as error:
                 refused[key] = error
         reason = refused.get(key) or (unkeepable(key) if config.run.checkpoint.writes else None)
+        reason = reason or _telling(drafts[key], config.redaction)
         if reason is not None:
             errors.append((config.where, reason))
     if errors:
@@ -77,6 +79,15 @@ def _unkeepable(draft: Draft) -> UserError | None:
             checkpoint.require_keepable(variables)
     except CheckpointError as error:
         return LayerError(f"the variables can't be saved: {error}", "checkpoint=none")
+    return None
+
+
+def _telling(draft: Draft, redaction: Redaction) -> UserError | None:
+    """What is wrong if the path of a variable holds a value from the environment: files name variables by path."""
+    for path, _ in trees.flatten(trees.unbox(draft.variables)) if redaction.values else ():
+        if name := redaction.named_in("/".join(map(str, path))):
+            where = redaction.text("/".join(map(str, path)))
+            return LayerError(f"the variable {where} is named by the value of {name}, which is kept out of files")
     return None
 
 

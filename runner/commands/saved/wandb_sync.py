@@ -177,7 +177,9 @@ def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
     with wandb_server.connected(sweep.folder.wandb):
         terminal.line(f"W&B runs made from their records, since missing or out of date: {len(missing)}")
     kept = sweep.rows[0].settings
-    asked = serialize.from_data(kept | {"tracking": env_secrets.resolve(kept["tracking"])}).tracking
+    # What W&B is asked for is taken from the environment again; what it shows, notes and tags, stays redacted.
+    names = env_secrets.resolve({name: kept["tracking"][name] for name in ("project", "entity")})
+    asked = serialize.from_data(kept | {"tracking": kept["tracking"] | names}).tracking
     rows = []
     tracker = wandb_tracker.WandbTracker(asked, sweep.folder.path, sweep.folder.name, terminal.warned)
     with closing(tracker), terminal.progress("making", len(sweep.rows)) as advance:

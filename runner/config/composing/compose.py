@@ -29,6 +29,7 @@ from runner.config.composing.hydra_yaml import ConfigDumper, dump
 from runner.config.composing.overrides import may_see_seed, plain, texts
 from runner.config.env_secrets import Redaction
 from runner.config.explain import explain, is_hydra_error
+from runner.config.serialize import to_data
 from runner.config.settings import Run
 from runner.errors import UserError
 
@@ -137,6 +138,7 @@ class Composer:
         else:
             task = self.task_config(typed, num)
             run, found = schema.from_config(task), env_secrets.of_config(plain(task))
+            env_secrets.require_no_names(found, to_data(run))
         return Config(run=run, overrides=typed, where=where, hydra_files=self.hydra_files_of(typed), redaction=found)
 
     def hydra_files_of(self, overrides: tuple[str, ...]) -> Callable[[int], Mapping[str, str]]:
@@ -163,7 +165,10 @@ class Composer:
         derivable = "seed" in container and not any(may_see_seed(text) for text in interpolations)
         # If it can't be derived from, it need not be valid with this seed.
         run = schema.from_config(task) if derivable else None
-        return _Family(run=run, container=container, redaction=env_secrets.of_config(container))
+        found = env_secrets.of_config(container)
+        if run is not None:
+            env_secrets.require_no_names(found, to_data(run))
+        return _Family(run=run, container=container, redaction=found)
 
     def _hydra_files(self, overrides: tuple[str, ...], num: int) -> Mapping[str, str]:
         with self._lock:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from runner.config.env_secrets import Redaction
+from runner.config.run_settings import TrackingSettings
 from runner.config.settings import Run
 
 
@@ -26,3 +27,12 @@ class Config:
     where: str = ""
     hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
     redaction: Redaction = field(default_factory=Redaction)
+
+    @property
+    def tracking(self) -> TrackingSettings:
+        """How the run is tracked, with texts that trackers may write; its names have been checked."""
+        settings = self.run.tracking
+        if not self.redaction.values:
+            return settings
+        texts = self.redaction.settings(vars(settings), "tracking.")
+        return TrackingSettings(**texts | {"project": settings.project, "entity": settings.entity})
