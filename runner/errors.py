@@ -154,6 +154,15 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def visible(text: str) -> str:
+    """`text` with what a terminal would obey (escapes, carriage returns, changes of direction) spelled out."""
+    return _OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+# Control characters but for line feed and tab, and Unicode's marks that reorder text.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most likely meant, or None if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

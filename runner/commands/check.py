@@ -14,7 +14,7 @@ from runner.config import serialize
 from runner.config.composing.composed import Config
 from runner.config.enums import ChecksDepth, ChecksMode, EagerCheck, TimingMode
 from runner.config.settings import Run
-from runner.errors import LayerFaultError
+from runner.errors import LayerFaultError, visible
 from runner.launch.application import Act, SweepRequest, SweepResult
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
         if as_json:
             print_json([as_data], indent=1)
         else:
-            print(f"  complete  fail  {error}")
+            print(visible(f"  complete  fail  {error}"))
         return SweepResult(EXIT_NO)
     terminal = Terminal()
     checked: list[dict[str, Any]] = []

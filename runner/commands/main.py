@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from runner.commands.printed.json_output import only_json
 from runner.commands.typed import verb
 from runner.commands.typed.verb import INTERRUPTED, PROGRAM, USAGE, VERBS, Verb
-from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, exit_words, is_of_signal, nearest
+from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, exit_words, is_of_signal, nearest, visible
 from runner.launch import process
 
 # Hydra's flags that take a value: the word after one is not a verb.
@@ -81,7 +81,7 @@ def _exit_code(error: SystemExit) -> int:
 
 def fail(text: str, code: int) -> int:
     """Prints the reason on stderr and returns `code`."""
-    print(f"{USER_ERROR_PREFIX}{text}", file=sys.stderr)
+    print(visible(f"{USER_ERROR_PREFIX}{text}"), file=sys.stderr)
     return code
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.config.serialize import flatten, varied_keys
-from runner.errors import literal
+from runner.errors import literal, visible
 from runner.records.find import DAMAGED
 from runner.records.record import Record, Status
 from runner.records.row import Row
@@ -56,7 +56,7 @@ def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> 
       width: Characters per line; axes that don't fit are omitted, and `notes` says so.
       max_rows: Maximum number of rows.
     """
-    columns = _columns(rows, width)
+    columns = {visible(heading): list(map(visible, cells)) for heading, cells in _columns(rows, width).items()}
     # Laid out by hand: rich takes half a second for a thousand rows.
     widths = [_width(heading, cells) for heading, cells in columns.items()]
     adjust = [str.ljust if heading in LEFT else str.rjust for heading in columns]
@@ -77,9 +77,9 @@ def plain_table(lines: Sequence[Mapping[str, Any]]) -> Table:
     """Mappings with the same keys as a table: text left-aligned, numbers right-aligned."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for heading, value in lines[0].items():
-        table.add_column(heading, justify="right" if isinstance(value, int) else "left", overflow="fold")
+        table.add_column(Text(visible(heading)), justify="right" if isinstance(value, int) else "left", overflow="fold")
     for line in lines:
-        table.add_row(*(Text(str(value)) for value in line.values()))
+        table.add_row(*(Text(visible(str(value))) for value in line.values()))
     return table
 
 

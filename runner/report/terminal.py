@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from runner.config.enums import Direction
+from runner.errors import visible
 from runner.records.record import FailureKind, Record, Status
 from runner.records.row import Row, Trial, best_trial
 from runner.report import table
@@ -88,7 +89,7 @@ class Terminal:
     def warned(self, text: str) -> None:
         """Prints one line to standard error."""
         # Text, not markup: a layer may be called [red].
-        self.errors.print(Text(text), soft_wrap=True)
+        self.errors.print(Text(visible(text)), soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
@@ -103,7 +104,7 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """Prints one line to standard output."""
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(visible(text)), soft_wrap=True)
 
     def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> None:
         """Prints the table of runs."""
