@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.commands.printed.json_output import print_json
 from runner.commands.typed.verb import Verb
-from runner.errors import StorageError, UserError
+from runner.errors import StorageError, UserError, visible
 
 if TYPE_CHECKING:
     from runner.records.paths import SweepFolder
@@ -126,7 +126,7 @@ def _watch(folder: SweepFolder, terminal: Terminal) -> None:
             rows = find.read_rows(folder)
             there = [row for row in rows if row.status in find.STATUSES]
             height = max(terminal.console.height - 6, 3)
-            head = Text(f"{folder.name}: {_counts(rows)}")
+            head = Text(visible(f"{folder.name}: {_counts(rows)}"))
             tail = table.runs_table(there[-height:], width=terminal.console.width) if there else Text("no run yet")
             live.update(Group(head, tail), refresh=True)
             if queue.is_over(folder):
