@@ -72,8 +72,9 @@ class Mode(enum.Enum):
 
 
 class TrackingMode(enum.Enum):
-    """Where runs are tracked: W&B as files, W&B on a server too, TensorBoard, or nowhere."""
+    """Where runs are tracked: W&B as files, W&B on a server too, TensorBoard, nowhere, or what WANDB_MODE says."""
 
+    auto = "auto"
     offline = "offline"
     online = "online"
     tensorboard = "tensorboard"

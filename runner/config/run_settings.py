@@ -68,19 +68,22 @@ class TrackingSettings:
     """Where runs are tracked besides the sweep's own files, and what is logged there.
 
     Attributes:
-      mode: offline (W&B runs as files in the sweep's folder), online (also uploaded), tensorboard, or disabled.
-      project: W&B project.
-      entity: W&B user or team; null means the account's default.
-      tags: Tags of every run, besides the layer's name and the device.
-      notes: Notes of every run.
+      mode: offline (W&B runs as files in the sweep's folder), online (also uploaded), tensorboard, or disabled; auto
+        is what WANDB_MODE says, else offline, and never in the settings of a run.
+      project: W&B project; null: WANDB_PROJECT, else bridge-runner.
+      entity: W&B user or team; null: WANDB_ENTITY, else the account's default.
+      group: Group of every run; null: WANDB_RUN_GROUP, else the sweep's name.
+      tags: Tags of every run, besides the layer's name and the device; none: those of WANDB_TAGS.
+      notes: Notes of every run; null: WANDB_NOTES, else the command that shows it.
       table_max_elements: An output with at most this many elements is also logged as a table.
       patience_s: With online, seconds that the server may be silent at the sweep's end; in total it gets at most twice
         as many, and a quarter more for each run that arrives.
     """
 
     mode: TrackingMode = TrackingMode.offline
-    project: str = "bridge-runner"
+    project: str | None = None
     entity: str | None = None
+    group: str | None = None
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     table_max_elements: int = 256

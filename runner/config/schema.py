@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.config import wandb_environment
 from runner.config.serialize import flatten, from_data
 from runner.config.settings import Run
 from runner.config.sweep_settings import SearchSettings
@@ -64,6 +65,7 @@ def from_config(config: Any) -> Run:
     except OmegaConfBaseException as error:
         raise _refused(error) from error
     assert isinstance(data, dict)
+    data["tracking"] = wandb_environment.filled(data["tracking"])
     data["layer"]["seeded_by"] = sorted({key.split(".")[0] for key in _kwargs_with(config, "${seed}")})
     return from_data({str(key): value for key, value in data.items() if key not in ("hydra", "search")})
 

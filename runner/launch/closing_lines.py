@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from runner.config.wandb_environment import overruled
 from runner.errors import listed
 from runner.records import paths
 from runner.records.paths import SweepFolder
@@ -56,6 +57,7 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
     if any(plan.folder.submissions()):
         lines.append(f"  jobs        {folder}/{plan.folder.jobs.name}")
     lines += _tracked(plan.folder, folder)
+    lines += [f"  W&B         {sentence}" for task in plan.tasks[:1] for sentence in overruled(task.job.run.tracking)]
     return lines
 
 

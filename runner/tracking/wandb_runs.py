@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.config import wandb_environment
 from runner.config.run_settings import TrackingSettings
 from runner.records.paths import SweepFolder
 from runner.tracking import wandb_files
@@ -21,6 +22,11 @@ LEAN |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements":
 LEAN |= {"x_transaction_log_flush_interval": 0.5, "finish_timeout": 10.0}
 
 MAX_TAG_CHARACTERS = 64
+
+# Settings with which wandb ignores a run's own id and project, or adds to its config, and how they are unset.
+AGENTS = {"sweep_id": None, "sweep_param_path": None, "launch": False, "resume": None}
+
+DEFAULT_PROJECT = "bridge-runner"
 
 
 class WandbRuns:
@@ -96,10 +102,12 @@ class WandbRuns:
         if stale := self._folders.pop(init["id"], None):
             shutil.rmtree(stale)
         known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
-        more: dict[str, Any] = {"group": self._sweep, "dir": str(self.folder.path), "reinit": "create_new"}
-        more |= {"project": self._settings.project, "entity": self._settings.entity}
+        group, project = self._settings.group or self._sweep, self._settings.project or DEFAULT_PROJECT
+        more: dict[str, Any] = {"group": group, "dir": str(self.folder.path), "reinit": "create_new"}
+        more |= {"project": project, "entity": self._settings.entity}
         words = {**init, **more, "tags": self._tags(init)}
-        run = wandb.init(mode="offline", **words, settings=wandb.Settings(**known))
+        with _nobody_elses(wandb):
+            run = wandb.init(mode="offline", **words, settings=wandb.Settings(**known))
         self._folders[init["id"]] = Path(run.settings.sync_dir)
         return run
 
@@ -113,15 +121,33 @@ class WandbRuns:
 
 
 @contextlib.contextmanager
+def _nobody_elses(wandb: Any) -> Iterator[None]:
+    """Makes wandb forget meanwhile that this process is an agent's, if it was told before our first call."""
+    shared = wandb.setup().settings
+    before = {name: getattr(shared, name) for name in AGENTS}
+    try:
+        for name, value in AGENTS.items():
+            setattr(shared, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(shared, name, value)
+
+
+@contextlib.contextmanager
 def environment_of(wandb_dir: Path, **more: str) -> Iterator[None]:
-    """Sets `more` and the options that wandb reads only from environment variables, for the duration of our calls."""
+    """Sets `more` and the options that wandb reads only from environment variables, for the duration of our calls.
+
+    What would make our runs somebody else's is hidden from wandb meanwhile: a surrounding agent's ids, for one.
+    """
     # wandb keeps a copy of every table in its data folder until it is synced, by default in the user's home; and it
     # sends usage statistics, even offline. Only environment variables control these; the user's own values win.
     wanted = {"WANDB_DATA_DIR": str(wandb_dir / "staging"), "WANDB_ERROR_REPORTING": "false"} | more
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
+    with wandb_environment.hidden():
+        added = {name: value for name, value in wanted.items() if name not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                del os.environ[name]

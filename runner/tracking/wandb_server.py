@@ -46,9 +46,6 @@ ASK_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 # Summary keys that distinguish this version of a run from another.
 STAMPS = ("run_id", "status", "started_at", "wall_s", "num_runs", "num_failed", "results_digest")
 
-# Meant for the user's own runs; with these, `wandb sync` would do nothing, or print nothing.
-NOT_OURS = ("WANDB_MODE", "WANDB_DISABLED", "WANDB_SILENT", "WANDB_QUIET")
-
 ERROR = re.compile(r"^wandb: ERROR (?:\[[^\]]*/(?P<wandb_id>[^\]/]+)\] )?(?P<text>.*)$", re.MULTILINE)
 
 
@@ -140,7 +137,7 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
     """
     import wandb
 
-    kept = {name: os.environ.pop(name) for name in NOT_OURS if name in os.environ}
+    team = os.environ.get("WANDB_ENTITY")
     try:
         # Its API creates folders for the runs it is queried for, by default in the system's temporary folder.
         with environment_of(wandb_dir, WANDB_DIR=str(wandb_dir / "staging")):
@@ -156,9 +153,8 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
                     raise UserError(f"no API key is configured for {url}", "wandb login, or WANDB_API_KEY=…")
             heard()
             _load()
-            yield Server(settings.app_url.rstrip("/"), *_api(settings, url), heard)
+            yield Server(settings.app_url.rstrip("/"), *_api(team or settings.entity, url), heard)
     finally:
-        os.environ.update(kept)
         # A service that couldn't send everything exits with a code that wandb passes to sys.exit.
         with contextlib.suppress(SystemExit), _said():
             wandb.teardown()
@@ -190,14 +186,14 @@ def _load() -> None:
     import wandb.sdk.artifacts.artifact  # noqa: F401
 
 
-def _api(settings: Any, url: str) -> tuple[Any, str]:
+def _api(entity: str | None, url: str) -> tuple[Any, str]:
     """W&B's API and the default entity; the first query shows whether the key is accepted."""
     import wandb
 
     try:
         with _said():
             api = wandb.Api(timeout=int(TRIES["timeout_seconds"]))
-            entity = settings.entity or api.default_entity
+            entity = entity or api.default_entity
     except Exception as error:
         raise ServerError(f"the W&B server at {url} does not let us in: {_reason(error)}") from error
     if not entity:

@@ -32,6 +32,17 @@ def test_each_run_is_sent_once(server, sweep, sync):
     assert (server.runs, server.asked["UpsertBucket"], server.errors) == (arrived, asked, [])
 
 
+def test_an_agents_variables_change_no_upload(server, sweep, sync, monkeypatch):
+    foreign = {"RUN_ID": "theirs", "SWEEP_ID": "sw1", "PROJECT": "theirs", "MODE": "disabled", "DIR": "/nowhere"}
+    for name, value in foreign.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    code, out, err = sync(sweep)
+    assert (code, err) == (0, "")
+    assert out.endswith(f"5 of 5 W&B runs are at {server.url}/team/bridge-runner\n")
+    assert len(server.runs) == 5
+    assert all(run.startswith(f"{sweep.name}-") for run in server.runs)
+
+
 def test_resending_adds_no_duplicate_rows(server, sweep, sync):
     sync(sweep)
     (sweep / "wandb" / "sent.jsonl").unlink()

@@ -197,6 +197,38 @@ def test_wandb_failures_warn_once(make, tmp_path, warnings):
     assert warnings[0].startswith("W&B run demo-a1b2c3d4e5f6 is missing or incomplete: FileExistsError: ")
 
 
+# What an agent, W&B Launch and a user's shell leave to everything that they start.
+FOREIGN = {
+    "WANDB_RUN_ID": "theirs",
+    "WANDB_SWEEP_ID": "sw1",
+    "WANDB_SWEEP_PARAM_PATH": "/nowhere.yaml",
+    "WANDB_LAUNCH": "true",
+    "WANDB_PROJECT": "theirs",
+    "WANDB_MODE": "disabled",
+    "WANDB_DIR": "/nowhere",
+    "WANDB_RESUME": "must",
+}
+
+
+@pytest.mark.parametrize("known_before", [False, True])
+def test_runs_keep_their_own_ids(known_before, make, tmp_path, warnings, monkeypatch):
+    import wandb
+
+    for name, value in FOREIGN.items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()
+    shared = wandb.setup().settings if known_before else None
+    tracker = make(project="mine")
+    for run_id in ("a" * 16, "b" * 16):
+        tracker.log(make_record(run_id=run_id), {}, tmp_path)
+    tracker.log_sweep("demo", [])
+    found = {run["run_id"]: run["project"] for run in offline_runs(tmp_path)}
+    assert found == {f"demo-{name}": "mine" for name in ("a" * 12, "b" * 12, "sweep")}
+    assert warnings == []
+    assert {name: os.environ[name] for name in FOREIGN} == FOREIGN
+    assert shared is None or shared.sweep_id == "sw1"
+
+
 def test_tables_leave_home_untouched(make, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     make().log(make_record(), {"": np.ones(2)}, tmp_path)
