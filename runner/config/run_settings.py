@@ -75,6 +75,7 @@ class TrackingSettings:
       group: Group of every run; null: WANDB_RUN_GROUP, else the sweep's name.
       tags: Tags of every run, besides the layer's name and the device; none: those of WANDB_TAGS.
       notes: Notes of every run; null: WANDB_NOTES, else the command that shows it.
+      wandb_sweep: The W&B sweep that the runs belong to; null: WANDB_SWEEP_ID, which `wandb agent` sets, else none.
       table_max_elements: An output with at most this many elements is also logged as a table.
       patience_s: With online, seconds that the server may be silent at the sweep's end; in total it gets at most twice
         as many, and a quarter more for each run that arrives.
@@ -86,6 +87,7 @@ class TrackingSettings:
     group: str | None = None
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
+    wandb_sweep: str | None = None
     table_max_elements: int = 256
     patience_s: float = 2.5
 

@@ -28,13 +28,14 @@ VARIABLES = {
     "group": "WANDB_RUN_GROUP",
     "tags": "WANDB_TAGS",
     "notes": "WANDB_NOTES",
+    "wandb_sweep": "WANDB_SWEEP_ID",
 }
 
 # Variables that would name, place or configure our runs over our heads: a surrounding agent's and launch's own, those
 # of the caller's one run, and those that are in the settings already.
 HIDDEN = (
     *VARIABLES.values(),
-    *("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_CONFIG_PATHS", "WANDB_CONFIG"),
+    *("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_CONFIG_PATHS", "WANDB_CONFIG"),
     *("WANDB_LAUNCH", "WANDB_LAUNCH_CONFIG_PATH", "WANDB_ARTIFACTS"),
     *("WANDB_NAME", "WANDB_JOB_TYPE", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM", "WANDB_REINIT"),
     *("WANDB_DIR", "WANDB_ROOT_DIR", "WANDB_MODE", "WANDB_DISABLED", "WANDB_SILENT", "WANDB_QUIET"),
@@ -54,14 +55,20 @@ def filled(tracking: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
     told = {name: _value(name, environ[key]) for name, key in VARIABLES.items() if environ.get(key)}
     data = dict(tracking) | {name: value for name, value in told.items() if not tracking.get(name)}
     if data.get("mode") == TrackingMode.auto.value:
-        data["mode"] = (_mode(environ) or TrackingMode.offline).value
+        default = TrackingMode.online if is_agents(environ) else TrackingMode.offline
+        data["mode"] = (_mode(environ) or default).value
     return data
+
+
+def is_agents(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether `wandb agent` started this process: its server then waits for what comes of it."""
+    return all(environ.get(name) for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"))
 
 
 def overruled(tracking: TrackingSettings, environ: Mapping[str, str] = os.environ) -> list[str]:
     """One sentence for each variable that the config wins over."""
     said = []
-    if (asked := _mode(environ, strict=False)) not in (None, tracking.mode):
+    if _mode(environ, strict=False) not in (None, tracking.mode):
         name = "WANDB_MODE" if environ.get("WANDB_MODE") else "WANDB_DISABLED"
         said.append(f"tracking.mode={tracking.mode.value} wins over {name}={environ[name]}")
     if tracking.mode not in (TrackingMode.offline, TrackingMode.online):

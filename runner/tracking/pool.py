@@ -217,7 +217,7 @@ def make_tracker(settings: TrackingSettings, folder: Path, sweep: str, warn: Cal
             from runner.tracking.tensorboard_tracker import TensorboardTracker
 
             return TensorboardTracker(folder, warn)
-        case TrackingMode.offline | TrackingMode.online:
+        case TrackingMode.offline | TrackingMode.online | TrackingMode.auto:
             from runner.tracking.wandb_tracker import WandbTracker
 
             return WandbTracker(settings, folder, sweep, warn)

@@ -102,6 +102,7 @@ class WandbRuns:
         if stale := self._folders.pop(init["id"], None):
             shutil.rmtree(stale)
         known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
+        known |= {"sweep_id": self._settings.wandb_sweep} if self._settings.wandb_sweep else {}
         group, project = self._settings.group or self._sweep, self._settings.project or DEFAULT_PROJECT
         more: dict[str, Any] = {"group": group, "dir": str(self.folder.path), "reinit": "create_new"}
         more |= {"project": project, "entity": self._settings.entity}

@@ -76,6 +76,15 @@ def test_modes_are_taken_from_the_environment(variables, mode, make_run, monkeyp
     assert overruled(typed) == [f"tracking.mode=tensorboard wins over {name}={value}" for name, value in asked]
 
 
+def test_an_agents_runs_are_sent(make_run, monkeypatch):
+    for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        assert make_run().tracking.mode is TrackingMode.offline
+        monkeypatch.setenv(name, "sw1")
+    found = make_run().tracking
+    assert (found.mode, found.wandb_sweep) == (TrackingMode.online, "sw1")
+    assert make_run("tracking=offline").tracking.mode is TrackingMode.offline
+
+
 def test_unknown_modes_are_refused(make_run, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offlin")
     with pytest.raises(ConfigError, match=r"WANDB_MODE=offlin: W&B's modes are online, .*\n  Try: WANDB_MODE=offline"):

@@ -21,6 +21,7 @@ ALWAYS: dict[str, dict[str, Any]] = {
     "GetDefaultEntity": {"viewer": {"id": "u", "entity": "team"}},
     "ServerFeaturesQuery": {"serverInfo": {"features": []}},
     "ArtifactType": {"project": {"artifact": None}},
+    "CreateAgent": {"createAgent": {"agent": {"id": "a"}}},
 }
 
 
@@ -45,6 +46,8 @@ class WandbServer(http.server.ThreadingHTTPServer):
 
     `asked` counts requests by what they are: the GraphQL operation, `file_stream`, `upload` or `GET`. `fault` is asked
     before each is answered: it gives a status (429 comes with Retry-After), `HANG`, or None where all is well.
+    `trials` is what an agent is told to run, one after the other: each a `run_id` and `args`, with `program`, by
+    `agent_command`.
     """
 
     daemon_threads = True
@@ -60,6 +63,9 @@ class WandbServer(http.server.ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
         self.fault: Callable[[str, dict[str, Any]], int | None] = lambda what, sent: None
         self.retry_after_s = 1
+        self.agent_command: list[str] = []
+        self.program = ""
+        self.trials: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         self.closing = threading.Event()
 
@@ -78,6 +84,18 @@ class WandbServer(http.server.ThreadingHTTPServer):
                 project = {"id": "p", "name": given["project"], "entity": TEAM}
                 bucket = {"id": given["name"], "name": given["name"], "project": project, "historyLineCount": 0}
                 return {"upsertBucket": {"inserted": True, "bucket": bucket}}
+            case "SweepWithRuns":
+                config = json.dumps({"command": self.agent_command})
+                return {"project": {"sweep": {"id": given["sweep"], "config": config, "runs": {"edges": []}}}}
+            case "Heartbeat":
+                # An agent has at most one run at a time, and is told to exit once no trial is left.
+                if json.loads(given["runState"]):
+                    commands = []
+                elif self.trials:
+                    commands = [{"type": "run", "program": self.program} | self.trials.pop(0)]
+                else:
+                    commands = [{"type": "exit"}]
+                return {"agentHeartbeat": {"agent": {"id": given["id"]}, "commands": json.dumps(commands)}}
             case "CreateRunFiles":
                 files = [self.place(f"{given['run']}/{name}") | {"name": name} for name in given["files"]]
                 return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import sys
@@ -10,10 +11,14 @@ from pathlib import Path
 
 from runner.config import rules_settings, schema
 from runner.config.settings import Run
-from runner.errors import UserError, quoted
+from runner.errors import UserError, literal, quoted
 from runner.launch.application import RUN, Act, Application
 
 MULTIRUN = {"-m", "--multirun"}
+
+# No flag with a hyphen in its name: no key has one.
+AGENTS_WORD = re.compile(r"--([A-Za-z_][\w./@]*)=(.*)", re.DOTALL)
+HYDRA_FLAGS = ("cfg", "info", "package")
 
 
 def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], None] | None = None) -> int:
@@ -33,6 +38,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], N
     from runner.config.explain import explain, is_hydra_error
 
     schema.register()
+    words = [as_override(word) for word in words]
     words = rules_settings.as_overrides(words)
     # Otherwise Hydra prints its errors and exits with 1; this way they reach us, and bugs keep their traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -53,6 +59,20 @@ def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], N
     if job.error is not None:
         raise job.error
     return job.exit_code
+
+
+def as_override(word: str) -> str:
+    """`--KEY=VALUE`, as `wandb agent` types what it chose, as `KEY=VALUE`; other words as they are.
+
+    The value is one value, as Python prints it: `None`, `False`, `[4, 8]`, `{'steps': 3}`.
+    """
+    match = AGENTS_WORD.fullmatch(word)
+    if match is None or match[1] in HYDRA_FLAGS:
+        return word
+    try:
+        return f"{match[1]}={literal(ast.literal_eval(match[2]))}"
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return f"{match[1]}={quoted(match[2]) if ',' in match[2] else match[2]}"
 
 
 def quoted_part(word: str) -> str:
