@@ -160,9 +160,12 @@ class Application:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from runner.launch.hydra_settings import require_meaning
+
         hydra = HydraConfig.get()
         alone = hydra.mode is RunMode.RUN
         try:
+            require_meaning(hydra)
             composed = _composed(config)
             self.admit(composed.run)
             rows = self.sweep([composed], functools.partial(_job_folder, hydra, config))

@@ -18,7 +18,7 @@ from runner.config.composing.composed import Config
 from runner.config.composing.overrides import expand
 from runner.config.explain import explain, is_hydra_error
 from runner.errors import UserError, one_or_many
-from runner.launch import dispatch, launchers
+from runner.launch import dispatch, hydra_settings, launchers
 from runner.launch.application import Application, RunFailed, require_open_folder
 from runner.records.record import Status
 from runner.records.row import Row
@@ -36,6 +36,7 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
       UserError: A config that can't run; nothing was written.
     """
     application = own(task_function)
+    hydra_settings.require_meaning(config.hydra)
     zipped = OmegaConf.to_container(config.grid.zip)
     assert isinstance(zipped, list)
     job_overrides = expand(arguments, context.config_loader, zipped)
@@ -78,6 +79,8 @@ def launch(
       UserError: A config that can't run; nothing was written.
     """
     application = own(task_function)
+    hydra_settings.require_meaning(config.hydra)
+    hydra_settings.require_own_grid(config)
     configs, refused = compose(context, config, [tuple(one) for one in job_overrides])
     for one in configs:
         application.admit(one.run)
@@ -149,7 +152,7 @@ def own(task_function: Any) -> Application:
 
 def sweep_folder(config: Any, name: str) -> Path:
     """The folder that was named, or one named after the plan: the same command comes back to the same folder."""
-    if any(str(item).startswith("hydra.sweep.dir=") for item in config.hydra.overrides.hydra):
+    if hydra_settings.names_sweep_dir(config):
         require_open_folder(config.hydra, "sweep")
         return Path(str(config.hydra.sweep.dir))
     return Path(os.path.expanduser(str(config.output_root))) / (config.sweep or name)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
 from runner.commands import main
+from runner.config import schema
+from runner.launch import hydra_settings
 
 BARE = ("timing=off", "checks=off", "checkpoint=none")
 QUIET = (*BARE, "tracking=disabled")
@@ -31,3 +34,42 @@ def test_wandb_mode_disables_tracking(here, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert main.main([*BARE, "sweep=one"]) == 0
     assert not (here / "outputs" / "one" / "wandb").exists()
+
+
+def test_a_file_names_the_sweeps_folder(here):
+    (here / "mine" / "place").mkdir(parents=True)
+    text = "# @package _global_\nhydra:\n  sweep:\n    dir: there/named\n"
+    (here / "mine" / "place" / "far.yaml").write_text(text)
+    words = ["--config-dir", "mine", "-m", "+place=far", "seed=0,1", *QUIET]
+    assert main.main(words) == 0
+    assert len(list((here / "there" / "named" / "runs").iterdir())) == 2
+    assert not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.job.chdir=true"], "hydra.job.chdir=true: the runs of a sweep share one process"),
+        (["-m", "seed=0,1", "hydra.job.chdir=true"], "hydra.job.chdir=true: the runs of a sweep share one process"),
+        (["-m", "seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: a run's folder is named after its number"),
+        (["-m", "seed=0,1", "hydra.output_subdir=x"], "hydra.output_subdir=x: each run has its .hydra in its own"),
+        (
+            ["-m", "seed=0,1", "features=4,8", "grid.zip=[[seed,features]]", "hydra/sweeper=basic"],
+            "basic is a sweeper that knows no grid",
+        ),
+    ],
+)
+def test_settings_without_meaning_are_refused(words, said, here, capsys):
+    assert main.main([*words, *QUIET]) == 2
+    err = capsys.readouterr().err
+    assert said in err and "\n  Try: " in err
+    assert "Traceback" not in err
+    assert list(here.rglob("sweep.json")) == []
+
+
+def test_conf_names_no_sweep_folder():
+    conf = OmegaConf.load(schema.config_dir() / "config.yaml").hydra.sweep
+    assert OmegaConf.to_container(conf, resolve=False) == {
+        "dir": hydra_settings.OWN_SWEEP_DIR,
+        "subdir": hydra_settings.OWN_SUBDIR,
+    }

@@ -15,7 +15,7 @@ from typing import Any
 from runner.config import schema
 from runner.config.composing.composed import Config
 from runner.errors import ConfigError, StorageError, UserError, one_or_many
-from runner.launch import sweeper
+from runner.launch import hydra_settings, sweeper
 from runner.launch.process import PROCESS_WIDE
 from runner.launch.search import objective, space, study
 from runner.launch.search import plan as search_plan
@@ -56,6 +56,7 @@ def search(
       UserError: A search that has no meaning, or a folder that can't be used; nothing was written.
     """
     application = sweeper.own(task_function)
+    hydra_settings.require_meaning(config.hydra)
     study.require()
     study.quiet()
     for key in ("zip", "exclude"):
