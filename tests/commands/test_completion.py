@@ -141,21 +141,33 @@ def test_bash_knows_the_completion_function():
     assert said == "complete -o default -F _bridge_runner bridge-runner\n"
 
 
-def pressed_tab(line: str) -> str:
-    """What an interactive bash shows after a line was typed and TAB pressed, up to the blank that ends a whole word."""
+# How an interactive shell starts without the user's own settings, and what is typed first.
+INTERACTIVE = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], 'bind "set enable-bracketed-paste off"'),
+    "zsh": (
+        ["zsh", "-f", "-i"],
+        "unset zle_bracketed_paste; unsetopt prompt_cr prompt_sp; autoload -Uz compinit; compinit -u -D;"
+        " PROMPT=at_the_pro''mpt",
+    ),
+}
+
+
+def pressed_tab(line: str, shell_name: str = "bash", until: str = " ") -> str:
+    """What an interactive shell shows after a line and TAB were typed, up to the blank that ends a whole word."""
     ours, theirs = pty.openpty()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "TERM": "dumb", "PS1": ""}
-    setup = 'bind "set enable-bracketed-paste off"; eval "$(bridge-runner completion bash)"; echo rea""dy\n'
-    words = ["bash", "--norc", "--noprofile", "-i"]
+    words, first = INTERACTIVE[shell_name]
+    setup = f'{first}; eval "$(bridge-runner completion {shell_name})"; echo rea""dy\n'
     shown, typed, deadline = b"", False, time.monotonic() + 60
     ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     with subprocess.Popen(words, **ends, env=environment, start_new_session=True) as shell:
         os.write(ours, setup.encode())
-        while time.monotonic() < deadline and not (typed and shown.endswith(b" ")):
+        while time.monotonic() < deadline and not (typed and shown.endswith(until.encode())):
             if select.select([ours], [], [], 0.2)[0]:
                 shown += os.read(ours, 4096)
-            if not typed and b"ready\r\n" in shown:
+            # zsh drops what is typed before its prompt.
+            if not typed and (b"at_the_prompt" if shell_name == "zsh" else b"ready\r\n") in shown:
                 shown, typed = b"", True
                 os.write(ours, f"{line}\t".encode())
         shell.kill()
@@ -173,6 +185,14 @@ def pressed_tab(line: str) -> str:
 )
 def test_tab_in_an_interactive_bash_completes(typed, completed, here):
     assert pressed_tab(typed).endswith(completed)
+
+
+@pytest.mark.slow
+def test_tab_in_an_interactive_zsh_completes(here):
+    if shutil.which("zsh") is None and "CI" not in os.environ:
+        pytest.skip("zsh is not installed")
+    shown = pressed_tab("bridge-runner report outputs/fi", "zsh", until="fine ")
+    assert shown.endswith("bridge-runner report outputs/fine ")
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
