@@ -36,12 +36,14 @@ class Needs:
       mutable: Collections that apply changes or creates.
       variables: Shapes and dtypes of the variables, as from `jax.eval_shape`.
       output: Shapes and dtypes of the output.
+      largest_bytes: Bytes of the largest array that apply makes on its way where nothing is fused.
     """
 
     streams: tuple[str, ...]
     mutable: tuple[str, ...]
     variables: Any
     output: Any
+    largest_bytes: int = 0
 
 
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
@@ -74,7 +76,7 @@ def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:
                 # Linen's own dropout draws from `params` during init, and needs its stream only now.
                 with warnings.catch_warnings():
                     warnings.filterwarnings("error", message=NOT_LOADED)
-                    output, mutable = _trace_apply(layer, variables, streams, x, label)
+                    output, mutable, largest = _trace_apply(layer, variables, streams, x, label)
         except UserError:
             raise
         except Exception as error:
@@ -83,7 +85,7 @@ def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:
                 raise
             streams = (*streams, missing)
         else:
-            return Needs(streams=streams, mutable=mutable, variables=variables, output=output)
+            return Needs(streams=streams, mutable=mutable, variables=variables, output=output, largest_bytes=largest)
 
 
 def names_in_order(layer: Bridged, streams: Sequence[str], x: Any) -> dict[tuple[str, ...], list[str]]:
@@ -113,8 +115,8 @@ def _missing_stream(error: Exception) -> str | None:
 
 def _trace_apply(
     layer: Bridged, variables: Any, streams: Sequence[str], x: Any, label: str
-) -> tuple[Any, tuple[str, ...]]:
-    """Shapes of the output, and the collections whose values apply changes."""
+) -> tuple[Any, tuple[str, ...], int]:
+    """Shapes of the output, the collections whose values apply changes, and the bytes of the largest array made."""
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
 
     def run(variables: Any, k: jax.Array, v: jax.Array) -> Any:
@@ -126,7 +128,8 @@ def _trace_apply(
     num_output = len(jax.tree.leaves(output))
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
     changed = jaxprs.changed(closed, range(num_output, num_output + len(paths)))
-    return output, tuple(sorted({str(path[0].key) for path, one in zip(paths, changed, strict=True) if one}))
+    collections = tuple(sorted({str(path[0].key) for path, one in zip(paths, changed, strict=True) if one}))
+    return output, collections, jaxprs.largest_bytes(closed)
 
 
 def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError:

@@ -19,7 +19,7 @@ from runner.checks.programs import flow
 from runner.checks.results import rounding, verdicts
 from runner.config.enums import ChecksMode, EagerCheck
 from runner.config.settings import Run
-from runner.experiment import inputs
+from runner.experiment import inputs, memory
 from runner.experiment.draft import Draft
 from runner.experiment.program import compile_program, compile_training
 from runner.experiment.train.training import CompiledTraining
@@ -53,6 +53,8 @@ def rehearse_eager(run: Run, draft: Draft) -> None:
     if place.mesh is not None or run.checks.mode is ChecksMode.off:
         return
     with contextlib.suppress(Exception), place.context():  # the check reports what is wrong
+        memory.require_room(draft)
+        memory.require_room_without_jit(draft)
         x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(rngs.root_key(run.seed))
         variables = draft.given if draft.given is not None else draft.model.init(key, draft.init_streams, x)
         draft.model.apply(variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
@@ -67,6 +69,7 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
       key: The run's key.
       x: Its input.
     """
+    memory.require_room_without_jit(draft)
     variables = draft.model.init(key, draft.init_streams, x) if draft.given is None else made.initial
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.

@@ -79,6 +79,23 @@ class Draft:
         """Shapes and dtypes of the variables passed to apply."""
         return self.needs.variables if self.given is None else trees.shapes(self.given)
 
+    @functools.cached_property
+    def variables_bytes(self) -> int:
+        """Bytes of the variables."""
+        return _num_bytes(self.variables)
+
+    @functools.cached_property
+    def output_bytes(self) -> int:
+        """Bytes of the output."""
+        return _num_bytes(self.needs.output)
+
+    @functools.cached_property
+    def optimizer_bytes(self) -> int:
+        """Bytes of the optimizer's state; 0 if nothing is trained."""
+        if self.training is None:
+            return 0
+        return _num_bytes(jax.eval_shape(self.training.start, self.variables).opt_state)
+
 
 def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: Any = None) -> Draft:
     """Traces the program of `run`.
@@ -139,3 +156,7 @@ def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs
     # Axis names are read before flax places anything by them, so that the error for a wrong one says what to type.
     with nnx.use_eager_sharding(False):
         return on_mesh(run, mesh, x, find_needs().variables)
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

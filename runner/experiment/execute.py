@@ -24,7 +24,7 @@ from runner.checks.results import verdicts
 from runner.config.enums import ChecksDepth, ChecksMode
 from runner.config.settings import Run
 from runner.errors import StorageError, end_if_meant, no_exit
-from runner.experiment import cross_checks, inputs
+from runner.experiment import cross_checks, inputs, memory
 from runner.experiment.cross_checks import Made
 from runner.experiment.draft import Draft
 from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure
@@ -54,13 +54,18 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
 
     Raises:
       CheckFailed: A strict check failed, or any could not be made.
-      NotCompiled: The layer's own code raises when it is compiled.
+      NotCompiled: The layer's own code raises when it is compiled, or it can't fit into memory.
     """
+    try:
+        memory.require_room(draft)
+    except memory.TooLarge as error:
+        raise NotCompiled([]) from error
     # With the variables, or the streams for init, that are given, nothing may compile: the checks explain it better.
     before = run_checks(draft, run) if draft.given is not None or draft.init_rngs is not None else []
     try:
         with no_exit():
             program = compile_program(draft, contended=contended)
+        memory.require_room_to_run(program)
     except Exception as error:
         raise NotCompiled(before) from error
     return dataclasses.replace(program, checks=tuple(before or run_checks(draft, run, program)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -43,13 +42,11 @@ class Program:
     training: CompiledTraining | None = None
     checks: tuple[Check, ...] = ()
 
-    @functools.cached_property
+    @property
     def result_bytes(self) -> int:
         """Bytes of one run's result: the variables, the output, and the optimiser state if it is trained."""
         draft = self.draft
-        state = jax.eval_shape(draft.training.start, draft.variables).opt_state if draft.training else ()
-        leaves = jax.tree.leaves((draft.variables, draft.needs.output, state))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        return draft.variables_bytes + draft.output_bytes + draft.optimizer_bytes
 
 
 def compile_program(drafted: Draft, *, contended: bool = False) -> Program:

@@ -7,6 +7,7 @@ depend on every input, and its bodies may run in any way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -232,6 +233,16 @@ def number_of(closed: Any, primitives: Collection[str]) -> int:
         + sum(number_of(one, primitives) for value in equation.params.values() for one in _search(value))
         for equation in body_of(closed).jaxpr.eqns
     )
+
+
+def largest_bytes(closed: Any) -> int:
+    """Bytes of the largest array that any equation of a closed jaxpr makes, in the jaxprs inside it too."""
+    largest = 0
+    for equation in body_of(closed).jaxpr.eqns:
+        inside = [largest_bytes(one) for value in equation.params.values() for one in _search(value)]
+        made = [math.prod(var.aval.shape) * var.aval.dtype.itemsize for var in equation.outvars if _num_axes(var)]
+        largest = max([largest, *inside, *made])
+    return largest
 
 
 def constants(closed: Any) -> list[Any]:
