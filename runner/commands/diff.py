@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run, a checkpoint or a part of it (CHECKPOINT#NAMES), pkg.mod:Host(width=8), that with @CHECKPOINT, "
         "or layer=mlp",
     )
-    parser.add_argument("--input", type=ast.literal_eval, metavar="SHAPE", help="shape of x for hosts, e.g. '[2,8]'")
+    parser.add_argument("--input", metavar="SHAPE", help="shape of x for hosts, e.g. '[2,8]'")
     parser.add_argument("--input-dtype", default="float32", metavar="DTYPE", help="element type of x; default: float32")
     parser.add_argument("--call", action="append", default=[], metavar="NAME=VALUE", help="an argument of every call")
     parser.add_argument("--apply", action="store_true", help="write the renamed checkpoint")
@@ -41,8 +41,8 @@ def run(typed: argparse.Namespace) -> int:
     pairs = [text.partition("=") for text in typed.call]
     try:
         call = {key: ast.literal_eval(value) for key, _, value in pairs}
-        shape = None if typed.input is None else tuple(int(axis) for axis in typed.input)
-    except (ValueError, SyntaxError, TypeError) as error:
+        shape = None if typed.input is None else tuple(int(axis) for axis in ast.literal_eval(typed.input))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError("diff: --input takes a shape and --call NAME=LITERAL", VERB.usage_line) from error
     options = diff_sides.Options(
         input_shape=shape,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import io
 import os
 import re
 import signal
@@ -48,15 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.filename is None:
             raise
-        return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", USAGE)
+        if error.errno == errno.ENAMETOOLONG:
+            return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", USAGE)
+        return fail(f"{error.filename}: {error.strerror}.", USAGE)
     except SystemExit as error:
         return _exit_code(error)
 
 
 def entry() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal, or a file's name, may be in another encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except BaseException as error:

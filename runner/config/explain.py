@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
+import sys
+import traceback
 from collections.abc import Sequence
 
 from hydra.errors import HydraException, OverrideParseException
@@ -11,12 +13,26 @@ from hydra.errors import HydraException, OverrideParseException
 from runner.config import schema, serialize
 from runner.errors import UserError, literal, nearest, typed
 
+# Whose errors are about what was typed, or about a file of the config.
+READERS = ("hydra", "omegaconf", "antlr4", "yaml")
+
 
 def is_hydra_error(error: BaseException) -> bool:
-    """Whether Hydra or OmegaConf rejected what was typed."""
+    """Whether Hydra, or what it reads the command line and YAML with, rejected what was typed.
+
+    For some of it they have no error of their own: any exception that their code raises is meant so.
+    """
     from omegaconf.errors import OmegaConfBaseException
 
-    return isinstance(error, (HydraException, OmegaConfBaseException))
+    return isinstance(error, (HydraException, OmegaConfBaseException)) or _owner(error) in READERS
+
+
+def _owner(error: BaseException) -> str | None:
+    """The package whose code raised `error`; Python's own code belongs to who called it."""
+    frames = [
+        str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    return next((name for name in reversed(frames) if name not in sys.stdlib_module_names), None)
 
 
 def explain(error: BaseException) -> UserError:
@@ -36,6 +52,10 @@ def explain(error: BaseException) -> UserError:
         what = " ".join(text.splitlines()[0].split())
         return UserError(f"{error.override}: {what}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
     lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f"a file of the config is not UTF-8: {text}", "iconv -f latin1 -t utf-8 FILE > NEW")
+    if not isinstance(error, HydraException) and not type(error).__module__.startswith("omegaconf"):
+        lines = [f"Hydra can't read what was typed: {' '.join(lines) or type(error).__name__}"]
     return UserError("\n".join(lines[:5]).rstrip("."))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ def from_config(config: Any) -> Run:
         raise _refused(error) from error
     assert isinstance(data, dict)
     data["tracking"] = wandb_environment.filled(data["tracking"])
+    for key, default in vars(Run()).items():
+        if dataclasses.is_dataclass(default) and not isinstance(data[key], dict):
+            raise ConfigError(key, data[key], "it is a group of keys, and no value")
     data["layer"]["seeded_by"] = sorted({key.split(".")[0] for key in _kwargs_with(config, "${seed}")})
     return from_data({str(key): value for key, value in data.items() if key not in ("hydra", "search")})
 

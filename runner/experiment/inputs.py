@@ -18,6 +18,7 @@ from runner.bridge.calling import calls
 from runner.config.enums import InputKind
 from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError
+from runner.records import plain_files
 
 RANDOM_KINDS = frozenset({InputKind.normal, InputKind.tokens})
 
@@ -129,7 +130,7 @@ def content_digest(settings: InputSettings) -> str | None:
     if settings.kind is not InputKind.file:
         return None
     try:
-        return hashlib.sha256(_path(settings).read_bytes()).hexdigest()
+        return hashlib.sha256(plain_files.read_bytes(_path(settings))).hexdigest()
     except OSError as error:
         raise _unreadable(settings, error) from error
 
@@ -148,7 +149,9 @@ def _unreadable(settings: InputSettings, error: Exception) -> ConfigError:
 
 def _load(settings: InputSettings, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
     try:
-        with open(_path(settings), "rb") as file:  # np.load leaves its own file open if it raises, and an archive too
+        with plain_files.opened(
+            _path(settings)
+        ) as file:  # np.load leaves its own file open if it raises, and an archive too
             array = np.load(file, allow_pickle=False)
     except Exception as error:  # a damaged header raises whatever Python's tokenizer raises
         raise _unreadable(settings, error) from error

@@ -19,6 +19,7 @@ from runner.launch.jobs import Crew, cut, submit
 from runner.records import files, store
 from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder
+from runner.sweep import blame
 from runner.sweep import execute as sweep_execute
 from runner.sweep.plan import Growth, Plan, Task, refreshed
 from runner.sweep.reporter import Reporter, SweepOutcome
@@ -90,6 +91,8 @@ def execute(
     before = queue.unfinished(plan.folder)
     elsewhere = {num for number, jobs in before.items() for num in queue.run_nums(plan.folder.submission(number), jobs)}
     pending = [task for task in plan.pending() if task.job.num not in elsewhere]
+    judged = blame.of(plan, pending)
+    pending = [task for group in judged.groups for task in group]
     sweep_execute.write_plan(plan)
     reporter.started(plan, growth.num_runs if growth else len(pending))
     if elsewhere:
@@ -97,7 +100,9 @@ def execute(
     follower = Follower(plan, reporter, stop)
     dispatch = _Dispatch(plan=plan, crew=crew, launch=launch, follower=follower)
     follower.follow(before)
-    dispatch.rounds(pending)
+    if judged.sentence:
+        follower.say(judged.sentence)
+    dispatch.rounds(pending, judged.died)
     dispatch.wait_for(before)
     if growth:
         dispatch.grow(growth)
@@ -121,9 +126,8 @@ class _Dispatch:
         self._launch = launch
         self._follower = follower
 
-    def rounds(self, pending: Sequence[Task]) -> None:
-        """Submits `pending` to the engine, and resubmits what is left of lost jobs."""
-        died: dict[str, str] = {}
+    def rounds(self, pending: Sequence[Task], died: Mapping[str, str] = {}) -> None:
+        """Submits `pending` to the engine, and resubmits what is left of lost jobs; for `died` see `jobs.Piece`."""
         barren = 0
         while pending and not self._follower.ending() and barren <= MAX_BARREN_ROUNDS:
             num_before = len(self._follower.ended)

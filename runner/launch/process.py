@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # What schedulers grant between SIGTERM and SIGKILL: Slurm and Kubernetes by default.
 GRACE_S = 30.0
+# After this long a Ctrl-C that got lost comes again.
+AGAIN_S = 0.05
 
 # Set once for the process, so all configs of a sweep agree on them.
 PROCESS_WIDE = (
@@ -83,7 +85,13 @@ def quiet_libraries() -> None:
 
 
 def _say_unraisable(one: sys.UnraisableHookArgs) -> None:
-    """Says what nobody could be told of, but for other writes of a save that failed: Orbax waits for none of them."""
+    """Says what nobody could be told of, but for other writes of a save that failed: Orbax waits for none of them.
+
+    A Ctrl-C that came while Python collected garbage ends nothing: it is sent again.
+    """
+    if one.exc_type is KeyboardInterrupt:
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return
     if str(one.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(one)
 

@@ -127,7 +127,7 @@ def file_digest(path: Path) -> str:
     num_bytes = path.stat().st_size
     if num_bytes > HASHED_BYTES:
         return f"{num_bytes} bytes"
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"sha256:{hashlib.sha256(plain_files.read_bytes(path)).hexdigest()}"
 
 
 def folder_bytes(path: Path) -> int:

@@ -37,11 +37,15 @@ class Journal:
     Args:
       path: The file. Waits while another process holds it: a requeued job may overlap with its previous attempt.
 
+    Attributes:
+      path: The file.
+
     Raises:
       StorageError: The file is a link, a FIFO or a device.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = plain_files.append(path)  # kept open for the life of the sweep
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
@@ -105,9 +109,12 @@ def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
     if not path.exists():
         return []
     events = []
-    with open(path, "rb") as file:
-        file.seek(offset)
-        lines = file.read().split(b"\n")
+    try:
+        with plain_files.opened(path) as file:
+            file.seek(offset)
+            lines = file.read().split(b"\n")
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

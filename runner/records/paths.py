@@ -204,12 +204,14 @@ def require_plain(path: Path, suggestion: str = SUGGESTED_ROOT) -> None:
       suggestion: What to type instead.
 
     Raises:
-      StorageError: It contains a character that Orbax treats as a wildcard, or a name is too long.
+      StorageError: It contains a character that Orbax treats as a wildcard, or a name is too long, or not UTF-8.
     """
     text = str(path.absolute())
     if sign := UNSAFE.search(text):
         reason = f"Orbax reads {sign[0]!r} in a path as a wildcard, or not at all"
         raise StorageError(f"{_line(text)}: {reason}", suggestion)
+    if any("\udc80" <= sign <= "\udcff" for sign in text):
+        raise StorageError(f"{_line(text)}: the name is not UTF-8, and Orbax takes no other", suggestion)
     longest = max(len(os.fsencode(part)) for part in path.absolute().parts)
     if longest > MAX_NAME_BYTES or len(os.fsencode(text)) > MAX_PATH_BYTES:
         limits = f"a name has {MAX_NAME_BYTES} at most and a path {MAX_PATH_BYTES}"

@@ -7,6 +7,7 @@ is a regular one, through no link, and without waiting for whoever is at the oth
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pwd
 import stat
@@ -58,6 +59,38 @@ def append(path: Path, *, own: bool = False) -> IO[Any]:
         raise
 
 
+def opened(path: Path) -> IO[bytes]:
+    """A file of others, open for reading; a link is followed.
+
+    Raises:
+      OSError: It can't be read, or it is a folder, a FIFO, a socket or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = kind_of(os.fstat(descriptor).st_mode)
+    if kind is not None:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is {kind}, and no file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+      OSError: As for `opened`.
+    """
+    with opened(path) as file:
+        return file.read()
+
+
+def kind_of(mode: int) -> str | None:
+    """What a path is instead of a file, given its `st_mode`; None for a file."""
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
 def require_regular(path: Path) -> None:
     """Checks that `path` is a regular file or missing.
 
@@ -84,7 +117,7 @@ def private_folder(path: Path, elsewhere: str) -> None:
     except OSError as error:
         raise StorageError(f"folder {path}: {error.strerror or error}", elsewhere) from error
     if not stat.S_ISDIR(about.st_mode):
-        raise StorageError(f"{path} is {_kind(about)}, not a folder", elsewhere)
+        raise StorageError(f"{path} is {kind_of(about.st_mode) or 'a file'}, not a folder", elsewhere)
     if about.st_uid != os.getuid():
         raise StorageError(f"folder {path} belongs to {_owner(about)}, not to you", elsewhere)
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -93,13 +126,8 @@ def private_folder(path: Path, elsewhere: str) -> None:
 
 
 def _require_regular(path: Path, about: os.stat_result) -> None:
-    if not stat.S_ISREG(about.st_mode):
-        raise StorageError(f"{path} is {_kind(about)}; a file of ours never is", f"rm {path}")
-
-
-def _kind(about: os.stat_result) -> str:
-    kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
-    return kinds.get(stat.S_IFMT(about.st_mode), "a device or a socket")
+    if kind := kind_of(about.st_mode):
+        raise StorageError(f"{path} is {kind}; a file of ours never is", f"rm {path}")
 
 
 def _owner(about: os.stat_result) -> str:

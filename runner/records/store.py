@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StorageError, nearest
+from runner.records import plain_files
 from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, seal, to_json
 from runner.records.files import inside, write_atomic
 from runner.records.journal import Event, in_order, read_journal
@@ -42,7 +43,7 @@ def read_record(folder: RunFolder) -> Record:
       StorageError: It is missing, damaged or of another version, or names a path outside the run's folder.
     """
     try:
-        text = folder.record.read_bytes()
+        text = plain_files.read_bytes(folder.record)
     except OSError as error:
         raise StorageError(f"{folder.record}: {error.strerror or error}") from error
     record = from_json(text, str(folder.record))
@@ -68,7 +69,7 @@ def read_sealed(folder: RunFolder) -> dict[str, Any]:
 def has_whole_record(folder: RunFolder) -> bool:
     """Whether a run's record exists and is intact."""
     try:
-        return is_whole(folder.record.read_bytes())
+        return is_whole(plain_files.read_bytes(folder.record))
     except OSError:
         return False
 
@@ -80,7 +81,7 @@ def read_json(path: Path) -> Any:
       StorageError: It can't be read, or is damaged.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(plain_files.read_bytes(path))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -122,7 +123,7 @@ def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:
     single = [array.path for array in record.output] == [""]
     path = inside(folder, folder.output(single=single).name)
     try:
-        with open(path, "rb") as file:  # np.load leaks its own file handle when it raises, and for archives too
+        with plain_files.opened(path) as file:  # np.load leaks its own file handle when it raises, and for archives too
             loaded = np.load(file, allow_pickle=False)
             arrays = {"": loaded} if single else {array.path: loaded[_entry(array.path)] for array in record.output}
     except Exception as error:  # a damaged header raises whatever Python's tokenizer raises
@@ -169,7 +170,7 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
       StorageError: The folder is not a sweep, its plan is damaged, or is one of another version.
     """
     try:
-        text = folder.plan.read_bytes()
+        text = plain_files.read_bytes(folder.plan)
         plan = json.loads(text)
     except OSError as error:
         raise StorageError(

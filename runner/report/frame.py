@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.serialize import flatten
 from runner.errors import UserError, literal
-from runner.records import columns, find, store
+from runner.records import columns, find, plain_files, store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
 from runner.report import aggregate, plots
@@ -181,7 +181,7 @@ def load(sweep: str | Path) -> Results:
     there = [row for row in find.read_rows(folder) if row.status in find.STATUSES]
     if not there:
         raise UserError(f"{sweep}: no run of this sweep is done", f"bridge-runner resume {sweep}")
-    table = columns.read_parquet(folder.results.read_bytes()) if folder.results.exists() else None
+    table = columns.read_parquet(plain_files.read_bytes(folder.results)) if folder.results.exists() else None
     if table is None or _names(table) != [(row.run_id, row.status) for row in there]:
         records = store.read_records(folder.run(row.num, row.run_id) for row in there)
         table = columns.to_table(columns.results_rows(records))

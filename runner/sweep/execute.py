@@ -15,6 +15,7 @@ from runner.errors import StorageError
 from runner.experiment.run_record import now
 from runner.records import files, store
 from runner.records.journal import Journal
+from runner.sweep import blame
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Growth, Plan, Task, plan_data
 from runner.sweep.reporter import Reporter, SweepOutcome
@@ -22,6 +23,7 @@ from runner.sweep.run_executor import RunExecutor
 from runner.sweep.scheduler import Scheduler
 from runner.sweep.writing.run_writer import RunWriter
 from runner.sweep.writing.write_run import MAKE_ROOM
+from runner.timing import memory
 from runner.timing.turns import Turns
 from runner.tracking.tracker import Tracking
 
@@ -49,6 +51,8 @@ def execute(
     files.make_sweep_folder(plan.folder)
     with files.locked(plan.folder):
         pending = plan.pending()
+        judged = blame.of(plan, pending)
+        pending = [task for group in judged.groups for task in group]
         write_plan(plan)
         num_runs = growth.num_runs if growth else len(pending)
         with _started(plan, num_runs, tracking, reporter=reporter, stop=stop) as scheduler:
@@ -56,7 +60,11 @@ def execute(
             writer.adopt(plan.tasks)
             writer.keep(plan, pending)
             num_tracked = writer.catch_up(plan, pending)
-            scheduler.run(plan, pending)
+            if judged.sentence:
+                reporter.warned(judged.sentence)
+            scheduler.died = judged.died
+            for group in judged.groups:
+                scheduler.run(plan, group)
             if growth:
                 plan = _grow(plan, growth, scheduler)
             changed = num_runs or num_tracked or writer.num_removed or not plan.concluded
@@ -172,12 +180,16 @@ def _started(
             stopping=ending.reached,
             warn=reporter.warned,
         )
-        with contextlib.closing(tracker):
+        with contextlib.closing(tracker), blame.proved(lines.path):
             after = max(plan.folder.submissions(), default=0)
-            lines.append("start", at=now(), num_pending=num_pending, after=after)
+            lines.append("start", at=now(), num_pending=num_pending, after=after, oom_kills=memory.num_oom_kills())
             if announce:
                 reporter.started(plan, num_pending)
-            yield Scheduler(writer=writer, executor=executor, ending=ending, beside=journal is not None)
+            try:
+                yield Scheduler(writer=writer, executor=executor, ending=ending, beside=journal is not None)
+            except BaseException:
+                lines.append("left", sync=False, at=now())
+                raise
             failed, interrupted = ending.num_failed, ending.interrupted
             lines.append("end", at=now(), after=after, num_failed=failed, interrupted=interrupted)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from runner.config.settings import Run
 from runner.experiment import execute
+from runner.experiment.draft import Draft
 from runner.experiment.program import Program
 from runner.sweep.plan import Plan, Task
 from runner.sweep.validate import ProgramKey
 
 # Compiled programs that a search caches in case it needs one again: on a CPU each takes a few megabytes at most.
 KEPT_PROGRAMS = 16
+
+# Takes the name of an event and the id of a program.
+Mark = Callable[[str, str], None]
 
 
 class Programs:
@@ -21,7 +26,7 @@ class Programs:
         self._kept: dict[ProgramKey, Future[Program]] = {}
 
     def compile(
-        self, pool: ThreadPoolExecutor, plan: Plan, wave: Sequence[Task], *, contended: bool
+        self, pool: ThreadPoolExecutor, plan: Plan, wave: Sequence[Task], *, contended: bool, mark: Mark
     ) -> dict[ProgramKey, Future[Program]]:
         """Compiles the programs that `wave` needs.
 
@@ -30,6 +35,7 @@ class Programs:
           plan: The plan whose drafts are compiled.
           wave: The runs that need them.
           contended: Whether other programs compile concurrently, which makes compile times unreliable.
+          mark: Called before and after a program is compiled, in any thread.
 
         Returns:
           Futures of the programs, by key.
@@ -37,7 +43,7 @@ class Programs:
         programs = {task.program_key: task.job.run for task in wave}
         for key, run in programs.items():
             if key not in self._kept:
-                self._kept[key] = pool.submit(execute.prepare, plan.drafts[key], run, contended=contended)
+                self._kept[key] = pool.submit(_prepare, plan.drafts[key], run, contended=contended, mark=mark)
         # A growing plan may return to a program; a complete one does not.
         self._forget(programs, KEPT_PROGRAMS if plan.study is not None else 0)
         return {key: self._kept[key] for key in programs}
@@ -47,6 +53,14 @@ class Programs:
         others = [key for key in self._kept if key not in wanted]
         for key in others[: max(len(others) - num_kept, 0)]:
             del self._kept[key]
+
+
+def _prepare(draft: Draft, run: Run, *, contended: bool, mark: Mark) -> Program:
+    mark("compile", draft.program_id)
+    try:
+        return execute.prepare(draft, run, contended=contended)
+    finally:
+        mark("compiled", draft.program_id)
 
 
 def compiled(future: Future[Program]) -> Program | Exception:

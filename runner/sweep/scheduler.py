@@ -38,7 +38,7 @@ class Scheduler:
       writer: Writes executed runs.
       executor: Executes runs.
       ending: Whether the sweep ends early.
-      beside: Whether other processes work on the sweep: then the journal says which run this one is executing.
+      beside: Whether other processes work on the sweep.
       died: Runs, by id, whose process died while executing them, and how.
     """
 
@@ -105,7 +105,7 @@ class Scheduler:
         if contended:  # first, as it takes longer than a program
             eager = [(task.job.run, plan.drafts[task.program_key]) for task in wave if task.job.compare_eager]
             self._ahead += [pool.submit(cross_checks.rehearse_eager, run, draft) for run, draft in eager]
-        return self._programs.compile(pool, plan, wave, contended=contended)
+        return self._programs.compile(pool, plan, wave, contended=contended, mark=self._mark_program)
 
     def _execute(
         self, burst: Sequence[Task], programs: Mapping[ProgramKey, Program | Exception]
@@ -136,9 +136,12 @@ class Scheduler:
         return results
 
     def _mark(self, event: str, task: Task) -> None:
-        """Notes in a job's journal which run it is executing: if the job dies, that run is to blame."""
-        if self.beside:
-            self.writer.journal.append(event, sync=False, run_id=task.job.identity.run_id)
+        """Notes in the journal which run is being executed: if the process dies, that run is to blame."""
+        self.writer.journal.append(event, sync=False, run_id=task.job.identity.run_id)
+
+    def _mark_program(self, event: str, program_id: str) -> None:
+        """Notes in the journal which program is being compiled; called in any thread."""
+        self.writer.journal.append(event, sync=False, program_id=program_id)
 
     def _settle(self) -> None:
         """Waits until nothing of ours runs."""

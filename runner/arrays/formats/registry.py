@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from runner.arrays.formats import (
 )
 from runner.arrays.formats.contents import Contents, DamagedError, damaged
 from runner.errors import StorageError
+from runner.records import plain_files
 
 # Enough to tell every format by.
 NUM_BYTES = 64
@@ -129,8 +129,6 @@ def _require_plain(path: Path) -> None:
     Raises:
       StorageError: It is a FIFO, a socket or a device.
     """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
-        kind = next((name for is_one, name in kinds if is_one(mode)), "a device")
+    kind = plain_files.kind_of(os.stat(path).st_mode)
+    if kind is not None:
         raise StorageError(f"{path} is {kind}, and no file or folder", "the file or folder of a checkpoint")

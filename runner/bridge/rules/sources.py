@@ -21,6 +21,7 @@ from runner.bridge.rules.patterns import Rule, RuleList
 from runner.config.enums import RuleMatch
 from runner.config.rules_settings import RulesSettings
 from runner.errors import ConfigError, LayerError, no_exit
+from runner.records import plain_files
 
 KINDS = ("partition", "weight_decay", "freeze")
 VALUES: Mapping[str, Callable[[Any], Any]] = {
@@ -156,7 +157,7 @@ def _found(kind: str, source: Any) -> Any:
 
 def _of_file(kind: str, path: Path) -> Any:
     try:
-        text = path.read_text()
+        text = plain_files.read_bytes(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise _refused(kind, str(path), f"it can't be read: {getattr(error, 'strerror', None) or error}") from error
     try:

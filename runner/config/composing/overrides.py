@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,7 +64,8 @@ def expand(arguments: Sequence[str], config_loader: Any, zipped: Sequence[Any] =
         if not override.is_sweep_override():
             axes[key] = [f"{key}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep():
-            axes[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            values = itertools.islice(override.sweep_string_iterator(), zip_exclude.MAX_CONFIGS + 1)
+            axes[key] = [f"{key}={value}" for value in values]
         else:
             raise UserError(f"{override.input_line}: an interval has no list of values", f"{key}=range(0,10)")
         if not axes[key]:

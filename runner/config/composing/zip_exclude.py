@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.errors import ConfigError, literal, nearest
+from runner.errors import ConfigError, UserError, literal, nearest
 
 EXAMPLE_ZIP = "grid.zip=[[seed,features]]"
 EXAMPLE_EXCLUDE = "\"grid.exclude=['features>16 and seed==0']\""
@@ -31,6 +32,10 @@ ABSENT = object()
 WORDS = {"true": True, "false": False, "null": None}
 
 
+# Their files alone would take days, and the plan more memory than there is.
+MAX_CONFIGS = 100_000
+
+
 def combine(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[tuple[str, ...]]:
     """All combinations of one override per axis: the product, except that zipped axes advance together.
 
@@ -40,6 +45,7 @@ def combine(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[tu
 
     Raises:
       ConfigError: A zip has fewer than two keys, a key that is not swept over, or different lengths.
+      UserError: They are more than `MAX_CONFIGS`.
     """
     groups = _groups(axes, zipped)
     leaders = {group[0]: group for group in groups}
@@ -50,6 +56,8 @@ def combine(axes: Mapping[str, Sequence[str]], zipped: Sequence[Any]) -> list[tu
             group = leaders.get(key, [key])
             columns.append(list(zip(*(axes[name] for name in group), strict=True)))
             order += group
+    if math.prod(map(len, columns)) > MAX_CONFIGS:
+        raise UserError(f"this sweep has more than {MAX_CONFIGS:,} configs", "several sweeps, each over a part")
     rows = [dict(zip(order, itertools.chain(*parts), strict=True)) for parts in itertools.product(*columns)]
     return [tuple(row[key] for key in axes) for row in rows]
 
