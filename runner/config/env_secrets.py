@@ -20,10 +20,23 @@ _NAMED = re.compile(r"\boc\.env\s*:\s*([^,}]*)")
 
 # Keys that become names, and those of them that become paths: an absolute path is no secret.
 PATHS = ("output_root", "process.compilation_cache")
-NAMES = ("sweep", "layer.name", "tracking.project", "tracking.entity", *PATHS)
+TRACKED = ("project", "entity", "group", "wandb_sweep")
+NAMES = ("sweep", "layer.name", *(f"tracking.{name}" for name in TRACKED), *PATHS)
 
 # Variables that hold what anybody may see.
-PUBLIC = frozenset(("USER", "LOGNAME", "HOSTNAME", "SLURM_JOB_ID", "SLURM_JOB_NAME", "WANDB_ENTITY", "WANDB_PROJECT"))
+PUBLIC = frozenset(
+    (
+        "USER",
+        "LOGNAME",
+        "HOSTNAME",
+        "SLURM_JOB_ID",
+        "SLURM_JOB_NAME",
+        "WANDB_ENTITY",
+        "WANDB_PROJECT",
+        "WANDB_RUN_GROUP",
+        "WANDB_SWEEP_ID",
+    )
+)
 
 # In keys that refer to a variable, every value is replaced; in other keys, none so short that it may match by chance.
 MIN_CHARACTERS = 8

@@ -175,7 +175,7 @@ def _death(attempt: Sequence[Event], following: Sequence[Event] | None, path: Pa
 
 def _attempts(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
     starts = [index for index, event in enumerate(events) if event["event"] == "start"]
-    for start, end in zip(starts, [*starts[1:], len(events)], strict=True):
+    for start, end in itertools.pairwise([*starts, len(events)]):
         yield events[start:end]
 
 

@@ -70,7 +70,8 @@ def test_token_in_all_open_keys_is_redacted(here):
     assert _telling(here) == []
 
 
-NAMES = ["output_root", "sweep", "layer.name", "tracking.project", "tracking.entity", "process.compilation_cache"]
+NAMES = ["output_root", "sweep", "layer.name", "process.compilation_cache"]
+NAMES += ["tracking.project", "tracking.entity", "tracking.group", "tracking.wandb_sweep"]
 
 
 @pytest.mark.parametrize("key", [*NAMES, "hydra.sweep.dir"])

@@ -65,12 +65,13 @@ def test_a_cut_journal_costs_no_run(share, folder, capsys):
 def test_a_removed_journal_line_costs_no_run(folder, capsys):
     before = records(folder)
     lines = folder.journal.read_bytes().splitlines(keepends=True)
-    folder.journal.write_bytes(b"".join([*lines[:1], b"{}\n", *lines[2:]]))
+    at = next(index for index, line in enumerate(lines) if b'"event":"done"' in line)
+    folder.journal.write_bytes(b"".join([*lines[:at], b"{}\n", *lines[at + 1 :]]))
     assert main.main(["resume", "outputs/s"]) == 2
-    assert f"  Try: sed -i 2d {folder.journal}, then the same sweep again\n" in capsys.readouterr().err.replace(
+    assert f"  Try: sed -i {at + 1}d {folder.journal}, then the same sweep again\n" in capsys.readouterr().err.replace(
         str(Path.cwd()) + "/", ""
     )
-    folder.journal.write_bytes(b"".join([*lines[:1], *lines[2:]]))
+    folder.journal.write_bytes(b"".join([*lines[:at], *lines[at + 1 :]]))
     assert main.main(["resume", "outputs/s"]) == 0
     assert KEPT.format(1) in capsys.readouterr().err
     assert records(folder) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from runner.config import env_secrets
 from runner.config.env_secrets import Redaction
 from runner.config.run_settings import TrackingSettings
 from runner.config.settings import Run
@@ -35,4 +36,4 @@ class Config:
         if not self.redaction.values:
             return settings
         texts = self.redaction.settings(vars(settings), "tracking.")
-        return TrackingSettings(**texts | {"project": settings.project, "entity": settings.entity})
+        return TrackingSettings(**texts | {name: getattr(settings, name) for name in env_secrets.TRACKED})
