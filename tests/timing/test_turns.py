@@ -104,7 +104,7 @@ FOREIGN = {
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
 
 
-@pytest.mark.parametrize("kind", [*(set(FOREIGN) - {"owner"}), pytest.param("owner", marks=as_root)])
+@pytest.mark.parametrize("kind", [*(name for name in FOREIGN if name != "owner"), pytest.param("owner", marks=as_root)])
 def test_foreign_lock_folder_is_refused(kind, tmp_path):
     folder = tmp_path / "locks"
     plant, reason = FOREIGN[kind]
