@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 EXIT_NO = 1
 
 
-def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
-    """Prints the result of every check for each program among the configs; each program is checked once.
+def check(request: SweepRequest, *, as_json: bool = False, traced: bool = False) -> SweepResult:
+    """Prints the result of every check, or of the traced ones, for each program among the configs, once.
 
     Returns:
       0 if no check fails, each could be made and no error occurs, else 1.
@@ -60,7 +60,7 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
         if identity.program_id in seen:
             continue
         seen.add(identity.program_id)
-        run, draft = _thorough(config.run), drafts[identity.program_id, config.run.device]
+        run, draft = _asked(config.run, traced=traced), drafts[identity.program_id, config.run.device]
         record = execute.attempt(Job(run=run, identity=identity), draft).record
         checked.append(_as_data(config, record))
         if not as_json:
@@ -78,8 +78,9 @@ def check(request: SweepRequest, *, as_json: bool = False) -> SweepResult:
     return SweepResult(EXIT_NO if wrong else 0)
 
 
-def _thorough(run: Run) -> Run:
-    checks = dataclasses.replace(run.checks, mode=ChecksMode.warn, depth=ChecksDepth.full, eager=EagerCheck.program)
+def _asked(run: Run, *, traced: bool) -> Run:
+    depth, eager = (ChecksDepth.traced, EagerCheck.never) if traced else (ChecksDepth.full, EagerCheck.program)
+    checks = dataclasses.replace(run.checks, mode=ChecksMode.warn, depth=depth, eager=eager)
     return dataclasses.replace(run, checks=checks, timing=dataclasses.replace(run.timing, mode=TimingMode.off))
 
 
@@ -92,17 +93,19 @@ def _as_data(config: Config, record: Record) -> dict[str, Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the flags of `check`; everything else goes to Hydra."""
     parser.add_argument("--json", action="store_true", help="programs with their checks, for scripts")
+    parser.add_argument("--traced", action="store_true", help="only the checks of a sweep, which trace: in seconds")
 
 
 def run(typed: argparse.Namespace) -> int:
     """Checks the configs of a command line and returns the exit code."""
-    return hydra_command(typed.overrides, Act("check", functools.partial(check, as_json=typed.json)))
+    act = functools.partial(check, as_json=typed.json, traced=typed.traced)
+    return hydra_command(typed.overrides, Act("check", act))
 
 
 VERB = Verb(
     name="check",
     summary="Is this layer safe inside Linen? Every check and, where one fails, what fixes it. Writes nothing.",
-    usage="check KEY=VALUE … [-m] [--json]",
+    usage="check KEY=VALUE … [-m] [--traced] [--json]",
     examples={
         "check layer=custom layer.target=my_pkg.MyLayer": "your layer",
         "check -m layer=mlp,conv input_shape=[4,8]": "each program of a sweep",
