@@ -338,6 +338,8 @@ def _placed(variables: Any, device: str | None, dtype: str | None) -> Any:
             wanted = jnp.dtype(dtype)
         except TypeError:
             raise ConfigError("dtype", dtype, "no such dtype", "dtype=bfloat16") from None
+        if not jnp.issubdtype(wanted, jnp.floating):
+            raise ConfigError("dtype", dtype, "floating-point leaves stay such; wanted a float dtype", "dtype=bfloat16")
         variables = jax.tree.map(
             lambda leaf: leaf.astype(wanted) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, variables
         )

@@ -12,7 +12,10 @@ import time
 import pytest
 
 from runner.commands import main
+from runner.errors import ConfigError, StorageError
+from runner.experiment import saved_run
 from runner.launch import process
+from runner.records.journal import read_journal
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
 
@@ -103,3 +106,17 @@ def test_other_terminals_get_every_line(tmp_path):
     assert b"2 runs \\xb7 1 program" in planned.stdout
     done = subprocess.run([*command, "sweep=s", *LEAN], cwd=folder, env=env, capture_output=True, timeout=200)
     assert (done.returncode, b"the name is not UTF-8, and Orbax takes no other" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("line", ["[1]", "3", '"x"', "{}", '{"event":[]}'])
+def test_a_line_of_another_form_is_damage(line, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(f'{line}\n{{"event":"end"}}\n')
+    with pytest.raises(StorageError, match=r"journal\.jsonl line 1 is damaged"):
+        read_journal(path)
+
+
+@pytest.mark.parametrize("dtype", ["int4", "int32", "bool", "complex64"])
+def test_reloads_cast_to_floats_only(dtype):
+    with pytest.raises(ConfigError, match=f"dtype={dtype}: floating-point leaves stay such; wanted a float dtype"):
+        saved_run._placed({}, None, dtype)
