@@ -66,9 +66,12 @@ def opened(path: Path) -> IO[bytes]:
       OSError: It can't be read, or it is a folder, a FIFO, a socket or a device.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    kind = kind_of(os.fstat(descriptor).st_mode)
+    mode = os.fstat(descriptor).st_mode
+    kind = kind_of(mode)
     if kind is not None:
         os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, f"it is {kind}, and no file", str(path))
     return os.fdopen(descriptor, "rb")
 

@@ -25,10 +25,10 @@ from runner.records.record import FailureKind, Status
 from runner.sweep.plan import Plan, Task
 from runner.timing import memory
 
-# A run that has died this often without a proof is to blame: whoever kills a sweep seldom meets the same run again, as
-# it is tried last. Compiling takes most of a short sweep, so that a kill meets it more often, and is no sign by itself.
-DEATHS_OF_RUN = 3
-DEATHS_OF_PROGRAM = 5
+# What was going on at this many deaths without a proof is to blame: a sweep that is killed and resumed again and again
+# meets the same run more than once. Fewer are enough where the system was short of memory each time.
+MANY_DEATHS = 5
+MANY_STARVED = 2
 
 # How a journal's process ended of itself.
 ENDS = ("end", "left")
@@ -71,8 +71,7 @@ class _Death:
 class _Suspicion:
     num_deaths: int = 0
     proof: str | None = None
-    alone: bool = False
-    starved: bool = False
+    num_starved: int = 0
 
 
 def of(plan: Plan, pending: Sequence[Task]) -> Blame:
@@ -114,13 +113,13 @@ def proved(journal_path: Path) -> Iterator[None]:
 
 def _reason(task: Task, found: _Suspicion) -> str | None:
     """Why the run is not tried again; None if it is."""
-    if found.proof and found.alone:
+    if found.proof:
         return found.proof
-    most = DEATHS_OF_RUN if found.alone else DEATHS_OF_PROGRAM
+    often = found.num_deaths >= MANY_DEATHS or found.num_starved >= MANY_STARVED
     # A long run that goes on from its last step may well be stopped often.
-    if found.num_deaths < most or task.job.run.train.keeps_steps or not (found.alone or found.starved):
+    if not often or task.job.run.train.keeps_steps:
         return None
-    why = "; memory was short" if found.starved else ""
+    why = "; memory was short" if found.num_starved else ""
     return f"its process was killed {found.num_deaths} times while it was at this run{why}"
 
 
@@ -130,10 +129,9 @@ def _suspicion(task: Task, deaths: Sequence[_Death]) -> _Suspicion:
         of_run = task.job.identity.run_id in death.runs
         if of_run or task.job.identity.program_id in death.programs:
             found.num_deaths += 1
-            known = death.proof is not None or death.starved
-            found.alone = found.alone or of_run or (len(death.programs) == 1 and known)
-            found.proof = found.proof or death.proof
-            found.starved = found.starved or death.starved
+            if of_run or len(death.programs) == 1:  # else it may have been another program
+                found.proof = found.proof or death.proof
+                found.num_starved += death.starved
     return found
 
 
