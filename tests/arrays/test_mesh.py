@@ -334,6 +334,7 @@ def refusals() -> list[str]:
     return said.removeprefix("error: ").split("\nerror: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(WRONG)), ids=lambda index: WRONG[index][1].partition(": ")[2])
 def test_invalid_meshes_are_refused_up_front(refusals, index):
     _, what, suggestion = WRONG[index]

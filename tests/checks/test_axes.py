@@ -67,6 +67,7 @@ def test_apply_takes_axes_and_leaves_them(mutable, variables):
     assert updates.get("params_axes", variables["params_axes"]) == variables["params_axes"]
 
 
+@pytest.mark.slow
 def test_the_wrapped_layer_learns(variables):
     model, params = Stack(writing), variables["params"]
     gradient = jax.jit(jax.grad(lambda params: (model.apply({"params": params}, X) ** 2).sum()))(params)

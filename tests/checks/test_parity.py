@@ -145,6 +145,7 @@ def test_evidence_includes_the_costs(of_conf):
         assert ratio["low"] <= ratio["median"] <= ratio["high"]
 
 
+@pytest.mark.slow
 def test_masks_and_running_means_are_compared():
     check = check_of(wrapped(Masks))
     assert check.verdict is Verdict.passed

@@ -83,14 +83,14 @@ def test_every_kind_verifies(sweep, capsys):
     assert run(capsys, "verify", sweep, "--trust") == (0, said, "")
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("as_", ["linen", "nnx"])
 def test_every_kind_reloads(as_, kind, sweep, capsys):
     code, out, err = run(capsys, "reload", run_of(sweep, kind, 1).path, "--trust", "--as", as_)
     assert (code, "output: the recorded one bit for bit" in out, err) == (0, True, "")
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1], ids=["orbax", "clone"])
 def test_every_kind_is_a_start(seed, kind, sweep, tmp_path):
     source = run_of(sweep, kind, seed)
@@ -98,7 +98,7 @@ def test_every_kind_is_a_start(seed, kind, sweep, tmp_path):
     assert output_from(kind, seed, source.checkpoint, tmp_path) == saved
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["nnx", "safetensors"])
 def test_every_export_is_imported(to, kind, sweep, tmp_path, capsys):
     source = run_of(sweep, kind, 1)

@@ -294,6 +294,7 @@ def test_flags_of_hydra_are_never_replayed(flags, trust, two_runs, capsys):
     assert not Path("exploded").exists()
 
 
+@pytest.mark.slow
 def test_foreign_working_directories_need_trust(two_runs, capsys, monkeypatch, tmp_path_factory):
     monkeypatch.setattr(sys, "path", list(sys.path))
     cwd = str(tmp_path_factory.mktemp("strangers"))
@@ -498,6 +499,7 @@ def test_a_sweep_has_a_plain_name(name, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", ["x" * 300, "/".join(["long"] * 1000)])
 def test_overlong_names_are_refused(root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -74,6 +74,7 @@ NAMES = ["output_root", "sweep", "layer.name", "process.compilation_cache"]
 NAMES += ["tracking.project", "tracking.entity", "tracking.group", "tracking.wandb_sweep"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("key", [*NAMES, "hydra.sweep.dir"])
 def test_token_in_a_name_is_refused(key, here, capsys):
     assert main.main(["-m", *LEAN, f"{key}={PLANTED}", "seed=0,1"]) == 2
@@ -97,6 +98,7 @@ def test_all_keys_of_conf_are_planted():
     assert len(keys) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "word",
     ["output_root=${oc.env:SCRATCH}/o", "sweep=of-${oc.env:USER}", "tracking.project=${oc.env:WANDB_PROJECT}"],

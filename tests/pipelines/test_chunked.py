@@ -72,6 +72,7 @@ def test_a_deaf_dropout_is_named_in_evaluation():
     assert "fail" not in healthy.values()
 
 
+@pytest.mark.slow
 def test_a_stream_is_compared_with_the_new_model(old, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_easylm(tmp_path / "streaming_params", old["params"])

@@ -62,6 +62,7 @@ def test_a_cut_journal_costs_no_run(share, folder, capsys):
     assert (records(folder), find.read_rows(folder)) == (before, rows)
 
 
+@pytest.mark.slow
 def test_a_removed_journal_line_costs_no_run(folder, capsys):
     before = records(folder)
     lines = folder.journal.read_bytes().splitlines(keepends=True)
@@ -77,6 +78,7 @@ def test_a_removed_journal_line_costs_no_run(folder, capsys):
     assert records(folder) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_plan_is_remade_around_its_runs(folder, capsys):
     before = records(folder)
     content = folder.plan.read_bytes()
@@ -126,6 +128,7 @@ def lose_checkpoint(run: Path) -> None:
     shutil.rmtree(run / "checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [damage_output, cut_checkpoint, lose_checkpoint])
 def test_resume_verify_redoes_damaged_runs(damage, folder, capsys):
     first = min((folder.path / "runs").iterdir())
@@ -139,6 +142,7 @@ def test_resume_verify_redoes_damaged_runs(damage, folder, capsys):
     assert (folder.path / "runs" / f"{first.name}.old-1").is_dir()
 
 
+@pytest.mark.slow
 def test_resume_verify_leaves_whole_runs(folder, capsys):
     before = records(folder)
     assert main.main(["resume", "outputs/s", "--verify"]) == 0

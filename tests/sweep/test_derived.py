@@ -57,6 +57,7 @@ def test_resume_makes_what_a_kill_left_out(folder, capsys):
     assert names(folder) >= set(DERIVED)
 
 
+@pytest.mark.slow
 def test_derived_files_older_than_runs_are_remade(folder):
     die_after(folder, "done")
     for name in DERIVED:
@@ -65,6 +66,7 @@ def test_derived_files_older_than_runs_are_remade(folder):
     assert all(b"earlier attempt" not in (folder.path / name).read_bytes() for name in DERIVED)
 
 
+@pytest.mark.slow
 def test_a_deleted_derived_file_is_remade(folder):
     folder.results_csv.unlink()
     assert main.main(["resume", "outputs/s"]) == 0
@@ -77,6 +79,7 @@ def test_concluded_sweeps_are_left_alone(folder):
     assert {name: (folder.path / name).stat().st_mtime_ns for name in DERIVED} == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_is_caught_up(folder, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
