@@ -127,7 +127,7 @@ COLUMNS: Mapping[str, Column] = {
     ),
     "checkpoint_bytes": Column(
         "int64",
-        "bytes of the checkpoint's files",
+        "bytes of the checkpoint's files, without Orbax' notes on time and place",
         lambda record: record.saved.num_bytes if record.saved else None,
     ),
     "checkpoint_removed": Column(

@@ -13,6 +13,9 @@ from runner.errors import StorageError
 from runner.records import locks, plain_files
 from runner.records.paths import SUGGESTED_ROOT, RunFolder, SweepFolder
 
+# Orbax writes when it began and ended, and the checkpoint's absolute path.
+TIME_AND_PLACE = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
 # Leaves already have digests: hashing a large checkpoint file again would cost as much as saving it.
 HASHED_BYTES = 2**20
 
@@ -130,6 +133,7 @@ def file_digest(path: Path) -> str:
     return f"sha256:{hashlib.sha256(plain_files.read_bytes(path)).hexdigest()}"
 
 
-def folder_bytes(path: Path) -> int:
-    """Total size of all files below `path`."""
-    return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+def checkpoint_bytes(path: Path) -> int:
+    """Total size of a checkpoint's files, without those of `TIME_AND_PLACE`: equal sweeps have equal checkpoints."""
+    counted = (entry for entry in path.rglob("*") if entry.is_file() and entry.name not in TIME_AND_PLACE)
+    return sum(entry.stat().st_size for entry in counted)

@@ -88,7 +88,8 @@ def from_line(line: bytes) -> Event:
     if sealed is None or _digest(text[: sealed.start()]) != sealed[1]:
         raise ValueError("the line is not what was written, by its digest")
     event = json.loads(text[: sealed.start()] + b"}")
-    assert isinstance(event, dict)
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        raise ValueError("it is no event")
     return event
 
 

@@ -15,7 +15,7 @@ import pytest
 from runner.arrays import trees
 from runner.errors import StorageError
 from runner.records import files, store
-from runner.records.journal import Journal, read_journal, read_on
+from runner.records.journal import Journal, read_journal, read_on, to_line
 from runner.records.paths import RunFolder, SweepFolder, require_writable
 from runner.records.record import Record, Status
 
@@ -271,6 +271,13 @@ def test_events_come_back_in_order(journal):
     assert read_journal(journal) == [{"event": "started", "num": 1}, {"event": "done"}]
 
 
+@pytest.mark.parametrize("event", [{}, {"event": 1}, {"event": None}])
+def test_sealed_lines_of_another_form_are_refused(event, tmp_path):
+    (tmp_path / "journal.jsonl").write_bytes(to_line(event) + to_line({"event": "done"}))
+    with pytest.raises(StorageError, match="line 1"):
+        read_journal(tmp_path / "journal.jsonl")
+
+
 def test_missing_journals_have_no_events(tmp_path):
     assert read_journal(tmp_path / "journal.jsonl") == []
 
@@ -390,8 +397,10 @@ def test_dead_processes_release_the_lock(tmp_path):
         assert names(tmp_path) == [".lock"]
 
 
-def test_folder_size_sums_its_files(tmp_path):
+def test_checkpoint_size_leaves_out_time_and_place(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "x").write_bytes(b"123")
     (tmp_path / "a" / "b" / "y").write_bytes(b"45")
-    assert files.folder_bytes(tmp_path) == 5
+    for name in ("_CHECKPOINT_METADATA", "commit_success.txt"):
+        (tmp_path / name).write_bytes(b"when and where")
+    assert files.checkpoint_bytes(tmp_path) == 5

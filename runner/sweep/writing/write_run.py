@@ -109,6 +109,6 @@ def _info(path: Path, leaves: Sequence[Leaf], kind: CheckpointWriter) -> Checkpo
     return CheckpointInfo(
         path=path.name,
         digest=trees.tree_digest(leaves),
-        num_bytes=files.folder_bytes(path),
+        num_bytes=files.checkpoint_bytes(path),
         writer=kind.value,
     )
