@@ -85,7 +85,7 @@ MISTAKES = [
     ("timing.min_sample_s=-1", "timing.min_sample_s=-1.0: seconds can't be negative.\n  Try: timing.min_sample_s=0.1"),
     (
         "tracking.mode=foo",
-        "tracking.mode=foo: Invalid value 'foo', expected one of [offline, online, tensorboard, disabled].\n"
+        "tracking.mode=foo: Invalid value 'foo', expected one of [auto, offline, online, tensorboard, disabled].\n"
         "  Try: tracking.mode=offline",
     ),
     (
