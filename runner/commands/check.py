@@ -61,7 +61,7 @@ def check(request: SweepRequest, *, as_json: bool = False, traced: bool = False)
             continue
         seen.add(identity.program_id)
         run, draft = _asked(config.run, traced=traced), drafts[identity.program_id, config.run.device]
-        record = execute.attempt(Job(run=run, identity=identity), draft).record
+        record = execute.attempt(Job(run=run, identity=identity, compare_eager=not traced), draft).record
         checked.append(_as_data(config, record))
         if not as_json:
             more = "".join(f", {name} {shape}" for name, shape in run.input.more.items())

@@ -87,11 +87,20 @@ def _ls_sweeps(root: Path, *, as_json: bool) -> int:
     sweeps = find.find_sweeps(root)
     if not sweeps:
         raise StorageError(f"{root} holds no sweep", "bridge-runner -m seed=0,1,2, or bridge-runner ls FOLDER")
-    lines = [_sweep_line(sweep) for sweep in sweeps]
+    lines: list[dict[str, Any]] = []
+    damaged: dict[str, StorageError] = {}
+    for sweep in sweeps:
+        try:
+            lines.append(_sweep_line(sweep))
+        except StorageError as error:
+            damaged[str(sweep.path)] = error
     if as_json:
-        print_json(lines)
-    else:
+        print_json([*lines, *({"sweep": path, "error": error.what} for path, error in damaged.items())])
+        return 0
+    if lines:
         Terminal().console.print(table.plain_table(lines))
+    if damaged:  # after the others, which are no worse for it
+        raise next(iter(damaged.values()))
     return 0
 
 

@@ -90,3 +90,12 @@ def test_uncompilable_runs_keep_their_checks(here, capsys):
     assert "            # here: host.layer_name=Dense_1\n" in capsys.readouterr().out
     assert main.main(["rerun", "outputs/s/0", "--trust"]) == 0
     assert ": failed again (0 arrays compared)\n" in capsys.readouterr().out
+
+
+def test_traced_checks_compare_nothing_eager(capsys):
+    assert main.main(["check", "layer=linear", "--traced", "--json"]) == 0
+    (program,) = json.loads(capsys.readouterr().out)
+    verdicts = {check["name"]: check["verdict"] for check in program["checks"]}
+    assert {"complete", "seeded", "trained"} <= verdicts.keys()
+    assert verdicts.keys().isdisjoint({"parity", "lifts", "checkpoint"})
+    assert verdicts["eager"] == "skipped"

@@ -194,9 +194,13 @@ def test_empty_folders_suggest_how_to_begin(tmp_path, monkeypatch, capsys):
 
 def test_a_damaged_plan_is_said(here, capsys):
     SweepFolder(Path("outputs/fine")).plan.write_text("{")
-    code, _, err = run(capsys, "ls")
+    code, out, err = run(capsys, "ls")
     assert code == 2
     assert err.startswith("error: outputs/fine/sweep.json is damaged: Expecting property name")
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["outputs/mixed"]
+    mixed, fine = json.loads(run(capsys, "ls", "--json")[1])
+    assert (mixed["sweep"], mixed["done"], fine["sweep"]) == ("outputs/mixed", 1, "outputs/fine")
+    assert fine["error"].startswith("outputs/fine/sweep.json is damaged: ")
 
 
 def flip(path: Path, old: bytes, new: bytes) -> None:
