@@ -12,7 +12,7 @@ from pathlib import Path
 from runner.config import rules_settings, schema
 from runner.config.settings import Run
 from runner.errors import UserError, literal, quoted
-from runner.launch.application import RUN, Act, Application
+from runner.launch.application import RUN, Act, Application, RunFailed
 
 MULTIRUN = {"-m", "--multirun"}
 
@@ -52,6 +52,8 @@ def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], N
         decorate(job)()
     except UserError:
         raise
+    except RunFailed:  # of another sweeper, which ends with it; the failure has been reported
+        return 1
     except Exception as error:
         if not is_hydra_error(error):
             raise
