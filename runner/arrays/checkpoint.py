@@ -21,6 +21,7 @@ from jax.sharding import Sharding
 
 from runner.arrays import shards, trees
 from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
+from runner.records import plain_files
 
 # Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")
@@ -76,6 +77,7 @@ def restore(path: Path) -> Any:
     # Orbax's CheckpointManager stores the tree of a step one folder deeper.
     folder = folder / "default" if (folder / "default" / "_METADATA").exists() else folder
     try:
+        plain_files.require_files(folder)
         variables = _restore(folder)
     except Exception as error:  # a damaged checkpoint raises ValueError, KeyError, JSONDecodeError and others
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
@@ -91,6 +93,7 @@ def tree_metadata(path: Path) -> Any:
       CheckpointError: Orbax can't read it.
     """
     try:
+        plain_files.require_files(path)
         return _checkpointer().metadata(path.absolute()).item_metadata.tree
     except Exception as error:
         raise CheckpointError(f"reading {path}: {type(error).__name__}: {error}") from error
@@ -137,6 +140,7 @@ def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
 
     folder = path.absolute()
     try:
+        plain_files.require_files(folder)
         metadata = _checkpointer().metadata(folder).item_metadata.tree
         wanted = trees.nest((key, placed(key)) for key, _ in trees.flatten(metadata))
         return _checkpointer().restore(folder, restore_args=wanted)
@@ -169,6 +173,7 @@ def restore_like(path: Path, target: Any) -> Any:
 
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
     try:
+        plain_files.require_files(path)
         variables = _checkpointer().restore(path.absolute(), item=target, restore_args=as_numpy)
     except Exception as error:
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
@@ -211,6 +216,7 @@ def step_metadata(folder: Path, num: int) -> dict[str, Any]:
       CheckpointError: Orbax can't read it.
     """
     try:
+        plain_files.require_files(folder / str(num))
         with _manager(folder, read_only=True) as manager:
             return dict(manager.metadata(num).custom_metadata or {})
     except Exception as error:

@@ -86,6 +86,31 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
+def require_files(folder: Path) -> None:
+    """Checks that others who read all of a folder find files there: what opens a FIFO waits for ever.
+
+    Links are followed; what leads nowhere, or can't be read, is left to the reader.
+
+    Args:
+      folder: The folder; may be missing.
+
+    Raises:
+      StorageError: A FIFO, a socket or a device is in it, or in a folder of it.
+    """
+    seen: set[tuple[int, int]] = set()  # a link may lead back
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        about = os.stat(parent)
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        for name in names:
+            path = Path(parent, name)
+            with contextlib.suppress(OSError):
+                if kind := kind_of(path.stat().st_mode):
+                    raise StorageError(f"{path} is {kind}, and no file")
+
+
 def kind_of(mode: int) -> str | None:
     """What a path is instead of a file, given its `st_mode`; None for a file."""
     if stat.S_ISREG(mode):

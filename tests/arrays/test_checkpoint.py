@@ -218,3 +218,23 @@ def test_dtypes_orbax_lacks_are_named(dtype, tmp_path):
     array = ONES.astype(getattr(ml_dtypes, dtype))
     said = f"params/w is {dtype}, which Orbax does not store"
     assert refused_save({"params": {"w": array}}, tmp_path / "c") == said
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "params.kernel/0.0", "commit_success.txt"])
+def test_fifo_in_a_checkpoint_is_refused(saved, name):
+    (saved / name).unlink(missing_ok=True)
+    os.mkfifo(saved / name)
+    said = f"StorageError: {saved / name} is a FIFO, and no file."
+    assert refused_restore(saved) == f"restoring {saved}: {said}"
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.tree_metadata(saved)
+    assert str(caught.value) == f"reading {saved}: {said}"
+
+
+def test_links_in_a_checkpoint_are_followed(saved, tmp_path):
+    (saved / "params.bias").rename(tmp_path / "elsewhere")
+    (saved / "params.bias").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path)
+    assert checkpoint.restore(saved)["params"]["bias"].tolist() == [1, 1, 1]
+    os.mkfifo(tmp_path / "elsewhere" / "pipe")
+    assert "pipe is a FIFO" in refused_restore(saved)
