@@ -85,7 +85,7 @@ def read_offline_run(folder: Path) -> OfflineRun | None:
     num_rows, exit_code, artifacts = 0, None, set()
     entity = project = ""
     summary: dict[str, Any] = {}
-    for payload in payloads(path.read_bytes() if path else b""):
+    for payload in payloads(plain_files.read_bytes(path) if path else b""):
         record = message.FromString(payload)
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -136,7 +136,7 @@ def read_sent(wandb_dir: Path, server: str | None = None) -> dict[str, str]:
     """URLs of the runs uploaded to `server`, or to any, by folder name; a torn last line is skipped."""
     path = wandb_dir / SENT
     sent = {}
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+    for line in plain_files.read_bytes(path).split(b"\n") if path.exists() else ():
         with contextlib.suppress(ValueError):
             entry = json.loads(line)
             if server in (None, entry["server"]):

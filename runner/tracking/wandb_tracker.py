@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from runner.config.run_settings import TrackingSettings
+from runner.records import plain_files
 from runner.records.paths import SweepFolder
 from runner.records.record import Head, Record, Status
 from runner.tracking import payload, wandb_files
@@ -166,5 +167,9 @@ class WandbTracker:
 
 
 def results_digest(folder: SweepFolder) -> str | None:
-    """SHA-256 of the sweep's results table: the sweep's own run is recreated if the table has changed."""
-    return hashlib.sha256(folder.results.read_bytes()).hexdigest() if folder.results.exists() else None
+    """SHA-256 of the sweep's results table: the sweep's own run is recreated if the table has changed.
+
+    Raises:
+      OSError: It can't be read, or is no file.
+    """
+    return hashlib.sha256(plain_files.read_bytes(folder.results)).hexdigest() if folder.results.exists() else None
