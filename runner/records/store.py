@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StorageError, nearest
-from runner.records import plain_files
+from runner.records import plain_files, plan_form
 from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, seal, to_json
 from runner.records.files import inside, write_atomic
 from runner.records.journal import Event, in_order, read_journal
@@ -167,7 +167,7 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
     """Reads the plan of a sweep.
 
     Raises:
-      StorageError: The folder is not a sweep, its plan is damaged, or is one of another version.
+      StorageError: The folder is not a sweep, its plan is damaged, or is one of another version or form.
     """
     try:
         text = plain_files.read_bytes(folder.plan)
@@ -184,6 +184,8 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
     if not is_sealed(text):
         raise StorageError(f"{folder.plan} is damaged: it is not what was written, by its digest", _remake(folder))
     del plan["digest"]
+    if found := plan_form.fault(plan):
+        raise StorageError(f"{folder.plan} is of another form than this program writes: {found}", _remake(folder))
     return plan
 
 

@@ -336,11 +336,45 @@ def test_damaged_lines_are_named_by_number(journal, line):
 
 # The plan.
 
+PLAN = {
+    "sweep": "s",
+    "written_at": "2026-01-01T10:20:30.000+00:00",
+    "origin": {},
+    "num_configs": 1,
+    "runs": [
+        {
+            **{"num": 0, "run_id": "a", "result_id": "b", "program_id": "c", "layer": "linear", "overrides": []},
+            **{"settings": {"device": "cpu", "seed": 0}},
+        }
+    ],
+}
+
 
 def test_plans_round_trip_with_version(tmp_path):
     sweep = SweepFolder(tmp_path)
-    store.write_plan(sweep, {"runs": [{"run_id": "a"}]})
-    assert store.read_plan(sweep) == {"plan_version": 1, "runs": [{"run_id": "a"}]}
+    store.write_plan(sweep, PLAN)
+    assert store.read_plan(sweep) == {"plan_version": 1, **PLAN}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runs": None}, "runs is no list"),
+        ({"num_configs": True}, "num_configs is no int"),
+        ({"runs": ["a"]}, "runs[0] is no object"),
+        ({"runs": [{**PLAN["runs"][0], "num": "0"}]}, "runs[0].num is no int"),
+        ({"runs": [{**PLAN["runs"][0], "overrides": [1]}]}, "runs[0].overrides is no list of words"),
+        ({"runs": [{**PLAN["runs"][0], "settings": {"seed": 0}}]}, "runs[0].settings.device is missing"),
+        ({"study": []}, "study is no object"),
+    ],
+)
+def test_plans_of_another_form_are_refused(changes, said, tmp_path):
+    sweep = SweepFolder(tmp_path)
+    store.write_plan(sweep, PLAN | changes)
+    assert refused(lambda: store.read_plan(sweep)) == (
+        f"{sweep.plan} is of another form than this program writes: {said}.\n"
+        f"  Try: rm {sweep.plan}, then the same sweep again"
+    )
 
 
 def test_flipped_digits_in_plans_are_found(tmp_path):
