@@ -276,6 +276,18 @@ def test_exports_are_never_overwritten(kind, end, sweep, capsys):
     assert run(capsys, "verify", source.path, "--no-code")[0] == 0
 
 
+@pytest.mark.parametrize("place", [".", "..", "/"])
+def test_folders_without_a_name_are_refused(place, sweep, capsys, monkeypatch, tmp_path):
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    source = run_of(sweep, "linear")
+    another = Path(place, "export-2")
+    refusal = f"error: {Path(place)} is there already and is not overwritten.\n  Try: --out {another}\n"
+    assert run(capsys, "export", source.path, "--to", "safetensors", "--out", place) == (2, "", refusal)
+    if place != "/":
+        assert run(capsys, "export", source.path, "--to", "safetensors", "--out", another)[0] == 0
+
+
 def test_exports_into_a_run_are_refused(sweep, capsys):
     source = run_of(sweep, "linear")
     place = source.path / "export"

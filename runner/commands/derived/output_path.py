@@ -44,6 +44,8 @@ def require_target(target: Path, folder: RunFolder | None = None, *, by_orbax: b
 
 def _another(target: Path) -> Path:
     """An unused path next to `target`."""
+    if target.name in ("", ".."):  # ".", "/" and ".." have no name to number
+        target = target / "export"
     stem, suffix = target.name.removesuffix(SUFFIX), SUFFIX if target.name.endswith(SUFFIX) else ""
     numbered = (target.with_name(f"{stem}-{number}{suffix}") for number in itertools.count(2))
     return next(path for path in numbered if not path.exists())
