@@ -88,7 +88,8 @@ def test_no_damage_ends_in_a_traceback(here, swept):
     faults = []
     for num in range(NUM_FILES):
         file, damage = every[num % len(every)]
-        line = chance.choice(LOOKS if num % 10 else RUNS).replace("RUN", chance.choice(runs)).split()
+        run = next((run for run in runs if Path(SWEEP, file).is_relative_to(run)), runs[0])
+        line = chance.choice(LOOKS if num % 10 else RUNS).replace("RUN", run).split()
         fault = _damaged(swept, file, lambda path, damage=damage: damage(path, chance), line)
         faults += [f"{damage.__name__} {file}, {line}: {fault}"] if fault else []
     report(NUM_FILES, faults)

@@ -37,7 +37,7 @@ def listed(path: Path, chance: random.Random) -> None:
 def unreadable(path: Path, chance: random.Random) -> None:
     """A folder, a FIFO, a link to nowhere, to itself or to a device: root may read a file of any mode."""
     path.unlink()
-    kind = chance.choice(["folder", "fifo", "nowhere", "itself", "device"])
+    kind = chance.choice(["folder", "fifo", "fifo", "nowhere", "itself", "device"])
     if kind == "folder":
         path.mkdir()
     elif kind == "fifo":
