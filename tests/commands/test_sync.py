@@ -68,8 +68,8 @@ def test_missing_runs_are_rebuilt_from_records(server, sweep, sync):
 
 def test_project_from_environment_is_resolved_again(server, sync, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MY_PROJECT", "project-of-mine")
-    assert main.main(["tracking.project=${oc.env:MY_PROJECT}", "timing=off", "checkpoint=none", "sweep=s"]) == 0
+    monkeypatch.setenv("WANDB_PROJECT", "project-of-mine")
+    assert main.main(["tracking.project=${oc.env:WANDB_PROJECT}", "timing=off", "checkpoint=none", "sweep=s"]) == 0
     (made,) = tmp_path.glob("outputs/s/wandb/offline-run-*")
     shutil.rmtree(made)
     assert sync("outputs/s")[:2] == (
