@@ -85,7 +85,7 @@ def quiet_libraries() -> None:
 
 
 def _say_unraisable(one: sys.UnraisableHookArgs) -> None:
-    """Says what nobody could be told of, but for other writes of a save that failed: Orbax waits for none of them.
+    """Prints what no caller could catch, except other writes of a save that failed: Orbax waits for none of them.
 
     A Ctrl-C that came while Python collected garbage ends nothing: it is sent again.
     """

@@ -34,15 +34,15 @@ def make_sweep_folder(folder: SweepFolder) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Writes `content` to `path` atomically; flushed to disk on return."""
-    beside = plain_files.beside(path)
-    with plain_files.create(beside) as file:
+    temporary = plain_files.temporary_name(path)
+    with plain_files.create(temporary) as file:
         try:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(beside, path)
+            os.replace(temporary, path)
         except BaseException:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 

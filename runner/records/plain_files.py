@@ -19,8 +19,8 @@ from runner.errors import StorageError
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def beside(path: Path) -> Path:
-    """A name next to `path` that nobody can guess, for what is renamed to `path` once it is whole."""
+def temporary_name(path: Path) -> Path:
+    """A name next to `path` that can't be guessed, for what is renamed to `path` once it is whole."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
 
 
@@ -45,7 +45,7 @@ def append(path: Path, *, own: bool = False) -> IO[Any]:
       OSError: It can't be opened.
     """
     require_regular(path)
-    # Again on the open file, which nobody can exchange.
+    # Again on the open file, which can't be exchanged any more.
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | SAFELY, 0o666)
     try:
         about = os.fstat(descriptor)
@@ -129,12 +129,12 @@ def require_regular(path: Path) -> None:
         _require_regular(path, os.lstat(path))
 
 
-def private_folder(path: Path, elsewhere: str) -> None:
+def private_folder(path: Path, suggestion: str) -> None:
     """Makes a folder for this user alone, unless it is there.
 
     Args:
       path: The folder.
-      elsewhere: What to type to use another one.
+      suggestion: What to type to use another one.
 
     Raises:
       StorageError: It can't be made, it is no folder, or somebody else owns it or may write in it.
@@ -143,11 +143,11 @@ def private_folder(path: Path, elsewhere: str) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = os.lstat(path)
     except OSError as error:
-        raise StorageError(f"folder {path}: {error.strerror or error}", elsewhere) from error
+        raise StorageError(f"folder {path}: {error.strerror or error}", suggestion) from error
     if not stat.S_ISDIR(about.st_mode):
-        raise StorageError(f"{path} is {kind_of(about.st_mode) or 'a file'}, not a folder", elsewhere)
+        raise StorageError(f"{path} is {kind_of(about.st_mode) or 'a file'}, not a folder", suggestion)
     if about.st_uid != os.getuid():
-        raise StorageError(f"folder {path} belongs to {_owner(about)}, not to you", elsewhere)
+        raise StorageError(f"folder {path} belongs to {_owner(about)}, not to you", suggestion)
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = stat.S_IMODE(about.st_mode)
         raise StorageError(f"folder {path}: others may write in it (mode {mode:o})", f"chmod go-w {path}")

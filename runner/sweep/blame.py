@@ -39,7 +39,7 @@ class Blame:
     """What becomes of the runs that are to do.
 
     Attributes:
-      groups: What is executed one group after the other: first the runs that nobody suspects.
+      groups: What is executed one group after the other: first the runs without suspicion.
       died: Runs, by id, that killed their process, and how: recorded as failed, not tried.
       left_out: Runs that are recorded so already.
     """
@@ -97,7 +97,7 @@ def of(plan: Plan, pending: Sequence[Task]) -> Blame:
 
 @contextlib.contextmanager
 def proved(journal_path: Path) -> Iterator[None]:
-    """Has a crash in native code inside leave its proof next to the journal, unless somebody else is told of it."""
+    """Has a crash in native code inside leave its proof next to the journal, unless another handler has it."""
     path = _proof_path(journal_path)
     if faulthandler.is_enabled():
         yield

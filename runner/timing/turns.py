@@ -25,7 +25,7 @@ MAX_WAIT_S = 300.0
 FIRST_PAUSE_S = 0.0005
 LAST_PAUSE_S = 0.05
 
-# Whoever waits longer than this is told for whom.
+# A longer wait is announced, with whom it is for.
 SILENT_S = 1.0
 
 FOLDER = "BRIDGE_RUNNER_LOCKS"

@@ -54,7 +54,7 @@ def test_planted_temporary_name_is_not_followed(tmp_path, victim):
 
 
 def test_taken_temporary_name_is_not_written(tmp_path, victim, monkeypatch):
-    monkeypatch.setattr(plain_files, "beside", lambda path: path.with_name("guessed"))
+    monkeypatch.setattr(plain_files, "temporary_name", lambda path: path.with_name("guessed"))
     (tmp_path / "guessed").symlink_to(victim)
     with pytest.raises(FileExistsError):
         files.write_atomic(tmp_path / "results.csv", b"x")
@@ -63,7 +63,7 @@ def test_taken_temporary_name_is_not_written(tmp_path, victim, monkeypatch):
 
 
 def test_temporary_names_differ_each_time(tmp_path):
-    assert len({plain_files.beside(tmp_path / "checkpoint") for _ in range(9)}) == 9
+    assert len({plain_files.temporary_name(tmp_path / "checkpoint") for _ in range(9)}) == 9
 
 
 def test_link_at_the_target_is_replaced(tmp_path, victim):

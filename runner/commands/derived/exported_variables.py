@@ -169,12 +169,12 @@ def _write_tensors(target: Path, variables: Any, description: Mapping[str, Any])
 
 def _write_orbax(target: Path, tree: Any, description: Mapping[str, Any]) -> None:
     """Writes the checkpoint and its description atomically."""
-    beside = plain_files.beside(target)
+    temporary = plain_files.temporary_name(target)
     try:
-        save(tree, beside)
-        files.write_atomic(beside / DESCRIPTION_FILE, json.dumps(description, indent=1).encode() + b"\n")
-        os.rename(beside, target)
+        save(tree, temporary)
+        files.write_atomic(temporary / DESCRIPTION_FILE, json.dumps(description, indent=1).encode() + b"\n")
+        os.rename(temporary, target)
     except OSError as error:
         raise StorageError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
