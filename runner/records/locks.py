@@ -24,9 +24,9 @@ def whole(path: Path) -> Iterator[bool]:
     """Locks a whole file; False if another process holds any part of it.
 
     Raises:
-      StorageError: The file system keeps no locks, or the file is a link, a FIFO or a device.
+      StorageError: The file can't be opened, or is a link, a FIFO or a device, or its file system keeps no locks.
     """
-    with plain_files.append(path) as file:
+    with _opened(path) as file:
         yield _take(file, path, 0, 0)
 
 
@@ -35,10 +35,17 @@ def parts(path: Path, numbers: Iterable[int]) -> Iterator[list[int]]:
     """Locks parts of a file; returns the numbers of those that no other process holds.
 
     Raises:
-      StorageError: The file system keeps no locks, or the file is a link, a FIFO or a device.
+      StorageError: The file can't be opened, or is a link, a FIFO or a device, or its file system keeps no locks.
     """
-    with plain_files.append(path) as file:
+    with _opened(path) as file:
         yield [number for number in numbers if _take(file, path, number, 1)]
+
+
+def _opened(path: Path) -> IO[Any]:
+    try:
+        return plain_files.append(path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
 
 
 def _take(file: IO[Any], path: Path, start: int, length: int) -> bool:
