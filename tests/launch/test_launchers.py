@@ -304,6 +304,7 @@ def test_crashing_ray_runs_fail_alone(here, undisturbed):
     said = end(process, 1)
     assert "run 0 failed: died: its process died: a crash in native code, or a kill" in said
     assert statuses().count("failed") in (1, 2)  # the second try may have begun before the file said `go`
-    end(start("resume", "outputs/mine", "--trust"), 0)
+    assert "left out, since they killed their process before" in end(start("resume", "outputs/mine", "--trust"), 1)
+    end(start("resume", "outputs/mine", "--trust", "failure.retry=all"), 0)
     runs = {name: found for name, found in bits(sweep()).items() if ".old-" not in name}
     assert runs == undisturbed
