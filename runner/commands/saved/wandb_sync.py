@@ -178,7 +178,7 @@ def _complete(sweep: _Sweep, terminal: Terminal) -> dict[str, OfflineRun]:
         terminal.line(f"W&B runs made from their records, since missing or out of date: {len(missing)}")
     kept = sweep.rows[0].settings
     # What W&B is asked for is taken from the environment again; what it shows, notes and tags, stays redacted.
-    names = env_secrets.resolve({name: kept["tracking"][name] for name in ("project", "entity")})
+    names = env_secrets.resolve({name: kept["tracking"][name] for name in env_secrets.TRACKED})
     asked = serialize.from_data(kept | {"tracking": kept["tracking"] | names}).tracking
     rows = []
     tracker = wandb_tracker.WandbTracker(asked, sweep.folder.path, sweep.folder.name, terminal.warned)
