@@ -12,29 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bare_record import RECORD
 from failing_layers import LAYERS
 from swept_folder import all_files, edit_record, run, run_folder
 
 from runner.commands import main, rerun
-from runner.records.record import Record, Status, TrainInfo
+from runner.records.record import TrainInfo
 from runner.records.timing import Phases
 
-RECORD = Record(
-    run_id="0123456789",
-    result_id="x",
-    timing_id="t",
-    program_id="p",
-    sweep="mine",
-    num=0,
-    status=Status.done,
-    started_at="2026-01-01T00:00:00.000+00:00",
-    wall_s=1.0,
-    overrides=[],
-    settings={},
-    layer="linear",
-    device="cpu:0",
-    platform="cpu",
-)
 PHASES = Phases(trace_s=0.0, lower_s=0.0, compile_s=0.0, cache="off")
 TRAINED = TrainInfo(first_step=0, losses=[1.0, 0.5], step=PHASES, steps_s=[0.5, 0.25], not_moved=[])
 

@@ -11,30 +11,13 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from bare_record import RECORD
 
 from runner.arrays import trees
 from runner.errors import StorageError
 from runner.records import files, store
 from runner.records.journal import Journal, read_journal, read_on, to_line
 from runner.records.paths import RunFolder, SweepFolder, require_writable
-from runner.records.record import Record, Status
-
-RECORD = Record(
-    run_id="0123456789",
-    result_id="x",
-    timing_id="t",
-    program_id="p",
-    sweep="mine",
-    num=0,
-    status=Status.done,
-    started_at="2026-01-01T00:00:00.000+00:00",
-    wall_s=1.0,
-    overrides=[],
-    settings={},
-    layer="linear",
-    device="cpu:0",
-    platform="cpu",
-)
 
 TAKE_LOCK = """
 import sys

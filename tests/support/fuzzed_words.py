@@ -47,7 +47,7 @@ KEYS = _words(
     "~layer ~x ~seed +layer.kwargs.z variables input.more.m process grid failure search axis optuna "
     "hydra.sweeper.n_trials layer@a layer@layer"
 )
-# A run that is asked for so many steps, rounds or workers makes them.
+# Whatever their number, a run makes the steps, rounds or workers that it is asked for.
 LONG = ("train.steps", "timing.rounds", "timing.warmup", "search.n_jobs")
 
 FLAGS = _words(
@@ -60,7 +60,7 @@ FLAGS = _words(
 PLACES = [
     *("outputs", "outputs/s", "outputs/s/0", "outputs/s/9", "outputs/s/journal.jsonl", "outputs/s/sweep.json"),
     *("outputs/s/runs", "outputs/s#a", "outputs/*", "nope", "file.txt", "dir", "empty", "", "..", ".", "fifo", "~"),
-    *("~nobody", "x" * 300, "a\nb", "\udce9", "ü", "a\0b", "-", "--", "*", "[", "file.txt/x", "file.txt#params", "s"),
+    *("~ghost", "x" * 300, "a\nb", "\udce9", "ü", "a\0b", "-", "--", "*", "[", "file.txt/x", "file.txt#params", "s"),
     *("t", "gs://b/x", "http://x", "linear", "layer=mlp", "host=mlp"),
 ]
 # Only read: no line names a place outside of the folder to write to.

@@ -17,23 +17,6 @@ SWEEP = ("-m", "seed=0,1,2", "sweep=s", *LEAN)
 KEPT = "runs that no journal has, kept since their records are whole: {}\n"
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory):
-    path = tmp_path_factory.mktemp("adopted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        assert main.main(SWEEP) == 0
-    return path
-
-
-@pytest.fixture
-def folder(swept, tmp_path, monkeypatch):
-    """A copy of a sweep that ended, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(swept, tmp_path, dirs_exist_ok=True)
-    return SweepFolder(Path("outputs/s"))
-
-
 def records(folder: SweepFolder) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (folder.path / "runs").rglob("record.json")}
 
