@@ -18,6 +18,9 @@ from runner.report.terminal import Terminal
 
 HOST = "127.0.0.1"
 
+# Journal lines after which a record on disk is a new one; at a `begin` it may be that of an earlier try.
+NEWS = find.STATUSES | {find.REMOVED}
+
 # Minimum pause between two builds of the page, as a multiple of the time that the last one took.
 RESTS = 10
 
@@ -71,9 +74,11 @@ class Source:
         self._nums = {run["run_id"]: run["num"] for run in self._plan["runs"]}
 
     def _read_news(self) -> None:
-        """Loads the records that have new journal entries since the last update."""
+        """Loads the records of runs that ended, or lost a checkpoint, since the last update."""
         events = store.read_events(self._folder)
-        told = Counter(event["run_id"] for event in events if event.get("run_id") in self._nums)
+        told = Counter(
+            event["run_id"] for event in events if event["event"] in NEWS and event.get("run_id") in self._nums
+        )
         news = [run_id for run_id, number in told.items() if number != self._num_events[run_id]]
         for record in store.read_records(self._folder.run(self._nums[run_id], run_id) for run_id in news):
             self._report.add(record)
