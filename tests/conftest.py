@@ -31,6 +31,7 @@ from pathlib import Path
 import hydra
 import jax
 import pytest
+from started_processes import end_started
 from wandb_sent import FOREIGN, environment, execute, write_netrc
 from wandb_server import WandbServer, serve
 
@@ -57,6 +58,13 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["BRIDGE_RUNNER_LOCKS"], ignore_errors=True)
     if CONTROLS:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def started_processes_end() -> Iterator[None]:
+    """Whatever a test starts ends with it."""
+    yield
+    end_started()
 
 
 @pytest.fixture

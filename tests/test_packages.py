@@ -234,3 +234,19 @@ def test_variables_of_tests_have_names_of_their_own():
     named = [name for name, base in pairs if base in variables]
     assert sorted(named) == sorted(set(named))
     assert "Average" in named
+
+
+def starts_unended(text: str) -> list[str]:
+    """Calls that start a process which may outlive its test; `subprocess.run` ends its own."""
+    return re.findall(r"subprocess\.Popen\(", text)
+
+
+def test_processes_of_tests_have_an_end():
+    tests = ROOT.parent / "tests"
+    paths = [path for path in tests.rglob("*.py") if "benchmarks" not in path.parts and path.name != "slurm_cluster.py"]
+    assert [path.name for path in sorted(paths) if starts_unended(path.read_text())] == []
+
+
+def test_a_process_without_end_is_found():
+    assert starts_unended("with subprocess." + "Popen(command):") == ["subprocess." + "Popen("]
+    assert starts_unended("with Started(command):") == []

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from started_processes import Started
 
 from runner.commands import main
 from runner.commands.completion import SCRIPTS
@@ -161,7 +162,7 @@ def pressed_tab(line: str, shell_name: str = "bash", until: str = " ") -> str:
     setup = f'{first}; eval "$(bridge-runner completion {shell_name})"; echo rea""dy\n'
     shown, typed, deadline = b"", False, time.monotonic() + 60
     ends = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    with subprocess.Popen(words, **ends, env=environment, start_new_session=True) as shell:
+    with Started(words, **ends, env=environment, start_new_session=True) as shell:
         os.write(ours, setup.encode())
         while time.monotonic() < deadline and not (typed and shown.endswith(until.encode())):
             if select.select([ours], [], [], 0.2)[0]:

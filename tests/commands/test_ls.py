@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from started_processes import Started
 from swept_folder import all_files, forget, run, run_folder
 
 from runner.records import find
@@ -263,7 +264,7 @@ def test_every_listed_sweep_can_be_read(here):
 def test_sweeps_can_be_followed_live(tmp_path):
     command = [sys.executable, "-m", "runner"]
     words = ["-m", "seed=range(0,60)", "sweep=followed", "tracking=disabled", "timing=off"]
-    sweep = subprocess.Popen([*command, *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    sweep = Started([*command, *words], cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "outputs" / "followed" / "journal.jsonl").exists():
         time.sleep(0.02)

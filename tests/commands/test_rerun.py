@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bare_record import RECORD
 from failing_layers import LAYERS
+from started_processes import Started
 from swept_folder import all_files, edit_record, run, run_folder
 
 from runner.commands import main, rerun
@@ -78,7 +79,7 @@ def test_endless_reruns_announce_and_stop(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = trained("long", steps=10**9)
     command = [sys.executable, "-m", "runner", "rerun", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert re.fullmatch(STARTED + "Ctrl-C stops it\n", process.stdout.readline())
         time.sleep(5)  # so that it trains
         process.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from started_processes import Started
 
 from runner.commands import main
 
@@ -138,7 +139,7 @@ def test_sync_respects_retry_after(server, sweep, sync, monkeypatch):
 def test_killed_sync_resumes(server, sweep, sync):
     (sweep / "journal.jsonl").write_text((sweep / "journal.jsonl").read_text().rsplit("\n", 2)[0] + "\n")
     command = [sys.executable, "-m", "runner", "sync", str(sweep), "--watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+    with Started(command, stdout=subprocess.PIPE, text=True) as watching:
         sent = [line for line in (watching.stdout.readline() for _ in range(5)) if line.startswith("sent ")]
         watching.kill()
     assert len(sent) == 4
@@ -199,7 +200,7 @@ def test_running_sweeps_are_left_alone(server, sweep, sync):
     code = "import sys; from pathlib import Path; from runner.records import files, paths\n"
     code += "with files.locked(paths.SweepFolder(Path(sys.argv[1]))): print('locked', flush=True), input()"
     command = [sys.executable, "-c", code, str(sweep)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with Started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         other.stdout.readline()
         said = sync(sweep)
         other.communicate("\n")

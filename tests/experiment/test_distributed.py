@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from started_processes import Started
 
 from runner.arrays import checkpoint
 from runner.commands import main
@@ -37,7 +38,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def start(process_id: int, port: int, folder: Path, *words: str) -> subprocess.Popen:
+def start(process_id: int, port: int, folder: Path, *words: str) -> Started:
     command = [sys.executable, "-m", "runner", *WORDS, "process.num_cpu_devices=4", "distributed=jax", *words]
     environment = {
         **os.environ,
@@ -47,10 +48,10 @@ def start(process_id: int, port: int, folder: Path, *words: str) -> subprocess.P
         "JAX_PROCESS_ID": str(process_id),
     }
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True)
+    return Started(command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True)
 
 
-def addresses(process: subprocess.Popen) -> set[str]:
+def addresses(process: Started) -> set[str]:
     """Of every socket of `process`, on this side and on the other."""
     try:
         found = psutil.Process(process.pid).net_connections()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from failing_layers import LAYERS
+from started_processes import Started
 
 from runner import errors
 from runner.commands import main
@@ -78,10 +79,10 @@ def done(finished, here):
 
 
 @contextlib.contextmanager
-def holding(lock: Path, *numbers: int) -> Iterator[subprocess.Popen[str]]:
+def holding(lock: Path, *numbers: int) -> Iterator[Started[str]]:
     """A process that has the runs of these numbers meanwhile."""
     words = [sys.executable, "-c", HOLD, str(lock), *map(str, numbers)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Started(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == f"{list(numbers)}\n"
         yield process
 
@@ -280,7 +281,7 @@ def test_running_jobs_are_not_submitted_again(done):
     path.write_bytes(b"")
     words = [sys.executable, "-c", "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))"]
     lines = Journal(path)
-    with subprocess.Popen([*words, *SWEEP, "hydra/launcher=basic"], stderr=subprocess.PIPE, text=True) as process:
+    with Started([*words, *SWEEP, "hydra/launcher=basic"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr.readline() == "runs whose jobs are queued or running, waited for: 3\n"
         path.write_bytes(whole)
         lines.close()

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import slurm_cluster
 from failing_layers import LAYERS
+from started_processes import Started
 
 from runner.launch import queue
 from runner.records import find, store
@@ -70,12 +71,12 @@ def gates(**texts: str) -> None:
         os.replace(Path(name).with_suffix(".new"), name)
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str) -> Started[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*COMMAND, *words], **pipes, text=True, start_new_session=True)
+    return Started([*COMMAND, *words], **pipes, text=True, start_new_session=True)
 
 
-def end(process: subprocess.Popen[str], code: int) -> str:
+def end(process: Started[str], code: int) -> str:
     out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == code, out + err
     return out + err

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from started_processes import Started
 
 from runner.commands import main
 from runner.records import find, store
@@ -48,7 +49,7 @@ def stop_at_random(folder: Path, chance: random.Random, number: signal.Signals) 
     """Stops a search some time after it has begun to ask; False if it was done before."""
     trials = folder / "outputs" / "crashed" / "trials.jsonl"
     before = trials.stat().st_size if trials.exists() else 0
-    with subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with Started(COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and (not trials.exists() or trials.stat().st_size <= before):
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 2))

@@ -16,6 +16,7 @@ import sys
 import numpy as np
 import pytest
 from failing_layers import LAYERS
+from started_processes import Started
 
 from runner.commands import main
 from runner.records import find, store
@@ -382,7 +383,7 @@ def test_served_page_follows_its_sweep_live(chromium, swept, tmp_path):
     ends = [place for place, line in enumerate(lines) if '"done"' in line]
     folder.journal.write_text("".join(lines[: ends[1]]))
     command = [sys.executable, "-m", "runner", "report", "growing", "--watch"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+    with Started(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
         page = Page(chromium, server.stdout.readline().split()[0])
         page.filter("features", "<= 8")
         assert page.column("status").count("done") == 1

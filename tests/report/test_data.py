@@ -19,6 +19,7 @@ import urllib.request
 from html.parser import HTMLParser
 
 import pytest
+from started_processes import Started
 
 from runner.commands import main
 from runner.config import serialize, settings
@@ -354,8 +355,12 @@ def finish(sweep: SweepFolder, run: Record) -> None:
     place = sweep.run(run.num, run.run_id)
     make_run_folder(place)
     store.write_record(place, run)
+    write_line(sweep, event=run.status.value, run_id=run.run_id)
+
+
+def write_line(sweep: SweepFolder, **event: str) -> None:
     with open(sweep.journal, "ab") as journal:
-        journal.write(to_line({"event": run.status.value, "run_id": run.run_id}))
+        journal.write(to_line(event))
 
 
 def test_report_writes_the_current_page(folder, capsys):
@@ -365,6 +370,16 @@ def test_report_writes_the_current_page(folder, capsys):
     data = unpacked(folder.report.read_bytes())
     assert data["columns"]["status"] == ["done", "missing"]
     assert data["folder"] == "mine"
+
+
+def test_a_run_begun_again_has_no_record_yet(folder):
+    tried = record(1, settings={"seed": 1})
+    finish(folder, tried)
+    lines = folder.journal.read_bytes().splitlines(keepends=True)
+    folder.journal.write_bytes(lines[0])
+    write_line(folder, event="begin", run_id=tried.run_id)
+    assert main.main(["report", "mine"]) == 0
+    assert unpacked(folder.report.read_bytes())["columns"]["status"] == ["done", "missing"]
 
 
 def test_sweep_end_writes_the_same_page(folder):
@@ -432,16 +447,13 @@ def get(url: str, **headers: str) -> tuple[int, bytes, str | None]:
 def served(folder):
     """The address of `report mine --watch`, which ends well on Ctrl-C."""
     command = [sys.executable, "-m", "runner", "report", "mine", "--watch"]
-    process = subprocess.Popen(command, cwd=folder.path.parent, stdout=subprocess.PIPE, text=True)
+    process = Started(command, cwd=folder.path.parent, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
-        try:
-            line = process.stdout.readline()
-            yield re.fullmatch(r"(http://127\.0\.0\.1:\d+/) follows mine; Ctrl-C ends it\n", line)[1]
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) == 0
-        finally:
-            process.kill()  # where SIGINT is ignored (nohup, a script's `&`) it would be waited for without end
+        line = process.stdout.readline()
+        yield re.fullmatch(r"(http://127\.0\.0\.1:\d+/) follows mine; Ctrl-C ends it\n", line)[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.slow

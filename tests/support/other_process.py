@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from started_processes import Started
+
 HEAD = """
 import os, sys
 from pathlib import Path
@@ -19,21 +21,21 @@ folder = Path(sys.argv[1])
 
 
 @contextlib.contextmanager
-def beside(code: str, folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def beside(code: str, folder: Path, **environment: str) -> Iterator[Started[str]]:
     """A process that runs `code`, and goes on at a line."""
     folder.mkdir(exist_ok=True)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", HEAD + code, str(folder)]
-    with subprocess.Popen(command, env=os.environ | environment, **pipes) as process:
+    with Started(command, env=os.environ | environment, **pipes) as process:
         yield process
         with contextlib.suppress(BrokenPipeError):
             process.communicate("\n" * 3)
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def said(process: Started[str]) -> str:
     return process.stdout.readline().rstrip("\n")
 
 
-def go_on(process: subprocess.Popen[str]) -> None:
+def go_on(process: Started[str]) -> None:
     process.stdin.write("\n")
     process.stdin.flush()

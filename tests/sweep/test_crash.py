@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from started_processes import Started
 
 from runner.arrays import checkpoint, trees
 from runner.records import find, store
@@ -26,8 +27,8 @@ COMMAND = [sys.executable, "-m", "runner", "-m", "seed=range(0,20)", "features=4
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+def start(folder: Path, *words: str) -> Started[bytes]:
+    return Started(
         [*COMMAND, *words], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
 

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 from failing_layers import LAYERS
+from started_processes import Started
 from told_reporter import Reporter
 from wandb_reader import read_offline_run
 
@@ -309,7 +310,7 @@ def test_a_pipe_gets_no_control_characters(here):
 def test_stopped_sweeps_keep_finished_runs(number, here):
     words = ["-m", "seed=range(0,100)", "tracking=disabled", "timing=off", "sweep=long"]
     command = [sys.executable, "-m", "runner", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+    process = Started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
     journal = here / "outputs" / "long" / "journal.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count("done") < 5):
@@ -330,7 +331,7 @@ def test_stopped_sweeps_keep_finished_runs(number, here):
 @pytest.mark.slow
 def test_one_sweep_allows_one_process(here):
     words = ["-m", "seed=range(0,200)", "tracking=disabled", "timing=off", "sweep=shared"]
-    first = subprocess.Popen([sys.executable, "-m", "runner", *words], stdout=subprocess.DEVNULL)
+    first = Started([sys.executable, "-m", "runner", *words], stdout=subprocess.DEVNULL)
     lock = here / "outputs" / "shared" / "journal.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not lock.exists():
@@ -369,16 +370,13 @@ def test_second_ctrl_c_stops_immediately(here):
     minutes = ["timing=quick", "timing.rounds=100000", "timing.turns=false"]
     words = ["-m", *layer, *minutes, "seed=0,1", "tracking=disabled", "checks=off", "sweep=long"]
     command = [sys.executable, "-m", "runner", *words]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with Started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (here / "called").exists():
             time.sleep(0.02)
-        try:
-            process.send_signal(signal.SIGINT)
-            first = process.stderr.readline()
-            process.send_signal(signal.SIGINT)
-            _, rest = process.communicate(timeout=60)
-        finally:
-            process.kill()
+        process.send_signal(signal.SIGINT)
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
     assert first == "stopping after the current run; Ctrl-C again stops now. The same command goes on later.\n"
     assert (process.returncode, rest) == (130, "error: interrupted\n")
     assert main.main(["plan", *words[1:]]) == 0

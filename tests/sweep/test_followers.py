@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from started_processes import Started
 from tracked_records import make_record
 from wandb_reader import read_offline_run
 
@@ -150,10 +151,10 @@ def test_there_is_nothing_to_follow_elsewhere(make, tmp_path, mode):
     assert make(mode=mode).follow(head_of(trained()), tmp_path) is None
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str) -> Started[str]:
     (folder / "slow.py").write_text(SLOW)
     command = [sys.executable, "-m", "runner", *COMMAND, *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return Started(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow

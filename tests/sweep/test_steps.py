@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from started_processes import Started
 
 from runner.arrays import checkpoint, readings, trees
 from runner.bridge import rngs
@@ -250,8 +251,8 @@ def test_invalid_step_counts_are_refused(word, said, here, capsys):
 COMMAND = [sys.executable, "-m", "runner", *LEAN, "train.steps=400", "train.save_every=10", "sweep=s"]
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start(folder: Path) -> Started[bytes]:
+    return Started(COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def end_at_random(folder: Path, chance: random.Random, number: int) -> int:

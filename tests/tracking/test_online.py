@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from started_processes import Started
 from tracked_records import make_record
 from wandb_sent import API_KEY, environment, execute, files_with_a_key
 from wandb_server import HANG, serve
@@ -106,7 +107,7 @@ def test_killed_sweeps_leave_no_stopped_process(server, sweep):
     code += "sender = Sender(Path(sys.argv[1]), '--watch'); input(); sender.pause()\n"
     code += "print(sender.pid, *children(sender.pid), flush=True); input()"
     command = [sys.executable, "-c", code, str(sweep)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with Started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         wait_for(lambda: server.asked["UpsertBucket"] > 0)
         parent.stdin.write("\n")
         parent.stdin.flush()
