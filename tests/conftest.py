@@ -75,6 +75,13 @@ def without_cache() -> Iterator[None]:
     jax.config.update("jax_enable_compilation_cache", True)
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the test works."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Run]:
     """The `Run` of conf/ with these overrides, as the command line would compose it."""

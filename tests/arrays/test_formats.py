@@ -58,12 +58,6 @@ def state(**fields: Any) -> State:
     return State.create(apply_fn=None, tx=optax.adam(1e-3), **fields)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return Path()
-
-
 def same(place: str, wanted: Any) -> bool:
     return list(leaves(saved_trees.read(place).variables)) == list(leaves(wanted))
 

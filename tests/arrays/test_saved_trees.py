@@ -46,12 +46,6 @@ def manage(path: Path, steps: list[int], **items: Any) -> None:
         manager.wait_until_finished()
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return Path()
-
-
 @pytest.mark.parametrize(
     ("tree", "root"),
     [

@@ -17,15 +17,11 @@ from runner.records.record import Verdict
 X = jnp.ones((2, 4))
 KEY = jax.random.PRNGKey(0)
 
+pytestmark = pytest.mark.usefixtures("placing_nothing")
+
 
 def check_of(model):
     return runner.check(model, X, only=["axes"])["axes"]
-
-
-@pytest.fixture(autouse=True)
-def placing_nothing():
-    with nnx.use_eager_sharding(False):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,6 @@ from flax.nnx import bridge
 
 from runner.checks import mutable
 from runner.checks.probes.subject import subject_of
-from runner.experiment import execute
-from runner.experiment.draft import make_draft
-from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
 HERE = __name__
@@ -82,17 +79,6 @@ class Noisy(nnx.Module):
 
 def subject(cls, x=X, *, variables=None, names=None, **kwargs):
     return subject_of(bridge.to_linen(cls, **kwargs), x, variables=variables, mutable=names)
-
-
-@pytest.fixture
-def of_config(make_run):
-    """The subject of a config, with the wrapped layer known."""
-
-    def make(*overrides):
-        run = make_run(*overrides)
-        return execute.subject(make_draft(run, identity_of(run)), run)
-
-    return make
 
 
 @pytest.mark.sampled

@@ -17,15 +17,12 @@ from runner.experiment.failures import CheckFailed
 from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
+pytestmark = pytest.mark.usefixtures("any_hash_seed")
+
 X = jnp.ones((2, 4))
 FAULTY = ["UnseededTable", "Clock", "SystemBytes", "Numbered", "Coin", "NumpyParam"]
 HEALTHY = ["Plain", "SeededTable", "SeedsGlobally", "Timed", "NumberedInName", "Remembered", "Called", "Printed"]
 HEALTHY_SETS = ["Sorted", "Tested", "NumbersInSet"]
-
-
-@pytest.fixture(autouse=True)
-def any_hash_seed(monkeypatch):
-    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
 
 
 def of(name):

@@ -68,12 +68,6 @@ def check_of(model):
     return sharding.check(subject_of(model, X), full=True)
 
 
-@pytest.fixture
-def placing_nothing():
-    with nnx.use_eager_sharding(False):
-        yield
-
-
 @pytest.mark.sampled
 @pytest.mark.parametrize("name", NAMES)
 def test_conf_layers_have_no_axis_names(make_run, name):

@@ -17,9 +17,6 @@ from flax.training.train_state import TrainState
 from runner.bridge.layers.recurrent import Step
 from runner.checks import trained
 from runner.checks.probes.subject import subject_of
-from runner.experiment import execute
-from runner.experiment.draft import make_draft
-from runner.experiment.identity import identity_of
 from runner.records.record import Verdict
 
 LAYERS = COMMON
@@ -100,15 +97,6 @@ class New(nn.Module):
         x = nn.Dense(4)(x)
         x = bridge.to_linen(nnx.Linear, 4, 4, name=self.middle)(x)
         return nn.Dense(4, name=self.last)(x)
-
-
-@pytest.fixture
-def of_config(make_run):
-    def make(*overrides):
-        run = make_run(*overrides)
-        return execute.subject(make_draft(run, identity_of(run)), run)
-
-    return make
 
 
 @pytest.mark.sampled

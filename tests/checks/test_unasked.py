@@ -13,12 +13,9 @@ import runner
 from runner.bridge import hosts
 from runner.records.record import Verdict
 
+pytestmark = pytest.mark.usefixtures("any_hash_seed")
+
 X = jnp.ones((2, 4))
-
-
-@pytest.fixture(autouse=True)
-def any_hash_seed(monkeypatch):
-    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
 
 
 def asked(name, model, **options):

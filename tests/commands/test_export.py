@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from command_line import run
 from flax import nnx
 
 from runner.arrays import checkpoint, trees
@@ -57,12 +58,6 @@ def layer(request, sweep) -> RunFolder:
 def run_of(sweep: Path, name: str) -> RunFolder:
     (path,) = (sweep / "runs").glob(f"{LAYERS.index(name)}-*")
     return RunFolder(path)
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    code = main.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def exported(run: RunFolder, to: str, out: Path) -> Path:

@@ -8,16 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from command_line import run
 
-from runner.commands import main
 from runner.commands.typed import verb
 from runner.commands.typed.verb import VERBS
-
-
-def run(capsys, *words: str) -> tuple[int, str, str]:
-    code = main.main(words)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize("name", VERBS)

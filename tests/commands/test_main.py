@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from command_line import run
 
-from runner.commands import main
 from runner.commands.typed import verb
 from runner.config import schema
 
@@ -142,18 +142,6 @@ MISTAKES = [
         "experiment=widt: no such choice; there are layers, matrix, seeds, width.\n  Try: experiment=width",
     ),
 ]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(capsys, *words: str) -> tuple[int, str, str]:
-    code = main.main(words)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.sampled

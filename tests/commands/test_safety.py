@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from command_line import run
 
 import runner
 from runner import errors
@@ -47,12 +48,6 @@ class Layer(nnx.Module):
 
 # Its own code is what a stranger's record would have us run.
 REFUSED = "rebuilding this run imports strangers_layer.Layer, which runs its code.\n  Try: the same with --trust"
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    code = main.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def only_run(sweep: str) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from command_line import run
 
 import runner
 from runner.arrays import trees
@@ -41,12 +42,6 @@ def sweep(tmp_path_factory) -> Path:
 def run_folder(sweep: Path, num: int) -> Path:
     (path,) = (sweep / "runs").glob(f"{num}-*")
     return path
-
-
-def run(capsys, *words: str) -> tuple[int, str, str]:
-    code = main.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def edit(folder: Path, change: Callable[[dict], None]) -> None:

@@ -89,12 +89,6 @@ def execute(make_run):
     return run_it
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 class Watching:
     """Who looks on, and what it was told."""
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from failing_layers import LAYERS
+from recorded_bits import bits
 from started_processes import Started
 
 from runner import errors
@@ -21,7 +22,7 @@ from runner.launch import queue
 from runner.launch.jobs import Crew, cut, plan_of, read, remaining
 from runner.records import find, journal, locks, store
 from runner.records.journal import Journal
-from runner.records.paths import RunFolder, SweepFolder
+from runner.records.paths import SweepFolder
 from runner.sweep.run_state import State
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
@@ -49,14 +50,6 @@ def here(tmp_path, monkeypatch):
 def in_jobs(*words: str) -> int:
     """Hydra's own launcher runs the jobs one after the other in this process: the least that an engine can be."""
     return main.main([*words, "hydra/launcher=basic"])
-
-
-def bits(folder: SweepFolder) -> dict[str, object]:
-    found = {}
-    for path in sorted((folder.path / "runs").iterdir()):
-        record = store.read_record(RunFolder(path))
-        found[path.name] = [leaf.digest for leaf in record.variables], [array.digest for array in record.output]
-    return found
 
 
 def hydra_files(folder: SweepFolder, name: str) -> dict[str, str]:

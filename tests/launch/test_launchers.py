@@ -15,11 +15,12 @@ import psutil
 import pytest
 import slurm_cluster
 from failing_layers import LAYERS
+from recorded_bits import bits
 from started_processes import Started
 
 from runner.launch import queue
-from runner.records import find, store
-from runner.records.paths import RunFolder, SweepFolder
+from runner.records import find
+from runner.records.paths import SweepFolder
 
 pytestmark = pytest.mark.engines
 
@@ -84,14 +85,6 @@ def end(process: Started[str], code: int) -> str:
 
 def sweep() -> SweepFolder:
     return SweepFolder(Path("outputs") / "mine")
-
-
-def bits(folder: SweepFolder) -> dict[str, object]:
-    found = {}
-    for path in sorted((folder.path / "runs").iterdir()):
-        record = store.read_record(RunFolder(path))
-        found[path.name] = [leaf.digest for leaf in record.variables], [array.digest for array in record.output]
-    return found
 
 
 def wait_for(what, seconds: float = TIMEOUT_S):

@@ -13,12 +13,6 @@ BARE = ("timing=off", "checks=off", "checkpoint=none")
 QUIET = (*BARE, "tracking=disabled")
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_overruled_variables_are_named(here, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
     monkeypatch.setenv("WANDB_MODE", "online")

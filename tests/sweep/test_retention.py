@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import run
 
 import runner
 from runner.arrays import checkpoint, trees
@@ -40,12 +41,6 @@ def here(swept, tmp_path, monkeypatch) -> Path:
     copy = shutil.copytree(swept, tmp_path / "copy")
     monkeypatch.chdir(copy)
     return copy
-
-
-def run(capsys, *words: object) -> tuple[int, str, str]:
-    code = main.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def folders() -> list[RunFolder]:

@@ -198,12 +198,6 @@ def test_full_disks_are_storage_errors(train, tmp_path, monkeypatch):
 # On the command line.
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def only_run(sweep: str) -> RunFolder:
     (path,) = Path("outputs", sweep, "runs").iterdir()
     return RunFolder(path)
