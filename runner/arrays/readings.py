@@ -31,7 +31,7 @@ def as_variables(tree: Any, expected: Any = None) -> Any:
     names = {trees.spell(path) for path, _ in trees.flatten(expected)}
     inner = tree.get("params")
     readings = [_usual(tree), tree, {"params": tree}, *([inner] if isinstance(inner, dict) else [])]
-    named = [_named_so(reading, names) for reading in readings]
+    named = [_unboxed_to_fit(reading, names) for reading in readings]
     counts = [sum(trees.spell(path) in names for path, _ in trees.flatten(one)) for one in named]
     return named[counts.index(max(counts))] if max(counts) else usual
 
@@ -56,7 +56,7 @@ def _unboxed(tree: Any) -> Any:
     return inner[BOX] if set(inner) == {BOX} and not isinstance(inner[BOX], dict) else inner
 
 
-def _named_so(tree: Any, names: Collection[str]) -> Any:
+def _unboxed_to_fit(tree: Any, names: Collection[str]) -> Any:
     """`tree` with boxes removed where that gives a path in `names`, or no path is in them and it looks like a box."""
     leaves = []
     for path, leaf in trees.flatten(tree):

@@ -88,7 +88,7 @@ def diff_trees(
       moves: Finds missing leaves among the extra ones: `tree_moves.certain`, or `tree_moves.likely` to tell a person.
     """
     renames = renames or {}
-    there, wanted = _named(old), _named(new)
+    there, wanted = _by_name(old), _by_name(new)
     sources = {name: name for name in there if name not in renames}
     sources |= {other: name for name, other in renames.items() if name in there}
     sources |= moves(
@@ -123,7 +123,7 @@ def leaf_kinds(tree: Any) -> dict[Parts, str]:
     return {tuple(map(str, path)): kind(leaf) for path, leaf in trees.flatten(tree)}
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _by_name(tree: Any) -> dict[str, Any]:
     return {trees.spell(path): leaf for path, leaf in trees.flatten(tree)}
 
 

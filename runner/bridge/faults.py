@@ -32,7 +32,7 @@ def of_error(layer: Bridged, x: Any, label: str, error: Exception) -> LayerFault
     if changed:
         what = (
             f"layer {label}: its constructor makes another module at each call, and Linen calls it again in every init "
-            f"and apply: {listed(changed)} differ; so apply fails with {_said(error)}"
+            f"and apply: {listed(changed)} differ; so apply fails with {_message(error)}"
         )
         return LayerFaultError(
             what, "sizes = list(sizes)  # a copy, where it changes an argument, a default or a global"
@@ -42,7 +42,7 @@ def of_error(layer: Bridged, x: Any, label: str, error: Exception) -> LayerFault
         if numbered:
             what = (
                 f"{label}: {listed(numbered)} has integer keys in its path (nnx.List, nnx.Sequential), and the host "
-                f"needs paths of strings: it raises {_said(error)}"
+                f"needs paths of strings: it raises {_message(error)}"
             )
             return LayerFaultError(what, "nnx.Dict({f'layer_{num}': layer for num, layer in enumerate(layers)})")
     return None
@@ -64,7 +64,7 @@ def of_trace(layer: Bridged, label: str, closed: Any) -> LayerFaultError | None:
     )
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

@@ -23,7 +23,7 @@ def values(*targets: Any) -> Iterator[tuple[str, Any]]:
         if id(target) in seen or _is_of_library(target):
             continue
         seen.add(id(target))
-        for name, value in _named(target):
+        for name, value in _attributes(target):
             for place, leaf in _leaves(name, value):
                 if isinstance(leaf, (type, FunctionType, functools.partial)) or hasattr(leaf, "__wrapped__"):
                     todo.append(leaf)
@@ -31,7 +31,7 @@ def values(*targets: Any) -> Iterator[tuple[str, Any]]:
                     yield place, leaf
 
 
-def _named(target: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(target: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(target, type):
         for kind in target.__mro__:
             if not _is_of_library(kind):

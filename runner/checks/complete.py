@@ -183,12 +183,12 @@ def _detail(differences: Sequence[LeafDiff], num_leaves: int) -> str:
     for kind, is_what in _WORDS.items():
         if found := by_kind.get(kind):
             verb = "is" if len(found) == 1 else "are"
-            parts.append(f"{len(found)} {verb} {is_what}: {listed([_named(one) for one in found], MAX_NAMED)}")
+            parts.append(f"{len(found)} {verb} {is_what}: {listed([_describe(one) for one in found], MAX_NAMED)}")
     made = "leaf" if num_leaves == 1 else "leaves"
     detail = f"of the {num_leaves} {made} that init makes, " + ", ".join(parts) if parts else ""
     if extra := by_kind.get(Kind.extra):
         leaves = "1 leaf is" if len(extra) == 1 else f"{len(extra)} leaves are"
-        more = f"{leaves} given that init does not make: {listed([_named(one) for one in extra], MAX_NAMED)}"
+        more = f"{leaves} given that init does not make: {listed([_describe(one) for one in extra], MAX_NAMED)}"
         detail = f"{detail}; {more}" if detail else more
     return detail
 
@@ -201,7 +201,7 @@ _WORDS = {
 }
 
 
-def _named(one: LeafDiff) -> str:
+def _describe(one: LeafDiff) -> str:
     if one.kind is Kind.moved:
         return f"{one.path} (lies at {one.old})"
     if one.kind in (Kind.reshaped, Kind.cast):

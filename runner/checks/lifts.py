@@ -57,9 +57,9 @@ def check(subject: Subject, *, full: bool) -> Check:
     if len(subject.needs.streams) > 1:
         pairs["random"] = (plain, lambda variables, key, x: plain(variables, jax.random.fold_in(key, 1), x))
     got = _run(pairs, arguments)
-    random = "random" in got and bool(_said(got["random"]))
+    random = "random" in got and bool(_problem(got["random"]))
     for name in pairs.keys() & lifted.keys():
-        found[name] = _said(got[name], shapes_only=lifted[name].drawn and random)
+        found[name] = _problem(got[name], shapes_only=lifted[name].drawn and random)
     found = {name: text or WORKS for name, text in found.items()}
     found |= {name: NOT_ASKED + why for name, why in asked_not.items()}
     if again := _drawn_again(subject):
@@ -128,7 +128,7 @@ def _run(pairs: Mapping[str, tuple[Call, Call]], arguments: Any) -> dict[str, An
     return {name: _run({name: pair}, arguments)[name] for name, pair in pairs.items()}
 
 
-def _said(got: Any, *, shapes_only: bool = False) -> str:
+def _problem(got: Any, *, shapes_only: bool = False) -> str:
     """What is wrong with a lift's result; '' if nothing."""
     if isinstance(got, str):
         return got

@@ -46,7 +46,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     if not left:
         return verdicts.passed(NAME, f"with {said} no wrapped layer draws or updates as in training")
     still = {call.path: call for call in calls if call.path in left}
-    found = _said(said, left, list(still.values()))
+    found = _still_training(said, left, list(still.values()))
     if not any(one.known or one.argument for one in switches):
         return dataclasses.replace(found, verdict=Verdict.warn, detail=f"{found.detail}, if that is an evaluation")
     if subject.layer is not None and not any(one.argument or one.is_set for one in switches):
@@ -102,7 +102,7 @@ def _is_quieter(other: Traced, now: Traced) -> bool:
     return other.num_draws < now.num_draws or bool(own) or (gives_other and other.changed != now.changed)
 
 
-def _said(said: str, left: Mapping[str, Sequence[str]], calls: Sequence[Captured]) -> Check:
+def _still_training(said: str, left: Mapping[str, Sequence[str]], calls: Sequence[Captured]) -> Check:
     words = listed([f"{path or 'the layer'} ({', '.join(does)})" for path, does in left.items()], 3)
     detail = f"with {said}, apply still trains {words}: what the host sets does not reach it"
     lines = [f"{_given(own)}  # in the host, where it evaluates" for call in calls if (own := _own_arguments(call))]

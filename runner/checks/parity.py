@@ -269,7 +269,7 @@ def _worst(differences: Mapping[str, Any]) -> int | None:
 
 
 def _natively(evidence: Mapping[str, Any]) -> str:
-    return f"native: {_said(evidence, evidence['compared'], 'the same')}"
+    return f"native: {_detail(evidence, evidence['compared'], 'the same')}"
 
 
 def _linen(evidence: Mapping[str, Any]) -> str:
@@ -282,11 +282,11 @@ def _linen(evidence: Mapping[str, Any]) -> str:
         leaves = ", ".join(f"{path} is {kinds}" for path, kinds in list(linen["tree"].items())[:3])
         return f"Linen {linen['layer']}: another tree: {leaves}"
     program = {True: "the same optimised HLO", False: "another optimised HLO", None: "HLO not printed"}
-    same = _said(linen, evidence["compared"][1:], "the same")
+    same = _detail(linen, evidence["compared"][1:], "the same")
     return f"Linen {linen['layer']}: the same tree; {same}; {program[evidence['hlo_equal'][LINEN]]}"
 
 
-def _said(found: Mapping[str, Any], parts: list[str], same: str) -> str:
+def _detail(found: Mapping[str, Any], parts: list[str], same: str) -> str:
     differing = [f"{WORDS[part]} in {closeness.largest_differences(found[part])}" for part in parts if found[part]]
     equal = [part for part in parts if not found[part]]
     words = " and ".join(filter(None, [", ".join(equal[:-1]), *equal[-1:]]))

@@ -88,12 +88,12 @@ class InputSettings:
     @property
     def more(self) -> dict[str, list[int]]:
         """Shapes of the further arrays by dotted name."""
-        return dict(_named(self.shapes))
+        return dict(_dotted(self.shapes))
 
     @property
     def more_dtypes(self) -> dict[str, str]:
         """Dtypes of those of them that have their own."""
-        return dict(_named(self.dtypes))
+        return dict(_dotted(self.dtypes))
 
     def __post_init__(self) -> None:
         self._check_more()
@@ -124,10 +124,10 @@ class InputSettings:
                 raise ConfigError(f"input.dtypes.{name}", dtype, reason, f"'input.shapes.{name}=[2,4]'")
 
 
-def _named(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _dotted(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _named(value, f"{prefix}{key}.")
+            yield from _dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

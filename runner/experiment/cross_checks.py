@@ -74,10 +74,10 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
     output = jax.tree.map(jnp.asarray, output)
-    return verdicts.eager((_named(made.initial), _named(variables)), (made.output, trees.named_arrays(output)))
+    return verdicts.eager((_by_path(made.initial), _by_path(variables)), (made.output, trees.named_arrays(output)))
 
 
-def _named(variables: Any) -> dict[str, np.ndarray]:
+def _by_path(variables: Any) -> dict[str, np.ndarray]:
     """The arrays of variables by path. The bridge names the collection of raw arrays after how init was called."""
     found = trees.flatten(trees.unbox(variables))
     return trees.named_arrays(trees.nest(((_collection(path[0]), *path[1:]), leaf) for path, leaf in found))

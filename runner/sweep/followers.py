@@ -40,7 +40,7 @@ def agree(make_plan: Callable[[], Plan]) -> Plan:
         plan = make_plan()
     except UserError as error:
         refusal = error
-    said = [json.loads(text) for text in distributed.exchange(json.dumps(_said(plan, refusal)))]
+    said = [json.loads(text) for text in distributed.exchange(json.dumps(_reply(plan, refusal)))]
     if refusal is not None:
         raise refusal
     assert plan is not None
@@ -88,7 +88,7 @@ def _result(task: Task, plan: Plan) -> Result:
     return execute.execute(task.job, program)
 
 
-def _said(plan: Plan | None, refusal: UserError | None) -> dict[str, Any]:
+def _reply(plan: Plan | None, refusal: UserError | None) -> dict[str, Any]:
     """What a process tells the others about its plan."""
     if plan is None:
         return {"refusal": refusal.what if refusal else ""}

@@ -98,7 +98,7 @@ class Turns:
             open_lock(self._folder, "gate") as self._gate,
             open_lock(self._folder, "work") as self._work,
             open_lock(self._folder, "guests") as self._guests,
-            self._named(),
+            self._registered(),
         ):
             if not (wait and self._pass_gate(fcntl.LOCK_SH)):
                 self._join()
@@ -172,7 +172,7 @@ class Turns:
         return os.fstat(self._guests.fileno()).st_mtime_ns
 
     @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
+    def _registered(self) -> Iterator[None]:
         """Tells other processes who this one is, until it ends."""
         self._own = self._folder / f"worker-{os.urandom(8).hex()}"
         with open_lock(self._folder, self._own.name) as file:

@@ -111,7 +111,7 @@ class Server:
     def _ask(self, runs: Sequence[OfflineRun], path: str) -> dict[str, str]:
         wandb_ids = [run.wandb_id for run in runs]
         lacking = {}
-        with _said(), ThreadPoolExecutor(PARALLEL) as pool:
+        with _captured(), ThreadPoolExecutor(PARALLEL) as pool:
             self._api.flush()  # otherwise it would answer from its cache
             found = {run.id: run for run in self._api.runs(path, {"name": {"$in": wandb_ids}}, lazy=False)}
             lacks = pool.map(_lacks, runs, [found.get(wandb_id) for wandb_id in wandb_ids])
@@ -148,7 +148,7 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
             # Retry once: the first response takes longer.
             if hasty and answer_s > SLOW_S and (answer_s := probe(url, HASTY_TIMEOUT_S)) > SLOW_S:
                 raise ServerError(f"the W&B server at {url} takes {answer_s:.1f} s for an answer")
-            with _said():
+            with _captured():
                 if not wandb.login(prompt=False, verify=False):
                     raise UserError(f"no API key is configured for {url}", "wandb login, or WANDB_API_KEY=…")
             heard()
@@ -156,7 +156,7 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
             yield Server(settings.app_url.rstrip("/"), *_api(team or settings.entity, url), heard)
     finally:
         # A service that couldn't send everything exits with a code that wandb passes to sys.exit.
-        with contextlib.suppress(SystemExit), _said():
+        with contextlib.suppress(SystemExit), _captured():
             wandb.teardown()
 
 
@@ -191,7 +191,7 @@ def _api(entity: str | None, url: str) -> tuple[Any, str]:
     import wandb
 
     try:
-        with _said():
+        with _captured():
             api = wandb.Api(timeout=int(TRIES["timeout_seconds"]))
             entity = entity or api.default_entity
     except Exception as error:
@@ -207,7 +207,7 @@ def _sync(runs: Sequence[OfflineRun], entity: str, heard: Callable[[], None]) ->
     from wandb.cli import cli
 
     words = ["-n", str(PARALLEL), "--include-synced", "-e", entity, *(str(run.folder) for run in runs)]
-    with _said(heard) as said:
+    with _captured(heard) as said:
         try:
             cli.sync.main(args=words, standalone_mode=False)
         except click.Abort:
@@ -222,7 +222,7 @@ def send_live(folder: Path) -> None:
     import click
     from wandb.cli import cli
 
-    with _said(), contextlib.suppress(click.Abort):
+    with _captured(), contextlib.suppress(click.Abort):
         cli.cli.main(args=["beta", "sync", "--live", str(folder)], standalone_mode=False)
 
 
@@ -260,7 +260,7 @@ def _retries(hasty: bool) -> dict[str, Any]:
     return {key: value for key, value in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
 
 
-class _Said(io.StringIO):
+class _Captured(io.StringIO):
     """A text buffer that calls `heard` on every write: wandb prints when a server has responded."""
 
     def __init__(self, heard: Callable[[], None]) -> None:
@@ -273,9 +273,9 @@ class _Said(io.StringIO):
 
 
 @contextlib.contextmanager
-def _said(heard: Callable[[], None] = lambda: None) -> Iterator[io.StringIO]:
+def _captured(heard: Callable[[], None] = lambda: None) -> Iterator[io.StringIO]:
     """Captures what wandb would print to the terminal."""
-    said = _Said(heard)
+    said = _Captured(heard)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         yield said
 

@@ -80,7 +80,7 @@ class WandbTracker:
 
         A run that ends before reporting any losses costs nothing here.
         """
-        return LiveRun(self._runs, self._named(head, run_dir), self._followed)
+        return LiveRun(self._runs, self._identity(head, run_dir), self._followed)
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
         """Creates the W&B run of a record.
@@ -94,7 +94,7 @@ class WandbTracker:
           Seconds taken, or None if W&B failed (reported once, through `warn`).
         """
         started = self._clock()
-        init = self._named(record, run_dir, record.status.value)
+        init = self._identity(record, run_dir, record.status.value)
         followed = self._followed.pop(init["id"], None)
         told = followed.num_told if followed else 0
 
@@ -154,7 +154,7 @@ class WandbTracker:
 
             wandb.teardown()
 
-    def _named(self, run: Head | Record, run_dir: Path, *tags: str) -> dict[str, Any]:
+    def _identity(self, run: Head | Record, run_dir: Path, *tags: str) -> dict[str, Any]:
         """Arguments to open a run's W&B run with."""
         return {
             "id": wandb_files.wandb_id(self._sweep, run.run_id[:12]),

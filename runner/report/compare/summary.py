@@ -36,7 +36,7 @@ def head_lines(comparison: Comparison) -> list[str]:
         lines += [f"only in {side}    {listed(labels, MAX_LINES)}"] if labels else []
     lines += [f"results      {_agreements(one.results)}"] if one.results else []
     differing = [result for result in one.results if result.agreement not in (Agreement.same, Agreement.none)]
-    lines += _indented(f"{_labels(result)}: {_said(result)}" for result in differing)
+    lines += _indented(f"{_labels(result)}: {_sentence(result)}" for result in differing)
     changed = Counter((name, *both) for result in one.results for name, both in result.checks.items())
     lines += _section("checks", [f"{name}: {a} → {b} ({_runs(num)})" for (name, a, b), num in changed.items()])
     lines += _section("settings", [_difference(item) for item in one.settings])
@@ -136,7 +136,7 @@ def _agreements(results: Sequence[Result]) -> str:
     return text + (f"; {moved} with other variables" if moved else "")
 
 
-def _said(result: Result) -> str:
+def _sentence(result: Result) -> str:
     kind = result.agreement.value
     promised = ", though all that could change them is the same" if result.counts and kind != "different" else ""
     return f"{kind}{promised}: {result.detail}"

@@ -98,11 +98,11 @@ def _verdict(columns: Columns, pool: Sequence[Any]) -> dict[str, Any]:
     careful = counts["missing"] or Verdict.warn.value in given
     return {
         "level": "bad" if bad else "care" if careful else "good",
-        "sentences": [", ".join(said), *_said_of_checks(answers), *_said_of_times(columns, pool)],
+        "sentences": [", ".join(said), *_check_sentences(answers), *_time_sentences(columns, pool)],
     }
 
 
-def _said_of_checks(answers: Mapping[str, set[str]]) -> list[str]:
+def _check_sentences(answers: Mapping[str, set[str]]) -> list[str]:
     if not answers:
         return []
     parts = []
@@ -112,7 +112,7 @@ def _said_of_checks(answers: Mapping[str, set[str]]) -> list[str]:
     return [f"{len(answers)} check{'s' * (len(answers) != 1)}: {'; '.join(parts) or 'each holds'}"]
 
 
-def _said_of_times(columns: Columns, pool: Sequence[Any]) -> list[str]:
+def _time_sentences(columns: Columns, pool: Sequence[Any]) -> list[str]:
     """How many of the headline times, which come first, are flagged."""
     timed = [steady[0] for steady in columns["steady"] if steady and steady[0]]
     flagged = sum(bool(pool[one[-1]]) for one in timed)
