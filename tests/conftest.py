@@ -36,7 +36,7 @@ from wandb_sent import FOREIGN, environment, execute, write_netrc
 from wandb_server import WandbServer, serve
 
 from runner.commands import main
-from runner.config import schema
+from runner.config import conf_folder, schema
 from runner.config.settings import Run
 from runner.tracking import wandb_server
 
@@ -88,7 +88,7 @@ def make_run() -> Callable[..., Run]:
 
     def make(*overrides: str) -> Run:
         schema.register()
-        with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
             return schema.from_config(hydra.compose("config", list(overrides)))
 
     return make

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from runner.commands.typed.verb import VERBS, Verb, load
-from runner.config import schema
+from runner.config import conf_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def run(typed: argparse.Namespace) -> int:
 
 def overview() -> str:
     """The overview, read from the files in conf/ without composing them: Hydra takes half a second."""
-    conf = schema.config_dir()
+    conf = conf_folder.config_dir()
     groups = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in sorted(conf.iterdir())}
     lines = [f"  {name:<11} {', '.join(choices)}" for name, choices in groups.items() if choices]
     keys = (conf / "config.yaml").read_text().partition("# The four axes")[2].partition("\nhydra:")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config import schema, serialize
+from runner.config import conf_folder, serialize
 from runner.config.layer_settings import LayerSettings
 from runner.config.pipeline_settings import PipelineSettings
 from runner.config.rules_settings import RulesSettings
@@ -40,7 +40,7 @@ class Preset:
 
 def names() -> list[str]:
     """Names of the presets."""
-    return sorted(path.stem for path in (schema.config_dir() / KEY).glob("*.yaml") if path.stem != "none")
+    return sorted(path.stem for path in (conf_folder.config_dir() / KEY).glob("*.yaml") if path.stem != "none")
 
 
 def preset(name: str) -> Preset:
@@ -55,7 +55,7 @@ def preset(name: str) -> Preset:
     if name not in known:
         close = nearest(name, known) or known[0]
         raise ConfigError(KEY, name, f"no such pipeline; there are {', '.join(known)}", f"{KEY}={close}")
-    data: Any = OmegaConf.to_container(OmegaConf.load(schema.config_dir() / KEY / f"{name}.yaml"))
+    data: Any = OmegaConf.to_container(OmegaConf.load(conf_folder.config_dir() / KEY / f"{name}.yaml"))
     # A layer needs a target, which a preset has not.
     data["layer"] = {"target": KEY, **data.get("layer", {})}
     run = serialize.from_data(data)

@@ -6,10 +6,9 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from runner.config import wandb_environment
+from runner.config import conf_folder, wandb_environment
 from runner.config.serialize import flatten, from_data
 from runner.config.settings import Run
 from runner.config.sweep_settings import SearchSettings
@@ -37,16 +36,9 @@ class Schema(Run):
     search: SearchSettings = field(default_factory=SearchSettings)
 
 
-def config_dir() -> Path:
-    """The conf/ folder: inside the package in an installed wheel, next to it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
-
-
 def layer_names() -> list[str]:
     """Names of the built-in layers."""
-    return sorted(path.stem for path in (config_dir() / "layer").glob("*.yaml"))
+    return sorted(path.stem for path in (conf_folder.config_dir() / "layer").glob("*.yaml"))
 
 
 def from_config(config: Any) -> Run:
@@ -108,7 +100,7 @@ def _prefer_files(*group: str) -> None:
     entries: Any = ConfigStore.instance().repo
     for part in group:
         entries = entries.get(part, {})
-    for path in config_dir().joinpath(*group).glob("*.yaml"):
+    for path in conf_folder.config_dir().joinpath(*group).glob("*.yaml"):
         entries.pop(path.name, None)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config import rules_settings, schema
+from runner.config import conf_folder, rules_settings, schema
 from runner.errors import UserError
 from runner.launch import axes
 from runner.launch.application import EXIT_INTERRUPTED, Application
@@ -106,7 +106,7 @@ def _multirun(application: _Placed) -> None:
 
     schema.register()
     try:
-        with initialize_config_dir(str(schema.config_dir()), job_name="bridge-runner", version_base="1.3"):
+        with initialize_config_dir(str(conf_folder.config_dir()), job_name="bridge-runner", version_base="1.3"):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
             hydra.multirun("config", application, application.words[1:], with_log_configuration=False)

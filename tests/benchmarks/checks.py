@@ -26,7 +26,7 @@ import jax.monitoring
 
 from runner.checks import registry
 from runner.checks.probes.subject import Subject
-from runner.config import schema
+from runner.config import conf_folder, schema
 from runner.config.enums import ChecksMode
 from runner.config.settings import Run
 from runner.experiment import execute
@@ -90,7 +90,7 @@ def subject_of(run: Run, program: Program | None = None) -> Subject:
 def compose(layers: Sequence[str]) -> dict[str, Run]:
     """The run of each layer, as the command line would have it."""
     schema.register()
-    with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
         return {layer: schema.from_config(hydra.compose("config", [f"layer={layer}"])) for layer in layers}
 
 

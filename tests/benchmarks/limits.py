@@ -38,10 +38,10 @@ def compose_s(num: int = 20) -> float:
     """Seconds that Hydra takes to compose one config of ours, twice, as its own sweeper and launcher do."""
     import hydra
 
-    from runner.config import schema
+    from runner.config import conf_folder, schema
 
     schema.register()
-    with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
         hydra.compose("config", ["seed=0"], return_hydra_config=True)
         start = time.perf_counter()
         for seed in range(num):

@@ -18,7 +18,7 @@ from runner.bridge import wrap
 from runner.bridge.layers import blocks, recurrent
 from runner.bridge.layers.variables import Calls
 from runner.bridge.wrap import Bridged
-from runner.config import schema, settings
+from runner.config import conf_folder, schema, settings
 from runner.errors import ConfigError
 from runner.experiment import inputs
 
@@ -39,7 +39,7 @@ SHAPES = dict.fromkeys(SAME, (2, 6, 12)) | {
 @functools.cache
 def composed(*overrides: str) -> settings.Run:
     schema.register()
-    with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
         return schema.from_config(hydra.compose("config", list(overrides)))
 
 

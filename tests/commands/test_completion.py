@@ -20,7 +20,7 @@ from runner.commands import main
 from runner.commands.completion import SCRIPTS
 from runner.commands.typed.completer import complete
 from runner.commands.typed.verb import VERBS
-from runner.config import schema
+from runner.config import conf_folder
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def test_the_last_word_is_completed(typed, offered, here):
 
 def test_empty_input_completes_verbs_and_keys(here):
     offered = complete([""])
-    text = (schema.config_dir() / "config.yaml").read_text()
+    text = (conf_folder.config_dir() / "config.yaml").read_text()
     keys = re.findall(r"^(\w+):(?! *(?:#.*)?$)", text, flags=re.MULTILINE)  # groups of keys are offered with a dot
     assert {*VERBS} <= {*offered}
     assert {f"{key}=" for key in keys if key not in ("defaults", "hydra")} <= {*offered}
-    groups = {folder.name for folder in schema.config_dir().iterdir() if folder.is_dir()} - {"hydra"}
+    groups = {folder.name for folder in conf_folder.config_dir().iterdir() if folder.is_dir()} - {"hydra"}
     assert groups <= {one.strip("+=") for one in offered}
 
 

@@ -21,7 +21,7 @@ from runner import errors
 from runner.bridge import targets
 from runner.commands import main
 from runner.commands.saved import replayed
-from runner.config import schema
+from runner.config import conf_folder
 from runner.config.layer_settings import HostSettings, LayerSettings
 from runner.config.settings import Run
 from runner.errors import StorageError, UserError
@@ -417,7 +417,7 @@ def test_only_known_targets_are_trusted(run, foreign):
 
 def test_bundled_layers_and_hosts_are_trusted():
     for group, kind in (("layer", LayerSettings), ("host", HostSettings)):
-        for path in sorted((schema.config_dir() / group).glob("*.yaml")):
+        for path in sorted((conf_folder.config_dir() / group).glob("*.yaml")):
             chosen = yaml.safe_load(path.read_text()) or {}
             if chosen.get("target"):
                 named = {group: kind(target=chosen["target"], kwargs=chosen.get("kwargs", {}))}

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from runner.commands import main
-from runner.config import schema
+from runner.config import conf_folder, schema
 from runner.config.composing import compose
 from runner.config.composing.overrides import expand
 from runner.errors import UserError
@@ -137,7 +137,7 @@ def loader(tmp_path_factory):
         (folder / name).write_text(whole + text)
     schema.register()
     setup_globals()
-    path = create_config_search_path(f"file://{schema.config_dir()}")
+    path = create_config_search_path(f"file://{conf_folder.config_dir()}")
     path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     loader = Hydra.create_main_hydra2("bridge-runner", path).config_loader

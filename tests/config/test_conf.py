@@ -15,9 +15,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from runner.commands import main
-from runner.config import schema
+from runner.config import conf_folder, schema
 
-CONF = schema.config_dir()
+CONF = conf_folder.config_dir()
 CHOICES = [path for path in sorted(CONF.glob("*/*.yaml")) if path.parent.name not in ("experiment", "debug")]
 # What a choice needs beside itself to have a meaning.
 NEEDS = {"custom": ["layer.target=flax.nnx.PReLU"], "file": ["input.path=x.npy"], "tokens": ["input.high=8"]}

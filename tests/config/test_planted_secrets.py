@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from runner.commands import main
-from runner.config import schema
+from runner.config import conf_folder, schema
 
 TOKEN = "tok-zebra-4711-quux"
 PLANTED = "${oc.env:PLANTED_TOKEN}"
@@ -27,7 +27,7 @@ OPEN = (
 def _string_keys() -> list[str]:
     """Keys of conf/ that take text or a list."""
     schema.register()
-    with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
         config = hydra.compose("config")
     found = []
 

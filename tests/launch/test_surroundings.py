@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from runner.commands import main
-from runner.config import schema
+from runner.config import conf_folder
 from runner.launch import hydra_settings
 
 BARE = ("timing=off", "checks=off", "checkpoint=none")
@@ -62,7 +62,7 @@ def test_settings_without_meaning_are_refused(words, said, here, capsys):
 
 
 def test_conf_names_no_sweep_folder():
-    conf = OmegaConf.load(schema.config_dir() / "config.yaml").hydra.sweep
+    conf = OmegaConf.load(conf_folder.config_dir() / "config.yaml").hydra.sweep
     assert OmegaConf.to_container(conf, resolve=False) == {
         "dir": hydra_settings.OWN_SWEEP_DIR,
         "subdir": hydra_settings.OWN_SUBDIR,

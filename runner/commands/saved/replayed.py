@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.commands.typed.hydra_command import MULTIRUN
-from runner.config import schema
+from runner.config import conf_folder, schema
 from runner.config.settings import Run
 from runner.errors import UserError, listed
 
@@ -73,7 +73,7 @@ def require_trusted(run: Run) -> None:
 def _need_trust(words: Sequence[str]) -> list[str]:
     """The words that are no overrides of our own keys."""
     own = {item.name for item in dataclasses.fields(schema.Schema)}
-    own |= {path.name for path in schema.config_dir().iterdir() if path.is_dir()} - {"hydra"}
+    own |= {path.name for path in conf_folder.config_dir().iterdir() if path.is_dir()} - {"hydra"}
     return [word for word in words if word not in MULTIRUN and not _is_own(word, own)]
 
 
@@ -90,7 +90,7 @@ def _is_own(word: str, own: set[str]) -> bool:
 
 
 def _is_group(key: str) -> bool:
-    return (schema.config_dir() / key).is_dir()
+    return (conf_folder.config_dir() / key).is_dir()
 
 
 def _is_of_configs(word: str) -> bool:

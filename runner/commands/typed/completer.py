@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner.commands.typed import verb
 from runner.commands.typed.verb import VERBS, PathKind, Verb
+from runner.config import conf_folder
 from runner.records.paths import SweepFolder
 
 DEFAULT_ROOT = "outputs"
@@ -113,9 +114,7 @@ def _overrides(before: Sequence[str], current: str, *, plus: bool) -> Iterator[s
 
 def _groups(before: Sequence[str]) -> dict[str, list[str]]:
     """Choices of every group in conf/ and in the folder given by `--config-dir`."""
-    from runner.config import schema
-
-    roots = [schema.config_dir()]
+    roots = [conf_folder.config_dir()]
     roots += [Path(folder) for flag, folder in itertools.pairwise(before) if flag in CONFIG_DIR]
     roots += [Path(word.partition("=")[2]) for word in before if word.startswith("--config-dir=")]
     found: dict[str, list[str]] = {}
@@ -128,9 +127,7 @@ def _groups(before: Sequence[str]) -> dict[str, list[str]]:
 
 def _added(groups: dict[str, list[str]]) -> set[str]:
     """Groups that are not in the defaults list, so that they need a `+`."""
-    from runner.config import schema
-
-    text = (schema.config_dir() / "config.yaml").read_text()
+    text = (conf_folder.config_dir() / "config.yaml").read_text()
     there = set(re.findall(r"^  - (?:override )?([\w/]+):", text, flags=re.MULTILINE))
     return {name for name in groups if name not in there and not name.startswith("hydra/")}
 

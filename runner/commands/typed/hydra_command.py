@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runner.config import rules_settings, schema
+from runner.config import conf_folder, rules_settings, schema
 from runner.config.settings import Run
 from runner.errors import UserError, literal, quoted
 from runner.launch.application import RUN, Act, Application, RunFailed
@@ -47,7 +47,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], N
     first = [word for word in words if word in MULTIRUN]
     sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
     job = Application(words, act) if admit is None else Application(words, act, admit)
-    decorate = hydra.main(version_base="1.3", config_path=str(schema.config_dir()), config_name="config")
+    decorate = hydra.main(version_base="1.3", config_path=str(conf_folder.config_dir()), config_name="config")
     try:
         decorate(job)()
     except UserError:

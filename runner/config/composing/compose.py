@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner.config import env_secrets, rules_settings, schema
+from runner.config import conf_folder, env_secrets, rules_settings, schema
 from runner.config.composing.composed import Config
 from runner.config.composing.hydra_yaml import ConfigDumper, dump
 from runner.config.composing.overrides import may_see_seed, plain, texts
@@ -258,7 +258,7 @@ def compose(overrides: Sequence[str]) -> Run:
 
     schema.register()
     try:
-        with hydra.initialize_config_dir(str(schema.config_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
             return schema.from_config(hydra.compose("config", rules_settings.as_overrides(overrides)))
     except UserError:
         raise
