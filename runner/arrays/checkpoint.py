@@ -21,7 +21,7 @@ from jax.sharding import Sharding
 
 from runner.arrays import shards, trees
 from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
-from runner.records import plain_files
+from runner.records.disk import plain_files
 
 # Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")

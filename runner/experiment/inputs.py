@@ -18,7 +18,7 @@ from runner.bridge.calling import calls
 from runner.config.enums import InputKind
 from runner.config.layer_settings import InputSettings
 from runner.errors import ConfigError
-from runner.records import plain_files
+from runner.records.disk import plain_files
 
 RANDOM_KINDS = frozenset({InputKind.normal, InputKind.tokens})
 

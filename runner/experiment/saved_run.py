@@ -35,7 +35,8 @@ from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import inputs
 from runner.experiment.draft import Draft, make_draft
 from runner.experiment.identity import identity_of
-from runner.records import files, find, removal, store
+from runner.records import find, store
+from runner.records.disk import files, removal
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
 

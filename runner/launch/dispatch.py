@@ -16,7 +16,8 @@ from runner.errors import StorageError, UserError
 from runner.launch import queue
 from runner.launch.follow import LOOK_S, Follower
 from runner.launch.jobs import Crew, cut, submit
-from runner.records import files, store
+from runner.records import store
+from runner.records.disk import files
 from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder
 from runner.sweep import blame

@@ -13,7 +13,8 @@ from runner.config.composing.composed import Config
 from runner.errors import UserError
 from runner.experiment.job import Job
 from runner.experiment.run_record import now
-from runner.records import files, journal, store
+from runner.records import journal, store
+from runner.records.disk import files
 from runner.records.find import STATUSES
 from runner.records.paths import SubmissionFolder, SweepFolder
 from runner.sweep.plan import Plan, Task, run_data, with_state

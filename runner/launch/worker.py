@@ -113,7 +113,7 @@ class Worker:
 
     def _run(self, submission: SubmissionFolder, num: int, journal: Journal, piece: Piece) -> str:
         from runner.launch import jobs
-        from runner.records import locks
+        from runner.records.disk import locks
         from runner.sweep import execute
         from runner.timing import machine
         from runner.tracking import pool

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.errors import StorageError
-from runner.records import plain_files
+from runner.records.disk import plain_files
 from runner.records.row import Row
 
 Event = dict[str, Any]

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StorageError, nearest
-from runner.records import plain_files, plan_form
+from runner.records import plan_form
 from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, seal, to_json
-from runner.records.files import inside, write_atomic
+from runner.records.disk import plain_files
+from runner.records.disk.files import inside, write_atomic
 from runner.records.journal import Event, in_order, read_journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record

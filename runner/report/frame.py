@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.serialize import flatten
 from runner.errors import UserError, literal
-from runner.records import columns, find, plain_files, store
+from runner.records import columns, find, store
+from runner.records.disk import plain_files
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
 from runner.report import aggregate, plots

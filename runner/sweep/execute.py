@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner.errors import StorageError
 from runner.experiment.run_record import now
-from runner.records import files, store
+from runner.records import store
+from runner.records.disk import files
 from runner.records.journal import Journal
 from runner.sweep import blame
 from runner.sweep.ending import Ending

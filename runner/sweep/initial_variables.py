@@ -15,7 +15,8 @@ from runner.errors import ConfigError, StorageError
 from runner.experiment import draft
 from runner.experiment.draft import Draft
 from runner.experiment.identity import Identity
-from runner.records import find, removal, store
+from runner.records import find, store
+from runner.records.disk import removal
 from runner.records.paths import RunFolder
 
 

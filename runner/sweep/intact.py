@@ -11,7 +11,8 @@ import numpy as np
 from runner.arrays import checkpoint, trees
 from runner.errors import StorageError
 from runner.experiment.saved_run import SavedRun
-from runner.records import files, intact, store
+from runner.records import store
+from runner.records.disk import files, intact
 from runner.records.paths import RunFolder
 from runner.records.record import Record
 from runner.sweep.plan import Plan, Task

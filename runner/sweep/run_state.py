@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import StorageError
-from runner.records import find, intact, store
+from runner.records import find, store
+from runner.records.disk import intact
 from runner.records.journal import Event
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Status

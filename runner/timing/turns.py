@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from runner.errors import StorageError, listed
-from runner.records import plain_files
+from runner.records.disk import plain_files
 
 T = TypeVar("T")
 

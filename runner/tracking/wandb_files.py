@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.records import plain_files
+from runner.records.disk import plain_files
 
 MAX_ID_CHARACTERS = 64
 STAMP = "????????_??????"

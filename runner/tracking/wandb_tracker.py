@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from runner.config.run_settings import TrackingSettings
-from runner.records import plain_files
+from runner.records.disk import plain_files
 from runner.records.paths import SweepFolder
 from runner.records.record import Head, Record, Status
 from runner.tracking import payload, wandb_files

@@ -71,7 +71,8 @@ def saver(side: str) -> Callable[[Any, Path], None]:
 def record_of(folder: Any, leaves: Any) -> Any:
     """The least record that says what the checkpoint holds."""
     from runner.arrays import trees
-    from runner.records import files, record
+    from runner.records import record
+    from runner.records.disk import files
 
     info = record.CheckpointInfo(path="checkpoint", digest=trees.tree_digest(leaves), num_bytes=0, writer="orbax")
     ids = dict.fromkeys(("run_id", "result_id", "timing_id", "program_id", "started_at", "device", "platform"), "x")

@@ -23,8 +23,9 @@ from runner.config.composing.composed import Config
 from runner.config.serialize import from_data, to_data
 from runner.launch import jobs, process
 from runner.launch.jobs import Crew
-from runner.records import files, store
+from runner.records import store
 from runner.records.codec import to_json
+from runner.records.disk import files
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record

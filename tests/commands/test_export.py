@@ -25,7 +25,8 @@ from runner.commands.derived import exported_variables, imported_variables
 from runner.config import schema, serialize
 from runner.errors import UserError
 from runner.experiment import saved_run
-from runner.records import files, store
+from runner.records import store
+from runner.records.disk import files
 from runner.records.paths import RunFolder
 
 # A sweep over every layer, three formats each way.

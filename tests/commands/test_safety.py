@@ -25,7 +25,8 @@ from runner.config import conf_folder
 from runner.config.layer_settings import HostSettings, LayerSettings
 from runner.config.settings import Run
 from runner.errors import StorageError, UserError
-from runner.records import codec, files, store
+from runner.records import codec, store
+from runner.records.disk import files
 from runner.records.paths import RunFolder, SweepFolder
 
 PACKAGE = Path(runner.__file__).parent

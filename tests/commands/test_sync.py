@@ -197,7 +197,8 @@ def test_sync_needs_a_finished_run(server, sweep, sync):
 
 
 def test_running_sweeps_are_left_alone(server, sweep, sync):
-    code = "import sys; from pathlib import Path; from runner.records import files, paths\n"
+    code = "import sys; from pathlib import Path; from runner.records import paths\n"
+    code += "from runner.records.disk import files\n"
     code += "with files.locked(paths.SweepFolder(Path(sys.argv[1]))): print('locked', flush=True), input()"
     command = [sys.executable, "-c", code, str(sweep)]
     with Started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

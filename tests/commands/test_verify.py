@@ -19,8 +19,9 @@ import runner
 from runner.arrays import trees
 from runner.commands import main
 from runner.errors import UserError
-from runner.records import files, store
+from runner.records import store
 from runner.records.codec import seal
+from runner.records.disk import files
 from runner.records.paths import RunFolder
 
 LEAN = ("tracking=disabled", "timing=off")

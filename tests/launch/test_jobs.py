@@ -20,7 +20,8 @@ from runner import errors
 from runner.commands import main
 from runner.launch import queue
 from runner.launch.jobs import Crew, cut, plan_of, read, remaining
-from runner.records import find, journal, locks, store
+from runner.records import find, journal, store
+from runner.records.disk import locks
 from runner.records.journal import Journal
 from runner.records.paths import SweepFolder
 from runner.sweep.run_state import State
@@ -31,7 +32,7 @@ SWEEP = ("-m", "seed=0,1,2", "features=4,8", "sweep=mine", *LEAN)
 HOLD = """
 import sys, time
 from pathlib import Path
-from runner.records import locks
+from runner.records.disk import locks
 with locks.parts(Path(sys.argv[1]), [int(text) for text in sys.argv[2:]]) as taken:
     print(taken, flush=True)
     sys.stdin.read()

@@ -15,7 +15,8 @@ from bare_record import RECORD
 
 from runner.arrays import trees
 from runner.errors import StorageError
-from runner.records import files, store
+from runner.records import store
+from runner.records.disk import files
 from runner.records.journal import Journal, read_journal, read_on, to_line
 from runner.records.paths import RunFolder, SweepFolder, require_writable
 
@@ -23,7 +24,8 @@ TAKE_LOCK = """
 import sys
 from pathlib import Path
 from runner.errors import StorageError
-from runner.records import files, paths
+from runner.records import paths
+from runner.records.disk import files
 try:
     with files.locked(paths.SweepFolder(Path(sys.argv[1]))):
         print("taken")
@@ -35,7 +37,8 @@ DIE_WITH_LOCK = """
 import os, sys
 from pathlib import Path
 from runner.errors import StorageError
-from runner.records import files, paths
+from runner.records import paths
+from runner.records.disk import files
 with files.locked(paths.SweepFolder(Path(sys.argv[1]))):
     os._exit(9)
 """

@@ -25,7 +25,7 @@ from runner.commands import main
 from runner.config import serialize, settings
 from runner.records import seeds, store
 from runner.records.codec import to_data
-from runner.records.files import make_run_folder, make_sweep_folder
+from runner.records.disk.files import make_run_folder, make_sweep_folder
 from runner.records.journal import to_line
 from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict

@@ -17,7 +17,8 @@ from runner.config import schema
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
-from runner.records import files, store
+from runner.records import store
+from runner.records.disk import files
 from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Status, Verdict
 from runner.report import matrix

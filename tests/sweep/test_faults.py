@@ -27,7 +27,7 @@ from runner.commands.saved.verifier import Verifier
 from runner.config.composing.composed import Config
 from runner.errors import StorageError
 from runner.records import store
-from runner.records.files import HASHED_BYTES, file_digests
+from runner.records.disk.files import HASHED_BYTES, file_digests
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import CheckpointInfo, Record, Status
 from runner.sweep import execute

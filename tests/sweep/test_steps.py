@@ -29,8 +29,9 @@ from runner.experiment.program import compile_program
 from runner.experiment.train import curve, training
 from runner.experiment.train.curve import Step, Stopped
 from runner.experiment.train.training import Trained
-from runner.records import files, store
+from runner.records import store
 from runner.records.codec import seal
+from runner.records.disk import files
 from runner.records.paths import RunFolder
 from runner.sweep.writing.steps import StepFolder
 

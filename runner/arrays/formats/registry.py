@@ -20,7 +20,7 @@ from runner.arrays.formats import (
 )
 from runner.arrays.formats.contents import Contents, DamagedError, damaged
 from runner.errors import StorageError
-from runner.records import plain_files
+from runner.records.disk import plain_files
 
 # Enough to tell every format by.
 NUM_BYTES = 64

@@ -14,7 +14,7 @@ from runner.arrays import trees
 from runner.arrays.formats.contents import Contents, DamagedError, StoredArray, dtype_named, named
 from runner.arrays.formats.msgpack_bytes import Buffer, Span
 from runner.errors import StorageError, UserError
-from runner.records import files
+from runner.records.disk import files
 
 # The format's names for the dtypes it supports; NumPy's names are those that safetensors' writer takes.
 DTYPES = {

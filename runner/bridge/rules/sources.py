@@ -21,7 +21,7 @@ from runner.bridge.rules.patterns import Rule, RuleList
 from runner.config.enums import RuleMatch
 from runner.config.rules_settings import RulesSettings
 from runner.errors import ConfigError, LayerError, no_exit
-from runner.records import plain_files
+from runner.records.disk import plain_files
 
 KINDS = ("partition", "weight_decay", "freeze")
 VALUES: Mapping[str, Callable[[Any], Any]] = {

@@ -32,7 +32,8 @@ from runner.errors import LayerError, StorageError, UserError, nearest
 from runner.experiment.draft import Draft
 from runner.experiment.saved_run import SavedRun, reload
 from runner.launch import process
-from runner.records import files, find, plain_files
+from runner.records import find
+from runner.records.disk import files, plain_files
 from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
 from runner.report.terminal import Terminal

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from runner.errors import StorageError
-from runner.records import files, find, paths, store
+from runner.records import find, paths, store
+from runner.records.disk import files
 from runner.records.paths import SweepFolder
 from runner.report.html.data import Report
 from runner.report.html.page import to_html

@@ -28,7 +28,8 @@ from runner.experiment import program as programs
 from runner.experiment.draft import Draft
 from runner.experiment.saved_run import SavedRun
 from runner.launch import process
-from runner.records import find, paths, removal
+from runner.records import find, paths
+from runner.records.disk import removal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record, Status
 from runner.report.terminal import Terminal

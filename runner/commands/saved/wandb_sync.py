@@ -16,7 +16,8 @@ from pathlib import Path
 from runner.config import env_secrets, serialize
 from runner.errors import ServerError, StorageError
 from runner.launch import queue
-from runner.records import columns, files, find, journal, paths, store
+from runner.records import columns, find, journal, paths, store
+from runner.records.disk import files
 from runner.records.paths import SweepFolder
 from runner.records.row import Row
 from runner.report.terminal import Terminal

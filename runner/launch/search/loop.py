@@ -24,7 +24,8 @@ from runner.launch.search.sampler import Sampler
 from runner.launch.search.study import ANOTHER, Asked, Study
 from runner.launch.search.tell import Teller
 from runner.launch.search.trials import Trials
-from runner.records import files, metrics, plain_files
+from runner.records import metrics
+from runner.records.disk import files, plain_files
 from runner.records.journal import Journal, is_held
 from runner.records.paths import SweepFolder
 from runner.records.row import Row

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from runner.records import columns, files, find, paths, store
+from runner.records import columns, find, paths, store
+from runner.records.disk import files
 from runner.records.paths import SweepFolder
 from runner.records.record import Record
 from runner.report import matrix

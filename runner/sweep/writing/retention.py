@@ -12,7 +12,8 @@ import math
 
 from runner.config.enums import Keep, Mode
 from runner.config.train_settings import CheckpointSettings
-from runner.records import metrics, removal, store
+from runner.records import metrics, store
+from runner.records.disk import removal
 from runner.records.metrics import Metric
 from runner.records.paths import RunFolder
 from runner.records.record import CheckpointInfo, Record

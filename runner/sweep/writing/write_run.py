@@ -16,7 +16,8 @@ from runner.config.enums import CheckpointWriter, InputKind
 from runner.errors import StorageError
 from runner.experiment import failures
 from runner.experiment.job import Result
-from runner.records import files, plain_files, store
+from runner.records import store
+from runner.records.disk import files, plain_files
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
 from runner.records.redaction import redacted
 from runner.sweep.plan import Task

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import StorageError
-from runner.records import locks, plain_files
+from runner.records.disk import locks, plain_files
 from runner.records.paths import SUGGESTED_ROOT, RunFolder, SweepFolder
 
 # Orbax writes when it began and ended, and the checkpoint's absolute path.

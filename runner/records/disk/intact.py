@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from runner.records import files, removal
+from runner.records.disk import files, removal
 from runner.records.paths import RunFolder
 from runner.records.record import Record
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.errors import StorageError
-from runner.records import plain_files
+from runner.records.disk import plain_files
 
 BUSY = (errno.EACCES, errno.EAGAIN)
 

@@ -11,7 +11,7 @@ import pytest
 
 from runner.commands import main
 from runner.errors import StorageError
-from runner.records import files, locks, plain_files
+from runner.records.disk import files, locks, plain_files
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.tracking import wandb_files
