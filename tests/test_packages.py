@@ -224,7 +224,7 @@ def test_overlong_files_are_found():
     assert too_long({"arrays/tree.py": 350, "arrays/mesh.py": 351}) == ["arrays/mesh.py"]
 
 
-def test_variables_of_tests_have_names_of_their_own():
+def test_variables_of_tests_have_unique_names():
     # flax.nnx knows a Variable by its class's name, for the whole process.
     text = "\n".join(path.read_text() for path in sorted((ROOT.parent / "tests").rglob("*.py")))
     pairs = re.findall(r"^ *class (\w+)\((?:nnx\.)?(\w+)", text, flags=re.MULTILINE)

@@ -47,7 +47,7 @@ Creation = Mapping[Path, Sequence[Child]]
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """A module's leaves, all of which are elsewhere in the new tree: `params/old/*` is `params/new/*` now."""
+    """A module's leaves, all of which are under another path in the new tree: `params/old/*` is `params/new/*` now."""
 
     old: Path
     new: Path

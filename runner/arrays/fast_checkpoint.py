@@ -77,19 +77,19 @@ class _Template:
     def write(self, leaves: Leaves, path: Path) -> None:
         started = time.time_ns()
         # Strings, not Path: building paths would take longer than writing.
-        beside = f"{path}{TEMPORARY}"
-        os.mkdir(beside)
+        temporary = f"{path}{TEMPORARY}"
+        os.mkdir(temporary)
         for folder in self._folders:
-            os.makedirs(f"{beside}/{folder}", exist_ok=True)
+            os.makedirs(f"{temporary}/{folder}", exist_ok=True)
         for name, array in leaves:
-            _write(f"{beside}/{self._chunks[name]}", array.tobytes())
+            _write(f"{temporary}/{self._chunks[name]}", array.tobytes())
         for name, content in self._fixed.items():
             if name == STAMPED:
                 content = _stamped(content, started)
-            _write(f"{beside}/{name}", content.replace(self._origin, str(path).encode()))
+            _write(f"{temporary}/{name}", content.replace(self._origin, str(path).encode()))
         for folder in ("", *self._folders):
-            _sync(f"{beside}/{folder}")
-        os.rename(beside, path)
+            _sync(f"{temporary}/{folder}")
+        os.rename(temporary, path)
         _sync(str(path.parent))
 
 

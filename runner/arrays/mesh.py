@@ -214,17 +214,17 @@ def _spec(what: str, axes: Sequence[Any], shape: Sequence[int], run: Run) -> Par
         axis = next(iter(sizes))
         fix = f"'{X_KEY}=[{axis}]'" if what == X else f"'mesh.rules={{{unknown[0]}:{axis}}}'"
         raise ConfigError(key, got, reason, fix)
-    elsewhere = f"'{X_KEY}=[]'" if what == X else SPELL_AXES
+    spelling = f"'{X_KEY}=[]'" if what == X else SPELL_AXES
     if len(axes) > len(shape):
-        raise ConfigError(key, got, f"{what} has {len(shape)} axes and {len(axes)} names", elsewhere)
+        raise ConfigError(key, got, f"{what} has {len(shape)} axes and {len(axes)} names", spelling)
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(key, got, f"{what} is cut along {twice[0]} twice", elsewhere)
+        raise ConfigError(key, got, f"{what} is cut along {twice[0]} twice", spelling)
     for index, (size, along) in enumerate(zip(shape, map(_names, zip(axes)), strict=False)):
         if size % math.prod(sizes[name] for name in along):
             cut = ", ".join(f"{name}={sizes[name]}" for name in along)
             reason = f"axis {index} of {what} has {size} elements, which {cut} can't cut into equal parts"
             fitting = {name: math.gcd(sizes[name], size) if len(along) == 1 else 1 for name in along}
-            fix = elsewhere if what == X else f"'mesh.axes={literal(sizes | fitting)}'"
+            fix = spelling if what == X else f"'mesh.axes={literal(sizes | fitting)}'"
             raise ConfigError(key, got, reason, fix)
     return PartitionSpec(*axes, *[None] * (len(shape) - len(axes)))
 

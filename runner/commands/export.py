@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the arguments of `export`."""
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--to", required=True, metavar="nnx|linen|safetensors", help="who is to read it")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="default: in exports/ beside the sweep's runs")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="default: in exports/ next to the sweep's runs")
     parser.add_argument("--trust", action="store_true", help="import modules that are neither ours nor flax's")
 
 

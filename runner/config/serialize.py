@@ -37,7 +37,7 @@ from runner.errors import ConfigError, literal, nearest, typed
 ALL_KEYS = "bridge-runner --cfg job"
 
 
-# Names that a key has elsewhere, which its last part doesn't tell.
+# Names that a key has in other places, which its last part doesn't tell.
 ALSO_CALLED = {
     "on_failure": "failure.action",
     "max_failures": "failure.max",

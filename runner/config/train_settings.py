@@ -48,7 +48,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if self.save_every < 0:
-            reason = "steps are kept after so many of them, or none at 0"
+            reason = "steps are kept after this number of them, or none at 0"
             raise ConfigError("train.save_every", self.save_every, reason, "train.save_every=100")
         if self.keep_steps < 1:
             reason = "at least the last step that was kept stays"

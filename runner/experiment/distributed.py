@@ -164,7 +164,7 @@ def _require_reachable(meeting: _Meeting, timeout_s: int) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 reason = f"after {timeout_s} s the first process does not listen there: {error.strerror or error}"
-                fix = "the same command with distributed.process_id=0, beside this one"
+                fix = "the same command with distributed.process_id=0, next to this one"
                 raise ConfigError("distributed.coordinator", meeting.coordinator, reason, fix) from error
         time.sleep(PROBE_S)
 

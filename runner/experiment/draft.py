@@ -150,7 +150,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
 
 
 def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs: Callable[[], Needs]) -> Placement:
-    mesh = make_mesh(on_one_device(run) if identity.elsewhere else run)
+    mesh = make_mesh(on_one_device(run) if identity.remote else run)
     if mesh is None:
         return on_device(identity.device, eager_sharding=run.pipeline.eager_sharding)
     # Axis names are read before flax places anything by them, so that the error for a wrong one says what to type.

@@ -140,7 +140,7 @@ def execute(
     clock: Clock = time.perf_counter_ns,
     watch: Watch | None = None,
     steps: Steps | None = None,
-    beside: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    during_checks: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Result:
     """Executes one run and returns its record, variables and output.
 
@@ -153,7 +153,7 @@ def execute(
       clock: Nanoseconds from any fixed origin.
       watch: Receives the losses while the run trains, outside the timed sections; see `training.train`.
       steps: Where training steps are saved.
-      beside: Entered while the checks run, which may take seconds and are not timed.
+      during_checks: Entered while the checks run, which may take seconds and are not timed.
 
     Raises:
       Stopped: Training was asked to end.
@@ -165,7 +165,7 @@ def execute(
     def tell() -> None:
         try:
             with program.draft.placement.context(), no_exit():
-                _tell(story, job, program, clock=clock, watch=watch, beside=beside)
+                _tell(story, job, program, clock=clock, watch=watch, during_checks=during_checks)
         except (Stopped, StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
@@ -203,7 +203,7 @@ def _tell(
     *,
     clock: Clock,
     watch: Watch | None,
-    beside: Callable[[], contextlib.AbstractContextManager[None]],
+    during_checks: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> None:
     """Init, train, apply, check, time. The order matters: an output is checked before it is timed."""
     run, place = job.run, program.draft.placement
@@ -233,7 +233,7 @@ def _tell(
     story.summaries = [trees.summarize_array(path, array) for path, array in story.output.items()]
     story.checks.extend(program.checks)
     if run.checks.mode is not ChecksMode.off:
-        with beside():
+        with during_checks():
             for check in _checks(job, program, story, output, (key, x)):
                 story.checks.append(check)
                 if run.checks.mode is ChecksMode.strict:

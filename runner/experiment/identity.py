@@ -26,24 +26,24 @@ class Identity:
       result_id: Everything that can change the result, including the layer's source and the bytes of an input file.
       program_id: What is compiled: the result's settings without the seeds.
       device: The device that the config names, or this machine's CPU if the run is remote.
-      elsewhere: Whether the run is remote, so that its devices need not exist here.
+      remote: Whether the run is remote, so that its devices need not exist here.
     """
 
     run_id: str
     result_id: str
     program_id: str
     device: jax.Device
-    elsewhere: bool = False
+    remote: bool = False
 
 
-def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str | None = None) -> Identity:
+def identity_of(run: Run, variables_digest: str | None = None, *, remote_platform: str | None = None) -> Identity:
     """Computes the ids of `run`.
 
     Args:
       run: The run.
       variables_digest: Digest of the variables that it starts from, if not init's.
-      elsewhere: For a remote run, the platform that `device=auto` means there; the device need not exist here, and the
-        run is traced on the CPU.
+      remote_platform: For a remote run, the platform that `device=auto` means there; the device need not exist here,
+        and the run is traced on the CPU.
 
     Raises:
       LayerError: The layer or the host can't be imported.
@@ -52,10 +52,9 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
     """
     run = sized(run)
     data = to_data(run)
-    device = devices.find_device("cpu" if elsewhere else run.device)
-    platform, name = (
-        devices.named(run.device, elsewhere) if elsewhere else (device.platform, devices.device_name(device))
-    )
+    device = devices.find_device("cpu" if remote_platform else run.device)
+    here = (device.platform, devices.device_name(device))
+    platform, name = devices.named(run.device, remote_platform) if remote_platform else here
     program = {
         "layer": {key: data["layer"][key] for key in ("target", "kwargs", "call")},
         "source": targets.source_digest(str(run.layer.target)),
@@ -95,7 +94,7 @@ def identity_of(run: Run, variables_digest: str | None = None, *, elsewhere: str
         result_id=result_id,
         program_id=program_id,
         device=device,
-        elsewhere=elsewhere is not None,
+        remote=remote_platform is not None,
     )
 
 

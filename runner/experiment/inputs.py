@@ -82,7 +82,7 @@ def input_dtype(settings: InputSettings) -> np.dtype:
 
 
 def more_inputs(settings: InputSettings) -> dict[str, Any]:
-    """The arrays that every call gets beside x, by call argument; those of a dict in one.
+    """The arrays that every call gets besides x, by call argument; those of a dict in one.
 
     Raises:
       ConfigError: A dtype that does not exist, or that JAX would narrow.

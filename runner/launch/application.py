@@ -74,7 +74,7 @@ class SweepRequest:
             lambda name: SweepFolder(self.place(name)),
             self.invalid,
             origin=self.origin,
-            elsewhere=self.remote_platform,
+            remote_platform=self.remote_platform,
         )
         checked = (lambda: intact.with_damage(planned())) if self.verify else planned
         return checked() if distributed.count() == 1 else followers.agree(checked)
@@ -187,7 +187,7 @@ class Application:
         place: Callable[[str], Path],
         refused: Sequence[tuple[str, UserError]] = (),
         *,
-        elsewhere: str | None = None,
+        remote_platform: str | None = None,
         execute: Callable[..., SweepOutcome] | None = None,
         make_plan: Callable[..., Plan] | None = None,
     ) -> Sequence[Row]:
@@ -202,13 +202,13 @@ class Application:
         if not configs:
             raise one_or_many(refused, len(refused))
         _require_together(configs, self.act, by_jobs=execute is not None)
-        prepare_process(configs, elsewhere=elsewhere is not None)
+        prepare_process(configs, remote=remote_platform is not None)
         request = SweepRequest(
             configs=configs,
             place=place,
             invalid=refused,
             origin=self._origin,
-            remote_platform=elsewhere,
+            remote_platform=remote_platform,
             execute=execute,
             make_plan=make_plan,
         )

@@ -90,14 +90,14 @@ def execute(
     """
     files.make_sweep_folder(plan.folder)
     before = queue.unfinished(plan.folder)
-    elsewhere = {num for number, jobs in before.items() for num in queue.run_nums(plan.folder.submission(number), jobs)}
-    pending = [task for task in plan.pending() if task.job.num not in elsewhere]
+    submitted = {num for number, jobs in before.items() for num in queue.run_nums(plan.folder.submission(number), jobs)}
+    pending = [task for task in plan.pending() if task.job.num not in submitted]
     judged = blame.of(plan, pending)
     pending = [task for group in judged.groups for task in group]
     sweep_execute.write_plan(plan)
     reporter.started(plan, growth.num_runs if growth else len(pending))
-    if elsewhere:
-        reporter.warned(f"runs whose jobs are queued or running, waited for: {len(elsewhere)}")
+    if submitted:
+        reporter.warned(f"runs whose jobs are queued or running, waited for: {len(submitted)}")
     follower = Follower(plan, reporter, stop)
     dispatch = _Dispatch(plan=plan, crew=crew, launch=launch, follower=follower)
     follower.follow(before)

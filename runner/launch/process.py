@@ -40,12 +40,12 @@ PROCESS_WIDE = (
 )
 
 
-def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> None:
+def prepare_process(configs: Sequence[Config], *, remote: bool = False) -> None:
     """Sets process-wide state: JAX's devices and cache, and that libraries log errors only.
 
     Args:
       configs: The sweep's configs.
-      elsewhere: Whether other processes do the work, so that this one takes no GPU.
+      remote: Whether other processes do the work, so that this one takes no GPU.
 
     Raises:
       ConfigError: The configs disagree on it, or JAX is already initialized differently.
@@ -60,7 +60,7 @@ def prepare_process(configs: Sequence[Config], *, elsewhere: bool = False) -> No
     from runner.experiment import distributed
     from runner.report.terminal import Terminal
 
-    if elsewhere:
+    if remote:
         devices.keep_to_cpu()
     devices.prepare_process(first.process.num_cpu_devices, first.process.compilation_cache)
     distributed.start(first.distributed, Terminal().warned)

@@ -99,7 +99,7 @@ def _require_answer(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_TIMEOUT_S).close()
         except OSError as error:
-            raise _no_cluster(address, f"nobody answers there ({error.strerror or error})") from error
+            raise _no_cluster(address, f"nothing answers there ({error.strerror or error})") from error
 
 
 def _no_cluster(address: str | None, reason: str) -> UserError:

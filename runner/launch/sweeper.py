@@ -47,9 +47,9 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     configs = [configs[index] for index in kept]
     if not configs:
         raise one_or_many(refused, len(job_overrides))
-    execute, elsewhere = executor(context, config, application)
+    execute, remote_platform = executor(context, config, application)
     place = functools.partial(sweep_folder, config)
-    return application.sweep(configs, place, refused, elsewhere=elsewhere, execute=execute)
+    return application.sweep(configs, place, refused, remote_platform=remote_platform, execute=execute)
 
 
 def executor(context: Any, config: Any, application: Application) -> tuple[Callable[..., SweepOutcome], str | None]:

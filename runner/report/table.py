@@ -33,8 +33,8 @@ FLAG_MEANING = {
     "iqr": "with quartiles over 10 % apart",
     "short": "under 1 ms a sample (timing=careful loops)",
     "loaded": "on a busy machine",
-    "contended": "beside other work of this program",
-    "shared": "beside other processes on the GPU",
+    "contended": "alongside other work of this program",
+    "shared": "alongside other processes on the GPU",
     "debugging": "under settings of JAX for debugging",
 }
 

@@ -187,7 +187,7 @@ def _started(
             if announce:
                 reporter.started(plan, num_pending)
             try:
-                yield Scheduler(writer=writer, executor=executor, ending=ending, beside=journal is not None)
+                yield Scheduler(writer=writer, executor=executor, ending=ending, concurrent=journal is not None)
             except BaseException:
                 lines.append("left", sync=False, at=now())
                 raise

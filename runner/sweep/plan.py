@@ -112,7 +112,7 @@ def make_plan(
     refused: Sequence[tuple[str, UserError]] = (),
     *,
     origin: Mapping[str, Any] | None = None,
-    elsewhere: str | None = None,
+    remote_platform: str | None = None,
 ) -> Plan:
     """Plans `configs`: validates and deduplicates them, and looks up finished runs. Writes nothing.
 
@@ -121,13 +121,13 @@ def make_plan(
       place: Returns the sweep's folder, given the name that the plan suggests.
       refused: Where and why other configs of the sweep are invalid; reported together with the errors found here.
       origin: The command that started the sweep.
-      elsewhere: For runs on remote machines, the platform that `device=auto` means there; only the CPU is then used
-        here.
+      remote_platform: For runs on remote machines, the platform that `device=auto` means there; only the CPU is then
+        used here.
 
     Raises:
       UserError: Configs that can't run (all errors together), or a folder that can't be used.
     """
-    identities, drafts = validate(configs, refused, elsewhere=elsewhere)
+    identities, drafts = validate(configs, refused, remote_platform=remote_platform)
     distinct: dict[str, int] = {}
     for index, identity in enumerate(identities):
         distinct.setdefault(identity.run_id, index)

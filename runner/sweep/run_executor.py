@@ -75,7 +75,7 @@ class RunExecutor:
             compiled_here=first,
             watch=watch,
             steps=steps,
-            beside=functools.partial(self._warm_tracker, threads),
+            during_checks=functools.partial(self._warm_tracker, threads),
         )
         if settings.mode is TimingMode.off:
             return act()

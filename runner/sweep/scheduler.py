@@ -38,14 +38,14 @@ class Scheduler:
       writer: Writes executed runs.
       executor: Executes runs.
       ending: Whether the sweep ends early.
-      beside: Whether other processes work on the sweep.
+      concurrent: Whether other processes work on the sweep.
       died: Runs, by id, whose process died while executing them, and how.
     """
 
     writer: RunWriter
     executor: RunExecutor
     ending: Ending
-    beside: bool = False
+    concurrent: bool = False
     died: Mapping[str, str] = field(default_factory=dict)
     _programs: Programs = field(default_factory=Programs)
     # Loaded and compiled ahead of use; errors are reported where the result is used.
@@ -74,7 +74,7 @@ class Scheduler:
     def _run_waves(self, pool: ThreadPoolExecutor, plan: Plan, pending: Sequence[Task], num_programs: int) -> None:
         # A single run compiles alone, for a reliable compile time; a sweep uses every core.
         several = len(pending) > 1
-        contended = several or self.beside
+        contended = several or self.concurrent
         if several and _saves(pending):
             # While the first programs compile; `_settle` waits for it.
             self._ahead.append(self.writer.threads.submit(checkpoint.warm))

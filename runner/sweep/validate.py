@@ -28,7 +28,7 @@ def validate(
     configs: Sequence[Config],
     errors_before: Sequence[tuple[str, UserError]] = (),
     *,
-    elsewhere: str | None = None,
+    remote_platform: str | None = None,
     known: Mapping[ProgramKey, Draft] | None = None,
 ) -> tuple[list[Identity], dict[ProgramKey, Draft]]:
     """Returns the identity of every config and the draft of every program; computes and writes nothing.
@@ -36,7 +36,7 @@ def validate(
     Args:
       configs: The configs to run.
       errors_before: Reported together with the errors found here.
-      elsewhere: See `make_plan`.
+      remote_platform: See `make_plan`.
       known: Drafts that need not be traced again; they are included in the result.
 
     Raises:
@@ -51,7 +51,7 @@ def validate(
     for config in configs:
         try:
             initial = read(config.run.variables)
-            identity = identify(config.run, initial, elsewhere=elsewhere)
+            identity = identify(config.run, initial, remote_platform=remote_platform)
         except UserError as error:
             errors.append((config.where, error))
             continue
@@ -91,7 +91,7 @@ def _telling(draft: Draft, redaction: Redaction) -> UserError | None:
     return None
 
 
-def identify(run: Run, initial: InitialVariables | None, *, elsewhere: str | None = None) -> Identity:
+def identify(run: Run, initial: InitialVariables | None, *, remote_platform: str | None = None) -> Identity:
     """The ids of `run`, which starts from `initial`.
 
     Raises:
@@ -99,7 +99,7 @@ def identify(run: Run, initial: InitialVariables | None, *, elsewhere: str | Non
     """
     if initial:
         initial.require_steps(run)
-    identity = identity_of(run, initial.digest_for(run) if initial else None, elsewhere=elsewhere)
+    identity = identity_of(run, initial.digest_for(run) if initial else None, remote_platform=remote_platform)
     inputs.require(run.input, run.input_shape)
     retention.require(run.checkpoint)
     return identity

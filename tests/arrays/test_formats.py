@@ -121,12 +121,12 @@ def test_a_t5x_folder_is_read(driver, compressor, here):
     assert same("checkpoint_3#target", {"params": params})
 
 
-def test_a_t5x_folder_may_be_named_by_its_file(here):
+def test_t5x_folders_are_found_by_file(here):
     write_t5x(here / "checkpoint_3", {"dense": PARAMS["dense"]}, state={"step": 3})
     assert same("checkpoint_3/checkpoint", {"params": {"dense": PARAMS["dense"]}})
 
 
-def test_empty_arrays_and_steps_of_flax_are_read(here):
+def test_empty_flax_arrays_are_read(here):
     variables = {"params": {"empty": np.zeros((0, 3), np.float32), "last": np.ones(0, np.int8)}}
     (here / "ck").mkdir()
     for step in (9, 10):  # as flax.training.checkpoints names its files
@@ -346,7 +346,7 @@ def written(here: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["npz", "flax", "easylm", "safetensors"])
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
-def test_a_file_that_is_cut_off_is_named(name, part, here):
+def test_truncated_files_are_named(name, part, here):
     whole = written(here)[name]
     (here / name).write_bytes(whole[: int(len(whole) * part)])
     with pytest.raises(StorageError, match=rf"^{name} is (a damaged checkpoint \(.*\): |no checkpoint of a format)"):
@@ -401,7 +401,7 @@ def test_a_wrong_part_names_the_nearest(here):
         assert (raised.value.what, raised.value.suggestion) == (said, typed)
 
 
-def test_a_path_may_have_the_sign_in_it(here):
+def test_paths_may_contain_the_sign(here):
     (here / "a#b").mkdir()
     (here / "a#b" / "ck").write_bytes(serialization.to_bytes({"model": VARIABLES}))
     assert same("a#b/ck", VARIABLES) and same("a#b/ck#model/params", {"params": PARAMS})

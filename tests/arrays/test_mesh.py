@@ -363,10 +363,10 @@ def test_axis_names_need_a_mesh(make_run):
 def test_remote_runs_trace_on_one_device(make_run):
     words = ("layer.kwargs.kernel_metadata={out_sharding:[data,model]}", "input_shape=[4,8]", "device=gpu")
     run = make_run("mesh.axes={data:2,model:4}", *words)
-    drafted = draft.make_draft(run, identity.identity_of(run, elsewhere="gpu"))
+    drafted = draft.make_draft(run, identity.identity_of(run, remote_platform="gpu"))
     assert drafted.placement.mesh.size == 1
     other = make_run("mesh.axes={data:2,model:3}", *words)
-    named = identity.identity_of(other, elsewhere="gpu")
+    named = identity.identity_of(other, remote_platform="gpu")
     with pytest.raises(ConfigError, match="axis 1 of params/kernel has 8 elements, which model=3"):
         draft.make_draft(other, named)
 

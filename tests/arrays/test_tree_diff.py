@@ -18,13 +18,13 @@ def changed(old, new, **options) -> list[LeafDiff]:
     return [item for item in diff_trees(old, new, **options).leaves if item.kind is not Kind.same]
 
 
-def test_equal_trees_have_no_difference_and_integer_keys_are_as_their_spelling():
+def test_integer_keys_equal_their_spelling():
     old = {"params": {"layers": {"0": {"kernel": leaf(4, 8)}}}}
     new = {"params": {"layers": {0: {"kernel": leaf(4, 8)}}}}
     assert changed(old, new) == []
 
 
-def test_missing_and_extra_leaves_are_named_with_the_nearest():
+def test_missing_leaves_name_the_nearest():
     found = changed({"params": {"kernal": leaf(4, 8)}}, {"params": {"kernel": leaf(4, 9)}})
     assert found == [
         LeafDiff(kind="missing", new="params/kernel", wanted="float32[4,9]", nearest="params/kernal"),
@@ -35,7 +35,7 @@ def test_missing_and_extra_leaves_are_named_with_the_nearest():
 @pytest.mark.parametrize(
     ("old", "kind"), [(leaf(4, 8, dtype="bfloat16"), "cast"), (leaf(8, 4), "reshaped"), (leaf(4), "reshaped")]
 )
-def test_a_leaf_of_another_type_or_shape_is_told(old, kind):
+def test_reshaped_and_cast_leaves_are_named(old, kind):
     (found,) = changed({"params": {"kernel": old}}, {"params": {"kernel": leaf(4, 8)}})
     assert (found.kind, found.was, found.wanted) == (kind, tree_diff.kind(old), "float32[4,8]")
 
@@ -62,12 +62,12 @@ def test_leaves_that_move_together_have_one_prefix():
     assert tree_diff.prefix_moves(leaves) == {("params", "params/net"): leaves}
 
 
-def test_a_module_of_which_a_leaf_stays_has_no_prefix():
+def test_partly_moved_modules_have_no_prefix():
     stays = LeafDiff(kind="same", old="params/a/bias", new="params/a/bias")
     assert tree_diff.prefix_moves([moved("params/a/kernel", "params/net/a/kernel"), stays]) == {}
 
 
-def test_a_known_rename_goes_before_an_equal_path():
+def test_known_renames_beat_equal_paths():
     old = {"params": {"a": {"w": leaf(2)}, "b": {"w": leaf(2)}}}
     found = diff_trees(old, {"params": {"b": {"w": leaf(2)}}}, {"params/a/w": "params/b/w"}).leaves
     assert [(item.kind, item.old) for item in found] == [("moved", "params/a/w"), ("extra", "params/b/w")]

@@ -136,7 +136,7 @@ def test_function_arguments_become_functions(name, kwargs, got):
         (
             "Acts",
             {"value": {"_target_": f"{HERE}.Config", "_recursive_": False}},
-            "layer.kwargs.value._recursive_=false: beside _target_ there are _args_, _partial_ and the arguments by "
+            "layer.kwargs.value._recursive_=false: besides _target_ there are _args_, _partial_ and the arguments by "
             "name.\n  Try: the same without _recursive_",
         ),
         (

@@ -68,6 +68,6 @@ def test_a_host_is_told_its_call(typed, suggestion, tried, suggested):
 
 
 @pytest.mark.parametrize("host", ["Refuses", "RefusesWide"])
-def test_another_shape_is_suggested_only_where_it_works(host, suggested):
+def test_only_working_shapes_are_suggested(host, suggested):
     found = suggested("layer.target=linen_classes.Plain", f"{HOST}{host}", "layer.kwargs.dim=4")
     assert found == {"Refuses": None, "RefusesWide": "'input_shape=[2,2,4]'"}[host]

@@ -357,7 +357,7 @@ def test_a_host_gets_its_own_call_arguments(train, model_of):
     assert sorted(needs.variables["params"]) == (["Dense_0", "layer"] if train else ["layer"])
 
 
-def test_a_host_draws_the_keys_of_its_call(model_of):
+def test_hosts_draw_keys_of_their_call(model_of):
     typed = ["host.target=linen_classes.Modes", "host.call.train=false", "features=4", "input_shape=[2,4]"]
     model, needs = model_of(*typed, "host.call.key={_rng_:noise}", "host.call.shift=[1,2,3,4]")
     assert needs.streams == ("params", "noise")
@@ -387,7 +387,7 @@ class Calls(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["called", "named", "keyword", "placed"])
-def test_a_layer_may_be_called_where_it_is_made(way, model_of):
+def test_layers_may_be_called_when_made(way, model_of):
     typed = [f"host.target={HERE}.Calls", "input_shape=[2,4]"]
     (one, needs), (two, _) = model_of(*typed), model_of(*typed, f"host.kwargs.way={way}")
     variables = init(one, needs)
@@ -395,7 +395,7 @@ def test_a_layer_may_be_called_where_it_is_made(way, model_of):
     assert shapes(init(two, needs)) == shapes(variables)
 
 
-def test_a_call_argument_without_a_host_is_the_layers(make_run):
+def test_hostless_call_arguments_reach_the_layer(make_run):
     with pytest.raises(ConfigError) as refused:
         make_run("layer=linear", "host.call.train=true")
     assert str(refused.value) == "host.call.train=true: there is no host that gets it.\n  Try: layer.call.train=true"

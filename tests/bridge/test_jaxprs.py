@@ -220,7 +220,7 @@ def test_elements_a_scan_returns_are_unchanged():
     assert jaxprs.changed(closed, [0]) == [False]
 
 
-def test_elements_of_a_scan_over_another_axis_are_not_changed():
+def test_scans_over_another_axis():
     closed = jax.make_jaxpr(lambda p, x: moved_back(p, x)[1])(jnp.ones((3, 2, 3)), jnp.ones((3, 3)))
     assert jaxprs.changed(closed, [0]) == [False]
 
@@ -231,7 +231,7 @@ def test_what_is_written_is_changed(name):
     assert jaxprs.changed(jax.make_jaxpr(WRITTEN[name])(p, p), [1]) == [True]
 
 
-def test_an_axis_moved_there_and_back_changes_nothing():
+def test_axes_moved_and_restored():
     def back(p):
         return jnp.moveaxis(jax.lax.scan(lambda c, row: (c, row), 0, jnp.moveaxis(p, 1, 0))[1], 0, 1)
 

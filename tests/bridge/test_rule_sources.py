@@ -87,7 +87,7 @@ def test_what_holds_no_rules_is_refused(source, reason):
     assert str(caught.value.suggestion).startswith("rules.partition=")
 
 
-def test_a_regex_that_yaml_takes_for_a_reference_needs_quotes(tmp_path):
+def test_reference_like_regexes_need_quotes(tmp_path):
     (tmp_path / "star.yaml").write_text("*/kernel: [a]\n")
     with pytest.raises(ConfigError, match="begins with \\* or \\[ needs quotes"):
         sources.given_rules(str(tmp_path / "star.yaml"))
@@ -106,7 +106,7 @@ def test_a_regex_that_yaml_takes_for_a_reference_needs_quotes(tmp_path):
         ('fsdp(axis="data")', 'fsdp(axis="data")'),
     ],
 )
-def test_a_partition_value_is_a_spec_or_a_tactic(value, spec):
+def test_partition_values_are_specs_or_tactics(value, spec):
     assert patterns.partition_value(value) == spec
 
 

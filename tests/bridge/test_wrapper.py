@@ -40,7 +40,7 @@ def made(target="Plain", **settings):
         ("PipelineToLinen", "OwnToLinen", 1.0, 0.5),
     ],
 )
-def test_a_class_of_to_linen_class_is_taken_apart(target, wraps, by, boxed):
+def test_to_linen_class_products_are_unwrapped(target, wraps, by, boxed):
     model, weight = made(target)
     plain, own = made()
     assert type(model).__mro__[1].__name__ == wraps
@@ -53,12 +53,12 @@ def test_a_class_of_to_linen_class_is_taken_apart(target, wraps, by, boxed):
 
 
 @pytest.mark.parametrize("target", ["PlainToLinen", "SubclassToLinen", "PipelineToLinen", "twice"])
-def test_sizes_of_a_bound_class_are_filled_in(target):
+def test_bound_classes_get_their_sizes(target):
     filled = wrap.filled(layer(target, kwargs={}), (2, 4), 8)
     assert filled.kwargs == {"dim": 4}
 
 
-def test_the_source_of_a_product_is_its_layers():
+def test_products_have_the_layer_source():
     assert targets.source_digest("linen_classes.PlainToLinen") == targets.source_digest("linen_classes.Plain")
 
 
@@ -74,7 +74,7 @@ def test_a_linen_module_is_still_refused():
         wrap.wrap(layer("NoWrapper", kwargs={}))
 
 
-def test_a_wrapper_is_used_in_place_of_to_linen():
+def test_a_wrapper_replaces_to_linen():
     model, weight = made(wrapper="linen_classes.OwnToLinen")
     assert type(model) is linen_classes.OwnToLinen
     assert np.array_equal(weight, made()[1])

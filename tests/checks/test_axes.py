@@ -43,7 +43,7 @@ def test_the_wrapper_writes_every_entry(scan):
     assert check.detail == f"each of {4 if scan else 8} params has its axes in params_axes"
 
 
-def test_axes_become_specs_with_the_axis_of_a_scan():
+def test_scanned_axes_become_specs():
     variables = jax.eval_shape(Stack(writing).init, KEY, X)
     specs = partitioning.get_axis_names(variables["params_axes"])["blocks"]
     assert specs["mlp"]["up"] == {"kernel": P("layers", "embed", "mlp"), "bias": P("layers", None)}

@@ -40,7 +40,7 @@ def checked(host, **options):
         (hosts.Learns(), "train=False", "layer (calls changes)"),
     ],
 )
-def test_a_switch_that_leaves_the_layer_training_fails(host, said, does):
+def test_a_switch_without_effect_fails(host, said, does):
     check = checked(host)
     assert (check.verdict, check.detail) == (
         Verdict.fail,
@@ -66,12 +66,12 @@ def test_a_switch_that_reaches_the_layer_passes(host):
     assert checked(host).verdict is Verdict.passed
 
 
-def test_the_host_is_asked_as_it_is_called():
+def test_the_host_is_traced_as_called():
     assert checked(hosts.Argument(hands_on=True), call={"deterministic": False}).verdict is Verdict.passed
     assert checked(hosts.Argument(), call={"deterministic": False}).verdict is Verdict.fail
 
 
-def test_the_fix_gives_the_layer_its_own_argument():
+def test_the_fix_sets_the_layer_argument():
     assert checked(hosts.Argument()).fix == "layer(x, quiet=True)  # in the host, where it evaluates"
     assert checked(hosts.Builds()).fix == "bridge.to_linen(…, noisy=False)  # in the host, where it evaluates"
     assert checked(hosts.Argument(hosts.DropoutOnly)).fix is None
@@ -87,7 +87,7 @@ def test_the_fix_gives_the_layer_its_own_argument():
         pytest.param("DropoutOnly", [], Verdict.fail, marks=pytest.mark.slow),
     ],
 )
-def test_a_layer_of_the_config_may_have_its_own_argument_set(make_run, layer, more, verdict):
+def test_config_layers_may_set_their_argument(make_run, layer, more, verdict):
     run = make_run("layer=custom", f"layer.target=mode_hosts.{layer}", "host.target=mode_hosts.Thin", *more)
     check = mode.check(execute.subject(make_draft(run, identity_of(run)), run), full=False)
     assert check.verdict is verdict

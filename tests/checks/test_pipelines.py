@@ -139,7 +139,7 @@ def test_what_is_typed_wins_over_the_preset(make_run):
     assert asked("BatchNormed", "brax", **{key: tuple(value) for key, value in options.items()}) == {}
 
 
-def test_a_pipeline_changes_the_id_and_none_does_not(make_run):
+def test_only_a_chosen_pipeline_changes_ids(make_run):
     ids = [identity_of(make_run(*typed)).program_id for typed in ([], ["pipeline=none"], ["pipeline=kauldron"])]
     assert ids[0] == ids[1] != ids[2]
 
@@ -167,6 +167,6 @@ def test_an_unknown_pipeline_is_refused():
     assert refused.value.suggestion == "pipeline=brax"
 
 
-def test_a_host_of_others_is_not_wrapped_again():
+def test_foreign_hosts_are_not_rewrapped():
     with pytest.raises(UserError, match="wrapper= and metadata_fn= are for a wrapped layer"):
         runner.check(linen_classes.NoWrapper(), X, metadata_fn="none")

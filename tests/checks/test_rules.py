@@ -60,13 +60,13 @@ def test_leaves_by_known_names_pass():
     assert check.evidence["partition"]["params/ff/up/kernel"] == "'ff/up/kernel': P('fsdp', 'mp')"
 
 
-def test_what_only_the_catch_all_meets_is_named():
+def test_catch_all_leaves_are_named():
     check = check_of(Net("Renamed"), partition_rules())
     assert check.verdict is Verdict.passed
     assert "(params/ff/w_in, params/ff/w_out of the layer only the catch-all '.*': P(None))" in check.detail
 
 
-def test_a_spec_for_more_axes_than_a_leaf_has_fails():
+def test_specs_of_too_many_axes_fail():
     rules = [("bias", P("fsdp", "mp")), *EVERY]
     check = check_of(alone("Attributes"), rules)
     assert check.verdict is Verdict.fail
@@ -76,7 +76,7 @@ def test_a_spec_for_more_axes_than_a_leaf_has_fails():
     assert check_of(alone("Attributes"), [*more_of(check), *rules]).verdict is Verdict.passed
 
 
-def test_a_box_inside_a_layer_hides_its_leaf():
+def test_inner_boxes_hide_their_leaf():
     rules = {"partition": [(".*/kernel", P("fsdp", "mp")), *EVERY], "match": "fullmatch"}
     with nnx.use_eager_sharding(False):
         check = check_of(Net("Named"), rules)
@@ -88,7 +88,7 @@ def test_scalars_meet_no_rule_and_need_none():
     assert (check.verdict, "params/scale" in check.evidence["partition"]) == (Verdict.passed, False)
 
 
-def test_a_box_hides_a_leaf_from_rules_for_whole_paths():
+def test_boxes_hide_leaves_from_fullmatch_rules():
     rules = {"partition": [(".*/kernel", P("fsdp", "mp")), *EVERY], "match": "fullmatch"}
     model = bridge.to_linen(nnx.Linear, 4, 4, kernel_init=nnx.with_partitioning(INIT, ("embed", "mlp")))
     with nnx.use_eager_sharding(False):
@@ -117,13 +117,13 @@ def test_layers_by_names_of_the_mask_pass(name):
     assert check_of(Net(name), KERNELS).verdict is Verdict.passed
 
 
-def test_a_matrix_that_its_twin_leaves_out_passes():
+def test_a_matrix_missing_in_its_twin_passes():
     embed = bridge.to_linen(nnx.Embed, 8, 4)
     tokens = jnp.zeros((2,), jnp.int32)
     assert runner.check(embed, tokens, rules=KERNELS, only=["rules"])["rules"].verdict is Verdict.passed
 
 
-def test_a_mask_by_modules_misses_those_of_other_names():
+def test_module_masks_miss_other_names():
     mask = {"weight_decay": [("up/kernel", 1.0), ("down/kernel", 1.0)]}
     assert check_of(Net("Known"), mask).verdict is Verdict.passed
     assert check_of(Net("Attributes"), mask).detail.startswith("2 of 2 matrices of the new layer get no weight decay")
@@ -135,7 +135,7 @@ def test_biases_of_heads_are_no_matrices():
     assert (check.verdict, check.detail) == (Verdict.passed, "4 of 8 leaves get weight decay")
 
 
-def test_a_rule_that_leaves_a_matrix_out_is_meant():
+def test_a_rule_may_exclude_a_matrix():
     mask = {"weight_decay": [("w_(in|out)", 0.0), (".*", 1.0)]}
     assert check_of(Net("Mixed"), mask).verdict is Verdict.passed
 
@@ -145,20 +145,20 @@ def test_vectors_of_a_scan_are_no_matrices():
     assert (check.verdict, check.detail) == (Verdict.passed, "3 of 6 leaves get weight decay")
 
 
-def test_a_boxed_matrix_is_told_to_lose_its_box():
+def test_boxed_matrices_should_be_unboxed():
     with nnx.use_eager_sharding(False):
         check = check_of(Net("Named"), KERNELS)
     assert check.detail == "1 of 1 matrix of the new layer gets no weight decay: params/ff/up/kernel/value"
     assert check.fix == "bridge.to_linen(…, metadata_fn=None)  # without the box, which adds /value to the path"
 
 
-def test_a_mask_that_is_a_function_is_asked():
+def test_mask_functions_are_called():
     check = check_of(Net("Mixed"), {"weight_decay": kernels})
     assert check.detail.startswith("2 of 4 matrices of the new layer get no weight decay")
     assert check_of(Net("Mixed"), {"weight_decay": matrices}).verdict is Verdict.passed
 
 
-def test_a_layer_that_only_the_catch_all_freezes_is_warned_of():
+def test_freezing_by_catch_all_warns():
     schedule = [("head/.*", {"lr": 1.0}), (".*", None)]
     check = check_of(Net("Renamed"), {"freeze": schedule})
     assert check.verdict is Verdict.warn
@@ -167,7 +167,7 @@ def test_a_layer_that_only_the_catch_all_freezes_is_warned_of():
     assert check_of(Net("Renamed"), {"freeze": [*more, *schedule]}).verdict is Verdict.passed
 
 
-def test_a_layer_that_is_meant_to_be_frozen_passes():
+def test_an_explicit_freeze_passes():
     check = check_of(Net("Renamed"), {"freeze": [("ff/.*", True)]})
     assert (check.verdict, check.detail) == (Verdict.passed, "2 of 4 leaves are frozen")
 
@@ -185,18 +185,18 @@ def test_rules_written_for_numbers_take_integer_keys():
     assert check_of(Net("Listed"), rules).verdict is Verdict.passed
 
 
-def test_a_mask_that_asks_no_name_takes_integer_keys():
+def test_nameless_masks_take_integer_keys():
     assert check_of(Net("Listed"), {"weight_decay": matrices}).verdict is Verdict.passed
 
 
-def test_the_fix_of_integer_keys_is_a_layer():
+def test_integer_keys_are_fixed_by_a_layer():
     layer = nnx.eval_shape(lambda: Attributes(4, rngs=nnx.Rngs(0)))
     assert [*nnx.to_pure_dict(nnx.state(layer, nnx.Param))] == ["layers_0", "layers_1"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "passes"), [("Listed", False), ("Attributes", True)])
-def test_a_strict_run_refuses_what_rules_can_not_take(make_run, name, passes):
+def test_strict_runs_refuse_unruled_trees(make_run, name, passes):
     words = ["layer=custom", f"layer.target=ruled_layers.{name}", "layer.kwargs.width=4"]
     words += ["rules=ruled_layers.partition_rules"]
     run = make_run(*rules_settings.as_overrides(words))

@@ -223,7 +223,7 @@ class Scanned(nn.Module):
 @pytest.mark.slow
 @pytest.mark.usefixtures("placing_nothing")
 @pytest.mark.parametrize(("says_name", "box"), [(True, tried_boxes.LOGICAL), (False, tried_boxes.BARE)])
-def test_only_a_box_that_works_in_the_host_is_suggested(says_name, box):
+def test_only_working_boxes_are_suggested(says_name, box):
     check = check_of(Scanned(bridge.ToLinen(named), says_name))
     assert (check.verdict, check.fix) == (Verdict.fail, tried_boxes.FIXES[box])
     assert check.evidence["boxes"][box] == "works"
@@ -234,13 +234,13 @@ def test_only_a_box_that_works_in_the_host_is_suggested(says_name, box):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("placing_nothing")
-def test_a_host_with_params_axes_is_told_of_the_writer():
+def test_params_axes_hosts_get_the_writer():
     subject = subject_of(axes_hosts.Stack(axes_hosts.default), X[:, :4])
     assert sharding.check(subject, full=True).fix == tried_boxes.WRITER
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_a_box_that_a_scan_refuses_is_a_fail():
+def test_a_box_refused_by_scan_fails():
     model = Scanned(bridge.ToLinen(named, metadata_fn=boxes.logical), says_name=False)
     (check,) = runner.check(model, X, only=["sharding"])
     assert (check.verdict, check.fix) == (Verdict.fail, tried_boxes.FIXES[tried_boxes.BARE])
@@ -259,7 +259,7 @@ class Refusing(Scanned):
 
 
 @pytest.mark.usefixtures("placing_nothing")
-def test_a_host_in_which_no_box_works_is_told_so():
+def test_hosts_without_a_working_box_are_named():
     check = check_of(Refusing(bridge.ToLinen(named), says_name=False))
     assert (check.verdict, check.fix) == (Verdict.fail, None)
     assert "no box works in this host (LogicallyPartitioned: PartitioningUnspecifiedError" in check.detail

@@ -191,13 +191,13 @@ def test_lists_and_arrays_become_tuples(kernel_size):
 
 
 @pytest.mark.parametrize("sizes", [[4], {"width": [4]}], ids=["list", "dict"])
-def test_a_host_that_cannot_be_hashed_is_loud(sizes):
+def test_unhashable_hosts_warn(sizes):
     check = checked(SizedHost(sizes))
     assert (check.verdict, check.evidence["unhashable"]) == (Verdict.warn, ["sizes"])
     assert check.detail.startswith("the host's sizes (")
 
 
-def test_a_host_that_can_be_hashed_has_no_trap():
+def test_hashable_hosts_pass():
     assert checked(SizedHost((4,))).verdict is Verdict.passed
 
 

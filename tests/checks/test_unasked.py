@@ -27,7 +27,7 @@ def layer(name):
     return bridge.to_linen(getattr(unasked_layers, name))
 
 
-def test_state_in_python_that_can_not_be_asked_for():
+def test_unreadable_python_state_is_untested():
     check = asked("mutable", layer("OneInstance"))
     assert (check.verdict, check.untested) == (Verdict.warn, True)
     assert check.detail.startswith(
@@ -36,7 +36,7 @@ def test_state_in_python_that_can_not_be_asked_for():
     assert asked("mutable", layer("Plain")).verdict is Verdict.passed
 
 
-def test_what_else_is_wrong_fails_all_the_same():
+def test_other_faults_still_fail():
     check = asked("mutable", layer("OneInstanceStops"))
     assert (check.verdict, check.untested) == (Verdict.fail, False)
     assert "another shape" in check.detail
@@ -89,7 +89,7 @@ def test_state_in_python_inside_a_host(host, name, attribute):
     assert check.verdict is (Verdict.fail if attribute else Verdict.passed)
 
 
-def test_state_in_python_of_the_method_that_a_host_calls():
+def test_python_state_of_a_called_method():
     check = asked("mutable", unasked_layers.CountingHost(layer("CountsScaled")))
     assert check.evidence["attributes"] == ["layer.calls"]
     assert asked("mutable", unasked_layers.CountingHost(layer("KeepsNoCount"))).verdict is Verdict.passed

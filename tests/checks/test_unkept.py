@@ -90,13 +90,13 @@ def test_lifts_that_lose_nothing_pass(host):
         (hosts.Nested(outer=("params", "batch_stats")), 1),
     ],
 )
-def test_each_nested_lift_that_loses_it_is_named(host, lines):
+def test_every_losing_lift_is_named(host, lines):
     found = checked(host)
     assert found.verdict is Verdict.fail
     assert len(found.fix.splitlines()) == found.detail.count("nn.scan (lifted_hosts.py:") == lines
 
 
-def test_a_constant_that_a_scan_leaves_out_is_a_warning():
+def test_a_lost_constant_warns():
     found = checked(hosts.Scan(hosts.Looks))
     assert found.verdict is Verdict.warn
     assert found.detail.endswith("every apply makes it again, right only where no call and no checkpoint changes it")
@@ -112,7 +112,7 @@ def test_updates_of_what_is_lost_fail_mutable():
     )
 
 
-def test_a_mapping_that_keeps_variables_and_drops_updates_fails():
+def test_map_variables_dropping_updates_fails():
     found = checked(hosts.MapsVariables(mapped=True, mutable=False), mutable)
     assert found.verdict is Verdict.fail
     assert "does not carry batch_stats of block/layer (norm/mean, norm/var) out of apply" in found.detail
@@ -120,7 +120,7 @@ def test_a_mapping_that_keeps_variables_and_drops_updates_fails():
     assert checked(hosts.MapsVariables(mapped=True), mutable).verdict is Verdict.passed
 
 
-def test_a_loop_of_apply_that_drops_updates_fails():
+def test_an_apply_loop_dropping_updates_fails():
     found = checked(hosts.Loops(), mutable)
     assert (found.verdict, found.detail.count("nn.while_loop (lifted_hosts.py:")) == (Verdict.fail, 1)
     assert "leaves out batch_stats: no other arguments were found to keep that" in found.fix

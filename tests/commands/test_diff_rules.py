@@ -24,7 +24,7 @@ def run(capsys):
     return command
 
 
-def test_a_new_name_that_only_the_catch_all_meets_is_warned_of(run):
+def test_new_catch_all_names_warn(run):
     code, lines = run('ruled_layers:Net("Renamed")', "rules=ruled_layers:partition_rules()")
     assert code == 1  # the trees differ
     assert lines == [
@@ -48,7 +48,7 @@ def test_no_rule_for_a_new_name_fails(run):
     assert lines[0] == "fail: params/ff/w_in, params/ff/w_out meet no rule, for which EasyLM raises an error"
 
 
-def test_rules_that_the_old_tree_does_not_meet_are_doubted(run):
+def test_unmet_old_rules_are_doubted(run):
     code, lines = run(OLD, "rules.partition=[[other,[a]]]")
     assert (code, lines[0][:5]) == (1, "fail:")
     assert "in the old tree too params/ff/down/bias, params/ff/down/kernel" in lines[1]
@@ -59,13 +59,13 @@ def test_matrices_that_lose_weight_decay_are_counted(run):
     assert lines[0] == "warn: 2 of 2 matrices of the new layer get no weight decay: params/ff/w_in, params/ff/w_out"
 
 
-def test_a_vector_that_gains_weight_decay_is_warned_of(run):
+def test_newly_decayed_vectors_warn(run):
     mask = "rules.weight_decay={scale:0.0,bias:0.0,.*:1.0}"
     _, lines = run('ruled_layers:Net("Normed")', mask, old="ruled_layers:Net(norm=True)")
     assert lines[0] == "warn: params/ff/gamma gets weight decay, and what was there got none"
 
 
-def test_a_frozen_leaf_that_is_trained_under_its_new_name_fails(run):
+def test_unfrozen_renamed_leaves_fail(run):
     code, lines = run('ruled_layers:Net("Renamed")', "rules.freeze={ff/up:true,ff/down:true}")
     assert code == 1
     assert lines[0] == "fail: params/ff/w_in, params/ff/w_out are trained, and what was there is frozen"

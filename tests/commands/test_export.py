@@ -501,7 +501,7 @@ def test_other_description_versions_are_refused(sweep, tmp_path, capsys):
         (b"\x99" + bytes(7) + b'{"a": 1 }', "a damaged checkpoint (safetensors): it is cut off"),
     ],
 )
-def test_a_file_that_is_no_export_is_refused(content, said, tmp_path, capsys):
+def test_foreign_files_are_refused(content, said, tmp_path, capsys):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     assert import_refused(capsys, path).startswith(f"{path} is {said}")

@@ -118,7 +118,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("name", "said"), BROKEN)
-def test_what_can_not_be_read_is_one_sentence(name, said, here, capsys):
+def test_unreadable_files_get_one_sentence(name, said, here, capsys):
     broken(here)
     before = sorted(here.iterdir())
     code, out, err = run(capsys, "import", name)
@@ -127,7 +127,7 @@ def test_what_can_not_be_read_is_one_sentence(name, said, here, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_and_a_diff_say_it_too(here, capsys):
+def test_runs_and_diff_say_it_too(here, capsys):
     broken(here)
     before = sorted(here.iterdir())
     for name, said in (BROKEN[2], BROKEN[5]):

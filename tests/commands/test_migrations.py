@@ -290,7 +290,7 @@ def test_mismatched_checkpoints_get_no_proof(run):
 
 
 @pytest.mark.slow
-def test_of_many_leaves_several_are_changed_at_a_time(run):
+def test_many_leaves_change_together(run):
     saved("Many()", "old")
     code, out, _ = run("Many()@old", "Many(70)")
     assert (code, "replaced leaves changed 2 at a time" in " ".join(out.split())) == (0, True)

@@ -68,7 +68,7 @@ def test_resume_handles_quotes_in_folder_names(here, capsys):
 
 
 @pytest.mark.slow
-def test_runs_of_other_software_are_done_again_where_asked(here, capsys):
+def test_runs_of_other_software_are_redone(here, capsys):
     of_other_software("fine")
     code, out, _ = run(capsys, "resume", "outputs/fine")
     assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 stale · 0 to do")
@@ -80,7 +80,7 @@ def test_runs_of_other_software_are_done_again_where_asked(here, capsys):
     assert (code, out.splitlines()[0]) == (0, "fine: 4 runs · 2 programs · 4 done · 0 to do")
 
 
-def test_a_failed_run_of_other_software_stays_failed(here, capsys):
+def test_failed_foreign_runs_stay_failed(here, capsys):
     of_other_software("mixed")
     code, out, _ = run(capsys, "resume", "outputs/mixed", "--trust", "failure.retry=none")
     assert (code, out.splitlines()[0]) == (1, "mixed: 2 runs · 2 programs · 1 failed, 1 stale · 0 to do")

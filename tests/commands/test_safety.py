@@ -210,7 +210,7 @@ def flip(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_a_flipped_file_of_an_own_layer_is_found(own_sweep, capsys):
+def test_flipped_files_of_own_layers_are_found(own_sweep, capsys):
     first, _ = own_sweep
     flip(first / "output.npy")
     code, out, err = run(capsys, "verify", "outputs/s")

@@ -118,7 +118,7 @@ def test_token_in_a_followed_run_is_redacted(here):
     assert _telling(here) == []
 
 
-def test_short_token_in_its_own_key_is_redacted(here, monkeypatch):
+def test_short_tokens_are_redacted(here, monkeypatch):
     monkeypatch.setenv("PLANTED_TOKEN", "q7#")
     assert main.main([*LEAN, "checkpoint=none", f"tracking.notes={PLANTED}", "sweep=mine"]) == 0
     (wandb_file,) = here.glob("outputs/mine/wandb/offline-run-*/*.wandb")

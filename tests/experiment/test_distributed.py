@@ -183,7 +183,7 @@ def test_failed_rendezvous_is_explained(monkeypatch):
         f"process 1 meets the others at 127.0.0.1:{free}",
         f"distributed.coordinator=127.0.0.1:{free}: after 1 s the first process does not listen there: "
         "Connection refused.",
-        "  Try: the same command with distributed.process_id=0, beside this one",
+        "  Try: the same command with distributed.process_id=0, next to this one",
         "distributed.coordinator=here: it is HOST:PORT.",
         "  Try: distributed.coordinator=127.0.0.1:12345",
         "distributed.mode=jax: the processes can't meet (coordinator_address should be defined).",

@@ -104,13 +104,13 @@ def run(make_run):
 
 
 @pytest.mark.parametrize(("key", "value", "what", "under"), ROWS)
-def test_a_key_changes_the_ids_that_it_must(run, key, value, what, under):
+def test_keys_change_the_right_ids(run, key, value, what, under):
     before, after = identity_of(changed(run, under)), identity_of(changed(run, under | {key: value}))
     differing = [name for name in CHANGED[PROGRAM] if getattr(before, name) != getattr(after, name)]
     assert differing == list(CHANGED[what])
 
 
-def test_every_key_of_the_settings_has_a_row(run):
+def test_every_settings_key_has_a_row(run):
     data = to_data(run)
     keys = [
         f"{group}.{name}" if isinstance(value, dict) else group
@@ -121,15 +121,15 @@ def test_every_key_of_the_settings_has_a_row(run):
     assert [key for key in keys if key not in (*rows, *OTHERWISE) and key.partition(".")[0] not in NOT_PART] == []
 
 
-def test_groups_that_are_no_part_of_the_result(make_run, run):
+def test_groups_outside_the_result(make_run, run):
     other = make_run(
         "features=8", "checks=off", "checkpoint=none", "tracking=disabled", "failure.max=3", "process.num_cpu_devices=2"
     )
     assert identity_of(other) == identity_of(run)
 
 
-def test_files_and_devices_are_part_by_what_they_are(run):
+def test_files_and_devices_count_by_content(run):
     plain = identity_of(run)
     assert identity_of(run, "digest").program_id != identity_of(run, "other").program_id != plain.program_id
     auto = dataclasses.replace(run, device="auto")
-    assert identity_of(auto, elsewhere="gpu").run_id != identity_of(auto, elsewhere="cpu").run_id
+    assert identity_of(auto, remote_platform="gpu").run_id != identity_of(auto, remote_platform="cpu").run_id

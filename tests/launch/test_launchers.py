@@ -251,7 +251,7 @@ def test_unreachable_slurm_or_ray_is_reported(here, monkeypatch):
     assert "error: hydra/launcher=submitit_slurm: " in said
     (port,) = slurm_cluster.free_ports(1)
     said = end(start(*SWEEP, *LEAN, "hydra/launcher=ray", f"hydra.launcher.address=127.0.0.1:{port}"), 2)
-    assert said.startswith(f"error: hydra.launcher.address=127.0.0.1:{port}: nobody answers there (")
+    assert said.startswith(f"error: hydra.launcher.address=127.0.0.1:{port}: nothing answers there (")
     assert said.endswith("  Try: hydra.launcher.address=null, for processes of this machine\n")
 
 

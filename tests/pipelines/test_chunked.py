@@ -30,7 +30,7 @@ def verdicts(kind, *, chunks=0, only=TRACED, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunks", [0, 2])
-def test_the_new_feed_forward_gives_the_old_bits(chunks, old):
+def test_replaced_feed_forward_is_bit_equal(chunks, old):
     outputs = [
         model.apply(old, TOKENS, deterministic=True)
         for model in (chunked.Model(chunks=chunks), chunked.Migrated(chunks=chunks))
@@ -56,7 +56,7 @@ def test_statistics_are_trained_and_never_kept():
 
 
 @pytest.mark.slow
-def test_names_of_ones_own_meet_the_last_rule():
+def test_own_names_meet_the_last_rule():
     model = chunked.Model(chunked.Made(chunked.Gated))
     report = runner.check(model, TOKENS, pipeline="easylm", rules=chunked.RULES, only="rules")
     assert "of the layer only the catch-all '.*': P(None)" in report["rules"].detail
@@ -73,7 +73,7 @@ def test_a_deaf_dropout_is_named_in_evaluation():
 
 
 @pytest.mark.slow
-def test_a_stream_is_compared_with_the_new_model(old, tmp_path, monkeypatch):
+def test_streams_compare_with_the_new_model(old, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_easylm(tmp_path / "streaming_params", old["params"])
     module = "pipeline_standins.chunked"

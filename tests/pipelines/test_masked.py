@@ -45,7 +45,7 @@ def test_matrices_without_decay_are_named():
 
 
 @pytest.mark.slow
-def test_numbers_as_keys_fail_where_names_are_joined():
+def test_joined_integer_keys_fail():
     params = masked.Encoder(masked.wrapped(masked.Listed)).init(jax.random.key(0), X)["params"]
     with pytest.raises(TypeError):
         masked.flat(params)

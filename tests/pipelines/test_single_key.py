@@ -47,7 +47,7 @@ def test_what_one_key_cannot_serve_fails(kind, names):
 
 
 @pytest.mark.slow
-def test_the_second_of_a_saved_tuple_is_compared(old, tmp_path, monkeypatch):
+def test_tuple_items_are_compared(old, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ocp.PyTreeCheckpointer().save(tmp_path / "saved", ({"mean": jnp.zeros(3)}, old, {"params": {"v": jnp.ones(2)}}))
     module = "pipeline_standins.single_key"

@@ -66,7 +66,7 @@ def test_a_healthy_layer_passes_in_t5x():
 
 
 @pytest.mark.slow
-def test_a_key_that_t5x_does_not_give_is_named():
+def test_t5x_misses_a_stream():
     found = asked(encoder(mlps.EagerMlp), "streams", pipeline="t5x")["streams"]
     assert found.verdict == "fail"
     assert "dropout" in found.detail
@@ -81,7 +81,7 @@ def test_a_key_that_t5x_does_not_give_is_named():
     ],
     ids=["t5x", "maxtext"],
 )
-def test_what_a_scan_does_not_carry_is_lost(host, pipeline):
+def test_uncarried_state_is_lost(host, pipeline):
     found = asked(host, "complete", "mutable", "pipeline", pipeline=pipeline)
     assert any(check.verdict == "fail" for check in found.values())
 
@@ -108,7 +108,7 @@ def model(layer, *, told):
 
 
 @pytest.mark.slow
-def test_a_mode_that_reaches_no_layer_is_named():
+def test_unreached_mode_is_named():
     host = model(mlps.UnawareMlp, told=False)
     found = asked(host, "traps", "mode", "pipeline", pipeline="kauldron")
     assert {name for name, check in found.items() if check.verdict == "fail"} & {"mode", "traps"}

@@ -131,7 +131,7 @@ ROW = {
 }
 
 
-def test_every_column_shows_its_part_of_the_record():
+def test_columns_match_the_record():
     kernel, mean = make_record().variables[0], Leaf(path=["s", "m"], shape=[1], dtype="f", num_bytes=4, digest="d")
     record = make_record(
         status=Status.failed,

@@ -372,7 +372,7 @@ def test_report_writes_the_current_page(folder, capsys):
     assert data["folder"] == "mine"
 
 
-def test_a_run_begun_again_has_no_record_yet(folder):
+def test_restarted_runs_have_no_record(folder):
     tried = record(1, settings={"seed": 1})
     finish(folder, tried)
     lines = folder.journal.read_bytes().splitlines(keepends=True)

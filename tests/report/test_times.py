@@ -119,7 +119,7 @@ def test_pairs_group_by_program_without_failures():
     assert times.groups([dataclasses.replace(pairs[0], b=failed), dataclasses.replace(pairs[1], a=failed)]) == []
 
 
-def test_programs_on_a_busy_machine_are_no_part_of_all():
+def test_busy_programs_are_left_out():
     quiet = [group(SPREAD, scaled(1.5)) for _ in range(2)]
     busy = group(SPREAD, scaled(0.2), flags=("loaded",))
     *_, together = times.from_records([*quiet, busy])

@@ -62,7 +62,7 @@ def test_a_removed_journal_line_costs_no_run(folder, capsys):
 
 
 @pytest.mark.slow
-def test_a_damaged_plan_is_remade_around_its_runs(folder, capsys):
+def test_damaged_plans_are_rebuilt(folder, capsys):
     before = records(folder)
     content = folder.plan.read_bytes()
     folder.plan.write_bytes(content.replace(b'"seed": 2', b'"seed": 3', 1))

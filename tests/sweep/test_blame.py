@@ -36,7 +36,7 @@ def rows(folder: Path) -> dict[int, str]:
 
 
 @pytest.mark.slow
-def test_a_crash_is_blamed_at_once_and_left_out(tmp_path):
+def test_crashes_are_blamed_and_left_out(tmp_path):
     first = bridge_runner(tmp_path, "-m", *KILLS, "+layer.kwargs.by=abort", "checks=off", *LEAN)
     assert first.returncode == -signal.SIGABRT
     assert list((tmp_path / "outputs/s").glob(".*.crash")) != []
@@ -50,7 +50,7 @@ def test_a_crash_is_blamed_at_once_and_left_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_crash_of_the_checks_costs_no_other_run(tmp_path):
+def test_crashing_checks_cost_one_run(tmp_path):
     first = bridge_runner(tmp_path, "-m", *KILLS, "+layer.kwargs.by=abort", "checks=strict", *LEAN)
     assert first.returncode == -signal.SIGABRT
     # Programs compile side by side: which one crashed may show only where it is alone, after all others.
@@ -61,7 +61,7 @@ def test_a_crash_of_the_checks_costs_no_other_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_is_tried_last(tmp_path):
+def test_killed_runs_are_tried_last(tmp_path):
     words = ("-m", *KILLS, "+layer.kwargs.by=kill", "checks=off", *LEAN)
     assert bridge_runner(tmp_path, *words).returncode == -signal.SIGKILL
     assert bridge_runner(tmp_path, *words).returncode == -signal.SIGKILL
@@ -118,7 +118,7 @@ def test_suspects_are_tried_last_and_alone(attempts, groups, tmp_path):
     assert judged(written(tmp_path, *attempts), "a", "b")[0] == groups
 
 
-def test_a_crash_proves_it_only_where_one_is_suspected(tmp_path):
+def test_proof_needs_a_suspected_crash(tmp_path):
     folder = written(tmp_path, [A])
     (tmp_path / ".journal.crash").write_text("Fatal Python error: Segmentation fault\n\nStack\n")
     said = "its process crashed in native code: Segmentation fault"
@@ -132,7 +132,7 @@ def test_resumed_training_is_never_blamed_for_kills(tmp_path):
     assert judged(folder, "a", "b", keeps_steps=True) == ([["b"], ["a"]], {})
 
 
-def test_short_memory_is_blamed_at_the_second_death(tmp_path, monkeypatch):
+def test_low_memory_is_blamed_twice(tmp_path, monkeypatch):
     folder = written(tmp_path, [A], [A])
     events = [event | ({"oom_kills": num} if event["event"] == "start" else {}) for num, event in marked(folder)]
     monkeypatch.setattr(blame.journal, "read_journal", lambda path: events)

@@ -61,7 +61,7 @@ def test_concluded_sweeps_are_left_alone(folder):
 
 
 @pytest.mark.slow
-def test_a_full_disk_at_the_end_is_caught_up(folder, monkeypatch, capsys):
+def test_resume_after_a_full_disk(folder, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -77,7 +77,7 @@ def test_a_full_disk_at_the_end_is_caught_up(folder, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_resume_makes_the_wandb_run_of_a_sweep(folder):
+def test_resume_adds_the_sweep_wandb_run(folder):
     assert main.main(["-m", "seed=0,1", "sweep=tracked", *LEAN, "tracking=offline"]) == 0
     tracked = SweepFolder(Path("outputs/tracked"))
     whole = wandb_files.find_offline_runs(tracked.wandb)

@@ -230,7 +230,7 @@ def test_verify_checks_the_saved_steps(here, capsys):
     [
         (
             "train.save_every=-1",
-            "train.save_every=-1: steps are kept after so many of them, or none at 0.\n  Try: train.save_every=100",
+            "train.save_every=-1: steps are kept after this number of them, or none at 0.\n  Try: train.save_every=100",
         ),
         (
             "train.keep_steps=0",

@@ -264,7 +264,7 @@ def test_programs_have_four_named_times():
     assert {len(one.samples.durations_s) for one in steady.values()} == {3}
 
 
-def test_a_program_is_timed_as_its_settings_say():
+def test_timing_follows_its_settings():
     clock = Clock()
     waits = []
 

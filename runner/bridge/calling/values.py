@@ -160,7 +160,7 @@ def _nested(value: Mapping[Any, Any], path: str) -> Nested:
     target_path, args = given.pop(TARGET), given.pop(ARGS, [])
     partial = given.pop(PARTIAL, False)
     if unknown := [key for key in given if re.fullmatch(r"_\w+_", key)]:
-        reason = f"beside {TARGET} there are {ARGS}, {PARTIAL} and the arguments by name"
+        reason = f"besides {TARGET} there are {ARGS}, {PARTIAL} and the arguments by name"
         raise ConfigError(f"{path}.{unknown[0]}", given[unknown[0]], reason, f"the same without {unknown[0]}")
     if not isinstance(target_path, str) or not isinstance(args, list) or not isinstance(partial, bool):
         reason = f"{TARGET} is a dotted path, {ARGS} a list, {PARTIAL} true or false"

@@ -15,7 +15,7 @@ from runner.bridge.needs import Needs
 from runner.bridge.tracing.fixed_draws import fixed_keys
 from runner.bridge.wrap import Bridged
 
-# The name below which the output is, beside the collections.
+# The name below which the output is, next to the collections.
 OUTPUT = "output"
 
 

@@ -65,7 +65,7 @@ class Captured:
     def module(self) -> nnx.Module:
         """The native module of the layer, shapes in place of arrays."""
         made: list[Any] = []
-        # Not `nnx.eval_shape`: it compares what modules hold beside their variables, and a bare array can't be.
+        # Not `nnx.eval_shape`: it compares what modules hold besides their variables, and a bare array can't be.
         jax.eval_shape(lambda: made.extend(nnx.split(self.construct(nnx.Rngs(0)))))
         graph, state = made
         return nnx.merge(graph, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state))

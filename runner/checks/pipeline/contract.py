@@ -1,4 +1,4 @@
-"""pipeline: what one named pipeline does with a layer, beside how it calls: which state it keeps, what it can read."""
+"""pipeline: what one named pipeline does with a layer, besides how it calls: which state it keeps, what it can read."""
 
 from __future__ import annotations
 

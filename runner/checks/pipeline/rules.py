@@ -70,7 +70,7 @@ def judge(
         partition.judge(rules.partition, leaves, replaced, found)
         if old is not None:
             partition.unused(rules.partition, old[1], leaves, found)
-    if old is None:  # a twin elsewhere says nothing of a mask for its own module
+    if old is None:  # a twin in another place says nothing of a mask for its own module
         placed = {leaf.name for leaf in leaves if leaf.is_placed}
         replaced = {name: leaf for name, leaf in replaced.items() if name in placed}
     for kind, mask in rules.masks.items():

@@ -59,8 +59,8 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
       UserError: The file can't be read, nothing describes the variables, or the leaves are not the expected ones.
     """
     place, _ = places.split(path)
-    beside = place if place.name else place.absolute()  # `.` has no name
-    target = Path(os.path.expanduser(out or beside.with_name(f"{beside.name.removesuffix(SUFFIX)}-variables")))
+    absolute = place if place.name else place.absolute()  # `.` has no name
+    target = Path(os.path.expanduser(out or absolute.with_name(f"{absolute.name.removesuffix(SUFFIX)}-variables")))
     require_target(target)
     found, text = _read(path)
     wanted = _like(like) if like is not None else _described(path, text)
@@ -77,10 +77,10 @@ def import_variables(path: Path, *, like: Path | None = None, out: Path | None =
 def _read(path: Path) -> tuple[Names, str | None]:
     """The arrays at `path` by dotted name, and their description; of a train state, only its variables."""
     contents, names = places.open_place(path)
-    beside = contents.place / DESCRIPTION_FILE
+    description = contents.place / DESCRIPTION_FILE
     text = contents.texts.get(DESCRIPTION)
-    if contents.place.is_dir() and beside.exists():
-        text = beside.read_text(errors="replace")
+    if contents.place.is_dir() and description.exists():
+        text = description.read_text(errors="replace")
     if text is not None:
         tree = contents.load(saved_trees.follow(contents, names))
     else:

@@ -180,7 +180,7 @@ def _migration(old: Side, new: Side, leaves: Sequence[LeafDiff]) -> Migration:
 
 
 def _lacking(side: Side) -> str:
-    """How a checkpoint differs from what the model beside it needs; what is more in it does no harm."""
+    """How a checkpoint differs from what the model next to it needs; what is more in it does no harm."""
     if side.variables is None or side.needs is None:
         return ""
     found = diff_trees(side.shapes, trees.unbox(side.needs.variables)).leaves

@@ -222,17 +222,17 @@ def _compare_applied(
     differing = closeness.differences(kept, made)
     if not differing:
         return "applied again, the output is the same bit for bit", []
-    elsewhere = _elsewhere(record, draft)
-    if elsewhere and (tolerance := _tolerance(kept, made, record)):
+    other_device = _other_device(record, draft)
+    if other_device and (tolerance := _tolerance(kept, made, record)):
         ulps = max(item["ulp"] for item in differing.values())
         how = f"within {ulps} ulp, and within the tolerance of {tolerance:.2g} of its largest element"
-        return f"applied on {elsewhere}, the output is {how}", []
-    where = "" if not elsewhere else f" on {elsewhere}"
+        return f"applied on {other_device}, the output is {how}", []
+    where = "" if not other_device else f" on {other_device}"
     source = "; the layer's source is another one than when the run was saved" if _other_source(record, draft) else ""
     return "", [f"applied again{where}, the output differs in {closeness.largest_differences(differing)}{source}"]
 
 
-def _elsewhere(record: Record, draft: Draft) -> str | None:
+def _other_device(record: Record, draft: Draft) -> str | None:
     """What has changed since the run was saved, so that bits may differ."""
     if record.platform != draft.device.platform:
         return f"{draft.device.platform} instead of {record.platform}"

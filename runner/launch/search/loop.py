@@ -80,7 +80,7 @@ def search(
         ),
     )
     composer = sweeper.make_composer(context, config)
-    execute, elsewhere = sweeper.executor(context, config, application)
+    execute, remote_platform = sweeper.executor(context, config, application)
 
     def compose(*known: Any, where: str) -> Config:
         config = sweeper.compose_one(composer, *known, where=where)
@@ -91,7 +91,7 @@ def search(
     return application.sweep(
         [one.reference()],
         functools.partial(sweeper.sweep_folder, config),
-        elsewhere=elsewhere,
+        remote_platform=remote_platform,
         execute=one.execute,
         make_plan=one.make_plan,
     )
@@ -128,19 +128,19 @@ class _Search:
         refused: Sequence[tuple[str, UserError]] = (),
         *,
         origin: Mapping[str, Any],
-        elsewhere: str | None = None,
+        remote_platform: str | None = None,
     ) -> Plan:
         """What is there of the search; see `runner.sweep.plan.make_plan`. `configs` is `reference` alone.
 
         Raises:
           UserError: Another study is there, or none of the first trials can run.
         """
-        self._elsewhere = elsewhere
+        self._remote_platform = remote_platform
         run = configs[0].run
-        identity = identify(run, read_initial_variables(run.variables), elsewhere=elsewhere)
+        identity = identify(run, read_initial_variables(run.variables), remote_platform=remote_platform)
         self._about = self._aim.about(configs[0], identity.run_id)
         folder = place(f"{run.layer.label}-study-{self._aim.digest(self._about)[:8]}")
-        plan = search_plan.begin(folder, self._aim.data, origin=origin, elsewhere=elsewhere)
+        plan = search_plan.begin(folder, self._aim.data, origin=origin, remote_platform=remote_platform)
         if not folder.study.exists():
             return self._probed(plan)
         if is_held(folder.trials):
@@ -202,6 +202,6 @@ class _Search:
             except UserError as error:
                 composed.append(error)
         configs = [one for one in composed if isinstance(one, Config)]
-        longer, answers = search_plan.longer(plan, configs, elsewhere=self._elsewhere)
+        longer, answers = search_plan.longer(plan, configs, remote_platform=self._remote_platform)
         found = iter(answers)
         return longer, [next(found) if isinstance(one, Config) else one for one in composed]

@@ -20,7 +20,7 @@ from runner.sweep.validate import validate
 
 
 def begin(
-    folder: SweepFolder, study: Mapping[str, Any], *, origin: Mapping[str, Any], elsewhere: str | None = None
+    folder: SweepFolder, study: Mapping[str, Any], *, origin: Mapping[str, Any], remote_platform: str | None = None
 ) -> Plan:
     """The plan that is in `folder`, to be made longer; one without runs where there is none.
 
@@ -31,7 +31,7 @@ def begin(
       folder: Where.
       study: What the search is for.
       origin: The command that makes it.
-      elsewhere: See `runner.sweep.plan.make_plan`.
+      remote_platform: See `runner.sweep.plan.make_plan`.
 
     Raises:
       StorageError: The folder can't be used, or holds a plan that is no study's.
@@ -50,7 +50,7 @@ def begin(
     for run in data["runs"]:
         names = {key: run[key] for key in ("run_id", "result_id", "program_id")}
         config = Config(run=serialize.from_data(run["settings"]), overrides=tuple(run["overrides"]))
-        device = devices.find_device("cpu" if elsewhere else config.run.device)
+        device = devices.find_device("cpu" if remote_platform else config.run.device)
         state = known.states.get(run["run_id"])
         task = make_task(config, Identity(**names, device=device), folder, run["num"], state=state, compared=compared)
         tasks.append(replace(task, tracked=run["run_id"] in known.tracked))
@@ -58,7 +58,7 @@ def begin(
 
 
 def longer(
-    plan: Plan, configs: Sequence[Config], *, elsewhere: str | None = None
+    plan: Plan, configs: Sequence[Config], *, remote_platform: str | None = None
 ) -> tuple[Plan, list[str | UserError]]:
     """`plan` with runs for `configs` too, and for each of these the id of its run, or why it can't run.
 
@@ -71,7 +71,7 @@ def longer(
     answers: list[str | UserError] = []
     for config in configs:
         try:
-            (identity,), drafts = validate([config], elsewhere=elsewhere, known=drafts)
+            (identity,), drafts = validate([config], remote_platform=remote_platform, known=drafts)
         except UserError as error:
             answers.append(error)
             continue

@@ -20,7 +20,7 @@ class Teller:
       study: What is told.
       journal: `trials.jsonl`.
       objective: The number that is told.
-      reporter: Receives failed trials that are not reported elsewhere.
+      reporter: Receives failed trials that are reported nowhere else.
     """
 
     def __init__(self, study: Study, journal: Journal, objective: Metric, reporter: Reporter) -> None:

@@ -158,7 +158,7 @@ function timeTable(state, row) {
     element(
       "p",
       { class: "hint" },
-      `Compilation cache: ${row.cache}.${row.compile_contended ? ` ${FLAGGED} beside other work of the sweep.` : ""}${compiled}`,
+      `Compilation cache: ${row.cache}.${row.compile_contended ? ` ${FLAGGED} alongside other work of the sweep.` : ""}${compiled}`,
     ),
     steady.length ? plainTable(["steady", "median", "99 % from", "to", "n", "read with care"], steady) : null,
     facts([
