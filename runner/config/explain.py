@@ -44,6 +44,8 @@ def explain(error: BaseException) -> UserError:
         return _unknown_choice(group, choice, _choices(text))
     if match := re.search(r"Could not override '([^']+)'\.\nTo append to your config use \+(\S+)", text):
         return _unknown_key(match[1], match[2])
+    if match := re.search(r"Could not override '([^']+)'\. No match in the defaults list\.\n.* use (\S+?)\.?$", text):
+        return UserError(f"{match[1]}: this config, a saved one, has no choice to replace", match[2])
     if match := re.search(r"Error merging override (.+)", text):
         reason = cause.splitlines()[0].rstrip(".") if cause else "it does not fit"
         key, _, value = match[1].partition("=")
