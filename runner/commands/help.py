@@ -6,6 +6,7 @@ import argparse
 
 from runner.commands.typed.verb import VERBS, Verb, load
 from runner.config import conf_folder
+from runner.errors import visible
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def run(typed: argparse.Namespace) -> int:
     Raises:
       UserError: The verb does not exist.
     """
-    print(overview() if typed.verb is None else load(typed.verb).help(), end="")
+    print(visible(overview() if typed.verb is None else load(typed.verb).help()), end="")
     return 0
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 from runner.commands.printed.json_output import only_json
 from runner.commands.typed import verb
@@ -45,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader closed the pipe: print no traceback, not even from the flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)  # the reader closed the pipe
         return 0
     except OSError as error:
         if error.filename is None:
@@ -69,6 +69,11 @@ def entry() -> None:
         process.leave(1, error)
         raise
     process.leave(code)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            _discard(stream)
     # Else Python's final garbage collection walks all of JAX's objects: 0.7 s of the one second that exiting takes.
     gc.freeze()
     # Another, impatient Ctrl-C during shutdown changes nothing that was done or printed.
@@ -87,8 +92,19 @@ def _exit_code(error: SystemExit) -> int:
 
 def fail(text: str, code: int) -> int:
     """Prints the reason on stderr and returns `code`."""
-    print(visible(f"{USER_ERROR_PREFIX}{text}"), file=sys.stderr)
+    try:
+        print(visible(f"{USER_ERROR_PREFIX}{text}"), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _discard(sys.stderr)
     return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Lets nothing more be written to a closed pipe, not even by the flush at exit, which would print a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -168,5 +184,6 @@ def _complete(words: Sequence[str]) -> int:
     from runner.commands.typed import completer
 
     for candidate in completer.complete(words[1:] if words[:1] == ["--"] else words):
-        print(candidate)
+        if visible(candidate) == candidate:  # a name that a terminal would obey is not offered
+            print(candidate)
     return 0

@@ -67,9 +67,10 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     from runner.experiment import execute
     from runner.experiment.identity import identity_of
     from runner.experiment.job import Job
-    from runner.experiment.saved_run import SavedRun
+    from runner.experiment.saved_run import NoRoomError, SavedRun
     from runner.launch import process
     from runner.records import find, store
+    from runner.records.record import FailureKind
     from runner.report.terminal import Terminal
     from runner.sweep.initial_variables import draft_from, read_initial_variables
 
@@ -90,6 +91,9 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     identity = identity_of(run, given.digest_for(run) if given else None)
     job = Job(run=run, identity=identity, num=saved.num, sweep=saved.sweep, compare_eager=False)
     result = execute.attempt(job, draft_from(run, identity, given))
+    now = result.record.error
+    if now is not None and now.kind is FailureKind.out_of_memory and saved.error is None:
+        raise NoRoomError(folder, now.message)
     different = _differences(saved, result.record)
     if result.output and saved.output and not different:
         kept = store.read_output(folder, saved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -41,9 +42,15 @@ def run(typed: argparse.Namespace) -> int:
     if typed.trust and isinstance(cwd, str) and cwd not in sys.path:
         sys.path.append(cwd)
     key = "hydra.sweep.dir" if MULTIRUN & set(command) else "hydra.run.dir"
-    words = [*command, *typed.overrides, f"{key}={quoted(str(sweep.path.absolute()))}"]
+    words = [*command, *typed.overrides, f"{key}={quoted(str(_named_folder(sweep.path.absolute())))}"]
     act = RESUME_VERIFIED if typed.verify else RUN
     return hydra_command(words, act) if typed.trust else hydra_command(words, act, replayed.require_trusted)
+
+
+def _named_folder(sweep: Path) -> Path:
+    """The folder that a command names for `sweep` to be in: of another sweeper's batch, the one with all batches."""
+    is_batch = re.fullmatch(r"batch-\d+", sweep.name) and (sweep.parent / "multirun.yaml").is_file()
+    return sweep.parent if is_batch else sweep
 
 
 def _run_verified(request: SweepRequest) -> SweepResult:

@@ -88,7 +88,7 @@ class Redaction:
         for name, value in self.values.items():
             if value in text and name not in PUBLIC and not (path and value.startswith(("/", "~"))):
                 reason = f"it is a name, which would hold the value of {name}, and that is kept out of files"
-                typed = text.replace(value, f"${name}")
+                typed = text.replace(value, f"${name}" if text == value else f"${{{name}}}")
                 reference = text.replace(value, f"${{oc.env:{name}}}")
                 raise ConfigError(key, reference, reason, f'{key}="{typed}" if it is no secret: the shell puts it in')
 

@@ -44,6 +44,8 @@ def explain(error: BaseException) -> UserError:
         return _unknown_choice(group, choice, _choices(text))
     if match := re.search(r"Could not override '([^']+)'\.\nTo append to your config use \+(\S+)", text):
         return _unknown_key(match[1], match[2])
+    if match := re.search(r"Could not override '([^']+)'\. No match in the defaults list\.\n.* use (\S+?)\.?$", text):
+        return UserError(f"{match[1]}: this config, a saved one, has no choice to replace", match[2])
     if match := re.search(r"Error merging override (.+)", text):
         reason = cause.splitlines()[0].rstrip(".") if cause else "it does not fit"
         key, _, value = match[1].partition("=")
@@ -54,6 +56,10 @@ def explain(error: BaseException) -> UserError:
     lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
     if isinstance(error, UnicodeDecodeError):
         return UserError(f"a file of the config is not UTF-8: {text}", "iconv -f latin1 -t utf-8 FILE > NEW")
+    if isinstance(error, OSError) and error.filename is not None:  # of the folder that a sweeper or job makes first
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a file is in its place" if blocked else str(error.strerror)
+        return UserError(f"output folder {error.filename}: {reason}", "the same without it, and output_root=FOLDER")
     if not isinstance(error, HydraException) and not type(error).__module__.startswith("omegaconf"):
         lines = [f"Hydra can't read what was typed: {' '.join(lines) or type(error).__name__}"]
     return UserError("\n".join(lines[:5]).rstrip("."))

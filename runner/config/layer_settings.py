@@ -155,7 +155,8 @@ class HostSettings:
         if self.call and not self.target:
             key, value = next(iter(self.call.items()))
             reason = "there is no host that gets it"
-            raise ConfigError(f"host.call.{key}", value, reason, f"layer.call.{key}={literal(value)}")
+            ours = f"the same without it, or layer.call.{key}={literal(value)} if it is the layer that takes {key}"
+            raise ConfigError(f"host.call.{key}", value, reason, ours)
         if "layer" in self.kwargs:
             raise ConfigError("host.kwargs.layer", self.kwargs["layer"], "the runner puts the layer there", "layer=mlp")
 

@@ -56,7 +56,7 @@ def from_config(config: Any) -> Run:
     try:
         data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
     except OmegaConfBaseException as error:
-        raise _refused(error) from error
+        raise refused(error) from error
     assert isinstance(data, dict)
     data["tracking"] = wandb_environment.filled(data["tracking"])
     for key, default in vars(Run()).items():
@@ -105,10 +105,11 @@ def _prefer_files(*group: str) -> None:
 
 
 def register_resolvers() -> None:
-    """`${axis:${input_shape},-1}`: one axis of a shape, counted from the end if negative."""
+    """`${axis:${input_shape},-1}`: one axis of a shape, counted from the end if negative; `${or:${sweep},NAME}`."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("axis", _axis, replace=True)
+    OmegaConf.register_new_resolver("or", lambda value, otherwise: value or otherwise, replace=True)
 
 
 def _axis(shape: Sequence[int], index: int) -> int | None:
@@ -136,8 +137,8 @@ def _kwargs_with(config: Any, reference: str) -> list[str]:
     return [key for key, value in flat.items() if isinstance(value, str) and reference in value]
 
 
-def _refused(error: Any) -> UserError:
-    """OmegaConf's error with the key, and what to type if an environment variable is not set."""
+def refused(error: Any) -> UserError:
+    """OmegaConf's error as ours, with the key, and what to type if an environment variable is not set."""
     what = str(error).splitlines()[0]
     if match := re.search(r"Environment variable '(.+)' not found", what):
         reference, suggestion = f"${{oc.env:{match[1]}}}", f"{match[1]}=… before the command"

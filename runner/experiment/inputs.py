@@ -67,17 +67,19 @@ def input_dtype(settings: InputSettings) -> np.dtype:
         raise ConfigError("input.dtype", settings.dtype, "no such dtype", "input.dtype=float32") from None
     if not (jnp.issubdtype(dtype, jnp.number) or dtype == np.bool_):
         raise ConfigError("input.dtype", settings.dtype, "JAX has no such element type", "input.dtype=float32")
-    narrowed = jax.dtypes.canonicalize_dtype(dtype)
-    if narrowed != dtype:
-        reason = "JAX would narrow it to 32 bits; set the environment variable JAX_ENABLE_X64=1"
-        raise ConfigError("input.dtype", settings.dtype, reason, f"input.dtype={narrowed.name}")
     if settings.kind is InputKind.normal and not jnp.issubdtype(dtype, jnp.inexact):
         raise ConfigError("input.dtype", settings.dtype, "normal values need a floating type", "input.dtype=float32")
     if settings.kind is InputKind.tokens and not jnp.issubdtype(dtype, jnp.integer):
         raise ConfigError("input.dtype", settings.dtype, "tokens are integers", "input.dtype=int32")
-    if settings.kind is InputKind.tokens and (settings.high or 1) - 1 > jnp.iinfo(dtype).max:
-        reason = f"it holds no token up to {(settings.high or 1) - 1}"
-        raise ConfigError("input.dtype", settings.dtype, reason, "input.dtype=int32")
+    narrowed = jax.dtypes.canonicalize_dtype(dtype)
+    if narrowed != dtype:
+        reason = "JAX would narrow it to 32 bits; set the environment variable JAX_ENABLE_X64=1"
+        raise ConfigError("input.dtype", settings.dtype, reason, f"input.dtype={narrowed.name}")
+    last = (settings.high or 1) - 1
+    if settings.kind is InputKind.tokens and last > jnp.iinfo(dtype).max:
+        most = jnp.iinfo(jnp.int32).max
+        fitting = "input.dtype=int32" if last <= most else f"input.dtype=int32 input.high={most + 1}"
+        raise ConfigError("input.dtype", settings.dtype, f"it holds no token up to {last}", fitting)
     return dtype
 
 

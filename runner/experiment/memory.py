@@ -28,6 +28,16 @@ def require_room(draft: Draft) -> None:
     _require(draft, held | {"x": x_bytes})
 
 
+def require_room_to_apply(draft: Draft) -> None:
+    """Checks that the arrays of a call fit, before anything of a saved run is restored or made.
+
+    Raises:
+      TooLarge: They do not; the message has both numbers.
+    """
+    x_bytes = draft.x.size * draft.x.dtype.itemsize
+    _require(draft, {"variables": draft.variables_bytes, "output": draft.output_bytes, "x": x_bytes})
+
+
 def require_room_without_jit(draft: Draft) -> None:
     """Checks that the largest array fits that the layer makes where it is called without `jit`: nothing is fused.
 

@@ -32,17 +32,29 @@ from runner.config.run_settings import DistributedSettings
 from runner.config.serialize import from_data
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError, UserError
-from runner.experiment import inputs
+from runner.experiment import inputs, memory
 from runner.experiment.draft import Draft, make_draft
 from runner.experiment.identity import identity_of
 from runner.records import find, store
 from runner.records.disk import files, removal
-from runner.records.paths import RunFolder
+from runner.records.paths import RunFolder, shown
 from runner.records.record import Leaf, Record, Status
 
 KINDS = ("linen", "nnx")
 
 Places = Mapping[str, Sharding]
+
+
+class NoRoomError(UserError):
+    """A saved run asks for more memory than there is.
+
+    Args:
+      folder: The run's folder.
+      what: How much, and how much there is.
+    """
+
+    def __init__(self, folder: RunFolder, what: str) -> None:
+        super().__init__(f"{shown(folder.path)} is not built again: {what}", f"bridge-runner show {shown(folder.path)}")
 
 
 class SavedRun:
@@ -142,12 +154,18 @@ class SavedRun:
           run: A config to use instead of the saved one.
 
         Raises:
+          NoRoomError: The run asks for more memory than there is.
           UserError: The layer can't be built here.
         """
         config = dataclasses.replace(run or self.run, variables=None, input=self.input)
         config_here = fitted(config)
         identity = identity_of(dataclasses.replace(config_here, mesh=config.mesh))
-        return make_draft(config_here, identity)
+        draft = make_draft(config_here, identity)
+        try:
+            memory.require_room_to_apply(draft)
+        except memory.TooLarge as error:
+            raise NoRoomError(self.folder, str(error)) from error
+        return draft
 
 
 def _changed_leaves(record: Record, variables: Any) -> list[str]:

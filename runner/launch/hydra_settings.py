@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from runner.config import env_secrets, schema
 from runner.errors import ConfigError
 
 # conf/config.yaml's own, which mean that no folder was named.
-OWN_SWEEP_DIR = "${output_root}/${now:%Y-%m-%d_%H-%M-%S-%f}"
+OWN_SWEEP_DIR = "${output_root}/${or:${sweep},${now:%Y-%m-%d_%H-%M-%S-%f}}"
 OWN_SUBDIR = "${hydra.job.num}"
 
 
@@ -49,6 +51,23 @@ def require_own_grid(config: Any) -> None:
         if config.grid[key]:
             reason = f"{config.hydra.runtime.choices['hydra/sweeper']} is a sweeper that knows no grid"
             raise ConfigError(f"grid.{key}", str(config.grid[key]), reason, "the same without hydra/sweeper=…")
+
+
+def require_open_folder(config: Any) -> None:
+    """Validates, before another program's sweeper makes its folder, that no secret would be its name.
+
+    Raises:
+      ConfigError: A value from the environment would, or is not there.
+    """
+    written = {key: _raw(config)[key] for key in ("output_root", "sweep")}
+    written |= {"hydra.sweep.dir": _raw(config.hydra.sweep)["dir"]}
+    found = env_secrets.of_config(written)
+    try:
+        texts = {key: OmegaConf.select(config, key) for key in written}
+    except OmegaConfBaseException as error:
+        raise schema.refused(error) from error
+    for key, text in texts.items():
+        found.require_no_name(key, text, path=key != "sweep")
 
 
 def _raw(node: Any) -> dict[str, Any]:

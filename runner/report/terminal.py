@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,18 @@ MAX_REASON_CHARACTERS = 200
 MAX_PROGRAMS = 20
 
 
+class _Console(Console):
+    """A console that says nothing more once its reader has gone; what it tells of goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by Rich, which would end the process."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.file.fileno())
+            os.close(null)
+
+
 class Terminal:
     """Prints progress and results to the terminal.
 
@@ -32,8 +45,8 @@ class Terminal:
     """
 
     def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=False)
-        self.errors = errors or Console(stderr=True, highlight=False)
+        self.console = console or _Console(highlight=False, soft_wrap=False)
+        self.errors = errors or _Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._num_failed = 0

@@ -398,4 +398,5 @@ def test_layers_may_be_called_when_made(way, model_of):
 def test_hostless_call_arguments_reach_the_layer(make_run):
     with pytest.raises(ConfigError) as refused:
         make_run("layer=linear", "host.call.train=true")
-    assert str(refused.value) == "host.call.train=true: there is no host that gets it.\n  Try: layer.call.train=true"
+    suggested = "the same without it, or layer.call.train=true if it is the layer that takes train"
+    assert str(refused.value) == f"host.call.train=true: there is no host that gets it.\n  Try: {suggested}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -120,3 +121,34 @@ def test_a_line_of_another_form_is_damage(line, tmp_path):
 def test_reloads_cast_to_floats_only(dtype):
     with pytest.raises(ConfigError, match=f"dtype={dtype}: floating-point leaves stay such; wanted a float dtype"):
         saved_run._placed({}, None, dtype)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "input.dtype=int64",
+        "rules=shardin.txt",
+        "rules=no_module:rules()",
+        "rules.weight_decay=no.txt",
+        "rules.freeze=no.json",
+    ],
+)
+def test_what_is_suggested_is_accepted(word, capsys):
+    pathlib.Path("sharding.txt").write_text(".*: null\n")
+    assert main.main(["plan", word]) == 2
+    suggested = capsys.readouterr().err.partition("\n  Try: ")[2]
+    assert suggested
+    assert main.main(["plan", *shlex.split(suggested)]) == 0
+
+
+def test_too_many_tokens_get_a_fitting_number(capsys):
+    words = ["plan", "layer=embed", "input=tokens", "input.dtype=int32"]
+    assert main.main([*words, "input.high=5000000000"]) == 2
+    assert "Try: input.dtype=int32 input.high=2147483648\n" in capsys.readouterr().err
+    assert main.main([*words, "input.high=2147483648"]) == 0
+
+
+def test_too_many_paths_are_typed_as_words(capsys):
+    assert main.main(["diff", "a", "b", "c", "d"]) == 2
+    said = "error: diff: 4 paths were typed and 2 wanted.\n  Try: bridge-runner diff a b\n"
+    assert capsys.readouterr().err == said

@@ -65,6 +65,26 @@ def test_a_run_says_what_was_compared(sweep, capsys):
     assert run(capsys, "verify", folder) == (0, f"{said} bit for bit\n1 of 1 runs verified\n", "")
 
 
+def enormous(record: dict) -> None:
+    record["settings"]["layer"]["kwargs"]["out_features"] = 99_999_999_999
+    record["settings"]["features"] = 99_999_999_999
+
+
+def test_enormous_sizes_of_a_record_are_refused(sweep, tmp_path, capsys):
+    shutil.copytree(sweep, tmp_path / "copy")
+    folder = run_folder(tmp_path / "copy", 0)
+    edit(folder, enormous)
+    for verb in ("verify", "rerun", "reload"):
+        code, _, err = run(capsys, verb, folder)
+        assert (verb, code) == (verb, 2)
+        assert f"{folder} is not built again: it takes at least " in err
+        assert " TB of memory (" in err and " GB are free here" in err
+        assert err.endswith(f"\n  Try: bridge-runner show {folder}\n")
+    code, out, err = run(capsys, "verify", tmp_path / "copy")
+    assert code == 2 and "5 of 6 runs verified" in out and "is not built again" in err
+    assert run(capsys, "show", folder)[0] == 0
+
+
 def test_boxed_variables_verify(tmp_path, capsys):
     words = ("layer=linear_with_metadata", f"output_root={tmp_path}", "sweep=boxed", *LEAN)
     assert main.main([*words]) == 0

@@ -30,6 +30,7 @@ def errors_of(sweep: str) -> list[str | None]:
     [
         (("features=99999999999",), "2.4 TB of memory (variables 2 TB, output 400 GB), and "),
         (("layer=mlp", "train.steps=1", "features=30000000000"), "(variables 2.04 TB, output 120 GB, optimizer 4."),
+        (("layer=conv", "input_shape=[8,4]", "layer.kwargs.kernel_size=[100000000000]"), "(variables 12.8 TB), and "),
         ((*SORTS, "input_shape=[1000000]"), "those between them 4 TB), and "),
     ],
 )

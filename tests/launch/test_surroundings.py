@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -59,6 +61,51 @@ def test_settings_without_meaning_are_refused(words, said, here, capsys):
     assert said in err and "\n  Try: " in err
     assert "Traceback" not in err
     assert list(here.rglob("sweep.json")) == []
+
+
+@pytest.mark.parametrize("words", [["hydra.run.dir=FILE"], ["hydra.run.dir=FILE/in"], ["-m", "hydra.sweep.dir=FILE"]])
+def test_a_file_is_no_folder_of_runs(words, here, capsys):
+    (here / "FILE").write_text("mine")
+    others = ["hydra/sweeper=basic"] if "-m" in words else []
+    assert main.main([*words, *others, *QUIET]) == 2
+    said = f"error: output folder {words[-1].partition('=')[2]}: a file is in its place.\n  Try: the same without it"
+    assert capsys.readouterr().err.startswith(said)
+    assert [path.name for path in here.iterdir()] == ["FILE"]
+
+
+@pytest.mark.slow
+def test_another_sweeper_honours_the_sweeps_name(here, capsys):
+    words = ["-m", "seed=0,1", "hydra/sweeper=basic", "sweep=mine", *QUIET]
+    assert main.main(words) == 0
+    folder = here / "outputs" / "mine" / "batch-0"
+    removed, kept = sorted((folder / "runs").iterdir())
+    shutil.rmtree(removed)
+    for again in (["resume", str(folder)], words):
+        capsys.readouterr()
+        assert main.main(again) == 0
+        assert capsys.readouterr().out.startswith("batch-0: 2 runs · 1 program · ")
+        assert sorted((folder / "runs").iterdir()) == [removed, kept]
+    assert list(here.rglob("sweep.json")) == [folder / "sweep.json"]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("sweep", "sweep=a-${oc.env:PLANTED}: it is a name, which would hold the value of PLANTED"),
+        ("output_root", "output_root=a-${oc.env:PLANTED}: it is a name, which would hold the value of PLANTED"),
+        ("hydra.sweep.dir", "hydra.sweep.dir=a-${oc.env:PLANTED}: it is a name, which would hold the value of PLANTED"),
+        ("sweep", "sweep=${oc.env:PLANTED}: the environment variable PLANTED is not set"),
+    ],
+)
+def test_another_sweeper_makes_no_secret_folder(key, said, here, capsys, monkeypatch):
+    if "not set" not in said:
+        monkeypatch.setenv("PLANTED", "a-long-token")
+    words = ["-m", "seed=0,1", "hydra/sweeper=basic", f"{key}=a-${{oc.env:PLANTED}}"]
+    assert main.main(words) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "not set" in said or f'Try: {key}="a-${{PLANTED}}" if it is no secret' in err
+    assert list(here.iterdir()) == []
 
 
 def test_conf_names_no_sweep_folder():

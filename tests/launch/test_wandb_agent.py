@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from wandb_sent import environment, execute
 
+from runner.commands import main
 from runner.commands.typed.hydra_command import as_override
 
 
@@ -31,6 +32,14 @@ from runner.commands.typed.hydra_command import as_override
 )
 def test_an_agents_words_are_overrides(typed, meant):
     assert as_override(typed) == meant
+
+
+@pytest.mark.parametrize("verb", ["plan", "check"])
+def test_verbs_take_an_agents_words(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--seed=1", "--layer=linear", "--input_shape=[2, 4]", "--layer.kwargs={'use_bias': False}"]
+    assert main.main([verb, *(["--traced"] if verb == "check" else []), *words]) == 0
+    assert "linear on x float32[2, 4], cpu" in capsys.readouterr().out.replace("[2,4]", "[2, 4]")
 
 
 COMMANDS = [

@@ -20,7 +20,7 @@ from runner.bridge.rules import patterns
 from runner.bridge.rules.patterns import Rule, RuleList
 from runner.config.enums import RuleMatch
 from runner.config.rules_settings import RulesSettings
-from runner.errors import ConfigError, LayerError, no_exit
+from runner.errors import ConfigError, LayerError, nearest, no_exit
 from runner.records.disk import plain_files
 
 KINDS = ("partition", "weight_decay", "freeze")
@@ -30,7 +30,13 @@ VALUES: Mapping[str, Callable[[Any], Any]] = {
     "freeze": patterns.freeze_value,
 }
 SUFFIXES = (".yaml", ".yml", ".json", ".txt")
-SUGGESTED = "rules=my_pkg.sharding:partition_rules()"
+
+# Rules that mean nothing, of the form that a file's lines have too.
+SUGGESTED = {
+    "partition": "rules.partition=\"['.*: null']\"",
+    "weight_decay": "rules.weight_decay=\"['kernel: 1','.*: 0']\"",
+    "freeze": "rules.freeze=\"['kernel: true','.*: false']\"",
+}
 
 # A function from params to a tree of booleans, as `optax.masked` takes it.
 Mask = Callable[[Any], Any]
@@ -159,7 +165,8 @@ def _of_file(kind: str, path: Path) -> Any:
     try:
         text = plain_files.read_bytes(path).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise _refused(kind, str(path), f"it can't be read: {getattr(error, 'strerror', None) or error}") from error
+        reason = f"it can't be read: {getattr(error, 'strerror', None) or error}"
+        raise _refused(kind, str(path), reason, _near_file(kind, path)) from error
     try:
         if path.suffix == ".json":
             return json.loads(text)
@@ -168,6 +175,13 @@ def _of_file(kind: str, path: Path) -> Any:
         reason = " ".join(str(error).split())
         hint = "; a regex that begins with * or [ needs quotes" if path.suffix in (".yaml", ".yml") else ""
         raise _refused(kind, str(path), f"{reason}{hint}") from error
+
+
+def _near_file(kind: str, path: Path) -> str | None:
+    """A file of rules next to `path` that may have been meant."""
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    close = nearest(path.name, [one.name for one in there if one.suffix in SUFFIXES and one != path])
+    return f"rules.{kind}={path.parent / close}" if close else None
 
 
 def _of_yaml(text: str) -> Any:
@@ -235,4 +249,4 @@ def _run(kind: str, source: Any, function: Callable[[], Any]) -> Any:
 
 def _refused(kind: str, source: Any, reason: str, close: str | None = None) -> ConfigError:
     said = source if isinstance(source, (str, list)) else getattr(source, "__qualname__", repr(source))
-    return ConfigError(f"rules.{kind}", said, reason, close or SUGGESTED.replace("rules=", f"rules.{kind}="))
+    return ConfigError(f"rules.{kind}", said, reason, close or SUGGESTED[kind])

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.commands.typed.hydra_command import MULTIRUN
+from runner.commands.typed.saved_config import DIR_FLAGS, NAME_FLAGS, PATH_FLAGS
 from runner.config import conf_folder, schema
 from runner.config.settings import Run
 from runner.errors import UserError, listed
@@ -22,7 +23,7 @@ FOLDERS = ("hydra.sweep.dir=", "hydra.run.dir=")
 SWEEPERS = re.compile(r"hydra/sweeper=(optuna|bridge_runner|basic)|hydra/sweeper/sampler=(random|tpe)")
 
 # Hydra's flags that say where configs are; the others (`--experimental-rerun` unpickles a file) are never replayed.
-CONFIG_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn")
+CONFIG_FLAGS = (*PATH_FLAGS, *DIR_FLAGS, *NAME_FLAGS)
 
 # JAX's compilation cache holds compiled programs: a folder named by a stranger is his code.
 OWN_CACHES = ("auto", "off", "on")

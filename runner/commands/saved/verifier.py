@@ -26,7 +26,7 @@ from runner.config.sweep_settings import ProcessSettings
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
 from runner.experiment.draft import Draft
-from runner.experiment.saved_run import SavedRun
+from runner.experiment.saved_run import NoRoomError, SavedRun
 from runner.launch import process
 from runner.records import find, paths
 from runner.records.disk import removal
@@ -57,8 +57,8 @@ class Finding:
       detail: What was compared, and how closely it agrees.
       removed: Whether its checkpoint was deliberately not kept, so that there is nothing to apply.
       damaged: Whether files are not what was written, so that `resume --verify` does the run again.
-      refused: Why the layer was not applied: the run imports untrusted modules, or a variable of the environment that
-        it reads is not set.
+      refused: Why the layer was not applied: the run imports untrusted modules, reads a variable of the environment
+        that is not set, or asks for more memory than there is.
     """
 
     folder: RunFolder
@@ -178,7 +178,11 @@ class Verifier:
             saved.require_trust(trust=self._trust)
         except UserError as error:
             return replace(finding, refused=error)
-        how, wrong = _compare_applied(saved, self._program(saved, config), contents.variables, contents.output)
+        try:
+            program = self._program(saved, config)
+        except NoRoomError as error:
+            return replace(finding, refused=error)
+        how, wrong = _compare_applied(saved, program, contents.variables, contents.output)
         return replace(finding, wrong=wrong, detail=f"{detail}; {how}")
 
     def _program(self, saved: SavedRun, config: Run) -> tuple[Draft, Any]:

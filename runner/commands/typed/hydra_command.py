@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from runner.commands.typed.saved_config import use_saved
 from runner.config import conf_folder, rules_settings, schema
 from runner.config.settings import Run
 from runner.errors import UserError, literal, quoted
@@ -45,7 +46,7 @@ def hydra_command(words: Sequence[str], act: Act = RUN, admit: Callable[[Run], N
     words = [quoted_part(word) for word in words]
     # argparse allows no flags between overrides: it would reject `seed=0,1 -m`.
     first = [word for word in words if word in MULTIRUN]
-    sys.argv = [sys.argv[0], *first, *(word for word in words if word not in MULTIRUN)]
+    sys.argv = [sys.argv[0], *first, *use_saved([word for word in words if word not in MULTIRUN])]
     job = Application(words, act) if admit is None else Application(words, act, admit)
     decorate = hydra.main(version_base="1.3", config_path=str(conf_folder.config_dir()), config_name="config")
     try:

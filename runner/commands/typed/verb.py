@@ -170,7 +170,7 @@ class VerbParser(argparse.ArgumentParser):
         typed, left = self.parse_known_args(args, namespace)
         paths = [word for word in left if not word.startswith("-")]
         if left and paths == left and self._verb.paths:
-            wanted = [str(vars(typed)[dest]) for dest in self.positionals()]
+            wanted = [word for dest in dict.fromkeys(self.positionals()) for word in _as_words(vars(typed)[dest])]
             num = len(wanted) + len(left)
             self._refuse(f"{num} paths were typed and {len(wanted)} wanted", f"{self._verb.name} {' '.join(wanted)}")
         if left:
@@ -197,6 +197,10 @@ def load(name: str) -> Verb:
         raise UserError(known, f"{PROGRAM} help {close}" if close else f"{PROGRAM} help")
     verb: Verb = importlib.import_module(f"runner.commands.{VERBS[name]}").VERB
     return verb
+
+
+def _as_words(value: object) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
 def _escaped(text: str) -> str:

@@ -24,6 +24,9 @@ class BridgeRunnerLauncher(Launcher):
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         """Keeps what Hydra gives; see `hydra.plugins.launcher.Launcher`."""
+        from runner.launch import hydra_settings
+
+        hydra_settings.require_open_folder(config)
         self._context = hydra_context
         self._task_function = task_function
         self._config = config
