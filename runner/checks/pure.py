@@ -1,7 +1,8 @@
 """Check, pure: the same settings, seed and input give the same numbers, in this process and in the next.
 
 `init` and `apply` are traced twice and compared, with the constants that are baked in: a number from numpy.random, the
-clock or a global counter differs from trace to trace. What a callback gives is compared by calling twice, only where
+clock or a global counter differs from trace to trace. The second trace gets what the next process would give for the
+hash of a text, the process id and the machine's name. What a callback gives is compared by calling twice, only where
 there is one. The order of a set of names is the same within a process: it is found in the layer's own source.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from runner.arrays import closeness, trees
-from runner.checks.probes import set_order
+from runner.checks.probes import next_process, set_order
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import traces
 from runner.checks.results import verdicts
@@ -32,15 +34,21 @@ FROM_RNGS = """\
 self.noise = nnx.Param(jax.random.normal(rngs.params(), (4, 8)))
 y = y + jax.random.normal(self.rngs.noise(), y.shape)  # after self.rngs = rngs in the constructor"""
 
+DIGEST = "zlib.crc32(b'name')  # in place of hash('name'): the same in every process"
+
 
 def check(subject: Subject, *, full: bool) -> Check:
     """Init and apply are the same programs when they are traced again, and no callback or set changes their numbers."""
     del full
     before = _global_states()
-    differing = _changes(subject)
+    first = {"init": subject.initialised, "apply": subject.applied}
+    with next_process.answers() as asked:
+        differing = _changes(subject, first)
+    if asked and differing and not _changes(subject, first):
+        return _of_this_process(differing, asked)
     moved = [name for name, state in _global_states().items() if state != before[name]]
     for _ in range(MORE_TRACES if moved else 0):
-        differing = differing or _changes(subject)
+        differing = differing or _changes(subject, first)
     if differing:
         return _differs(differing, moved)
     orders = set_order.of(subject)
@@ -56,10 +64,9 @@ def check(subject: Subject, *, full: bool) -> Check:
     return verdicts.passed(NAME, "init and apply are the same programs when traced again")
 
 
-def _changes(subject: Subject) -> dict[str, str]:
-    """The first line in which two traces of init, or of apply, differ; only those that do."""
+def _changes(subject: Subject, first: Mapping[str, Any]) -> dict[str, str]:
+    """The first line in which another trace of init, or of apply, differs from the first; only where it does."""
     again = {"init": subject.trace_init, "apply": subject.trace_apply}
-    first = {"init": subject.initialised, "apply": subject.applied}
     lines = {name: _first_difference(traces.lines(first[name]), traces.lines(again[name]())) for name in first}
     return {name: line for name, line in lines.items() if line}
 
@@ -78,6 +85,12 @@ def _differs(differing: dict[str, str], moved: list[str]) -> Check:
     source = f"; drawn from {' and '.join(moved)}" if moved else ""
     detail = f"the same input, traced twice, differs: {what}{source}; numbers can't be repeated"
     return verdicts.fail(NAME, detail, FROM_RNGS, differing=differing, drawn_from=moved)
+
+
+def _of_this_process(differing: dict[str, str], asked: list[str]) -> Check:
+    what = "; ".join(f"{name} has {line}" for name, line in differing.items())
+    detail = f"{listed(asked)} {'is' if len(asked) == 1 else 'are'} another in every process: {what}"
+    return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", DIGEST, differing=differing)
 
 
 def _called_back(subject: Subject) -> Check | None:

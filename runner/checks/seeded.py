@@ -17,6 +17,7 @@ import numpy as np
 from runner.arrays import trees
 from runner.bridge import wrap
 from runner.bridge.rngs import PARAMS
+from runner.checks.probes import other_seeds
 from runner.checks.probes.randomness import equal_slices, looks_random
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import draws
@@ -105,7 +106,22 @@ def _deaf(subject: Subject, dead: Sequence[tuple[trees.Path, Any]]) -> list[tree
     varied = [(path, _numbers(leaf)) for path, leaf in dead if isinstance(leaf, jax.Array) and leaf.size > 1]
     varied = [(path, array) for path, array in varied if (array != array.flat[0]).any()]
     drawn = _drawn(subject)
-    return [path for path, array in varied if path in drawn or looks_random(array)]
+    found = [path for path, array in varied if path in drawn or looks_random(array)]
+    rest = [path for path, _ in varied if path not in found]
+    return found + _of_own_seed(subject, rest) if rest else found
+
+
+def _of_own_seed(subject: Subject, paths: Sequence[trees.Path]) -> list[trees.Path]:
+    """Those of the leaves that are others once the layer's own generators get another seed."""
+    try:
+        with other_seeds.given() as asked:
+            subject.trace_init()
+        if not asked:
+            return []
+        with other_seeds.given():
+            return _changed(subject, subject.model, paths)
+    except Exception:  # noqa: BLE001 - a layer may refuse another seed
+        return []
 
 
 def _numbers(leaf: jax.Array) -> np.ndarray:
@@ -132,11 +148,14 @@ def _following(subject: Subject, weights: Sequence[trees.Path]) -> list[trees.Pa
     """Leaves that change with the seed because an argument of the constructor is bound to it."""
     if subject.reseeded is None:
         return []
-    other = subject.reseeded()
-    init = jax.jit(functools.partial(_leaves, other, subject.needs.streams, weights))
-    made = init(subject.key, subject.x)
+    return _changed(subject, subject.reseeded(), weights)
+
+
+def _changed(subject: Subject, model: Any, paths: Sequence[trees.Path]) -> list[trees.Path]:
+    """Those of the leaves that another model's init gives other values."""
+    made = jax.jit(functools.partial(_leaves, model, subject.needs.streams, paths))(subject.key, subject.x)
     before = dict(trees.flatten(trees.unbox(subject.init_variables)))
-    return [path for path, leaf in zip(weights, made, strict=True) if (_numbers(leaf) != _numbers(before[path])).any()]
+    return [path for path, leaf in zip(paths, made, strict=True) if (_numbers(leaf) != _numbers(before[path])).any()]
 
 
 def _leaves(model: Any, streams: Any, paths: Sequence[trees.Path], key: jax.Array, x: jax.Array) -> list[Any]:

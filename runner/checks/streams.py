@@ -35,7 +35,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     found = _draws(subject) if missing else subject.draws
     given = [stream for stream in subject.rngs if stream != rngs.PARAMS]
     unused = [stream for stream in given if stream not in wanted and stream not in subject.needs.streams]
-    reuses = [*one_key.in_apply(subject, found), *one_key.in_init(subject)]
+    reuses = [*one_key.in_apply(subject, found), *one_key.kept(subject, found), *one_key.in_init(subject)]
     shared = [one for one in reuses if not one.meant]
     evidence: dict[str, Any] = {"init": list(subject.needs.streams), "apply": wanted, "given": given, "unused": unused}
     evidence |= {

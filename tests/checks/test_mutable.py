@@ -255,6 +255,10 @@ def test_spectral_norm_params_get_a_warning():
         ("FillsList", "seen"),
         ("RunsBareMean", "mean"),
         ("TakesLast", "last"),
+        ("CountsInRecord", "notes"),
+        ("MeanInRecord", "notes"),
+        ("FillsQueue", "notes"),
+        ("DrawsFromGenerator", "notes"),
     ],
 )
 def test_state_in_a_python_attribute_fails(name, attribute):
@@ -267,6 +271,9 @@ def test_state_in_a_python_attribute_fails(name, attribute):
     )
 
 
-@pytest.mark.parametrize("name", ["CountsForNobody", "FillsCache", "TransposesOnce", "MovesMean", "Normed"])
+@pytest.mark.parametrize(
+    "name",
+    ["CountsForNobody", "FillsCache", "TransposesOnce", "MovesMean", "Normed", "StashesInRecord", "FillsRecord"],
+)
 def test_attributes_never_read_later_pass(name):
     assert mutable.check(subject(getattr(state_layers, name)), full=False).verdict is Verdict.passed

@@ -10,7 +10,7 @@ from flax.nnx import bridge
 from key_layers import DISTRIBUTIONS, FAULTY, HEALTHY, Copied, Made, Scans, Stacked, of
 
 from runner.checks import streams
-from runner.checks.parts.one_key import KEY_A_ROUND, KEY_EACH, SPLIT_RNGS
+from runner.checks.parts.one_key import FROM_STREAM, KEY_A_ROUND, KEY_EACH, SPLIT_RNGS
 from runner.checks.probes.subject import subject_of
 from runner.checks.programs import draws, reuse
 from runner.records.record import Verdict
@@ -37,6 +37,19 @@ def test_a_key_used_twice_is_found(use):
 def test_single_key_use_passes(use):
     check = checked(of(use))
     assert (check.verdict, check.evidence["shared"]) == (Verdict.passed, [])
+
+
+@pytest.mark.parametrize("layer", [key_layers.KeepsKey, key_layers.KeepsKeyData, key_layers.KeepsSeed])
+def test_a_kept_key_that_never_changes_fails(layer):
+    check = checked(bridge.to_linen(layer))
+    assert (check.verdict, check.fix) == (Verdict.fail, FROM_STREAM)
+    assert "from Variable/key (key_layers.py:" in check.detail
+    assert check.detail.endswith("which no call changes: what is drawn is the same at every call")
+
+
+@pytest.mark.parametrize("layer", [key_layers.AdvancesKey, key_layers.FoldsStream, key_layers.KeepsDrawn])
+def test_keys_that_change_pass(layer):
+    assert checked(bridge.to_linen(layer)).verdict is Verdict.passed
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

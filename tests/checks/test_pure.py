@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import impure_layers
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("any_hash_seed")
 X = jnp.ones((2, 4))
 FAULTY = ["UnseededTable", "Clock", "SystemBytes", "Numbered", "Coin", "NumpyParam"]
 HEALTHY = ["Plain", "SeededTable", "SeedsGlobally", "Timed", "NumberedInName", "Remembered", "Called", "Printed"]
+HEALTHY_HASHES = ["HashedNumbers", "HashedForCache", "Digested"]
 HEALTHY_SETS = ["Sorted", "Tested", "NumbersInSet"]
 
 
@@ -51,10 +54,31 @@ def test_the_constants_that_differ_are_named():
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("name", [*HEALTHY, *HEALTHY_SETS])
+@pytest.mark.parametrize("name", [*HEALTHY, *HEALTHY_HASHES, *HEALTHY_SETS])
 def test_healthy_layers_that_look_impure_pass(name):
     check = of(name)
     assert (check.verdict, check.detail) == (Verdict.passed, "init and apply are the same programs when traced again")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("HashedName", "hash('encoder') is"),
+        ("HashedPair", "hash(('block', 3)) is"),
+        ("OfProcess", "os.getpid() is"),
+        ("OfMachine", "socket.gethostname() is"),
+    ],
+)
+def test_numbers_of_one_process_fail(name, asked):
+    check = of(name)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith(f"{asked} another in every process: init has ")
+    assert hash.__module__ == os.getpid.__module__.replace("posix", "builtins") == "builtins"  # put back
+
+
+def test_text_hashes_hold_under_a_hash_seed(monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    assert of("HashedName").verdict is Verdict.passed
 
 
 def test_a_callback_that_draws_fails():

@@ -21,6 +21,10 @@ DEAF = [
     layers.ignored_rngs,
     layers.SeededNumpy,
     layers.SeededBias,
+    layers.SeededBrain,
+    layers.SeededShort,
+    layers.SeededSigns,
+    layers.SeededSparse,
     layers.SeededRandom,
     layers.ClosedKey,
     layers.ClosedArray,
@@ -35,6 +39,7 @@ LIVE = [
     layers.Cosines,
     layers.Positions,
     layers.Grid,
+    layers.SeededOrder,
 ]
 
 
@@ -152,6 +157,8 @@ TABLES = {
     "roots": np.exp(2j * np.pi * np.outer(np.arange(8), np.arange(8)) / 8),
     "short": np.array([0.3, -1.2, 0.7]),
     "whole": np.arange(64),
+    "written": layers.WRITTEN,
+    "means": np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225], [0.1, 0.2, 0.3]], np.float32),
 }
 
 
@@ -162,10 +169,17 @@ def test_tables_do_not_look_random(name):
 
 @pytest.mark.parametrize("shape", [(16,), (8, 8), (2, 8), (3, 3, 4, 8)])
 @pytest.mark.parametrize("kind", ["normal", "uniform", "complex"])
-def test_draws_look_random(shape, kind):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_draws_look_random(shape, kind, dtype):
     generator = np.random.default_rng(0)
     drawn = generator.uniform(size=shape) if kind == "uniform" else generator.normal(size=shape)
-    assert looks_random(drawn if kind != "complex" else drawn + 1j * generator.normal(size=shape))
+    drawn = drawn.astype(dtype)
+    assert looks_random(drawn if kind != "complex" else drawn + 1j * generator.normal(size=shape).astype(dtype))
+
+
+def test_draws_of_few_bits_look_random():
+    drawn = np.random.default_rng(0).normal(size=(64, 64))
+    assert all(looks_random(np.asarray(jnp.asarray(drawn, dtype))) for dtype in (jnp.bfloat16, jnp.float16))
 
 
 def test_equal_slices_names_the_axis():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import socket
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,43 @@ class SeedsGlobally(Plain):
     def drawn(self):
         np.random.seed(0)
         return np.random.normal(size=WIDTH).astype(np.float32)
+
+
+class HashedName(Plain):
+    def drawn(self):
+        return 1.0 + hash("encoder") % 1000
+
+
+class HashedPair(Plain):
+    def drawn(self):
+        return 1.0 + hash(("block", 3)) % 1000
+
+
+class OfProcess(Plain):
+    def drawn(self):
+        return 1.0 + os.getpid() % 1000
+
+
+class OfMachine(Plain):
+    def drawn(self):
+        return 1.0 + len(socket.gethostname())
+
+
+class HashedNumbers(Plain):
+    def drawn(self):
+        return 1.0 + hash((1, 2, 3)) % 1000
+
+
+class HashedForCache(Plain):
+    """A hash that is a key, and no number."""
+
+    def drawn(self):
+        return {hash("scale"): 1.0, os.getpid(): 2.0}[hash("scale")]
+
+
+class Digested(Plain):
+    def drawn(self):
+        return 1.0 + zlib.crc32(b"encoder") % 1000
 
 
 class Clock(Plain):

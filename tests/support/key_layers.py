@@ -227,6 +227,63 @@ HEALTHY = (
 )
 
 
+# Keys that the layer keeps among its variables.
+
+
+class KeepsKey(Keyed):
+    """The key of every call, drawn once by the constructor."""
+
+    make, kind = staticmethod(lambda key: key), nnx.Variable
+
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.key = self.kind(self.make(rngs.noise()))
+
+    def __call__(self, x):
+        return drop(self.key[...], self.lin(x))
+
+
+class KeepsKeyData(KeepsKey):
+    make = staticmethod(jax.random.key_data)
+
+    def __call__(self, x):
+        return drop(jax.random.wrap_key_data(self.key[...]), self.lin(x))
+
+
+class KeepsSeed(KeepsKey):
+    make = staticmethod(lambda key: jax.random.randint(key, (), 0, 1000))
+
+    def __call__(self, x):
+        return drop(jax.random.key(self.key[...]), self.lin(x))
+
+
+class AdvancesKey(KeepsKey):
+    """Splits the key at every call, in a collection that the call changes."""
+
+    kind = nnx.BatchStat
+
+    def __call__(self, x):
+        key, now = jax.random.split(self.key.get_value())
+        self.key.set_value(key)
+        return drop(now, self.lin(x))
+
+
+class FoldsStream(KeepsSeed):
+    """A number of its own, folded into the key that each call gets."""
+
+    def __call__(self, x):
+        return drop(jax.random.fold_in(self.rngs.dropout(), self.key[...]), self.lin(x))
+
+
+class KeepsDrawn(KeepsKey):
+    """Random features, drawn once, with an order of whole numbers."""
+
+    make = staticmethod(lambda key: jax.random.permutation(key, WIDTH))
+
+    def __call__(self, x):
+        return self.lin(x)[..., self.key[...]]
+
+
 # Functions of jax.random that draw more than once inside, from keys that they split themselves.
 
 DISTRIBUTIONS = {

@@ -8,6 +8,7 @@ import functools
 import itertools
 import random
 import time
+import zlib
 from dataclasses import dataclass
 
 import jax
@@ -126,7 +127,57 @@ class SeedFallback(nnx.Module):
         return self.lin(x)
 
 
+@fault("numpy generator with a fixed seed fills a bfloat16 Param", SEED)
+class NumpyBrain(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.w = nnx.Param(jnp.asarray(np.random.RandomState(0).randn(width, 64), jnp.bfloat16))
+
+    def __call__(self, x):
+        return x @ self.w[...].astype(x.dtype)
+
+
+@fault("numpy generator with a fixed seed fills five numbers", SEED)
+class NumpyFive(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.lin = nnx.Linear(width, 5, rngs=rngs)
+        self.gain = nnx.Param(jnp.asarray(np.random.RandomState(0).randn(5), jnp.float32))
+
+    def __call__(self, x):
+        return self.lin(x) * self.gain[...]
+
+
+@healthy("a matrix written in the code that is learnt on")
+class Written(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.lin = nnx.Linear(width, 3, rngs=rngs)
+        yuv = [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
+        self.colours = nnx.Param(jnp.asarray(yuv))
+
+    def __call__(self, x):
+        return self.lin(x) @ self.colours[...]
+
+
 # ---- other sources than rngs ----
+
+
+@fault("the hash of a name is folded into the key", ("every process",))
+class HashedName(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        key = jax.random.fold_in(rngs.params(), hash("encoder") % 2**31)
+        self.w = nnx.Param(jax.random.normal(key, (width, width)))
+
+    def __call__(self, x):
+        return x @ self.w[...]
+
+
+@healthy("a checksum of a name is folded into the key")
+class ChecksumName(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        key = jax.random.fold_in(rngs.params(), zlib.crc32(b"encoder") % 2**31)
+        self.w = nnx.Param(jax.random.normal(key, (width, width)))
+
+    def __call__(self, x):
+        return x @ self.w[...]
 
 
 @fault("numpy random in the constructor fills a Param", DRIFT)
@@ -349,7 +400,45 @@ class NormalisedUse(nnx.Module):
         return x @ (w / jnp.linalg.norm(w, axis=0, keepdims=True))
 
 
+@dataclass
+class Notes:
+    """A record of the layer's own."""
+
+    steps: int = 0
+
+
+@fault("state in a record of the layer's own", ("mutable", "state", "attribute", "Variable", "lost"))
+class RecordState(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.lin, self.notes = nnx.Linear(width, width, rngs=rngs), Notes()
+
+    def __call__(self, x):
+        self.notes.steps += 1
+        return self.lin(x) * min(1.0, self.notes.steps / 10)
+
+
+@healthy("a record of the layer's own that nothing reads")
+class RecordNotes(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.lin, self.notes = nnx.Linear(width, width, rngs=rngs), Notes()
+
+    def __call__(self, x):
+        self.notes.steps += 1
+        return self.lin(x)
+
+
 # ---- draws ----
+
+
+@fault("a key kept in a Variable, drawn from at every call", ("same at every call",))
+class KeptKey(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.lin = nnx.Linear(width, width, rngs=rngs)
+        self.key = nnx.Variable(jax.random.key_data(rngs.params()))
+
+    def __call__(self, x):
+        key = jax.random.wrap_key_data(self.key[...])
+        return self.lin(x) * jax.random.bernoulli(key, 0.5, x.shape)
 
 
 @fault("one key for two masks", ("one key", "equal", "same"))

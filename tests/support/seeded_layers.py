@@ -10,6 +10,7 @@ from flax import nnx
 
 KEY = jax.random.key(3)
 WEIGHT = np.random.default_rng(5).normal(size=(8, 8)).astype(np.float32)
+WRITTEN = np.asarray([[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]], np.float32)
 LECUN = nnx.initializers.lecun_normal()
 
 
@@ -56,6 +57,43 @@ class SeededBias(Product):
     def make(self, width, rngs):
         self.b = nnx.Param(jnp.asarray(np.random.RandomState(1).uniform(-1, 1, width), jnp.float32))
         return super().make(width, rngs)
+
+
+class SeededBrain(Product):
+    """A weight in bfloat16, which has few different numbers."""
+
+    def make(self, width, rngs):
+        return jnp.asarray(np.random.default_rng(0).normal(size=(width, 64)), jnp.bfloat16)
+
+
+class SeededShort(SeededBias):
+    """Five numbers: too few to be told from a list."""
+
+    def make(self, width, rngs):
+        self.b = nnx.Param(jnp.asarray(np.random.RandomState(1).uniform(-1, 1, (5, 1)), jnp.float32))
+        return Product.make(self, width, rngs)
+
+
+class SeededSigns(Product):
+    def make(self, width, rngs):
+        return jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], (width, width)), jnp.float32)
+
+
+class SeededSparse(Product):
+    def make(self, width, rngs):
+        generator = np.random.default_rng(0)
+        return jnp.asarray(
+            generator.normal(size=(width, width)) * (generator.random((width, width)) < 0.2), jnp.float32
+        )
+
+
+class SeededOrder(Product):
+    """A seeded order of the inputs, which is no leaf, with a table that is none of it."""
+
+    def make(self, width, rngs):
+        self.order = tuple(map(int, np.random.default_rng(0).permutation(width)))
+        self.table = nnx.Param(jnp.asarray(WRITTEN))
+        return Product.make(self, width, rngs)
 
 
 class SeededRandom(Product):

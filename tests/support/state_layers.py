@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
 from typing import Any
 
@@ -321,6 +323,70 @@ class TakesLast(InPython):
     def __call__(self, x):
         self.last = self.linear(x) if self.last is None else self.linear(x) + self.last
         return self.last
+
+
+@dataclasses.dataclass
+class Notes:
+    """A record of the layer's own, no node of its tree."""
+
+    calls: int = 0
+    seen: Any = None
+    inner: Any = None
+
+
+class CountsInRecord(InPython):
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.notes = Notes(inner=Notes())
+
+    def __call__(self, x):
+        self.notes.inner.calls += 1
+        return self.linear(x) * min(1.0, self.notes.inner.calls / 10)
+
+
+class MeanInRecord(CountsInRecord):
+    def __call__(self, x):
+        before = 0.0 if self.notes.seen is None else self.notes.seen
+        self.notes.seen = 0.9 * before + 0.1 * x.mean(0)
+        return self.linear(x - before)
+
+
+class FillsQueue(InPython):
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.notes = collections.deque(maxlen=3)
+
+    def __call__(self, x):
+        self.notes.append(1.0)
+        return self.linear(x) * len(self.notes)
+
+
+class DrawsFromGenerator(InPython):
+    """Seeded, so that apply draws the first numbers of its generator at every call."""
+
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.notes = np.random.default_rng(0)
+
+    def __call__(self, x):
+        return self.linear(x) + self.notes.normal(size=4).astype(np.float32)
+
+
+class StashesInRecord(CountsInRecord):
+    """For a plot: no call reads it."""
+
+    def __call__(self, x):
+        self.notes.calls, self.notes.seen = self.notes.calls + 1, self.linear(x)
+        return self.notes.seen
+
+
+class FillsRecord(CountsInRecord):
+    """A table that every call would make again."""
+
+    def __call__(self, x):
+        if self.notes.seen is None:
+            self.notes.seen = np.cos(np.arange(4.0, dtype=np.float32))
+        return self.linear(x) * self.notes.seen
 
 
 class CountsForNobody(InPython):

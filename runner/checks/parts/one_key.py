@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+
 from runner.arrays import trees
 from runner.arrays.tree_diff import Kind
 from runner.checks.probes.subject import VARIABLES, Subject
@@ -17,6 +19,7 @@ MAX_LINES = 3
 
 KEY_EACH = "k1, k2 = jax.random.split(key)  # one key for each draw; of a stream, call rngs.dropout() for each"
 KEY_A_ROUND = "key = jax.random.fold_in(key, i)  # in round i; or split it before, and give each round its own"
+FROM_STREAM = "key = self.rngs.noise()  # in the call, with self.rngs = rngs in the constructor: a new key at each call"
 SPLIT_RNGS = "split_rngs={'params': True, 'dropout': True}  # of nn.scan: a key for each round"
 
 
@@ -44,6 +47,28 @@ def in_apply(subject: Subject, found: Draws | None) -> list[Finding]:
     # Invented weights share keys too; the check nothing_invented reports those.
     lost = any(one.kind in (Kind.missing, Kind.moved) for one in subject.differences)
     return [_in_apply(one) for one in reused(found, without_source=not lost)]
+
+
+def kept(subject: Subject, found: Draws | None) -> list[Finding]:
+    """The keys among the variables that apply draws from and never changes: Linen has none, so nothing names them."""
+    drawn = [one for one in found.draws if one.sources == {VARIABLES}] if found else []
+    leaves = [path for path, leaf in trees.flatten(trees.unbox(subject.shapes)) if _may_be_key(leaf)]
+    if not drawn or not leaves or any(path[0] in subject.needs.mutable for path in leaves):
+        return []
+    lines = list(dict.fromkeys(one.call.line for one in drawn if one.call.line))
+    at = f" ({listed(lines, MAX_LINES)})" if lines else ""
+    shapes = [list(one.shape) for one in drawn]
+    words = (
+        f"apply draws {shapes[0]} from {listed(trees.spell_each(leaves), MAX_LINES)}{at}, which no call changes: "
+        "what is drawn is the same at every call"
+    )
+    evidence = {"shapes": shapes, "lines": lines, "equal": True, "every_round": False}
+    return [Finding(words=words, fix=FROM_STREAM, meant=False, evidence=evidence)]
+
+
+def _may_be_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed key, the data of one, or a seed."""
+    return trees.is_key(leaf) or jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def in_init(subject: Subject) -> list[Finding]:

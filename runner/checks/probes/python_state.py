@@ -7,7 +7,6 @@ compared. A counter that nothing reads makes no difference.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from runner.bridge.calling import calls
-from runner.checks.probes import unwrapped
+from runner.checks.probes import python_values, unwrapped
 from runner.checks.programs import flow
 
 # The path of a module, and the name of an attribute.
@@ -26,10 +25,6 @@ Place = tuple[tuple[Any, ...], str]
 
 # Steps on, a counter may have passed what the layer compares it with.
 MUCH_LATER = 1_000_003
-
-NODES = (nnx.Variable, nnx.Pytree)
-
-SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.ndarray, jax.Array)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +90,15 @@ class _Probe:
         """What a call leaves in Python."""
         after: dict[Place, Any] = {}
         first = self._program({}, after)
-        changed = {place: value for place, value in after.items() if not _same(value, self.before.get(place))}
+        changed = {
+            place: value for place, value in after.items() if not python_values.same(value, self.before.get(place))
+        }
         if not changed:
             return PythonState()
         running = [place for place, value in changed.items() if self._is_running(place, value)]
         read = []
         for place, value in changed.items():
-            if _is_traced(value):
+            if python_values.is_traced(value):
                 is_read = self._is_of_x(place) and self._reads(place, value)
             else:
                 later = [value, MUCH_LATER] if type(value) is int else [value]
@@ -133,7 +130,7 @@ class _Probe:
     def _is_running(self, place: Place, value: Any) -> bool:
         """Whether an array attribute is replaced by one that is made of it."""
         old = self.before.get(place)
-        if not isinstance(old, (jax.Array, np.ndarray)) or not _is_traced(value):
+        if not isinstance(old, (jax.Array, np.ndarray)) or not python_values.is_traced(value):
             return False
         return any(map(any, self._flow(place, old, outputs=False)))
 
@@ -173,50 +170,17 @@ def _attributes(module: Any, *, copied: bool = False) -> dict[Place, Any]:
     found = {}
     for path, inner in nnx.iter_modules(module):
         for name, value in vars(inner).items():
-            held = jax.tree.leaves(value, is_leaf=lambda node: isinstance(node, NODES))
-            if not name.startswith("_pytree__") and not any(isinstance(one, NODES) for one in held):
-                found[path, name] = _copy(value) if copied else value
+            held = jax.tree.leaves(value, is_leaf=lambda node: isinstance(node, python_values.NODES))
+            if not name.startswith("_pytree__") and not any(isinstance(one, python_values.NODES) for one in held):
+                found[path, name] = python_values.copied(value) if copied else value
     return found
-
-
-def _copy(value: Any) -> Any:
-    if type(value) not in (list, dict, set):
-        return value
-    try:
-        return copy.copy(value)
-    except Exception:  # noqa: BLE001 - whatever the object's own code raises
-        return value
 
 
 def _restore(module: Any, values: Mapping[Place, Any]) -> None:
     inside = dict(nnx.iter_modules(module))
     for (path, name), value in values.items():
         if path in inside:
-            vars(inside[path])[name] = _copy(value)
-
-
-def _same(one: Any, two: Any) -> bool:
-    if one is two:
-        return True
-    if type(one) is not type(two):
-        return False
-    if isinstance(one, (list, tuple, dict, set)):
-        return len(one) == len(two) and (type(one) is set or all(_same(*pair) for pair in _pairs(one, two)))
-    if _is_traced(one) or _is_traced(two):
-        return False
-    if isinstance(one, SIMPLE):
-        return bool(np.array_equal(np.asarray(one), np.asarray(two)))
-    return True  # an object of its own: only what can be compared counts
-
-
-def _pairs(one: Any, two: Any) -> list[tuple[Any, Any]]:
-    if isinstance(one, dict):
-        return [(value, two.get(key)) for key, value in one.items()]
-    return list(zip(one, two, strict=True))
-
-
-def _is_traced(value: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+            vars(inside[path])[name] = python_values.copied(value)
 
 
 def _names(places: list[Place]) -> list[str]:

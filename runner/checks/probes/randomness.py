@@ -16,6 +16,10 @@ SMOOTH = 0.55
 # Share of different absolute values: bases, masks, stencils and symmetric windows repeat theirs, draws do not.
 DISTINCT = 0.95
 
+# Significant digits of a constant that is written in code, and how many values of an array tell.
+DIGITS = 5
+MAX_READ = 256
+
 # Of arrays that are no weights by their place, so that a table is the likelier reading.
 SURE_ELEMENTS = 32
 SURE_DISTINCT = 0.9
@@ -34,7 +38,9 @@ def looks_random(array: np.ndarray) -> bool:
     if np.iscomplexobj(array):
         return looks_random(array.real) and looks_random(array.imag)
     values = np.asarray(array, np.float64)
-    if not np.isfinite(values).all() or np.unique(np.abs(values)).size < DISTINCT * values.size:
+    # A dtype of few bits has few numbers.
+    enough = min(DISTINCT * values.size, 2.0 ** jnp.finfo(array.dtype).nmant)
+    if not np.isfinite(values).all() or np.unique(np.abs(values)).size < enough or _is_written(array, values):
         return False
     axes = [axis for axis in range(values.ndim) if values.shape[axis] >= 3]
     return not any(_is_ordered(values, axis) or _is_smooth(values, axis) for axis in axes)
@@ -74,6 +80,15 @@ def equal_slices(array: np.ndarray) -> int | None:
         if np.array_equal(first, array.take(1, axis)) and (array == np.expand_dims(first, axis)).all():
             return axis
     return None
+
+
+def _is_written(array: np.ndarray, values: np.ndarray) -> bool:
+    """Whether most values are short decimals, as constants are written in code; a drawn float32 has seven digits."""
+    if jnp.finfo(array.dtype).nmant < 20:
+        return False
+    flat = values.ravel()
+    rounded = np.asarray([f"{value:.{DIGITS - 1}e}" for value in flat[:MAX_READ]], array.dtype)
+    return bool((rounded == array.ravel()[:MAX_READ]).mean() > 0.5)
 
 
 def _is_ordered(values: np.ndarray, axis: int) -> bool:
