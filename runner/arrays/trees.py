@@ -42,9 +42,9 @@ def tree_digest(leaves: Iterable[Leaf]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def flatten(tree: Any) -> list[tuple[Path, Any]]:
-    """Paths and leaves of `tree`; metadata boxes (`nn.Partitioned`, `NNXMeta`) count as leaves."""
-    pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, meta.AxisMetadata))
+def flatten(tree: Any, *, whole: type | tuple[type, ...] = meta.AxisMetadata) -> list[tuple[Path, Any]]:
+    """Paths and leaves of `tree`; what is `whole`, metadata boxes (`nn.Partitioned`, `NNXMeta`), counts as a leaf."""
+    pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, whole))
     return [(tuple(_key(part) for part in path), leaf) for path, leaf in pairs]
 
 

@@ -82,10 +82,11 @@ class TrackingMode(enum.Enum):
 
 
 class RuleMatch(enum.Enum):
-    """How a rule's regex meets a path: anywhere in it, or all of it."""
+    """How a rule's regex meets a path: anywhere in it, or all of it; what meets no override keeps what it has."""
 
     search = "search"
     fullmatch = "fullmatch"
+    override = "override"
 
 
 class DistributedMode(enum.Enum):

@@ -25,7 +25,8 @@ class RulesSettings:
       freeze: The same for the leaves that the optimiser leaves as they are: `regex: true`, or `regex: null` as in
         big_vision's schedules.
       match: Whether a regex is searched in a path, collection first (EasyLM, MaxText), or has to match all of it,
-        without the collection (big_vision, T5X).
+        without the collection (big_vision); `override` is that too, and a leaf that meets no partition rule keeps
+        the axis names that it has (T5X's params_axes_names_override).
     """
 
     partition: Any = None

@@ -7,6 +7,7 @@ import contextlib
 import jax.numpy as jnp
 import lifted_hosts as hosts
 import pytest
+import storing_hosts
 
 from runner.checks import complete, mutable
 from runner.checks.probes.subject import subject_of
@@ -141,3 +142,20 @@ def test_strict_runs_refuse(make_run, target, host, words):
     draft = make_draft(run, identity_of(run))
     with pytest.raises(CheckFailed, match=words) if words else contextlib.nullcontext():
         execute.run_checks(draft, run)
+
+
+def test_stored_nnx_variables_are_kept():
+    assert checked(storing_hosts.Host()).verdict is Verdict.passed
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (("params",), "batch_stats of block (norm/mean, norm/var)"),
+        (("batch_stats",), "params of block (linear/bias, linear/kernel, norm/bias, norm/scale)"),
+    ],
+)
+def test_nnx_variables_that_are_not_stored_fail(kinds, words):
+    found = checked(storing_hosts.Host(kinds))
+    assert found.verdict is Verdict.fail
+    assert found.detail.startswith(f"the host does not keep {words}: every apply makes them again")

@@ -37,10 +37,12 @@ class RuleList:
     Attributes:
       rules: In order.
       fullmatch: Whether a regex has to match all of a path, and not only a part of it.
+      overrides: Whether a path that meets none keeps what it has, and a spec has a name for every axis.
     """
 
     rules: tuple[Rule, ...]
     fullmatch: bool = False
+    overrides: bool = False
 
     def first(self, text: str) -> int | None:
         """The first rule that a path meets."""

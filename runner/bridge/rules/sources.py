@@ -80,9 +80,8 @@ def path_rules(settings: RulesSettings) -> PathRules | None:
         return path_rules(_sections(settings, whole))
     if not found:
         return None
-    fullmatch = settings.match is RuleMatch.fullmatch
-    made: dict[str, Any] = {kind: _made(kind, given[kind], found[kind], fullmatch) for kind in found}
-    return PathRules(**made, fullmatch=fullmatch)
+    made: dict[str, Any] = {kind: _made(kind, given[kind], found[kind], settings.match) for kind in found}
+    return PathRules(**made, fullmatch=settings.match is not RuleMatch.search)
 
 
 def named_functions(settings: RulesSettings) -> list[str]:
@@ -130,13 +129,13 @@ def _sections(settings: RulesSettings, whole: Mapping[str, Any]) -> RulesSetting
     """`settings` with what a file or a dict says under the names of the kinds; what was typed wins."""
     match = whole.get("match", settings.match)
     if str(getattr(match, "value", match)) not in RuleMatch.__members__:
-        raise ConfigError("rules.match", match, "search or fullmatch", "rules.match=search")
+        raise ConfigError("rules.match", match, "search, fullmatch or override", "rules.match=search")
     typed = {kind: getattr(settings, kind) for kind in KINDS[1:] if getattr(settings, kind) is not None}
     kinds = {kind: whole.get(kind) for kind in KINDS} | typed
     return dataclasses.replace(settings, **kinds, match=RuleMatch(getattr(match, "value", match)))
 
 
-def _made(kind: str, source: Any, found: Any, fullmatch: bool) -> RuleList | Mask:
+def _made(kind: str, source: Any, found: Any, match: RuleMatch) -> RuleList | Mask:
     if kind != "partition" and callable(found):
         return found
     try:
@@ -145,7 +144,8 @@ def _made(kind: str, source: Any, found: Any, fullmatch: bool) -> RuleList | Mas
         raise _refused(kind, source, " ".join(str(error).split())) from error
     if not rules:
         raise _refused(kind, source, "there is no rule in it")
-    return RuleList(rules=tuple(rules), fullmatch=fullmatch)
+    overrides = kind == "partition" and match is RuleMatch.override
+    return RuleList(rules=tuple(rules), fullmatch=match is not RuleMatch.search, overrides=overrides)
 
 
 def _found(kind: str, source: Any) -> Any:

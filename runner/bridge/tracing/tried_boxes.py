@@ -31,11 +31,10 @@ FUNCTIONS: Mapping[str, Any] = {LOGICAL: boxes.logical, NNX: DEFAULT, BARE: None
 # How flax says that a lift around a box of Linen's names no axis.
 UNNAMED = "not specified in metadata_params"
 
-KEEP_AXES = """\
-def logical(variable):  # a box that nn.scan and nn.vmap tell of their axis
-    names, value = variable.get_metadata().get("out_sharding"), variable.get_value()
-    return nn.LogicallyPartitioned(value, names) if names else value
-layer = layer.clone(metadata_fn=logical)  # or bridge.with_partitioning(init, names) where the layer is written"""
+KEEP_AXES = f"""\
+from {boxes.__name__} import {boxes.logical.__name__}  # a box that nn.scan and nn.vmap tell of their axis
+layer = layer.clone(metadata_fn=logical)  # or bridge.with_partitioning(init, names) where the layer is written
+# in a config: layer.metadata_fn=logical"""
 
 WRITER = f"""\
 from {axes.__name__} import {axes.AxesToLinen.__name__}

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flax import nnx
+
 from runner.arrays import trees
 from runner.bridge import rngs
 from runner.bridge.tracing import captured, host_lifts
@@ -59,7 +61,9 @@ class Lost:
 
 def of_host(subject: Subject) -> list[Lost]:
     """What the host's init does not return of what its wrapped layers make there."""
-    kept = [tuple(map(str, path)) for path, _ in trees.flatten(trees.unbox(subject.needs.variables))]
+    # A pipeline's own wrapper may store the nnx.Variables themselves, as Kauldron's does.
+    stored = trees.flatten(trees.unbox(subject.needs.variables), whole=nnx.Variable)
+    kept = [tuple(map(str, path)) for path, _ in stored]
     found: list[Lost] = []
     for name, call in {call.path: call for call in subject.layer_calls}.items():
         lost = [

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from runner.bridge.rules import patterns
 from runner.bridge.rules.leaves import NamedLeaf
 from runner.bridge.rules.patterns import RuleList
+from runner.checks.pipeline import overrides
 from runner.checks.pipeline.findings import Findings, Replaced, names, regex_of
 from runner.errors import listed
 
@@ -15,14 +16,22 @@ WITHOUT_BOX = "bridge.to_linen(…, metadata_fn=None)  # without the box, which 
 
 def judge(rules: RuleList, leaves: Sequence[NamedLeaf], replaced: Replaced, found: Findings) -> None:
     """Adds to `found` what the partition `rules` do with `leaves`; scalars are exempt, as in EasyLM."""
-    judged = [leaf for leaf in leaves if not leaf.is_scalar]
+    judged = [leaf for leaf in leaves if rules.overrides or not leaf.is_scalar]
     met = {leaf.name: rules.first(leaf.text(fullmatch=rules.fullmatch)) for leaf in judged}
     found.evidence["partition"] = {name: None if num is None else rules.said(num) for name, num in met.items()}
-    _none(rules, [leaf for leaf in judged if met[leaf.name] is None], found)
+    unmet = [leaf for leaf in judged if met[leaf.name] is None]
+    if rules.overrides:
+        overrides.lost(rules, unmet, replaced, found)
+    else:
+        _none(rules, unmet, found)
     for num in range(len(rules.rules)):
         group = [leaf for leaf in judged if met[leaf.name] == num]
         _rank(rules, num, group, found)
         _later(rules, num, {leaf.name: leaf for leaf in group}, replaced, found)
+    if rules.overrides:
+        text = f"{len(judged) - len(unmet)} of {len(judged)} leaves meet an override of their axis names"
+        found.said.append(text)
+        return
     caught = [leaf for leaf in judged if (met_by := met[leaf.name]) is not None and rules.is_catch_all(met_by)]
     _say(rules, judged, caught, found)
 
@@ -54,12 +63,17 @@ def _none(rules: RuleList, unmet: Sequence[NamedLeaf], found: Findings) -> None:
 
 def _rank(rules: RuleList, num: int, leaves: Sequence[NamedLeaf], found: Findings) -> None:
     wanted = patterns.num_axes(rules.rules[num].value)
-    short = [leaf for leaf in leaves if wanted is not None and wanted > len(leaf.shape)]
+    short = [leaf for leaf in leaves if wanted is not None and _is_short(rules, len(leaf.shape), wanted)]
     for rank in sorted({len(leaf.shape) for leaf in short}):
         group = [leaf for leaf in short if len(leaf.shape) == rank]
         has = f"{'has' if len(group) == 1 else 'have'} {rank} {'axis' if rank == 1 else 'axes'}"
         text = f"{names(group)} {has}, and the rule {rules.said(num)} is for {wanted}"
         found.wrong.append((text, _lines(group, _spec(group[0]))))
+
+
+def _is_short(rules: RuleList, rank: int, wanted: int) -> bool:
+    """Whether an array has too few axes for a spec; T5X raises an error for too many names and for too few."""
+    return rank != wanted if rules.overrides else rank < wanted
 
 
 def _later(rules: RuleList, num: int, leaves: Mapping[str, NamedLeaf], replaced: Replaced, found: Findings) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from runner.bridge.rules.leaves import NamedLeaf, named_leaves
 from runner.bridge.rules.patterns import RuleList
 from runner.bridge.rules.sources import PathRules
-from runner.checks.pipeline import masks, partition
+from runner.checks.pipeline import masks, overrides, partition
 from runner.checks.pipeline.findings import Findings, Replaced, names
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
@@ -70,6 +70,8 @@ def judge(
         partition.judge(rules.partition, leaves, replaced, found)
         if old is not None:
             partition.unused(rules.partition, old[1], leaves, found)
+        elif rules.partition.overrides:
+            overrides.idle(rules.partition, leaves, found)
     if old is None:  # a twin in another place says nothing of a mask for its own module
         placed = {leaf.name for leaf in leaves if leaf.is_placed}
         replaced = {name: leaf for name, leaf in replaced.items() if name in placed}

@@ -175,7 +175,7 @@ def check(
       rules: What the pipeline does by path, for the check `rules`: partition rules as a sequence of (regex,
         PartitionSpec), a file, or the dotted name of a function that returns them; or a dict of `partition`,
         `weight_decay`, `freeze` (each the same, or a function from params to a tree of booleans) and `match`
-        (`search` or `fullmatch`).
+        (`search`, `fullmatch` or `override`).
       pipeline: Name of a preset in conf/pipeline, `"brax"`: how that calls a layer, where nothing else is given.
       wrapper: Class or function, or its dotted path, that wraps the layer in place of the one in `model`.
       metadata_fn: What boxes the variables: a function of the `nnx.Variable`, None or `"none"` for bare arrays,

@@ -22,7 +22,7 @@ def judge(rules: PathRules, old: Side, new: Side, leaves: Sequence[LeafDiff]) ->
     if rules.partition is not None:
         partition = rules.partition
         unmet = [one for one in before if not one.is_scalar and _met(partition, one) is None]
-        if unmet:
+        if unmet and not partition.overrides:
             meet = "meets" if len(unmet) == 1 else "meet"
             found.limits.append((f"in the old tree too {names(unmet)} {meet} no rule: are these its rules?", None))
         found.evidence["old_partition"] = {

@@ -57,6 +57,29 @@ def modes(folder: Path) -> str:
     )
 
 
+def boxes(folder: Path) -> str:
+    """Brax loads its checkpoint without a target: of a box and of numbers as keys something else comes back."""
+    import functools
+
+    import faulty
+    from flax.nnx import bridge
+
+    layers = {cls.__name__: functools.partial(bridge.to_linen, cls) for cls in (faulty.Tagged, faulty.Listed)}
+    raised = {name: _loaded(folder / name, layer) for name, layer in layers.items()}
+    assert raised["Tagged"] and raised["Listed"], raised
+    assert not _loaded(folder / "healthy", functools.partial(bridge.to_linen, faulty.Gated))
+    tagged, listed = (typed.check(*TYPED, f"layer.target=faulty.{name}") for name in ("Tagged", "Listed"))
+    assert "pipeline" in tagged.failed(), tagged.details
+    assert "pipeline" in listed.failed(), listed.details
+    twin = typed.check(*TYPED, "layer.target=faulty.Tagged", "layer.metadata_fn=none")
+    assert twin.code == 0 and not twin.failed(), twin.details
+    return (
+        f"metadata: with what checkpoint.load gives, the policy raises {raised['Tagged']}; *pipeline* fails: "
+        f"{tagged.details['pipeline']}; nnx.List: it raises {raised['Listed']}; *pipeline* fails: "
+        f"{listed.details['pipeline']}; bare arrays under names pass"
+    )
+
+
 def checkpoint(folder: Path) -> str:
     """Brax's Orbax tuple (normalizer, policy, value) is compared, and its load gives it to the new policy."""
     import hosts
@@ -118,6 +141,25 @@ def trainer(folder: Path) -> str:
     return f"ppo.train, 128 steps of its environment `fast` from restored params: all {num} leaves have the same bits"
 
 
+def _loaded(folder: Path, layer: Any) -> str:
+    """What a policy with `layer` raises at its first call with what Brax saved and loaded; empty if nothing."""
+    import hosts
+    import jax
+    import jax.numpy as jnp
+    from brax.training.agents.ppo import checkpoint
+
+    networks = hosts.make_networks(2, 1, policy=hosts.Policy(layer=layer))
+    params = [part.init(jax.random.PRNGKey(0)) for part in (networks.policy_network, networks.value_network)]
+    config = checkpoint.network_config(2, 1, True, hosts.make_networks)
+    checkpoint.save(folder, 0, (_normalizer(), *params), config)
+    normalizer, policy, _ = checkpoint.load(folder / "000000000000")
+    try:
+        networks.policy_network.apply(normalizer, policy, jnp.ones((3, 2)))
+    except Exception as error:  # noqa: BLE001 - whatever Brax or flax raise
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def _normalizer() -> Any:
     import jax.numpy as jnp
     from brax.training.acme import running_statistics, specs
@@ -151,6 +193,7 @@ PROOFS = {
     "layer": layer,
     "check": check,
     "collections": collections,
+    "boxes": boxes,
     "modes": modes,
     "checkpoint": checkpoint,
     "training": training,

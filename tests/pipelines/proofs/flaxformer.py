@@ -23,14 +23,15 @@ NOT_RUN = {"trainer": t5x.NOT_RUN["trainer"]}
 
 @functools.cache
 def checked(target: str, *words: str) -> typed.Checked:
-    return typed.check(*TYPED, f"layer.target={target}", *words)
+    """What the checks that trace say; those that compile take minutes a layer."""
+    return typed.check(*TYPED, f"layer.target={target}", *words, "--traced")
 
 
 def check(folder: Path) -> str:
     """A healthy layer passes."""
-    found = checked("layers.Mlp", t5x.AXES)
+    found = typed.check(*TYPED, "layer.target=layers.Mlp", t5x.AXES)
     assert found.code == 0 and not found.failed(), {name: found.details[name] for name in found.failed()}
-    return "healthy, by AxesToLinen: exit 0"
+    return f"healthy, by AxesToLinen: exit 0, {typed.counted(found)}"
 
 
 def collections(folder: Path) -> str:
@@ -38,6 +39,7 @@ def collections(folder: Path) -> str:
     faulty = checked("faulty.Stats", t5x.AXES)
     failed = [name for name in faulty.failed() if "norm" in faulty.details[name]]
     assert failed, faulty.details
+    assert not checked("layers.Mlp", t5x.AXES).failed()
     return f"BatchNorm in its scan: *{failed[0]}* fails: {faulty.details[failed[0]]}; the healthy twin passes"
 
 
@@ -64,6 +66,8 @@ def axes(folder: Path) -> str:
     assert described(hosts.mlp) == described(hosts.own_mlp)
     faulty = checked("layers.Mlp", "layer.metadata_fn=none")
     assert faulty.verdicts["axes"] == "fail", faulty.details["axes"]
+    assert "AxesToLinen" in faulty.fixes["axes"], faulty.fixes["axes"]
+    assert checked("layers.Mlp", t5x.AXES).verdicts["axes"] == "pass"
     said = faulty.details["axes"]
     return f"*axes* fails: {said}; by AxesToLinen its param_dtypes_shapes_axes gives what its own MLP gives"
 
@@ -72,16 +76,18 @@ def boxes(folder: Path) -> str:
     """Numbers as keys break functions that join paths."""
     listed = checked("faulty.Listed", t5x.AXES)
     assert listed.code == 1 and listed.failed(), listed.details
+    assert not checked("layers.Mlp", t5x.AXES).failed()
     name = listed.failed()[0]
-    return f"nnx.List: *{name}* fails: {listed.details[name]}"
+    return f"nnx.List: *{name}* fails: {listed.details[name]}; the healthy twin passes"
 
 
 def modes(folder: Path) -> str:
     """Dropout that ignores `enable_dropout`."""
     faulty = checked("faulty.Stuck", t5x.AXES)
-    failed = [name for name in ("traps", "mode") if faulty.verdicts.get(name) == "fail"]
-    assert failed, faulty.details
-    return f"dropout that ignores `enable_dropout`: *{failed[0]}* fails: {faulty.details[failed[0]]}"
+    assert faulty.verdicts["mode"] == "fail", faulty.details
+    twin = checked("layers.Mlp", t5x.AXES)
+    assert twin.verdicts["mode"] == "pass" and not twin.failed(), twin.details
+    return f"dropout that ignores `enable_dropout`: *mode* fails: {faulty.details['mode']}; the healthy twin passes"
 
 
 PROOFS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipelines import typed
-from tests.pipelines.compared import filled, require_equal_bits, shapes
+from tests.pipelines.compared import filled, named, require_equal_bits, shapes
 from tests.pipelines.proofs import stubs
 from tests.pipelines.proofs.source import Source
 
@@ -29,7 +29,6 @@ stubs.stand_in(*ABSENT)
 HOST = ("host.target=hosts.Decoder", "host.layer_name=null")
 TYPED = ("pipeline=maxtext", "layer=custom", *HOST, "input=tokens", "input.high=64", "input_shape=[2,8]")
 OWN = "layer.wrapper=maxtext.layers.nnx_wrappers.ToLinen"
-NOT_RUN = {"trainer": "maxtext.trainers.pre_train.train.main wants its data pipeline (grain, TensorFlow): not tried"}
 
 
 @functools.cache
@@ -108,6 +107,44 @@ def training(folder: Path) -> str:
     )
 
 
+def trainer(folder: Path) -> str:
+    """train.main on its synthetic data, from its own checkpoint of the old model, with the layer and without."""
+    import shutil
+
+    import hosts
+
+    _main(folder, "old", None, steps=3)
+    ends = []
+    for name, layer in (("again", None), ("new", hosts.mlp)):
+        shutil.copytree(folder / "old", folder / name)  # it goes on from what lies in its folder
+        _main(folder, name, layer, steps=6)
+        ends.append(_saved(folder / name, step=5))
+    num = require_equal_bits(*ends)
+    before, after = (named(_saved(folder / "new", step=step)["params"]) for step in (2, 5))
+    assert all((before[name] != after[name]).any() for name in before)
+    return f"train.main goes on from its step 2 for 3 steps, with the layer and without: all {num} saved leaves alike"
+
+
+def _main(folder: Path, name: str, layer: Any, *, steps: int) -> None:
+    """MaxText's `python -m maxtext.trainers.pre_train.train`, with a checkpoint at each step."""
+    import hosts
+    import maxtext
+    from maxtext.trainers.pre_train import train
+
+    own = {"run_name", "base_output_directory", "enable_checkpointing", "steps"}
+    words = [word for word in hosts.TINY.split() if word.partition("=")[0] not in own]
+    words += [f"run_name={name}", f"base_output_directory={folder}", f"steps={steps}", "enable_checkpointing=True"]
+    base = Path(next(iter(maxtext.__path__))) / "configs" / "base.yml"
+    with hosts.replaced(layer) if layer else nullcontext():
+        train.main([None, str(base), *words, "checkpoint_period=1"])
+
+
+def _saved(folder: Path, *, step: int) -> Any:
+    import orbax.checkpoint as ocp
+
+    return ocp.PyTreeCheckpointer().restore(folder / "checkpoints" / str(step) / "items")
+
+
 def _keys() -> dict[str, Any]:
     import jax
 
@@ -184,4 +221,5 @@ PROOFS = {
     "boxes": boxes,
     "checkpoint": checkpoint,
     "training": training,
+    "trainer": trainer,
 }
