@@ -112,6 +112,16 @@ def test_layers_without_variables_save_nothing():
     assert (check.verdict, check.detail) == (Verdict.passed, "no variables: nothing to save")
 
 
+def test_bits_lost_with_a_target_alone_fail(monkeypatch):
+    def other(path, target):
+        return jax.tree.map(lambda leaf: leaf + 1, checkpoint.restore(path))
+
+    monkeypatch.setattr(checkpoint, "restore_like", other)
+    check = checked(nnx.Linear, 4, 4)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith("without a target: same bits; with one: params/bias, params/kernel come back")
+
+
 def test_metadata_boxes_are_no_hindrance():
     init = nnx.with_metadata(nnx.initializers.ones, mine="pass")
     check = checkpoint_check.check(subject_of(bridge.to_linen(nnx.Linear, 4, 4, kernel_init=init), X), full=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import flax
@@ -139,6 +140,15 @@ def tree(**leaves):
 
 
 # The check.
+
+
+def test_a_compiled_init_that_makes_less_fails():
+    subject = subject_of(LINEAR, X)
+    made = {"params": {"kernel": subject.init_variables["params"]["kernel"]}}
+    compiled = dataclasses.replace(subject, compiled_init=lambda key, x: made)
+    assert complete.check(compiled, full=False).verdict is Verdict.passed
+    check = complete.check(compiled, full=True)
+    assert (check.verdict, check.evidence["missing"]) == (Verdict.fail, ["params/bias"])
 
 
 def test_what_init_makes_is_complete():

@@ -122,6 +122,13 @@ def test_swapped_records_are_named(sweep, tmp_path, capsys):
     assert out.endswith(f"5 of 6 runs verified\n{redone(copy)}")
 
 
+def test_a_lost_folder_alone_is_damage(sweep, tmp_path, capsys):
+    copy = shutil.copytree(sweep, tmp_path / "lost")
+    shutil.rmtree(gone := run_folder(copy, 3))
+    code, out, _ = run(capsys, "verify", copy, "--no-code")
+    assert (code, out.splitlines()[:2]) == (4, [f"{gone.name}: the folder is missing", "5 of 6 runs verified"])
+
+
 def test_verify_names_the_flipped_leaf(sweep, tmp_path, capsys):
     folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "flipped"))
     victim = folder.checkpoint / "params.linear_0.kernel" / "0.0"
@@ -174,13 +181,12 @@ def test_rounding_is_tolerated_across_platforms(sweep, tmp_path, capsys, platfor
     assert (code, said in out) == (4 if "differs" in said else 0, True), out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("software", "num_eps", "said"),
     [
         ("another", 16, "applied on other software than it was saved with, the output is within 16 ulp"),
         ("another", 256, "applied again on other software than it was saved with, the output differs in output by"),
-        (None, 16, "applied again, the output differs in output by 16 ulp"),
+        pytest.param(None, 16, "applied again, the output differs in output by 16 ulp", marks=pytest.mark.slow),
     ],
 )
 def test_other_software_is_given_its_rounding(sweep, tmp_path, capsys, software, num_eps, said):

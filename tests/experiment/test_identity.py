@@ -8,7 +8,7 @@ import pytest
 
 from runner.config import enums
 from runner.config.serialize import to_data
-from runner.experiment.identity import identity_of
+from runner.experiment.identity import identity_of, timing_id
 
 # What a key changes, each with all that follow: the program, the result, the times.
 PROGRAM, RESULT, TIMES, NOTHING = "program", "result", "times", "nothing"
@@ -133,3 +133,10 @@ def test_files_and_devices_count_by_content(run):
     assert identity_of(run, "digest").program_id != identity_of(run, "other").program_id != plain.program_id
     auto = dataclasses.replace(run, device="auto")
     assert identity_of(auto, remote_platform="gpu").run_id != identity_of(auto, remote_platform="cpu").run_id
+
+
+def test_times_compare_on_one_machine_alone():
+    first = timing_id("run", "machine", "software")
+    assert first == timing_id("run", "machine", "software")
+    others = (("r", "machine", "software"), ("run", "m", "software"), ("run", "machine", "s"))
+    assert len({first, *(timing_id(*one) for one in others)}) == 4

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from bare_record import RECORD
 
 from runner.config.serialize import flatten, to_data
 from runner.config.settings import Run
+from runner.records.record import Check, Verdict
 from runner.report.compare import pairing
 from runner.report.compare.pairing import Entry, How
 
@@ -43,6 +45,17 @@ def paired(a: list[Entry], b: list[Entry]) -> tuple[list[tuple[str, str, How]], 
     found = pairing.pair(a, b)
     only = [[one.label for one in side] for side in (found.only_a, found.only_b)]
     return [(one.a.label, one.b.label, one.how) for one in found.pairs], *only
+
+
+def test_equal_runs_pair_in_their_order():
+    a, b = [entry(0), entry(1)], [entry(2), entry(3)]
+    assert paired(a, b)[0] == [("0-x", "2-x", How.result_id), ("1-x", "3-x", How.result_id)]
+
+
+def test_skipped_checks_are_no_change():
+    verdicts = {"parity": Verdict.skipped, "used": Verdict.passed}
+    checks = [Check(name=name, verdict=verdict, detail="") for name, verdict in verdicts.items()]
+    assert pairing.entry_of(dataclasses.replace(RECORD, checks=checks)).checks == {"used": "pass"}
 
 
 def test_equal_result_ids_pair_unordered():

@@ -83,6 +83,7 @@ def test_outliers_are_counted_and_kept(last: float, num_outliers: int) -> None:
         ([0.94] * 8 + [1.06] * 8, {}, ["iqr"]),
         ([0.96] * 8 + [1.04] * 8, {}, []),
         ([9e-4] * 3, {}, ["short"]),
+        ([9e-4, *[1.01e-3] * 11], {}, ["short"]),  # by the shortest sample
         ([9e-4] * 3, {"num_calls": 2}, []),
         ([1e-3] * 3, {}, []),
         ([1.0], {"load_average": 2.1, "num_cores": 2}, ["loaded"]),
@@ -118,6 +119,12 @@ def test_few_rounds_give_no_ratio_interval() -> None:
 def test_unequal_rounds_have_no_ratio() -> None:
     with pytest.raises(ValueError, match="samples of different rounds: 1 against 2"):
         pairwise_ratio(Samples(durations_s=[1.0]), Samples(durations_s=[1.0, 2.0]))
+
+
+def test_ratios_are_flagged_for_either_side() -> None:
+    calm, short = Samples(durations_s=[1.0] * 3), Samples(durations_s=[5e-4] * 3)
+    assert pairwise_ratio(calm, calm).flags == []
+    assert pairwise_ratio(short, calm).flags == pairwise_ratio(calm, short).flags == ["short"]
 
 
 def test_aggregates_skip_missing_numbers() -> None:

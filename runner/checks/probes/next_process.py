@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
+import linecache
 import os
 import platform
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,14 +24,27 @@ OTHER_NAME = "another-machine"
 
 def answers() -> contextlib.AbstractContextManager[list[str]]:
     """Answers the user's code as the next process would; gives the calls that were answered so."""
+    # JAX asks for a hash thousands of times in a trace: it is slower by a quarter with another function in its place.
+    hashes = [(builtins, "hash", "hash", _hash)] if any(map(_calls_hash, _files())) else []
     return swapped.functions(
         [
-            (builtins, "hash", "hash", _hash),
+            *hashes,
             (os, "getpid", "os.getpid", lambda real: real() + 1),
             (socket, "gethostname", "socket.gethostname", lambda _: OTHER_NAME),
             (platform, "node", "platform.node", lambda _: OTHER_NAME),
         ]
     )
+
+
+def _files() -> list[str]:
+    """The files of the user's modules; installed packages are left out."""
+    named = [(name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items())]
+    return [file for name, file in named if file.endswith(".py") and "-packages" not in file and swapped.is_user(name)]
+
+
+@functools.lru_cache(4096)
+def _calls_hash(file: str) -> bool:
+    return any("hash(" in line for line in linecache.getlines(file))
 
 
 def _hash(real: Callable[[Any], int], value: Any) -> Any:

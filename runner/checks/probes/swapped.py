@@ -31,7 +31,7 @@ def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
         _, _, spelled, other = swaps[num]
 
         def answer(*args: Any, **kwargs: Any) -> Any:
-            if not _is_user(sys._getframe(1).f_globals.get("__name__", "")):
+            if not is_user(sys._getframe(1).f_globals.get("__name__", "")):
                 return real[num](*args, **kwargs)
             put(real)  # NumPy's functions ask for each other
             try:
@@ -56,5 +56,6 @@ def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
 
 
 @functools.lru_cache(4096)
-def _is_user(module: str) -> bool:
+def is_user(module: str) -> bool:
+    """Whether a module, by its name, is none of JAX, Flax, NumPy, Python or ours."""
     return module.split(".")[0] not in _NOT_THE_LAYERS
