@@ -69,12 +69,13 @@ def main(wanted: list[str]) -> None:
 
 
 def added(kept: dict[str, Any] | None, outcomes: dict[str, Any]) -> dict[str, Any]:
-    """`outcomes`, and what is `kept` of the same version and was not run again."""
+    """`outcomes`, and what is `kept` of the same version and was not run again, or can't be run in this environment."""
     if kept is None or (outcomes["version"] and kept["version"] != outcomes["version"]):
         return outcomes
     if outcomes["reason"]:
         return kept
-    both = kept["by_capability"] | outcomes["by_capability"]
+    ran = {name: one for name, one in outcomes["by_capability"].items() if one["holds"] is not None}
+    both = outcomes["by_capability"] | kept["by_capability"] | ran
     return outcomes | {"by_capability": {key: both[key] for key in CAPABILITIES if key in both}}
 
 

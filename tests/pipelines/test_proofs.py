@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.benchmarks import pipelines
 from tests.pipelines.proofs import proof
+
+RAN = {"holds": True, "evidence": "three steps"}
+UNABLE = {"holds": None, "evidence": "TensorFlow is not installed"}
 
 
 @pytest.mark.pipelines
@@ -14,6 +18,13 @@ from tests.pipelines.proofs import proof
 def test_a_real_pipeline_takes_the_layer(pipeline, capability, proved):
     found = proved(pipeline, capability)
     assert found.holds, found.evidence
+
+
+def test_what_was_run_is_kept_where_it_can_not_be():
+    ran, unable = ({"version": "1", "reason": "", "by_capability": {"trainer": one}} for one in (RAN, UNABLE))
+    assert pipelines.added(ran, unable)["by_capability"]["trainer"] == RAN
+    assert pipelines.added(unable, ran)["by_capability"]["trainer"] == RAN
+    assert pipelines.added(ran, unable | {"version": "2"})["by_capability"]["trainer"] == UNABLE
 
 
 def test_every_pipeline_has_a_page():

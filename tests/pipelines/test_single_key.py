@@ -46,6 +46,32 @@ def test_what_one_key_cannot_serve_fails(kind, names):
     assert names <= failed(kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (single_key.Tagged, {}, "params/hidden_1/scale is in a box (NNXMeta)"),
+        (single_key.Listed, {}, "have keys that are no text"),
+        (single_key.Tagged, {"metadata_fn": None}, None),
+        (single_key.Gated, {}, None),
+    ],
+)
+def test_what_no_restore_gives_back_fails(kind, options, words):
+    policy = single_key.Policy(single_key.wrapped(kind, **options))
+    found = runner.check(policy, OBS, pipeline="brax", only=["pipeline"])["pipeline"]
+    assert found.verdict == ("fail" if words else "pass"), found.detail
+    assert (words or "") in found.detail
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+@pytest.mark.parametrize("kind", [single_key.Tagged, single_key.Listed])
+def test_restored_without_a_target_it_raises(kind, tmp_path):
+    policy = single_key.Policy(single_key.wrapped(kind))
+    ocp.PyTreeCheckpointer().save(tmp_path / "saved", policy.init(jax.random.key(0), OBS))
+    restored = ocp.PyTreeCheckpointer().restore(tmp_path / "saved")
+    with pytest.warns(UserWarning, match="unknown module paths"), pytest.raises((KeyError, AttributeError)):
+        policy.apply(restored, OBS)
+
+
 @pytest.mark.slow
 def test_tuple_items_are_compared(old, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

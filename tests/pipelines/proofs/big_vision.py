@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ from tests.pipelines.proofs import stubs
 from tests.pipelines.proofs.source import Source
 
 SOURCE = Source("big_vision", "google-research/big_vision", folder="big_vision", needs=("ml_collections", "einops"))
-stubs.stand_in("tensorflow", "clu")  # of TensorFlow only gfile is called
-stubs.local_gfile()
+HAS_DATA = importlib.util.find_spec("tensorflow") is not None and importlib.util.find_spec("clu") is not None
+if not HAS_DATA:
+    stubs.stand_in("tensorflow", "clu")  # of TensorFlow only gfile is called
+    stubs.local_gfile()
 
 # The head starts from zeros unless it is told otherwise, and then nothing can be said of the layers before it.
 HOST = ("host.target=hosts.ViT", "host.layer_name=null", "host.kwargs.head_zeroinit=false", "input_shape=[2,8,8,3]")
 TYPED = ("pipeline=big_vision", "layer=custom", *HOST)
 
-NOT_RUN = {"trainer": "train.py reads its data with tf.data and tfds, which are stand-ins here"}
+TINY = {"width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2}
+NOT_RUN = {} if HAS_DATA else {"trainer": "train.py reads its data by tf.data, and TensorFlow is a stand-in here"}
 
 
 def layer(folder: Path) -> str:
@@ -133,6 +138,93 @@ def training(folder: Path) -> str:
     )
 
 
+def trainer(folder: Path) -> str:
+    """train.main on a data set of ours, from its own checkpoint of the old model, with the layer and without."""
+    import shutil
+
+    import hosts
+    import tensorflow
+    from big_vision import utils
+
+    _main(folder / "old", None, steps=3)
+    ends = []
+    for name, layer in (("again", None), ("new", hosts.mlp)):
+        shutil.copytree(folder / "old", folder / name)  # it goes on from what lies in its folder
+        _main(folder / name, layer, steps=6)
+        saved = utils.load_checkpoint_ts(str(folder / name / "checkpoint.bv"))
+        ends.append({key: saved[key] for key in ("params", "opt")})
+    num = require_equal_bits(*ends)
+    return (
+        "train.main, scanned, with a data set of ours by tf.data: it goes on from its checkpoint.bv for 3 steps, with "
+        f"the layer and without: all {num} leaves of params and optimiser alike (TensorFlow {tensorflow.__version__})"
+    )
+
+
+def _main(folder: Path, layer: Any, *, steps: int) -> None:
+    """`python -m big_vision.train --config … --workdir folder`."""
+    import contextlib
+    from types import SimpleNamespace
+    from unittest import mock
+
+    import big_vision.train as train
+    import ml_collections
+    from big_vision import utils
+    from big_vision.models import vit
+
+    _add_data()
+    config = ml_collections.ConfigDict(
+        {
+            "input": {"data": {"name": "bv:ours"}, "batch_size": 4, "pp": 'keep("image","labels")'},
+            "pp_modules": ["ops_general"],
+            "num_classes": 5,
+            "model_name": "vit",
+            "model": {**TINY, "patch_size": (4, 4), "head_zeroinit": False, "scan": True},
+            "optax_name": "scale_by_adam",
+            "lr": 0.01,
+            "wd": 0.1,
+            "schedule": {"decay_type": "cosine"},
+            "total_steps": steps,
+            "ckpt_steps": 1,
+            "log_training_steps": 1,
+            "evals": {},
+        }
+    )
+    typed_flags = SimpleNamespace(config=config, workdir=str(folder), cleanup=False)
+    with contextlib.ExitStack() as stack:
+        # It waits for other hosts by PositionalSharding, which JAX has taken away.
+        stack.enter_context(mock.patch.object(utils, "sync"))
+        stack.enter_context(mock.patch.object(train.flags, "FLAGS", typed_flags))
+        if layer is not None:
+            stack.enter_context(mock.patch.object(vit, "MlpBlock", functools.partial(_block, layer)))
+        train.main([])
+
+
+def _block(layer: Any, **_: Any) -> Any:
+    return layer(name="MlpBlock_0")
+
+
+def _add_data() -> None:
+    """A data set `bv:ours` of eight images, as big_vision.datasets.core asks for one."""
+    import sys
+    from types import ModuleType
+
+    import numpy as np
+    import tensorflow as tf
+
+    class DataSource:
+        total_examples = 8
+
+        def get_tfdata(self, ordered: bool, **_: Any) -> Any:
+            draw = np.random.default_rng(0)
+            images, labels = draw.standard_normal((8, 8, 8, 3)), np.eye(5)[draw.integers(0, 5, 8)]
+            parts = {"image": images.astype("float32"), "labels": labels.astype("float32")}
+            return tf.data.Dataset.from_tensor_slices(parts)
+
+    module = ModuleType("big_vision.datasets.ours")
+    vars(module)["DataSource"] = DataSource
+    sys.modules[module.__name__] = module
+
+
 def _image() -> Any:
     import jax.numpy as jnp
 
@@ -182,4 +274,4 @@ PROOFS = {
     "modes": modes,
     "checkpoint": checkpoint,
     "training": training,
-}
+} | ({"trainer": trainer} if HAS_DATA else {})

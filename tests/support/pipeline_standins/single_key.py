@@ -66,6 +66,27 @@ class Noisy(Gated):
         return super().__call__(x) + 0.1 * jax.random.normal(self.rngs.params(), x.shape)
 
 
+class Tagged(Gated):
+    """Metadata, which puts a box around the array."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        super().__init__(rngs=rngs)
+        self.scale = nnx.Param(jax.numpy.ones(WIDTH), unit="rad")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.scale * super().__call__(x)
+
+
+class Listed(nnx.Module):
+    """Numbers for keys."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.parts = nnx.List([nnx.Linear(WIDTH, WIDTH, rngs=rngs) for _ in range(2)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.parts[1](nnx.relu(self.parts[0](x)))
+
+
 def wrapped(kind: type[nnx.Module], **arguments: Any) -> Any:
     """What makes the wrapped layer, for `Policy(layer=...)`."""
 
