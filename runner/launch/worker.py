@@ -62,13 +62,17 @@ class Worker:
       submission: The submission's.
       composing: Composes configs.
       cwd: Where the sweep was started: relative paths and the user's modules are found from there.
+      parent: The sweep's process, if its jobs end with it.
     """
 
-    def __init__(self, folder: Path, submission: Path, composing: Composing, cwd: str) -> None:
+    def __init__(
+        self, folder: Path, submission: Path, composing: Composing, cwd: str, parent: int | None = None
+    ) -> None:
         self._folder = folder
         self._submission = submission
         self._composing = composing
         self._cwd = cwd
+        self._parent = parent
 
     def __call__(self, config: Any) -> str:
         """Does the job whose number Hydra gives.
@@ -78,6 +82,8 @@ class Worker:
         """
         from hydra.core.hydra_config import HydraConfig
 
+        if self._parent is not None:
+            process.end_with(self._parent)
         num = int(HydraConfig.get().job.num)
         submission = SubmissionFolder(self._submission)
         self._arrive()
