@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -300,3 +301,9 @@ def test_missing_launcher_plugins_suggest_an_install(here, capsys, monkeypatch):
         "error: hydra/launcher=joblib: hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher is not "
         "installed.\n  Try: pip install 'bridge-runner[joblib]'\n"
     )
+
+
+def test_a_fifo_for_a_journal_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "0.jsonl")
+    with pytest.raises(OSError, match="it is a FIFO, and no file"):
+        queue.has_ended(tmp_path / "0.jsonl")
