@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import UserError
 from runner.launch import process
 from runner.records import store
-from runner.records.journal import Journal
+from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder, SweepFolder
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Worker:
         num = int(HydraConfig.get().job.num)
         submission = SubmissionFolder(self._submission)
         self._arrive()
-        with contextlib.closing(Journal(submission.journal(num))) as journal:
+        with contextlib.closing(_journal(submission, num)) as journal:
             journal.append("arrived", host=socket.gethostname(), pid=os.getpid())
             try:
                 return self._work(submission, num, journal)
@@ -186,6 +186,19 @@ class Worker:
         with resources.gpu(give_up=give_up, say=say) if shares else contextlib.nullcontext():
             devices.prepare_process(run.process.num_cpu_devices, cache)
             yield
+
+
+def _journal(submission: SubmissionFolder, num: int) -> Journal:
+    """The journal of a job; a wait for an earlier attempt of it is announced in the engine's log of the job."""
+
+    def waiting() -> None:
+        arrived = []
+        with contextlib.suppress(UserError):  # a damaged journal, which its reader reports
+            arrived = [event for event in read_journal(submission.journal(num)) if event["event"] == "arrived"]
+        whom = f"pid {arrived[-1]['pid']} on {arrived[-1]['host']}" if arrived else "another process"
+        print(f"waiting for an earlier attempt of job {num}, {whom}, to end", file=sys.stderr, flush=True)
+
+    return Journal(submission.journal(num), waiting)
 
 
 class Silent:
