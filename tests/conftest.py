@@ -154,6 +154,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=200, help="how often small sweeps are killed while they write")
     parser.addoption("--crash-rounds", type=int, default=20, help="how often a sweep is killed until it is done")
 
 

@@ -67,7 +67,8 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     from runner.experiment import execute
     from runner.experiment.identity import identity_of
     from runner.experiment.job import Job
-    from runner.experiment.saved_run import NoRoomError, SavedRun
+    from runner.experiment.memory import NoRoomError
+    from runner.experiment.saved_run import SavedRun
     from runner.launch import process
     from runner.records import find, store
     from runner.records.record import FailureKind

@@ -58,8 +58,8 @@ def explain(error: BaseException) -> UserError:
         return UserError(f"a file of the config is not UTF-8: {text}", "iconv -f latin1 -t utf-8 FILE > NEW")
     if isinstance(error, OSError) and error.filename is not None:  # of the folder that a sweeper or job makes first
         blocked = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "a file is in its place" if blocked else str(error.strerror)
-        return UserError(f"output folder {error.filename}: {reason}", "the same without it, and output_root=FOLDER")
+        why = "a file is in its place" if blocked else error.strerror
+        return UserError(f"output folder {error.filename}: {why}", "the same without it, and output_root=FOLDER")
     if not isinstance(error, HydraException) and not type(error).__module__.startswith("omegaconf"):
         lines = [f"Hydra can't read what was typed: {' '.join(lines) or type(error).__name__}"]
     return UserError("\n".join(lines[:5]).rstrip("."))

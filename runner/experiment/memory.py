@@ -8,13 +8,27 @@ from typing import Any
 import jax
 
 from runner.arrays import devices
+from runner.errors import UserError
 from runner.experiment.draft import Draft
 from runner.experiment.program import Program
+from runner.records.paths import RunFolder, shown
 from runner.timing import memory
 
 
 class TooLarge(MemoryError):
     """A program needs more memory than there is."""
+
+
+class NoRoomError(UserError):
+    """A saved run asks for more memory than there is.
+
+    Args:
+      folder: The run's folder.
+      what: How much, and how much there is.
+    """
+
+    def __init__(self, folder: RunFolder, what: str) -> None:
+        super().__init__(f"{shown(folder.path)} is not built again: {what}", f"bridge-runner show {shown(folder.path)}")
 
 
 def require_room(draft: Draft) -> None:
@@ -28,14 +42,17 @@ def require_room(draft: Draft) -> None:
     _require(draft, held | {"x": x_bytes})
 
 
-def require_room_to_apply(draft: Draft) -> None:
-    """Checks that the arrays of a call fit, before anything of a saved run is restored or made.
+def require_room_again(folder: RunFolder, draft: Draft) -> None:
+    """Checks that the arrays of a call of a saved run fit, before any of them is made.
 
     Raises:
-      TooLarge: They do not; the message has both numbers.
+      NoRoomError: They do not; the message has both numbers.
     """
     x_bytes = draft.x.size * draft.x.dtype.itemsize
-    _require(draft, {"variables": draft.variables_bytes, "output": draft.output_bytes, "x": x_bytes})
+    try:
+        _require(draft, {"variables": draft.variables_bytes, "output": draft.output_bytes, "x": x_bytes})
+    except TooLarge as error:
+        raise NoRoomError(folder, str(error)) from error
 
 
 def require_room_without_jit(draft: Draft) -> None:

@@ -37,24 +37,12 @@ from runner.experiment.draft import Draft, make_draft
 from runner.experiment.identity import identity_of
 from runner.records import find, store
 from runner.records.disk import files, removal
-from runner.records.paths import RunFolder, shown
+from runner.records.paths import RunFolder
 from runner.records.record import Leaf, Record, Status
 
 KINDS = ("linen", "nnx")
 
 Places = Mapping[str, Sharding]
-
-
-class NoRoomError(UserError):
-    """A saved run asks for more memory than there is.
-
-    Args:
-      folder: The run's folder.
-      what: How much, and how much there is.
-    """
-
-    def __init__(self, folder: RunFolder, what: str) -> None:
-        super().__init__(f"{shown(folder.path)} is not built again: {what}", f"bridge-runner show {shown(folder.path)}")
 
 
 class SavedRun:
@@ -161,10 +149,7 @@ class SavedRun:
         config_here = fitted(config)
         identity = identity_of(dataclasses.replace(config_here, mesh=config.mesh))
         draft = make_draft(config_here, identity)
-        try:
-            memory.require_room_to_apply(draft)
-        except memory.TooLarge as error:
-            raise NoRoomError(self.folder, str(error)) from error
+        memory.require_room_again(self.folder, draft)
         return draft
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.config.enums import OnFailure
 from runner.records import find, store
+from runner.records.disk import plain_files
 from runner.records.journal import from_line
 from runner.records.paths import SubmissionFolder
 from runner.records.record import Status
@@ -121,7 +122,7 @@ def _whole_lines(path: Path, offsets: dict[Path, int]) -> Iterator[dict[str, Any
     offset = offsets.get(path, 0)
     if path.stat().st_size <= offset:
         return
-    with open(path, "rb") as file:
+    with plain_files.opened(path) as file:
         file.seek(offset)
         lines, newline, _ = file.read().rpartition(b"\n")
     offsets[path] = offset + len(lines) + len(newline)

@@ -27,6 +27,9 @@ RAY = "hydra_plugins.bridge_runner.ray_launcher.RayLauncher"
 EXTRAS = {JOBLIB: "joblib", LOCAL: "slurm", SLURM: "slurm"}
 
 # The launchers' names for the number of GPUs per job.
+# As PYTHONWARNINGS has it; the message begins so.
+TRACKER_FILTER = "ignore:resource_tracker:UserWarning"
+
 GPUS = ("gpus_per_node", "gpus_per_task", "num_gpus")
 
 
@@ -91,6 +94,10 @@ class Engine:
         config = copy.deepcopy(self._config)
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = folder
+            if self.name == JOBLIB:
+                _quiet_tracker()
+                # A process of joblib's that gets no job would never know that the sweep has died.
+                config.hydra.launcher.n_jobs = min(self._side_by_side(1), max(2, num_jobs))
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._worker(submission), config=config
         )
@@ -109,7 +116,8 @@ class Engine:
             master=self._config,
         )
         folder = submission.path.absolute()
-        return Worker(folder.parent.parent, folder, composing, os.getcwd())
+        parent = os.getpid() if self.name == JOBLIB else None
+        return Worker(folder.parent.parent, folder, composing, os.getcwd(), parent)
 
     def _side_by_side(self, cores: int) -> int:
         if self.name == BASIC:
@@ -135,6 +143,13 @@ class Engine:
             return max(1, cores // num_workers)
         asked = self._settings.get("cpus_per_task") or self._settings.get("num_cpus")
         return int(asked) if asked else None
+
+
+def _quiet_tracker() -> None:
+    """Keeps joblib's resource tracker from warning, after a kill of the sweep, of what it then cleans up."""
+    known = os.environ.get("PYTHONWARNINGS", "")
+    if TRACKER_FILTER not in known:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (known, TRACKER_FILTER)))
 
 
 def _end(one: JobReturn) -> JobEnd | None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 GRACE_S = 30.0
 # After this long a Ctrl-C that got lost comes again.
 AGAIN_S = 0.05
+# How soon a worker notices that its sweep has died, and the name of the thread that does.
+ORPHAN_S, WATCH = 0.5, "bridge-runner-parent"
 
 # Set once for the process, so all configs of a sweep agree on them.
 PROCESS_WIDE = (
@@ -94,6 +97,22 @@ def _say_unraisable(one: sys.UnraisableHookArgs) -> None:
         return
     if str(one.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(one)
+
+
+def end_with(parent: int) -> None:
+    """Ends this process, a child of `parent`, soon after that has died, whatever it runs; nothing else would.
+
+    Does nothing where this process is no child of it: in `parent` itself.
+    """
+    if os.getppid() != parent or WATCH in (thread.name for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_S)
+        getattr(os._exit, "__wrapped__", os._exit)(128 + signal.SIGKILL)
+
+    threading.Thread(target=watch, name=WATCH, daemon=True).start()
 
 
 @contextlib.contextmanager

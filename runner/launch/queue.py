@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.records import journal, store
+from runner.records.disk import plain_files
 from runner.records.paths import SubmissionFolder, SweepFolder
 
 QUEUE_TIMEOUT_S = 30.0
@@ -66,7 +67,7 @@ def run_nums(submission: SubmissionFolder, jobs: list[int]) -> set[int]:
 def has_ended(path: Path) -> bool:
     """Whether the last line of a journal says that it ended."""
     try:
-        with open(path, "rb") as file:
+        with plain_files.opened(path) as file:
             file.seek(max(path.stat().st_size - 1000, 0))
             lines = file.read().splitlines()
     except FileNotFoundError:

@@ -14,6 +14,8 @@ from typing import IO, Any
 from runner.timing import machine
 from runner.timing.turns import LAST_PAUSE_S, SILENT_S, default_folder, open_lock, taken
 
+PID_CHARACTERS = 20
+
 _KEPT: list[IO[Any]] = []  # for the life of the process
 
 
@@ -54,14 +56,16 @@ def gpu(
     names, noticed = gpus(), time.monotonic() + SILENT_S
     while names and not give_up():
         for name in names:
-            if (file := _lease(f"GPU-{name.replace('/', '-')}", folder)) is not None:
+            if (file := _lease(_lock_name(name), folder)) is not None:
                 with file:
+                    file.truncate(0)
+                    file.write(str(os.getpid()).encode())
                     os.environ[VISIBLE] = name
                     yield name
                 return
         if time.monotonic() > noticed:
             noticed = math.inf
-            say(f"waiting for a GPU: other processes of yours hold {', '.join(names)}")
+            say(f"waiting for a GPU: other processes of yours hold {', '.join(_held(name, folder) for name in names)}")
         time.sleep(LAST_PAUSE_S)
     yield None
 
@@ -75,6 +79,18 @@ def gpus(there: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
     return [str(index) for index, _ in enumerate(there.glob("*"))]
+
+
+def _lock_name(gpu: str) -> str:
+    return f"GPU-{gpu.replace('/', '-')}"
+
+
+def _held(gpu: str, folder: Path | None) -> str:
+    """A GPU, and which process holds it."""
+    with open_lock(folder or default_folder(), _lock_name(gpu)) as file:
+        file.seek(0)
+        pid = file.read(PID_CHARACTERS).decode(errors="replace")
+    return f"{gpu} (pid {pid})" if pid.isdigit() else gpu
 
 
 def _lease(name: str, folder: Path | None) -> IO[Any] | None:

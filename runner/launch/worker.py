@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import UserError
 from runner.launch import process
 from runner.records import store
-from runner.records.journal import Journal
+from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder, SweepFolder
 
 if TYPE_CHECKING:
@@ -62,13 +62,17 @@ class Worker:
       submission: The submission's.
       composing: Composes configs.
       cwd: Where the sweep was started: relative paths and the user's modules are found from there.
+      parent: The sweep's process, if its jobs end with it.
     """
 
-    def __init__(self, folder: Path, submission: Path, composing: Composing, cwd: str) -> None:
+    def __init__(
+        self, folder: Path, submission: Path, composing: Composing, cwd: str, parent: int | None = None
+    ) -> None:
         self._folder = folder
         self._submission = submission
         self._composing = composing
         self._cwd = cwd
+        self._parent = parent
 
     def __call__(self, config: Any) -> str:
         """Does the job whose number Hydra gives.
@@ -78,10 +82,12 @@ class Worker:
         """
         from hydra.core.hydra_config import HydraConfig
 
+        if self._parent is not None:
+            process.end_with(self._parent)
         num = int(HydraConfig.get().job.num)
         submission = SubmissionFolder(self._submission)
         self._arrive()
-        with contextlib.closing(Journal(submission.journal(num))) as journal:
+        with contextlib.closing(_journal(submission, num)) as journal:
             journal.append("arrived", host=socket.gethostname(), pid=os.getpid())
             try:
                 return self._work(submission, num, journal)
@@ -180,6 +186,19 @@ class Worker:
         with resources.gpu(give_up=give_up, say=say) if shares else contextlib.nullcontext():
             devices.prepare_process(run.process.num_cpu_devices, cache)
             yield
+
+
+def _journal(submission: SubmissionFolder, num: int) -> Journal:
+    """The journal of a job; a wait for an earlier attempt of it is announced in the engine's log of the job."""
+
+    def waiting() -> None:
+        arrived = []
+        with contextlib.suppress(UserError):  # a damaged journal, which its reader reports
+            arrived = [event for event in read_journal(submission.journal(num)) if event["event"] == "arrived"]
+        whom = f"pid {arrived[-1]['pid']} on {arrived[-1]['host']}" if arrived else "another process"
+        print(f"waiting for an earlier attempt of job {num}, {whom}, to end", file=sys.stderr, flush=True)
+
+    return Journal(submission.journal(num), waiting)
 
 
 class Silent:

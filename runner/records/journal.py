@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +36,7 @@ class Journal:
 
     Args:
       path: The file. Waits while another process holds it: a requeued job may overlap with its previous attempt.
+      waiting: Called before such a wait.
 
     Attributes:
       path: The file.
@@ -44,11 +45,15 @@ class Journal:
       StorageError: The file is a link, a FIFO or a device.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting: Callable[[], None] = lambda: None) -> None:
         self.path = path
         self._file = plain_files.append(path)  # kept open for the life of the sweep
         try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
+            try:
+                fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
             _drop_torn_tail(self._file)
         except BaseException:
             self._file.close()

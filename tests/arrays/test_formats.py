@@ -372,6 +372,17 @@ def test_a_damaged_t5x_folder_is_named(content, here):
         saved_trees.read("ck")
 
 
+@pytest.mark.parametrize("fifo", ["model.safetensors.index.json", "model-1.safetensors"])
+def test_a_fifo_within_a_checkpoint_is_not_opened(fifo, here):
+    folder = here / "sharded"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"kernel": "model-1.safetensors"}}')
+    (folder / fifo).unlink(missing_ok=True)
+    os.mkfifo(folder / fifo)
+    with pytest.raises(StorageError, match="it is a FIFO, and no file"):
+        saved_trees.read("sharded")
+
+
 def test_a_fifo_is_not_opened(here):
     os.mkfifo(here / "fifo")
     with pytest.raises(StorageError, match="^fifo is a FIFO, and no file or folder"):

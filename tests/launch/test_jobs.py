@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +21,12 @@ from started_processes import Started
 
 from runner import errors
 from runner.commands import main
-from runner.launch import queue
+from runner.launch import queue, worker
 from runner.launch.jobs import Crew, cut, plan_of, read, remaining
 from runner.records import find, journal, store
 from runner.records.disk import locks
 from runner.records.journal import Journal
-from runner.records.paths import SweepFolder
+from runner.records.paths import SubmissionFolder, SweepFolder
 from runner.sweep.run_state import State
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
@@ -294,3 +297,24 @@ def test_missing_launcher_plugins_suggest_an_install(here, capsys, monkeypatch):
         "error: hydra/launcher=joblib: hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher is not "
         "installed.\n  Try: pip install 'bridge-runner[joblib]'\n"
     )
+
+
+def test_a_fifo_for_a_journal_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "0.jsonl")
+    with pytest.raises(OSError, match="it is a FIFO, and no file"):
+        queue.has_ended(tmp_path / "0.jsonl")
+
+
+def test_a_requeued_job_names_whom_it_waits_for(tmp_path, capsys):
+    submission, said = SubmissionFolder(tmp_path), ""
+    first = Journal(submission.journal(2))
+    first.append("arrived", host="node7", pid=4711)
+    second = threading.Thread(target=lambda: worker._journal(submission, 2).close())
+    second.start()
+    while not said and second.is_alive():
+        said = capsys.readouterr().err
+        time.sleep(0.01)
+    assert said == "waiting for an earlier attempt of job 2, pid 4711 on node7, to end\n"
+    first.close()
+    second.join(timeout=20)
+    assert not second.is_alive() and capsys.readouterr().err == ""

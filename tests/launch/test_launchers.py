@@ -137,6 +137,21 @@ def test_killed_joblib_workers_are_resumable(here, undisturbed):
     assert bits(sweep()) == undisturbed
 
 
+def test_joblib_workers_end_with_their_sweep(here, undisturbed):
+    gates(one="wait")
+    process = start(*SWEEP, *LEAN, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    wait_for(lambda: set(events("begin")) == {0, 1} and set(events("end")) == {1})
+    left = psutil.Process(process.pid).children(recursive=True)
+    assert {event["pid"] for event in events("arrived").values()} <= {one.pid for one in left}
+    process.kill()  # one worker is within a run that never returns, the other waits for work
+    wait_for(lambda: all(map(has_ended, left)), seconds=20)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert err == "", "no traceback, and no word of the resource tracker"
+    gates(one="go")
+    assert "12 of 12 runs done" in end(start("resume", "outputs/mine", "--trust"), 0)
+    assert bits(sweep()) == undisturbed
+
+
 def test_killed_joblib_searches_resume_identically(here):
     space = ("seed=int(interval(0,1000))", "layer=custom", "layer.target=my_layers.Waits", "layer.kwargs.until=one")
     search = (

@@ -55,6 +55,17 @@ def test_gpus_are_exclusive_and_handed_on(tmp_path):
             assert said(third) == "3 3"
 
 
+def test_a_wait_for_a_gpu_names_its_holder(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "SILENT_S", 0.0)
+    lines: list[str] = []
+    with beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="3") as first:
+        assert said(first) == "3 3"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+        with resources.gpu(tmp_path, give_up=lambda: bool(lines), say=lines.append) as name:
+            assert name is None
+        assert lines == [f"waiting for a GPU: other processes of yours hold 3 (pid {first.pid})"]
+
+
 def test_gpus_are_counted_by_default(tmp_path, monkeypatch):
     for name in ("0000:01:00.0", "0000:02:00.0"):
         (tmp_path / name).mkdir()

@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.arrays.formats.contents import Contents, DamagedError
 from runner.arrays.formats.msgpack_bytes import Buffer, Reader, as_tree
+from runner.records.disk import plain_files
 
 FORMAT = "flax msgpack"
 
@@ -44,4 +45,4 @@ def value(path: Path) -> Any:
 def _original(path: Path) -> Any:
     from flax import serialization
 
-    return serialization.msgpack_restore(path.read_bytes())
+    return serialization.msgpack_restore(plain_files.read_bytes(path))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.arrays.formats.contents import DamagedError, Placeholder, StoredArray, dtype_named
+from runner.records.disk import plain_files
 
 # Flax's types of its own: https://github.com/google/flax/blob/main/flax/serialization.py
 ARRAY, COMPLEX, SCALAR = 1, 2, 3
@@ -51,7 +52,7 @@ class Buffer:
     """The bytes of a file, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
+        with plain_files.opened(path) as file:
             size = file.seek(0, 2)
             self.data: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
         self.size = size

@@ -15,6 +15,7 @@ from runner.arrays.fast_checkpoint import TEMPORARY
 from runner.arrays.formats import registry
 from runner.arrays.formats.contents import Contents, StoredArray
 from runner.errors import StorageError, listed, nearest
+from runner.records.disk import plain_files
 
 # What separates a path from names in the tree there.
 SIGN = "#"
@@ -63,7 +64,7 @@ def _split(text: str) -> tuple[Path, tuple[str, ...]]:
         head = Path(text[:cut])
         newest = head.with_name(f"{head.name}{NEWEST}") if head.name else head
         if text[:cut] and not os.path.lexists(head) and newest.is_file():
-            head = head.with_name(f"{head.name}-{newest.read_text(errors='replace').strip()}")
+            head = head.with_name(f"{head.name}-{plain_files.read_bytes(newest).decode(errors='replace').strip()}")
         if text[:cut] and os.path.exists(head):
             return head, tuple(name for name in text[cut + 1 :].split("/") if name)
     raise _absent(Path(text.partition(SIGN)[0]))

@@ -119,7 +119,7 @@ def _index(folder: Path) -> Path | None:
 
 
 def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with plain_files.opened(path) as file:
         return file.read(NUM_BYTES)
 
 

@@ -14,7 +14,7 @@ from runner.arrays import trees
 from runner.arrays.formats.contents import Contents, DamagedError, StoredArray, dtype_named, named
 from runner.arrays.formats.msgpack_bytes import Buffer, Span
 from runner.errors import StorageError, UserError
-from runner.records.disk import files
+from runner.records.disk import files, plain_files
 
 # The format's names for the dtypes it supports; NumPy's names are those that safetensors' writer takes.
 DTYPES = {
@@ -131,7 +131,7 @@ def read_shards(index: Path) -> Contents:
       DamagedError: One is missing, cut off, or no safetensors file.
     """
     try:
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        files = sorted(set(json.loads(plain_files.read_bytes(index))["weight_map"].values()))
         parts = [read(index.parent / Path(name).name) for name in files]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{index.name}: {error}") from error

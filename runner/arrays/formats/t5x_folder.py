@@ -15,6 +15,7 @@ import numpy as np
 from runner.arrays.formats import flax_bytes, zarr_arrays
 from runner.arrays.formats.contents import Contents, DamagedError, Placeholder, StoredArray
 from runner.arrays.formats.msgpack_bytes import as_tree
+from runner.records.disk import plain_files
 
 FORMAT = "T5X"
 FILE = "checkpoint"
@@ -28,7 +29,7 @@ def is_t5x(folder: Path) -> bool:
     file = folder / FILE
     if not file.is_file():
         return False
-    with file.open("rb") as opened:
+    with plain_files.opened(file) as opened:
         return flax_bytes.is_map(opened.read(1))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from runner.arrays import trees
 from runner.arrays.formats.contents import Contents, DamagedError, StoredArray, dtype_named
+from runner.records.disk import plain_files
 
 FORMAT = "tensorstore's arrays"
 
@@ -39,7 +40,7 @@ def stored(folder: Path) -> StoredArray:
     """
     file = next(folder / name for name in DRIVERS if (folder / name).is_file())
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(plain_files.read_bytes(file))
         shape, dtype = tuple(found["shape"]), dtype_named(found["data_type" if "data_type" in found else "dtype"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder.name}/{file.name} does not describe an array") from error

@@ -26,7 +26,8 @@ from runner.config.sweep_settings import ProcessSettings
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
 from runner.experiment.draft import Draft
-from runner.experiment.saved_run import NoRoomError, SavedRun
+from runner.experiment.memory import NoRoomError
+from runner.experiment.saved_run import SavedRun
 from runner.launch import process
 from runner.records import find, paths
 from runner.records.disk import removal
