@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import impure_layers
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 from flax.nnx import bridge
 
 from runner.checks import pure
+from runner.checks.probes import next_process
 from runner.checks.probes.subject import subject_of
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
@@ -136,3 +138,13 @@ def test_impure_layers_stop_only_strict_runs(name, make_run):
     run = make_run(*words, "checks=warn")
     program = execute.prepare(make_draft(run, identity_of(run)), run)
     assert "pure" in [check.name for check in program.checks if check.verdict is Verdict.fail]
+
+
+def test_only_the_tracing_thread_gets_other_answers():
+    own = os.getpid()
+    with ThreadPoolExecutor(1) as pool, next_process.answers() as asked:
+        assert pool.submit(lambda: os.getpid()).result(timeout=60) == own
+        assert asked == []
+        assert os.getpid() == own + 1
+        assert asked == ["os.getpid()"]
+    assert os.getpid() == own

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-_NOT_THE_LAYERS = frozenset({"jax", "jaxlib", "flax", "numpy", "optax", "runner", *sys.stdlib_module_names})
+_LIBRARIES = {"jax", "jaxlib", "flax", "numpy", "optax", "orbax", "etils", "absl", "psutil", "wandb", "runner"}
+_NOT_THE_LAYERS = frozenset({*_LIBRARIES, *sys.stdlib_module_names})
 
 # What owns it, its name there, how it is written, and what it gives: (the function, its arguments) -> another value.
 Swap = tuple[Any, str, str, Callable[..., Any]]
@@ -19,8 +21,9 @@ AS_EVER = object()
 
 @contextlib.contextmanager
 def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
-    """Swaps functions for calls by the user's code; yields the calls that were answered, e.g. `hash('key')`."""
+    """Swaps functions for calls by the user's code in this thread; yields what was answered: `hash('key')`."""
     asked: list[str] = []
+    here = threading.get_ident()
     real = [getattr(owner, name) for owner, name, _, _ in swaps]
 
     def put(values: Sequence[Any]) -> None:
@@ -31,7 +34,8 @@ def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
         _, _, spelled, other = swaps[num]
 
         def answer(*args: Any, **kwargs: Any) -> Any:
-            if not is_user(sys._getframe(1).f_globals.get("__name__", "")):
+            # Meanwhile other threads write checkpoints and records.
+            if threading.get_ident() != here or not is_user(sys._getframe(1).f_globals.get("__name__", "")):
                 return real[num](*args, **kwargs)
             put(real)  # NumPy's functions ask for each other
             try:
@@ -57,5 +61,5 @@ def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
 
 @functools.lru_cache(4096)
 def is_user(module: str) -> bool:
-    """Whether a module, by its name, is none of JAX, Flax, NumPy, Python or ours."""
+    """Whether a module, by its name, is none of JAX, Flax, NumPy, W&B, Orbax, Python or ours."""
     return module.split(".")[0] not in _NOT_THE_LAYERS
