@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.benchmarks import pipelines
@@ -30,3 +32,9 @@ def test_what_was_run_is_kept_where_it_can_not_be():
 def test_every_pipeline_has_a_page():
     pages = proof.ROOT / "docs" / "pipelines"
     assert [name for name in proof.names() if not (pages / f"{name}.md").exists()] == []
+
+
+def test_readme_has_the_table_of_the_pages():
+    page = (proof.ROOT / "docs" / "pipelines" / "README.md").read_text()
+    (table,) = re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE)
+    assert re.sub(r"\]\((\w+\.md)\)", r"](docs/pipelines/\1)", table) in (proof.ROOT / "README.md").read_text()
