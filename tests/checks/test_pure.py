@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import impure_layers
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from flax.nnx import bridge
 
 from runner.checks import pure
-from runner.checks.probes import next_process
+from runner.checks.probes import next_process, other_seeds
 from runner.checks.probes.subject import subject_of
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
@@ -148,3 +149,24 @@ def test_only_the_tracing_thread_gets_other_answers():
         assert os.getpid() == own + 1
         assert asked == ["os.getpid()"]
     assert os.getpid() == own
+
+
+def test_overlapping_answers_leave_no_swap():
+    real = os.getpid
+    with ThreadPoolExecutor(1) as pool:
+        first = next_process.answers()
+        first.__enter__()
+        second = next_process.answers()
+        pool.submit(second.__enter__).result(timeout=60)
+        first.__exit__(None, None, None)
+        assert os.getpid() == real()
+        pool.submit(second.__exit__, None, None, None).result(timeout=60)
+    assert os.getpid is real
+
+
+def test_swapped_classes_still_know_their_instances():
+    generator = np.random.RandomState(0)
+    with other_seeds.given() as asked:
+        assert isinstance(generator, np.random.RandomState)
+        np.random.RandomState(0)
+    assert asked == ["np.random.RandomState(0)"]

@@ -19,44 +19,89 @@ Swap = tuple[Any, str, str, Callable[..., Any]]
 AS_EVER = object()
 
 
+class _Thread(threading.local):
+    """The calls that this thread was answered, by how the function is written; other threads get the real answers."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, list[str]] = {}
+        self.answering = False
+
+
+_THREAD = _Thread()
+
+
+class _Swapped:
+    """Stands for a function or a class, whose attributes and `isinstance` are those of the real one."""
+
+    def __init__(self, swap: Swap) -> None:
+        owner, name, self._spelled, self._other = swap
+        self.real = getattr(owner, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        asked = _THREAD.asked.get(self._spelled)
+        # NumPy's functions ask for each other.
+        if asked is None or _THREAD.answering or not is_user(sys._getframe(1).f_globals.get("__name__", "")):
+            return self.real(*args, **kwargs)
+        _THREAD.answering = True
+        try:
+            value = self._other(self.real, *args, **kwargs)
+            if value is AS_EVER:
+                return self.real(*args, **kwargs)
+        finally:
+            _THREAD.answering = False
+        given = [*map(repr, args), *(f"{name}={item!r}" for name, item in kwargs.items())]
+        called = f"{self._spelled}({', '.join(given)})"
+        asked.extend([called] if called not in asked else [])
+        return value
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, self.real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+_LOCK = threading.Lock()
+# In place now, by how they are written: who has other answers may be several threads at a time.
+_IN_PLACE: dict[str, tuple[_Swapped, int]] = {}
+
+
 @contextlib.contextmanager
 def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
     """Swaps functions for calls by the user's code in this thread; yields what was answered: `hash('key')`."""
     asked: list[str] = []
-    here = threading.get_ident()
-    real = [getattr(owner, name) for owner, name, _, _ in swaps]
-
-    def put(values: Sequence[Any]) -> None:
-        for (owner, name, _, _), value in zip(swaps, values, strict=True):
-            setattr(owner, name, value)
-
-    def swapped(num: int) -> Callable[..., Any]:
-        _, _, spelled, other = swaps[num]
-
-        def answer(*args: Any, **kwargs: Any) -> Any:
-            # Meanwhile other threads write checkpoints and records.
-            if threading.get_ident() != here or not is_user(sys._getframe(1).f_globals.get("__name__", "")):
-                return real[num](*args, **kwargs)
-            put(real)  # NumPy's functions ask for each other
-            try:
-                value = other(real[num], *args, **kwargs)
-                if value is AS_EVER:
-                    return real[num](*args, **kwargs)
-            finally:
-                put(others)
-            given = [*map(repr, args), *(f"{name}={item!r}" for name, item in kwargs.items())]
-            called = f"{spelled}({', '.join(given)})"
-            asked.extend([called] if called not in asked else [])
-            return value
-
-        return answer
-
-    others = [swapped(num) for num in range(len(swaps))]
-    put(others)
+    before = _THREAD.asked
+    for swap in swaps:
+        _put(swap)
+    _THREAD.asked = before | {spelled: asked for _, _, spelled, _ in swaps}
     try:
         yield asked
     finally:
-        put(real)
+        _THREAD.asked = before
+        for swap in swaps:
+            _take_back(swap)
+
+
+def _put(swap: Swap) -> None:
+    owner, name, spelled, _ = swap
+    with _LOCK:
+        if spelled not in _IN_PLACE:
+            swapped = _Swapped(swap)
+            setattr(owner, name, swapped)
+            _IN_PLACE[spelled] = swapped, 0
+        swapped, users = _IN_PLACE[spelled]
+        _IN_PLACE[spelled] = swapped, users + 1
+
+
+def _take_back(swap: Swap) -> None:
+    owner, name, spelled, _ = swap
+    with _LOCK:
+        swapped, users = _IN_PLACE[spelled]
+        if users > 1:
+            _IN_PLACE[spelled] = swapped, users - 1
+        else:
+            del _IN_PLACE[spelled]
+            setattr(owner, name, swapped.real)
 
 
 @functools.lru_cache(4096)
