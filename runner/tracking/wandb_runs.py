@@ -124,7 +124,7 @@ class WandbRuns:
 @contextlib.contextmanager
 def _nobody_elses(wandb: Any) -> Iterator[None]:
     """Makes wandb forget meanwhile that this process is an agent's, if it was told before our first call."""
-    shared = wandb.setup().settings
+    shared = start_service(wandb).settings
     before = {name: getattr(shared, name) for name in AGENTS}
     try:
         for name, value in AGENTS.items():
@@ -133,6 +133,20 @@ def _nobody_elses(wandb: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(shared, name, value)
+
+
+def start_service(wandb: Any, **settings: Any) -> Any:
+    """Starts W&B's service, if it does not run yet; what `wandb.setup` gives.
+
+    Without usage statistics, unless the user wants them: wandb 0.31 waits without end for a lock that it holds itself
+    where it would send the error that the service didn't start with.
+    """
+    if os.environ.get("WANDB_ERROR_REPORTING") == "false":
+        with contextlib.suppress(ImportError, AttributeError):
+            from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+            opentelemetry_proxy.disable()
+    return wandb.setup(settings=wandb.Settings(**settings) if settings else None)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from typing import Any
 
 from runner.errors import ServerError, UserError
 from runner.tracking.wandb_files import OfflineRun
-from runner.tracking.wandb_runs import environment_of
+from runner.tracking.wandb_runs import environment_of, start_service
 
 # Concurrent uploads by `wandb sync`: most of each one's time is spent waiting for responses.
 PARALLEL = 8
@@ -142,7 +142,7 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
         # Its API creates folders for the runs it is queried for, by default in the system's temporary folder.
         with environment_of(wandb_dir, WANDB_DIR=str(wandb_dir / "staging")):
             (wandb_dir / "staging").mkdir(exist_ok=True)
-            settings = wandb.setup(settings=wandb.Settings(silent=False, **_retries(hasty))).settings
+            settings = start_service(wandb, silent=False, **_retries(hasty)).settings
             url = settings.base_url
             answer_s = probe(url, HASTY_TIMEOUT_S if hasty else TIMEOUT_S)
             # Retry once: the first response takes longer.

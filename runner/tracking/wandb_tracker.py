@@ -26,7 +26,7 @@ from runner.tracking import payload, wandb_files
 from runner.tracking.tracker import Follow
 from runner.tracking.wandb_live import LiveRun
 from runner.tracking.wandb_media import charts, media
-from runner.tracking.wandb_runs import LEAN, WandbRuns, environment_of
+from runner.tracking.wandb_runs import LEAN, WandbRuns, environment_of, start_service
 
 # Recorded only in the sweep's own run: the installed packages and the machine.
 ONCE_A_SWEEP = frozenset({"x_disable_meta", "x_save_requirements"})
@@ -71,7 +71,7 @@ class WandbTracker:
         with contextlib.suppress(Exception), environment_of(self._folder.wandb):
             import wandb
 
-            wandb.setup(settings=wandb.Settings(silent=True, quiet=True))
+            start_service(wandb, silent=True, quiet=True)
             for name in LOADED_BY_FIRST_RUN:
                 importlib.import_module(name)
 
