@@ -87,7 +87,7 @@ class SwiGLU(nnx.Module):
 
 
 class Normed(SwiGLU):
-    """With statistics beside params."""
+    """With statistics besides params."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         super().__init__(rngs=rngs)
