@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.errors import StorageError
 from runner.records.journal import read_journal
-from runner.records.paths import RunFolder, SweepFolder
+from runner.records.paths import ASIDE, RunFolder, SweepFolder
 from runner.records.record import Status
 from runner.records.row import Row, Trial
 from runner.records.store import has_whole_record, read_events, read_plan
@@ -94,6 +94,8 @@ def find_run(path: Path) -> RunFolder:
     found = sorted(folder.parent.glob(first_letters)) or sorted(folder.glob("runs/*/record.json"))
     exact = [record for record in found if record.parent.name.split("-")[0] == folder.name]
     found = exact or found
+    # Earlier tries of a run, which lie aside, are found by their whole names alone.
+    found = [record for record in found if ASIDE not in record.parent.name] or found
     if len(found) == 1:
         return RunFolder(found[0].parent)
     if found:

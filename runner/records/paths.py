@@ -9,6 +9,9 @@ from pathlib import Path
 
 from runner.errors import StorageError
 
+# Between the name of a run's folder and the number of an earlier try, which was moved aside.
+ASIDE = ".old-"
+
 SUGGESTED_ROOT = "output_root=~/outputs"
 
 # Below a path with one of these, Orbax saves but, with some settings, can't find the checkpoint; or lines would break.

@@ -23,3 +23,12 @@ def test_a_number_goes_before_first_letters(tmp_path):
         record(folder, num, f"{num}23456789a")
     assert find.find_run(tmp_path / "1").path.name.startswith("1-")
     assert find.find_run(tmp_path / "12").path.name.startswith("12-")
+
+
+def test_earlier_tries_need_their_whole_name(tmp_path):
+    folder = SweepFolder(tmp_path)
+    record(folder, 0, "a23456789a")
+    files.archive_run(folder.run(0, "a23456789a"))
+    record(folder, 0, "a23456789a")
+    assert find.find_run(tmp_path / "0").path.name == "0-a2345678"
+    assert find.find_run(tmp_path / "0-a2345678.old-1").path.name == "0-a2345678.old-1"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner.errors import StorageError
 from runner.records.disk import locks, plain_files
-from runner.records.paths import SUGGESTED_ROOT, RunFolder, SweepFolder
+from runner.records.paths import ASIDE, SUGGESTED_ROOT, RunFolder, SweepFolder
 
 # Orbax writes when it began and ended, and the checkpoint's absolute path.
 TIME_AND_PLACE = ("_CHECKPOINT_METADATA", "commit_success.txt")
@@ -82,7 +82,7 @@ def archive_run(folder: RunFolder) -> None:
     if not folder.path.exists():
         return
     number = 1
-    while (aside := folder.path.with_name(f"{folder.path.name}.old-{number}")).exists():
+    while (aside := folder.path.with_name(f"{folder.path.name}{ASIDE}{number}")).exists():
         number += 1
     os.rename(folder.path, aside)
 
