@@ -38,7 +38,8 @@ def answers() -> contextlib.AbstractContextManager[list[str]]:
 
 def _files() -> list[str]:
     """The files of the user's modules; installed packages are left out."""
-    named = [(name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items())]
+    loaded = sys.modules.copy()  # at once: other threads import meanwhile
+    named = [(name, getattr(module, "__file__", None) or "") for name, module in loaded.items()]
     return [file for name, file in named if file.endswith(".py") and "-packages" not in file and swapped.is_user(name)]
 
 
