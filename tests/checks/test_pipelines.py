@@ -55,6 +55,7 @@ FAULTY = [
     ("Features", "big_vision", "pipeline", ["in big_vision", "weights of another key"]),
     ("Named", "big_vision", "pipeline", ["in big_vision", "kernel/value"]),
     ("Listed", "big_vision", "rules", ["in big_vision", "keys that are no strings"]),
+    ("Listed", "brax", "pipeline", ["in brax", "keys that are no text"]),
 ]
 
 
@@ -93,7 +94,6 @@ HEALTHY = [
     ("Dropping", "maxtext"),
     ("Named", "maxtext"),
     ("Listed", "easylm"),
-    ("Listed", "brax"),
     ("Counting", "kauldron"),
 ]
 
