@@ -366,7 +366,6 @@ HOSTED = (
     ("host=scanned", "layer=batch_norm"),
     ("host=transformer", "host.kwargs.place=norm", "layer=batch_norm"),
     ("host=transformer", "layer=lora", "train.collections=[params,LoRAParam]"),
-    ("host=transformer", "host.kwargs.place=attention", "layer=multi_head_attention"),
     ("host=scanned", "layer=multi_head_attention"),
 )
 
