@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType
-from typing import Any
+from typing import IO, Any
 
 # Prefix of a user error on stderr.
 USER_ERROR_PREFIX = "error: "
@@ -295,3 +295,11 @@ def _place(error: BaseException) -> str:
         if not frame.filename.endswith(("argparse.py", "wandb/sdk/lib/exit_hooks.py")) and frame.filename != __file__
     ]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the layer's code"
+
+
+def discard(stream: IO[str]) -> None:
+    """Lets nothing more be written to a closed pipe, not even by the flush at exit, which would print a traceback."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -6,18 +6,25 @@ import contextlib
 import errno
 import gc
 import io
-import os
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TextIO
 
 from runner.commands.printed.json_output import only_json
 from runner.commands.typed import verb
 from runner.commands.typed.verb import INTERRUPTED, PROGRAM, USAGE, VERBS, Verb
-from runner.errors import USER_ERROR_PREFIX, StorageError, UserError, exit_words, is_of_signal, nearest, visible
+from runner.errors import (
+    USER_ERROR_PREFIX,
+    StorageError,
+    UserError,
+    discard,
+    exit_words,
+    is_of_signal,
+    nearest,
+    visible,
+)
 from runner.launch import process
 
 # Hydra's flags that take a value: the word after one is not a verb.
@@ -46,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        _discard(sys.stdout)  # the reader closed the pipe
+        discard(sys.stdout)  # the reader closed the pipe
         return 0
     except OSError as error:
         if error.filename is None:
@@ -73,7 +80,7 @@ def entry() -> None:
         try:
             stream.flush()
         except BrokenPipeError:
-            _discard(stream)
+            discard(stream)
     # Else Python's final garbage collection walks all of JAX's objects: 0.7 s of the one second that exiting takes.
     gc.freeze()
     # Another, impatient Ctrl-C during shutdown changes nothing that was done or printed.
@@ -95,16 +102,8 @@ def fail(text: str, code: int) -> int:
     try:
         print(visible(f"{USER_ERROR_PREFIX}{text}"), file=sys.stderr, flush=True)
     except BrokenPipeError:
-        _discard(sys.stderr)
+        discard(sys.stderr)
     return code
-
-
-def _discard(stream: TextIO) -> None:
-    """Lets nothing more be written to a closed pipe, not even by the flush at exit, which would print a traceback."""
-    with contextlib.suppress(OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
 
 
 def _dispatch(words: Sequence[str]) -> int:

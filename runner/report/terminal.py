@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from runner.config.enums import Direction
-from runner.errors import visible
+from runner.errors import discard, visible
 from runner.records.record import FailureKind, Record, Status
 from runner.records.row import Row, Trial, best_trial
 from runner.report import table
@@ -30,10 +29,7 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Called by Rich, which would end the process."""
         self.quiet = True
-        with contextlib.suppress(OSError, ValueError):  # a stream without a file
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.file.fileno())
-            os.close(null)
+        discard(self.file)
 
 
 class Terminal:

@@ -17,7 +17,7 @@ QUIET = ("timing=off", "checks=off", "tracking=disabled", "checkpoint=none")
 
 
 def unread(*words: str, errors: bool = False) -> tuple[int, str]:
-    """The exit code and errors of a command whose output nobody reads; with `errors`, nor those."""
+    """The exit code and errors of a command whose output is not read; with `errors`, nor those."""
     reader, writer = os.pipe()
     os.close(reader)
     other = writer if errors else subprocess.PIPE

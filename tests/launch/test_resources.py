@@ -17,7 +17,7 @@ resources.keep_to_cores(1, folder)
 print(sorted(os.sched_getaffinity(0)), machine.cores_to_share(), flush=True)
 sys.stdin.readline()
 """
-CARD = """
+GPU = """
 with resources.gpu(folder) as name:
     print(name, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     sys.stdin.readline()
@@ -45,11 +45,11 @@ def _only(cores: list[int]) -> Iterator[None]:
 
 def test_gpus_are_exclusive_and_handed_on(tmp_path):
     with (
-        beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="3,5") as first,
-        beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="5,3") as second,
+        beside(GPU, tmp_path, CUDA_VISIBLE_DEVICES="3,5") as first,
+        beside(GPU, tmp_path, CUDA_VISIBLE_DEVICES="5,3") as second,
     ):
         assert {said(first), said(second)} == {"3 3", "5 5"}
-        with beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="3") as third:
+        with beside(GPU, tmp_path, CUDA_VISIBLE_DEVICES="3") as third:
             go_on(first)
             go_on(second)
             assert said(third) == "3 3"
@@ -58,7 +58,7 @@ def test_gpus_are_exclusive_and_handed_on(tmp_path):
 def test_a_wait_for_a_gpu_names_its_holder(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "SILENT_S", 0.0)
     lines: list[str] = []
-    with beside(CARD, tmp_path, CUDA_VISIBLE_DEVICES="3") as first:
+    with beside(GPU, tmp_path, CUDA_VISIBLE_DEVICES="3") as first:
         assert said(first) == "3 3"
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
         with resources.gpu(tmp_path, give_up=lambda: bool(lines), say=lines.append) as name:

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from runner.checks.probes import swapped
+
 NODES = (nnx.Variable, nnx.Pytree)
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None), np.generic, np.ndarray, jax.Array)
@@ -22,9 +24,6 @@ _GENERATORS = (random.Random, np.random.RandomState, np.random.Generator)
 
 # Objects hold objects: as deep as a layer's own records go.
 MAX_DEPTH = 4
-
-# Packages whose objects are no records of the layer.
-_KNOWN = frozenset({"jax", "jaxlib", "flax", "numpy", "optax", *sys.stdlib_module_names})
 
 
 def copied(value: Any, depth: int = 0) -> Any:
@@ -83,7 +82,7 @@ def is_traced(value: Any) -> bool:
 def _is_own(value: Any) -> bool:
     """Whether `value` is an object of a class of the layer's author, no function, class or node of a module."""
     kind = type(value)
-    return hasattr(value, "__dict__") and not isinstance(value, NODES) and kind.__module__.split(".")[0] not in _KNOWN
+    return hasattr(value, "__dict__") and not isinstance(value, NODES) and swapped.is_user(kind.__module__)
 
 
 def _pairs(one: Any, two: Any) -> list[tuple[Any, Any]]:
