@@ -163,9 +163,9 @@ def visible(text: str) -> str:
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most likely meant, or None if none is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The known name most likely meant, or None if none is close: of `difflib`'s ratio at least `cutoff`."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

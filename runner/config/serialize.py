@@ -74,10 +74,24 @@ def from_data(data: Mapping[str, Any]) -> Run:
     return Run(**values)
 
 
+# How alike a key without a dot has to be: short words are often half alike.
+CLOSE = 0.7
+
+
 def meant(key: str, known: Iterable[str]) -> str | None:
-    """The key meant by an unknown one: the only one whose last part it is, or the nearest of `known`."""
+    """The key meant by an unknown one: the only one whose last part it is, or the nearest of `known`.
+
+    Without a dot in it, it is like a key without one or like a last part: `kernel` is not near `layer.name`.
+    """
     ends = [name for name in defaults() if name.endswith(f".{key}")]
-    return ALSO_CALLED.get(key) or (ends[0] if len(ends) == 1 else nearest(key, known))
+    if one := ALSO_CALLED.get(key) or (ends[0] if len(ends) == 1 else None):
+        return one
+    if "." in key:
+        return nearest(key, known)
+    tops = [name for name in known if "." not in name]
+    lasts = {name.rpartition(".")[2]: name for name in known if "." in name}
+    close = nearest(key, lasts, cutoff=CLOSE)
+    return nearest(key, tops, cutoff=CLOSE) or (lasts[close] if close else None)
 
 
 def canonical_digest(data: Any) -> str:

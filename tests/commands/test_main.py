@@ -19,6 +19,7 @@ MISTAKES = [
     ("hst.kwargs.depth.a=1", "hst.kwargs.depth.a=1: no such key.\n  Try: host.kwargs.depth.a=1"),
     ("+qqqqqq=1", "qqqqqq=1: no such key.\n  Try: bridge-runner --cfg job"),
     ("+timing.qqqqqq=1", "timing.qqqqqq=1: no such key.\n  Try: bridge-runner --cfg job"),
+    ("kernel=3", "kernel=3: no such key.\n  Try: bridge-runner --cfg job"),
     ("qqqqqq=1", "qqqqqq=1: no such key.\n  Try: bridge-runner --cfg job"),
     ("+timing.round=3", "timing.round=3: no such key.\n  Try: timing.rounds=3"),
     ("layer=liner", f"layer=liner: no such layer; there are {LAYERS}.\n  Try: layer=linear"),
