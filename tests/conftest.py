@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 
 # A shell's background process ignores Ctrl-C, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Hundreds of processes of the tests import the same files: let them be compiled once.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -141,6 +146,27 @@ def sync(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 # How many cases of a test marked `sampled` the default suite has; the rest are slow.
 SAMPLE = 3
 
+# Files whose slow tests take more than a minute, longest first: no worker is left with one of them at the end.
+LONG = (
+    "report/test_matrix.py",
+    "test_readme.py",
+    "launch/test_search_crash.py",
+    "sweep/test_crash.py",
+    "checks/test_faults.py",
+    "sweep/test_execute.py",
+    "sweep/test_faults.py",
+    "experiment/test_training.py",
+    "checks/test_third_party.py",
+    "commands/test_export.py",
+    "tracking/test_online.py",
+    "checks/test_trained.py",
+    "sweep/test_many_kills.py",
+    "report/test_browser.py",
+    "config/test_compose.py",
+    "sweep/test_followers.py",
+    "test_install.py",
+)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -151,6 +177,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             seen[name] += 1
             if seen[name] > SAMPLE:
                 item.add_marker(pytest.mark.slow)
+    places = {str(Path(__file__).parent / file): place for place, file in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(str(item.path), len(LONG)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
