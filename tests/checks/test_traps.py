@@ -405,16 +405,16 @@ def test_factories_fix_sequentials_of_instances():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "x", "raised", "call"),
+    ("make", "x", "raised", "call"),
     [
         (
-            bridge.to_linen(Holder, linear()),
+            lambda: bridge.to_linen(Holder, linear()),
             X,
             "(args[0]=Linear), and jit traces it: TraceContextError: Cannot mutate Param from a different trace level",
             "Holder(nnx.Linear(in_features=4, out_features=4, use_bias=False, rngs=rngs), rngs=rngs)",
         ),
         (
-            bridge.to_linen(nnx.RNN, nnx.LSTMCell(4, 4, rngs=nnx.Rngs(0))),
+            lambda: bridge.to_linen(nnx.RNN, nnx.LSTMCell(4, 4, rngs=nnx.Rngs(0))),
             jnp.ones((2, 3, 4)),
             "(args[0]=LSTMCell), and jit traces it: ValueError: Cannot extract graph node from different trace level, "
             "got Param( # 4 (16 B) value=Array([0., 0., 0., 0.], dtype=float32) )",
@@ -423,8 +423,8 @@ def test_factories_fix_sequentials_of_instances():
     ],
     ids=["linear", "rnn"],
 )
-def test_factories_fix_module_instance_arguments(model, x, raised, call):
-    (check,) = check_model(model, x)
+def test_factories_fix_module_instance_arguments(make, x, raised, call):
+    (check,) = check_model(make(), x)
     assert check.verdict is Verdict.fail
     assert check.detail == f"a module that was made outside was passed in {raised}"
     assert check.fix.splitlines()[1] == f"    return {call}"
