@@ -2,7 +2,8 @@
 
 A layer that seeds itself starts from the same weights whatever the seed, so a sweep over seeds measures one run several
 times. Linen layers can't: they draw from their scope. Constants that are meant (scales, zeros, identities, tables) are
-no random leaves.
+no random leaves: a leaf is random if a generator made it, in init or when a module was imported. Where none is seen,
+numbers that look drawn may be those of a formula or a file, and are a warn.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from runner.arrays import trees
 from runner.bridge import wrap
 from runner.bridge.rngs import PARAMS
-from runner.checks.probes import other_seeds
+from runner.checks.probes import drawn_at_import, other_seeds
 from runner.checks.probes.randomness import equal_slices, looks_random
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import draws
@@ -42,9 +43,10 @@ def check(subject: Subject, *, full: bool) -> Check:
         return verdicts.passed(NAME, "the variables are given: init draws none of them")
     leaves = trees.flatten(trees.unbox(subject.init_variables))
     live = _live(subject)
-    deaf = _deaf(subject, [(path, leaf) for path, leaf in leaves if path not in live])
+    deaf, irregular = _deaf(subject, [(path, leaf) for path, leaf in leaves if path not in live])
     weights = [path for path in deaf if _is_weight(subject, path)]
-    follows = _following(subject, weights) if weights else []
+    follows = _following(subject, [*weights, *irregular]) if weights or irregular else []
+    irregular = [path for path in irregular if path not in follows]
     lost, equal = [path for path in weights if path not in follows], _equal(leaves, live)
     evidence: dict[str, Any] = {"from_the_key": len(live), "deaf": trees.spell_each(deaf), "equal_slices": equal}
     if lost or equal:
@@ -57,6 +59,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     if others := [path for path in deaf if path not in weights]:
         detail = f"{_names(others)} {'is' if len(others) == 1 else 'are'} random and the same for every seed"
         return verdicts.warn(NAME, detail, _FROM_RNGS.replace("Param", "Variable"), **evidence)
+    if irregular:
+        return verdicts.warn(NAME, _unexplained(irregular), _FROM_RNGS, **evidence)
     return verdicts.passed(NAME, _held(subject, follows, len(live), len(leaves)), **evidence)
 
 
@@ -72,12 +76,22 @@ def _held(subject: Subject, follows: Sequence[trees.Path], num_live: int, num_le
 
 def _lost(subject: Subject, lost: Sequence[trees.Path]) -> str:
     """Which weights are deaf to the seed, and the lines that make the keys which they come from."""
-    where = sorted({line for line in _traced(subject, lost).made_up if line})
+    traced = _traced(subject, lost)
+    where = sorted({line for line in traced.made_up if line})
+    where = where or ([] if traced.draws else drawn_at_import.of(subject))
     at = f" ({listed(where, MAX_NAMED)})" if where else ""
     does, its = ("does", "its") if len(lost) == 1 else ("do", "their")
     return (
         f"{_names(lost)} {does} not depend on the seed: init makes {its} random values"
         f" without the key that it is given{at}, so every seed starts from the same ones"
+    )
+
+
+def _unexplained(paths: Sequence[trees.Path]) -> str:
+    looks, it, is_ = ("looks", "it", "is") if len(paths) == 1 else ("look", "them", "are")
+    return (
+        f"{_names(paths)} {looks} random and {is_} the same for every seed, though no generator is seen:"
+        f" right only where a formula or a file gives {it}"
     )
 
 
@@ -101,14 +115,21 @@ def _traced(subject: Subject, paths: Sequence[trees.Path]) -> draws.Draws:
     return draws.find(jax.make_jaxpr(init)(subject.key, trees.shapes(subject.x)), [KEY, "its input"])
 
 
-def _deaf(subject: Subject, dead: Sequence[tuple[trees.Path, Any]]) -> list[trees.Path]:
-    """The random ones among leaves that do not depend on the key; the others are constants that are meant."""
+def _deaf(subject: Subject, dead: Sequence[tuple[trees.Path, Any]]) -> tuple[list[trees.Path], list[trees.Path]]:
+    """The random ones among leaves that do not depend on the key, and weights that look so though no generator is seen.
+
+    The others are constants that are meant.
+    """
     varied = [(path, _numbers(leaf)) for path, leaf in dead if isinstance(leaf, jax.Array) and leaf.size > 1]
     varied = [(path, array) for path, array in varied if (array != array.flat[0]).any()]
     drawn = _drawn(subject)
-    found = [path for path, array in varied if path in drawn or looks_random(array)]
+    found = [path for path, _ in varied if path in drawn]
     rest = [path for path, _ in varied if path not in found]
-    return found + _of_own_seed(subject, rest) if rest else found
+    found += _of_own_seed(subject, rest) if rest else []
+    irregular = [path for path, array in varied if path not in found and looks_random(array)]
+    if irregular and drawn_at_import.of(subject):
+        return found + irregular, []
+    return found, [path for path in irregular if _is_weight(subject, path)]
 
 
 def _of_own_seed(subject: Subject, paths: Sequence[trees.Path]) -> list[trees.Path]:

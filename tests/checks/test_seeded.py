@@ -28,6 +28,10 @@ DEAF = [
     layers.SeededRandom,
     layers.ClosedKey,
     layers.ClosedArray,
+    layers.ClassArray,
+    layers.DefaultArray,
+    layers.CachedArray,
+    layers.SeededBits,
     layers.PartDeaf,
     layers.DeafInStack,
 ]
@@ -40,7 +44,9 @@ LIVE = [
     layers.Positions,
     layers.Grid,
     layers.SeededOrder,
+    layers.ScatteredBuffer,
 ]
+FORMULAS = [layers.Chirp, layers.Scattered, layers.ScatteredBeside]
 
 
 def seeded(layer):
@@ -63,6 +69,14 @@ def test_healthy_layer_passes(layer):
     assert seeded(layer).verdict is Verdict.passed
 
 
+@pytest.mark.sampled
+@pytest.mark.parametrize("layer", FORMULAS)
+def test_irregular_formula_only_warns(layer):
+    check = seeded(layer)
+    assert check.verdict is Verdict.warn
+    assert " looks random and is the same for every seed, though no generator is seen: right only " in check.detail
+
+
 @pytest.mark.slow
 def test_deaf_leaves_alone_are_named():
     assert seeded(layers.PartDeaf).evidence["deaf"] == ["params/deaf"]
@@ -75,6 +89,12 @@ def test_invented_key_is_located():
     assert detail.startswith("params/deaf does not depend on the seed: init makes its random values without the key")
     assert "(seeded_layers.py:" in detail
     assert " in PartDeaf.make), so every seed starts from the same ones" in detail
+
+
+def test_draw_at_import_is_located():
+    detail = seeded(layers.ClosedArray).detail
+    assert "(seeded_layers.py:" in detail
+    assert ": WEIGHT = np.random.default_rng(5).normal(size=(8, 8)).astype(np.float32))" in detail
 
 
 def test_fixed_random_features_only_warn():

@@ -1,5 +1,6 @@
 """Layers that are deaf to the seed, stacks that start equal, and healthy layers that look like them."""
 
+import functools
 import random
 
 import jax
@@ -110,6 +111,70 @@ class ClosedKey(Product):
 class ClosedArray(Product):
     def make(self, width, rngs):
         return jnp.asarray(WEIGHT) * 0.1
+
+
+class ClassArray(Product):
+    KERNEL = np.random.RandomState(4).normal(size=(8, 8)).astype(np.float32)
+
+    def make(self, width, rngs):
+        return jnp.asarray(self.KERNEL)
+
+
+class DefaultArray(Product):
+    def make(self, width, rngs, kernel=np.random.default_rng(6).normal(size=(8, 8))):  # noqa: B008
+        return jnp.asarray(kernel, jnp.float32)
+
+
+@functools.lru_cache
+def cached(width):
+    """Drawn at the first call in a process only."""
+    return np.random.default_rng(7).normal(size=(width, width)).astype(np.float32)
+
+
+class CachedArray(Product):
+    def make(self, width, rngs):
+        return jnp.asarray(cached(width))
+
+
+class SeededBits(SeededBias):
+    """Five numbers of a generator that is made of its parts."""
+
+    def make(self, width, rngs):
+        generator = np.random.Generator(np.random.PCG64([1, 2]))
+        self.b = nnx.Param(jnp.asarray(generator.uniform(-1, 1, (5, 1)), jnp.float32))
+        return Product.make(self, width, rngs)
+
+
+class Chirp(Product):
+    """A tone that rises, beside a live kernel."""
+
+    def make(self, width, rngs):
+        time = np.linspace(0, 1, 64)
+        self.tone = nnx.Param(jnp.asarray(np.cos(2 * np.pi * (3 * time + 40 * time**2)), jnp.float32))
+        return super().make(width, rngs)
+
+
+class Scattered(Chirp):
+    """Points of low discrepancy."""
+
+    def make(self, width, rngs):
+        steps = np.asarray([0.618033988749895, 0.7548776662466927, 0.5698402909980532])
+        self.points = nnx.Param(jnp.asarray(np.arange(32)[:, None] * steps % 1, jnp.float32))
+        return Product.make(self, width, rngs)
+
+
+class ScatteredBeside(Scattered):
+    """The same beside a draw that it does not come from."""
+
+    def make(self, width, rngs):
+        self.order = tuple(map(int, np.random.default_rng(0).permutation(width)))
+        return super().make(width, rngs)
+
+
+class ScatteredBuffer(Product):
+    def make(self, width, rngs):
+        self.points = nnx.Variable(jnp.asarray(np.arange(64)[:, None] * np.asarray([0.618034, 0.754878]) % 1))
+        return super().make(width, rngs)
 
 
 class PartDeaf(Product):

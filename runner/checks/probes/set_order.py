@@ -44,9 +44,14 @@ def of(subject: Subject) -> list[str]:
     return [loop for source in found if source in used for loop in found[source]]
 
 
+def classes(subject: Subject) -> list[Any]:
+    """The user's classes and factories that the host and the layer are made of, each once."""
+    return list(dict.fromkeys([*_outer(subject), *_inner(subject)]))
+
+
 def unread(subject: Subject) -> list[str]:
     """Names of the layer's and host's classes and factories whose source can't be read: typed at a prompt, compiled."""
-    return [kind.__name__ for kind in _outer(subject) if _source(kind) is None] if _is_random() else []
+    return [kind.__name__ for kind in _outer(subject) if parsed_source(kind) is None] if _is_random() else []
 
 
 def _is_random() -> bool:
@@ -99,7 +104,7 @@ def _own(kinds: list[Any]) -> list[Any]:
     return list(dict.fromkeys(kind for kind in named if kind.__module__.split(".")[0] not in _KNOWN))
 
 
-def _source(kind: Any) -> tuple[ast.AST, int] | None:
+def parsed_source(kind: Any) -> tuple[ast.AST, int] | None:
     """The parsed source of a class or function and the line of its file that it counts from; None where none is."""
     try:
         if isinstance(kind, type):
@@ -132,7 +137,7 @@ def _classes(source: str) -> dict[str, ast.AST]:
 
 
 def _loops(source: Any) -> Iterator[str]:
-    if (parsed := _source(source)) is None:
+    if (parsed := parsed_source(source)) is None:
         return
     tree, start = parsed
     path = Path(inspect.getsourcefile(source) or "?").name
