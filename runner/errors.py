@@ -181,10 +181,11 @@ NO_EXIT = "raise an error there, and put what is for the command line under if _
 
 @contextlib.contextmanager
 def no_exit() -> Iterator[None]:
-    """Turns the exit of user code (`sys.exit`, argparse, `raise KeyboardInterrupt`) into an error like any other.
+    """Turns what user code raises to exit, is no `Exception`, or has no text, into an error like any other.
 
     Raises:
-      LayerError: The code inside exits; the exit of a signal handler passes.
+      LayerError: The code inside exits (`sys.exit`, argparse, `raise KeyboardInterrupt`), raises another
+        `BaseException`, or one whose `__str__` raises; the exit of a signal handler passes.
     """
     try:
         with _no_hard_exit():
@@ -195,6 +196,31 @@ def no_exit() -> Iterator[None]:
         raise LayerError(
             f"{_place(error)} exits, and only the command line may: {exit_words(error)}", NO_EXIT
         ) from error
+    except Exception as error:
+        if (raised := _without_text(error)) is None:
+            raise
+        what = f"{_place(error)} raises {type(error).__name__}, whose text can't be read: its __str__ raises {raised}"
+        raise LayerError(what) from None
+    except BaseException as error:
+        if is_of_signal(error):
+            raise
+        what = f"{_place(error)} raises {type(error).__name__}, which is no Exception, so that no caller expects it"
+        raise LayerError(what, "raise a ValueError there, or another subclass of Exception") from None
+
+
+def _without_text(error: BaseException) -> str | None:
+    """What `str` of an error raises, by its name; None where it gives a text."""
+    try:
+        str(error)
+    except Exception as raised:  # noqa: BLE001 - whatever the user's class raises
+        return type(raised).__name__
+    return None
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an error; a sentence in its place where `__str__` raises."""
+    raised = _without_text(error)
+    return str(error) if raised is None else f"its text can't be read, as its __str__ raises {raised}"
 
 
 @contextlib.contextmanager
@@ -234,7 +260,7 @@ class _InUserCode:
 
 
 def is_of_signal(error: BaseException) -> bool:
-    """Whether a signal handler raised this SystemExit or KeyboardInterrupt, and not a line of somebody's code."""
+    """Whether a signal handler raised this exit, and not a line of somebody's code."""
     frames = list(traceback.walk_tb(error.__traceback__))
     handlers = signal_handlers()
     if any(frame.f_code in handlers for frame, _ in frames):

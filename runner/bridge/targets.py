@@ -16,7 +16,7 @@ from flax import nnx
 
 from runner.bridge.products import taken_apart
 from runner.config.settings import Run
-from runner.errors import NO_EXIT, LayerError, is_of_signal, nearest
+from runner.errors import NO_EXIT, LayerError, is_of_signal, nearest, text_of
 
 # What an untrusted record may name: module classes of these packages, factories of these files, and as arguments
 # functions of these modules. Nothing else of ours or jax's: `jax.numpy.load` can run code from a pickle.
@@ -92,13 +92,13 @@ def import_path(path: str, *, key: str = "layer.target") -> Any:
                 continue
             _require_no_stranger(f"{key}={path}", error.name)
             raise LayerError(f"{key}={path}: importing {module_name} failed: {error}") from error
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except BaseException as error:
             exits = not isinstance(error, Exception)
             if exits and is_of_signal(error):
                 raise
             _require_no_stranger(f"{key}={path}", getattr(error, "name", None))
-            what = f"{key}={path}: importing {module_name} failed: {type(error).__name__}: {error}"
-            raise LayerError(what, NO_EXIT if exits else None) from error
+            what = f"{key}={path}: importing {module_name} failed: {type(error).__name__}: {text_of(error)}"
+            raise LayerError(what.removesuffix(": "), NO_EXIT if exits else None) from None
         return _attribute(f"{key}={path}", found, parts[cut:])
     suggestion = "run from the folder that holds the module, or install its package"
     raise LayerError(f"{key}={path}: there is no module {parts[0]}", suggestion)

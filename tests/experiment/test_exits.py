@@ -54,6 +54,48 @@ def test_argparse_at_import_is_refused(capsys):
     assert (code, err.partition("error: layer")[2]) == (2, f"{what.removeprefix('layer')}{TRY}\n")
 
 
+NO_TEXT = "raises WordlessError, whose text can't be read: its __str__ raises RuntimeError."
+NO_EXCEPTION = "is no Exception, so that no caller expects it.\n  Try: raise a ValueError there, or another subclass of"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("WordlessInConstructor", NO_TEXT),
+        ("WordlessInCall", NO_TEXT),
+        ("ClosesInCall", f"raises GeneratorExit, which {NO_EXCEPTION} Exception"),
+        ("StopsInConstructor", f"raises Stop, which {NO_EXCEPTION} Exception"),
+    ],
+)
+def test_what_is_no_error_is_refused(name, said, capsys):
+    code, err = errors(capsys, f"layer.target=exiting_layers.{name}")
+    assert (code, "exiting_layers.py:" in err) == (2, True)
+    assert err.endswith(f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("wordless_at_import", "WordlessError: its text can't be read, as its __str__ raises RuntimeError."),
+        ("stops_at_import", f"Stop.{TRY}"),
+    ],
+)
+def test_what_import_raises_is_refused(module, said, capsys):
+    code, err = errors(capsys, f"layer.target={module}.Layer")
+    assert (code, "Traceback" in err) == (2, False)
+    assert err.endswith(f"importing {module} failed: {said}\n")
+
+
+def test_a_closed_generator_is_no_exit():
+    def parts():
+        with no_exit():
+            yield 1
+
+    generator = parts()
+    next(generator)
+    generator.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ExitsWhenExecuted", "EndsProcessWhenExecuted"])
 def test_exits_in_callbacks_fail_the_run(name):

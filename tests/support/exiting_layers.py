@@ -51,6 +51,35 @@ class InterruptsInCall(Scale):
         raise KeyboardInterrupt
 
 
+class WordlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Stop(BaseException):
+    """No Exception."""
+
+
+class WordlessInConstructor(Scale):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        raise WordlessError
+
+
+class WordlessInCall(Scale):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        raise WordlessError
+
+
+class ClosesInCall(Scale):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        raise GeneratorExit
+
+
+class StopsInConstructor(Scale):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        raise Stop("enough")
+
+
 class EndsProcessInCall(Scale):
     def __call__(self, x: jax.Array) -> jax.Array:
         os._exit(0)

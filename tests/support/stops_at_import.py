@@ -1,0 +1,5 @@
+"""A module whose import raises what is no Exception."""
+
+from exiting_layers import Stop
+
+raise Stop

@@ -1,0 +1,5 @@
+"""A module whose import raises an error without a text."""
+
+from exiting_layers import WordlessError
+
+raise WordlessError
