@@ -117,6 +117,28 @@ def test_function_arguments_become_functions(name, kwargs, got):
             "'layer.kwargs.activation={_text_:mish2}' for the text itself",
         ),
         (
+            "Norm",
+            {"norm_cls": "nnx.RMSNorm"},
+            "layer.kwargs.norm_cls=nnx.RMSNorm: there is no module nnx.\n  Try: layer.kwargs.norm_cls=RMSNorm",
+        ),
+        (
+            "Norm",
+            {"norm_cls": "my_norms.Scaled"},
+            "layer.kwargs.norm_cls=my_norms.Scaled: there is no module my_norms.\n  Try: run from the folder that "
+            "holds the module, or install its package",
+        ),
+        (
+            "Norm",
+            {"norm_cls": "zzzz"},
+            "layer.kwargs.norm_cls=zzzz: no such activation in jax.nn.",
+        ),
+        (
+            "Open",
+            {"activation": "nn.gelu"},
+            "layer.kwargs.activation=nn.gelu: there is no module nn.\n  Try: layer.kwargs.activation=gelu, or "
+            "'layer.kwargs.activation={_text_:nn.gelu}' for the text itself",
+        ),
+        (
             "Funcs",
             {"squashes": ["relu", "tnh"]},
             "layer.kwargs.squashes[1]=tnh: no such activation in jax.nn.\n  Try: 'layer.kwargs.squashes=[relu,tanh]'",

@@ -22,6 +22,9 @@ ACTIVATIONS = re.compile(r"(activation|act|nonlinearity)(_fn)?|\w+_fn")
 LISTS_OF_THEM = re.compile(r"(activation|act|nonlinearit(y|ie))(_fn)?s|\w+_fns")
 INITIALIZERS = re.compile(r"\w*_init|initializer|init")
 
+# How alike a name and the one that was meant are at least, by difflib's ratio.
+MEANT = 0.75
+
 TEXT, FUNCTION, TARGET, RNG = "_text_", "_function_", "_target_", "_rng_"
 ARGS, PARTIAL = "_args_", "_partial_"
 
@@ -111,7 +114,8 @@ def _from_text(key: str, value: str, want: Wanted, path: str) -> Any:
     except ConfigError as error:
         if want.function:
             raise
-        suggestion = f"{error.suggestion}, or '{path}={{{TEXT}:{value}}}' for the text itself"
+        suggestion = f"'{path}={{{TEXT}:{value}}}' for the text itself"
+        suggestion = f"{error.suggestion}, or {suggestion}" if error.suggestion else suggestion
         raise ConfigError(path, value, error.reason, suggestion) from None
 
 
@@ -227,9 +231,20 @@ def _functions() -> dict[str, Any]:
 
 def _activation(path: str, name: str, known: Mapping[str, Any]) -> Any:
     if name not in known or name in targets.FILE_FUNCTIONS:
-        close = nearest(name, _activations()) or "relu"
-        raise ConfigError(path, name, "no such activation in jax.nn", f"{path}={close}")
+        close = _close(path, name, known)
+        raise ConfigError(path, name, "no such activation in jax.nn", f"{path}={close}" if close else None)
     return known[name]
+
+
+def _close(path: str, name: str, known: Mapping[str, Any]) -> str | None:
+    """The known name that was likely meant; any activation where one is wanted, for nothing else would work there."""
+    names = [one for one in known if one not in targets.FILE_FUNCTIONS]
+    activations = [one for one in _activations() if one in known]
+    close = nearest(name, activations, cutoff=MEANT) or nearest(name, names, cutoff=MEANT)
+    key = path.rpartition(".")[2].partition("[")[0]
+    if close or not (ACTIVATIONS.fullmatch(key) or LISTS_OF_THEM.fullmatch(key)):
+        return close
+    return nearest(name, activations) or "relu"
 
 
 def _identity(x: jax.Array) -> jax.Array:
@@ -237,11 +252,20 @@ def _identity(x: jax.Array) -> jax.Array:
 
 
 def _dotted(path: str, value: str) -> Any:
-    suggestion = f"{path}=lecun_normal" if "init" in path else f"{path}=relu"
     try:
-        found = targets.import_path(value)
+        found = targets.import_path(value, key=path)
     except LayerError as error:
+        suggestion = _undotted(path, value) or error.suggestion
         raise ConfigError(path, value, error.what.partition(": ")[2], suggestion) from None
     if not callable(found):
-        raise ConfigError(path, value, f"a {type(found).__name__} can't be called", suggestion)
+        raise ConfigError(path, value, f"a {type(found).__name__} can't be called", _undotted(path, value))
     return found
+
+
+def _undotted(path: str, value: str) -> str | None:
+    """An override with what a wrong dotted path was likely meant to name: `nnx.RMSNorm` is RMSNorm."""
+    name = re.split(r"[.:]", value)[-1]
+    if "init" in path:
+        return f"{path}={nearest(name, _initializers(), cutoff=MEANT) or 'lecun_normal'}"
+    close = _close(path, name, _functions())
+    return f"{path}={close}" if close else None
