@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import impure_layers
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("any_hash_seed")
 X = jnp.ones((2, 4))
 FAULTY = ["UnseededTable", "Clock", "SystemBytes", "Numbered", "Coin", "NumpyParam"]
 HEALTHY = ["Plain", "SeededTable", "SeedsGlobally", "Timed", "NumberedInName", "Remembered", "Called", "Printed"]
-HEALTHY_HASHES = ["HashedNumbers", "HashedForCache", "Digested"]
+HEALTHY_HASHES = ["HashedNumbers", "HashedForCache", "KeyedByProcess", "Digested"]
 HEALTHY_SETS = ["Sorted", "Tested", "NumbersInSet"]
 
 
@@ -69,6 +71,7 @@ def test_healthy_layers_that_look_impure_pass(name):
         ("HashedName", "hash('encoder') is"),
         ("HashedPair", "hash(('block', 3)) is"),
         ("OfProcess", "os.getpid() is"),
+        ("OfImportedProcess", "os.getpid() is"),
         ("OfMachine", "socket.gethostname() is"),
     ],
 )
@@ -76,6 +79,7 @@ def test_numbers_of_one_process_fail(name, asked):
     check = of(name)
     assert check.verdict is Verdict.fail
     assert check.detail.startswith(f"{asked} another in every process: init has ")
+    assert impure_layers.getpid is os.getpid
     assert hash.__module__ == os.getpid.__module__.replace("posix", "builtins") == "builtins"  # put back
 
 
@@ -170,3 +174,23 @@ def test_swapped_classes_still_know_their_instances():
         assert isinstance(generator, np.random.RandomState)
         np.random.RandomState(0)
     assert asked == ["np.random.RandomState(0)"]
+
+
+def test_text_hashes_in_installed_packages_fail(tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"
+    for package, number in [("hashed_pkg", "hash('scale')"), ("digested_pkg", "len('scale')")]:
+        (folder / package).mkdir(parents=True)
+        (folder / package / "__init__.py").write_text(
+            "from flax import nnx\n\n"
+            "class Layer(nnx.Module):\n"
+            "    def __init__(self, *, rngs):\n"
+            "        self.linear = nnx.Linear(4, 4, rngs=rngs)\n"
+            f"        self.scale = 1.0 + {number} % 1000\n\n"
+            "    def __call__(self, x):\n"
+            "        return self.linear(x) * self.scale\n"
+        )
+    monkeypatch.syspath_prepend(str(folder))
+    for package, verdict in [("hashed_pkg", Verdict.fail), ("digested_pkg", Verdict.passed)]:
+        module = importlib.import_module(package)
+        assert pure.check(subject_of(bridge.to_linen(module.Layer), X), full=False).verdict is verdict
+        monkeypatch.delitem(sys.modules, package)

@@ -8,6 +8,7 @@ import random
 import socket
 import time
 import zlib
+from os import getpid
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,20 @@ class HashedPair(Plain):
 class OfProcess(Plain):
     def drawn(self):
         return 1.0 + os.getpid() % 1000
+
+
+class OfImportedProcess(Plain):
+    """By a name that is bound at import."""
+
+    def drawn(self):
+        return 1.0 + getpid() % 1000
+
+
+class KeyedByProcess(Plain):
+    """The process id is a key there, and no number."""
+
+    def drawn(self):
+        return {getpid(): 1.0}[getpid()]
 
 
 class OfMachine(Plain):

@@ -11,14 +11,16 @@ import functools
 import linecache
 import os
 import platform
+import re
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from runner.checks.probes import swapped
 
 OTHER_HASH = 0x5DEECE66D
+_HASH = re.compile(r"(?<![\w.])hash\(")
+
 OTHER_NAME = "another-machine"
 
 
@@ -37,15 +39,13 @@ def answers() -> contextlib.AbstractContextManager[list[str]]:
 
 
 def _files() -> list[str]:
-    """The files of the user's modules; installed packages are left out."""
-    loaded = sys.modules.copy()  # at once: other threads import meanwhile
-    named = [(name, getattr(module, "__file__", None) or "") for name, module in loaded.items()]
-    return [file for name, file in named if file.endswith(".py") and "-packages" not in file and swapped.is_user(name)]
+    files = [getattr(module, "__file__", None) or "" for module in swapped.of_layers()]
+    return [file for file in files if file.endswith(".py")]
 
 
 @functools.lru_cache(4096)
 def _calls_hash(file: str) -> bool:
-    return any("hash(" in line for line in linecache.getlines(file))
+    return any(_HASH.search(line) for line in linecache.getlines(file))
 
 
 def _hash(real: Callable[[Any], int], value: Any) -> Any:

@@ -7,13 +7,19 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any
+
+from flax import nnx
 
 _LIBRARIES = {"jax", "jaxlib", "flax", "numpy", "optax", "orbax", "etils", "absl", "psutil", "wandb", "runner"}
 _NOT_THE_LAYERS = frozenset({*_LIBRARIES, *sys.stdlib_module_names})
 
 # What owns it, its name there, how it is written, and what it gives: (the function, its arguments) -> another value.
 Swap = tuple[Any, str, str, Callable[..., Any]]
+
+# The globals of a module of the user's, and the name there: of `from os import getpid`.
+Binding = tuple[dict[str, Any], str]
 
 # A call that is answered as ever.
 AS_EVER = object()
@@ -33,9 +39,10 @@ _THREAD = _Thread()
 class _Swapped:
     """Stands for a function or a class, whose attributes and `isinstance` are those of the real one."""
 
-    def __init__(self, swap: Swap) -> None:
+    def __init__(self, swap: Swap, bound: Sequence[Binding]) -> None:
         owner, name, self._spelled, self._other = swap
         self.real = getattr(owner, name)
+        self._bound = bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         asked = _THREAD.asked.get(self._spelled)
@@ -54,6 +61,17 @@ class _Swapped:
         asked.extend([called] if called not in asked else [])
         return value
 
+    def put(self) -> None:
+        """Stands for the function by all its names."""
+        for names, name in self._bound:
+            names[name] = self
+
+    def take_back(self) -> None:
+        """Gives all its names back to the function."""
+        for names, name in self._bound:
+            if names.get(name) is self:
+                names[name] = self.real
+
     def __instancecheck__(self, value: Any) -> bool:
         return isinstance(value, self.real)
 
@@ -71,8 +89,9 @@ def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
     """Swaps functions for calls by the user's code in this thread; yields what was answered: `hash('key')`."""
     asked: list[str] = []
     before = _THREAD.asked
-    for swap in swaps:
-        _put(swap)
+    bound = _bound_to([getattr(owner, name) for owner, name, _, _ in swaps])
+    for swap, names in zip(swaps, bound, strict=True):
+        _put(swap, names)
     _THREAD.asked = before | {spelled: asked for _, _, spelled, _ in swaps}
     try:
         yield asked
@@ -82,12 +101,13 @@ def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
             _take_back(swap)
 
 
-def _put(swap: Swap) -> None:
+def _put(swap: Swap, bound: Sequence[Binding]) -> None:
     owner, name, spelled, _ = swap
     with _LOCK:
         if spelled not in _IN_PLACE:
-            swapped = _Swapped(swap)
+            swapped = _Swapped(swap, bound)
             setattr(owner, name, swapped)
+            swapped.put()
             _IN_PLACE[spelled] = swapped, 0
         swapped, users = _IN_PLACE[spelled]
         _IN_PLACE[spelled] = swapped, users + 1
@@ -102,6 +122,32 @@ def _take_back(swap: Swap) -> None:
         else:
             del _IN_PLACE[spelled]
             setattr(owner, name, swapped.real)
+            swapped.take_back()
+
+
+def _bound_to(functions: Sequence[Any]) -> list[list[Binding]]:
+    """The global names that the modules of layers have for each of the functions."""
+    found: dict[int, list[Binding]] = {id(one): [] for one in functions}
+    for module in of_layers():
+        names = vars(module)
+        for name, value in names.copy().items():
+            if id(value) in found:
+                found[id(value)].append((names, name))
+    return [found[id(one)] for one in functions]
+
+
+def of_layers() -> list[ModuleType]:
+    """The user's modules; of installed packages, only those that use NNX: the others make no layers."""
+    loaded = sys.modules.copy()  # at once: other threads import meanwhile
+    named = {name: one for name, one in loaded.items() if is_user(name) and isinstance(one, ModuleType)}
+    installed = {name for name, one in named.items() if "-packages" in (getattr(one, "__file__", None) or "")}
+    using = {name.split(".")[0] for name in installed if _has_nnx(name)}
+    return [one for name, one in named.items() if name not in installed or name.split(".")[0] in using]
+
+
+@functools.lru_cache(8192)
+def _has_nnx(module: str) -> bool:
+    return any(value is nnx for value in vars(sys.modules[module]).values())
 
 
 @functools.lru_cache(4096)
