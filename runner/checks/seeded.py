@@ -18,6 +18,7 @@ import numpy as np
 from runner.arrays import trees
 from runner.bridge import wrap
 from runner.bridge.rngs import PARAMS
+from runner.checks.parts import equal_starts
 from runner.checks.probes import drawn_at_import, other_seeds
 from runner.checks.probes.randomness import equal_slices, looks_random
 from runner.checks.probes.subject import Subject
@@ -36,6 +37,9 @@ nn.scan(Body, variable_axes={'params': 0}, split_rngs={'params': True}, length=n
 @nnx.split_rngs(splits=n)  # above @nnx.vmap or @nnx.scan: a key for each"""
 
 
+_EACH = "nnx.List([make(rngs=rngs) for _ in range(n)])  # made each, in place of nnx.clone or deepcopy of one"
+
+
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether init's random leaves depend on its key; `full` changes nothing."""
     del full
@@ -47,18 +51,23 @@ def check(subject: Subject, *, full: bool) -> Check:
     weights = [path for path in deaf if _is_weight(subject, path)]
     follows = _following(subject, [*weights, *irregular]) if weights or irregular else []
     irregular = [path for path in irregular if path not in follows]
-    lost, equal = [path for path in weights if path not in follows], _equal(leaves, live)
+    lost, equal = [path for path in weights if path not in follows], _equal(subject, leaves, live)
+    started = {path: leaf for path, leaf in leaves if path in live and _is_weight(subject, path)}
+    numbered, copied = equal_starts.copies(started)
     evidence: dict[str, Any] = {"from_the_key": len(live), "deaf": trees.spell_each(deaf), "equal_slices": equal}
-    if lost or equal:
+    evidence["copies"] = [*numbered, *copied]
+    if lost or equal or numbered:
         parts = [_lost(subject, lost)] if lost else []
-        parts += (
-            [f"{listed(equal, MAX_NAMED)}: all layers of a stack start from the same random values"] if equal else []
-        )
-        fixes = [*([_fix(subject)] if lost else []), *([_SPLIT] if equal else [])]
+        parts += [f"{listed(equal, MAX_NAMED)}: layers of a stack start from the same random values"] if equal else []
+        parts += [f"{one} start equal: they are copies of one module"] if (one := "; ".join(numbered)) else []
+        fixes = [*([_fix(subject)] if lost else []), *([_SPLIT] if equal else []), *([_EACH] if numbered else [])]
         return verdicts.fail(NAME, "; ".join(parts), "\n".join(fixes), **evidence)
     if others := [path for path in deaf if path not in weights]:
         detail = f"{_names(others)} {'is' if len(others) == 1 else 'are'} random and the same for every seed"
         return verdicts.warn(NAME, detail, _FROM_RNGS.replace("Param", "Variable"), **evidence)
+    if copied:
+        detail = f"{'; '.join(copied)} start equal: right only where one is meant to start as a copy of the other"
+        return verdicts.warn(NAME, detail, _EACH, **evidence)
     if irregular:
         return verdicts.warn(NAME, _unexplained(irregular), _FROM_RNGS, **evidence)
     return verdicts.passed(NAME, _held(subject, follows, len(live), len(leaves)), **evidence)
@@ -149,15 +158,18 @@ def _numbers(leaf: jax.Array) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if trees.is_key(leaf) else leaf)
 
 
-def _equal(leaves: Sequence[tuple[trees.Path, Any]], live: set[trees.Path]) -> list[str]:
+def _equal(subject: Subject, leaves: Sequence[tuple[trees.Path, Any]], live: set[trees.Path]) -> list[str]:
     """Random leaves whose slices along one axis are all equal, each with the axis."""
-    found = []
+    found, others = [], {}
     for path, leaf in leaves:
         if path in live and isinstance(leaf, jax.Array) and leaf.ndim > 1:
-            axis = equal_slices(_numbers(leaf))
+            array = others[path] = _numbers(leaf)
+            axis = equal_slices(array)
             if axis is not None:
                 found.append(f"{'/'.join(map(str, path))} is the same {leaf.shape[axis]} times along axis {axis}")
-    return found
+                del others[path]
+    calls = dict(zip(_paths(subject), subject.init_draws.outputs, strict=True))
+    return found + equal_starts.in_part(others, calls, subject.init_draws)
 
 
 def _is_weight(subject: Subject, path: trees.Path) -> bool:

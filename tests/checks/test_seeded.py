@@ -45,6 +45,8 @@ LIVE = [
     layers.Grid,
     layers.SeededOrder,
     layers.ScatteredBuffer,
+    layers.Shuffled,
+    layers.OwnExperts,
 ]
 FORMULAS = [layers.Chirp, layers.Scattered, layers.ScatteredBeside]
 
@@ -113,6 +115,29 @@ def test_stack_from_one_key_fails():
     assert check.verdict is Verdict.fail
     assert "params/layers/kernel is the same 4 times along axis 0" in check.detail
     assert "split_rngs" in check.fix
+
+
+def test_pairs_of_equal_layers_fail():
+    check = seeded(layers.PairedStack)
+    assert check.verdict is Verdict.fail
+    assert "params/layers/kernel is the same at 0, 1 and 2, 3 of axis 0" in check.detail
+
+
+def test_copied_experts_fail():
+    check = seeded(layers.CopiedExperts)
+    assert (check.verdict, check.detail) == (
+        Verdict.fail,
+        "params/experts/0/kernel, params/experts/1/kernel start equal: they are copies of one module",
+    )
+
+
+def test_a_copy_by_another_name_warns():
+    check = seeded(layers.CopiedTarget)
+    assert check.verdict is Verdict.warn
+    assert check.detail == (
+        "params/online/kernel, params/target/kernel start equal: "
+        "right only where one is meant to start as a copy of the other"
+    )
 
 
 def test_given_variables_are_not_drawn():

@@ -227,6 +227,46 @@ class SplitStack(nnx.Module):
         return x
 
 
+class PairedStack(SplitStack):
+    """Four layers from two keys."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        make = nnx.vmap(lambda key: nnx.Linear(width, width, rngs=nnx.Rngs(key)), in_axes=0, out_axes=0)
+        self.layers = make(jnp.repeat(jax.random.split(rngs.params(), 2), 2))
+
+
+class Shuffled(Product):
+    """Columns in equal pairs, as for a pixel shuffle that begins as a nearest neighbour."""
+
+    def make(self, width, rngs):
+        return jnp.repeat(LECUN(rngs.params(), (width, width // 2)), 2, axis=1)
+
+
+class CopiedExperts(nnx.Module):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        first = nnx.Linear(width, width, rngs=rngs)
+        self.experts = nnx.List([first, nnx.clone(first)])
+
+    def __call__(self, x):
+        return self.experts[0](x) + self.experts[1](x)
+
+
+class OwnExperts(CopiedExperts):
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.experts = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(2)])
+
+
+class CopiedTarget(nnx.Module):
+    """A network and the target that starts as its copy."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.online = nnx.Linear(width, width, rngs=rngs)
+        self.target = nnx.clone(self.online)
+
+    def __call__(self, x):
+        return self.online(x) - jax.lax.stop_gradient(self.target(x))
+
+
 class SeedFallback(nnx.Module):
     def __init__(self, width: int = 8, *, rngs: nnx.Rngs | None = None):
         self.linear = nnx.Linear(width, width, rngs=nnx.Rngs(0) if rngs is None else rngs)

@@ -82,6 +82,33 @@ def equal_slices(array: np.ndarray) -> int | None:
     return None
 
 
+def repeated_slices(array: np.ndarray) -> tuple[int, list[list[int]]] | None:
+    """The first axis along which some slices are equal though their values differ, and which; None if there is none.
+
+    Args:
+      array: Any shape; slices of fewer than `MIN_ELEMENTS` numbers may be equal by chance, so they never count.
+    """
+    for axis in range(array.ndim if jnp.issubdtype(array.dtype, jnp.inexact) else 0):
+        rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        if len(rows) < 2 or rows.shape[1] < MIN_ELEMENTS:
+            continue
+        # Slices that are equal begin equally.
+        begins: dict[bytes, list[int]] = {}
+        for num, row in enumerate(rows):
+            begins.setdefault(row[:MIN_ELEMENTS].tobytes(), []).append(num)
+        likely = [nums for nums in begins.values() if len(nums) > 1 and is_drawn(rows[nums[0]])]
+        groups = [nums for nums in likely if all(np.array_equal(rows[nums[0]], rows[num]) for num in nums)]
+        if groups:
+            return axis, groups
+    return None
+
+
+def is_drawn(array: np.ndarray) -> bool:
+    """Whether nearly all values of an array differ, so that two that are equal are so by no chance."""
+    enough = min(DISTINCT * array.size, 2.0 ** jnp.finfo(array.dtype).nmant / 2)
+    return array.size >= MIN_ELEMENTS and np.unique(array).size >= enough
+
+
 def _is_written(array: np.ndarray, values: np.ndarray) -> bool:
     """Whether most values are short decimals, as constants are written in code; a drawn float32 has seven digits."""
     if jnp.finfo(array.dtype).nmant < 20:
