@@ -14,7 +14,7 @@ from runner.arrays import tree_diff, tree_moves
 from runner.arrays.tree_diff import Kind, LeafDiff
 from runner.arrays.tree_moves import Parts
 from runner.bridge import needs, rngs
-from runner.checks.parts import stray, unkept
+from runner.checks.parts import own_storage, stray, unkept
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
 from runner.errors import listed
@@ -31,6 +31,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     """Whether the variables passed are those that init makes; with `full`, also those that a compiled init makes."""
     if lost := unkept.of_host(subject):
         return unkept.found(NAME, lost, subject)
+    if unread := own_storage.unread(subject, NAME):
+        return unread
     num_leaves = len(tree_diff.leaf_kinds(subject.needs.variables))
     differences = subject.differences
     if full and subject.given is None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import trees
@@ -165,5 +164,5 @@ def _tree(variables: Any, stacked: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for path, leaf in trees.flatten(variables):
         axes = (NUM,) if path[0] in stacked else ()
-        found["/".join(map(str, path))] = ((*axes, *leaf.shape), jnp.dtype(leaf.dtype))
+        found["/".join(map(str, path))] = ((*axes, *leaf.shape), leaf.dtype)
     return found

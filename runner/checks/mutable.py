@@ -12,7 +12,7 @@ from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
 from runner.bridge import lifts, rngs
 from runner.bridge.calling import calls
-from runner.checks.parts import unkept
+from runner.checks.parts import own_storage, unkept
 from runner.checks.probes import as_code, python_state, written
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import flow
@@ -44,6 +44,8 @@ def _of_variables(subject: Subject, *, full: bool) -> Check:
         return unkept.fail_updates(NAME, lost)
     if lost := unkept.dropped(subject):
         return unkept.fail_dropped(NAME, lost, subject)
+    if unwritten := own_storage.unwritten(subject, NAME):
+        return unwritten
     # As in Linen, sown values that were not requested are not a loss.
     dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
     if dropped:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from flax.core import scope as linen_scope
 from runner.arrays import trees
 from runner.bridge import rngs, wrap
 from runner.bridge.calling.calls import METHOD
-from runner.bridge.tracing import host_lifts, jaxprs
+from runner.bridge.tracing import host_lifts, jaxprs, own_wrappers
 from runner.bridge.tracing.host_lifts import HostLift
 from runner.bridge.wrap import Bridged
 
@@ -40,6 +41,8 @@ class Captured:
       mutable: Which collections the call may change or make, as flax's filter.
       lifted: Whether the host calls it inside a lift: `nn.scan`, `nn.vmap`, `nn.remat` and the like.
       lifts: Those lifts from the outermost in, where they were watched.
+      modes: The attributes of the mode, by path, that a pipeline's own wrapper called the layer with; empty for others.
+      set_by_wrapper: The names of those that the wrapper itself set.
     """
 
     path: str
@@ -50,6 +53,8 @@ class Captured:
     mutable: Any
     lifted: bool
     lifts: tuple[HostLift, ...]
+    modes: Mapping[own_wrappers.Path, Any] = field(default_factory=dict)
+    set_by_wrapper: frozenset[str] = frozenset()
 
     def keeps(self, collection: str) -> bool:
         """Whether what the call makes or changes in `collection` leaves the layer."""
@@ -71,15 +76,24 @@ class Captured:
         return nnx.merge(graph, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state))
 
     def construct(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The native module of the layer."""
+        """The native module of the layer, in the mode of the call."""
         build = wrap.called(self.layer, {}).construct
         assert build is not None
-        return build(rngs)
+        return self.in_mode(build(rngs))
+
+    def in_mode(self, module: nnx.Module) -> nnx.Module:
+        """The native module `module`, set to the mode that the layer's wrapper called it in."""
+        if self.modes:
+            inside = dict(nnx.iter_modules(module))
+            for (*owner, name), value in self.modes.items():
+                if tuple(owner) in inside:
+                    setattr(inside[tuple(owner)], name, value)
+        return module
 
     @functools.cached_property
     def kind(self) -> str:
         """The same for calls of equal layers on equal inputs."""
-        return repr((self.layer, self.args, self.kwargs, self.method))
+        return repr((self.layer, self.args, self.kwargs, self.method, *([self.modes] if self.modes else [])))
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -131,11 +145,17 @@ class _Capturing:
         if any(module is one for one in self._inside):  # by a subclass, through super(): the call that counts
             self.found.pop()
         self.found.append(_captured(module, args, kwargs))
+        number = len(self.found) - 1
         self._inside.append(module)
         try:
-            return run(*args, **kwargs)
+            with own_wrappers.watching(module, self.found[-1].method) as seen:
+                return run(*args, **kwargs)
         finally:
             self._inside.pop()
+            if seen.modes is not None:
+                self.found[number] = dataclasses.replace(
+                    self.found[number], modes=seen.modes, set_by_wrapper=frozenset(seen.set_by_wrapper)
+                )
 
 
 def _captured(module: Any, args: Any, kwargs: Any) -> Captured:

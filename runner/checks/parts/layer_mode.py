@@ -14,10 +14,11 @@ from typing import Any
 
 from flax import nnx
 
-from runner.bridge.tracing import captured
+from runner.bridge.tracing import captured, own_wrappers
 from runner.bridge.tracing.captured import Captured
+from runner.bridge.tracing.own_wrappers import SWITCHES
 from runner.checks.probes import as_code, modes, unwrapped
-from runner.checks.probes.modes import SWITCHES, Modes, Path
+from runner.checks.probes.modes import Modes, Path
 from runner.checks.probes.subject import Subject
 from runner.checks.results.verdicts import fail, passed, warn
 from runner.records.record import Check, Verdict
@@ -32,7 +33,7 @@ WORST = (Verdict.fail, Verdict.warn, Verdict.passed)
 
 def check(subject: Subject) -> Check:
     """Whether arguments, or else a factory, control what `.train()` and `.eval()` set, in each wrapped layer."""
-    calls = subject.layer_calls or _alone(subject)
+    calls = _as_applied(subject) or _alone(subject)
     found: list[Check] = []
     for paths, call in _distinct(calls):
         one = _of(call)
@@ -40,6 +41,12 @@ def check(subject: Subject) -> Check:
             one = dataclasses.replace(one, detail=f"{paths[0] or 'the layer'}: {one.detail}")
         found.append(one)
     return min(found, key=lambda one: WORST.index(one.verdict), default=passed(NAME, ""))
+
+
+def _as_applied(subject: Subject) -> Sequence[Captured]:
+    """The calls in the host; where a pipeline's own wrapper may set the mode, those of apply."""
+    is_own = any(own_wrappers.is_own(call.layer) for call in subject.layer_calls)
+    return subject.host_apply.calls if is_own else subject.layer_calls
 
 
 def _alone(subject: Subject) -> list[Captured]:
@@ -65,6 +72,7 @@ def _of(call: Captured) -> Check:
         return passed(NAME, "", **inside)
     reach = _reached_by_call(found, tried)
     reached = set().union(*reach.values()) | _reached_by_constructor(call, found)
+    reached |= {path for path in found if path[-1] in call.set_by_wrapper}
     left = {path: value for path, value in found.items() if path not in reached}
     if not left:
         return passed(NAME, "train and eval within reach", **inside)

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax import nnx
-
 from runner.arrays import trees
 from runner.bridge import rngs
 from runner.bridge.tracing import captured, host_lifts
 from runner.bridge.tracing.host_lifts import Change, HostLift
+from runner.checks.parts import own_storage
 from runner.checks.probes import carried, own_state
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
@@ -61,15 +60,13 @@ class Lost:
 
 def of_host(subject: Subject) -> list[Lost]:
     """What the host's init does not return of what its wrapped layers make there."""
-    # A pipeline's own wrapper may store the nnx.Variables themselves, as Kauldron's does.
-    stored = trees.flatten(trees.unbox(subject.needs.variables), whole=nnx.Variable)
-    kept = [tuple(map(str, path)) for path, _ in stored]
+    kept = own_storage.stored(subject.needs.variables)
     found: list[Lost] = []
     for name, call in {call.path: call for call in subject.layer_calls}.items():
         lost = [
-            (collection, path)
-            for collection, path in own_state.names_of(call)
-            if not any(_is_in(collection, path, one) for one in kept)
+            (own_state.collection_of(leaf), path)
+            for path, leaf in own_state.kept(call.module)
+            if not own_storage.places(call, path, leaf, kept)
         ]
         if lost:
             found += _by_collection(
@@ -186,9 +183,3 @@ def _line(change: Change) -> str:
 
 def _code(value: Any) -> str:
     return repr(dict(value)) if isinstance(value, Mapping) else repr(value)
-
-
-def _is_in(collection: str, path: tuple[Any, ...], kept: tuple[str, ...]) -> bool:
-    """Whether `kept` is that variable, in the layer's own place or in another, as under `nn.share_scope`."""
-    leaf = tuple(map(str, path))
-    return kept[0] == collection and kept[len(kept) - len(leaf) :] == leaf

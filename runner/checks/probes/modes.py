@@ -16,11 +16,9 @@ from flax import nnx
 
 from runner.bridge.tracing import jaxprs
 from runner.bridge.tracing.captured import Captured
+from runner.bridge.tracing.own_wrappers import SWITCHES
 from runner.checks.probes import own_state, unwrapped
 from runner.checks.programs import flow
-
-# What `nnx.Module.train` and `eval` set.
-SWITCHES = ("deterministic", "use_running_average")
 
 RATES = ("rate", "dropout_rate")
 
@@ -131,7 +129,7 @@ class Modes:
         if key not in self._known:
 
             def run(arrays: Sequence[Any]) -> Any:
-                module: Any = self._construct({})
+                module: Any = self.call.in_mode(self._construct({}))
                 _set(module, changed)
                 output = self.call.run(module, arrays, **(given or {}))
                 return output, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))

@@ -39,9 +39,28 @@ class Leaf:
         return not (self.weight or self.filled or self.drawn or self.changed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """What a call of the layer does with one of its variables.
+
+    Attributes:
+      collection: Its collection in NNX.
+      path: Its path in the layer.
+      variable: The variable, shapes in place of arrays.
+      read: Whether the output, or a variable that the call changes, depends on it.
+      changed: Whether the call changes it.
+    """
+
+    collection: str
+    path: tuple[Any, ...]
+    variable: Any
+    read: bool
+    changed: bool
+
+
 def names_of(call: Captured) -> list[tuple[str, tuple[Any, ...]]]:
     """Collection and path of each of them."""
-    return [(_collection(leaf), path) for path, leaf in kept(call.module)]
+    return [(collection_of(leaf), path) for path, leaf in kept(call.module)]
 
 
 def leaves_of(call: Captured) -> list[Leaf]:
@@ -52,7 +71,7 @@ def leaves_of(call: Captured) -> list[Leaf]:
     drawn = [flow.read(made, [num == other for other in range(len(own))])[0] for num in range(len(own))]
     return [
         Leaf(
-            collection=_collection(leaf),
+            collection=collection_of(leaf),
             path=path,
             weight=isinstance(leaf, nnx.Param),
             filled=isinstance(leaf, (nnx.BatchStat, nnx.Cache)),
@@ -63,22 +82,44 @@ def leaves_of(call: Captured) -> list[Leaf]:
     ]
 
 
+def flows_of(call: Captured) -> list[Flow]:
+    """What the call does with each of them; empty where that can't be traced."""
+    own = kept(call.module)
+    try:
+        closed = _traced(call, len(own))
+    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
+        return []
+    if closed is None:
+        return []
+    moved = jaxprs.changed(closed, range(len(own)))
+    read = flow.read(closed, [*moved, *[True] * (len(closed.jaxpr.outvars) - len(own))])
+    return [
+        Flow(collection=collection_of(leaf), path=path, variable=leaf, read=is_read, changed=is_changed)
+        for (path, leaf), is_read, is_changed in zip(own, read[: len(own)], moved, strict=True)
+    ]
+
+
 def _changed(call: Captured, number: int) -> list[bool]:
-    def run(values: list[Any], arrays: list[Any]) -> list[Any]:
+    try:
+        closed = _traced(call, number)
+        return [True] * number if closed is None else jaxprs.changed(closed, range(number))
+    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
+        return [True] * number
+
+
+def _traced(call: Captured, number: int) -> Any:
+    """The jaxpr of the call: `(its variables, arrays) -> (its variables, output)`; None if one is no single array."""
+
+    def run(values: list[Any], arrays: list[Any]) -> Any:
         module = call.construct(nnx.Rngs(0))
         variables = [leaf for _, leaf in kept(module)]
         for leaf, value in zip(variables, values, strict=True):
             leaf.set_value(value)
-        call.run(module, arrays)
-        return [leaf.get_value() for leaf in variables]
+        output = call.run(module, arrays)
+        return [leaf.get_value() for leaf in variables], output
 
-    try:
-        values = jax.eval_shape(lambda: _values(call.construct(nnx.Rngs(0))))
-        if len(jax.tree.leaves(values)) != number:
-            return [True] * number
-        return jaxprs.changed(jax.make_jaxpr(run)(values, call.arrays), range(number))
-    except Exception:  # noqa: BLE001 - whatever the layer's own code raises
-        return [True] * number
+    values = jax.eval_shape(lambda: _values(call.construct(nnx.Rngs(0))))
+    return None if len(jax.tree.leaves(values)) != number else jax.make_jaxpr(run)(values, call.arrays)
 
 
 def _values(module: nnx.Module) -> list[Any]:
@@ -95,5 +136,6 @@ def kept(module: nnx.Module) -> list[tuple[tuple[Any, ...], nnx.Variable[Any]]]:
     ]
 
 
-def _collection(leaf: Any) -> str:
+def collection_of(leaf: Any) -> str:
+    """The collection that NNX has for a variable of its type."""
     return str(nnx.variable_name_from_type(type(leaf), allow_register=True))

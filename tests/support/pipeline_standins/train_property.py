@@ -23,6 +23,18 @@ def training(value: bool) -> Iterator[None]:
         _MODE.reset(token)
 
 
+def is_training() -> bool:
+    """The mode of the surrounding `training`.
+
+    Raises:
+      ValueError: No `training` is around.
+    """
+    mode = _MODE.get()
+    if mode is None:
+        raise ValueError("is_training was asked, and not set at init or apply")
+    return mode
+
+
 class Model(nn.Module):
     """The layer between two others: [batch, 8] to [batch, 2].
 
@@ -36,15 +48,8 @@ class Model(nn.Module):
 
     @property
     def is_training(self) -> bool:
-        """The mode of the surrounding `training`.
-
-        Raises:
-          ValueError: No `training` is around.
-        """
-        mode = _MODE.get()
-        if mode is None:
-            raise ValueError("is_training was asked, and not set at init or apply")
-        return mode
+        """See `is_training`."""
+        return is_training()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
