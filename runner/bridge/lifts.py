@@ -191,7 +191,7 @@ def _trace_init(model: Bridged, streams: Sequence[str], x: Any, calls: list[tupl
         with nn.intercept_methods(watch):
             return model.init(key, streams, x)
 
-    jax.eval_shape(init, jax.ShapeDtypeStruct((2,), "uint32"), x)
+    jax.eval_shape(init, rngs.key_shape(), x)
 
 
 def _fields(layer: Bridged) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from runner.bridge import faults
 from runner.bridge.calling import hints
-from runner.bridge.rngs import PARAMS, apply_keys
+from runner.bridge.rngs import PARAMS, apply_keys, key_shape
 from runner.bridge.tracing import jaxprs
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError, UserError, no_exit
@@ -67,7 +66,7 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
 
 
 def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    key = key_shape()
     streams: tuple[str, ...] = (PARAMS,)
     while True:
         try:
@@ -103,7 +102,7 @@ def names_in_order(layer: Bridged, streams: Sequence[str], x: Any) -> dict[tuple
         with nn.intercept_methods(watch):
             return layer.init(key, streams, x)
 
-    jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32), x)
+    jax.eval_shape(init, key_shape(), x)
     return found
 
 
@@ -117,7 +116,7 @@ def _trace_apply(
     layer: Bridged, variables: Any, streams: Sequence[str], x: Any, label: str
 ) -> tuple[Any, tuple[str, ...], int]:
     """Shapes of the output, the collections whose values apply changes, and the bytes of the largest array made."""
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    key = key_shape()
 
     def run(variables: Any, k: jax.Array, v: jax.Array) -> Any:
         return layer.model.apply(variables, v, rngs=apply_keys(k, streams), mutable=True, **layer.call)

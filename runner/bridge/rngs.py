@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax
 import jax
@@ -16,6 +17,11 @@ PARAMS = "params"
 def root_key(seed: int) -> jax.Array:
     """The Linen init key of a run: `jax.random.PRNGKey(seed)`."""
     return jax.random.PRNGKey(seed)
+
+
+def key_shape() -> Any:
+    """Shape and dtype of a root key: 2 numbers, or 4 where JAX's default generator is another (MaxText's `rbg`)."""
+    return jax.eval_shape(jax.random.PRNGKey, 0)
 
 
 def teacher_key(seed: int) -> jax.Array:

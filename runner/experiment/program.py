@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from runner.arrays import trees
-from runner.bridge.rngs import apply_keys
+from runner.bridge.rngs import apply_keys, key_shape
 from runner.experiment.draft import Draft
 from runner.experiment.train import training as experiment_training
 from runner.experiment.train.training import CompiledTraining, Training
@@ -109,7 +108,7 @@ def compile_apply(drafted: Draft, *, precision: str | None = None) -> Any:
 def _arguments(drafted: Draft) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Shapes of the root key and x, as passed to init and apply."""
     place = drafted.placement
-    return place.shape(jax.ShapeDtypeStruct((2,), jnp.uint32)), place.shape(drafted.x, x=True)
+    return place.shape(key_shape()), place.shape(drafted.x, x=True)
 
 
 def _apply(drafted: Draft) -> Callable[..., Any]:

@@ -73,3 +73,10 @@ def test_abstract_variables_suffice_for_traced_checks():
     shapes = jax.eval_shape(LINEAR.init, jax.random.key(0), X)
     found = runner.check(LINEAR, X, only=["complete", "trained"], variables=shapes)
     assert [check.verdict for check in found] == [Verdict.passed, Verdict.passed]
+
+
+@pytest.mark.parametrize("generator", ["rbg", "unsafe_rbg"])
+def test_other_generators_of_keys_pass(generator):
+    with jax.default_prng_impl(generator):  # whose keys are four numbers, as MaxText's trainer sets it
+        found = runner.check(LINEAR, X, only=["complete", "nothing_invented", "streams", "seeded"])
+    assert {check.name: check.verdict for check in found if check.verdict != "pass"} == {}

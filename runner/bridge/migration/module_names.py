@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from runner.arrays.alignment import AUTO_NAME, Child, Path
+from runner.bridge.rngs import key_shape
 from runner.bridge.wrap import Bridged
 
 
@@ -62,7 +62,7 @@ def trace_modules(layer: Bridged, streams: Sequence[str], x: Any) -> ModuleNames
         with nn.intercept_methods(watch):
             return layer.init(key, streams, x)
 
-    jax.eval_shape(init, jax.ShapeDtypeStruct((2,), jnp.uint32), x)
+    jax.eval_shape(init, key_shape(), x)
     creation = {path: _children(path, names, classes) for path, names in reserved.items()}
     return ModuleNames(creation=creation, kinds=kinds, setups=setups)
 

@@ -203,7 +203,9 @@ def calls(model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = No
     """
     if variables is not None:
         return list(applied(model, streams, x, variables).calls)
-    return _noted(lambda key, x: model.model.init(rngs.init_keys(key, streams), x, **model.call), _KEY, x)[0]
+    return _noted(lambda key, x: model.model.init(rngs.init_keys(key, streams), x, **model.call), rngs.key_shape(), x)[
+        0
+    ]
 
 
 def applied(model: Bridged, streams: Sequence[str], x: Any, variables: Any) -> Traced:
@@ -213,7 +215,7 @@ def applied(model: Bridged, streams: Sequence[str], x: Any, variables: Any) -> T
         keys = rngs.apply_keys(key, streams)
         return model.model.apply(variables, x, rngs=keys, mutable=True, **model.call)[1]
 
-    found, closed, updates = _noted(run, variables, _KEY, x)
+    found, closed, updates = _noted(run, variables, rngs.key_shape(), x)
     paths = ["/".join(map(str, path)) for path, _ in trees.flatten(trees.unbox(updates))]
     moved = jaxprs.changed(closed, range(len(paths))) if len(paths) == len(closed.jaxpr.outvars) else []
     return Traced(
@@ -221,9 +223,6 @@ def applied(model: Bridged, streams: Sequence[str], x: Any, variables: Any) -> T
         num_draws=jaxprs.number_of(closed, DRAWING),
         changed=frozenset(path for path, one in zip(paths, moved, strict=False) if one),
     )
-
-
-_KEY = jax.ShapeDtypeStruct((2,), "uint32")
 
 
 def _noted(run: Any, *inputs: Any) -> tuple[list[Captured], Any, Any]:

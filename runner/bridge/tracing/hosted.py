@@ -74,7 +74,7 @@ def calls(model: Bridged, streams: Sequence[str], x: Any, *, read: Read, variabl
       read: Whether each input of a closed jaxpr is read for the outputs that are chosen.
       variables: Shapes of the variables; None for init.
     """
-    inputs = variables, jax.ShapeDtypeStruct((2,), "uint32"), jax.ShapeDtypeStruct(x.shape, x.dtype)
+    inputs = variables, rngs.key_shape(), jax.ShapeDtypeStruct(x.shape, x.dtype)
 
     def run(tagging: _Tagging, variables: Any, key: Any, x: Any) -> Any:
         with nn.intercept_methods(tagging):

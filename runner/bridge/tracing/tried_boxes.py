@@ -129,7 +129,7 @@ def _boxing(function: Callable[[Any], Any] | None, *, writes: bool) -> Callable[
 
 def _trace(model: Bridged, needs: Needs, x: Any) -> Any:
     """Shapes of the variables, once init, apply and the gradient by params were traced."""
-    key = jax.ShapeDtypeStruct((2,), "uint32")
+    key = rngs.key_shape()
     x = jax.ShapeDtypeStruct(x.shape, x.dtype)
     # Functions of their own: JAX remembers what it traced.
     variables = jax.eval_shape(lambda key, x: model.init(key, needs.streams, x), key, x)

@@ -43,7 +43,7 @@ def find(
 
 
 def _holds(subject: Subject, changes: Sequence[Change], wanted: Collection[str], changed: Collection[str]) -> bool:
-    needs, key = subject.needs, jax.ShapeDtypeStruct((2,), "uint32")
+    needs, key = subject.needs, rngs.key_shape()
     model, x = subject.model, trees.shapes(subject.x)
 
     def apply(variables: Any, key: Any, x: Any) -> Any:

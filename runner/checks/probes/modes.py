@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from runner.bridge.rngs import key_shape
 from runner.bridge.tracing import jaxprs
 from runner.bridge.tracing.captured import Captured
 from runner.bridge.tracing.own_wrappers import SWITCHES
@@ -109,7 +110,7 @@ class Modes:
             return [leaf.get_value() for _, leaf in kept], output
 
         values = [jax.eval_shape(leaf.get_value) for _, leaf in own_state.kept(self.call.module)]
-        closed = jax.make_jaxpr(run)(jax.ShapeDtypeStruct((2,), "uint32"), values, self.call.arrays)
+        closed = jax.make_jaxpr(run)(key_shape(), values, self.call.arrays)
         moved = jaxprs.changed(closed, range(len(names)))
         draws = flow.read(closed, [True] * len(closed.jaxpr.outvars))[0]
         return {name for name, one in zip(names, moved, strict=True) if one} | ({DRAWS} if draws else set())

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from runner.bridge.rngs import key_shape
 from runner.bridge.tracing import jaxprs
 from runner.bridge.tracing.captured import Captured
 from runner.checks.programs import flow
@@ -66,7 +67,7 @@ def names_of(call: Captured) -> list[tuple[str, tuple[Any, ...]]]:
 def leaves_of(call: Captured) -> list[Leaf]:
     """Each of them with what it is."""
     own = kept(call.module)
-    key = jax.ShapeDtypeStruct((2,), "uint32")
+    key = key_shape()
     made = jax.make_jaxpr(lambda key: _values(call.construct(nnx.Rngs(key))))(key)
     drawn = [flow.read(made, [num == other for other in range(len(own))])[0] for num in range(len(own))]
     return [
