@@ -16,6 +16,7 @@ SOURCE = Source("kauldron", "kauldron")
 HOST = ("host.target=hosts.Checked", "host.layer_name=null")
 TYPED = ("pipeline=kauldron", "layer=custom", *HOST, "input_shape=[2,3,8]")
 TOLD = "layer.wrapper=hosts.ToldToLinen"
+OWN = "layer.wrapper=kauldron.contrib.modules.nnx_wrapper.LinenFromNnxDef"
 
 
 @functools.cache
@@ -54,7 +55,36 @@ def modes(folder: Path) -> str:
     assert set(failed) & {"traps", "mode", "pipeline"}, (faulty.verdicts, faulty.details)
     twin = checked("faulty.Moded", TOLD)
     assert not twin.failed(), twin.details
-    return f"unaware of the mode: *{failed[0]}* fails: {faulty.details[failed[0]]}; told by ToldToLinen it passes"
+    own = checked("faulty.Silent", OWN)
+    assert own.code == 0 and not own.failed(), {name: own.details[name] for name in own.failed()}
+    _require_kept_statistics()
+    told = "told by ToldToLinen, or by Kauldron's own LinenFromNnxDef, which keeps the statistics, it passes"
+    return f"unaware of the mode: *{failed[0]}* fails: {faulty.details[failed[0]]}; {told}"
+
+
+def _require_kept_statistics() -> None:
+    """Kauldron's own wrapper: updates reach the next apply, and evaluation draws nothing and changes nothing."""
+    import faulty
+    import jax
+    import jax.numpy as jnp
+    from kauldron import kd
+    from kauldron.contrib.modules.nnx_wrapper import LinenFromNnxDef
+
+    layer, x = LinenFromNnxDef(nnx_class=faulty.Silent), jnp.asarray(_arrays()["tokens"])
+
+    def apply(variables: Any, seed: Any, train: bool) -> Any:
+        keys = {name: jax.random.fold_in(seed, num) for num, name in enumerate(("dropout", "default"))}
+        with kd.nn.set_train_property(train):
+            return layer.apply(variables, x, rngs=keys, mutable=True)
+
+    run, seeds = jax.jit(apply, static_argnums=2), [jax.random.key(num) for num in range(2)]
+    start = jax.jit(lambda: layer.init({name: jax.random.key(0) for name in ("params", "dropout", "default")}, x))()
+    (one, after), (other, _) = (run(start, seed, True) for seed in seeds)
+    assert not jnp.array_equal(one, other), "dropout draws nothing in training"
+    (one, kept), (other, _) = (run(after, seed, False) for seed in seeds)
+    require_equal_bits(one, other)
+    assert not jnp.array_equal(one, run(start, seeds[0], False)[0]), "evaluation does not read the statistics"
+    require_equal_bits(kept["nnx"]["attributes"], after["nnx"]["attributes"])
 
 
 def checkpoint(folder: Path) -> str:
