@@ -21,7 +21,7 @@ def root_key(seed: int) -> jax.Array:
 
 def key_shape() -> Any:
     """Shape and dtype of a root key: 2 numbers, or 4 where JAX's default generator is another (MaxText's `rbg`)."""
-    return jax.eval_shape(jax.random.PRNGKey, 0)
+    return jax.eval_shape(lambda: jax.random.PRNGKey(0))  # JAX would remember the function itself
 
 
 def teacher_key(seed: int) -> jax.Array:
