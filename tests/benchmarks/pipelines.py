@@ -4,7 +4,8 @@
 
 Each file of tests/pipelines/proofs is run on the real source of its pipeline, in a process of its own; some minutes
 each. `NAME` or `NAME:capability,capability` runs some of them, and `--kept` none. A pipeline that can't be run here is
-left as docs/pipelines/proved.json has it, where the last outcome of each is kept.
+left as docs/pipelines/proved.json has it, where the last outcome of each is kept. No one environment has them all:
+Kauldron and MaxText want Python 3.12, big_vision's trainer TensorFlow and clu, T5X's (and Flaxformer's) seqio too.
 """
 # ruff: noqa: E402 - the proofs are found once their folder is on the path
 

@@ -5,20 +5,21 @@ Its trainer, train state and checkpoints are T5X's: T5X has to lie beside it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
 
-from tests.pipelines import typed
+from tests.pipelines import t5x_trainer, typed
 from tests.pipelines.proofs import stubs, t5x
 from tests.pipelines.proofs.source import Source
 
 SOURCE = Source("flaxformer", "google/flaxformer", folder="flaxformer", path=(".", "../t5x"))
-stubs.stand_in("aqt", "chex")
+stubs.stand_in("aqt", *(["chex"] if t5x.NOT_RUN else []))
 
 HOST = ("host.target=hosts.Encoder", "host.layer_name=null")
 TYPED = ("pipeline=flaxformer", "layer=custom", *HOST, *t5x.INPUT)
-NOT_RUN = {"trainer": t5x.NOT_RUN["trainer"]}
+NOT_RUN = t5x.NOT_RUN
 
 
 @functools.cache
@@ -90,6 +91,27 @@ def modes(folder: Path) -> str:
     return f"dropout that ignores `enable_dropout`: *mode* fails: {faulty.details['mode']}; the healthy twin passes"
 
 
+def trainer(folder: Path) -> str:
+    """T5X's train.train, with dropout off in both MLPs."""
+    import hosts
+    from flaxformer.architectures.t5 import t5_architecture
+
+    from runner.bridge.layers.axes import AxesToLinen
+
+    def host(mlp: Any) -> Any:
+        module = t5_architecture.EncoderDecoder(
+            shared_token_embedder_factory=hosts.embedding,
+            encoder_factory=functools.partial(hosts.encoder, mlp=mlp),
+            decoder_factory=functools.partial(hosts.decoder, mlp=mlp),
+            scan_layers=True,
+        )
+        return contextlib.nullcontext(module)
+
+    own = functools.partial(hosts.common.mlp_block, 32, 0.0, ("relu",), dtype=hosts.jnp.float32)
+    new = functools.partial(AxesToLinen, hosts.Mlp, args=(16, 32, 0.0))
+    return t5x_trainer.proved(functools.partial(host, own), functools.partial(host, new), folder)
+
+
 PROOFS = {
     "layer": t5x.layer,
     "check": check,
@@ -99,4 +121,5 @@ PROOFS = {
     "modes": modes,
     "checkpoint": t5x.checkpoint,
     "training": t5x.training,
+    **({} if NOT_RUN else {"trainer": trainer}),
 }

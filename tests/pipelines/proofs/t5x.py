@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.pipelines import typed
+from tests.pipelines import t5x_trainer, typed
 from tests.pipelines.compared import filled, require_equal_bits, shapes
 from tests.pipelines.proofs import stubs
 from tests.pipelines.proofs.source import Source
 
 SOURCE = Source("t5x", "google-research/t5x", folder="t5x")
-ABSENT = ("airio", "clu", "gin", "jestimator", "seqio", "tensorboard.backend.event_processing", "tensorflow")
-stubs.stand_in(*ABSENT)
-stubs.local_gfile()
+ABSENT = ("clu", "gin", "seqio", "tensorboard.backend.event_processing", "tensorflow")
+stubs.stand_in(*t5x_trainer.STOOD_IN)
+if t5x_trainer.missing():
+    stubs.stand_in(*ABSENT)
+    stubs.local_gfile()
 stubs.own_cached_property()
 
 AXES = "layer.wrapper=runner.bridge.layers.axes.AxesToLinen"
@@ -22,7 +26,7 @@ HOST = ("host.target=hosts.Encoder", "host.layer_name=null")
 INPUT = ("input=tokens", "input.high=64", "input_shape=[2,6]")
 TYPED = ("pipeline=t5x", "layer=custom", *HOST, *INPUT)
 RULES = "rules=faulty:overrides()"
-NOT_RUN = {"trainer": "t5x.train.train wants seqio, gin, clu and TensorFlow, which were stood in for"}
+NOT_RUN = {"trainer": missing} if (missing := t5x_trainer.missing()) else {}
 
 
 @functools.cache
@@ -176,6 +180,22 @@ def training(folder: Path) -> str:
     return f"trainer.train_with_lr with Adafactor, dropout off: all {num} params and the slots have the same bits"
 
 
+def trainer(folder: Path) -> str:
+    """Its train.train, with dropout off in both."""
+    import hosts
+    from t5x.examples.scalable_t5 import network
+
+    from runner.bridge.layers.axes import AxesToLinen
+
+    @contextlib.contextmanager
+    def host(layer: Any = None) -> Iterator[Any]:
+        with hosts.replaced(layer):
+            yield network.Transformer(hosts.config(dropout_rate=0.0))
+
+    mlp = functools.partial(AxesToLinen, hosts.Mlp, args=(16, 32, 0.0))
+    return t5x_trainer.proved(host, functools.partial(host, mlp), folder)
+
+
 def tokens() -> Any:
     import numpy as np
 
@@ -236,4 +256,5 @@ PROOFS = {
     "modes": modes,
     "checkpoint": checkpoint,
     "training": training,
+    **({} if NOT_RUN else {"trainer": trainer}),
 }
