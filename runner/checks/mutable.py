@@ -12,6 +12,7 @@ from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
 from runner.bridge import lifts, rngs
 from runner.bridge.calling import calls
+from runner.bridge.tracing import own_wrappers
 from runner.checks.parts import own_storage, unkept
 from runner.checks.probes import as_code, python_state, written
 from runner.checks.probes.subject import Subject
@@ -68,10 +69,16 @@ def _kept(subject: Subject, *, full: bool) -> Check:
         return verdicts.passed(NAME, "apply changes no collection that has to come back")
     detail = f"apply changes {', '.join(wanted)}, which come back as updates"
     found = verdicts.passed(NAME, detail, changed=wanted)
-    if full and subject.model.construct is not None:
+    if full and subject.model.construct is not None and _is_stored_by_type(subject):
         found = _against_native(subject, subject.model.construct, detail)
     normalised = written.by_flax(subject) if found.verdict is Verdict.passed else []
     return _normalised(found, normalised) if normalised else found
+
+
+def _is_stored_by_type(subject: Subject) -> bool:
+    """Whether every variable lies in the collection of its type, so that the native module can be given it."""
+    is_own = own_wrappers.is_own(subject.model.model)
+    return not is_own or all(flow.variable_type(str(name)) is not None for name in subject.shapes)
 
 
 def _left_in_python(subject: Subject) -> tuple[Check | None, str]:

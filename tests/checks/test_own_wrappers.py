@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import own_wrappers as own
 import pytest
+from pipeline_standins.train_property import training
 
 import runner
 
@@ -44,6 +45,22 @@ def test_own_wrappers_of_other_layers_pass(layer):
 )
 def test_an_own_wrapper_that_loses_fails(wrapper, check, words):
     assert words in failed(wrapper)[check]
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "checks"),
+    [(own.Merging, []), (own.Numbered, []), (own.Stateless, ["complete"]), (own.Frozen, ["mutable"])],
+)
+def test_an_own_wrapper_alone_is_judged(wrapper, checks):
+    with training(True):
+        found = runner.check(wrapper(own.Told), X, only=ASKED)
+    assert [check.name for check in found if check.verdict == "fail" or check.untested] == checks
+
+
+@pytest.mark.parametrize(("wrapper", "checks"), [(own.Numbered, []), (own.ForgettingByNumber, ["complete"])])
+def test_an_own_wrapper_is_judged_in_scans(wrapper, checks):
+    found = runner.check(own.Stack(wrapper), X, only=["complete", "mutable"], pipeline="kauldron")
+    assert [check.name for check in found if check.verdict == "fail" or check.untested] == checks
 
 
 def trained(wrapper, steps=3):

@@ -189,3 +189,19 @@ class Host(nn.Module):
         """`train=False` is its evaluation."""
         with training(train):
             return nn.Dense(2, name="head")(self.wrapper(self.layer, name="block")(x))
+
+
+class Stack(Host):
+    """Two of the layer, by `nn.scan`."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = True) -> jax.Array:
+        """`train=False` is its evaluation."""
+        blocks = nn.scan(
+            lambda block, carry, _: (block(carry), None),
+            variable_axes={"params": 0, "nnx": 0, "running": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=2,
+        )
+        with training(train):
+            return blocks(self.wrapper(self.layer, name="block"), x, None)[0]

@@ -17,6 +17,7 @@ from flax import nnx
 from runner.bridge.tracing import captured, own_wrappers
 from runner.bridge.tracing.captured import Captured
 from runner.bridge.tracing.own_wrappers import SWITCHES
+from runner.checks.parts import own_storage
 from runner.checks.probes import as_code, modes, unwrapped
 from runner.checks.probes.modes import Modes, Path
 from runner.checks.probes.subject import Subject
@@ -44,8 +45,8 @@ def check(subject: Subject) -> Check:
 
 
 def _as_applied(subject: Subject) -> Sequence[Captured]:
-    """The calls in the host; where a pipeline's own wrapper may set the mode, those of apply."""
-    is_own = any(own_wrappers.is_own(call.layer) for call in subject.layer_calls)
+    """The calls in init; where a pipeline's own wrapper may set the mode, those in apply."""
+    is_own = any(own_wrappers.is_own(call.layer) for call in own_storage.calls(subject))
     return subject.host_apply.calls if is_own else subject.layer_calls
 
 

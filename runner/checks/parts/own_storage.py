@@ -84,13 +84,27 @@ def places(call: Captured, path: Sequence[Any], leaf: Any, among: Sequence[Store
         return found
     others = [one for one in among if one.kind is None and one.place[0] != rngs.PARAMS]
     inside = [one for one in others if not call.path or f"/{call.path}/" in f"/{trees.spell(one.place)}/"]
-    alike = [one for one in inside if one.array == (leaf.shape, leaf.dtype)]
+    alike = [one for one in inside if _is_alike(one, leaf, stacked=call.lifted)]
     return [one.place for one in others if one in named] or [one.place for one in alike]
+
+
+def _is_alike(one: Stored, leaf: Any, *, stacked: bool) -> bool:
+    """Whether `one` may be that leaf by its shape and dtype; inside a lift it may have an axis more."""
+    shape, dtype = one.array
+    inner = [shape[:axis] + shape[axis + 1 :] for axis in range(len(shape))] if stacked else []
+    return dtype == leaf.dtype and leaf.shape in (shape, *inner)
+
+
+def calls(subject: Subject) -> Sequence[Captured]:
+    """The calls of wrapped layers in a host, and of a layer alone whose wrapper is a pipeline's own."""
+    if subject.layer_calls or not own_wrappers.is_own(subject.model.model):
+        return subject.layer_calls
+    return subject.host_apply.calls
 
 
 def unread(subject: Subject, check: str) -> Check | None:
     """The fail for state that is stored, and that apply makes again where the layer would read it."""
-    found = _where(subject, lambda own, mine, done: own.read and not mine & done.read)
+    found = _where(subject, lambda own, mine, done: own.read and not (mine & done.read or _is_left(own, mine, done)))
     if not found:
         return None
     detail = (
@@ -102,11 +116,16 @@ def unread(subject: Subject, check: str) -> Check | None:
 
 def unwritten(subject: Subject, check: str) -> Check | None:
     """The fail for state that is stored, and that apply leaves as it was where the layer changes it."""
-    found = _where(subject, lambda own, mine, done: own.changed and not mine & done.changed)
+    found = _where(subject, _is_left)
     if not found:
         return None
     detail = f"the call changes {_words(found)}, and apply gives back the old value: the update is dropped"
     return verdicts.fail(check, detail, dropped=_paths(found))
+
+
+def _is_left(own: Flow, mine: set[Place], done: _Applied) -> bool:
+    """Whether the layer changes it, and apply does not."""
+    return own.changed and not mine & done.changed
 
 
 Found = Mapping[str, Sequence[tuple[str, tuple[Any, ...]]]]
@@ -129,7 +148,7 @@ def _paths(found: Found) -> list[str]:
 
 def _where(subject: Subject, is_lost: Callable[[Flow, set[Place], _Applied], bool]) -> Found:
     """By layer, the kind and path of each variable that `is_lost` says is, of those that are stored."""
-    if not any(own_wrappers.is_own(call.layer) for call in subject.layer_calls):
+    if not any(own_wrappers.is_own(call.layer) for call in calls(subject)):
         return {}
     done = _applied(subject)
     found: dict[str, list[tuple[str, tuple[Any, ...]]]] = {}

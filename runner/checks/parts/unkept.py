@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.arrays import trees
 from runner.bridge import rngs
-from runner.bridge.tracing import captured, host_lifts
+from runner.bridge.tracing import captured, host_lifts, own_wrappers
 from runner.bridge.tracing.host_lifts import Change, HostLift
 from runner.checks.parts import own_storage
 from runner.checks.probes import carried, own_state
@@ -62,7 +62,7 @@ def of_host(subject: Subject) -> list[Lost]:
     """What the host's init does not return of what its wrapped layers make there."""
     kept = own_storage.stored(subject.needs.variables)
     found: list[Lost] = []
-    for name, call in {call.path: call for call in subject.layer_calls}.items():
+    for name, call in {call.path: call for call in own_storage.calls(subject)}.items():
         lost = [
             (own_state.collection_of(leaf), path)
             for path, leaf in own_state.kept(call.module)
@@ -82,7 +82,8 @@ def dropped(subject: Subject) -> list[Lost]:
     calls = subject.host_apply.calls if made else []
     found: list[Lost] = []
     for name, call in {call.path: call for call in calls if call.lifted}.items():
-        if all(call.keeps(collection) for collection, _ in own_state.names_of(call)):
+        # What another wrapper stores may lie in another collection: see own_storage.unwritten.
+        if own_wrappers.is_own(call.layer) or all(call.keeps(kind) for kind, _ in own_state.names_of(call)):
             continue
         leaves = own_state.leaves_of(call)
         found += _by_collection(name, [one for one in leaves if one.changed and not call.keeps(one.collection)])
