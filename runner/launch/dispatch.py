@@ -16,7 +16,6 @@ from runner.errors import StorageError, UserError
 from runner.launch import queue
 from runner.launch.follow import LOOK_S, Follower
 from runner.launch.jobs import Crew, cut, submit
-from runner.records import store
 from runner.records.disk import files
 from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder
@@ -245,4 +244,4 @@ class _Dispatch:
 
 
 def _num_jobs(submission: SubmissionFolder) -> int:
-    return int(store.read_json(submission.about)["num_jobs"])
+    return int(queue.read(submission, submission.about)["num_jobs"])

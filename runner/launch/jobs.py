@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,8 @@ from runner.config.composing.composed import Config
 from runner.errors import UserError
 from runner.experiment.job import Job
 from runner.experiment.run_record import now
+from runner.launch import queue
 from runner.records import journal, store
-from runner.records.disk import files
 from runner.records.find import STATUSES
 from runner.records.paths import SubmissionFolder, SweepFolder
 from runner.sweep.plan import Plan, Task, run_data, with_state
@@ -101,9 +100,9 @@ def submit(plan: Plan, jobs: Sequence[Sequence[Task]], crew: Crew, died: Mapping
         ids = [task.job.identity.run_id for task in tasks]
         runs = [_run_data(task) for task in tasks]
         mine = {run_id: reason for run_id, reason in died.items() if run_id in ids}
-        _write(submission.job(num), {"runs": runs, "died": mine})
+        store.write_data(submission.job(num), {"runs": runs, "died": mine})
     about = {"engine": crew.engine, "at": now(), "num_jobs": len(jobs), "auto": crew.auto, "num_cores": crew.num_cores}
-    _write(submission.about, about | {"seen": dict(plan.seen)})
+    store.write_data(submission.about, about | {"seen": dict(plan.seen)})
     return submission
 
 
@@ -111,9 +110,9 @@ def read(submission: SubmissionFolder, num: int) -> Piece:
     """The work of job `num`.
 
     Raises:
-      StorageError: The file can't be read.
+      StorageError: The file can't be read, or is not what was written.
     """
-    data = store.read_json(submission.job(num))
+    data = queue.read(submission, submission.job(num))
     return Piece(runs=data["runs"], died=data["died"])
 
 
@@ -166,7 +165,7 @@ def remaining(plan: Plan, submission: SubmissionFolder, num: int) -> list[Task]:
 
 def _news(folder: SweepFolder, submission: SubmissionFolder, num: int) -> Iterable[dict[str, Any]]:
     """What has been written to journals since the sweep was planned, by others than the siblings of job `num`."""
-    seen = store.read_json(submission.about)["seen"]
+    seen = queue.read(submission, submission.about)["seen"]
     others = [one for one in folder.submissions().values() if one.path != submission.path]
     paths = [folder.journal, submission.journal(num), *(path for one in others for path in one.journals())]
     for path in paths:
@@ -201,7 +200,3 @@ def _config(run: Mapping[str, Any], hydra_files: HydraFiles) -> Config:
         where=f"run {run['num']}",
         hydra_files=hydra_files(overrides),
     )
-
-
-def _write(path: Any, data: Mapping[str, Any]) -> None:
-    files.write_atomic(path, json.dumps(data, separators=(",", ":")).encode() + b"\n")

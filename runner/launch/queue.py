@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from runner.records import journal, store
 from runner.records.disk import plain_files
@@ -46,7 +48,7 @@ def living_jobs(submission: SubmissionFolder, *, launcher_lives: bool | None = N
     """
     if not submission.about.exists():
         return []
-    num_jobs = store.read_json(submission.about)["num_jobs"]
+    num_jobs = read(submission, submission.about)["num_jobs"]
     open_jobs = [num for num in range(num_jobs) if not has_ended(submission.journal(num))]
     if not open_jobs:
         return []
@@ -61,7 +63,17 @@ def living_jobs(submission: SubmissionFolder, *, launcher_lives: bool | None = N
 
 def run_nums(submission: SubmissionFolder, jobs: list[int]) -> set[int]:
     """Numbers of the runs that `jobs` have."""
-    return {run["num"] for num in jobs for run in store.read_json(submission.job(num))["runs"]}
+    return {run["num"] for num in jobs for run in read(submission, submission.job(num))["runs"]}
+
+
+def read(submission: SubmissionFolder, path: Path) -> dict[str, Any]:
+    """What a file of a submission says: its `about`, or the work of a job.
+
+    Raises:
+      StorageError: It can't be read, or is not what was written.
+    """
+    # Without that file no job of the submission is waited for, and runs that are under way are locked.
+    return store.read_data(path, f"rm {shlex.quote(str(submission.about))}, then the same sweep again")
 
 
 def has_ended(path: Path) -> bool:
@@ -94,7 +106,7 @@ def _queued(submission: SubmissionFolder) -> Iterator[int]:
 
 def _slurm_ids(submission: SubmissionFolder) -> list[str]:
     """Slurm's ids of the submission, one for a whole array; submitit names folders after them."""
-    if not submission.about.exists() or not store.read_json(submission.about)["engine"].endswith(".SlurmLauncher"):
+    if not submission.about.exists() or not read(submission, submission.about)["engine"].endswith(".SlurmLauncher"):
         return []
     return sorted({path.name.partition("_")[0] for path in submission.path.glob(".submitit/[0-9]*")})
 

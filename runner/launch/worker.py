@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import UserError
-from runner.launch import process
-from runner.records import store
+from runner.launch import process, queue
 from runner.records.journal import Journal, read_journal
 from runner.records.paths import SubmissionFolder, SweepFolder
 
@@ -107,7 +106,7 @@ class Worker:
         if submission.stop.exists():
             journal.append("end")
             return "stopped"
-        about = store.read_json(submission.about)
+        about = queue.read(submission, submission.about)
         process.quiet_libraries()
         from runner.launch import jobs
 

@@ -89,6 +89,32 @@ def read_json(path: Path) -> Any:
         raise StorageError(f"{path} is damaged: {error}") from error
 
 
+def write_data(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes an object as JSON that says what it is by its digest."""
+    write_atomic(path, seal(data_to_json(data)))
+
+
+def read_data(path: Path, suggestion: str) -> dict[str, Any]:
+    """Reads what `write_data` wrote.
+
+    Args:
+      path: The file.
+      suggestion: What to do where it is damaged.
+
+    Raises:
+      StorageError: It can't be read, or is not what was written.
+    """
+    try:
+        text = plain_files.read_bytes(path)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    if not is_sealed(text):
+        raise StorageError(f"{path} is damaged: it is not what was written, by its digest", suggestion)
+    data: dict[str, Any] = json.loads(text)
+    del data["digest"]
+    return data
+
+
 def read_records(folders: Iterable[RunFolder]) -> Iterator[Record]:
     """Yields the existing records one at a time: 10,000 at once take a gigabyte."""
     return (read_record(folder) for folder in folders if folder.record.exists())

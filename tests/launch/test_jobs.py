@@ -192,8 +192,7 @@ def test_jobs_skip_runs_finished_since_planning(done):
     again.job(0).write_bytes(first.job(0).read_bytes())
     plan = SimpleNamespace(folder=folder, tasks=[run_task(run) for run in read(again, 0).runs])
     assert remaining(plan, again, 0) == []
-    seen = json.loads(again.about.read_text()) | {"seen": store.journal_sizes(folder)}
-    again.about.write_text(json.dumps(seen))
+    store.write_data(again.about, queue.read(again, again.about) | {"seen": store.journal_sizes(folder)})
     assert len(remaining(plan, again, 0)) == 3
 
 
@@ -217,16 +216,37 @@ def test_failing_job_runs_are_retried_later(here, capsys):
 
 def test_mismatching_job_runs_are_refused(done):
     folder = done
-    job = folder.submission(1).job(0)
-    data = json.loads(job.read_text())
+    first = folder.submission(1)
+    data = queue.read(first, first.job(0))
     data["runs"][0]["settings"]["seed"] = 5
-    job.write_text(json.dumps(data))
+    store.write_data(first.job(0), data)
     with pytest.raises(errors.UserError) as raised:
         plan_of(folder, read(folder.submission(1), 0), lambda overrides: lambda num: {})
     assert str(raised.value) == (
         f"run 0 of {folder.path} is another run on this machine: its layer's source, its input or its device is not "
         "what it was where the sweep was planned.\n  Try: the same files on every machine, then the same sweep again"
     )
+
+
+def test_changed_job_files_are_refused(done, capsys):
+    first = done.submission(1)
+    shown = tuple(find.read_rows(done))
+    for path, before, after in ((first.job(0), b'"state": "new"', b'"state": "neW"'), (first.about, b": 2,", b": 1,")):
+        text = path.read_bytes()
+        assert before in text
+        path.write_bytes(text.replace(before, after, 1))
+        with pytest.raises(errors.StorageError) as raised:
+            queue.read(first, path)
+        assert str(raised.value) == (
+            f"{path} is damaged: it is not what was written, by its digest.\n"
+            f"  Try: rm {first.about}, then the same sweep again"
+        )
+    assert tuple(find.read_rows(done)) == shown  # neither shows anything
+    assert main.main(["resume", str(done.path), "--trust"]) == 2
+    assert "1/submission.json is damaged: it is not what was written" in capsys.readouterr().err
+    first.about.unlink()
+    assert main.main(["resume", str(done.path), "--trust"]) == 0
+    assert "6 of 6 runs done" in capsys.readouterr().out
 
 
 def test_jobs_live_with_launcher_or_process(done):
