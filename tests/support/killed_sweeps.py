@@ -30,8 +30,6 @@ AGAIN = ("failure.retry=all",)
 MAX_FINISHES = 2
 # How often a sweep has all defaults, and after which part of a second a kill comes.
 EVERY, LATEST_S = 10, 0.3
-# What a run that is done keeps; a repeated one would have begun at another time. W&B's part of a record is added later.
-RESULTS = ("run_id", "started_at", "wall_s", "variables", "output", "checkpoint", "status")
 PRELOADED = (
     "jax flax.linen flax.nnx optax orbax.checkpoint tensorstore pyarrow.parquet runner.sweep.execute "
     "runner.launch.closing_lines runner.report.html.page runner.report.terminal runner.tracking.pool "
@@ -70,13 +68,17 @@ def ended(pid: int) -> int | None:
 
 
 def done(folder: SweepFolder) -> dict[str, str]:
-    """The results of each run that the journal has as done, whose record must be there and whole."""
+    """The record of each run that the journal has as done, which must be there and whole.
+
+    All of it but what its W&B run cost: the one number that is written after a run is done, with the record as a whole.
+    """
     events = [event for event in read_journal(folder.journal) if event["event"] == "done"]
     records = {}
     for event in events:
         assert event["run_id"] not in records, f"{event['run_id']} is done twice"
         record = store.read_sealed(folder.run(event["num"], event["run_id"]))
-        records[event["run_id"]] = json.dumps({key: record[key] for key in RESULTS}, sort_keys=True)
+        record["digest"] = record["timing"]["tracker_s"] = None
+        records[event["run_id"]] = json.dumps(record, sort_keys=True)
     return records
 
 
