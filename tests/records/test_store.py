@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from bare_record import RECORD
 from runner.arrays import trees
 from runner.errors import StorageError
 from runner.records import store
-from runner.records.disk import files
+from runner.records.disk import files, intact, plain_files
 from runner.records.journal import Journal, read_journal, read_on, to_line
 from runner.records.paths import RunFolder, SweepFolder, require_writable
 
@@ -118,6 +119,28 @@ def test_failed_writes_keep_the_old_file(tmp_path, monkeypatch, step):
         files.write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
+
+
+def test_kills_on_a_second_record_damage_nothing(run_folder, monkeypatch):
+    """W&B's cost is added to a record whose run is done."""
+    (run_folder.path / "output.npy").write_bytes(b"1")
+    record = dataclasses.replace(RECORD, files=files.file_digests(run_folder))
+    store.write_record(run_folder, record)
+
+    def killed(*_):
+        shutil.copy(*kept)
+        raise KeyboardInterrupt
+
+    left = plain_files.temporary_name(run_folder.record)
+    kept = (run_folder.record, left)
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_record(run_folder, dataclasses.replace(record, wall_s=2.0))
+    assert left.exists()
+    assert store.read_record(run_folder) == record
+    assert intact.changed_files(run_folder, record) == []
+    (run_folder.path / ".record.json.tmp").write_bytes(b"1")
+    assert intact.changed_files(run_folder, record) == [".record.json.tmp was not written by this run"]
 
 
 def test_folders_are_never_overwritten_by_files(tmp_path):

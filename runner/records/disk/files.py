@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from runner.records.paths import ASIDE, SUGGESTED_ROOT, RunFolder, SweepFolder
 
 # Orbax writes when it began and ended, and the checkpoint's absolute path.
 TIME_AND_PLACE = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+# What `plain_files.temporary_name` calls a record that is being written.
+HALF_RECORD = re.compile(r"\.record\.json\.[0-9a-f]{16}\.tmp")
 
 # Leaves already have digests: hashing a large checkpoint file again would cost as much as saving it.
 HASHED_BYTES = 2**20
@@ -120,9 +124,13 @@ def links(folder: RunFolder) -> list[str]:
 
 
 def file_digests(folder: RunFolder) -> dict[str, str]:
-    """Digests of all files in a run's folder except the record: `sha256:…`, or the size if large (`123 bytes`)."""
-    files = sorted(path for path in folder.path.rglob("*") if path.is_file() and path != folder.record)
-    return {path.relative_to(folder.path).as_posix(): file_digest(path) for path in files}
+    """Digests of all files in a run's folder except the record: `sha256:…`, or the size if large (`123 bytes`).
+
+    Nor of what a process left that was killed while it wrote the record once more: the one that is there is whole.
+    """
+    files = {path.relative_to(folder.path).as_posix(): path for path in folder.path.rglob("*") if path.is_file()}
+    own = {name: path for name, path in files.items() if path != folder.record and not HALF_RECORD.fullmatch(name)}
+    return {name: file_digest(own[name]) for name in sorted(own)}
 
 
 def file_digest(path: Path) -> str:
