@@ -66,12 +66,15 @@ def check_row(folder: SweepFolder, row: Row) -> Row:
 def read_trials(folder: SweepFolder) -> list[Trial]:
     """The finished trials of a search, in the order they were reported; empty for a sweep that is not a search.
 
+    Of a trial that was reported twice, since its study was made again, the later report.
+
     Raises:
       StorageError: A line is damaged.
     """
     known = {item.name for item in dataclasses.fields(Trial)}
     lines = read_journal(folder.trials)
-    return [Trial(**{key: value for key, value in line.items() if key in known}) for line in lines]
+    told = [Trial(**{key: value for key, value in line.items() if key in known}) for line in lines]
+    return list({trial.number: trial for trial in told}.values())
 
 
 def find_sweeps(root: Path) -> list[SweepFolder]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -158,6 +160,79 @@ def test_missing_trial_views_are_restored(done):
     done.trials.write_text("".join(lines[:4]) + lines[4][:30])
     assert main.main([*SEEDS, "search.n_trials=6", "search.n_jobs=2"]) == 0
     assert told() == before
+
+
+CHANGES = [
+    (
+        "update trial_values set value = 0.5 where trial_id = 3",
+        "as output_norm of trial 2 it has 0.5, and trials.jsonl",
+    ),
+    ("update trial_params set param_value = 7 where trial_id = 3", "as overrides of trial 2 it has ['seed=7'], and"),
+    ("update trials set number = 9 where number = 5", "the numbers of its trials have gaps"),
+    (
+        "update trial_user_attributes set value_json = replace(value_json, '1', '2') where trial_id = 3",
+        "as run of trial 2 it has ",
+    ),
+    ("update trials set state = 'CoMPLETE'", "LookupError on reading"),
+    ("update study_user_attributes set value_json = '{'", "JSONDecodeError on reading"),
+]
+
+
+def change_study(statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(mine().study)) as connection, connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [pytest.param(*CHANGES[0]), *(pytest.param(*one, marks=pytest.mark.slow) for one in CHANGES[1:])],
+)
+def test_changed_studies_are_refused(statement, said, done, capsys):
+    change_study(statement)
+    before = told()
+    assert main.main(["resume", str(done.path), "search.n_trials=7"]) == 2
+    assert f"study.db is damaged: {said}" in capsys.readouterr().err
+    assert main.main(["ls", str(done.path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["trial"], row["objective"], row["run_id"]) for row in rows] == [(n, v, i) for n, _, v, i in before]
+
+
+@pytest.mark.slow
+def test_untold_changes_are_checked_by_records(done, capsys):
+    done.trials.unlink()
+    change_study(CHANGES[0][0])
+    assert main.main(["resume", str(done.path)]) == 2
+    assert "study.db is damaged: trial 2 has 0.5, and the record of its run " in capsys.readouterr().err
+    assert all(value != 0.5 for _, _, value, _ in told())
+
+
+@pytest.mark.slow
+def test_deleted_studies_are_made_again(done, capsys):
+    before = told()
+    change_study(CHANGES[1][0])
+    assert main.main(["resume", str(done.path)]) == 2
+    assert f"Try: rm {done.study}, then the same search again: its runs are kept" in capsys.readouterr().err.replace(
+        str(done.study.absolute()), str(done.study)
+    )
+    done.study.unlink()
+    assert main.main(["resume", str(done.path)]) == 0
+    assert "6 of 6 told, 6 runs\n" in capsys.readouterr().out
+    assert (told(), num_done()) == (before, 6)
+
+
+@pytest.mark.slow
+def test_flipped_study_bits_show_nothing_false(done, capsys):
+    content, before, chance = done.study.read_bytes(), told(), random.Random(15)
+    used = [index for index, byte in enumerate(content) if byte]
+    refused = 0
+    for _ in range(12):
+        flipped = bytearray(content)
+        flipped[chance.choice(used)] ^= 1 << chance.randrange(8)
+        done.study.write_bytes(flipped)
+        code = main.main(["resume", str(done.path)])
+        refused += code == 2
+        assert code in (0, 2) and told() == before and num_done() == 6
+    print(f"flipped 12, refused {refused}")
 
 
 @pytest.mark.slow

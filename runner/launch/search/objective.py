@@ -85,10 +85,10 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
         if there.get(key, here[key]) != here[key]:
             return f"search.{key}={there[key]}"
     if there.get("space", here["space"]) != here["space"]:
-        gone = [text for text in there["typed"] if text not in here["typed"]]
+        gone = [text for text in there.get("typed", ()) if text not in here["typed"]]
         return ", ".join(gone) or f"it goes over {', '.join(there['space'])} alone"
     if there.get("run_id", here["run_id"]) == here["run_id"]:
         return None
-    pairs = {key: value for key, value in there["fixed"].items() if here["fixed"].get(key) != value}
+    pairs = {key: value for key, value in there.get("fixed", {}).items() if here["fixed"].get(key) != value}
     changed = [f"{key}={literal(value)}" for key, value in pairs.items() if not key.startswith(BESIDE)]
     return ", ".join(changed) or "the source of its layer, or what it starts from, was another"

@@ -182,6 +182,8 @@ class Study:
         except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             what = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
             raise StorageError(f"{self._path}: {what}", ANOTHER) from error
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:  # of a changed word in it
+            raise StorageError(f"{self._path} is damaged: {type(error).__name__} on reading", ANOTHER) from error
 
 
 def require() -> None:

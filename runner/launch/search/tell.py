@@ -29,12 +29,17 @@ class Teller:
         self._objective = objective
         self._reporter = reporter
 
+    def value(self, record: Record) -> float | None:
+        """What is told of a run; None where it has no number to tell."""
+        value = self._objective.of(record) if record.status is Status.done else None
+        return None if value is None or math.isnan(value) else value
+
     def tell(self, trial: Asked, record: Record) -> None:
         """Tells what a run answered."""
-        value = self._objective.of(record) if record.status is Status.done else None
+        value = self.value(record)
         if record.error is not None:
             self.fail(trial, record, f"{record.error.kind.value}: {record.error.message or record.error.type}")
-        elif value is None or math.isnan(value):
+        elif value is None:
             self.fail(trial, record, f"its record has no number {self._objective.name}")
         else:
             self._study.tell(trial.number, value)

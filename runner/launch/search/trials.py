@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from runner.errors import UserError
+from runner.errors import StorageError, UserError
 from runner.launch.search.objective import Aim
 from runner.launch.search.study import Asked, Study
 from runner.launch.search.tell import Teller
 from runner.records import find, store
+from runner.records.row import Trial
 from runner.sweep.plan import Plan, Task
 from runner.sweep.reporter import Reporter
 from runner.sweep.run_state import FINISHED, State
@@ -44,15 +46,54 @@ class Trials:
         self._lost: list[Asked] = []
 
     def begin(self) -> int:
-        """Brings study, plan and `trials.jsonl` to one state; how many trials are left to be told."""
-        ended = [trial for trial in self._study.trials() if trial.ended]
-        written = {trial.number for trial in find.read_trials(self.plan.folder)}
+        """Brings study, plan and `trials.jsonl` to one state; how many trials are left to be told.
+
+        Raises:
+          StorageError: The study, which has no digests, says other than the sealed lines and records.
+        """
+        trials = self._study.trials()
+        ended = [trial for trial in trials if trial.ended]
+        written = {trial.number: trial for trial in find.read_trials(self.plan.folder)}
+        if [trial.number for trial in trials] != list(range(len(trials))):
+            raise self._other("the numbers of its trials have gaps")
         for trial in ended:
-            if trial.number not in written:
+            if trial.number in written:
+                self._require_written(trial, written[trial.number])
+            else:
+                self._require_recorded(trial)
                 self._teller.write(trial, value=trial.value, run_id=trial.run_id, error=trial.error)
         unfinished = {task.job.identity.run_id for task in self.plan.tasks if task.state not in FINISHED}
         self._lost = [trial for trial in ended if trial.run_id in unfinished]
         return max(self._aim.wanted.n_trials - len(ended), 0)
+
+    def _require_written(self, trial: Asked, line: Trial) -> None:
+        """Checks an ended trial against its line."""
+        pairs = {
+            "overrides": (list(trial.overrides), line.overrides),
+            self._aim.objective.name: (trial.value, line.value),
+            "run": (trial.run_id if trial.value is not None else line.run_id, line.run_id),
+        }
+        for name, (here, there) in pairs.items():
+            if here != there:
+                said = f"as {name} of trial {trial.number} it has {here}, and {self.plan.folder.trials.name} {there}"
+                raise self._other(said)
+
+    def _require_recorded(self, trial: Asked) -> None:
+        """Checks an ended trial that has no line, since its process was killed, against the record of its run."""
+        if trial.run_id is None:
+            return
+        tasks = {task.job.identity.run_id: task for task in self.plan.tasks}
+        self.plan, (answer,) = self._lengthen(self.plan, [trial])
+        if trial.run_id not in tasks or answer != trial.run_id:
+            raise self._other(f"trial {trial.number} is none of the runs of this sweep")
+        task = tasks[trial.run_id]
+        if task.state in FINISHED and (value := self._teller.value(store.read_record(task.folder))) != trial.value:
+            raise self._other(f"trial {trial.number} has {trial.value}, and the record of its run {value}")
+
+    def _other(self, said: str) -> StorageError:
+        path = self.plan.folder.study
+        again = f"rm {shlex.quote(str(path))}, then the same search again: its runs are kept"
+        return StorageError(f"{path} is damaged: {said}", again)
 
     def longer(self) -> Plan | None:
         """The plan with what is asked for next, after what was asked for last has been told; None where that is all."""
