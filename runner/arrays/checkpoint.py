@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from runner.arrays import shards, trees
+from runner.arrays import claimed_sizes, shards, trees
 from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
 from runner.records.disk import plain_files
 
@@ -77,7 +77,7 @@ def restore(path: Path) -> Any:
     # Orbax's CheckpointManager stores the tree of a step one folder deeper.
     folder = folder / "default" if (folder / "default" / "_METADATA").exists() else folder
     try:
-        plain_files.require_files(folder)
+        _require_readable(folder)
         variables = _restore(folder)
     except Exception as error:  # a damaged checkpoint raises ValueError, KeyError, JSONDecodeError and others
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
@@ -93,7 +93,7 @@ def tree_metadata(path: Path) -> Any:
       CheckpointError: Orbax can't read it.
     """
     try:
-        plain_files.require_files(path)
+        _require_readable(path, whole=False)
         return _checkpointer().metadata(path.absolute()).item_metadata.tree
     except Exception as error:
         raise CheckpointError(f"reading {path}: {type(error).__name__}: {error}") from error
@@ -140,7 +140,7 @@ def restore_onto(path: Path, sharding: Callable[[str], Sharding]) -> Any:
 
     folder = path.absolute()
     try:
-        plain_files.require_files(folder)
+        _require_readable(folder)
         metadata = _checkpointer().metadata(folder).item_metadata.tree
         wanted = trees.nest((key, placed(key)) for key, _ in trees.flatten(metadata))
         return _checkpointer().restore(folder, restore_args=wanted)
@@ -173,7 +173,7 @@ def restore_like(path: Path, target: Any) -> Any:
 
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
     try:
-        plain_files.require_files(path)
+        _require_readable(path)
         variables = _checkpointer().restore(path.absolute(), item=target, restore_args=as_numpy)
     except Exception as error:
         raise CheckpointError(f"restoring {path}: {type(error).__name__}: {error}") from error
@@ -216,7 +216,7 @@ def step_metadata(folder: Path, num: int) -> dict[str, Any]:
       CheckpointError: Orbax can't read it.
     """
     try:
-        plain_files.require_files(folder / str(num))
+        _require_readable(folder / str(num), whole=False)
         with _manager(folder, read_only=True) as manager:
             return dict(manager.metadata(num).custom_metadata or {})
     except Exception as error:
@@ -231,6 +231,12 @@ def _manager(folder: Path, **options: Any) -> Any:
         item_handlers=ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False),
         options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, **options),
     )
+
+
+def _require_readable(folder: Path, *, whole: bool = True) -> None:
+    """Checks what else would make Orbax wait for ever, or end the process; for `whole` see `require_folder`."""
+    plain_files.require_files(folder)
+    claimed_sizes.require_folder(folder, whole=whole)
 
 
 def is_disk_full(error: CheckpointError) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.arrays import checkpoint, readings, saved_trees, trees
+from runner.arrays.claimed_sizes import TooLargeError
 from runner.config.serialize import canonical_digest
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError
@@ -75,7 +76,9 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
         tree = checkpoint.restore(run.checkpoint) if own else saved_trees.read(path, None).variables
         state = checkpoint.restore(run.train_state) if own and run.train_state.is_dir() else None
     except checkpoint.CheckpointError as error:
-        raise ConfigError("variables", path, "its checkpoint is damaged", f"bridge-runner verify {path}") from error
+        reason = f": {error.__cause__}" if isinstance(error.__cause__, TooLargeError) else ""
+        what = f"its checkpoint is damaged{reason}"
+        raise ConfigError("variables", path, what, f"bridge-runner verify {path}") from error
     except StorageError as error:
         typed = error.suggestion and _typed(error.suggestion)
         raise ConfigError("variables", path, error.what, typed or "variables=outputs/SWEEP/runs/RUN") from error

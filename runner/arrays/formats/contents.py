@@ -11,7 +11,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from runner.arrays import trees
+from runner.arrays import claimed_sizes, trees
+from runner.arrays.claimed_sizes import TooLargeError
 from runner.errors import StorageError, listed
 
 Tree = Any
@@ -77,6 +78,7 @@ class Contents:
         leaves, structure = jax.tree.flatten(part)
         stored = [leaf for leaf in leaves if isinstance(leaf, StoredArray)]
         try:
+            claimed_sizes.require_room((leaf.shape, leaf.dtype) for leaf in stored)
             arrays = iter(self.read(stored) if self.read else [leaf.read() for leaf in stored if leaf.read])
         except Exception as error:
             raise damaged(self.place, self.format, error) from error
@@ -96,7 +98,7 @@ class Contents:
 
 def damaged(place: Path, format: str, error: BaseException) -> StorageError:
     """The one sentence for a file that can't be read as what it is."""
-    reason = str(error) if isinstance(error, DamagedError) else f"{type(error).__name__} on reading"
+    reason = str(error) if isinstance(error, (DamagedError, TooLargeError)) else f"{type(error).__name__} on reading"
     return StorageError(f"{place} is a damaged checkpoint ({format}): {reason}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ def _head(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtyp
             version = np.lib.format.read_magic(file)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = reader(file)
+            there = archive.getinfo(name).file_size - file.tell()
     except ValueError as error:
         raise DamagedError(f"{name} is no array") from error
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted != there and not dtype.hasobject:
+        raise DamagedError(f"{name} of shape {list(shape)} would take {wanted:,} bytes, and {there:,} are there")
     return shape, dtype

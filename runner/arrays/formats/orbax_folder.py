@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from runner.arrays import checkpoint, trees
+from runner.arrays.claimed_sizes import TooLargeError
 from runner.arrays.formats.contents import Contents, DamagedError, StoredArray
 from runner.arrays.formats.msgpack_bytes import as_tree
 
@@ -34,6 +35,8 @@ def read(folder: Path) -> Contents:
     try:
         metadata = checkpoint.tree_metadata(folder)
     except checkpoint.CheckpointError as error:
+        if isinstance(error.__cause__, TooLargeError):
+            raise DamagedError(str(error.__cause__)) from error
         raise DamagedError("Orbax can't read which arrays it holds") from error
     pairs = [(path, leaf) for path, leaf in trees.flatten(metadata) if _is_array(leaf)]
     leaves = [(tuple(map(str, path)), _stored(trees.spell(path), leaf)) for path, leaf in pairs]
@@ -57,6 +60,8 @@ def _read_all(folder: Path) -> Contents:
     try:
         tree = checkpoint.restore(folder)
     except checkpoint.CheckpointError as error:
+        if isinstance(error.__cause__, TooLargeError):
+            raise DamagedError(str(error.__cause__)) from error
         raise DamagedError(f"it has no {METADATA}, and Orbax can't read it without") from error
     arrays = jax.tree.map(lambda leaf: _in_memory(np.asarray(leaf)), tree)
     return Contents(format=FORMAT, place=folder, tree=as_tree(arrays), original=lambda: tree)

@@ -1,0 +1,87 @@
+"""What stored arrays claim to take: checked before they are read, since TensorStore ends the process at too much."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.records.disk import plain_files
+from runner.timing import memory
+
+# The files that describe an array of zarr 2 and 3.
+DESCRIPTIONS = (".zarray", "zarr.json")
+
+
+class TooLargeError(Exception):
+    """More bytes than there are; the message has both numbers."""
+
+
+def require_room(arrays: Iterable[tuple[Sequence[int], np.dtype]]) -> None:
+    """Checks that arrays fit into the memory that is free.
+
+    Args:
+      arrays: Their shapes and element types.
+
+    Raises:
+      TooLargeError: They don't.
+    """
+    _require(sum(_num_bytes(shape, dtype.itemsize) for shape, dtype in arrays), "its arrays")
+
+
+def require_folder(folder: Path, *, whole: bool = True) -> None:
+    """Checks the arrays in a folder, of zarr 2 and 3, by what their files say; what says nothing is left to its reader.
+
+    Args:
+      folder: The folder, with those in it.
+      whole: Whether all are read at once; if not, only a chunk of each.
+
+    Raises:
+      TooLargeError: They do not fit into the memory that is free.
+    """
+    found = [json_of(path) for name in DESCRIPTIONS for path in folder.rglob(name) if path.is_file()]
+    claims = [sizes for one in found if (sizes := _claims(one)) is not None]
+    if whole:
+        _require(sum(array for array, _ in claims), "its arrays")
+    _require(max((chunk for _, chunk in claims), default=0), "a chunk of an array")
+
+
+def json_of(path: Path) -> Any:
+    """What a file holds as JSON; None if that can't be read."""
+    try:
+        return json.loads(plain_files.read_bytes(path))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _claims(found: Any) -> tuple[int, int] | None:
+    """Bytes of an array and of a chunk; None where this is no description of an array."""
+    try:
+        grid = found["chunk_grid"]["configuration"]["chunk_shape"] if "chunk_grid" in found else found["chunks"]
+        name = found["data_type"] if "data_type" in found else found["dtype"]
+        return _num_bytes(found["shape"], _itemsize(name)), _num_bytes(grid, _itemsize(name))
+    except (KeyError, TypeError, IndexError):
+        return None
+
+
+def _num_bytes(shape: Sequence[int], itemsize: int) -> int:
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise TypeError("no shape")
+    return math.prod(shape) * itemsize
+
+
+def _itemsize(name: Any) -> int:
+    try:
+        return np.dtype(name).itemsize
+    except (TypeError, ValueError):
+        return 1  # of an element type of ml_dtypes, at least
+
+
+def _require(wanted: int, what: str) -> None:
+    free = memory.free_bytes()
+    if free is not None and wanted > free:
+        raise TooLargeError(f"{what} would take {wanted:,} bytes, and {free:,} of memory are free")
