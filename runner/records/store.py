@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import StorageError, nearest
+from runner.errors import StorageError, listed, nearest
 from runner.records import plan_form
 from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, seal, to_json
 from runner.records.disk import plain_files
@@ -200,9 +200,10 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
         text = plain_files.read_bytes(folder.plan)
         plan = json.loads(text)
     except OSError as error:
-        raise StorageError(
-            f"{folder.path} is no sweep: it has no {folder.plan.name}", _suggest_sweep(folder.path)
-        ) from error
+        what = f"{folder.path} is no sweep: it has no {folder.plan.name}"
+        if batches := _batches(folder.path):
+            raise StorageError(f"{what}, and these have one: {listed(batches)}", batches[0]) from error
+        raise StorageError(what, _suggest_sweep(folder.path)) from error
     except ValueError as error:
         raise StorageError(f"{folder.plan} is damaged: {error}", _remake(folder)) from error
     if not isinstance(plan, dict) or plan.get("plan_version") != PLAN_VERSION:
@@ -219,6 +220,12 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
 def _remake(folder: SweepFolder) -> str:
     """How to get a new plan; the runs that are done stay."""
     return f"rm {shlex.quote(str(folder.plan))}, then the same sweep again"
+
+
+def _batches(path: Path) -> list[str]:
+    """The sweeps that Hydra's own sweeper made of its batches."""
+    plans = [plan.parent for plan in path.glob("batch-*/sweep.json") if plan.parent.name[6:].isdecimal()]
+    return [str(batch) for batch in sorted(plans, key=lambda batch: int(batch.name[6:]))]
 
 
 def _suggest_sweep(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -86,6 +87,26 @@ def test_another_sweeper_honours_the_sweeps_name(here, capsys):
         assert capsys.readouterr().out.startswith("batch-0: 2 runs · 1 program · ")
         assert sorted((folder / "runs").iterdir()) == [removed, kept]
     assert list(here.rglob("sweep.json")) == [folder / "sweep.json"]
+
+
+@pytest.mark.slow
+def test_resume_names_and_finds_batches(here, capsys):
+    words = ["-m", "seed=0,1,2", "hydra/sweeper=basic", "hydra.sweeper.max_batch_size=2", "sweep=mine", *QUIET]
+    assert main.main(words) == 0
+    first, second = (Path("outputs/mine") / name for name in ("batch-0", "batch-2"))
+    capsys.readouterr()
+    for verb in ("resume", "results", "report"):
+        assert main.main([verb, "outputs/mine"]) == 2
+        assert capsys.readouterr().err == (
+            f"error: outputs/mine is no sweep: it has no sweep.json, and these have one: {first}, {second}.\n"
+            f"  Try: {first}\n"
+        )
+    runs = [*(first / "runs").iterdir(), *(second / "runs").iterdir()]
+    for folder in (first, second):  # either does what is missing of all
+        for run in runs:
+            shutil.rmtree(run)
+        assert main.main(["resume", str(folder)]) == 0
+        assert all((run / "record.json").exists() for run in runs)
 
 
 @pytest.mark.parametrize(
