@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.commands.printed.json_output import print_text
 from runner.commands.typed.verb import Verb
+from runner.errors import StorageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,12 @@ def run(typed: argparse.Namespace) -> int:
         print_text(folder.record.read_text())
         return 0
     terminal = Terminal()
-    for line in run_lines.describe(record, folder.path):
+    try:
+        lines = list(run_lines.describe(record, folder.path))
+    except (TypeError, LookupError, ValueError, AttributeError, ArithmeticError) as error:
+        store.read_record(folder)  # says what of it is of another form
+        raise StorageError(f"{folder.record} is of another form than this program writes") from error
+    for line in lines:
         terminal.line(line)
     return 0
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.config.enums import (
@@ -71,7 +72,8 @@ def from_data(data: Mapping[str, Any]) -> Run:
             raise ConfigError(key, value, "no such key", typed(close, literal(value)) if close else ALL_KEYS)
         is_group = key in _group_types() and isinstance(value, Mapping)
         values[key] = _group(key, value) if is_group else _typed("", key, value)
-    return Run(**values)
+    with _of_our_form("settings", data):
+        return Run(**values)
 
 
 # How alike a key without a dot has to be: short words are often half alike.
@@ -167,7 +169,8 @@ def _group(key: str, value: Mapping[str, Any]) -> Any:
             suggestion = f"{key}.{close}={literal(item)}" if close else ALL_KEYS
             raise ConfigError(f"{key}.{name}", item, "no such key", suggestion)
         values[name] = _typed(key, name, item)
-    return group(**values)
+    with _of_our_form(key, value):
+        return group(**values)
 
 
 def _typed(group: str, name: str, value: Any) -> Any:
@@ -176,4 +179,15 @@ def _typed(group: str, name: str, value: Any) -> Any:
         return value
     # Hydra has an enum's name, a record its value.
     by_name = kind.__members__.get(str(value))
-    return by_name if by_name is not None else kind(value)
+    with _of_our_form(f"{group}.{name}".lstrip("."), value):
+        return by_name if by_name is not None else kind(value)
+
+
+@contextlib.contextmanager
+def _of_our_form(key: str, value: object) -> Iterator[None]:
+    """Says of what a stranger wrote that it is no value of the key."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        got = value if isinstance(value, (str, int, float)) else type(value).__name__
+        raise ConfigError(key, got, "no value that this program writes") from error

@@ -20,7 +20,10 @@ OVERRIDE = re.compile(r"(?:\+{1,2}|~)?([A-Za-z_][\w./-]*)(?:=(.*))?", re.DOTALL)
 FOLDERS = ("hydra.sweep.dir=", "hydra.run.dir=")
 
 # Choices of Hydra's own groups that start nothing of their own: files of ours.
-SWEEPERS = re.compile(r"hydra/sweeper=(optuna|bridge_runner|basic)|hydra/sweeper/sampler=(random|tpe)")
+SWEEPERS = re.compile(
+    r"hydra/sweeper=(optuna|bridge_runner|basic)|hydra/sweeper/sampler=(random|tpe)|"
+    r"hydra\.sweeper\.max_batch_size=\d+"
+)
 
 # Hydra's flags that say where configs are; the others (`--experimental-rerun` unpickles a file) are never replayed.
 CONFIG_FLAGS = (*PATH_FLAGS, *DIR_FLAGS, *NAME_FLAGS)
