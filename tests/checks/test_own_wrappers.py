@@ -21,16 +21,19 @@ def failed(wrapper, layer=own.Told):
     return {check.name: check.detail for check in found if check.verdict == "fail"}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("wrapper", [own.Merging, own.Bare, own.Numbered, own.Switching])
 def test_an_own_wrapper_that_keeps_passes(wrapper):
     assert failed(wrapper) == {}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer", [own.Counts, own.Weighs])
 def test_own_wrappers_of_other_layers_pass(layer):
     assert failed(own.Merging, layer) == {}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("wrapper", "check", "words"),
     [
@@ -47,6 +50,7 @@ def test_an_own_wrapper_that_loses_fails(wrapper, check, words):
     assert words in failed(wrapper)[check]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("wrapper", "checks"),
     [(own.Merging, []), (own.Numbered, []), (own.Stateless, ["complete", "mutable"]), (own.Frozen, ["mutable"])],
@@ -57,6 +61,7 @@ def test_an_own_wrapper_alone_is_judged(wrapper, checks):
     assert [check.name for check in found if check.verdict == "fail" or check.untested] == checks
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("wrapper", "checks"), [(own.Numbered, []), (own.ForgettingByNumber, ["complete"])])
 def test_an_own_wrapper_is_judged_in_scans(wrapper, checks):
     found = runner.check(own.Stack(wrapper), X, only=["complete", "mutable"], pipeline="kauldron")
@@ -73,6 +78,7 @@ def trained(wrapper, steps=3):
     return variables, evaluate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", [own.Merging, own.Bare, own.Numbered, own.Switching])
 def test_the_healthy_wrappers_are_healthy(wrapper):
     (first, evaluate), (last, _) = trained(wrapper, 1), trained(wrapper, 3)
