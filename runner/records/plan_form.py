@@ -19,16 +19,24 @@ def fault(plan: Mapping[str, Any]) -> str | None:
     found = _fault(plan, PLAN, "")
     if found is None and "study" in plan:
         found = _fault(plan["study"], STUDY, "study")
+    if found is None and not _are_words(plan["origin"].get("command", [])):
+        found = "origin.command is no list of words"
     if found is not None:
         return found
     for num, run in enumerate(plan["runs"]):
         name = f"runs[{num}]"
         found = _fault(run, RUN, name) or _fault(run["settings"], SETTINGS, f"{name}.settings")
-        if found is None and not all(isinstance(override, str) for override in run["overrides"]):
+        if found is None and not isinstance(run["settings"].get("mesh", {}), dict):
+            found = f"{name}.settings.mesh is no dict"
+        if found is None and not _are_words(run["overrides"]):
             found = f"{name}.overrides is no list of words"
         if found is not None:
             return found
     return None
+
+
+def _are_words(data: Any) -> bool:
+    return isinstance(data, list) and all(isinstance(word, str) for word in data)
 
 
 def _fault(data: Any, wanted: Mapping[str, type], name: str) -> str | None:

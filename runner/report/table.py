@@ -163,7 +163,7 @@ def values_of(row: Row, *, but: Collection[str] = ()) -> dict[str, Any]:
     """
     taken = {key: value for key, value in row.settings.items() if key not in but}
     if mesh := taken.get("mesh"):
-        taken["mesh"] = mesh | {"axes": literal(mesh["axes"])}
+        taken["mesh"] = mesh | {"axes": literal(mesh.get("axes"))}
     return {**flatten(taken), "layer": row.layer}
 
 
