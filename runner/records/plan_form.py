@@ -19,8 +19,6 @@ def fault(plan: Mapping[str, Any]) -> str | None:
     found = _fault(plan, PLAN, "")
     if found is None and "study" in plan:
         found = _fault(plan["study"], STUDY, "study")
-    if found is None and not _are_words(plan["origin"].get("command", [])):
-        found = "origin.command is no list of words"
     if found is not None:
         return found
     for num, run in enumerate(plan["runs"]):

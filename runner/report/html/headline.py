@@ -44,8 +44,9 @@ def head(
 
 def _asked(plan: Mapping[str, Any], axes: Columns) -> dict[str, Any]:
     command = plan["origin"].get("command")
+    is_command = isinstance(command, list) and all(isinstance(word, str) for word in command)
     return {
-        "command": f"bridge-runner {shlex.join(command)}".strip() if command is not None else None,
+        "command": f"bridge-runner {shlex.join(command)}".strip() if is_command else None,
         "num_configs": plan["num_configs"],
         "num_runs": len(plan["runs"]),
         "num_programs": len({run["program_id"] for run in plan["runs"]}),
