@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.config import conf_folder, wandb_environment
-from runner.config.serialize import flatten, from_data
+from runner.config.dotted_keys import flatten
+from runner.config.serialize import from_data
 from runner.config.settings import Run
 from runner.config.sweep_settings import SearchSettings
 from runner.errors import ConfigError, UserError

@@ -1,4 +1,4 @@
-"""Converts a `Run` to JSON data and back, and flattens configs to dotted keys."""
+"""Converts a `Run` to JSON data and back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import enum
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from runner.config.dotted_keys import flatten
 from runner.config.enums import (
     CheckpointWriter,
     ChecksDepth,
@@ -100,24 +101,6 @@ def canonical_digest(data: Any) -> str:
     """SHA-256 of `data` as canonical JSON: sorted keys, no spaces, stable across machines."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def varied_keys(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Dotted config keys whose value differs among `runs`, in config order."""
-    flat = [flatten(run) for run in runs]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    return [key for key in keys if any(one.get(key, keys) != flat[0].get(key, keys) for one in flat)]
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`data` with dotted keys; lists are kept as values."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):  # not Mapping: its isinstance takes ten times as long
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 @functools.cache

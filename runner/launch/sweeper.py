@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from runner.config import serialize
+from runner.config import dotted_keys, serialize
 from runner.config.composing import zip_exclude
 from runner.config.composing.compose import Composer
 from runner.config.composing.composed import Config
@@ -133,7 +133,7 @@ def make_composer(context: Any, config: Any) -> Composer:
 
 def _excludable(config: Config) -> dict[str, Any]:
     """What a condition can name: every key of the config, and `layer` for the layer's name."""
-    return serialize.flatten(serialize.to_data(config.run)) | {"layer": config.run.layer.label}
+    return dotted_keys.flatten(serialize.to_data(config.run)) | {"layer": config.run.layer.label}
 
 
 def own(task_function: Any) -> Application:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.serialize import flatten
+from runner.config.dotted_keys import flatten
 from runner.errors import UserError, literal
 from runner.records import columns, find, store
 from runner.records.disk import plain_files

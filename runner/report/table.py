@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from runner.config.serialize import flatten, varied_keys
+from runner.config.dotted_keys import flatten, varied_keys
 from runner.errors import literal, visible
 from runner.records.find import DAMAGED
 from runner.records.record import Record, Status

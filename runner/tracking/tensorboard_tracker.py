@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.config.serialize import flatten
+from runner.config.dotted_keys import flatten
 from runner.errors import literal
 from runner.records.paths import SweepFolder
 from runner.records.record import Record

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 from bare_record import RECORD
 
-from runner.config.serialize import flatten, to_data
+from runner.config.dotted_keys import flatten
+from runner.config.serialize import to_data
 from runner.config.settings import Run
 from runner.records.record import Check, Verdict
 from runner.report.compare import pairing

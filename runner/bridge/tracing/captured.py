@@ -203,9 +203,10 @@ def calls(model: Bridged, streams: Sequence[str], x: Any, *, variables: Any = No
     """
     if variables is not None:
         return list(applied(model, streams, x, variables).calls)
-    return _noted(lambda key, x: model.model.init(rngs.init_keys(key, streams), x, **model.call), rngs.key_shape(), x)[
-        0
-    ]
+    found, _, _ = _noted(
+        lambda key, x: model.model.init(rngs.init_keys(key, streams), x, **model.call), rngs.key_shape(), x
+    )
+    return found
 
 
 def applied(model: Bridged, streams: Sequence[str], x: Any, variables: Any) -> Traced:

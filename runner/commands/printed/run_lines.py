@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.config.serialize import flatten
+from runner.config.dotted_keys import flatten
 from runner.errors import literal
 from runner.records import seeds
 from runner.records.record import FailureKind

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config import serialize
+from runner.config import dotted_keys, serialize
 from runner.config.composing.composed import Config
 from runner.config.sweep_settings import SearchSettings
 from runner.errors import literal
@@ -59,7 +59,7 @@ class Aim:
           config: The one where every axis has its first value.
           run_id: Its run's, which names all that is fixed.
         """
-        values = serialize.flatten(serialize.to_data(config.run))
+        values = dotted_keys.flatten(serialize.to_data(config.run))
         return {
             "objective": self.wanted.objective,
             "direction": self.wanted.direction.value,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runner.config.serialize import flatten
+from runner.config.dotted_keys import flatten
 from runner.errors import literal
 from runner.report.compare import pairing
 from runner.report.compare.pairing import Entry, How, Pair, Pairing

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.config.serialize import canonical_digest, flatten
+from runner.config.dotted_keys import flatten
+from runner.config.serialize import canonical_digest
 from runner.errors import literal
 from runner.records.record import Record, Verdict
 from runner.records.row import row_of

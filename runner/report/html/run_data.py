@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from runner.config.serialize import flatten
+from runner.config.dotted_keys import flatten
 from runner.errors import literal
 from runner.records import seeds
 from runner.records.record import Check, Record
