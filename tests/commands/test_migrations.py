@@ -66,6 +66,7 @@ PROVED = "the new one gives the old output bit for bit (x float32[2,4,8])"
         ("Scaled()", "Scaled(new=True)"),
         ("Boxed()", "Boxed('kept')"),
         ("Boxed('none')", "Boxed('plain')"),
+        ("Learns()", "Learns('right')"),
     ],
 )
 def test_a_right_migration_is_proved(run, old, new):
@@ -89,6 +90,11 @@ def test_a_right_migration_is_proved(run, old, new):
         ("ZeroHead()", "ZeroHead(factor=7.0)",
          r"no proof: the output does not depend on mlp/down/bias, .* with the old variables, and the new one does NOT"),
         ("Unused()", "Unused(new=True)", r"no proof: the output does not depend on aside/bias, aside/kernel$"),
+        ("Learns()", "Learns('stopped')",
+         r"proof: .* output, but NOT the old gradients: that of params/net/lin/kernel is zero \("),
+        ("Learns()", "Learns('stopped before')",
+         r"proof: .* output, but NOT the old gradients: that of input is zero, that of params/Dense_0/bias is zero, "
+         r"that of params/Dense_0/kernel is zero \("),
     ],
 )  # fmt: skip
 def test_a_wrong_migration_gets_no_proof(run, old, new, said):
@@ -204,7 +210,7 @@ def test_both_modes_are_said(run):
     _, out, _ = run("Norm()@old", "Norm(momentum=0.99)")
     assert out.splitlines()[-2] == (
         "tried: the old variables, random ones at two scales of x, each replaced leaf changed, updated collections, "
-        "train and eval mode"
+        "gradients, train and eval mode"
     )
 
 

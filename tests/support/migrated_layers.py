@@ -440,3 +440,33 @@ class Many(nn.Module):
         if self.last is None:
             return Scalars(name="many")(x)
         return bridge.to_linen(ScalarsNnx, self.last, name="many")(x)
+
+
+class LearnsNnx(nnx.Module):
+    """A dense layer whose output says nothing of what it learns."""
+
+    def __init__(self, kind, *, rngs):
+        self.lin = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.kind = kind
+
+    def __call__(self, x):
+        kernel = self.lin.kernel[...]
+        x = jax.lax.stop_gradient(x) if self.kind == "stopped before" else x
+        return x @ (jax.lax.stop_gradient(kernel) if self.kind == "stopped" else kernel) + self.lin.bias[...]
+
+
+class LearnsLinen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(WIDTH, name="lin")(x)
+
+
+class Learns(nn.Module):
+    """A layer behind another one, and what it becomes."""
+
+    kind: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(WIDTH)(x)
+        return LearnsLinen(name="net")(x) if self.kind is None else bridge.to_linen(LearnsNnx, self.kind, name="net")(x)

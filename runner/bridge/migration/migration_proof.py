@@ -1,6 +1,7 @@
 """Tries to tell a new model from an old one on the same variables: on the old ones, on random ones, leaf by leaf.
 
-What is compared is all that a call gives: the output and every collection that it updates, in train and in eval mode.
+What is compared is all that a call gives: the output and every collection that it updates, in train and in eval mode;
+and the gradients, since a model that gives the same numbers may learn otherwise.
 Draws are the same on both sides (see `fixed_draws`).
 """
 
@@ -15,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import closeness
+from runner.bridge.migration import gradients
 from runner.bridge.migration.modes import Mode, in_mode, modes_of
-from runner.bridge.migration.program_in_mode import OUTPUT, Program
+from runner.bridge.migration.new_paths import put, renamed
+from runner.bridge.migration.program_in_mode import OUTPUT, Program, is_output
 from runner.bridge.migration.trial_values import DRAWS, Arrays, changed, is_finite, random_input, random_variables, same
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
@@ -120,7 +123,7 @@ class Prover:
             raise _vacuous(error, blind) if blind else error from None
         if unread:
             return _missing(f"the output does not depend on {_some(unread)}")
-        return _praise(trials, left_out)
+        return _praise(trials, left_out, has_gradients=_compare_gradients(trials, samples))
 
     @functools.cached_property
     def _pairs(self) -> tuple[list[_Pair], list[str]]:
@@ -151,8 +154,8 @@ class Prover:
         needs = find_needs(self.new, self.x, "new")
         if len(needs.streams) > 1:
             return
-        given = Program(self.new, needs).run(_put(migration.stored, migration.leaves), self.x)
-        output = {path.removeprefix(OUTPUT).strip("/"): leaf for path, leaf in given.items() if _is_output(path)}
+        given = Program(self.new, needs).run(put(migration.stored, migration.leaves), self.x)
+        output = {path.removeprefix(OUTPUT).strip("/"): leaf for path, leaf in given.items() if is_output(path)}
         if found := closeness.differences(migration.recorded, output):
             where = closeness.largest_differences(found)
             sentence = f"the new one does NOT give the recorded output: it differs in {where} (on the old variables)"
@@ -194,13 +197,13 @@ class _Trial:
           _Different: It does not.
         """
         leaves = self.migration.leaves
-        old, new, given = self.pair.old, self.pair.new, own or _put(variables, leaves)
+        old, new, given = self.pair.old, self.pair.new, own or put(variables, leaves)
         before = old.run(variables, x)
-        expected, after = _renamed(before, leaves), new.run(given, x)
+        expected, after = renamed(before, leaves), new.run(given, x)
         found = closeness.differences(expected, after)
         if found and _are_near(expected, after):
             # Compiled, two programs may round differently: operation by operation, equal ones do not.
-            eager = _renamed(old.run(variables, x, eager=True), leaves)
+            eager = renamed(old.run(variables, x, eager=True), leaves)
             found = closeness.differences(eager, new.run(given, x, eager=True))
         if found:
             raise _Different(Proof(holds=False, sentence=self._difference(found, where)))
@@ -228,7 +231,7 @@ class _Trial:
 
     def _difference(self, found: Mapping[str, Any], where: str) -> str:
         lines = {path.removeprefix(OUTPUT).strip("/"): item for path, item in found.items()}
-        what = "output" if any(map(_is_output, found)) else "updates"
+        what = "output" if any(map(is_output, found)) else "updates"
         places = closeness.largest_differences(lines)
         mode = f", {self.pair.mode.name} mode" if self.pair.mode.name else ""
         how = f"x {_kind(self.x)}, {where}{mode}"
@@ -262,6 +265,26 @@ def _unread(trials: Sequence[_Trial], samples: Sequence[tuple[Arrays, np.ndarray
     return found
 
 
+def _compare_gradients(trials: Sequence[_Trial], samples: Sequence[tuple[Arrays, np.ndarray, Arrays]]) -> bool:
+    """Whether gradients could be compared; in train mode, where both models have one.
+
+    Raises:
+      _Different: The new model has others.
+    """
+    trial, (variables, x, _) = next(
+        ((one, sample) for one, sample in zip(trials, samples, strict=True) if one.pair.mode.name == "train"),
+        (trials[0], samples[0]),
+    )
+    leaves = trial.migration.leaves
+    found = gradients.compare(trial.pair.old, trial.pair.new, variables, x, leaves)
+    if found:
+        sentence = (
+            f"the new one gives the old output, but NOT the old gradients: {found} (x {_kind(x)}, on random variables)"
+        )
+        raise _Different(Proof(holds=False, sentence=sentence))
+    return found is not None
+
+
 def _together(names: Sequence[str]) -> list[list[str]]:
     """The leaves that are changed at a time."""
     size = -(-len(names) // MAX_CHANGES) or 1
@@ -280,7 +303,7 @@ def _vacuous(error: _Different, blind: Sequence[str]) -> _Different:
     return _Different(Proof(holds=False, sentence=sentence, is_missing=True))
 
 
-def _praise(trials: Sequence[_Trial], left_out: Sequence[str]) -> Proof:
+def _praise(trials: Sequence[_Trial], left_out: Sequence[str], *, has_gradients: bool) -> Proof:
     migration = trials[0].migration
     renamed = ", renamed so," if any(old != new for old, new in migration.leaves.items()) else ""
     variables = "random variables" if migration.stored is None else "the old variables"
@@ -290,6 +313,7 @@ def _praise(trials: Sequence[_Trial], left_out: Sequence[str]) -> Proof:
     how = "each replaced leaf changed" if together == 1 else f"replaced leaves changed {together} at a time"
     tried += [how] if migration.migrated else []
     tried += ["updated collections"] if any(trial.updates for trial in trials) else []
+    tried += ["gradients"] if has_gradients else []
     modes = " and ".join(trial.pair.mode.name for trial in trials if trial.pair.mode.name)
     tried += [f"{modes} mode"] if modes else []
     tried += [f"not {listed(left_out)} mode, which neither takes"] if left_out else []
@@ -307,15 +331,6 @@ def _are_near(one: Arrays, two: Arrays) -> bool:
     return alike and closeness.apart(one, two) < MAX_ROUNDED
 
 
-def _is_output(path: str) -> bool:
-    return path.split("/")[0] == OUTPUT
-
-
-def _put(variables: Arrays, leaves: Mapping[str, str]) -> Arrays:
-    """Old variables at their new paths."""
-    return {leaves[name]: leaf for name, leaf in variables.items() if name in leaves}
-
-
 def _some(names: Sequence[str]) -> str:
     """Leaves without their collection, those of one module together: `mlp/* (4 leaves)`."""
     shorter = [name.partition("/")[2] or name for name in names]
@@ -323,26 +338,3 @@ def _some(names: Sequence[str]) -> str:
         return listed(shorter, MAX_NAMED)
     heads = [name.split("/")[0] for name in shorter]
     return listed([f"{head}/* ({heads.count(head)} leaves)" for head in dict.fromkeys(heads)], MAX_NAMED)
-
-
-def _renamed(given: Arrays, leaves: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """What the old model gave, by the paths of the new one."""
-    prefixes = sorted(_modules(leaves).items(), key=lambda pair: -len(pair[0]))
-
-    def name(path: str) -> str:
-        if path in leaves or _is_output(path):
-            return leaves.get(path, path)
-        # What was sown has no leaf of its own: it is where its module is.
-        collection, _, rest = path.partition("/")
-        for old, new in prefixes:
-            if rest.startswith(f"{old}/"):
-                return f"{collection}/{new}{rest[len(old) :]}"
-        return path
-
-    return {name(path): array for path, array in given.items()}
-
-
-def _modules(leaves: Mapping[str, str]) -> dict[str, str]:
-    """Old and new path of every module that holds leaves itself, without the collection."""
-    pairs = ((old.split("/")[1:-1], new.split("/")[1:-1]) for old, new in leaves.items())
-    return {"/".join(old): "/".join(new) for old, new in pairs if old and old != new}

@@ -19,6 +19,11 @@ from runner.bridge.wrap import Bridged
 OUTPUT = "output"
 
 
+def is_output(path: str) -> bool:
+    """Whether what a call gives at `path` is of its output, and no update."""
+    return path.split("/")[0] == OUTPUT
+
+
 class Program:
     """A model in one mode, compiled: from leaves by path to all that a call gives, by path.
 
@@ -43,3 +48,26 @@ class Program:
         """Output below `output`, and updated collections below their names."""
         given = (self._apply if eager else self.compiled)(dict(leaves), jnp.asarray(x))
         return trees.named_arrays(given)
+
+    def gradients(self, leaves: Arrays, x: np.ndarray) -> Arrays:
+        """Gradients of a weighted sum of the output by floating params, and below `input` by a floating input."""
+
+        def loss(trained: Mapping[str, Any], x: Any) -> Any:
+            output = jax.tree.leaves(self._apply({**fixed, **trained}, x)[OUTPUT])
+            floating = [leaf for leaf in output if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+            return sum(jnp.sum(jnp.real(leaf) * _weights(leaf.shape)) for leaf in floating)
+
+        trained = {name: leaf for name, leaf in leaves.items() if name.startswith("params/") and _is_inexact(leaf)}
+        fixed = {name: jnp.asarray(leaf) for name, leaf in leaves.items() if name not in trained}
+        if not _is_inexact(x):
+            return trees.named_arrays(jax.jit(jax.grad(loss))(trained, jnp.asarray(x)))
+        by_params, by_input = jax.jit(jax.grad(loss, argnums=(0, 1)))(trained, jnp.asarray(x))
+        return trees.named_arrays({**by_params, "input": by_input})
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _weights(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(11).standard_normal(shape).astype(np.float32)
