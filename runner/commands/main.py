@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 from runner.commands.printed.json_output import only_json
 from runner.commands.typed import verb
@@ -90,11 +91,17 @@ def entry() -> None:
 
 def _exit_code(error: SystemExit) -> int:
     """The exit code of argparse, which has printed a help page, and of launchers; user code has no say in it."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    if is_of_signal(error) or str(frame.f_globals.get("__name__")).partition(".")[0] in EXITING:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # Once W&B has had a run in this process, every `sys.exit` passes through its hook.
+    frame = next((one for one in reversed(frames) if _package(one) != "wandb"), frames[-1])
+    if is_of_signal(error) or _package(frame) in EXITING:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     code, line = frame.f_code, frame.f_lineno
     return fail(f"{code.co_filename}:{line} exits, and only the command line may: {exit_words(error)}.", USAGE)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def fail(text: str, code: int) -> int:

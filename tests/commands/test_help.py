@@ -27,6 +27,16 @@ def test_every_verb_has_a_complete_page(name, capsys):
     assert run(capsys, name, "-h") == run(capsys, "help", name) == run(capsys, "--help", name) == (0, page, "")
 
 
+def test_help_survives_the_exit_hook_of_wandb(capsys, monkeypatch):
+    from wandb.sdk.lib.exit_hooks import ExitHooks
+
+    for name in ("exit", "excepthook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))  # put back at the end
+    ExitHooks().hook()
+    code, page, err = run(capsys, "show", "--help")
+    assert (code, page[:6], err) == (0, "usage:", "")
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_examples_on_help_pages_parse(name):
     one = verb.load(name)

@@ -174,8 +174,8 @@ class Verifier:
         )
         if contents.wrong or record.status is Status.failed or not self._code or contents.variables is None:
             return finding
+        config = replace(saved.run, device=self._device or saved.run.device)
         try:
-            config = replace(saved.run, device=self._device or saved.run.device)
             saved.require_trust(trust=self._trust)
         except UserError as error:
             return replace(finding, refused=error)
