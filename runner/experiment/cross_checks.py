@@ -55,7 +55,7 @@ def rehearse_eager(run: Run, draft: Draft) -> None:
     with contextlib.suppress(Exception), place.context():  # the check reports what is wrong
         memory.require_room(draft)
         memory.require_room_without_jit(draft)
-        x, key = place.put_x(inputs.make_input(run.input, run.input_shape)), place.put(rngs.root_key(run.seed))
+        x, key = _uncommitted(inputs.make_input(run.input, run.input_shape)), rngs.root_key(run.seed)
         variables = draft.given if draft.given is not None else draft.model.init(key, draft.init_streams, x)
         draft.model.apply(variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
 
@@ -70,11 +70,21 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
       x: Its input.
     """
     memory.require_room_without_jit(draft)
+    key, x = _uncommitted(key), _uncommitted(x)
     variables = draft.model.init(key, draft.init_streams, x) if draft.given is None else made.initial
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
     output = jax.tree.map(jnp.asarray, output)
     return verdicts.eager((_by_path(made.initial), _by_path(variables)), (made.output, trees.named_arrays(output)))
+
+
+def _uncommitted(array: Any) -> jax.Array:
+    """The array on the default device without being committed to it, as in a plain pipeline.
+
+    Flax's apply draws a layer's weights once more, from a key of its own that isn't committed: with an init that was
+    given a key like it, XLA compiles each operation once instead of twice.
+    """
+    return jax.device_put(np.asarray(array))
 
 
 def _by_path(variables: Any) -> dict[str, np.ndarray]:
