@@ -141,13 +141,13 @@ def of_layers() -> list[ModuleType]:
     loaded = sys.modules.copy()  # at once: other threads import meanwhile
     named = {name: one for name, one in loaded.items() if is_user(name) and isinstance(one, ModuleType)}
     installed = {name for name, one in named.items() if "-packages" in (getattr(one, "__file__", None) or "")}
-    using = {name.split(".")[0] for name in installed if _has_nnx(name)}
+    using = {name.split(".")[0] for name in installed if _has_nnx(named[name])}
     return [one for name, one in named.items() if name not in installed or name.split(".")[0] in using]
 
 
 @functools.lru_cache(8192)
-def _has_nnx(module: str) -> bool:
-    return any(value is nnx for value in vars(sys.modules[module]).values())
+def _has_nnx(module: ModuleType) -> bool:
+    return any(value is nnx for value in vars(module).copy().values())  # at once, as above
 
 
 @functools.lru_cache(4096)
