@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from runner.arrays import claimed_sizes, shards, trees
+from runner.arrays import declared_sizes, shards, trees
 from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
 from runner.records.disk import plain_files
 
@@ -236,7 +236,7 @@ def _manager(folder: Path, **options: Any) -> Any:
 def _require_readable(folder: Path, *, whole: bool = True) -> None:
     """Checks what else would make Orbax wait for ever, or end the process; for `whole` see `require_folder`."""
     plain_files.require_files(folder)
-    claimed_sizes.require_folder(folder, whole=whole)
+    declared_sizes.require_folder(folder, whole=whole)
 
 
 def is_disk_full(error: CheckpointError) -> bool:

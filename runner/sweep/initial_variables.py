@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.arrays import checkpoint, readings, saved_trees, trees
-from runner.arrays.claimed_sizes import TooLargeError
+from runner.arrays.declared_sizes import TooLargeError
 from runner.config.serialize import canonical_digest
 from runner.config.settings import Run
 from runner.errors import ConfigError, StorageError

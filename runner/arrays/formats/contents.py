@@ -11,8 +11,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from runner.arrays import claimed_sizes, trees
-from runner.arrays.claimed_sizes import TooLargeError
+from runner.arrays import declared_sizes, trees
+from runner.arrays.declared_sizes import TooLargeError
 from runner.errors import StorageError, listed
 
 Tree = Any
@@ -78,7 +78,7 @@ class Contents:
         leaves, structure = jax.tree.flatten(part)
         stored = [leaf for leaf in leaves if isinstance(leaf, StoredArray)]
         try:
-            claimed_sizes.require_room((leaf.shape, leaf.dtype) for leaf in stored)
+            declared_sizes.require_room((leaf.shape, leaf.dtype) for leaf in stored)
             arrays = iter(self.read(stored) if self.read else [leaf.read() for leaf in stored if leaf.read])
         except Exception as error:
             raise damaged(self.place, self.format, error) from error

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from runner.arrays import checkpoint, trees
-from runner.arrays.claimed_sizes import TooLargeError
+from runner.arrays.declared_sizes import TooLargeError
 from runner.arrays.formats.contents import Contents, DamagedError, StoredArray
 from runner.arrays.formats.msgpack_bytes import as_tree
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.arrays import claimed_sizes, trees
+from runner.arrays import declared_sizes, trees
 from runner.arrays.formats.contents import Contents, DamagedError, StoredArray, dtype_named
 from runner.records.disk import plain_files
 
@@ -55,7 +55,7 @@ def read_arrays(arrays: Sequence[StoredArray]) -> list[np.ndarray]:
         return {"driver": driver, "kvstore": {"driver": "file", "path": f"{folder}/"}}
 
     for one in arrays:
-        claimed_sizes.require_folder(Path(one.key[1]), whole=False)
+        declared_sizes.require_folder(Path(one.key[1]), whole=False)
     opened = [tensorstore.open(spec(*one.key), open=True, read=True) for one in arrays]
     reading = [one.result().read() for one in opened]
     return [np.asarray(one.result()) for one in reading]

@@ -1,4 +1,4 @@
-"""Checkpoints of strangers that claim more than there is: refused with both numbers, before anything is allocated."""
+"""Checkpoints of strangers that declare more than there is: refused with both numbers, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from bounded_calls import call, codes_of
 
-from runner.arrays import checkpoint, claimed_sizes, saved_trees
+from runner.arrays import checkpoint, declared_sizes, saved_trees
 from runner.errors import StorageError
 
 KERNEL, LEAN = "params.Dense_0.kernel", ("tracking=disabled", "timing=off", "checks=off")
 FREE = r"would take [\d,]{13,} bytes, and [\d,]+ of memory are free"
 
 # What the description of an array says instead.
-CLAIMS = {
+DECLARED = {
     "shape": {"shape": [2**40, 2**40]},
     "rows": {"shape": [2**36, 8]},
     "chunk": {"chunks": [2**36, 2**36]},
@@ -29,9 +29,9 @@ CLAIMS = {
 }
 
 
-def claim(folder: Path, claims: dict) -> None:
+def declare(folder: Path, other: dict) -> None:
     for path in folder.rglob("*kernel/.zarray"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | claims))
+        path.write_text(json.dumps(json.loads(path.read_text()) | other))
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def saved(tmp_path) -> Path:
     return tmp_path / "saved"
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", DECLARED)
 def test_enormous_stored_arrays_are_refused(name, saved):
-    claim(saved, CLAIMS[name])
+    declare(saved, DECLARED[name])
     for read in (checkpoint.restore, lambda path: checkpoint.restore_onto(path, lambda _: None)):
         with pytest.raises(checkpoint.CheckpointError, match=FREE):
             read(saved)
@@ -55,10 +55,10 @@ def test_enormous_stored_arrays_are_refused(name, saved):
 
 
 def test_arrays_that_fit_are_read(saved):
-    claim(saved, {"shape": [2, 3]})
+    declare(saved, {"shape": [2, 3]})
     assert checkpoint.restore(saved)["params"]["Dense_0"]["kernel"].shape == (2, 3)
     (saved / KERNEL / ".zarray").write_text("[]")  # is left to who reads it
-    claimed_sizes.require_folder(saved)
+    declared_sizes.require_folder(saved)
 
 
 def head(shape: str) -> bytes:
@@ -101,13 +101,13 @@ def test_enormous_arrays_of_files_are_refused(write, said, rows, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", DECLARED)
 def test_verbs_refuse_enormous_arrays(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call(["seed=0", "sweep=s", *LEAN]).code == 0
     shutil.copytree("outputs/s", "outputs/far")
     (near,), (far,) = Path("outputs/s/runs").iterdir(), Path("outputs/far/runs").iterdir()
-    claim(far, CLAIMS[name])
+    declare(far, DECLARED[name])
     lines = [f"reload {far}", f"verify {far} --no-code", f"diff {far} {near}", f"export {far} --to nnx --out o"]
     for line in [*lines, f"import {far}/checkpoint --like {near} --out p", f"variables={far}"]:
         words = line.split()

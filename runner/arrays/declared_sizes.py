@@ -1,4 +1,4 @@
-"""What stored arrays claim to take: checked before they are read, since TensorStore ends the process at too much."""
+"""What stored arrays are declared to take: checked before they are read, since TensorStore ends the process at too much."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def require_folder(folder: Path, *, whole: bool = True) -> None:
       TooLargeError: They do not fit into the memory that is free.
     """
     found = [json_of(path) for name in DESCRIPTIONS for path in folder.rglob(name) if path.is_file()]
-    claims = [sizes for one in found if (sizes := _claims(one)) is not None]
+    sizes = [size for one in found if (size := _declared(one)) is not None]
     if whole:
-        _require(sum(array for array, _ in claims), "its arrays")
-    _require(max((chunk for _, chunk in claims), default=0), "a chunk of an array")
+        _require(sum(array for array, _ in sizes), "its arrays")
+    _require(max((chunk for _, chunk in sizes), default=0), "a chunk of an array")
 
 
 def json_of(path: Path) -> Any:
@@ -58,7 +58,7 @@ def json_of(path: Path) -> Any:
         return None
 
 
-def _claims(found: Any) -> tuple[int, int] | None:
+def _declared(found: Any) -> tuple[int, int] | None:
     """Bytes of an array and of a chunk; None where this is no description of an array."""
     try:
         grid = found["chunk_grid"]["configuration"]["chunk_shape"] if "chunk_grid" in found else found["chunks"]
