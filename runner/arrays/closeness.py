@@ -38,12 +38,13 @@ def are_close(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray])
     found = differences(first, second)
     if any(isinstance(item, str) for item in found.values()):
         return False
-    largest = max((_largest_finite(leaf) for leaf in second.values()), default=0.0)
+    largest = max((largest_finite(leaf) for leaf in second.values()), default=0.0)
     return all(_is_close(first[path], second[path], largest) for path in found)
 
 
-def _largest_finite(leaf: np.ndarray) -> float:
-    values = np.abs(_numbers(leaf))
+def largest_finite(leaf: np.ndarray) -> float:
+    """The largest absolute value of an array, of its finite ones; 0 where it has none."""
+    values = np.abs(as_numbers(leaf))
     return float(np.max(values, where=np.isfinite(values), initial=0))
 
 
@@ -51,19 +52,19 @@ def _is_close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:
     if not jnp.issubdtype(got.dtype, jnp.inexact):
         return False
     atol = MAX_ROUNDING * float(jnp.finfo(got.dtype).eps) * largest
-    return bool(np.allclose(_numbers(got), _numbers(wanted), rtol=0, atol=atol, equal_nan=True))
+    return bool(np.allclose(as_numbers(got), as_numbers(wanted), rtol=0, atol=atol, equal_nan=True))
 
 
 def apart(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> float:
     """Largest difference of arrays with the same names, dtypes and shapes, relative to the largest value in `kept`."""
     with np.errstate(invalid="ignore"):  # of two infinities
-        pairs = [(_numbers(kept[name]), _numbers(made[name])) for name in kept]
+        pairs = [(as_numbers(kept[name]), as_numbers(made[name])) for name in kept]
         largest = max((float(np.nanmax(np.abs(one), initial=0.0)) for one, _ in pairs), default=0.0)
         distance = max((float(np.nanmax(np.abs(one - two), initial=0.0)) for one, two in pairs), default=0.0)
     return distance / largest if largest else distance
 
 
-def _numbers(array: np.ndarray) -> np.ndarray:
+def as_numbers(array: np.ndarray) -> np.ndarray:
     """`array` as float64; complex arrays as real and imaginary parts, concatenated."""
     parts = (array.real, array.imag) if np.iscomplexobj(array) else (array,)
     return np.concatenate([trees.as_float64(np.ravel(part)) for part in parts])

@@ -1,4 +1,4 @@
-"""What stored arrays are declared to take: checked before they are read, since TensorStore ends the process at too much."""
+"""The declared sizes of stored arrays: checked before they are read, since TensorStore ends the process at too much."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from runner.arrays import trees
+from runner.arrays.closeness import as_numbers, largest_finite
 from runner.bridge.migration.program_in_mode import Program
 from runner.bridge.migration.trial_values import Arrays
 from runner.errors import listed
@@ -39,31 +39,23 @@ def compare(old: Program, new: Program, variables: Arrays, x: np.ndarray, leaves
         got = new.gradients({leaves[name]: leaf for name, leaf in variables.items() if name in leaves}, x)
     except Exception as error:  # noqa: BLE001 - whatever JAX or the model raises
         return " ".join(f"it raises {type(error).__name__}: {error}".split())[:200]
-    largest = max((_largest(leaf) for leaf in wanted.values()), default=0.0)
+    largest = max((largest_finite(leaf) for leaf in wanted.values()), default=0.0)
     pairs = {leaves.get(name, name): leaf for name, leaf in wanted.items() if leaves.get(name, name) in got}
-    return listed([_said(name, leaf, got[name]) for name, leaf in pairs.items() if _differs(leaf, got[name], largest)])
+    return listed(
+        [_describe(name, leaf, got[name]) for name, leaf in pairs.items() if _differs(leaf, got[name], largest)]
+    )
 
 
 def _differs(wanted: np.ndarray, got: np.ndarray, largest: float) -> bool:
-    one, two = _numbers(wanted), _numbers(got)
+    one, two = as_numbers(wanted), as_numbers(got)
     if (np.isfinite(one) != np.isfinite(two)).any():
         return True
     finite = np.isfinite(one)
     distance = float(np.max(np.abs(one - two), where=finite, initial=0))
-    return distance > max(MAX_ROUNDED * _largest(wanted), MAX_ROUNDED_OF_ALL * largest)
+    return distance > max(MAX_ROUNDED * largest_finite(wanted), MAX_ROUNDED_OF_ALL * largest)
 
 
-def _said(name: str, wanted: np.ndarray, got: np.ndarray) -> str:
-    if not _largest(got):
+def _describe(name: str, wanted: np.ndarray, got: np.ndarray) -> str:
+    if not largest_finite(got):
         return f"that of {name} is zero"
-    return f"that of {name} differs by up to {float(np.nanmax(np.abs(_numbers(got) - _numbers(wanted)))):.2g}"
-
-
-def _largest(leaf: np.ndarray) -> float:
-    values = np.abs(_numbers(leaf))
-    return float(np.max(values, where=np.isfinite(values), initial=0))
-
-
-def _numbers(leaf: np.ndarray) -> np.ndarray:
-    """A leaf as float64; a complex one as real and imaginary parts."""
-    return trees.as_float64(leaf) if not np.iscomplexobj(leaf) else np.stack([leaf.real, leaf.imag]).astype(np.float64)
+    return f"that of {name} differs by up to {float(np.nanmax(np.abs(as_numbers(got) - as_numbers(wanted)))):.2g}"
