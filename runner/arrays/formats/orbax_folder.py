@@ -35,9 +35,7 @@ def read(folder: Path) -> Contents:
     try:
         metadata = checkpoint.tree_metadata(folder)
     except checkpoint.CheckpointError as error:
-        if isinstance(error.__cause__, TooLargeError):
-            raise DamagedError(str(error.__cause__)) from error
-        raise DamagedError("Orbax can't read which arrays it holds") from error
+        raise _damaged(error, "Orbax can't read which arrays it holds") from error
     pairs = [(path, leaf) for path, leaf in trees.flatten(metadata) if _is_array(leaf)]
     leaves = [(tuple(map(str, path)), _stored(trees.spell(path), leaf)) for path, leaf in pairs]
 
@@ -55,14 +53,17 @@ def read(folder: Path) -> Contents:
     )
 
 
+def _damaged(error: checkpoint.CheckpointError, reason: str) -> DamagedError:
+    cause = error.__cause__
+    return DamagedError(str(cause) if isinstance(cause, TooLargeError) else reason)
+
+
 def _read_all(folder: Path) -> Contents:
     """A folder of an old version, which does not say what is in it."""
     try:
         tree = checkpoint.restore(folder)
     except checkpoint.CheckpointError as error:
-        if isinstance(error.__cause__, TooLargeError):
-            raise DamagedError(str(error.__cause__)) from error
-        raise DamagedError(f"it has no {METADATA}, and Orbax can't read it without") from error
+        raise _damaged(error, f"it has no {METADATA}, and Orbax can't read it without") from error
     arrays = jax.tree.map(lambda leaf: _in_memory(np.asarray(leaf)), tree)
     return Contents(format=FORMAT, place=folder, tree=as_tree(arrays), original=lambda: tree)
 
