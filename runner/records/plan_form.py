@@ -26,14 +26,15 @@ def fault(plan: Mapping[str, Any]) -> str | None:
         found = _fault(run, RUN, name) or _fault(run["settings"], SETTINGS, f"{name}.settings")
         if found is None and not isinstance(run["settings"].get("mesh", {}), dict):
             found = f"{name}.settings.mesh is no dict"
-        if found is None and not _are_words(run["overrides"]):
+        if found is None and not are_words(run["overrides"]):
             found = f"{name}.overrides is no list of words"
         if found is not None:
             return found
     return None
 
 
-def _are_words(data: Any) -> bool:
+def are_words(data: Any) -> bool:
+    """Whether data that somebody else may have written is a list of words, as of a command."""
     return isinstance(data, list) and all(isinstance(word, str) for word in data)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.config.enums import Direction
 from runner.errors import literal
+from runner.records import plan_form
 from runner.records.record import Verdict
 from runner.records.row import Trial, best_trial
 from runner.report import table
@@ -44,9 +45,8 @@ def head(
 
 def _asked(plan: Mapping[str, Any], axes: Columns) -> dict[str, Any]:
     command = plan["origin"].get("command")
-    is_command = isinstance(command, list) and all(isinstance(word, str) for word in command)
     return {
-        "command": f"bridge-runner {shlex.join(command)}".strip() if is_command else None,
+        "command": f"bridge-runner {shlex.join(command)}".strip() if plan_form.are_words(command) else None,
         "num_configs": plan["num_configs"],
         "num_runs": len(plan["runs"]),
         "num_programs": len({run["program_id"] for run in plan["runs"]}),
