@@ -155,7 +155,7 @@ def _resolved(name: str, module: ModuleType) -> Any:
 def _assignments(module: ModuleType, name: str, depth: int = 0) -> list[tuple[ModuleType, ast.AST]]:
     """The statements that assign a name, in its module or in the user's module that it is imported from."""
     found: list[tuple[ModuleType, ast.AST]] = []
-    for node in _statements(getattr(module, "__file__", None) or "").get(name, []):
+    for node in _statements_of(module).get(name, []):
         if not isinstance(node, ast.ImportFrom):
             found.append((module, node))
             continue
@@ -172,14 +172,18 @@ def _imported_from(node: ast.ImportFrom, module: ModuleType) -> str:
     return ".".join([*above, *([node.module] if node.module else [])])
 
 
-@functools.lru_cache(64)
-def _statements(file: str) -> dict[str, list[ast.stmt]]:
-    """The statements of a file that assign or import a name, by name."""
-    found: dict[str, list[ast.stmt]] = {}
+def _statements_of(module: ModuleType) -> dict[str, list[ast.stmt]]:
+    """The statements of a module that assign or import a name, by name, as its file is now."""
     try:
-        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+        return _statements(Path(getattr(module, "__file__", None) or "").read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
-        return found
+        return {}
+
+
+@functools.lru_cache(64)
+def _statements(source: str) -> dict[str, list[ast.stmt]]:
+    found: dict[str, list[ast.stmt]] = {}
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
