@@ -73,8 +73,8 @@ def read_trials(folder: SweepFolder) -> list[Trial]:
     """
     known = {item.name for item in dataclasses.fields(Trial)}
     lines = read_journal(folder.trials)
-    told = [Trial(**{key: value for key, value in line.items() if key in known}) for line in lines]
-    return list({trial.number: trial for trial in told}.values())
+    trials = [Trial(**{key: value for key, value in line.items() if key in known}) for line in lines]
+    return list({trial.number: trial for trial in trials}.values())
 
 
 def find_sweeps(root: Path) -> list[SweepFolder]:

@@ -165,13 +165,13 @@ def test_missing_trial_views_are_restored(done):
 CHANGES = [
     (
         "update trial_values set value = 0.5 where trial_id = 3",
-        "as output_norm of trial 2 it has 0.5, and trials.jsonl",
+        "trial 2 has output_norm 0.5, and its line in trials.jsonl",
     ),
-    ("update trial_params set param_value = 7 where trial_id = 3", "as overrides of trial 2 it has ['seed=7'], and"),
+    ("update trial_params set param_value = 7 where trial_id = 3", "trial 2 has overrides ['seed=7'], and its line in"),
     ("update trials set number = 9 where number = 5", "the numbers of its trials have gaps"),
     (
         "update trial_user_attributes set value_json = replace(value_json, '1', '2') where trial_id = 3",
-        "as run of trial 2 it has ",
+        "trial 2 has run ",
     ),
     ("update trials set state = 'CoMPLETE'", "LookupError on reading"),
     ("update study_user_attributes set value_json = '{'", "JSONDecodeError on reading"),

@@ -49,7 +49,7 @@ class Trials:
         """Brings study, plan and `trials.jsonl` to one state; how many trials are left to be told.
 
         Raises:
-          StorageError: The study, which has no digests, says other than the sealed lines and records.
+          StorageError: The study, which has no digests, differs from the sealed lines and records.
         """
         trials = self._study.trials()
         ended = [trial for trial in trials if trial.ended]
@@ -75,8 +75,8 @@ class Trials:
         }
         for name, (here, there) in pairs.items():
             if here != there:
-                said = f"as {name} of trial {trial.number} it has {here}, and {self.plan.folder.trials.name} {there}"
-                raise self._other(said)
+                line_of = f"its line in {self.plan.folder.trials.name}"
+                raise self._other(f"trial {trial.number} has {name} {here}, and {line_of} {there}")
 
     def _require_recorded(self, trial: Asked) -> None:
         """Checks an ended trial that has no line, since its process was killed, against the record of its run."""
@@ -90,10 +90,10 @@ class Trials:
         if task.state in FINISHED and (value := self._teller.value(store.read_record(task.folder))) != trial.value:
             raise self._other(f"trial {trial.number} has {trial.value}, and the record of its run {value}")
 
-    def _other(self, said: str) -> StorageError:
+    def _other(self, what: str) -> StorageError:
         path = self.plan.folder.study
         again = f"rm {shlex.quote(str(path))}, then the same search again: its runs are kept"
-        return StorageError(f"{path} is damaged: {said}", again)
+        return StorageError(f"{path} is damaged: {what}", again)
 
     def longer(self) -> Plan | None:
         """The plan with what is asked for next, after what was asked for last has been told; None where that is all."""
