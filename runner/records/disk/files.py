@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,6 @@ from runner.records.paths import ASIDE, SUGGESTED_ROOT, RunFolder, SweepFolder
 
 # Orbax writes when it began and ended, and the checkpoint's absolute path.
 TIME_AND_PLACE = ("_CHECKPOINT_METADATA", "commit_success.txt")
-
-# What `plain_files.temporary_name` calls a record that is being written.
-HALF_RECORD = re.compile(r"\.record\.json\.[0-9a-f]{16}\.tmp")
 
 # Leaves already have digests: hashing a large checkpoint file again would cost as much as saving it.
 HASHED_BYTES = 2**20
@@ -129,7 +125,8 @@ def file_digests(folder: RunFolder) -> dict[str, str]:
     Nor of what a process left that was killed while it wrote the record once more: the one that is there is whole.
     """
     files = {path.relative_to(folder.path).as_posix(): path for path in folder.path.rglob("*") if path.is_file()}
-    own = {name: path for name, path in files.items() if path != folder.record and not HALF_RECORD.fullmatch(name)}
+    record = folder.record.name
+    own = {name: path for name, path in files.items() if name != record and not plain_files.is_temporary(name, record)}
     return {name: file_digest(own[name]) for name in sorted(own)}
 
 

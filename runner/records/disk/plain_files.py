@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import pwd
+import re
 import stat
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,11 @@ SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 def temporary_name(path: Path) -> Path:
     """A name next to `path` that can't be guessed, for what is renamed to `path` once it is whole."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+
+
+def is_temporary(name: str, of: str) -> bool:
+    """Whether `name` is one that `temporary_name` gives for a file named `of`."""
+    return re.fullmatch(rf"\.{re.escape(of)}\.[0-9a-f]{{16}}\.tmp", name) is not None
 
 
 def create(path: Path) -> IO[bytes]:
