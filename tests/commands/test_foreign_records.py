@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bounded_calls import call, codes_of
+from bounded_calls import call, codes_of, sweep_two_runs
 
 from runner.records import codec
 
@@ -74,12 +74,7 @@ def sealed(data: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("foreign")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        done = call(["-m", "seed=0,1", "sweep=s", *LEAN])
-    assert done.code == 0, done
-    return path
+    return sweep_two_runs(tmp_path_factory.mktemp("foreign"), LEAN)
 
 
 def test_no_sealed_record_ends_in_a_traceback(swept, tmp_path, monkeypatch, capsys):

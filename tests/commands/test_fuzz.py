@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bounded_calls import RUN, call, codes_of
+from bounded_calls import RUN, call, codes_of, sweep_two_runs
 from damaged_files import DAMAGES
 from fuzzed_words import LEAN, Words, plant
 
@@ -37,12 +37,7 @@ RUNS = (f"verify {SWEEP}", "rerun RUN", f"resume {SWEEP} failure.retry=all", "va
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Path:
     """The folder of a sweep of two runs, with its `outputs`."""
-    path = tmp_path_factory.mktemp("fuzzed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        done = call(["-m", "seed=0,1", "sweep=s", *LEAN])
-    assert done.code == 0, done
-    return path
+    return sweep_two_runs(tmp_path_factory.mktemp("fuzzed"), LEAN)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.commands import main
 from runner.commands.typed import verb
@@ -73,6 +74,14 @@ def call(words: Sequence[str]) -> Called:
                 raise
             raised = "".join(traceback.format_exception(error))
     return Called(code, said.getvalue(), raised)
+
+
+def sweep_two_runs(folder: Path, words: Sequence[str]) -> Path:
+    """Sweeps two seeds in `folder`, as `outputs/s`; gives the folder."""
+    with contextlib.chdir(folder):
+        done = call(["-m", "seed=0,1", "sweep=s", *words])
+    assert done.code == 0, done
+    return folder
 
 
 @contextlib.contextmanager
