@@ -48,6 +48,10 @@ ALSO_CALLED = {
 }
 
 
+class ForeignValueError(ConfigError):
+    """A value in a saved config that this program does not write there."""
+
+
 def to_data(run: Run) -> dict[str, Any]:
     """`run` as JSON data: enums by value, the same keys as the config."""
     # Not asdict, which copies everything again: this is called several times per run.
@@ -173,4 +177,4 @@ def _of_our_form(key: str, value: object) -> Iterator[None]:
         yield
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
         got = value if isinstance(value, (str, int, float)) else type(value).__name__
-        raise ConfigError(key, got, "no value that this program writes") from error
+        raise ForeignValueError(key, got, "no value that this program writes") from error

@@ -21,6 +21,7 @@ from runner.arrays.tree_diff import diff_trees
 from runner.bridge import rngs
 from runner.commands.migration import tree_mismatch
 from runner.config.composing.composed import Config
+from runner.config.serialize import ForeignValueError
 from runner.config.settings import Run
 from runner.config.sweep_settings import ProcessSettings
 from runner.errors import ConfigError, StorageError, UserError
@@ -174,9 +175,11 @@ class Verifier:
         )
         if contents.wrong or record.status is Status.failed or not self._code or contents.variables is None:
             return finding
-        config = replace(saved.run, device=self._device or saved.run.device)
         try:
+            config = replace(saved.run, device=self._device or saved.run.device)
             saved.require_trust(trust=self._trust)
+        except ForeignValueError as error:  # of the record; what the environment lacks is no fault of it
+            return replace(finding, wrong=[error.what])
         except UserError as error:
             return replace(finding, refused=error)
         try:
