@@ -42,7 +42,7 @@ from wandb_server import WandbServer, serve
 
 from runner.commands import main
 from runner.config import conf_folder, schema
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.tracking import wandb_server
 
 # Quick to give up: a user's own settings win over ours.

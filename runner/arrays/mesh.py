@@ -21,7 +21,7 @@ from flax.core import meta
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from runner.arrays import devices, trees
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import ConfigError, UserError, literal
 from runner.records.record import MeshInfo
 

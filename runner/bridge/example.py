@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import bridge
 
-from runner.config.train_settings import MAX_SEED
+from runner.config.settings.train import MAX_SEED
 from runner.errors import ConfigError
 
 

@@ -17,7 +17,7 @@ from runner.bridge.calling import values
 from runner.bridge.calling.arguments import Arguments, made
 from runner.bridge.calling.calls import Drawn
 from runner.bridge.wrap import Bridged
-from runner.config.layer_settings import HostSettings
+from runner.config.settings.layer import HostSettings
 from runner.errors import ConfigError, LayerError, MissingArgumentsError, literal, nearest
 
 # Fields of every Linen module.

@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 
 from runner.bridge.products import taken_apart
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import NO_EXIT, LayerError, is_of_signal, nearest, text_of
 
 # What an untrusted record may name: module classes of these packages, factories of these files, and as arguments

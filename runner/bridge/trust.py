@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.bridge import targets
 from runner.bridge.rules import sources
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 
 
 def foreign_code(run: Run) -> list[str]:

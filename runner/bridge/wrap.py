@@ -18,7 +18,7 @@ from runner.bridge.calling.calls import METHOD, Drawing, Drawn, Placed
 from runner.bridge.calling.wanted import BY_NAME, parameters, takes
 from runner.bridge.layers import axes
 from runner.bridge.rngs import init_keys
-from runner.config.layer_settings import LayerSettings
+from runner.config.settings.layer import LayerSettings
 from runner.errors import ConfigError, LayerError, MissingArgumentsError, literal, nearest, no_exit
 
 

@@ -14,7 +14,7 @@ from flax.nnx import bridge
 from runner.bridge import boxes, targets
 from runner.bridge.calling.wanted import parameters
 from runner.bridge.products import Product, taken_apart
-from runner.config.layer_settings import LayerSettings
+from runner.config.settings.layer import LayerSettings
 from runner.errors import ConfigError, LayerError, UserError, nearest, no_exit
 
 DEFAULT, NONE = "default", "none"

@@ -13,7 +13,7 @@ from runner.commands.typed.verb import Verb
 from runner.config import serialize
 from runner.config.composing.composed import Config
 from runner.config.enums import ChecksDepth, ChecksMode, EagerCheck, TimingMode
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import LayerFaultError, visible
 from runner.launch.application import Act, SweepRequest, SweepResult
 

@@ -15,7 +15,7 @@ from runner.commands.typed.verb import Verb
 from runner.errors import UserError
 
 if TYPE_CHECKING:
-    from runner.config.settings import Run
+    from runner.config.settings.run import Run
     from runner.records.record import Record
 
 EXIT_DIFFERENT = 4
@@ -63,7 +63,7 @@ def rerun(path: Path, *, trust: bool = False) -> int:
     from runner.arrays import closeness
     from runner.config.composing.composed import Config
     from runner.config.enums import TimingMode
-    from runner.config.run_settings import TimingSettings
+    from runner.config.settings.execution import TimingSettings
     from runner.experiment import execute
     from runner.experiment.identity import identity_of
     from runner.experiment.job import Job

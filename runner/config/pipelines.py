@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config import conf_folder, serialize
-from runner.config.layer_settings import LayerSettings
-from runner.config.pipeline_settings import PipelineSettings
-from runner.config.rules_settings import RulesSettings
-from runner.config.train_settings import TrainSettings
+from runner.config.settings.layer import LayerSettings
+from runner.config.settings.pipeline import PipelineSettings
+from runner.config.settings.rules import RulesSettings
+from runner.config.settings.train import TrainSettings
 from runner.errors import ConfigError, nearest
 
 KEY = "pipeline"

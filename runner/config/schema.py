@@ -11,8 +11,8 @@ from typing import Any
 from runner.config import conf_folder, wandb_environment
 from runner.config.dotted_keys import flatten
 from runner.config.serialize import from_data
-from runner.config.settings import Run
-from runner.config.sweep_settings import SearchSettings
+from runner.config.settings.run import Run
+from runner.config.settings.sweep import SearchSettings
 from runner.errors import ConfigError, UserError
 
 SCHEMA_NAME = "schema"

@@ -26,13 +26,13 @@ from runner.config.enums import (
     TimingMode,
     TrackingMode,
 )
-from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
-from runner.config.pipeline_settings import PipelineSettings
-from runner.config.rules_settings import RulesSettings
-from runner.config.run_settings import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
-from runner.config.settings import Run
-from runner.config.sweep_settings import FailureSettings, GridSettings, MeshSettings, ProcessSettings, SearchSettings
-from runner.config.train_settings import CheckpointSettings, TrainSettings
+from runner.config.settings.execution import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
+from runner.config.settings.layer import HostSettings, InputSettings, LayerSettings
+from runner.config.settings.pipeline import PipelineSettings
+from runner.config.settings.rules import RulesSettings
+from runner.config.settings.run import Run
+from runner.config.settings.sweep import FailureSettings, GridSettings, MeshSettings, ProcessSettings, SearchSettings
+from runner.config.settings.train import CheckpointSettings, TrainSettings
 from runner.errors import ConfigError, literal, nearest, typed
 
 # What to type if a key is unknown and not close to a known one.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.config.enums import TrackingMode
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.errors import ConfigError, literal
 
 # What WANDB_MODE may say, and the tracking mode that it means.

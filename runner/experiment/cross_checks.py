@@ -18,7 +18,7 @@ from runner.bridge import hosts, rngs, twins
 from runner.checks.programs import flow
 from runner.checks.results import rounding, verdicts
 from runner.config.enums import ChecksMode, EagerCheck
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.experiment import inputs, memory
 from runner.experiment.draft import Draft
 from runner.experiment.program import compile_program, compile_training

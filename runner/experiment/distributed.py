@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from runner.config.enums import DistributedMode
-from runner.config.run_settings import DistributedSettings
+from runner.config.settings.execution import DistributedSettings
 from runner.errors import ConfigError
 
 ENVIRONMENT = {

@@ -18,7 +18,7 @@ from runner.bridge.needs import Needs, find_needs
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import MissingArgumentsError
 from runner.experiment import inputs, missing_arguments
 from runner.experiment.identity import Identity

@@ -22,7 +22,7 @@ from runner.checks import registry
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
 from runner.config.enums import ChecksDepth, ChecksMode
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import StorageError, end_if_meant, no_exit
 from runner.experiment import cross_checks, inputs, memory
 from runner.experiment.cross_checks import Made

@@ -12,7 +12,7 @@ from runner.arrays import devices
 from runner.bridge import targets
 from runner.config.enums import InputKind
 from runner.config.serialize import canonical_digest, to_data
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.experiment import inputs
 from runner.experiment.sized import sized
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from runner.bridge.calling import calls
 from runner.config.enums import InputKind
-from runner.config.layer_settings import InputSettings
+from runner.config.settings.layer import InputSettings
 from runner.errors import ConfigError
 from runner.records.disk import plain_files
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.experiment.identity import Identity
 from runner.experiment.train.curve import Steps
 from runner.records.record import ArraySummary, Check, Failure, Record, TrainInfo

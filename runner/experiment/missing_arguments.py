@@ -13,7 +13,7 @@ from runner.bridge import hosts
 from runner.bridge.calling import hints, sizes
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import MissingArgumentsError, UserError
 from runner.experiment import inputs
 from runner.experiment.sized import wrapped

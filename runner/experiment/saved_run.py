@@ -27,10 +27,10 @@ from runner.bridge.trust import foreign_code
 from runner.bridge.wrap import Bridged
 from runner.config import env_secrets
 from runner.config.enums import InputKind
-from runner.config.layer_settings import InputSettings
-from runner.config.run_settings import DistributedSettings
 from runner.config.serialize import from_data
-from runner.config.settings import Run
+from runner.config.settings.execution import DistributedSettings
+from runner.config.settings.layer import InputSettings
+from runner.config.settings.run import Run
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import inputs, memory
 from runner.experiment.draft import Draft, make_draft

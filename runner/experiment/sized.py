@@ -8,8 +8,8 @@ import functools
 from runner.bridge import wrap
 from runner.bridge.calling import sizes
 from runner.bridge.wrap import Bridged
-from runner.config.layer_settings import LayerSettings
-from runner.config.settings import Run
+from runner.config.settings.layer import LayerSettings
+from runner.config.settings.run import Run
 from runner.experiment import inputs
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config import conf_folder, rules_settings, schema
+from runner.config import conf_folder, schema
+from runner.config.settings import rules as rules_settings
 from runner.errors import UserError
 from runner.launch import axes
 from runner.launch.application import EXIT_INTERRUPTED, Application

@@ -21,7 +21,7 @@ from runner.records.paths import SweepFolder
 
 if TYPE_CHECKING:
     from runner.config.composing.composed import Config
-    from runner.config.settings import Run
+    from runner.config.settings.run import Run
     from runner.records.row import Row
     from runner.sweep.plan import Plan
     from runner.sweep.reporter import SweepOutcome

@@ -12,7 +12,7 @@ from runner.records import paths
 from runner.records.paths import SweepFolder
 
 if TYPE_CHECKING:
-    from runner.config.train_settings import CheckpointSettings
+    from runner.config.settings.train import CheckpointSettings
     from runner.records.row import Row
     from runner.sweep.plan import Plan
     from runner.sweep.reporter import SweepOutcome

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.config.enums import CheckpointWriter, TimingMode
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import ConfigError
 from runner.records.columns import COLUMNS
 from runner.records.record import Record

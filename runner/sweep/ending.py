@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.config.enums import OnFailure
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import StorageError
 from runner.records.record import Record, Status
 from runner.sweep.reporter import SweepOutcome

@@ -11,7 +11,7 @@ from typing import Any
 from runner.arrays import checkpoint, readings, saved_trees, trees
 from runner.arrays.declared_sizes import TooLargeError
 from runner.config.serialize import canonical_digest
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import ConfigError, StorageError
 from runner.experiment import draft
 from runner.experiment.draft import Draft

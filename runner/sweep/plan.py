@@ -9,7 +9,7 @@ from typing import Any
 from runner.config.composing.composed import Config
 from runner.config.enums import ChecksMode, EagerCheck, Retry, TrackingMode
 from runner.config.serialize import canonical_digest, to_data
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import UserError
 from runner.experiment.draft import Draft
 from runner.experiment.identity import Identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.experiment import execute
 from runner.experiment.draft import Draft
 from runner.experiment.program import Program

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import LayerError, UserError, one_or_many
 from runner.experiment import inputs
 from runner.experiment.draft import Draft

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from runner.config.enums import TimingMode
-from runner.config.run_settings import TimingSettings
+from runner.config.settings.execution import TimingSettings
 from runner.records.timing import Measurement, Phases, Samples
 from runner.timing import stats
 

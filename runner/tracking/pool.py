@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from runner.config.enums import TrackingMode
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.errors import UserError
 from runner.records.record import Head, Record
 from runner.tracking.online import OnlineTracking

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config import wandb_environment
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.records.paths import SweepFolder
 from runner.tracking import wandb_files
 

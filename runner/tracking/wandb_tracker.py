@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.records.disk import plain_files
 from runner.records.paths import SweepFolder
 from runner.records.record import Head, Record, Status

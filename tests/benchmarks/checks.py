@@ -28,7 +28,7 @@ from runner.checks import registry
 from runner.checks.probes.subject import Subject
 from runner.config import conf_folder, schema
 from runner.config.enums import ChecksMode
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of

@@ -14,7 +14,7 @@ from runner.bridge import hosts, lifts, wrap
 from runner.bridge.needs import find_needs
 from runner.bridge.rngs import root_key
 from runner.checks import registry
-from runner.config.layer_settings import HostSettings, LayerSettings
+from runner.config.settings.layer import HostSettings, LayerSettings
 from runner.errors import UserError
 from runner.records.record import Verdict
 

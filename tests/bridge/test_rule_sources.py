@@ -9,7 +9,7 @@ import ruled_layers
 from jax.sharding import PartitionSpec as P
 
 from runner.bridge.rules import patterns, sources
-from runner.config import rules_settings
+from runner.config.settings import rules as rules_settings
 from runner.errors import ConfigError
 
 HERE = "ruled_layers"

@@ -12,7 +12,7 @@ from flax.nnx import bridge as flax_bridge
 from runner.bridge import example, hosts, targets, wrap
 from runner.bridge.needs import find_needs
 from runner.bridge.rngs import apply_keys, init_keys, root_key
-from runner.config.layer_settings import HostSettings, LayerSettings
+from runner.config.settings.layer import HostSettings, LayerSettings
 from runner.errors import ConfigError, LayerError, UserError
 
 HERE = __name__

@@ -13,7 +13,7 @@ from flax.nnx import bridge
 
 from runner.bridge import hosts, targets, wrap, wrapper
 from runner.bridge.products import taken_apart
-from runner.config.layer_settings import HostSettings, LayerSettings
+from runner.config.settings.layer import HostSettings, LayerSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment.identity import identity_of
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from runner.checks.probes.subject import Subject
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of

@@ -15,8 +15,8 @@ import runner
 from runner.checks.pipeline.partition import WITHOUT_BOX
 from runner.checks.pipeline.rules import WITH_NAMES, is_asked
 from runner.checks.probes.subject import subject_of
-from runner.config import rules_settings
 from runner.config.composing.composed import Config
+from runner.config.settings import rules as rules_settings
 from runner.experiment import execute
 from runner.experiment.failures import CheckFailed
 from runner.records.record import Verdict

@@ -22,8 +22,8 @@ from runner.bridge import targets
 from runner.commands import main
 from runner.commands.saved import replayed
 from runner.config import conf_folder
-from runner.config.layer_settings import HostSettings, LayerSettings
-from runner.config.settings import Run
+from runner.config.settings.layer import HostSettings, LayerSettings
+from runner.config.settings.run import Run
 from runner.errors import StorageError, UserError
 from runner.records import codec, store
 from runner.records.disk import files

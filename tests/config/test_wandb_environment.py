@@ -8,7 +8,7 @@ import pytest
 
 from runner.config import wandb_environment
 from runner.config.enums import TrackingMode
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.config.wandb_environment import overruled
 from runner.errors import ConfigError
 

@@ -13,9 +13,9 @@ import runner
 from runner.bridge.rngs import apply_keys
 from runner.checks import registry
 from runner.commands import main
-from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
 from runner.config.serialize import from_data, to_data
-from runner.config.settings import Run
+from runner.config.settings.layer import HostSettings, InputSettings, LayerSettings
+from runner.config.settings.run import Run
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute, inputs
 from runner.experiment.draft import make_draft

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runner.config.enums import InputKind
-from runner.config.layer_settings import InputSettings
+from runner.config.settings.layer import InputSettings
 from runner.errors import ConfigError
 from runner.experiment import inputs
 

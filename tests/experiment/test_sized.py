@@ -7,8 +7,8 @@ import dataclasses
 import jax
 import pytest
 
-from runner.config.layer_settings import LayerSettings
-from runner.config.settings import Run
+from runner.config.settings.layer import LayerSettings
+from runner.config.settings.run import Run
 from runner.errors import LayerError
 from runner.experiment import execute
 from runner.experiment.draft import make_draft

@@ -22,7 +22,7 @@ from runner.bridge.rngs import root_key, teacher_key
 from runner.commands import main
 from runner.commands.printed import run_lines
 from runner.config.enums import InputKind
-from runner.config.layer_settings import InputSettings
+from runner.config.settings.layer import InputSettings
 from runner.errors import ConfigError, LayerError
 from runner.experiment import execute as experiment_execute
 from runner.experiment import inputs, job

@@ -15,7 +15,7 @@ from failing_layers import LAYERS
 
 from runner.commands import main
 from runner.config.enums import Direction
-from runner.config.sweep_settings import SearchSettings
+from runner.config.settings.sweep import SearchSettings
 from runner.errors import ConfigError
 from runner.launch import queue
 from runner.launch.search import objective

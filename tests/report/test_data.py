@@ -22,7 +22,8 @@ import pytest
 from started_processes import Started
 
 from runner.commands import main
-from runner.config import serialize, settings
+from runner.config import serialize
+from runner.config.settings.run import Run
 from runner.records import seeds, store
 from runner.records.codec import to_data
 from runner.records.disk.files import make_run_folder, make_sweep_folder
@@ -35,7 +36,7 @@ from runner.report.html.page import PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_
 from runner.sweep.writing.outputs import Summary
 from tests.records.test_record import RECORD
 
-SETTINGS = serialize.to_data(settings.Run())
+SETTINGS = serialize.to_data(Run())
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 MACHINE = {
     "versions": {"jax": "0.10.2", "wandb": None},

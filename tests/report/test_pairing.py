@@ -9,7 +9,7 @@ from bare_record import RECORD
 
 from runner.config.dotted_keys import flatten
 from runner.config.serialize import to_data
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.records.record import Check, Verdict
 from runner.report.compare import pairing
 from runner.report.compare.pairing import Entry, How

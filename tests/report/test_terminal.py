@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from runner.config import serialize, settings
+from runner.config import serialize
+from runner.config.settings.run import Run
 from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
 from runner.records.row import Row, row_of
 from runner.records.timing import Aggregate, Phases
@@ -18,7 +19,7 @@ from runner.report import table
 from runner.report import terminal as report_terminal
 from runner.report.terminal import Terminal
 
-SETTINGS = serialize.to_data(settings.Run())
+SETTINGS = serialize.to_data(Run())
 
 
 def make_row(num: int, **values) -> Row:

@@ -17,7 +17,7 @@ from tracked_records import make_record
 from wandb_reader import read_offline_run
 
 from runner.config.enums import TrackingMode
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.records.record import Head, Record, TrainInfo
 from runner.records.timing import Phases
 from runner.tracking.online import OnlineTracking

@@ -13,7 +13,7 @@ import runner
 from runner.arrays import checkpoint, trees
 from runner.commands import main
 from runner.config.enums import Mode
-from runner.config.train_settings import CheckpointSettings
+from runner.config.settings.train import CheckpointSettings
 from runner.errors import UserError
 from runner.records import find, paths, store
 from runner.records.paths import RunFolder

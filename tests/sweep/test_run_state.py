@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from runner.commands import main
-from runner.config.train_settings import CheckpointSettings
+from runner.config.settings.train import CheckpointSettings
 from runner.records import find, store
 from runner.records.journal import Journal
 from runner.records.paths import SweepFolder

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from runner.config.enums import TimingMode
-from runner.config.run_settings import TimingSettings
+from runner.config.settings.execution import TimingSettings
 from runner.timing.clock import (
     MAX_RETAKES,
     compile_interleaved,

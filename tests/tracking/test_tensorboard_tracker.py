@@ -14,7 +14,7 @@ from tracked_records import make_record
 
 from runner.commands import main
 from runner.config.enums import TrackingMode
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.records.record import Record, TrainInfo
 from runner.records.timing import Phases
 from runner.tracking.pool import InlineTracking, make_tracker, make_tracking

@@ -22,7 +22,7 @@ from tracked_records import make_array, make_record
 from wandb_reader import read_offline_run
 
 from runner.config.enums import TrackingMode
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.records.record import CheckpointInfo, Failure, FailureKind, Status
 from runner.tracking import payload, pool
 from runner.tracking.pool import PooledTracking
@@ -307,7 +307,7 @@ def test_ctrl_c_spares_starting_workers(tmp_path):
     code = """
 import os, signal, sys, time
 from pathlib import Path
-from runner.config.run_settings import TrackingSettings
+from runner.config.settings.execution import TrackingSettings
 from runner.tracking import pool
 signal.signal(signal.SIGINT, lambda *_: None)
 tracking = pool.PooledTracking(TrackingSettings(), Path(sys.argv[1]), "demo", print, num_processes=1)

@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 
 from runner.bridge.calling import wanted
-from runner.config.layer_settings import LayerSettings
+from runner.config.settings.layer import LayerSettings
 
 # The width of what goes in, of what comes out, and of both.
 INPUTS = re.compile(

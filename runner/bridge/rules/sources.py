@@ -19,7 +19,7 @@ from runner.bridge import targets
 from runner.bridge.rules import patterns
 from runner.bridge.rules.patterns import Rule, RuleList
 from runner.config.enums import RuleMatch
-from runner.config.rules_settings import RulesSettings
+from runner.config.settings.rules import RulesSettings
 from runner.errors import ConfigError, LayerError, nearest, no_exit
 from runner.records.disk import plain_files
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from runner.bridge import wrapper
 from runner.config import pipelines
-from runner.config.pipeline_settings import PipelineSettings
+from runner.config.settings.pipeline import PipelineSettings
 
 # What a preset sets, unless the caller did.
 SET = ("rngs", "init_rngs", "mutable")

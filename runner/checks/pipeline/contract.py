@@ -18,7 +18,7 @@ from runner.checks.pipeline.findings import Findings
 from runner.checks.probes import modes
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import flow
-from runner.config.pipeline_settings import PipelineSettings
+from runner.config.settings.pipeline import PipelineSettings
 from runner.errors import listed
 from runner.records.record import Check, Verdict
 

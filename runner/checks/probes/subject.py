@@ -24,8 +24,8 @@ from runner.bridge.tracing.hosted import HostedCall
 from runner.bridge.wrap import Bridged
 from runner.checks.programs import flow
 from runner.checks.programs.draws import Draws, find
-from runner.config.pipeline_settings import PipelineSettings
-from runner.config.train_settings import expanded
+from runner.config.settings.pipeline import PipelineSettings
+from runner.config.settings.train import expanded
 from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.

@@ -27,7 +27,7 @@ from runner.bridge import native, needs, twins
 from runner.commands.derived.output_path import default_target, require_target, save
 from runner.commands.migration import tree_mismatch
 from runner.config.composing.composed import Config
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import LayerError, StorageError, UserError, nearest
 from runner.experiment.draft import Draft
 from runner.experiment.saved_run import SavedRun, reload

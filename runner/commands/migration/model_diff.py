@@ -21,7 +21,7 @@ from runner.commands.migration.diff_report import Findings
 from runner.commands.migration.diff_sides import Options, Side, read_sides
 from runner.commands.printed.json_output import print_json
 from runner.config.composing.composed import Config
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import StorageError, UserError, listed
 from runner.launch import process
 from runner.records import paths

@@ -18,7 +18,7 @@ from runner.arrays.tree_moves import kind
 from runner.bridge.calling.calls import METHOD
 from runner.commands.derived import output_path
 from runner.config.composing.composed import Config
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.experiment import saved_run
 from runner.experiment.saved_run import Reloaded
 from runner.launch import process

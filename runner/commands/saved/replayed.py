@@ -10,7 +10,7 @@ from typing import Any
 from runner.commands.typed.hydra_command import MULTIRUN
 from runner.commands.typed.saved_config import DIR_FLAGS, NAME_FLAGS, PATH_FLAGS
 from runner.config import conf_folder, schema
-from runner.config.settings import Run
+from runner.config.settings.run import Run
 from runner.errors import UserError, listed
 
 # An override: what is before its key (append, delete), the key, and the value.

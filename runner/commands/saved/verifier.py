@@ -22,8 +22,8 @@ from runner.bridge import rngs
 from runner.commands.migration import tree_mismatch
 from runner.config.composing.composed import Config
 from runner.config.serialize import ForeignValueError
-from runner.config.settings import Run
-from runner.config.sweep_settings import ProcessSettings
+from runner.config.settings.run import Run
+from runner.config.settings.sweep import ProcessSettings
 from runner.errors import ConfigError, StorageError, UserError
 from runner.experiment import program as programs
 from runner.experiment.draft import Draft

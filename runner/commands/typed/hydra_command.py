@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.commands.typed.saved_config import use_saved
-from runner.config import conf_folder, rules_settings, schema
-from runner.config.settings import Run
+from runner.config import conf_folder, schema
+from runner.config.settings import rules as rules_settings
+from runner.config.settings.run import Run
 from runner.errors import UserError, literal, quoted
 from runner.launch.application import RUN, Act, Application, RunFailed
 

@@ -23,14 +23,15 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from runner.config import conf_folder, env_secrets, rules_settings, schema
+from runner.config import conf_folder, env_secrets, schema
 from runner.config.composing.composed import Config
 from runner.config.composing.hydra_yaml import ConfigDumper, dump
 from runner.config.composing.overrides import may_see_seed, plain, texts
 from runner.config.env_secrets import Redaction
 from runner.config.explain import explain, is_hydra_error
 from runner.config.serialize import to_data
-from runner.config.settings import Run
+from runner.config.settings import rules as rules_settings
+from runner.config.settings.run import Run
 from runner.errors import UserError
 
 # Sweeps have many seeds: configs that differ only in the seed are derived from one, if nothing refers to the seed.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from runner.config import env_secrets
 from runner.config.env_secrets import Redaction
-from runner.config.run_settings import TrackingSettings
-from runner.config.settings import Run
+from runner.config.settings.execution import TrackingSettings
+from runner.config.settings.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import optax
 from runner.arrays import trees
 from runner.bridge.rngs import apply_keys
 from runner.bridge.wrap import Bridged
-from runner.config.train_settings import TrainSettings
+from runner.config.settings.train import TrainSettings
 from runner.errors import ConfigError, LayerError, nearest
 from runner.experiment.train.curve import Curve, Step, Steps, Watch
 from runner.experiment.train.optimizers import descending, make_optimizer

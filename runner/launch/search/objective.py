@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.config import dotted_keys, serialize
 from runner.config.composing.composed import Config
-from runner.config.sweep_settings import SearchSettings
+from runner.config.settings.sweep import SearchSettings
 from runner.errors import literal
 from runner.launch.process import PROCESS_WIDE
 from runner.launch.search.sampler import Sampler

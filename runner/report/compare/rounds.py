@@ -13,7 +13,7 @@ import jax
 
 from runner.arrays import devices
 from runner.bridge import rngs
-from runner.config.train_settings import TrainSettings
+from runner.config.settings.train import TrainSettings
 from runner.experiment import program as programs
 from runner.experiment.program import Program
 from runner.experiment.saved_run import SavedRun

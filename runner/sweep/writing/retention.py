@@ -11,7 +11,7 @@ import dataclasses
 import math
 
 from runner.config.enums import Keep, Mode
-from runner.config.train_settings import CheckpointSettings
+from runner.config.settings.train import CheckpointSettings
 from runner.records import metrics, store
 from runner.records.disk import removal
 from runner.records.metrics import Metric

@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass, field
 
 from runner.config.enums import DistributedMode, TimingMode
-from runner.config.layer_settings import HostSettings, InputSettings, LayerSettings
-from runner.config.pipeline_settings import PipelineSettings
-from runner.config.rules_settings import RulesSettings
-from runner.config.run_settings import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
-from runner.config.sweep_settings import FailureSettings, GridSettings, MeshSettings, ProcessSettings
-from runner.config.train_settings import MAX_SEED, CheckpointSettings, TrainSettings
+from runner.config.settings.execution import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
+from runner.config.settings.layer import HostSettings, InputSettings, LayerSettings
+from runner.config.settings.pipeline import PipelineSettings
+from runner.config.settings.rules import RulesSettings
+from runner.config.settings.sweep import FailureSettings, GridSettings, MeshSettings, ProcessSettings
+from runner.config.settings.train import MAX_SEED, CheckpointSettings, TrainSettings
 from runner.errors import ConfigError
 
 DEVICE_PATTERN = re.compile(r"(cpu|gpu|tpu|auto)(:\d+)?")
