@@ -14,10 +14,11 @@ from runner.bridge import lifts, rngs
 from runner.bridge.calling import calls
 from runner.bridge.tracing import own_wrappers
 from runner.checks.parts import own_storage, unkept
-from runner.checks.probes import as_code, python_state, written
+from runner.checks.probes import as_code, written
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import flow
 from runner.checks.results import verdicts
+from runner.checks.user_code import python_state
 from runner.errors import listed, nearest
 from runner.records.record import Check, Verdict
 

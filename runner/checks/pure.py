@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from runner.arrays import closeness, trees
-from runner.checks.probes import next_process, set_order
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import traces
 from runner.checks.results import verdicts
+from runner.checks.user_code import next_process, set_order
 from runner.errors import end_if_meant, listed
 from runner.records.record import Check
 

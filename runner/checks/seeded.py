@@ -19,11 +19,11 @@ from runner.arrays import trees
 from runner.bridge import wrap
 from runner.bridge.rngs import PARAMS
 from runner.checks.parts import equal_starts
-from runner.checks.probes import drawn_at_import, other_seeds
 from runner.checks.probes.randomness import equal_slices, looks_random
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import draws
 from runner.checks.results import verdicts
+from runner.checks.user_code import drawn_at_import, other_seeds
 from runner.errors import listed
 from runner.records.record import Check
 

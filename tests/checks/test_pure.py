@@ -16,8 +16,8 @@ from flax import nnx
 from flax.nnx import bridge
 
 from runner.checks import pure
-from runner.checks.probes import next_process, other_seeds
 from runner.checks.probes.subject import subject_of
+from runner.checks.user_code import next_process, other_seeds
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.failures import CheckFailed

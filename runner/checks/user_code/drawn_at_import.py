@@ -21,8 +21,8 @@ import jax
 import numpy as np
 
 from runner.arrays import trees
-from runner.checks.probes import set_order, swapped
 from runner.checks.probes.subject import Subject
+from runner.checks.user_code import set_order, swapped
 
 _MODULES = (jax.random, np.random, random)
 _PUBLIC = {

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from runner.checks.probes import swapped
+from runner.checks.user_code import swapped
 
 OTHER_HASH = 0x5DEECE66D
 _HASH = re.compile(r"(?<![\w.])hash\(")

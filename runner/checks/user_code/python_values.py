@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from runner.checks.probes import swapped
+from runner.checks.user_code import swapped
 
 NODES = (nnx.Variable, nnx.Pytree)
 

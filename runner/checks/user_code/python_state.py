@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 
 from runner.bridge.calling import calls
-from runner.checks.probes import python_values, unwrapped
+from runner.checks.probes import unwrapped
 from runner.checks.programs import flow
+from runner.checks.user_code import python_values
 
 # The path of a module, and the name of an attribute.
 Place = tuple[tuple[Any, ...], str]

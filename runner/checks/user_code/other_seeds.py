@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from runner.checks.probes import swapped
+from runner.checks.user_code import swapped
 
 _OF_BITS = ("SeedSequence", "PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
