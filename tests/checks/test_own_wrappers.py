@@ -27,7 +27,7 @@ def test_an_own_wrapper_that_keeps_passes(wrapper):
     assert failed(wrapper) == {}
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [own.Counts, own.Weighs])
 def test_own_wrappers_of_other_layers_pass(layer):
     assert failed(own.Merging, layer) == {}
@@ -50,7 +50,7 @@ def test_an_own_wrapper_that_loses_fails(wrapper, check, words):
     assert words in failed(wrapper)[check]
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrapper", "checks"),
     [(own.Merging, []), (own.Numbered, []), (own.Stateless, ["complete", "mutable"]), (own.Frozen, ["mutable"])],
@@ -61,7 +61,7 @@ def test_an_own_wrapper_alone_is_judged(wrapper, checks):
     assert [check.name for check in found if check.verdict == "fail" or check.untested] == checks
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrapper", "checks"), [(own.Numbered, []), (own.ForgettingByNumber, ["complete"])])
 def test_an_own_wrapper_is_judged_in_scans(wrapper, checks):
     found = runner.check(own.Stack(wrapper), X, only=["complete", "mutable"], pipeline="kauldron")
