@@ -68,7 +68,8 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
         memory.require_room_to_run(program)
     except Exception as error:
         raise NotCompiled(before) from error
-    return dataclasses.replace(program, checks=tuple(before or run_checks(draft, run, program)))
+    asked = before or run_checks(draft, run, program)
+    return dataclasses.replace(program, checks=tuple(asked), init_traced=None, apply_traced=None)
 
 
 def run_checks(draft: Draft, run: Run, program: Program | None = None) -> list[Check]:
@@ -119,6 +120,8 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         key=place.put(rngs.root_key(0)),
         compiled_init=program.init if program else None,
         compiled_apply=program.apply if program else None,
+        traced_init=program.init_traced if program else None,
+        traced_apply=program.apply_traced if program else None,
         again=lambda: wrapped(run),
         rules=draft.rules,
         reseeded=functools.partial(_reseeded, run) if run.layer.seeded_by else None,

@@ -29,6 +29,8 @@ class Program:
       apply: Compiled `(variables, key, x) -> (output, updated collections)`.
       init_phases: The cost of compiling init.
       apply_phases: The cost of compiling apply.
+      init_traced: The trace of init that was compiled; None once the checks have read it.
+      apply_traced: The trace of apply, the same way.
       training: Compiled training; None if nothing is trained.
       checks: The results of the program's checks, the same for all its runs.
     """
@@ -38,6 +40,8 @@ class Program:
     apply: Any
     init_phases: Phases
     apply_phases: Phases
+    init_traced: jax.stages.Traced | None = None
+    apply_traced: jax.stages.Traced | None = None
     training: CompiledTraining | None = None
     checks: tuple[Check, ...] = ()
 
@@ -63,9 +67,9 @@ def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
 
     with place.context():
         placed = place.shardings(needs.variables)
-        init_compiled, init_phases = clock.compile_phases(init, (key, x), out_shardings=placed)
+        init_compiled, init_phases, init_traced = clock.compile_traced(init, (key, x), out_shardings=placed)
         arguments = (place.shapes(drafted.variables), key, x)
-        apply_compiled, apply_phases = clock.compile_phases(_apply(drafted), arguments)
+        apply_compiled, apply_phases, apply_traced = clock.compile_traced(_apply(drafted), arguments)
         compiled = None
         if drafted.training is not None:
             compiled = compile_training(drafted, drafted.training)
@@ -77,6 +81,8 @@ def compile_program(drafted: Draft, *, contended: bool = False) -> Program:
         apply=apply_compiled,
         init_phases=dataclasses.replace(init_phases, contended=contended),
         apply_phases=dataclasses.replace(apply_phases, contended=contended),
+        init_traced=init_traced,
+        apply_traced=apply_traced,
         training=compiled,
     )
 

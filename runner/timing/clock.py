@@ -217,13 +217,25 @@ def compile_phases(
       out_shardings: As passed to `jax.jit`.
       clock: Nanoseconds from any fixed origin.
     """
+    compiled, phases, _ = compile_traced(function, arguments, out_shardings=out_shardings, clock=clock)
+    return compiled, phases
+
+
+def compile_traced(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    *,
+    out_shardings: Any = None,
+    clock: Clock = time.perf_counter_ns,
+) -> tuple[Any, Phases, jax.stages.Traced]:
+    """`compile_phases`, and the trace that was compiled: its `jaxpr`, and its `out_info`."""
     jitted = jax.jit(function, out_shardings=out_shardings)
     traced, trace_s = seconds(lambda: jitted.trace(*arguments), clock=clock)
     lowered, lower_s = seconds(traced.lower, clock=clock)
     with _cache_hits() as hits:
         compiled, compile_s = seconds(lowered.compile, clock=clock)
     label = "off" if not _cache_is_on() else "warm" if hits() else "cold"
-    return compiled, Phases(trace_s=trace_s, lower_s=lower_s, compile_s=compile_s, cache=label)
+    return compiled, Phases(trace_s=trace_s, lower_s=lower_s, compile_s=compile_s, cache=label), traced
 
 
 def compile_interleaved(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from flax.nnx import bridge
 
 import runner
 from runner.checks.probes.subject import subject_of
+from runner.checks.programs import traces
 from runner.errors import UserError
 from runner.records.record import Verdict
 
@@ -80,3 +83,26 @@ def test_other_generators_of_keys_pass(generator):
     with jax.default_prng_impl(generator):  # whose keys are four numbers, as MaxText's trainer sets it
         found = runner.check(LINEAR, X, only=["complete", "nothing_invented", "streams", "seeded"])
     assert {check.name: check.verdict for check in found if check.verdict != "pass"} == {}
+
+
+def test_checks_read_what_was_compiled():
+    alone = subject_of(bridge.to_linen(nnx.BatchNorm, 8), X)
+    apply, init = jax.jit(alone.apply), jax.jit(lambda key, x: alone.model.init(key, alone.needs.streams, x))
+    given = dataclasses.replace(
+        alone,
+        traced_init=init.trace(alone.key, X),
+        traced_apply=apply.trace(alone.shapes, alone.key, X),
+    )
+    assert given.applied is given.traced_apply.jaxpr
+    assert traces.lines(given.applied) == traces.lines(given.trace_apply()) == traces.lines(alone.applied)
+    assert traces.lines(given.initialised) == traces.lines(given.trace_init()) == traces.lines(alone.initialised)
+    assert given.returned == alone.returned
+
+
+def test_changed_subject_forgets_its_trace():
+    model = bridge.to_linen(nnx.BatchNorm, 8)
+    whole = subject_of(model, X)
+    given = dataclasses.replace(whole, traced_apply=jax.jit(whole.apply).trace(whole.shapes, whole.key, X))
+    fixed = given.replaced(mutable=())
+    assert len(given.applied.jaxpr.outvars) == 3
+    assert len(fixed.applied.jaxpr.outvars) == 1

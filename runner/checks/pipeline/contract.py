@@ -156,7 +156,7 @@ def _called_with(subject: Subject, name: str, value: bool) -> Subject:
     model = dataclasses.replace(subject.model, call=Arguments({**subject.model.call, name: value}))
     try:
         needs = find_needs(model, subject.x, subject.label)
-        other = dataclasses.replace(subject, model=model, needs=needs, mutable=needs.mutable)
+        other = subject.replaced(model=model, needs=needs, mutable=needs.mutable)
         other.wanted_streams  # noqa: B018 - traced here, where it may raise
     except Exception:  # noqa: BLE001 - whatever the layer's own code raises
         return subject

@@ -54,6 +54,8 @@ class Subject:
       key: The root key, `jax.random.PRNGKey(0)` by default.
       compiled_init: `(key, x) -> variables`, compiled; None compiles it for the first check that wants it.
       compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
+      traced_init: The trace that `compiled_init` is of; None traces it for the first check that wants it.
+      traced_apply: The trace that `compiled_apply` is of, the same way.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
       rules: What the pipeline does by path; None if it is not given.
       pipeline: What else it does with a layer; None for no pipeline in particular.
@@ -74,10 +76,17 @@ class Subject:
     key: jax.Array = field(default_factory=lambda: root_key(0))
     compiled_init: Callable[..., Any] | None = None
     compiled_apply: Callable[..., Any] | None = None
+    traced_init: jax.stages.Traced | None = None
+    traced_apply: jax.stages.Traced | None = None
     again: Callable[[], Bridged] | None = None
     rules: PathRules | None = None
     pipeline: PipelineSettings | None = None
     reseeded: Callable[[], Bridged] | None = None
+
+    def replaced(self, **changes: Any) -> Subject:
+        """The same with `changes`; what was traced or compiled before them is left out."""
+        programs = ("compiled_init", "compiled_apply", "traced_init", "traced_apply")
+        return dataclasses.replace(self, **{**dict.fromkeys(programs), **changes})
 
     @functools.cached_property
     def variables(self) -> Any:
@@ -107,7 +116,7 @@ class Subject:
     @functools.cached_property
     def initialised(self) -> Any:
         """The jaxpr of init: `(key, x) -> variables`."""
-        return self.trace_init()
+        return self.trace_init() if self.traced_init is None else self.traced_init.jaxpr
 
     def trace_init(self) -> Any:
         """Traces init again: `(key, x) -> variables`."""
@@ -120,7 +129,8 @@ class Subject:
 
     @functools.cached_property
     def _traced(self) -> tuple[Any, Any]:
-        return self._trace()
+        traced = self.traced_apply
+        return self._trace() if traced is None else (traced.jaxpr, traced.out_info)
 
     def _trace(self) -> tuple[Any, Any]:
         key = jax.ShapeDtypeStruct(self.key.shape, self.key.dtype)
@@ -183,7 +193,7 @@ class Subject:
         """Streams that the output or an update depends on, once apply is given all that there are."""
         known = {*self.needs.streams, *self.rngs}
         enough = known <= {PARAMS, *self.rngs} or self._falls_back
-        whole = self if enough else dataclasses.replace(self, rngs=tuple(sorted(known)))
+        whole = self if enough else self.replaced(rngs=tuple(sorted(known)))
         return sorted(known & whole.draws.used)
 
     @property

@@ -90,7 +90,7 @@ class _Probe:
     def found(self) -> PythonState:
         """What a call leaves in Python."""
         after: dict[Place, Any] = {}
-        first = self._program({}, after)
+        first = self._traced({}, after)
         changed = {
             place: value for place, value in after.items() if not python_values.same(value, self.before.get(place))
         }
@@ -103,19 +103,19 @@ class _Probe:
                 is_read = self._is_of_x(place) and self._reads(place, value)
             else:
                 later = [value, MUCH_LATER] if type(value) is int else [value]
-                is_read = any(self._differs(first, {place: one}) for one in later)
+                is_read = any(self._differs(_text(first), {place: one}) for one in later)
             if is_read:
                 read.append(place)
         return PythonState(read=_names(read), running=_names(running))
 
     def _differs(self, first: str, changed: Mapping[Place, Any]) -> bool:
         try:
-            return self._program(changed, {}) != first
+            return _text(self._traced(changed, {})) != first
         except Exception:  # noqa: BLE001 - a second call that raises is another one
             return True
 
-    def _program(self, changed: Mapping[Place, Any], after: dict[Place, Any]) -> str:
-        """The traced call as text, with attributes `changed` before; what they are after it is put into `after`."""
+    def _traced(self, changed: Mapping[Place, Any], after: dict[Place, Any]) -> Any:
+        """The jaxpr of the call, with attributes `changed` before; what they are after it is put into `after`."""
 
         def run(state: Any, arrays: Any) -> Any:
             module: Any = nnx.merge(self.graph, state)
@@ -124,9 +124,7 @@ class _Probe:
             after.update(_attributes(module))
             return output, nnx.to_pure_dict(nnx.state(module, nnx.Variable))
 
-        closed = jax.make_jaxpr(run)(self.state, self.call.arrays)
-        consts = "".join(str(np.asarray(one)) for one in closed.consts if isinstance(one, (np.ndarray, np.generic)))
-        return re.sub(r"0x[0-9a-f]+", "", str(closed)) + consts
+        return jax.make_jaxpr(run)(self.state, self.call.arrays)
 
     def _is_running(self, place: Place, value: Any) -> bool:
         """Whether an array attribute is replaced by one that is made of it."""
@@ -164,6 +162,12 @@ class _Probe:
         closed = jax.make_jaxpr(run)(inputs, self.call.arrays, self.state)
         read = flow.read(closed, [True] * len(closed.jaxpr.outvars))
         return read[: len(inputs)], read[len(inputs) :][: len(self.call.arrays)]
+
+
+def _text(closed: Any) -> str:
+    """A traced call as text, with the NumPy arrays that are baked in."""
+    consts = "".join(str(np.asarray(one)) for one in closed.consts if isinstance(one, (np.ndarray, np.generic)))
+    return re.sub(r"0x[0-9a-f]+", "", str(closed)) + consts
 
 
 def _attributes(module: Any, *, copied: bool = False) -> dict[Place, Any]:
