@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import jax
@@ -20,6 +21,9 @@ GUARDS = (
 )
 
 PLATFORMS = ("tpu", "gpu", "cpu")
+
+# How much of what is compiled is kept for the next time; JAX removes what was not used for longest.
+MAX_CACHE_BYTES = 256 * 2**20
 
 # Into how many devices the CPU is split because a record, which may be a stranger's, says so.
 MAX_CPU_DEVICES = 1024
@@ -44,11 +48,35 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
                 "process.num_cpu_devices", num_cpu_devices, reason, "one sweep for each number"
             ) from error
     if compilation_cache not in ("off", "auto"):
-        folder = cache_folder(compilation_cache)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        # With the default threshold of 1 s, small layers are never cached.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        _keep_in(cache_folder(compilation_cache))
+
+
+def keep_compiled(processor: str) -> None:
+    """Keeps what JAX compiles in the user's cache folder, up to `MAX_CACHE_BYTES`; for a process that times none of it.
+
+    Does nothing where JAX keeps it already, or where the folder can't be made.
+
+    Args:
+      processor: Tells processor types apart: code compiled for one need not run on another.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
+    folder = cache_folder("on").with_name("untimed") / processor
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    _keep_in(folder)
+    jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)
+    # A full disk, or an entry that a killed process left half written: it is compiled, as without a cache.
+    warnings.filterwarnings("ignore", r"Error (reading|writing) persistent compilation cache entry")
+
+
+def _keep_in(folder: Path) -> None:
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # With the default threshold of 1 s, small layers are never cached.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _require_compiling() -> None:

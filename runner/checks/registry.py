@@ -65,13 +65,16 @@ FULL: Mapping[str, CheckFunction] = {
 }
 
 
-def run_checks(subject: Subject, *, full: bool, only: Collection[str] | None = None) -> list[Check]:
+def run_checks(
+    subject: Subject, *, full: bool, only: Collection[str] | None = None, each: Callable[[Check], None] | None = None
+) -> list[Check]:
     """Runs the checks on `subject`, in order; one that can't be made is a warn that says why, marked as `untested`.
 
     Args:
       subject: The module to check.
       full: Whether to compile and run everything, or only to trace.
       only: Names of the checks to run; None for all.
+      each: Gets every result as soon as it is known.
     """
     checks = {**TRACED, **FULL} if full else TRACED
     raised: dict[str, str] = {}
@@ -80,7 +83,12 @@ def run_checks(subject: Subject, *, full: bool, only: Collection[str] | None = N
         for name, check in checks.items()
         if (name in only if only is not None else name not in ASKED_IF or ASKED_IF[name](subject))
     }
-    return [_asked(name, check, subject, full=full, raised=raised) for name, check in wanted.items()]
+    results = []
+    for name, check in wanted.items():
+        results.append(_asked(name, check, subject, full=full, raised=raised))
+        if each is not None:
+            each(results[-1])
+    return results
 
 
 def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, **options: Any) -> list[Check]:

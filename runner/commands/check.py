@@ -19,7 +19,8 @@ from runner.launch.application import Act, SweepRequest, SweepResult
 
 if TYPE_CHECKING:
     from runner.config.composing.composed import Config
-    from runner.records.record import Record
+    from runner.experiment.draft import Draft
+    from runner.records.record import Check, Record
 
 EXIT_NO = 1
 
@@ -36,7 +37,6 @@ def check(request: SweepRequest, *, as_json: bool = False, traced: bool = False)
     from runner.checks.results import verdicts
     from runner.experiment import execute
     from runner.experiment.job import Job
-    from runner.experiment.sized import added
     from runner.records.record import Verdict
     from runner.report import table
     from runner.report.terminal import Terminal
@@ -61,21 +61,38 @@ def check(request: SweepRequest, *, as_json: bool = False, traced: bool = False)
             continue
         seen.add(identity.program_id)
         run, draft = _asked(config.run, traced=traced), drafts[identity.program_id, config.run.device]
-        record = execute.attempt(Job(run=run, identity=identity, compare_eager=not traced), draft).record
-        checked.append(_as_data(config, record))
+        shown: list[Check] = []
+
+        def show(check: Check, shown: list[Check] = shown) -> None:
+            shown.append(check)
+            if not as_json:
+                terminal.line("\n".join(table.check_lines(check, width=terminal.console.width)))
+
         if not as_json:
-            more = "".join(f", {name} {shape}" for name, shape in run.input.more.items())
-            method = f".{run.layer.nnx_method}" if run.layer.nnx_method else ""
-            head = f"{record.layer}{method} on x {draft.x.dtype}{run.input_shape}{more}, {run.device}"
-            head += f", as {run.pipeline.name} calls it" if run.pipeline.name else ""
-            head += "".join(f"\n  layer.kwargs.{key}={value} filled in" for key, value in added(run).items())
-            terminal.line("\n".join(table.checks_lines(head, record, width=terminal.console.width)))
+            terminal.line(_head(run, draft))
+        record = execute.attempt(Job(run=run, identity=identity, compare_eager=not traced), draft, each=show).record
+        checked.append(_as_data(config, record))
+        for check in record.checks[len(shown) :]:
+            show(check)
+        if not as_json:
+            terminal.line("\n".join(table.fixes_lines(record)))
     if as_json:
         print_json(checked, indent=1)
     said = [item for one in checked for item in one["checks"]]
     wrong = any(item["verdict"] == Verdict.fail.value or item["untested"] for item in said)
     wrong = wrong or any(one["error"] for one in checked)
     return SweepResult(EXIT_NO if wrong else 0)
+
+
+def _head(run: Run, draft: Draft) -> str:
+    """What is checked, and the arguments of the layer that were filled in."""
+    from runner.experiment.sized import added
+
+    more = "".join(f", {name} {shape}" for name, shape in run.input.more.items())
+    method = f".{run.layer.nnx_method}" if run.layer.nnx_method else ""
+    head = f"{run.layer.label}{method} on x {draft.x.dtype}{run.input_shape}{more}, {run.device}"
+    head += f", as {run.pipeline.name} calls it" if run.pipeline.name else ""
+    return head + "".join(f"\n  layer.kwargs.{key}={value} filled in" for key, value in added(run).items())
 
 
 def _asked(run: Run, *, traced: bool) -> Run:
@@ -99,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(typed: argparse.Namespace) -> int:
     """Checks the configs of a command line and returns the exit code."""
     act = functools.partial(check, as_json=typed.json, traced=typed.traced)
-    return hydra_command(typed.overrides, Act("check", act))
+    return hydra_command(typed.overrides, Act("check", act, timed=False))
 
 
 VERB = Verb(

@@ -44,13 +44,14 @@ from runner.timing.clock import Clock, first_call, measure_on_device, measure_pr
 _num_cores = functools.cache(machine.cores_to_share)
 
 
-def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
+def prepare(draft: Draft, run: Run, *, contended: bool = False, each: Callable[[Check], None] | None = None) -> Program:
     """Compiles the program of `run` and runs its checks; may be called from any thread.
 
     Args:
       draft: The traced program.
       run: A run of it: its check and input settings count, not its seed.
       contended: Whether other work of this program runs concurrently.
+      each: Gets every result of a check as soon as it is known.
 
     Raises:
       CheckFailed: A strict check failed, or any could not be made.
@@ -61,24 +62,27 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False) -> Program:
     except memory.TooLarge as error:
         raise NotCompiled([]) from error
     # With the variables, or the streams for init, that are given, nothing may compile: the checks explain it better.
-    before = run_checks(draft, run) if draft.given is not None or draft.init_rngs is not None else []
+    before = run_checks(draft, run, each=each) if draft.given is not None or draft.init_rngs is not None else []
     try:
         with no_exit():
             program = compile_program(draft, contended=contended)
         memory.require_room_to_run(program)
     except Exception as error:
         raise NotCompiled(before) from error
-    asked = before or run_checks(draft, run, program)
+    asked = before or run_checks(draft, run, program, each=each)
     return dataclasses.replace(program, checks=tuple(asked), init_traced=None, apply_traced=None)
 
 
-def run_checks(draft: Draft, run: Run, program: Program | None = None) -> list[Check]:
+def run_checks(
+    draft: Draft, run: Run, program: Program | None = None, *, each: Callable[[Check], None] | None = None
+) -> list[Check]:
     """Runs the checks of `draft` that the settings of `run` select; none if they are off.
 
     Args:
       draft: The traced program.
       run: A run of it.
       program: The same program compiled, if it is.
+      each: Gets every result as soon as it is known.
 
     Raises:
       CheckFailed: A strict check failed.
@@ -88,7 +92,8 @@ def run_checks(draft: Draft, run: Run, program: Program | None = None) -> list[C
     # On a mesh they use one device: several are covered by the check `sharding`, and by a check of each run.
     with draft.placement.alone().context():
         alone = program if draft.placement.mesh is None else None
-        asked = registry.run_checks(subject(draft, run, alone), full=run.checks.depth is ChecksDepth.full)
+        full = run.checks.depth is ChecksDepth.full
+        asked = registry.run_checks(subject(draft, run, alone), full=full, each=each)
     if run.checks.mode is ChecksMode.strict:
         for check in sorted(asked, key=lambda check: check.untested):  # a fail says more than what kept from testing
             _refuse(check, asked, run)
@@ -181,10 +186,16 @@ def execute(
     return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
 
 
-def attempt(job: Job, draft: Draft) -> Result:
-    """Compiles and executes a single run from its traced program; a failure to compile is also a result."""
+def attempt(job: Job, draft: Draft, *, each: Callable[[Check], None] | None = None) -> Result:
+    """Compiles and executes a single run from its traced program; a failure to compile is also a result.
+
+    Args:
+      job: The run.
+      draft: Its traced program.
+      each: Gets every result of the program's checks as soon as it is known.
+    """
     try:
-        program = prepare(draft, job.run)
+        program = prepare(draft, job.run, each=each)
     except (CheckFailed, NotCompiled) as error:
         return failed(job, error)
     return execute(job, program)

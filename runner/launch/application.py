@@ -101,11 +101,13 @@ class Act:
       name: Its name in messages.
       do: Does it.
       runs: Whether it runs and writes anything.
+      timed: Whether it shows how long compiling takes; if not, compiled programs are kept for the next time.
     """
 
     name: str
     do: Callable[[SweepRequest], SweepResult]
     runs: bool = False
+    timed: bool = True
 
 
 def run_sweep(request: SweepRequest) -> SweepResult:
@@ -202,7 +204,7 @@ class Application:
         if not configs:
             raise one_or_many(refused, len(refused))
         _require_together(configs, self.act, by_jobs=execute is not None)
-        prepare_process(configs, remote=remote_platform is not None)
+        prepare_process(configs, remote=remote_platform is not None, timed=self.act.timed)
         request = SweepRequest(
             configs=configs,
             place=place,

@@ -43,12 +43,14 @@ PROCESS_WIDE = (
 )
 
 
-def prepare_process(configs: Sequence[Config], *, remote: bool = False) -> None:
+def prepare_process(configs: Sequence[Config], *, remote: bool = False, timed: bool = True) -> None:
     """Sets process-wide state: JAX's devices and cache, and that libraries log errors only.
 
     Args:
       configs: The sweep's configs.
       remote: Whether other processes do the work, so that this one takes no GPU.
+      timed: Whether it is shown how long compiling takes; if not, with `compilation_cache=auto`
+        what it compiles is kept for the next time.
 
     Raises:
       ConfigError: The configs disagree on it, or JAX is already initialized differently.
@@ -62,10 +64,13 @@ def prepare_process(configs: Sequence[Config], *, remote: bool = False) -> None:
     from runner.arrays import devices
     from runner.experiment import distributed
     from runner.report.terminal import Terminal
+    from runner.timing import machine
 
     if remote:
         devices.keep_to_cpu()
     devices.prepare_process(first.process.num_cpu_devices, first.process.compilation_cache)
+    if not timed and first.process.compilation_cache == "auto":
+        devices.keep_compiled(machine.processor_id())
     distributed.start(first.distributed, Terminal().warned)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from runner.config.dotted_keys import flatten, varied_keys
 from runner.errors import literal, visible
 from runner.records.find import DAMAGED
-from runner.records.record import Record, Status
+from runner.records.record import Check, Record, Status
 from runner.records.row import Row
 from runner.records.timing import Aggregate
 
@@ -39,6 +39,9 @@ FLAG_MEANING = {
 }
 
 STATUS_STYLE = {Status.done.value: "green", Status.failed.value: "bold red", DAMAGED: "bold red"}
+
+# The longest name of a check: each is printed as it is known, before the others are.
+CHECK_WIDTH = len("nothing_invented")
 
 # Columns of a search, and those that it omits.
 SEARCHED = ("objective",)
@@ -113,20 +116,16 @@ def flags_line(flags: Mapping[str, int]) -> str:
     return f"{FLAGGED} read with care: {reasons}"
 
 
-def checks_lines(head: str, record: Record, *, width: int) -> list[str]:
-    """One line per check with its verdict, then a fix for each fail and warn.
+def check_lines(check: Check, *, width: int) -> list[str]:
+    """A check with its verdict and what it found, on lines of `width` characters."""
+    left = f"  {check.name:<{CHECK_WIDTH}}  {check.verdict.value:<7}  "
+    body = textwrap.wrap(check.detail, max(20, width - len(left))) or [""]
+    return [left + body[0], *(" " * len(left) + text for text in body[1:])]
 
-    Args:
-      head: What was checked.
-      record: Its record.
-      width: Characters per line.
-    """
-    name_width = max((len(check.name) for check in record.checks), default=0)
-    lines = [head]
-    for check in record.checks:
-        left = f"  {check.name:<{name_width}}  {check.verdict.value:<7}  "
-        body = textwrap.wrap(check.detail, max(20, width - len(left))) or [""]
-        lines += [left + body[0], *(" " * len(left) + text for text in body[1:])]
+
+def fixes_lines(record: Record) -> list[str]:
+    """What follows the checks of a record: a fix for each fail and warn, why it failed, and how many there are."""
+    lines: list[str] = []
     for check in record.checks:
         if check.fix:
             lines += [

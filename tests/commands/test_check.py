@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from runner.arrays import checkpoint
 from runner.checks import registry
 from runner.commands import main
+from runner.report import table
 
 HERE = __name__
 
@@ -99,3 +101,29 @@ def test_traced_checks_compare_nothing_eager(capsys):
     assert {"complete", "seeded", "trained"} <= verdicts.keys()
     assert verdicts.keys().isdisjoint({"parity", "lifts", "checkpoint"})
     assert verdicts["eager"] == "skipped"
+
+
+class Talking(nnx.Module):
+    """Says when it is traced."""
+
+    def __init__(self, in_features, out_features, *, rngs):
+        self.linear = nnx.Linear(in_features, out_features, rngs=rngs)
+
+    def __call__(self, x):
+        print("traced", flush=True)
+        return self.linear(x)
+
+
+def test_each_check_is_printed_at_once(capfd):
+    words = ["layer=custom", f"layer.target={HERE}.Talking", "features=4", "input_shape=[3,4]"]
+    assert main.main(["check", *words, "--traced"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    head = next(num for num, line in enumerate(lines) if line.startswith("Talking on x float32[3, 4], cpu"))
+    names = [line.split()[0] for line in lines[head + 3 :] if line.startswith("  ") and line[2] != " "]
+    assert names[:3] == ["complete", "nothing_invented", "streams"]
+    first = next(num for num, line in enumerate(lines) if line.startswith("  complete "))
+    assert "traced" in lines[first + 1 :]
+
+
+def test_columns_fit_every_name_of_a_check():
+    assert max(map(len, [*registry.TRACED, *registry.FULL])) <= table.CHECK_WIDTH

@@ -82,7 +82,7 @@ class ProcessSettings:
     Attributes:
       num_cpu_devices: Number of devices that the host CPU is split into.
       compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache; auto
-        is off in one process, and a shared folder next to the sweeps if other processes do the work.
+        is on for `check`, off for runs in one process, and a shared folder next to the sweeps if other processes run.
       workers: Jobs that a sweep is split into for a remote platform; null: as many as run concurrently.
     """
 
