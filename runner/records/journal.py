@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any
 
 from runner.errors import StorageError
@@ -24,6 +25,18 @@ Event = dict[str, Any]
 
 # Ends every line: the start of the SHA-256 of what is before it, so that a flipped bit is detected.
 DIGEST_CHARACTERS = 16
+
+# The types of what is read from a line, by key; others may be anything.
+_NUMBER, _COUNT, _TEXT = (int, float, NoneType), (int, NoneType), (str, NoneType)
+KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("event", "layer", "device", "software_id", "program_id"), (str,)),
+    **dict.fromkeys(("run_id", "error"), _TEXT),
+    **dict.fromkeys(("num", "num_params", "number", "after"), (int,)),
+    "checkpoint_bytes": _COUNT,
+    **dict.fromkeys(("output_norm", "apply_s", "loss_first", "loss_last", "value"), _NUMBER),
+    **dict.fromkeys(("apply_flags", "failed_checks", "overrides"), (list,)),
+}
+
 SEALED = re.compile(rb',"digest":"([0-9a-f]{%d})"}' % DIGEST_CHARACTERS)
 SEAL_BYTES = len(',"digest":""}') + DIGEST_CHARACTERS
 
@@ -93,9 +106,17 @@ def from_line(line: bytes) -> Event:
     if sealed is None or _digest(text[: sealed.start()]) != sealed[1]:
         raise ValueError("the line is not what was written, by its digest")
     event = json.loads(text[: sealed.start()] + b"}")
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+    if not isinstance(event, dict) or "event" not in event or not all(map(_is_kept, event.items())):
         raise ValueError("it is no event")
     return event
+
+
+def _is_kept(item: tuple[str, Any]) -> bool:
+    """Whether a value of a line is of the type that is written under its key."""
+    key, value = item
+    if not isinstance(value, KINDS.get(key, object)) or (key in KINDS and isinstance(value, bool)):
+        return False
+    return not isinstance(value, list) or key not in KINDS or all(isinstance(one, str) for one in value)
 
 
 def _digest(text: bytes) -> bytes:

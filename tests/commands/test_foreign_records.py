@@ -1,4 +1,4 @@
-"""Records and plans of strangers: a right digest around other types, missing keys, huge numbers and nested lists.
+"""Records, plans and journals of strangers: a right digest around other types, missing keys, huge numbers, nested lists.
 
 `BRIDGE_RUNNER_FUZZ=SEED[:NUM]` draws others, or more of them.
 """
@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 from bounded_calls import call, codes_of, sweep_two_runs
 
-from runner.records import codec
+from runner.records import codec, journal
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # to a user, a warning is no error
 
 SEED, _, NUM = os.environ.get("BRIDGE_RUNNER_FUZZ", "15:").partition(":")
 NUM_DRAWN = int(NUM or 120)
+NUM_LINES = int(NUM or 60)
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "train=short", "train.steps=2")
 OTHERS: tuple[Any, ...] = (
@@ -101,4 +102,31 @@ def test_no_sealed_record_ends_in_a_traceback(swept, tmp_path, monkeypatch, caps
         faults += [f"{file.name} with {what}, {words}: {fault}"] if fault else []
     with capsys.disabled():
         print(f"\nsealed records and plans: tried {NUM_DRAWN} / held {NUM_DRAWN - len(faults)}, refused {refused}")
+    assert not faults, "\n\n".join(faults)
+
+
+def test_no_sealed_journal_ends_in_a_traceback(swept, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(swept / SWEEP, KEPT)
+    chance = random.Random(int(SEED))
+    whole = (swept / SWEEP / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    faults, refused = [], 0
+    for num in range(NUM_LINES):
+        shutil.rmtree(SWEEP, ignore_errors=True)
+        Path("o.st").unlink(missing_ok=True)
+        shutil.copytree(swept / SWEEP, SWEEP)
+        lines, place = list(whole), chance.randrange(len(whole))
+        data = json.loads(lines[place])
+        del data["digest"]
+        assert journal.to_line(data) == lines[place]
+        data, what = changed(data, chance, list(places(data)))
+        lines[place] = journal.to_line(data)
+        Path(SWEEP, "journal.jsonl").write_bytes(b"".join(lines))
+        words = chance.choice(QUICK if num % 10 else LOOKS).split()
+        found = call(words)
+        refused += found.code != 0
+        fault = found.fault(codes_of(words[0]))
+        faults += [f"line {place} with {what}, {words}: {fault}"] if fault else []
+    with capsys.disabled():
+        print(f"\nsealed journals: tried {NUM_LINES} / held {NUM_LINES - len(faults)}, refused {refused}")
     assert not faults, "\n\n".join(faults)

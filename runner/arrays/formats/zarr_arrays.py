@@ -48,13 +48,19 @@ def stored(folder: Path) -> StoredArray:
 
 
 def read_arrays(arrays: Sequence[StoredArray]) -> list[np.ndarray]:
-    """The arrays themselves, read at the same time."""
+    """The arrays themselves, read at the same time.
+
+    Raises:
+      StorageError: What is no file is among those of an array.
+      TooLargeError: A chunk of one does not fit into the memory that is free.
+    """
     import tensorstore
 
     def spec(driver: str, folder: str) -> Any:
         return {"driver": driver, "kvstore": {"driver": "file", "path": f"{folder}/"}}
 
     for one in arrays:
+        plain_files.require_files(Path(one.key[1]))
         declared_sizes.require_folder(Path(one.key[1]), whole=False)
     opened = [tensorstore.open(spec(*one.key), open=True, read=True) for one in arrays]
     reading = [one.result().read() for one in opened]
