@@ -242,6 +242,12 @@ USAGE += " [rules=FILE]"
          f"diff: --input takes a shape and --call NAME=LITERAL.\n  Try: {USAGE}"),
         (["old", "diffed_nets:New()", *INPUT, "--input-dtype", "float33"],
          "--input-dtype=float33: no such dtype.\n  Try: --input-dtype float32"),
+        (["old", "diffed_nets:New()", *INPUT, "--input-dtype", "str"],
+         "--input-dtype=str: no such dtype.\n  Try: --input-dtype float32"),
+        (["old", "diffed_nets:New()", "--input", "[-1,8]"],
+         "--input=[-1,8]: no such shape.\n  Try: --input '[2,8]'"),
+        (["old", "diffed_nets:New()", "--input", "[99999999999,99999]"],
+         "--input=[99999999999,99999]: it does not fit in memory.\n  Try: --input '[2,8]'"),
         (["diffed_nets:New()", "old", *INPUT, "--apply"], "diffed_nets:New() has no checkpoint to rename.\n"
          "  Try: diff CHECKPOINT pkg.mod:NewHost(…) --apply"),
         (["old", "layer=mpl"], None),

@@ -67,6 +67,8 @@ PROVED = "the new one gives the old output bit for bit (x float32[2,4,8])"
         ("Boxed()", "Boxed('kept')"),
         ("Boxed('none')", "Boxed('plain')"),
         ("Learns()", "Learns('right')"),
+        ("Complex()", "Complex('right')"),
+        ("Sows()", "Sows('right')"),
     ],
 )
 def test_a_right_migration_is_proved(run, old, new):
@@ -95,6 +97,9 @@ def test_a_right_migration_is_proved(run, old, new):
         ("Learns()", "Learns('stopped before')",
          r"proof: .* output, but NOT the old gradients: that of input is zero, that of params/Dense_0/bias is zero, "
          r"that of params/Dense_0/kernel is zero \("),
+        ("Complex()", "Complex('stopped')", r"proof: .* output, but NOT the old gradients: that of input differs by "),
+        ("Sows()", "Sows('twice')", r"proof: .* NOT give the old updates: it differs in losses/l2/1 by "),
+        ("Sows()", "Sows('stopped')", r"proof: .* output, but NOT the old gradients: that of input differs by "),
     ],
 )  # fmt: skip
 def test_a_wrong_migration_gets_no_proof(run, old, new, said):
@@ -102,6 +107,18 @@ def test_a_wrong_migration_gets_no_proof(run, old, new, said):
     code, out, err = run(f"{old}@old", new)
     assert (code, err) == (1, "")
     assert re.search(f"^{said}", last(out))
+
+
+@pytest.mark.parametrize(
+    ("old", "dtype", "right", "wrong"),
+    [("Complex()", "complex64", "right", "real input"), ("Picked()", "bool", "", "all")],
+)
+def test_inputs_vary_in_every_dtype(run, old, dtype, right, wrong):
+    saved(old, "old")
+    new = old.removesuffix(")")
+    assert run(f"{old}@old", f"{new}{right!r})", "--input-dtype", dtype)[0] == 0
+    code, out, _ = run(f"{old}@old", f"{new}{wrong!r})", "--input-dtype", dtype)
+    assert (code, f"(x {dtype}[2,4,8], on the old variables)" in last(out)) == (1, True)
 
 
 @pytest.mark.slow

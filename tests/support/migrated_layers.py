@@ -470,3 +470,69 @@ class Learns(nn.Module):
     def __call__(self, x):
         x = nn.Dense(WIDTH)(x)
         return LearnsLinen(name="net")(x) if self.kind is None else bridge.to_linen(LearnsNnx, self.kind, name="net")(x)
+
+
+class ComplexNnx(nnx.Module):
+    """A complex kernel; some kinds lose what is imaginary, in the gradient or of the input."""
+
+    def __init__(self, kind, *, rngs):
+        self.kernel = nnx.Param(nnx.initializers.normal()(rngs.params(), (WIDTH, WIDTH), jnp.complex64))
+        self.kind = kind
+
+    def __call__(self, x):
+        y = (jnp.real(x) if self.kind == "real input" else x) @ self.kernel[...]
+        return jax.lax.complex(y.real, jax.lax.stop_gradient(y.imag)) if self.kind == "stopped" else y
+
+
+class ComplexLinen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("kernel", nn.initializers.normal(), (WIDTH, WIDTH), jnp.complex64)
+
+
+class Complex(nn.Module):
+    kind: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        net = ComplexLinen(name="net") if self.kind is None else bridge.to_linen(ComplexNnx, self.kind, name="net")
+        return net(x)
+
+
+class PickedNnx(nnx.Module):
+    """Picks by a bool input, or does not look at it."""
+
+    def __init__(self, kind, *, rngs):
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), (WIDTH,)))
+        self.kind = kind
+
+    def __call__(self, x):
+        return self.weight[...] * (jnp.ones_like(x) if self.kind == "all" else x)
+
+
+class PickedLinen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return self.param("weight", nn.initializers.normal(), (WIDTH,)) * x
+
+
+class Picked(nn.Module):
+    kind: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        net = PickedLinen(name="net") if self.kind is None else bridge.to_linen(PickedNnx, self.kind, name="net")
+        return net(x)
+
+
+class Sows(nn.Module):
+    """Its loss is sown, in init too."""
+
+    kind: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        y = (nn.Dense(WIDTH, name="net") if self.kind is None else linear("net"))(x)
+        loss = jnp.sum(y**2) * (2 if self.kind == "twice" else 1)
+        self.sow("losses", "l2", jax.lax.stop_gradient(loss) if self.kind == "stopped" else loss)
+        return y

@@ -18,6 +18,9 @@ from runner.bridge.wrap import Bridged
 # The name below which the output is, next to the collections.
 OUTPUT = "output"
 
+# Where Linen and NNX sow what people look at and train on nothing of.
+LOOKED_AT = "intermediates"
+
 
 def is_output(path: str) -> bool:
     """Whether what a call gives at `path` is of its output, and no update."""
@@ -40,7 +43,9 @@ class Program:
         self.compiled = jax.jit(self._apply)
 
     def _apply(self, leaves: Mapping[str, Any], x: Any) -> Any:
-        variables = trees.nest((self.keys[name], leaf) for name, leaf in leaves.items())
+        nested = trees.nest((self.keys[name], leaf) for name, leaf in leaves.items())
+        # What was sown is a tuple, to which apply adds.
+        variables = trees.with_keys_of(nested, trees.unbox(self.needs.variables))
         output, updates = self.layer.apply(variables, fixed_keys(self.needs.streams), self.needs.mutable, x)
         return {OUTPUT: output, **trees.unbox(updates)}
 
@@ -50,12 +55,13 @@ class Program:
         return trees.named_arrays(given)
 
     def gradients(self, leaves: Arrays, x: np.ndarray) -> Arrays:
-        """Gradients of a weighted sum of the output by floating params, and below `input` by a floating input."""
+        """Gradients of a weighted sum of the output and what is sown, by floating params and a floating input."""
 
         def loss(trained: Mapping[str, Any], x: Any) -> Any:
-            output = jax.tree.leaves(self._apply({**fixed, **trained}, x)[OUTPUT])
+            given = self._apply({**fixed, **trained}, x)
+            output = [*jax.tree.leaves(given.pop(OUTPUT)), *self._sown(given)]
             floating = [leaf for leaf in output if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-            return sum(jnp.sum(jnp.real(leaf) * _weights(leaf.shape)) for leaf in floating)
+            return sum(_weighted(leaf) for leaf in floating)
 
         trained = {name: leaf for name, leaf in leaves.items() if name.startswith("params/") and _is_inexact(leaf)}
         fixed = {name: jnp.asarray(leaf) for name, leaf in leaves.items() if name not in trained}
@@ -64,10 +70,21 @@ class Program:
         by_params, by_input = jax.jit(jax.grad(loss, argnums=(0, 1)))(trained, jnp.asarray(x))
         return trees.named_arrays({**by_params, "input": by_input})
 
+    def _sown(self, updates: Mapping[str, Any]) -> list[Any]:
+        """What a call adds to the collections, such as a loss; not what is only looked at."""
+        found = {trees.spell(path): leaf for path, leaf in trees.flatten(updates) if path[0] != LOOKED_AT}
+        return [leaf for name, leaf in sorted(found.items()) if name not in self.keys]
+
 
 def _is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def _weights(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(11).standard_normal(shape).astype(np.float32)
+def _weighted(leaf: Any) -> Any:
+    real = jnp.sum(jnp.real(leaf) * _weights(leaf.shape, 11))
+    is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    return real + jnp.sum(jnp.imag(leaf) * _weights(leaf.shape, 12)) if is_complex else real
+
+
+def _weights(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

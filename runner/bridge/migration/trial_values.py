@@ -55,10 +55,10 @@ DRAWS: Sequence[Draw] = (_spread, _positive, _near)
 
 def random_input(x: Any, seed: int, scale: float) -> np.ndarray:
     """A random input like `x`; an integer one is `x` itself."""
-    given = np.asarray(x)
-    if not jnp.issubdtype(given.dtype, jnp.floating):
+    given, random = np.asarray(x), np.random.default_rng(seed + 100)
+    if not jnp.issubdtype(given.dtype, jnp.inexact):
         return given
-    values = np.random.default_rng(seed + 100).standard_normal(given.shape) * scale
+    values = _complex(given, random.standard_normal(given.shape), random) * scale
     return values.astype(given.dtype)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -188,14 +189,24 @@ def _run_side(text: str, path: Path, *, trust: bool) -> Side:
 def _input(options: Options) -> Any:
     if options.input_shape is None:
         return None
+    shape, values = options.input_shape, np.random.default_rng(0)
     try:
-        dtype = jnp.dtype(options.input_dtype)
+        dtype = jax.dtypes.canonicalize_dtype(options.input_dtype)
     except TypeError:
-        raise ConfigError("--input-dtype", options.input_dtype, "no such dtype", "--input-dtype float32") from None
-    values = np.random.default_rng(0)
-    if jnp.issubdtype(dtype, jnp.integer):
-        return jnp.asarray(values.integers(0, 2, options.input_shape), dtype)
-    return jnp.asarray(values.standard_normal(options.input_shape), dtype)
+        dtype = np.dtype(object)
+    is_integer = any(jnp.issubdtype(dtype, kind) for kind in (jnp.bool_, jnp.integer))
+    if not is_integer and not jnp.issubdtype(dtype, jnp.inexact):
+        raise ConfigError("--input-dtype", options.input_dtype, "no such dtype", "--input-dtype float32")
+    try:
+        if is_integer:
+            return jnp.asarray(values.integers(0, 2, shape), dtype)
+        drawn = values.standard_normal(shape)
+        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        return jnp.asarray(drawn + 1j * values.standard_normal(shape) if is_complex else drawn, dtype)
+    except (ValueError, OverflowError):
+        raise ConfigError("--input", list(shape), "no such shape", "--input '[2,8]'") from None
+    except MemoryError:
+        raise ConfigError("--input", list(shape), "it does not fit in memory", "--input '[2,8]'") from None
 
 
 def _traced(side: Side, calls: Sequence[tuple[Mode, Mapping[str, Any]]]) -> Side:
