@@ -312,6 +312,28 @@ def test_mismatched_checkpoints_get_no_proof(run):
     )
 
 
+def save_only(text: str, place: str, *collections: str):
+    variables = model(text).init(jax.random.key(0), jnp.ones(SHAPE))
+    kept = {key: tree for key, tree in variables.items() if key in collections}
+    ocp.PyTreeCheckpointer().save(os.path.abspath(place), kept)
+
+
+def test_what_init_only_sows_may_lack(run):
+    save_only("SowsNorm()", "old", "params", "batch_stats")
+    code, out, _ = run("SowsNorm()@old", "SowsNorm('right')")
+    assert (code, last(out), "losses" in out) == (0, f"proof: on the old variables {PROVED}", False)
+    code, out, _ = run("SowsNorm()@old", "SowsNorm('twice')")
+    assert (code, "NOT give the old updates: it differs in losses/rest/l2/0 by " in last(out)) == (1, True)
+
+
+@pytest.mark.parametrize("norm", ["linen", "nnx"])
+def test_statistics_that_apply_reads_may_not(run, norm):
+    save_only(f"SowsNorm(norm='{norm}')", "old", "params")
+    code, out, _ = run(f"SowsNorm(norm='{norm}')@old", f"SowsNorm('right', norm='{norm}')")
+    lacking = "batch_stats/norm/mean is missing, batch_stats/norm/var is missing"
+    assert (code, last(out).endswith(f"does not fit its own model: {lacking}")) == (1, True)
+
+
 @pytest.mark.slow
 def test_many_leaves_change_together(run):
     saved("Many()", "old")

@@ -536,3 +536,16 @@ class Sows(nn.Module):
         loss = jnp.sum(y**2) * (2 if self.kind == "twice" else 1)
         self.sow("losses", "l2", jax.lax.stop_gradient(loss) if self.kind == "stopped" else loss)
         return y
+
+
+class SowsNorm(nn.Module):
+    """A norm before what sows; the norm may be NNX's already, which takes its constructor's statistics for none."""
+
+    kind: str | None = None
+    norm: str = "linen"
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        is_nnx = self.norm == "nnx"
+        norm = bridge.to_linen(nnx.BatchNorm, WIDTH, name="norm") if is_nnx else nn.BatchNorm(name="norm")
+        return Sows(self.kind, name="rest")(norm(x, use_running_average=not train))

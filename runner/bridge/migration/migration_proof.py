@@ -8,7 +8,7 @@ Draws are the same on both sides (see `fixed_draws`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from runner.bridge.migration.modes import Mode, in_mode, modes_of
 from runner.bridge.migration.new_paths import put, renamed
 from runner.bridge.migration.program_in_mode import OUTPUT, Program, is_output
 from runner.bridge.migration.trial_values import DRAWS, Arrays, changed, is_finite, random_input, random_variables, same
+from runner.bridge.migration.unsaved import without
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError, listed
@@ -92,10 +93,11 @@ class Prover:
       old: The old model.
       new: The new one.
       x: The input.
+      unsaved: Collections of each that it is applied without.
     """
 
-    def __init__(self, old: Bridged, new: Bridged, x: Any) -> None:
-        self.old, self.new, self.x = old, new, np.asarray(x)
+    def __init__(self, old: Bridged, new: Bridged, x: Any, unsaved: Sequence[Collection[str]] = ((), ())) -> None:
+        self.old, self.new, self.x, self.unsaved = old, new, np.asarray(x), unsaved
 
     def prove(self, migration: Migration) -> Proof:
         """Whether the new model gives what the old one does, bit for bit, wherever that was tried."""
@@ -131,9 +133,10 @@ class Prover:
         found, left_out = [], []
         for mode in modes_of(self.old, self.new):
             needs, refusals = [], []
-            for side, layer, call in zip(("old", "new"), (self.old, self.new), mode.calls, strict=True):
+            sides = zip(("old", "new"), (self.old, self.new), mode.calls, self.unsaved, strict=True)
+            for side, layer, call, unsaved in sides:
                 try:
-                    needs.append(find_needs(in_mode(layer, call), self.x, side))
+                    needs.append(without(find_needs(in_mode(layer, call), self.x, side), unsaved))
                 except LayerError as error:
                     refusals.append(error.what)
             if len(refusals) == 1:
@@ -151,7 +154,7 @@ class Prover:
         """The run's code may be another by now: what it saved is what counts, where no draw is in it."""
         if migration.recorded is None or migration.stored is None:
             return
-        needs = find_needs(self.new, self.x, "new")
+        needs = without(find_needs(self.new, self.x, "new"), self.unsaved[1])
         if len(needs.streams) > 1:
             return
         given = Program(self.new, needs).run(put(migration.stored, migration.leaves), self.x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,10 @@ class ModuleNames:
     creation: Mapping[Path, Sequence[Child]] = field(default_factory=dict)
     kinds: Mapping[Path, str] = field(default_factory=dict)
     setups: Collection[Path] = ()
+
+    def is_wrapped(self, path: Iterable[Any]) -> bool:
+        """Whether a leaf at `path` (without its collection) is of an NNX layer in Linen."""
+        return "(" in (self.owner(tuple(map(str, path))) or "")
 
     def owner(self, path: Path) -> str | None:
         """What the innermost Linen module above a leaf at `path` (without its collection) is; None if not known."""

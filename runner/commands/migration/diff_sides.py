@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from runner.arrays import saved_trees, trees
 from runner.arrays.formats import places
 from runner.arrays.saved_trees import SavedTree
 from runner.bridge import targets, wrap
-from runner.bridge.migration import module_names
+from runner.bridge.migration import module_names, unsaved
 from runner.bridge.migration.modes import Mode, in_mode, modes_of
 from runner.bridge.migration.module_names import ModuleNames
 from runner.bridge.needs import Needs, find_needs
@@ -72,6 +72,7 @@ class Side:
       x: The input that it is applied to.
       output: The recorded output of a run.
       is_run: Whether it is a run: those are saved without boxes, and loaded without.
+      unsaved: Collections that its init gives, its apply can do without, and the old checkpoint does not hold.
       foreign: Untrusted modules that a run imports: its model is then not built.
     """
 
@@ -85,6 +86,7 @@ class Side:
     x: Any = None
     output: Mapping[str, np.ndarray] | None = None
     is_run: bool = False
+    unsaved: Collection[str] = ()
     foreign: Sequence[str] = ()
 
     @property
@@ -114,7 +116,12 @@ def read_sides(old: str, new: str, options: Options) -> tuple[Side, Side]:
     first = _traced(replace(first, x=x), [(mode, mode.calls[0]) for mode in modes])
     second = _traced(replace(second, x=x), [(mode, mode.calls[1]) for mode in modes])
     collections = [str(key) for side in (first, second) if side.needs for key in side.needs.variables]
-    return _with_variables(first, second, collections), _with_variables(second, first, collections)
+    before, after = _with_variables(first, second, collections), _with_variables(second, first, collections)
+    lacking = _lacking(before)
+    return (
+        _without_unsaved(before, [{}, *(mode.calls[0] for mode in modes)], lacking),
+        _without_unsaved(after, [{}, *(mode.calls[1] for mode in modes)], lacking),
+    )
 
 
 def host_of(text: str) -> Any:
@@ -225,6 +232,22 @@ def _traced(side: Side, calls: Sequence[tuple[Mode, Mapping[str, Any]]]) -> Side
             continue
         return replace(side, needs=needs, names=module_names.trace_modules(model, needs.streams, side.x))
     raise LayerError(refusals[0].what, "another --input, or --call NAME=VALUE") from refusals[0]
+
+
+def _lacking(old: Side) -> set[str]:
+    """Collections that the init of the old model gives and its checkpoint has not."""
+    if old.needs is None or old.saved is None:
+        return set()
+    return {str(key) for key in old.needs.variables} - {str(path[0]) for path, _ in trees.flatten(old.variables)}
+
+
+def _without_unsaved(side: Side, calls: Sequence[Mapping[str, Any]], lacking: Collection[str]) -> Side:
+    """`side` without what the old checkpoint lacks and its model does not need."""
+    if side.model is None or side.needs is None or (side.variables is not None and side.saved is None):
+        return side
+    wanted = [one for one in lacking if one in side.needs.variables and one not in (side.variables or {})]
+    found = unsaved.unneeded(side.model, calls, side.x, side.names, wanted)
+    return replace(side, needs=unsaved.without(side.needs, found), unsaved=found) if found else side
 
 
 def _with_variables(side: Side, other: Side, collections: Iterable[str]) -> Side:

@@ -150,7 +150,7 @@ def _proofs(old: Side, new: Side) -> Callable[[Sequence[LeafDiff]], Proof]:
     for side in (old, new):
         if lacking := _lacking(side):
             return none(f"none: {side.label} does not fit its own model: {lacking}")
-    prover = Prover(old.model, new.model, old.x)
+    prover = Prover(old.model, new.model, old.x, (old.unsaved, new.unsaved))
 
     def prove(leaves: Sequence[LeafDiff]) -> Proof:
         bad = [item for item in leaves if item.kind not in (Kind.same, Kind.moved, Kind.extra)]
