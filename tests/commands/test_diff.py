@@ -105,7 +105,7 @@ A module without a name is renumbered, so its variables moved. Give these names 
   Dense_1    name='Dense_2'
 or rename the old checkpoint: the same command with --apply
 
-tried: the old variables, random ones at two scales of x, each replaced leaf changed, gradients
+tried: the old variables, random ones at 4 scales, each replaced leaf changed, gradients
 proof: on the old variables, renamed so, the new one gives the old output bit for bit (x float32[2,8])
 """
 

@@ -226,7 +226,7 @@ def test_both_modes_are_said(run):
     saved("Norm()", "old")
     _, out, _ = run("Norm()@old", "Norm(momentum=0.99)")
     assert out.splitlines()[-2] == (
-        "tried: the old variables, random ones at two scales of x, each replaced leaf changed, updated collections, "
+        "tried: the old variables, random ones at 4 scales, each replaced leaf changed, updated collections, "
         "gradients, train and eval mode"
     )
 
@@ -310,6 +310,13 @@ def test_mismatched_checkpoints_get_no_proof(run):
         "proof: none: migrated_layers:Setup()@old does not fit its own model: params/first/bias is missing, "
         "params/first/kernel is missing, params/second/bias is missing and 1 more",
     )
+
+
+def test_far_clips_are_seen(run):
+    saved("ClippedFar()", "old")
+    assert run("ClippedFar()@old", "ClippedFar(new=True)")[0] == 0
+    code, out, _ = run("ClippedFar()@old", "ClippedFar(new=True, limit=60.0)")
+    assert (code, "NOT give the old output" in last(out), "on random variables" in last(out)) == (1, True, True)
 
 
 def save_only(text: str, place: str, *collections: str):

@@ -549,3 +549,16 @@ class SowsNorm(nn.Module):
         is_nnx = self.norm == "nnx"
         norm = bridge.to_linen(nnx.BatchNorm, WIDTH, name="norm") if is_nnx else nn.BatchNorm(name="norm")
         return Sows(self.kind, name="rest")(norm(x, use_running_average=not train))
+
+
+class ClippedFar(nn.Module):
+    """A layer between norms whose output may be clipped at what only large weights reach."""
+
+    new: bool = False
+    limit: float | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(x)
+        x = linear("net")(x) if self.new else nn.Dense(WIDTH, name="net")(x)
+        return nn.LayerNorm()(x if self.limit is None else jnp.clip(x, -self.limit, self.limit))

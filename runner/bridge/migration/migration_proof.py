@@ -20,14 +20,25 @@ from runner.bridge.migration import gradients
 from runner.bridge.migration.modes import Mode, in_mode, modes_of
 from runner.bridge.migration.new_paths import put, renamed
 from runner.bridge.migration.program_in_mode import OUTPUT, Program, is_output
-from runner.bridge.migration.trial_values import DRAWS, Arrays, changed, is_finite, random_input, random_variables, same
+from runner.bridge.migration.trial_values import (
+    DRAWS,
+    Arrays,
+    changed,
+    is_finite,
+    random_input,
+    random_variables,
+    same,
+    scaled,
+)
 from runner.bridge.migration.unsaved import without
 from runner.bridge.needs import find_needs
 from runner.bridge.wrap import Bridged
 from runner.errors import LayerError, listed
 
-# Random variables at two scales of x: an activation that is clipped, say at 6, looks like one that is not near zero.
-SCALES = (1.0, 10.0)
+# Scales of x and of the replaced leaves, near one and far: an activation that is clipped, say at 6, looks like one that
+# is not near zero; behind a norm, x alone does not make it large.
+NEAR = ((1.0, 1.0), (10.0, 1.0))
+FAR = ((1e3, 1.0), (10.0, 1e2))
 
 MAX_NAMED = 4
 
@@ -180,6 +191,7 @@ class _Trial:
     def __init__(self, pair: _Pair, migration: Migration, x: np.ndarray) -> None:
         self.pair, self.migration, self.x = pair, migration, x
         self.updates = bool({*pair.old.needs.mutable, *pair.new.needs.mutable})
+        self.num_scales = 0
 
     def compare_stored(self) -> None:
         """Compares on the old variables, and the new model on its own.
@@ -193,7 +205,9 @@ class _Trial:
         if stored is not None and own is not None:
             self.compare(stored, self.x, "on its own variables", own)
 
-    def compare(self, variables: Arrays, x: np.ndarray, where: str, own: Arrays | None = None) -> Arrays:
+    def compare(
+        self, variables: Arrays, x: np.ndarray, where: str, own: Arrays | None = None, *, is_far: bool = False
+    ) -> Arrays:
         """What the old model gives; so does the new one for the same variables, or for its `own`.
 
         Raises:
@@ -204,8 +218,9 @@ class _Trial:
         before = old.run(variables, x)
         expected, after = renamed(before, leaves), new.run(given, x)
         found = closeness.differences(expected, after)
-        if found and _are_near(expected, after):
-            # Compiled, two programs may round differently: operation by operation, equal ones do not.
+        if found and (is_far or _are_near(expected, after)):
+            # Compiled, two programs may round differently, which large values make much of: operation by operation,
+            # equal ones do not.
             eager = renamed(old.run(variables, x, eager=True), leaves)
             found = closeness.differences(eager, new.run(given, x, eager=True))
         if found:
@@ -219,13 +234,16 @@ class _Trial:
           _Different: They give something else, or nothing finite.
         """
         first = None
-        for seed, scale in enumerate(SCALES):
+        for seed, (scale, replaced) in enumerate((*NEAR, *FAR)):
+            is_far = seed >= len(NEAR)
             for draw in DRAWS:
                 shapes = self.pair.old.shapes
                 variables = random_variables(shapes, self.migration.stored, seed, draw)
+                variables |= scaled(variables, self.migration.migrated, replaced)
                 x = random_input(self.x, seed, scale)
                 if is_finite(self.pair.old.run(variables, x)):
-                    given = self.compare(variables, x, "on random variables")
+                    given = self.compare(variables, x, "on random variables", is_far=is_far)
+                    self.num_scales += 1
                     first = first or (variables, x, given)
                     break
         if first is None:
@@ -311,7 +329,9 @@ def _praise(trials: Sequence[_Trial], left_out: Sequence[str], *, has_gradients:
     renamed = ", renamed so," if any(old != new for old, new in migration.leaves.items()) else ""
     variables = "random variables" if migration.stored is None else "the old variables"
     sentence = f"on {variables}{renamed} the new one gives the old output bit for bit (x {_kind(trials[0].x)})"
-    tried = [*([variables] if migration.stored is not None else []), "random ones at two scales of x"]
+    num_scales = min(trial.num_scales for trial in trials)
+    scales = f"random ones at {num_scales} {'scale' if num_scales == 1 else 'scales'}"
+    tried = [*([variables] if migration.stored is not None else []), scales]
     together = len(_together(migration.migrated)[0]) if migration.migrated else 0
     how = "each replaced leaf changed" if together == 1 else f"replaced leaves changed {together} at a time"
     tried += [how] if migration.migrated else []

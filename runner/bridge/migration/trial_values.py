@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -51,6 +51,12 @@ def _complex(leaf: Any, values: np.ndarray, random: np.random.Generator) -> np.n
 # Ways to draw a leaf, the next one where the model gives NaN: of the size of weights, but what has one axis, and
 # statistics, near one; all positive, for what a logarithm is taken of; near what is stored.
 DRAWS: Sequence[Draw] = (_spread, _positive, _near)
+
+
+def scaled(variables: Arrays, names: Iterable[str], scale: float) -> dict[str, np.ndarray]:
+    """The floating ones of some leaves, `scale` times as large."""
+    found = {name: variables[name] for name in names if jnp.issubdtype(variables[name].dtype, jnp.inexact)}
+    return {name: np.asarray(leaf * np.asarray(scale, leaf.dtype)) for name, leaf in found.items()}
 
 
 def random_input(x: Any, seed: int, scale: float) -> np.ndarray:
