@@ -319,6 +319,13 @@ def test_far_clips_are_seen(run):
     assert (code, "NOT give the old output" in last(out), "on random variables" in last(out)) == (1, True, True)
 
 
+def test_every_embedded_integer_is_tried(run):
+    saved("Table()", "old")
+    assert run("Table()@old", "Table(last=49)", "--input-dtype", "int32")[0] == 0
+    code, out, _ = run("Table()@old", "Table(last=1)", "--input-dtype", "int32")
+    assert (code, "NOT give the old output" in last(out), "on random variables" in last(out)) == (1, True, True)
+
+
 def save_only(text: str, place: str, *collections: str):
     variables = model(text).init(jax.random.key(0), jnp.ones(SHAPE))
     kept = {key: tree for key, tree in variables.items() if key in collections}

@@ -562,3 +562,25 @@ class ClippedFar(nn.Module):
         x = nn.LayerNorm()(x)
         x = linear("net")(x) if self.new else nn.Dense(WIDTH, name="net")(x)
         return nn.LayerNorm()(x if self.limit is None else jnp.clip(x, -self.limit, self.limit))
+
+
+class TableNnx(nnx.Module):
+    """An embedding that may know two rows only."""
+
+    def __init__(self, last, *, rngs):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (50, WIDTH)))
+        self.last = last
+
+    def __call__(self, x):
+        return jnp.take(self.embedding[...], jnp.minimum(x, self.last), axis=0)
+
+
+class Table(nn.Module):
+    last: int | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.astype(jnp.int32)
+        if self.last is None:
+            return nn.Embed(50, WIDTH, name="table")(x)
+        return bridge.to_linen(TableNnx, self.last, name="table")(x)

@@ -25,6 +25,7 @@ from runner.bridge.migration.trial_values import (
     Arrays,
     changed,
     is_finite,
+    num_ids,
     random_input,
     random_variables,
     same,
@@ -240,7 +241,7 @@ class _Trial:
                 shapes = self.pair.old.shapes
                 variables = random_variables(shapes, self.migration.stored, seed, draw)
                 variables |= scaled(variables, self.migration.migrated, replaced)
-                x = random_input(self.x, seed, scale)
+                x = random_input(self.x, seed, scale, num_ids(shapes))
                 if is_finite(self.pair.old.run(variables, x)):
                     given = self.compare(variables, x, "on random variables", is_far=is_far)
                     self.num_scales += 1

@@ -59,11 +59,21 @@ def scaled(variables: Arrays, names: Iterable[str], scale: float) -> dict[str, n
     return {name: np.asarray(leaf * np.asarray(scale, leaf.dtype)) for name, leaf in found.items()}
 
 
-def random_input(x: Any, seed: int, scale: float) -> np.ndarray:
-    """A random input like `x`; an integer one is `x` itself."""
+def num_ids(shapes: Mapping[str, Any]) -> int:
+    """How many integers every embedding of a model has a row for, by Linen's name for its table; 0 if there is none."""
+    tables = (leaf for name, leaf in shapes.items() if name.endswith("/embedding") and leaf.ndim > 1)
+    return min((leaf.shape[0] for leaf in tables), default=0)
+
+
+def random_input(x: Any, seed: int, scale: float, ids: int = 0) -> np.ndarray:
+    """A random input like `x`; an integer one is `x` itself for the first seed or if `ids` is 0, else below `ids`."""
     given, random = np.asarray(x), np.random.default_rng(seed + 100)
+    if given.dtype == bool and seed:
+        return random.integers(0, 2, given.shape).astype(bool)
     if not jnp.issubdtype(given.dtype, jnp.inexact):
-        return given
+        if not (jnp.issubdtype(given.dtype, jnp.integer) and ids and seed):
+            return given
+        return random.integers(0, min(ids, jnp.iinfo(given.dtype).max), given.shape).astype(given.dtype)
     values = _complex(given, random.standard_normal(given.shape), random) * scale
     return values.astype(given.dtype)
 
