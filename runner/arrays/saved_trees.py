@@ -51,6 +51,12 @@ class SavedTree:
     rest: tuple[str, ...] = ()
 
     @property
+    def others(self) -> list[str]:
+        """Names in the checkpoint of what is not in the variables, such as an optimizer's state."""
+        top = follow(self.contents, ()) if self.root else {}
+        return [*map(str, self.rest), *(str(key) for key in top if str(key) != str(self.root[0]))]
+
+    @property
     def folder(self) -> Path:
         """The folder or file of the checkpoint: of a root of steps, that of the step."""
         return self.contents.place

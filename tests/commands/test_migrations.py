@@ -326,6 +326,17 @@ def test_every_embedded_integer_is_tried(run):
     assert (code, "NOT give the old output" in last(out), "on random variables" in last(out)) == (1, True, True)
 
 
+@pytest.mark.parametrize("where", ["next to params", "around variables"])
+def test_what_apply_leaves_out_is_named(run, where):
+    variables = model("Flat()").init(jax.random.key(0), jnp.ones(SHAPE))
+    tree = variables if where == "next to params" else {"params": variables}
+    ocp.PyTreeCheckpointer().save(
+        os.path.abspath("old"), {**tree, "opt_state": {"mu": jnp.ones(3)}, "step": jnp.ones(())}
+    )
+    _, out, _ = run("Flat()@old", "WholeNet()", "--apply")
+    assert last(out) == "written: old-renamed, without opt_state, step"
+
+
 def save_only(text: str, place: str, *collections: str):
     variables = model(text).init(jax.random.key(0), jnp.ones(SHAPE))
     kept = {key: tree for key, tree in variables.items() if key in collections}

@@ -245,6 +245,7 @@ def _write_renamed(old: Side, new: Side, match: _Match) -> tuple[Path | None, st
     kept = trees.select(trees.to_host(old.variables), lambda path: trees.spell(path) in renames)
     output_path.save(diff_boxes.boxed_like(rename(kept, renames), new), place)
     extra = [str(item.old) for item in match.leaves if item.kind == Kind.extra]
+    extra += old.saved.others if old.saved else []
     unproved = "" if match.is_proved else ", not proved"
     return place, f"written: {place}{unproved}" + (f", without {listed(extra)}" if extra else "")
 
