@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from runner.arrays import closeness
@@ -20,6 +19,7 @@ from runner.bridge.migration import gradients
 from runner.bridge.migration.modes import Mode, in_mode, modes_of
 from runner.bridge.migration.new_paths import put, renamed
 from runner.bridge.migration.program_in_mode import OUTPUT, Program, is_output
+from runner.bridge.migration.sentences import kind, some
 from runner.bridge.migration.trial_values import (
     DRAWS,
     Arrays,
@@ -40,8 +40,6 @@ from runner.errors import LayerError, listed
 # is not near zero; behind a norm, x alone does not make it large.
 NEAR = ((1.0, 1.0), (10.0, 1.0))
 FAR = ((1e3, 1.0), (10.0, 1e2))
-
-MAX_NAMED = 4
 
 # Replaced leaves are changed one by one up to this number; of more, several at a time.
 MAX_CHANGES = 64
@@ -136,7 +134,7 @@ class Prover:
             blind = _blind(trials) if migration.stored is not None else []
             raise _vacuous(error, blind) if blind else error from None
         if unread:
-            return _missing(f"the output does not depend on {_some(unread)}")
+            return _missing(f"the output does not depend on {some(unread)}")
         return _praise(trials, left_out, has_gradients=_compare_gradients(trials, samples))
 
     @functools.cached_property
@@ -256,7 +254,7 @@ class _Trial:
         what = "output" if any(map(is_output, found)) else "updates"
         places = closeness.largest_differences(lines)
         mode = f", {self.pair.mode.name} mode" if self.pair.mode.name else ""
-        how = f"x {_kind(self.x)}, {where}{mode}"
+        how = f"x {kind(self.x)}, {where}{mode}"
         return f"the new one does NOT give the old {what}: it differs in {places} ({how})"
 
 
@@ -281,7 +279,7 @@ def _unread(trials: Sequence[_Trial], samples: Sequence[tuple[Arrays, np.ndarray
         is_read = False
         for trial, (variables, x, given) in zip(trials, samples, strict=True):
             other = {**variables, **{name: changed(variables[name]) for name in names}}
-            after = trial.compare(other, x, f"with {names[0] if len(names) == 1 else _some(names)} changed")
+            after = trial.compare(other, x, f"with {names[0] if len(names) == 1 else some(names)} changed")
             is_read = is_read or _reads(given, after, {name: other[name] for name in names})
         found += [] if is_read else names
     return found
@@ -301,7 +299,7 @@ def _compare_gradients(trials: Sequence[_Trial], samples: Sequence[tuple[Arrays,
     found = gradients.compare(trial.pair.old, trial.pair.new, variables, x, leaves)
     if found:
         sentence = (
-            f"the new one gives the old output, but NOT the old gradients: {found} (x {_kind(x)}, on random variables)"
+            f"the new one gives the old output, but NOT the old gradients: {found} (x {kind(x)}, on random variables)"
         )
         raise _Different(Proof(holds=False, sentence=sentence))
     return found is not None
@@ -321,7 +319,7 @@ def _reads(given: Arrays, after: Arrays, leaves: Arrays) -> bool:
 
 
 def _vacuous(error: _Different, blind: Sequence[str]) -> _Different:
-    sentence = f"the output does not depend on {_some(blind)} with the old variables, and {error.proof.sentence}"
+    sentence = f"the output does not depend on {some(blind)} with the old variables, and {error.proof.sentence}"
     return _Different(Proof(holds=False, sentence=sentence, is_missing=True))
 
 
@@ -329,7 +327,7 @@ def _praise(trials: Sequence[_Trial], left_out: Sequence[str], *, has_gradients:
     migration = trials[0].migration
     renamed = ", renamed so," if any(old != new for old, new in migration.leaves.items()) else ""
     variables = "random variables" if migration.stored is None else "the old variables"
-    sentence = f"on {variables}{renamed} the new one gives the old output bit for bit (x {_kind(trials[0].x)})"
+    sentence = f"on {variables}{renamed} the new one gives the old output bit for bit (x {kind(trials[0].x)})"
     num_scales = min(trial.num_scales for trial in trials)
     scales = f"random ones at {num_scales} {'scale' if num_scales == 1 else 'scales'}"
     tried = [*([variables] if migration.stored is not None else []), scales]
@@ -344,21 +342,7 @@ def _praise(trials: Sequence[_Trial], left_out: Sequence[str], *, has_gradients:
     return Proof(holds=True, sentence=sentence, tried=", ".join(tried))
 
 
-def _kind(x: np.ndarray) -> str:
-    x = np.asarray(jnp.asarray(x))
-    return f"{x.dtype.name}[{','.join(map(str, x.shape))}]"
-
-
 def _are_near(one: Arrays, two: Arrays) -> bool:
     """Whether two results may differ by rounding alone, which a deep net makes much of."""
     alike = one.keys() == two.keys() and all(leaf.shape == two[name].shape for name, leaf in one.items())
     return alike and closeness.apart(one, two) < MAX_ROUNDED
-
-
-def _some(names: Sequence[str]) -> str:
-    """Leaves without their collection, those of one module together: `mlp/* (4 leaves)`."""
-    shorter = [name.partition("/")[2] or name for name in names]
-    if len(shorter) <= MAX_NAMED:
-        return listed(shorter, MAX_NAMED)
-    heads = [name.split("/")[0] for name in shorter]
-    return listed([f"{head}/* ({heads.count(head)} leaves)" for head in dict.fromkeys(heads)], MAX_NAMED)
