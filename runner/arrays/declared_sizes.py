@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from runner.timing import memory
 
 # The files that describe an array of zarr 2 and 3.
 DESCRIPTIONS = (".zarray", "zarr.json")
+
+# The file by which a folder is a database of tensorstore, with the arrays in it.
+OCDBT = "manifest.ocdbt"
 
 
 class TooLargeError(Exception):
@@ -44,17 +48,39 @@ def require_folder(folder: Path, *, whole: bool = True) -> None:
       TooLargeError: They do not fit into the memory that is free.
     """
     found = [json_of(path) for name in DESCRIPTIONS for path in folder.rglob(name) if path.is_file()]
+    found += _in_database(folder)
     sizes = [size for one in found if (size := _declared(one)) is not None]
     if whole:
         _require(sum(array for array, _ in sizes), "its arrays")
     _require(max((chunk for _, chunk in sizes), default=0), "a chunk of an array")
 
 
+def _in_database(folder: Path) -> list[Any]:
+    """The descriptions in the OCDBT database of a folder, where they are no files; none where it can't be read."""
+    if not (folder / OCDBT).is_file():
+        return []
+    import tensorstore
+
+    try:
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{quote(str(folder.absolute()))}/"}).result()
+        keys = [key for key in store.list().result() if key.decode(errors="replace").split("/")[-1] in DESCRIPTIONS]
+        return [_parsed(read.result().value) for read in [store.read(key) for key in keys]]
+    except ValueError:  # is left to who reads it
+        return []
+
+
 def json_of(path: Path) -> Any:
     """What a file holds as JSON; None if that can't be read."""
     try:
-        return json.loads(plain_files.read_bytes(path))
-    except (OSError, ValueError, RecursionError):
+        return _parsed(plain_files.read_bytes(path))
+    except OSError:
+        return None
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
         return None
 
 

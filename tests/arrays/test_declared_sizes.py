@@ -8,10 +8,13 @@ import shutil
 import struct
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import msgpack
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+import tensorstore
 from bounded_calls import call, codes_of
 
 from runner.arrays import checkpoint, declared_sizes, saved_trees
@@ -59,6 +62,40 @@ def test_arrays_that_fit_are_read(saved):
     assert checkpoint.restore(saved)["params"]["Dense_0"]["kernel"].shape == (2, 3)
     (saved / KERNEL / ".zarray").write_text("[]")  # is left to who reads it
     declared_sizes.require_folder(saved)
+
+
+def declare_in_database(folder: Path, other: dict) -> None:
+    """Changes a description in the OCDBT database that Orbax writes by default."""
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{quote(str(folder))}/"}).result()
+    key = f"{KERNEL}/.zarray"
+    found = json.loads(store.read(key).result().value)
+    store.write(key, json.dumps(found | other).encode()).result()
+
+
+@pytest.fixture
+def database(tmp_path) -> Path:
+    """A checkpoint in a database, in a folder whose name is no plain URL."""
+    dense = {"kernel": np.ones((4, 8), np.float32), "bias": np.ones(8, np.float32)}
+    ocp.PyTreeCheckpointer(use_ocdbt=True).save(tmp_path / "a %20#?b", {"params": {"Dense_0": dense}})
+    return tmp_path / "a %20#?b"
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_enormous_arrays_in_databases_are_refused(name, database):
+    declare_in_database(database, DECLARED[name])
+    for read in (checkpoint.restore, lambda path: checkpoint.restore_onto(path, lambda _: None)):
+        with pytest.raises(checkpoint.CheckpointError, match=FREE):
+            read(database)
+    with pytest.raises(StorageError, match=rf"b is a damaged checkpoint \(Orbax\): .*{FREE}"):
+        saved_trees.read(database)
+
+
+def test_databases_that_fit_are_read(database):
+    assert checkpoint.restore(database)["params"]["Dense_0"]["kernel"].shape == (4, 8)
+    declare_in_database(database, {"shape": [2, 3]})
+    assert checkpoint.restore(database)["params"]["Dense_0"]["kernel"].shape == (2, 3)
+    (database / "manifest.ocdbt").write_bytes(b"x")  # is left to who reads it
+    declared_sizes.require_folder(database)
 
 
 def head(shape: str) -> bytes:
