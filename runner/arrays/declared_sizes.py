@@ -62,7 +62,9 @@ def _in_database(folder: Path) -> list[Any]:
     import tensorstore
 
     try:
-        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{quote(str(folder.absolute()))}/"}).result()
+        store = tensorstore.KvStore.open(
+            {"driver": "ocdbt", "base": f"file://{quote(str(folder.absolute()))}/"}
+        ).result()
         keys = [key for key in store.list().result() if key.decode(errors="replace").split("/")[-1] in DESCRIPTIONS]
         return [_parsed(read.result().value) for read in [store.read(key) for key in keys]]
     except ValueError:  # is left to who reads it

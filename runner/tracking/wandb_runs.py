@@ -136,17 +136,31 @@ def _nobody_elses(wandb: Any) -> Iterator[None]:
 
 
 def start_service(wandb: Any, **settings: Any) -> Any:
-    """Starts W&B's service, if it does not run yet; what `wandb.setup` gives.
+    """Starts W&B's service, if it does not run yet; what `wandb.setup` gives."""
+    with _start_unreported():
+        return wandb.setup(settings=wandb.Settings(**settings) if settings else None)
 
-    Without usage statistics, unless the user wants them: wandb 0.31 waits without end for a lock that it holds itself
-    where it would send the error that the service didn't start with.
+
+@contextlib.contextmanager
+def _start_unreported() -> Iterator[None]:
+    """Keeps wandb from sending the error that its service did not start with.
+
+    wandb 0.31 waits without end for a lock that it holds itself where it would send that. Usage statistics of
+    everything after the start are sent if the user wants them.
     """
-    if os.environ.get("WANDB_ERROR_REPORTING") == "false":
-        with contextlib.suppress(ImportError, AttributeError):
-            from wandb.analytics.opentelemetry import opentelemetry_proxy
+    try:
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
 
-            opentelemetry_proxy.disable()
-    return wandb.setup(settings=wandb.Settings(**settings) if settings else None)
+        unwanted = opentelemetry_proxy._disabled.is_set() or os.environ.get("WANDB_ERROR_REPORTING") == "false"
+        opentelemetry_proxy.disable()
+    except (ImportError, AttributeError):  # another version of wandb
+        yield
+        return
+    try:
+        yield
+    finally:
+        if not unwanted:
+            opentelemetry_proxy._disabled.clear()
 
 
 @contextlib.contextmanager
