@@ -1,4 +1,4 @@
-"""Records, plans and journals of strangers: a right digest around other types, missing keys, huge numbers, nested lists.
+"""Records, plans and journals of strangers: right digests around other types, missing keys, big numbers, nested lists.
 
 `BRIDGE_RUNNER_FUZZ=SEED[:NUM]` draws others, or more of them.
 """
