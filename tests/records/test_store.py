@@ -18,7 +18,7 @@ from runner.arrays import trees
 from runner.errors import StorageError
 from runner.records import store
 from runner.records.disk import files, intact, plain_files
-from runner.records.journal import Journal, read_journal, read_on, to_line
+from runner.records.journal import Journal, from_line, read_journal, read_on, to_line
 from runner.records.paths import RunFolder, SweepFolder, require_writable
 
 TAKE_LOCK = """
@@ -447,3 +447,14 @@ def test_checkpoint_size_leaves_out_time_and_place(tmp_path):
     for name in ("_CHECKPOINT_METADATA", "commit_success.txt"):
         (tmp_path / name).write_bytes(b"when and where")
     assert files.checkpoint_bytes(tmp_path) == 5
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"run_id": [1]}, {"after": {}}, {"num": True}, {"apply_flags": [[]]}, {"output_norm": "1"}, {"event": None}],
+)
+def test_sealed_lines_of_other_types_are_damaged(other):
+    whole = {"event": "done", "num": 0, "run_id": "a", "apply_flags": ["noisy"], "output_norm": 1.5, "after": 1}
+    assert from_line(to_line(whole)) == whole
+    with pytest.raises(ValueError, match=r"^it is no event$"):
+        from_line(to_line(whole | other))
