@@ -14,7 +14,7 @@ from tests.pipelines.compared import require_equal_bits, shapes
 from tests.pipelines.proofs import stubs
 from tests.pipelines.proofs.source import Source
 
-SOURCE = Source("EasyLM", "young-geng/EasyLM", folder="easylm", needs=("mlxu", "transformers", "einops"))
+SOURCE = Source("EasyLM", "young-geng/EasyLM", folder="easylm", needs=("mlxu", "transformers<5", "einops"))
 stubs.stand_in("datasets")  # of Hugging Face: read by DatasetFactory alone
 
 RULES = "rules=EasyLM.models.llama.llama_model:LLaMAConfigurator.get_partition_rules()"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,7 +27,7 @@ class Source:
       folder: The subfolder of `$BRIDGE_RUNNER_SOURCES` that has a checkout; empty where the package is installed.
       repository: `owner/name` on GitHub, or the name on PyPI.
       path: What of `folder` is put on the path.
-      needs: Other packages, installed, without which nothing can be run.
+      needs: Other packages, installed, without which nothing can be run; `NAME<5` of a version.
     """
 
     package: str
@@ -35,12 +38,12 @@ class Source:
 
     def missing(self) -> str | None:
         """Why it can't be run here, or None."""
-        absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        absent = [text for text in self.needs if not _is_installed(Requirement(text))]
         if self.folder and not self._root().is_dir():
             return f"no source: want {VARIABLE}=FOLDER with {self.folder}/, a checkout of {self.repository}"
         if not self.folder and importlib.util.find_spec(self.package) is None:
             absent = [self.repository, *absent]
-        return f"not installed: pip install {' '.join(absent)}" if absent else None
+        return f"not installed: pip install {shlex.join(absent)}" if absent else None
 
     def enter(self) -> None:
         """Puts the checkout on this process's path."""
@@ -55,6 +58,12 @@ class Source:
 
     def _root(self) -> Path:
         return Path(os.environ.get(VARIABLE) or "/nowhere") / self.folder
+
+
+def _is_installed(wanted: Requirement) -> bool:
+    if importlib.util.find_spec(wanted.name) is None:
+        return False
+    return not wanted.specifier or wanted.specifier.contains(importlib.metadata.version(wanted.name))
 
 
 def commit(folder: Path) -> str:
