@@ -10,7 +10,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,24 @@ def swept(tmp_path_factory) -> Path:
     return sweep_two_runs(tmp_path_factory.mktemp("foreign"), LEAN)
 
 
+def look(swept: Path, chance: random.Random, num: int, plant: Callable[[], str]) -> tuple[str, bool]:
+    """What is wrong with a look at a copy of the sweep that `plant` changed, and whether it was refused."""
+    shutil.rmtree(SWEEP, ignore_errors=True)
+    Path("o.st").unlink(missing_ok=True)
+    shutil.copytree(swept / SWEEP, SWEEP)
+    what = plant()
+    words = chance.choice(QUICK if num % 10 else LOOKS).split()
+    found = call(words)
+    fault = found.fault(codes_of(words[0]))
+    return f"{what}, {words}: {fault}" if fault else "", found.code != 0
+
+
+def report(name: str, looks: list[tuple[str, bool]]) -> None:
+    faults, refused = [fault for fault, _ in looks if fault], sum(one for _, one in looks)
+    print(f"\n{name}: tried {len(looks)} / held {len(looks) - len(faults)}, refused {refused}")
+    assert not faults, "\n\n".join(faults)
+
+
 def test_no_sealed_record_ends_in_a_traceback(swept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(swept / SWEEP, KEPT)
@@ -87,22 +105,16 @@ def test_no_sealed_record_ends_in_a_traceback(swept, tmp_path, monkeypatch, caps
     for data in whole.values():
         del data["digest"]
     every = {file: list(places(data)) for file, data in whole.items()}
-    faults, refused = [], 0
-    for num in range(NUM_DRAWN):
-        shutil.rmtree(SWEEP, ignore_errors=True)
-        Path("o.st").unlink(missing_ok=True)
-        shutil.copytree(swept / SWEEP, SWEEP)
+
+    def plant() -> str:
         file = chance.choice(files)
         data, what = changed(whole[file], chance, every[file])
         (tmp_path / file.relative_to(swept)).write_bytes(sealed(data))
-        words = chance.choice(QUICK if num % 10 else LOOKS).split()
-        found = call(words)
-        refused += found.code != 0
-        fault = found.fault(codes_of(words[0]))
-        faults += [f"{file.name} with {what}, {words}: {fault}"] if fault else []
+        return f"{file.name} with {what}"
+
+    looks = [look(swept, chance, num, plant) for num in range(NUM_DRAWN)]
     with capsys.disabled():
-        print(f"\nsealed records and plans: tried {NUM_DRAWN} / held {NUM_DRAWN - len(faults)}, refused {refused}")
-    assert not faults, "\n\n".join(faults)
+        report("sealed records and plans", looks)
 
 
 def test_no_sealed_journal_ends_in_a_traceback(swept, tmp_path, monkeypatch, capsys):
@@ -110,23 +122,17 @@ def test_no_sealed_journal_ends_in_a_traceback(swept, tmp_path, monkeypatch, cap
     shutil.copytree(swept / SWEEP, KEPT)
     chance = random.Random(int(SEED))
     whole = (swept / SWEEP / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    faults, refused = [], 0
-    for num in range(NUM_LINES):
-        shutil.rmtree(SWEEP, ignore_errors=True)
-        Path("o.st").unlink(missing_ok=True)
-        shutil.copytree(swept / SWEEP, SWEEP)
-        lines, place = list(whole), chance.randrange(len(whole))
-        data = json.loads(lines[place])
+
+    def plant() -> str:
+        place = chance.randrange(len(whole))
+        data = json.loads(whole[place])
         del data["digest"]
-        assert journal.to_line(data) == lines[place]
+        assert journal.to_line(data) == whole[place]
         data, what = changed(data, chance, list(places(data)))
-        lines[place] = journal.to_line(data)
+        lines = [*whole[:place], journal.to_line(data), *whole[place + 1 :]]
         Path(SWEEP, "journal.jsonl").write_bytes(b"".join(lines))
-        words = chance.choice(QUICK if num % 10 else LOOKS).split()
-        found = call(words)
-        refused += found.code != 0
-        fault = found.fault(codes_of(words[0]))
-        faults += [f"line {place} with {what}, {words}: {fault}"] if fault else []
+        return f"line {place} with {what}"
+
+    looks = [look(swept, chance, num, plant) for num in range(NUM_LINES)]
     with capsys.disabled():
-        print(f"\nsealed journals: tried {NUM_LINES} / held {NUM_LINES - len(faults)}, refused {refused}")
-    assert not faults, "\n\n".join(faults)
+        report("sealed journals", looks)
