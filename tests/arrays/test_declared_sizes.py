@@ -23,6 +23,8 @@ from runner.errors import StorageError
 KERNEL, LEAN = "params.Dense_0.kernel", ("tracking=disabled", "timing=off", "checks=off")
 FREE = r"would take [\d,]{13,} bytes, and [\d,]+ of memory are free"
 
+VARIABLES = {"params": {"Dense_0": {"kernel": np.ones((4, 8), np.float32), "bias": np.ones(8, np.float32)}}}
+
 # What the description of an array says instead.
 DECLARED = {
     "shape": {"shape": [2**40, 2**40]},
@@ -37,21 +39,25 @@ def declare(folder: Path, other: dict) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | other))
 
 
+def require_refused(folder: Path) -> None:
+    """Whoever reads an Orbax checkpoint refuses it with both numbers."""
+    for read in (checkpoint.restore, lambda path: checkpoint.restore_onto(path, lambda _: None)):
+        with pytest.raises(checkpoint.CheckpointError, match=FREE):
+            read(folder)
+    with pytest.raises(StorageError, match=rf"{re.escape(folder.name)} is a damaged checkpoint \(Orbax\): .*{FREE}"):
+        saved_trees.read(folder)
+
+
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    dense = {"kernel": np.ones((4, 8), np.float32), "bias": np.ones(8, np.float32)}
-    checkpoint.save({"params": {"Dense_0": dense}}, tmp_path / "saved")
+    checkpoint.save(VARIABLES, tmp_path / "saved")
     return tmp_path / "saved"
 
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_enormous_stored_arrays_are_refused(name, saved):
     declare(saved, DECLARED[name])
-    for read in (checkpoint.restore, lambda path: checkpoint.restore_onto(path, lambda _: None)):
-        with pytest.raises(checkpoint.CheckpointError, match=FREE):
-            read(saved)
-    with pytest.raises(StorageError, match=rf"saved is a damaged checkpoint \(Orbax\): .*{FREE}"):
-        saved_trees.read(saved)
+    require_refused(saved)
     (saved / "_METADATA").unlink()
     with pytest.raises(StorageError, match=rf"saved is a damaged checkpoint \(tensorstore's arrays\): .*{FREE}"):
         saved_trees.read(saved)
@@ -75,19 +81,14 @@ def declare_in_database(folder: Path, other: dict) -> None:
 @pytest.fixture
 def database(tmp_path) -> Path:
     """A checkpoint in a database, in a folder whose name is no plain URL."""
-    dense = {"kernel": np.ones((4, 8), np.float32), "bias": np.ones(8, np.float32)}
-    ocp.PyTreeCheckpointer(use_ocdbt=True).save(tmp_path / "a %20#?b", {"params": {"Dense_0": dense}})
+    ocp.PyTreeCheckpointer(use_ocdbt=True).save(tmp_path / "a %20#?b", VARIABLES)
     return tmp_path / "a %20#?b"
 
 
 @pytest.mark.parametrize("name", DECLARED)
 def test_enormous_arrays_in_databases_are_refused(name, database):
     declare_in_database(database, DECLARED[name])
-    for read in (checkpoint.restore, lambda path: checkpoint.restore_onto(path, lambda _: None)):
-        with pytest.raises(checkpoint.CheckpointError, match=FREE):
-            read(database)
-    with pytest.raises(StorageError, match=rf"b is a damaged checkpoint \(Orbax\): .*{FREE}"):
-        saved_trees.read(database)
+    require_refused(database)
 
 
 def test_databases_that_fit_are_read(database):

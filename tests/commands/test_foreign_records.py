@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,14 +15,14 @@ from typing import Any
 
 import pytest
 from bounded_calls import call, codes_of, sweep_two_runs
+from fuzz import SEED, num_drawn, report_held
 
 from runner.records import codec, journal
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # to a user, a warning is no error
 
-SEED, _, NUM = os.environ.get("BRIDGE_RUNNER_FUZZ", "15:").partition(":")
-NUM_DRAWN = int(NUM or 120)
-NUM_LINES = int(NUM or 60)
+NUM_DRAWN = num_drawn(120)
+NUM_LINES = num_drawn(60)
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "train=short", "train.steps=2")
 OTHERS: tuple[Any, ...] = (
@@ -79,7 +78,7 @@ def swept(tmp_path_factory) -> Path:
 
 
 def look(swept: Path, chance: random.Random, num: int, plant: Callable[[], str]) -> tuple[str, bool]:
-    """What is wrong with a look at a copy of the sweep that `plant` changed, and whether it was refused."""
+    """What is wrong with a look at a copy of the sweep that `plant` changed, or "", and whether it was refused."""
     shutil.rmtree(SWEEP, ignore_errors=True)
     Path("o.st").unlink(missing_ok=True)
     shutil.copytree(swept / SWEEP, SWEEP)
@@ -90,16 +89,10 @@ def look(swept: Path, chance: random.Random, num: int, plant: Callable[[], str])
     return f"{what}, {words}: {fault}" if fault else "", found.code != 0
 
 
-def report(name: str, looks: list[tuple[str, bool]]) -> None:
-    faults, refused = [fault for fault, _ in looks if fault], sum(one for _, one in looks)
-    print(f"\n{name}: tried {len(looks)} / held {len(looks) - len(faults)}, refused {refused}")
-    assert not faults, "\n\n".join(faults)
-
-
 def test_no_sealed_record_ends_in_a_traceback(swept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(swept / SWEEP, KEPT)
-    chance = random.Random(int(SEED))
+    chance = random.Random(SEED)
     files = [next((swept / SWEEP).glob("runs/0-*/record.json")), swept / SWEEP / "sweep.json"]
     whole = {file: json.loads(file.read_text()) for file in files}
     for data in whole.values():
@@ -113,14 +106,15 @@ def test_no_sealed_record_ends_in_a_traceback(swept, tmp_path, monkeypatch, caps
         return f"{file.name} with {what}"
 
     looks = [look(swept, chance, num, plant) for num in range(NUM_DRAWN)]
+    faults = [fault for fault, _ in looks if fault]
     with capsys.disabled():
-        report("sealed records and plans", looks)
+        report_held("sealed records and plans", len(looks), faults, num_refused=sum(one for _, one in looks))
 
 
 def test_no_sealed_journal_ends_in_a_traceback(swept, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(swept / SWEEP, KEPT)
-    chance = random.Random(int(SEED))
+    chance = random.Random(SEED)
     whole = (swept / SWEEP / "journal.jsonl").read_bytes().splitlines(keepends=True)
 
     def plant() -> str:
@@ -134,5 +128,6 @@ def test_no_sealed_journal_ends_in_a_traceback(swept, tmp_path, monkeypatch, cap
         return f"line {place} with {what}"
 
     looks = [look(swept, chance, num, plant) for num in range(NUM_LINES)]
+    faults = [fault for fault, _ in looks if fault]
     with capsys.disabled():
-        report("sealed journals", looks)
+        report_held("sealed journals", len(looks), faults, num_refused=sum(one for _, one in looks))

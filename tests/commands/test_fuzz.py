@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from bounded_calls import RUN, call, codes_of, sweep_two_runs
 from damaged_files import DAMAGES
+from fuzz import SEED, num_drawn, report_held
 from fuzzed_words import LEAN, Words, plant
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # to a user, a warning is no error
 
-SEED, _, NUM = os.environ.get("BRIDGE_RUNNER_FUZZ", "15:").partition(":")
-NUM_LINES = int(NUM or 110)
-NUM_FILES = int(NUM or 80)
+NUM_LINES = num_drawn(110)
+NUM_FILES = num_drawn(80)
 
 SWEEP = "outputs/s"
 # Of these every call draws one; of `RUNS`, which compile and run layers, every tenth.
@@ -56,27 +56,22 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
-def report(tried: int, faults: list[str]) -> None:
-    print(f"tried {tried}, held {tried - len(faults)}")
-    assert not faults, "\n\n".join(faults)
-
-
 def test_no_line_ends_in_a_traceback(here):
     plant(here)
     runs = [str(path.relative_to(here)) for path in sorted((here / SWEEP / "runs").iterdir())]
     inside = [f"{run}/{name}" for run in runs[:1] for name in ("checkpoint", "record.json", "output.npy")]
-    words = Words(int(SEED), [*runs, *inside])
+    words = Words(SEED, [*runs, *inside])
     faults = []
     for _ in range(NUM_LINES):
         name, line = words.draw()
         fault = call(line).fault(codes_of(name))
         faults += [f"{line}: {fault}"] if fault else []
-    report(NUM_LINES, faults)
+    report_held("command lines", NUM_LINES, faults)
 
 
 def test_no_damage_ends_in_a_traceback(here, swept):
     shutil.copytree(here / SWEEP, here / "outputs/kept")
-    chance = random.Random(int(SEED))
+    chance = random.Random(SEED)
     every = [(file, damage) for file in files_of(here / SWEEP) for damage in DAMAGES]
     chance.shuffle(every)
     runs = sorted(str(path.relative_to(here)) for path in (here / SWEEP / "runs").iterdir())
@@ -87,7 +82,7 @@ def test_no_damage_ends_in_a_traceback(here, swept):
         line = chance.choice(LOOKS if num % 10 else RUNS).replace("RUN", run).split()
         fault = _damaged(swept, file, lambda path, damage=damage: damage(path, chance), line)
         faults += [f"{damage.__name__} {file}, {line}: {fault}"] if fault else []
-    report(NUM_FILES, faults)
+    report_held("damaged files", NUM_FILES, faults)
 
 
 def _damaged(swept: Path, file: Path, damage: Callable[[Path], None], line: list[str]) -> str | None:

@@ -343,7 +343,7 @@ def save_only(text: str, place: str, *collections: str):
     ocp.PyTreeCheckpointer().save(os.path.abspath(place), kept)
 
 
-def test_what_init_only_sows_may_lack(run):
+def test_what_init_only_sows_may_be_missing(run):
     save_only("SowsNorm()", "old", "params", "batch_stats")
     code, out, _ = run("SowsNorm()@old", "SowsNorm('right')")
     assert (code, last(out), "losses" in out) == (0, f"proof: on the old variables {PROVED}", False)
@@ -352,7 +352,7 @@ def test_what_init_only_sows_may_lack(run):
 
 
 @pytest.mark.parametrize("norm", ["linen", "nnx"])
-def test_statistics_that_apply_reads_may_not(run, norm):
+def test_statistics_that_apply_reads_must_be_saved(run, norm):
     save_only(f"SowsNorm(norm='{norm}')", "old", "params")
     code, out, _ = run(f"SowsNorm(norm='{norm}')@old", f"SowsNorm('right', norm='{norm}')")
     lacking = "batch_stats/norm/mean is missing, batch_stats/norm/var is missing"

@@ -10,13 +10,12 @@ import jax
 import numpy as np
 
 from runner.arrays import checkpoint, trees
-from runner.arrays.declared_sizes import TooLargeError
+from runner.arrays.declared_sizes import OCDBT, TooLargeError
 from runner.arrays.formats.contents import Contents, DamagedError, StoredArray
 from runner.arrays.formats.msgpack_bytes import as_tree
 
 FORMAT = "Orbax"
 METADATA = "_METADATA"
-OCDBT = "manifest.ocdbt"
 
 
 def is_tree(folder: Path) -> bool:
