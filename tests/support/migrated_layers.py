@@ -472,6 +472,16 @@ class Learns(nn.Module):
         return LearnsLinen(name="net")(x) if self.kind is None else bridge.to_linen(LearnsNnx, self.kind, name="net")(x)
 
 
+class OfKind(nn.Module):
+    """A Linen layer, or one of NNX in its place once a kind of it is given."""
+
+    kind: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        return (self.LINEN(name="net") if self.kind is None else bridge.to_linen(self.NNX, self.kind, name="net"))(x)
+
+
 class ComplexNnx(nnx.Module):
     """A complex kernel; some kinds lose what is imaginary, in the gradient or of the input."""
 
@@ -490,13 +500,8 @@ class ComplexLinen(nn.Module):
         return x @ self.param("kernel", nn.initializers.normal(), (WIDTH, WIDTH), jnp.complex64)
 
 
-class Complex(nn.Module):
-    kind: str | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        net = ComplexLinen(name="net") if self.kind is None else bridge.to_linen(ComplexNnx, self.kind, name="net")
-        return net(x)
+class Complex(OfKind):
+    LINEN, NNX = ComplexLinen, ComplexNnx
 
 
 class PickedNnx(nnx.Module):
@@ -516,13 +521,8 @@ class PickedLinen(nn.Module):
         return self.param("weight", nn.initializers.normal(), (WIDTH,)) * x
 
 
-class Picked(nn.Module):
-    kind: str | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        net = PickedLinen(name="net") if self.kind is None else bridge.to_linen(PickedNnx, self.kind, name="net")
-        return net(x)
+class Picked(OfKind):
+    LINEN, NNX = PickedLinen, PickedNnx
 
 
 class Sows(nn.Module):
