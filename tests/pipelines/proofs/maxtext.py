@@ -17,7 +17,7 @@ SOURCE = Source(
     "AI-Hypercomputer/maxtext",
     folder="maxtext",
     path=("src",),
-    needs=("aqt", "qwix", "grain", "pathwaysutils"),
+    needs=("aqt", "qwix", "grain", "pathwaysutils", "huggingface_hub", "sympy", "tokenizers"),
 )
 # Kernels, readers of data, loggers and clouds, none of which a decoder on a CPU calls.
 ABSENT = (
