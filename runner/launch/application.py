@@ -225,7 +225,6 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
     from runner.records import find
     from runner.report.terminal import Terminal
     from runner.sweep import execute as sweep_execute
-    from runner.timing import machine
     from runner.timing.turns import Turns
     from runner.tracking import pool
 
@@ -238,7 +237,6 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
             plan.folder.path,
             plan.folder.name,
             terminal.warned,
-            num_processes=machine.num_cores(),
         )
         execute = request.execute or sweep_execute.execute
         outcome = execute(plan, tracking=make_tracking, reporter=terminal, stop=stop)

@@ -120,7 +120,6 @@ class Worker:
         from runner.launch import jobs
         from runner.records.disk import locks
         from runner.sweep import execute
-        from runner.timing import machine
         from runner.tracking import pool
 
         folder = SweepFolder(self._folder)
@@ -137,7 +136,6 @@ class Worker:
                 folder.path,
                 folder.name,
                 lambda text: journal.append("warned", text=text),
-                num_processes=machine.num_cores(),
                 sends=False,
             )
             outcome = execute.work(

@@ -240,7 +240,11 @@ def _entry(path: str) -> str:
 
 
 def _plain_bits(array: np.ndarray) -> np.ndarray:
-    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
+    import numpy as np
+
+    # Not `isbuiltin`: it is 0 for the dtype of an array that another process sent.
+    known = np.dtype(array.dtype.str) == array.dtype
+    return array if known else array.view(f"u{array.dtype.itemsize}")
 
 
 def _typed_bits(array: np.ndarray, dtype: str) -> np.ndarray:

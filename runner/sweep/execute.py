@@ -22,10 +22,11 @@ from runner.sweep.plan import Growth, Plan, Task, plan_data
 from runner.sweep.reporter import Reporter, SweepOutcome
 from runner.sweep.run_executor import RunExecutor
 from runner.sweep.scheduler import Scheduler
-from runner.sweep.writing.run_writer import RunWriter
+from runner.sweep.writing.run_writer import RunWriter, need_processes
 from runner.sweep.writing.write_run import MAKE_ROOM
-from runner.timing import memory
+from runner.timing import machine, memory
 from runner.timing.turns import Turns
+from runner.tracking.processes import Processes
 from runner.tracking.tracker import Tracking
 
 
@@ -41,7 +42,7 @@ def execute(
 
     Args:
       plan: The plan.
-      tracking: Makes the tracker, given `num_runs`, the number of runs to come.
+      tracking: Makes the tracker, given `num_runs`, the number of runs to come, and `processes`, which it may need.
       reporter: Notified of every event as it happens.
       stop: Polled before every run; True ends the sweep once all executed runs are written.
       growth: Extends the plan; None if it is complete.
@@ -125,7 +126,7 @@ def work(
       pending: The runs to execute.
       journal: The journal of this process.
       died: Runs, by id, whose process died while executing them, and how: recorded as failed, not retried.
-      tracking: Makes the tracker, given `num_runs`.
+      tracking: Makes the tracker, given `num_runs` and `processes`.
       reporter: Notified of every event as it happens.
       stop: Polled before every run.
 
@@ -173,15 +174,18 @@ def _started(
 ) -> Iterator[Scheduler]:
     """A running sweep, from a journal's first line to its last; uses the sweep's own journal unless one is given."""
     with _room(plan), _open(plan, journal) as lines:
-        tracker, ending = tracking(num_runs=num_pending), Ending(stop=stop)
-        writer = RunWriter(journal=lines, reporter=reporter, tracking=tracker, ending=ending)
+        processes, ending = Processes(machine.num_cores()), Ending(stop=stop)
+        tracker = tracking(num_runs=num_pending, processes=processes)
+        need_processes(processes, num_pending)
+        writer = RunWriter(journal=lines, reporter=reporter, tracking=tracker, ending=ending, processes=processes)
         executor = RunExecutor(
             tracking=tracker,
             turns=Turns(name=str(plan.folder.path.absolute()), give_up=stop, say=reporter.warned),
             stopping=ending.reached,
             warn=reporter.warned,
         )
-        with contextlib.closing(tracker), blame.proved(lines.path):
+        with contextlib.closing(tracker), contextlib.closing(processes), blame.proved(lines.path):
+            processes.start()
             after = max(plan.folder.submissions(), default=0)
             lines.append("start", at=now(), num_pending=num_pending, after=after, oom_kills=memory.num_oom_kills())
             if announce:

@@ -98,7 +98,7 @@ class RunExecutor:
         train = task.job.run.train
         if not train.keeps_steps:
             return None
-        make_room(task)
+        make_room(task.folder, task.state, keeps_steps=True)
         task.folder.steps.mkdir(parents=True, exist_ok=True)
         return StepFolder(
             task.folder.steps,

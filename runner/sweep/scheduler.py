@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from runner.arrays import checkpoint
+from runner.config.enums import TimingMode
 from runner.errors import StorageError
 from runner.experiment import cross_checks, execute, failures
 from runner.experiment.job import Result
@@ -18,7 +19,7 @@ from runner.sweep.plan import Plan, Task
 from runner.sweep.programs import Programs, compiled
 from runner.sweep.run_executor import RunExecutor
 from runner.sweep.validate import ProgramKey
-from runner.sweep.waves import bursts, waves
+from runner.sweep.waves import BURST_RUNS, bursts, waves
 from runner.sweep.writing.run_writer import RunWriter
 from runner.timing import machine
 
@@ -62,7 +63,7 @@ class Scheduler:
           StorageError: The disk is full.
         """
         cores = machine.num_cores()
-        with self.executor.working(pending), ThreadPoolExecutor(cores) as pool, self.writer.started():
+        with self.executor.working(pending), ThreadPoolExecutor(cores) as pool:
             try:
                 self._run_waves(pool, plan, self._give_up(pending), cores * PROGRAMS_AHEAD)
             finally:
@@ -75,9 +76,9 @@ class Scheduler:
         # A single run compiles alone, for a reliable compile time; a sweep uses every core.
         several = len(pending) > 1
         contended = several or self.concurrent
-        if several and _saves(pending):
+        if several and _saves(pending) and not self.writer.processes.running:
             # While the first programs compile; `_settle` waits for it.
-            self._ahead.append(self.writer.threads.submit(checkpoint.warm))
+            self._ahead.append(pool.submit(checkpoint.warm))
         coming = waves(pending, num_programs)
         wave = next(coming, [])
         futures = self._compile(pool, plan, wave, contended)
@@ -85,8 +86,8 @@ class Scheduler:
             programs = {key: compiled(future) for key, future in futures.items()}
             *earlier, last = list(bursts(wave, programs))
             for burst in earlier:
-                self.writer.write(self._execute(burst, programs))
-            results = self._execute(last, programs)
+                self.writer.write(self._execute(pool, burst, programs))
+            results = self._execute(pool, last, programs)
             # From here on nothing is timed: the next wave compiles while this one is written.
             wave = [] if self.ending.reached() else next(coming, [])
             futures = self._compile(pool, plan, wave, contended)
@@ -108,24 +109,34 @@ class Scheduler:
         return self._programs.compile(pool, plan, wave, contended=contended, mark=self._mark_program)
 
     def _execute(
-        self, burst: Sequence[Task], programs: Mapping[ProgramKey, Program | Exception]
+        self, pool: ThreadPoolExecutor, burst: Sequence[Task], programs: Mapping[ProgramKey, Program | Exception]
     ) -> list[tuple[Task, Result]]:
-        """Executes and times runs; nothing else of ours runs meanwhile."""
-        self._settle()
+        """Executes and times runs; nothing else of ours runs meanwhile. What is not timed is written as it comes.
+
+        Returns:
+          What has yet to be written.
+        """
+        if any(_timed(task) for task in burst):
+            self._settle()
         results: list[tuple[Task, Result]] = []
         for task in burst:
             if self.ending.reached():
                 break
             self._mark("begin", task)
             try:
-                result = self.executor.execute(task, programs[task.program_key], self.writer.threads)
+                result = self.executor.execute(task, programs[task.program_key], pool)
             except Stopped:
                 break
             except StorageError as error:  # executed runs are still written
                 self.ending.broken = error
                 break
-            results.append((task, result))
             self.ending.count(task.job.run, result.record)
+            if not _timed(task) and not results:
+                self._mark("executed", task)
+                self.writer.begin(task, result)
+                self.writer.finish(num_left=BURST_RUNS)
+                continue
+            results.append((task, result))
             if result.record.wall_s > LONG_S:
                 self._mark("executed", task)
                 self.writer.write(results)
@@ -148,6 +159,10 @@ class Scheduler:
         concurrent.futures.wait(self._ahead)
         self._ahead.clear()
         self.writer.settle()
+
+
+def _timed(task: Task) -> bool:
+    return task.job.run.timing.mode is not TimingMode.off
 
 
 def _saves(tasks: Iterable[Task]) -> bool:

@@ -1,17 +1,14 @@
-"""Tracks a sweep's runs in this process, or in a pool of worker processes."""
+"""Tracks a sweep's runs in this process, or in worker processes."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import concurrent.futures.process
 import contextlib
+import functools
 import importlib.util
-import multiprocessing
 import multiprocessing.util
-import os
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +19,23 @@ from runner.config.settings.execution import TrackingSettings
 from runner.errors import UserError
 from runner.records.record import Head, Record
 from runner.tracking.online import OnlineTracking
+from runner.tracking.processes import Processes
 from runner.tracking.tracker import Follow, NullTracker, Tracker, Tracking
 from runner.tracking.wandb_tracker import LOADED_BY_FIRST_RUN
 
 # A worker takes about a second to start; fewer runs are logged sooner in this process.
 MIN_POOLED_RUNS = 6
 
-# Importing W&B takes most of that second: one process imports it, and the workers are forked from it.
+# Importing W&B takes most of that second.
 PRELOADED = ("wandb", *LOADED_BY_FIRST_RUN, "runner.tracking.pool", "runner.tracking.wandb_tracker")
 
 FIX = "bridge-runner sync makes the W&B runs that are missing"
 
 # Only W&B runs are costly enough for worker processes.
 WANDB_MODES = (TrackingMode.offline, TrackingMode.online)
+
+# What a tracker is made from.
+Of = tuple[TrackingSettings, Path, str]
 
 
 class InlineTracking:
@@ -80,31 +81,27 @@ class PooledTracking:
       folder: The sweep's folder.
       sweep: The sweep's name.
       warn: Called with one sentence, at most once per sweep.
-      num_processes: Number of workers; they start right away, to be ready for the first run.
+      processes: The workers.
     """
 
     def __init__(
-        self, settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None], *, num_processes: int
+        self,
+        settings: TrackingSettings,
+        folder: Path,
+        sweep: str,
+        warn: Callable[[str], None],
+        *,
+        processes: Processes,
     ) -> None:
-        # Not fork: JAX has already started threads.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
-        self._pool = concurrent.futures.ProcessPoolExecutor(
-            num_processes,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(settings, folder, sweep, dict(os.environ)),
-        )
+        self._processes = processes
+        self._of: Of = (settings, folder, sweep)
+        processes.need(PRELOADED, functools.partial(_warm, self._of))
         self._warn = warn
         self._warned = False
         # Only this process sees the progress of a run that is still training.
         self._here = InlineTracking(make_tracker(settings, folder, sweep, self._say))
         self._followed: dict[str, Follow] = {}
-        self._sent: list[tuple[str, concurrent.futures.Future[tuple[float | None, list[str]]]]] = []
-        # In the background: the first submit waits until everything is loaded.
-        starter = concurrent.futures.ThreadPoolExecutor(1)
-        self._sent.append(("", starter.submit(self._warm, num_processes)))
-        starter.shutdown(wait=False)
+        self._sent: list[tuple[str, Future[tuple[float | None, list[str]]]]] = []
 
     def warm(self) -> None:
         """Does nothing: the workers preload when they start."""
@@ -121,13 +118,7 @@ class PooledTracking:
         if follow is not None and follow.folder is not None:
             self._here.submit(record, output, run_dir)
             return
-        future: concurrent.futures.Future[tuple[float | None, list[str]]]
-        try:
-            future = self._pool.submit(_log_in_worker, record, dict(output), run_dir)
-        except concurrent.futures.process.BrokenProcessPool as error:
-            future = concurrent.futures.Future()
-            future.set_exception(error)
-        self._sent.append((record.run_id, future))
+        self._sent.append((record.run_id, self._processes.submit(_log, self._of, record, dict(output), run_dir)))
 
     def wait(self) -> list[tuple[str, float]]:
         """Waits for all queued runs; returns run id and seconds of each."""
@@ -136,30 +127,22 @@ class PooledTracking:
         for run_id, future in sent:
             try:
                 cost_s, sentences = future.result()
-            except concurrent.futures.process.BrokenProcessPool as error:
+            except BrokenProcessPool as error:
                 cost_s, sentences = None, [f"a tracking process died: {error}; {FIX}"]
             for sentence in sentences:
                 self._say(sentence)
-            if run_id and cost_s is not None:
+            if cost_s is not None:
                 costs.append((run_id, cost_s))
         return costs
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Logs the sweep's own run in a worker."""
-        with contextlib.suppress(concurrent.futures.process.BrokenProcessPool):
-            self._pool.submit(_log_sweep_in_worker, name, list(rows)).result()
+        with contextlib.suppress(BrokenProcessPool):
+            self._processes.submit(_log_sweep, self._of, name, list(rows)).result()
 
     def close(self) -> None:
-        """Shuts down the workers once the queue is done."""
-        self._pool.shutdown(wait=True)
+        """Closes the tracker of this process; those of the workers close with them."""
         self._here.close()
-
-    def _warm(self, num_processes: int) -> tuple[None, list[str]]:
-        # Ctrl-C goes to the whole group: who starts in this thread inherits that it is for the sweep's process alone.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        for future in [self._pool.submit(_warm_worker) for _ in range(num_processes)]:
-            future.result()
-        return None, []
 
     def _say(self, sentence: str) -> None:
         if not self._warned:
@@ -174,10 +157,10 @@ def make_tracking(
     warn: Callable[[str], None],
     *,
     num_runs: int,
-    num_processes: int,
+    processes: Processes,
     sends: bool = True,
 ) -> Tracking:
-    """Makes the tracking for `num_runs` runs: worker processes if they pay off, and an upload process if requested.
+    """Makes the tracking for `num_runs` runs: in `processes` if these pay off, and an upload process if requested.
 
     A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads.
     """
@@ -185,7 +168,7 @@ def make_tracking(
     if settings.mode not in WANDB_MODES or num_runs < MIN_POOLED_RUNS:
         made = InlineTracking(make_tracker(settings, folder, sweep, warn))
     else:
-        made = PooledTracking(settings, folder, sweep, warn, num_processes=num_processes)
+        made = PooledTracking(settings, folder, sweep, warn, processes=processes)
     if settings.mode is not TrackingMode.online or not sends:
         return made
     return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
@@ -223,43 +206,31 @@ def make_tracker(settings: TrackingSettings, folder: Path, sweep: str, warn: Cal
             return WandbTracker(settings, folder, sweep, warn)
 
 
-_WORKER: dict[str, Any] = {}
+# In a worker: the tracker of a sweep's folder, and what it has to say.
+_TRACKERS: dict[Path, tuple[Tracker, list[str]]] = {}
 
 
-def _start_worker(settings: TrackingSettings, folder: Path, sweep: str, environ: Mapping[str, str]) -> None:
-    # The process that workers are forked from may predate this sweep.
-    os.environ.clear()
-    os.environ.update(environ)
-    # Ctrl-C reaches every process of the terminal; the parent decides when the sweep ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # A worker must not outlive a killed parent: it would wait for runs forever, ignoring SIGTERM.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # A parent that has used wandb passes on its service; sharing it would make the workers wait for one another.
-    os.environ.pop("WANDB_SERVICE", None)
-    sentences: list[str] = []
-    _WORKER["sentences"] = sentences
-    _WORKER["tracker"] = make_tracker(settings, folder, sweep, sentences.append)
-    # When the worker exits, its service is still writing: wait for it.
-    multiprocessing.util.Finalize(None, _WORKER["tracker"].close, exitpriority=10)
+def _tracker(of: Of) -> tuple[Tracker, list[str]]:
+    _, folder, _ = of
+    if folder not in _TRACKERS:
+        sentences: list[str] = []
+        tracker = make_tracker(*of, sentences.append)
+        # When the worker exits, its service is still writing: wait for it.
+        multiprocessing.util.Finalize(None, tracker.close, exitpriority=10)
+        _TRACKERS[folder] = tracker, sentences
+    return _TRACKERS[folder]
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _warm(of: Of) -> None:
+    _tracker(of)[0].warm()
 
 
-def _warm_worker() -> None:
-    _WORKER["tracker"].warm()
+def _log(of: Of, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> tuple[float | None, list[str]]:
+    tracker, sentences = _tracker(of)
+    cost_s = tracker.log(record, output, run_dir)
+    new, sentences[:] = list(sentences), []
+    return cost_s, new
 
 
-def _log_in_worker(record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> tuple[float | None, list[str]]:
-    cost_s = _WORKER["tracker"].log(record, output, run_dir)
-    sentences, _WORKER["sentences"][:] = list(_WORKER["sentences"]), []
-    return cost_s, sentences
-
-
-def _log_sweep_in_worker(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    _WORKER["tracker"].log_sweep(name, rows)
+def _log_sweep(of: Of, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    _tracker(of)[0].log_sweep(name, rows)

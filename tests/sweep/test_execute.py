@@ -438,6 +438,6 @@ def test_tracker_warms_up_at_most_once(words, times, make_run, tmp_path):
     runs = [make_run(*words, "timing=off", "checkpoint=none", f"seed={seed}") for seed in range(3)]
     plan = make_plan([Config(run=run) for run in runs], lambda name: SweepFolder(tmp_path))
     tracker, reporter = Tells(), Reporter()
-    engine.execute(plan, tracking=lambda num_runs: InlineTracking(tracker), reporter=reporter)
+    engine.execute(plan, tracking=lambda **_: InlineTracking(tracker), reporter=reporter)
     assert tracker.asked == [("warm", False)] * times + [("log", True)] * 3
     assert reporter.said == []

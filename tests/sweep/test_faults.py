@@ -288,7 +288,7 @@ def carry_out(configs: list[Config], folder: Path) -> list[str]:
     """Does what is missing of a sweep; what was said of failures."""
     plan = make_plan(configs, lambda name: SweepFolder(folder))
     reporter = Reporter()
-    execute.execute(plan, tracking=lambda num_runs: InlineTracking(NullTracker()), reporter=reporter)
+    execute.execute(plan, tracking=lambda **_: InlineTracking(NullTracker()), reporter=reporter)
     return reporter.said
 
 

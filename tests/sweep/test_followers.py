@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from runner.records.record import Head, Record, TrainInfo
 from runner.records.timing import Phases
 from runner.tracking.online import OnlineTracking
 from runner.tracking.pool import make_tracking
+from runner.tracking.processes import Processes
 from runner.tracking.tracker import Tracking
 from tests.tracking.test_online import state, wait_for
 
@@ -79,16 +81,20 @@ def warnings() -> list[str]:
 
 @pytest.fixture
 def make(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[..., Tracking]]:
-    made = []
+    made: list[Tracking] = []
+    stack = contextlib.ExitStack()
 
     def make_one(folder: str = "sweep", *, num_runs: int = 1, mode: str = "offline") -> Tracking:
         path, settings = tmp_path / folder, TrackingSettings(mode=TrackingMode(mode))
         path.mkdir(exist_ok=True)
-        pool = {"num_runs": num_runs, "num_processes": 1}
-        made.append(make_tracking(settings, path, "demo", warnings.append, **pool))
+        processes = Processes(1)
+        made.append(make_tracking(settings, path, "demo", warnings.append, num_runs=num_runs, processes=processes))
+        stack.callback(processes.close)
+        processes.start()
         return made[-1]
 
     yield make_one
+    stack.close()
     for tracking in made:
         tracking.close()
 

@@ -18,6 +18,7 @@ from runner.config.settings.execution import TrackingSettings
 from runner.records.record import Record, TrainInfo
 from runner.records.timing import Phases
 from runner.tracking.pool import InlineTracking, make_tracker, make_tracking
+from runner.tracking.processes import Processes
 
 SETTINGS = TrackingSettings(mode=TrackingMode.tensorboard)
 
@@ -83,5 +84,7 @@ def test_without_its_package_nothing_is_written(tmp_path, monkeypatch, capsys):
 
 
 def test_tensorboard_runs_need_no_extra_processes(tmp_path):
-    tracking = make_tracking(SETTINGS, tmp_path, "demo", print, num_runs=100, num_processes=2)
+    processes = Processes(2)
+    tracking = make_tracking(SETTINGS, tmp_path, "demo", print, num_runs=100, processes=processes)
     assert isinstance(tracking, InlineTracking)
+    assert not processes.needed

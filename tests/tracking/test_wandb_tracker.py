@@ -26,6 +26,7 @@ from runner.config.settings.execution import TrackingSettings
 from runner.records.record import CheckpointInfo, Failure, FailureKind, Status
 from runner.tracking import payload, pool
 from runner.tracking.pool import PooledTracking
+from runner.tracking.processes import Processes
 from runner.tracking.tracker import NullTracker, Tracker
 
 
@@ -280,14 +281,18 @@ def test_disabled_tracks_nothing(make, tmp_path):
 
 @pytest.mark.slow
 def test_dead_tracking_process_warns_once(tmp_path, warnings):
-    tracking = PooledTracking(TrackingSettings(), tmp_path, "demo", warnings.append, num_processes=1)
+    processes = Processes(1)
+    tracking = PooledTracking(TrackingSettings(), tmp_path, "demo", warnings.append, processes=processes)
+    processes.start()
+    processes.wait()
     assert tracking.wait() == []
-    (worker,) = tracking._pool._processes
+    worker = processes.submit(os.getpid).result()
     os.kill(worker, signal.SIGKILL)
     for num in range(3):
         tracking.submit(make_record(num=num), {}, tmp_path)
     assert tracking.wait() == []
     tracking.log_sweep("demo", [])
+    processes.close()
     tracking.close()
     assert len(warnings) == 1
     assert warnings[0].startswith("a tracking process died: A ")
@@ -309,12 +314,16 @@ import os, signal, sys, time
 from pathlib import Path
 from runner.config.settings.execution import TrackingSettings
 from runner.tracking import pool
+from runner.tracking.processes import Processes
 signal.signal(signal.SIGINT, lambda *_: None)
-tracking = pool.PooledTracking(TrackingSettings(), Path(sys.argv[1]), "demo", print, num_processes=1)
+processes = Processes(1)
+tracking = pool.PooledTracking(TrackingSettings(), Path(sys.argv[1]), "demo", print, processes=processes)
+processes.start()
 for _ in range(10):
     time.sleep(0.1)
     os.killpg(0, signal.SIGINT)
-tracking.wait()
+processes.wait()
+processes.close()
 tracking.close()
 """
     command = [sys.executable, "-c", code, str(tmp_path)]

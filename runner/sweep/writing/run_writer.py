@@ -1,14 +1,18 @@
-"""Writes the runs of a sweep: files first, then the journal line, then the tracker; at the end the sweep's files."""
+"""Writes the runs of a sweep: files first, then the journal line, then the tracker; at the end the sweep's files.
+
+Files and trackers are the work of other processes where a sweep has many runs; the journal's lines are written here.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
-from runner.arrays.fast_checkpoint import CloneWriter
+from runner.arrays import checkpoint
 from runner.errors import StorageError
 from runner.experiment.job import Result
 from runner.records import find, store
@@ -19,15 +23,26 @@ from runner.records.row import row_of
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Plan, Task
 from runner.sweep.reporter import Reporter
-from runner.sweep.run_state import CONCLUDED, FINISHED
+from runner.sweep.run_state import CONCLUDED, FINISHED, State
 from runner.sweep.writing.outputs import Summary
 from runner.sweep.writing.retention import Keeper
-from runner.sweep.writing.write_run import commit
+from runner.sweep.writing.write_run import Writing, commit, writing
+from runner.tracking.processes import Processes
 from runner.tracking.tracker import Tracking
 
-# Writer threads: half of the work is waiting for the disk, the other half is Python holding the GIL. Measured on
-# 2 cores, 200 runs: 7.5 s with one thread, 5.3 with two, 6.2 with four.
-WRITERS = 2
+# Fewer runs are written sooner by this process: the others take two seconds of a core to start.
+MIN_SENT_RUNS = 40
+
+# What they import once.
+PRELOADED = ("orbax.checkpoint", "runner.sweep.writing.write_run")
+
+
+@dataclass(frozen=True)
+class _Begun:
+    task: Task
+    result: Result
+    writing: Writing
+    record: Future[Record]
 
 
 @dataclass(kw_only=True)
@@ -39,7 +54,7 @@ class RunWriter:
       reporter: Notified of every written run.
       tracking: Receives every written run.
       ending: Counts the runs that could not be saved.
-      threads: The writer threads, within `started`.
+      processes: Where runs are written if they were started; what is too large stays in this process.
       num_removed: The number of removed checkpoints.
     """
 
@@ -47,19 +62,14 @@ class RunWriter:
     reporter: Reporter
     tracking: Tracking
     ending: Ending
-    threads: ThreadPoolExecutor = field(init=False)
+    processes: Processes
     num_removed: int = 0
     _keeper: Keeper = field(init=False)
     _summary: Summary = field(default_factory=Summary)
-    _clones: CloneWriter = field(default_factory=CloneWriter)
+    _begun: deque[_Begun] = field(default_factory=deque)
+    _broken: bool = False
     _adopted: set[str] = field(default_factory=set)
     _untracked: dict[str, tuple[Record, RunFolder]] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def started(self) -> Iterator[None]:
-        """Runs the writer threads within this context."""
-        with ThreadPoolExecutor(WRITERS) as self.threads:
-            yield
 
     def adopt(self, tasks: Iterable[Task]) -> None:
         """Notes in the journal the runs that ended by their sealed records alone."""
@@ -103,23 +113,44 @@ class RunWriter:
         Raises:
           StorageError: The disk is full; the runs that could be written are.
         """
-        written = [(task, result, self.threads.submit(commit, task, result, self._clones)) for task, result in results]
+        for task, result in results:
+            self.begin(task, result)
+        self.finish()
+
+    def begin(self, task: Task, result: Result) -> None:
+        """Starts to write a run, in a process of its own if these were started."""
+        what = writing(task, result)
+        if self.processes.running and not self._broken and what.can_be_sent():
+            future = self.processes.submit(commit, what)
+        else:
+            future = _committed(what)
+        self._begun.append(_Begun(task, result, what, future))
+
+    def finish(self, num_left: int = 0) -> None:
+        """Waits until all but `num_left` of the runs that were begun are done, and ends those that are written.
+
+        Raises:
+          StorageError: The disk is full; the runs that could be written are.
+        """
         errors = []
-        for task, result, future in written:
+        while self._begun and (len(self._begun) > num_left or self._begun[0].record.done()):
+            begun = self._begun.popleft()
             try:
-                record = future.result()
+                self._add(begun.task, begun.result, self._record(begun))
             except StorageError as error:  # the other runs that were written still count
                 errors.append(error)
-                continue
-            self._add(task, result, record)
         if errors:
             raise errors[0]
 
     def settle(self) -> None:
-        """Waits until tracking is finished, and adds its cost to the records."""
+        """Waits until everything begun is written and tracked, and adds what tracking cost to the records."""
+        self.processes.wait()
+        self.finish()
+        costs = [self._with_cost(*cost) for cost in self.tracking.wait()]
         # Tracking a run twice overwrites it, so these lines need not be on disk before we continue.
-        for run_id in self.threads.map(self._add_cost, self.tracking.wait()):
-            self.journal.append("tracked", sync=False, run_id=run_id)
+        for record, folder in costs:
+            store.write_record(folder, record)
+            self.journal.append("tracked", sync=False, run_id=record.run_id)
         # A long sweep must not hold on to what it has written.
         self._untracked.clear()
 
@@ -165,12 +196,38 @@ class RunWriter:
         self.journal.append(find.REMOVED, sync=False, run_id=record.run_id)
         self._summary.add(record)
 
-    def _add_cost(self, cost: tuple[str, float]) -> str:
-        run_id, tracker_s = cost
+    def _with_cost(self, run_id: str, tracker_s: float) -> tuple[Record, RunFolder]:
+        """A tracked run, its record with the seconds that tracking it took."""
         record, folder = self._untracked[run_id]
         if record.timing is not None:
             timed = dataclasses.replace(record.timing, tracker_s=tracker_s)
             record = dataclasses.replace(record, timing=timed)
-            store.write_record(folder, record)
             self._summary.add(record)
-        return run_id
+        return record, folder
+
+    def _record(self, begun: _Begun) -> Record:
+        """The record of a run that was begun, once it is written; by this process if the other one died meanwhile."""
+        try:
+            return begun.record.result()
+        except BrokenProcessPool as error:
+            if not self._broken:
+                self.reporter.warned(f"a process that writes runs died ({error}): this one writes them now")
+            self._broken = True
+            again = dataclasses.replace(begun.writing, state=State.interrupted)
+            return _committed(again).result()
+
+
+def need_processes(processes: Processes, num_runs: int) -> None:
+    """Makes `processes` start if `num_runs` runs are written sooner by them; if they start anyway, they write too."""
+    if processes.needed or num_runs >= MIN_SENT_RUNS:
+        processes.need(PRELOADED, checkpoint.warm)
+
+
+def _committed(what: Writing) -> Future[Record]:
+    """A run written by this process."""
+    future: Future[Record] = Future()
+    try:
+        future.set_result(commit(what))
+    except StorageError as error:
+        future.set_exception(error)
+    return future

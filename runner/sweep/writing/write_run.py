@@ -7,44 +7,113 @@ import dataclasses
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.fast_checkpoint import CloneWriter
 from runner.config.enums import CheckpointWriter, InputKind
+from runner.config.env_secrets import Redaction
+from runner.config.settings.train import CheckpointSettings
 from runner.errors import StorageError
 from runner.experiment import failures
-from runner.experiment.job import Result
 from runner.records import store
 from runner.records.disk import files, plain_files
+from runner.records.paths import RunFolder
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
 from runner.records.redaction import redacted
-from runner.sweep.plan import Task
 from runner.sweep.run_state import ARCHIVED, State
 from runner.timing import clock
+
+if TYPE_CHECKING:  # a process that writes runs has no use for what makes them
+    from runner.experiment.job import Result
+    from runner.sweep.plan import Task
 
 MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
 
 
-def make_room(task: Task) -> None:
+# A larger result is written by the process that has it.
+MAX_SENT_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What is written for a run, and where; it can be sent to another process.
+
+    Attributes:
+      folder: The run's folder.
+      state: The state of the run before the sweep starts: what may be in the folder.
+      keeps_steps: Whether training steps of an earlier attempt may be there, and are kept.
+      record: The record, not yet with checkpoint and tracker.
+      output: Arrays of the output by path.
+      variables: The Linen variables; None if init failed.
+      train_state: The step and the optimiser state; None if nothing was trained.
+      checkpoint: Whether and how a checkpoint is written.
+      hydra_files: Name and text of the files that Hydra writes for a job.
+      input_path: The file that the input came from; None if it was made.
+      redaction: Values to redact.
+    """
+
+    folder: RunFolder
+    state: State
+    keeps_steps: bool
+    record: Record
+    output: Mapping[str, np.ndarray]
+    variables: Any
+    train_state: Any
+    checkpoint: CheckpointSettings
+    hydra_files: Mapping[str, str]
+    input_path: str | None
+    redaction: Redaction
+
+    def can_be_sent(self) -> bool:
+        """Whether another process may write it: plain arrays, and not too many bytes."""
+        arrays = [*self.output.values()]
+        arrays += [leaf for tree in (self.variables, self.train_state) for _, leaf in trees.flatten(tree or {})]
+        return all(type(leaf) is np.ndarray for leaf in arrays) and sum(leaf.nbytes for leaf in arrays) < MAX_SENT_BYTES
+
+
+def writing(task: Task, result: Result) -> Writing:
+    """What is to be written for a run."""
+    run = task.job.run
+    return Writing(
+        folder=task.folder,
+        state=task.state,
+        keeps_steps=run.train.keeps_steps,
+        record=result.record,
+        output=result.output,
+        variables=result.variables,
+        train_state=result.train_state,
+        checkpoint=run.checkpoint,
+        hydra_files=task.config.hydra_files(task.job.num),
+        input_path=str(run.input.path) if run.input.kind is InputKind.file else None,
+        redaction=task.config.redaction,
+    )
+
+
+def make_room(folder: RunFolder, state: State, *, keeps_steps: bool) -> None:
     """Makes a run's folder, empty except for training steps that an earlier attempt may have saved."""
-    folder = task.folder
-    if task.state in ARCHIVED and folder.record.exists():
+    if state in ARCHIVED and folder.record.exists():
         files.archive_run(folder)
-    elif task.state is State.interrupted or not folder.record.exists():
-        files.remove_unfinished(folder, but_steps=task.job.run.train.keeps_steps)
+    elif state is State.interrupted or not folder.record.exists():
+        files.remove_unfinished(folder, but_steps=keeps_steps)
     if not folder.steps.is_dir():
         files.make_run_folder(folder)
 
 
-def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
+# With `checkpoint=fast` a process writes its later checkpoints of a structure by the template of its first.
+_CLONES = CloneWriter()
+
+
+def commit(writing: Writing) -> Record:
     """Writes one run, the record last.
 
     Args:
-      task: The run.
-      result: Its result.
-      clones: Writes checkpoints by template, if `checkpoint=fast`.
+      writing: The run and its result.
 
     Returns:
       The record as written: failed if the checkpoint could not be saved.
@@ -52,22 +121,22 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
     Raises:
       StorageError: The disk is full or not writable; nothing of the run remains.
     """
-    folder, run = task.folder, task.job.run
-    record = redacted(result.record, task.config.redaction)
+    folder = writing.folder
+    record = redacted(writing.record, writing.redaction)
     try:
-        make_room(task)
-        for name, text in task.config.hydra_files(task.job.num).items():
+        make_room(folder, writing.state, keeps_steps=writing.keeps_steps)
+        for name, text in writing.hydra_files.items():
             folder.hydra.mkdir(exist_ok=True)
             with plain_files.create(folder.hydra / name) as file:
-                file.write(task.config.redaction.text(text).encode())
-        if result.output:
-            store.write_output(folder, result.output)
-        if run.input.kind is InputKind.file:
-            with open(str(run.input.path), "rb") as source, plain_files.create(folder.input) as file:
+                file.write(writing.redaction.text(text).encode())
+        if writing.output:
+            store.write_output(folder, writing.output)
+        if writing.input_path is not None:
+            with open(writing.input_path, "rb") as source, plain_files.create(folder.input) as file:
                 shutil.copyfileobj(source, file)
-        if record.status is Status.done and run.checkpoint.writes and record.variables:
-            record = _save(task, record, result, clones)
-        if not run.checkpoint.writes:
+        if record.status is Status.done and writing.checkpoint.writes and record.variables:
+            record = _save(writing, record)
+        if not writing.checkpoint.writes:
             shutil.rmtree(folder.steps, ignore_errors=True)
         record = dataclasses.replace(record, files=files.file_digests(folder))
         store.write_record(folder, record)
@@ -80,15 +149,15 @@ def commit(task: Task, result: Result, clones: CloneWriter) -> Record:
     return record
 
 
-def _save(task: Task, record: Record, result: Result, clones: CloneWriter) -> Record:
-    folder, kind = task.folder, task.job.run.checkpoint.writer
+def _save(writing: Writing, record: Record) -> Record:
+    folder, kind = writing.folder, writing.checkpoint.writer
     if record.mesh is not None:
         kind = CheckpointWriter.orbax  # arrays on a mesh are not cloned
-    writer = clones if kind is CheckpointWriter.fast else None
+    writer = _CLONES if kind is CheckpointWriter.fast else None
     try:
-        _, save_s = clock.seconds(lambda: checkpoint.save(result.variables, folder.checkpoint, writer))
-        if result.train_state is not None:
-            checkpoint.save(result.train_state, folder.train_state, writer)
+        _, save_s = clock.seconds(lambda: checkpoint.save(writing.variables, folder.checkpoint, writer))
+        if writing.train_state is not None:
+            checkpoint.save(writing.train_state, folder.train_state, writer)
     except checkpoint.CheckpointError as error:
         if checkpoint.is_disk_full(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -96,7 +165,7 @@ def _save(task: Task, record: Record, result: Result, clones: CloneWriter) -> Re
         return dataclasses.replace(record, status=Status.failed, error=failure)
     train = record.train
     if train is not None:
-        train = dataclasses.replace(train, state=_info(folder.train_state, trees.leaves(result.train_state), kind))
+        train = dataclasses.replace(train, state=_info(folder.train_state, trees.leaves(writing.train_state), kind))
     assert record.timing is not None
     return dataclasses.replace(
         record,

@@ -1,0 +1,134 @@
+"""Runs that other processes write: the files that this process writes, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from told_reporter import Reporter
+
+from runner.config.composing.composed import Config
+from runner.errors import StorageError
+from runner.records import find, store
+from runner.records.disk import files
+from runner.records.paths import RunFolder, SweepFolder
+from runner.records.record import Record
+from runner.sweep import execute as engine
+from runner.sweep.plan import make_plan
+from runner.sweep.writing import run_writer, write_run
+from runner.tracking.pool import InlineTracking
+from runner.tracking.processes import Processes
+from runner.tracking.tracker import NullTracker
+
+SEEDS = range(5)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few runs as these pay for processes."""
+    monkeypatch.setattr(run_writer, "MIN_SENT_RUNS", len(SEEDS))
+
+
+@pytest.fixture
+def none_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(what: object) -> None:
+        raise AssertionError("written by this process")
+
+    monkeypatch.setattr(run_writer, "_committed", refuse)
+
+
+@pytest.fixture
+def sweep(make_run: Callable[..., object], tmp_path: Path) -> Callable[..., tuple[SweepFolder, Reporter]]:
+    def run(name: str, *words: str, killed_after: int = -1) -> tuple[SweepFolder, Reporter]:
+        started: list[Processes] = []
+
+        def tracking(*, num_runs: int, processes: Processes) -> InlineTracking:
+            started.append(processes)
+            return InlineTracking(NullTracker())
+
+        class Killer(Reporter):
+            num = 0
+
+            def finished(self, record: Record, folder: RunFolder) -> None:
+                super().finished(record, folder)
+                if self.num == killed_after:
+                    os.kill(started[0].submit(os.getpid).result(), signal.SIGKILL)
+                self.num += 1
+
+        runs = [make_run("checks=off", f"seed={seed}", *words) for seed in SEEDS]
+        plan = make_plan([Config(run=one) for one in runs], lambda _: SweepFolder(tmp_path / name))
+        reporter = Killer()
+        engine.execute(plan, tracking=tracking, reporter=reporter)
+        return SweepFolder(tmp_path / name), reporter
+
+    return run
+
+
+def records(folder: SweepFolder) -> list[Record]:
+    found = [store.read_record(RunFolder(path)) for path in (folder.path / "runs").iterdir()]
+    return sorted(found, key=lambda record: record.num)
+
+
+def lasting(record: Record) -> dict[str, object]:
+    """What two executions of a run have in common."""
+    changing = ("started_at", "wall_s", "timing", "train", "load_average", "sweep", "files")
+    values = {key: value for key, value in dataclasses.asdict(record).items() if key not in changing}
+    kept = {name: digest for name, digest in record.files.items() if Path(name).name not in files.TIME_AND_PLACE}
+    return values | kept
+
+
+@pytest.mark.parametrize(
+    "words", [("timing=off",), ("timing=quick", "train=short", "train.steps=2")], ids=["off", "on"]
+)
+def test_processes_write_the_same_files(few, none_here, sweep, monkeypatch, words):
+    sent, reporter = sweep("sent", *words)
+    monkeypatch.undo()
+    here, _ = sweep("here", *words)
+    for one, other in zip(records(sent), records(here), strict=True):
+        assert lasting(one) == lasting(other)
+    assert [row.status for row in find.read_rows(sent)] == ["done"] * len(SEEDS)
+    assert reporter.said == []
+
+
+def test_large_results_stay_in_this_process(few, none_here, sweep, monkeypatch):
+    monkeypatch.setattr(write_run, "MAX_SENT_BYTES", 0)
+    with pytest.raises(AssertionError, match="written by this process"):
+        sweep("large", "timing=off")
+
+
+@pytest.mark.parametrize("timing", ["off", "quick"])
+def test_dead_writer_loses_no_run(few, sweep, timing):
+    folder, reporter = sweep("dead", f"timing={timing}", killed_after=0)
+    assert [(record.num, record.status.value) for record in records(folder)] == [(num, "done") for num in SEEDS]
+    assert [row.status for row in find.read_rows(folder)] == ["done"] * len(SEEDS)
+    (sentence,) = reporter.said
+    assert sentence.startswith("a process that writes runs died (A ")
+    assert sentence.endswith("): this one writes them now")
+
+
+def refuse() -> None:
+    raise StorageError("the disk is full", "make room")
+
+
+def level() -> int:
+    return logging.getLogger("absl").level
+
+
+def test_processes_hand_errors_and_quiet_over():
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    processes = Processes(1)
+    processes.start()
+    assert not processes.running
+    processes.need(["json"], os.getpid)
+    processes.start()
+    try:
+        with pytest.raises(StorageError, match=r"^the disk is full.\n  Try: make room$"):
+            processes.submit(refuse).result(timeout=60)
+        assert processes.submit(level).result(timeout=60) == logging.CRITICAL
+    finally:
+        processes.close()
