@@ -51,6 +51,6 @@ EACH, TOGETHER = ["begin", "executed", "begin", "executed"], ["begin", "begin", 
 def test_long_runs_are_written_at_once(long_s, marks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scheduler, "LONG_S", long_s)
-    assert main.main(["-m", "seed=0,1", "sweep=s", "tracking=disabled", "timing=off", "checks=off"]) == 0
+    assert main.main(["-m", "seed=0,1", "sweep=s", "tracking=disabled", "timing.turns=false", "checks=off"]) == 0
     found = [event["event"] for event in store.read_events(SweepFolder(tmp_path / "outputs/s"))]
     assert [event for event in found if event in ("begin", "executed")] == marks
