@@ -117,10 +117,10 @@ def run_sweep(request: SweepRequest) -> SweepResult:
       UserError: A config that can't run, or a folder that can't be used; nothing was written.
     """
     from runner.experiment import distributed
-    from runner.tracking import pool
+    from runner.tracking import registry
 
     plan = request.plan()
-    pool.require(request.configs[0].run.tracking)
+    registry.require(request.configs[0].run.tracking)
     return _execute(request, plan) if distributed.index() == 0 else _follow(plan)
 
 

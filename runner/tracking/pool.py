@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import multiprocessing.util
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -16,11 +15,11 @@ import numpy as np
 
 from runner.config.enums import TrackingMode
 from runner.config.settings.execution import TrackingSettings
-from runner.errors import UserError
 from runner.records.record import Head, Record
 from runner.tracking.online import OnlineTracking
 from runner.tracking.processes import Processes
-from runner.tracking.tracker import Follow, NullTracker, Tracker, Tracking
+from runner.tracking.registry import make_tracker
+from runner.tracking.tracker import Follow, Tracker, Tracking
 from runner.tracking.wandb_tracker import LOADED_BY_FIRST_RUN
 
 # A worker takes about a second to start; fewer runs are logged sooner in this process.
@@ -172,38 +171,6 @@ def make_tracking(
     if settings.mode is not TrackingMode.online or not sends:
         return made
     return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
-
-
-def require(settings: TrackingSettings) -> None:
-    """Checks that the tracker selected by `settings` can be created.
-
-    Raises:
-      UserError: It needs a package that is not installed.
-    """
-    if settings.mode is TrackingMode.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise UserError("tensorboardX is not installed", "pip install 'bridge-runner[tensorboard]'")
-
-
-def make_tracker(settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None]) -> Tracker:
-    """Creates the tracker selected by `settings`.
-
-    Args:
-      settings: The tracker's type, and the settings of its runs.
-      folder: The sweep's folder.
-      sweep: The sweep's name, used as the group of its runs.
-      warn: Called with one sentence at the first failure.
-    """
-    match settings.mode:
-        case TrackingMode.disabled:
-            return NullTracker()
-        case TrackingMode.tensorboard:
-            from runner.tracking.tensorboard_tracker import TensorboardTracker
-
-            return TensorboardTracker(folder, warn)
-        case TrackingMode.offline | TrackingMode.online | TrackingMode.auto:
-            from runner.tracking.wandb_tracker import WandbTracker
-
-            return WandbTracker(settings, folder, sweep, warn)
 
 
 # In a worker: the tracker of a sweep's folder, and what it has to say.

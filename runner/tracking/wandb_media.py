@@ -12,8 +12,8 @@ from runner.records.record import Record
 from runner.tracking import payload
 
 
-def media(wandb: Any, record: Record, output: Mapping[str, np.ndarray], table_max_elements: int) -> dict[str, Any]:
-    """Histograms of a run's times and output, and the output as a table if it is small; by key."""
+def histograms(wandb: Any, record: Record, output: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Histograms of a run's times and output, by key."""
     shown = {}
     latency = record.timing.apply_latency if record.timing else None
     if latency and (histogram := payload.histogram_of(np.array(latency.samples.durations_s))):
@@ -22,11 +22,16 @@ def media(wandb: Any, record: Record, output: Mapping[str, np.ndarray], table_ma
     for path, array in output.items():
         if histogram := payload.histogram_of(array):
             shown[f"{payload.output_key(path, len(output))}/histogram"] = wandb.Histogram(np_histogram=histogram)
-    if 0 < sum(array.size for array in output.values()) <= table_max_elements:
-        places = [(path, index) for path, array in output.items() for index in np.ndindex(array.shape)]
-        rows = [[path, literal(index), payload.cell(output[path][index])] for path, index in places]
-        shown["output/table"] = wandb.Table(columns=["array", "index", "value"], data=rows, allow_mixed_types=True)
     return shown
+
+
+def table_of(wandb: Any, output: Mapping[str, np.ndarray], max_elements: int) -> dict[str, Any]:
+    """The output as a table, by key; empty if it has more than `max_elements`, or none."""
+    if not 0 < sum(array.size for array in output.values()) <= max_elements:
+        return {}
+    places = [(path, index) for path, array in output.items() for index in np.ndindex(array.shape)]
+    rows = [[path, literal(index), payload.cell(output[path][index])] for path, index in places]
+    return {"output/table": wandb.Table(columns=["array", "index", "value"], data=rows, allow_mixed_types=True)}
 
 
 def charts(wandb: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

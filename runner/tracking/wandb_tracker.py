@@ -7,7 +7,6 @@ while the sweep runs, `bridge-runner sync` later.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib
 import sys
@@ -24,14 +23,15 @@ from runner.records.paths import SweepFolder
 from runner.records.record import Head, Record, Status
 from runner.tracking import payload, wandb_files
 from runner.tracking.tracker import Follow
+from runner.tracking.wandb_artifacts import log_artifact
 from runner.tracking.wandb_live import LiveRun
-from runner.tracking.wandb_media import charts, media
+from runner.tracking.wandb_media import charts, histograms, table_of
 from runner.tracking.wandb_runs import LEAN, WandbRuns, environment_of, start_service
 
 # Recorded only in the sweep's own run: the installed packages and the machine.
 ONCE_A_SWEEP = frozenset({"x_disable_meta", "x_save_requirements"})
 
-# What W&B imports in `init` and for a table; pandas may not be installed.
+# What W&B imports in `init` and for a row of history; pandas may not be installed.
 LOADED_BY_FIRST_RUN = ("wandb.sdk.launch.inputs.internal", "pandas")
 
 
@@ -101,17 +101,16 @@ class WandbTracker:
         def fill(wandb: Any, run: Any) -> None:
             for metric, axis in payload.axes_of(record).items():
                 run.define_metric(metric, step_metric=axis)
-            run.summary.update(payload.summary_of(record))
+            saved = {"checkpoint": str(run_dir.resolve() / record.saved.path)} if record.saved else {}
+            run.summary.update(payload.summary_of(record) | saved)
             train = record.train
             for row in payload.loss_rows(train.losses[told:], train.first_step + told) if train else ():
                 run.log(row)
-            run.log(payload.history_of(record) | media(wandb, record, output, self._settings.table_max_elements))
-            if record.checkpoint and (path := run_dir / record.checkpoint.path).exists():
-                metadata = dataclasses.asdict(record.checkpoint)
-                artifact = wandb.Artifact(f"checkpoint-{run.id}", type="checkpoint", metadata=metadata)
-                # W&B's own checksum costs 100 ms for 50 MB; the record's digest is in the metadata.
-                artifact.add_reference(path.resolve().as_uri(), checksum=False)
-                run.log_artifact(artifact)
+            shown = payload.history_of(record) | histograms(wandb, record, output)
+            if self._settings.artifacts:
+                shown |= table_of(wandb, output, self._settings.table_max_elements)
+                log_artifact(wandb, run, record, run_dir, self._settings)
+            run.log(shown)
 
         opened, exit_code = followed.run if followed else None, 0 if record.status is Status.done else 1
         made = self._runs.make(fill, LEAN, init, opened=opened, exit_code=exit_code)

@@ -17,7 +17,7 @@ def read_offline_run(path: Path) -> dict[str, Any]:
 
     Returns:
       run_id, name, group, job_type, tags, notes, exit_code, config, summary, history (one dict a row), artifacts (one
-      dict each: type, name, metadata and references) and axes (what each metric is drawn against).
+      dict each: type, name, metadata, files and references) and axes (what each metric is drawn against).
     """
     from wandb.proto import wandb_internal_pb2
 
@@ -50,8 +50,10 @@ def read_offline_run(path: Path) -> dict[str, Any]:
 
 def _artifact(artifact: Any) -> dict[str, Any]:
     metadata = json.loads(artifact.metadata or "null")
-    references = [entry.ref for entry in artifact.manifest.contents if entry.ref]
-    return {"type": artifact.type, "name": artifact.name, "metadata": metadata, "references": references}
+    entries = artifact.manifest.contents
+    files = {entry.path: entry.local_path for entry in entries if not entry.ref}
+    kind = {"type": artifact.type, "name": artifact.name, "metadata": metadata}
+    return kind | {"files": files, "references": [entry.ref for entry in entries if entry.ref]}
 
 
 def _items(items: Any) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from runner.config.enums import TrackingMode
 from runner.config.settings.execution import TrackingSettings
 from runner.records.record import Record, TrainInfo
 from runner.records.timing import Phases
-from runner.tracking.pool import InlineTracking, make_tracker, make_tracking
+from runner.tracking.pool import InlineTracking, make_tracking
 from runner.tracking.processes import Processes
+from runner.tracking.registry import make_tracker
 
 SETTINGS = TrackingSettings(mode=TrackingMode.tensorboard)
 

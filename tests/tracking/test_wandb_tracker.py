@@ -23,8 +23,9 @@ from wandb_reader import read_offline_run
 
 from runner.config.enums import TrackingMode
 from runner.config.settings.execution import TrackingSettings
-from runner.records.record import CheckpointInfo, Failure, FailureKind, Status
-from runner.tracking import payload, pool
+from runner.records import codec
+from runner.records.record import CheckpointInfo, Failure, FailureKind, Record, Status
+from runner.tracking import payload, registry
 from runner.tracking.pool import PooledTracking
 from runner.tracking.processes import Processes
 from runner.tracking.tracker import NullTracker, Tracker
@@ -40,7 +41,7 @@ def make(tmp_path: Path, warnings: list[str]) -> Iterator[Callable[..., Tracker]
     made = []
 
     def make_one(**settings: Any) -> Tracker:
-        made.append(pool.make_tracker(TrackingSettings(**settings), tmp_path, "demo", warnings.append))
+        made.append(registry.make_tracker(TrackingSettings(**settings), tmp_path, "demo", warnings.append))
         return made[-1]
 
     yield make_one
@@ -76,7 +77,7 @@ def test_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     assert (row["seed"], row["output/norm"], row["timing/apply_latency/median_s"]) == (7, 2.0, 2e-6)
     assert sum(row["timing/apply_latency/samples_s/values"]) == 3
     assert sum(run["summary"]["output/histogram/values"]) == 2
-    assert table(tmp_path, "output/table")["data"] == [["", "[0]", 0], ["", "[1]", 1]]
+    assert (run["artifacts"], list(tmp_path.glob("wandb/offline-run-*/files/media"))) == ([], [])
     assert warnings == []
 
 
@@ -91,7 +92,8 @@ def test_failed_runs_are_tracked_with_reason(make, tmp_path):
 
 def test_nan_and_infinity_are_logged(make, tmp_path, warnings):
     array = np.array([math.nan, math.inf, -math.inf, 1.0])
-    make().log(make_record(output=[make_array(norm=math.inf, mean=math.nan)]), {"": array}, tmp_path)
+    record = make_record(output=[make_array(norm=math.inf, mean=math.nan)])
+    make(artifacts=True).log(record, {"": array}, tmp_path)
     (run,) = offline_runs(tmp_path)
     assert (run["summary"]["output/norm"], run["summary"]["output/mean"]) == ("Infinity", "NaN")
     assert sum(run["summary"]["output/histogram/values"]) == 1
@@ -107,7 +109,7 @@ def test_outputs_of_any_dtype_are_tracked(make, tmp_path, warnings):
         "whole": np.array([2], np.int8),
         "none": np.zeros((0,)),
     }
-    make().log(make_record(), output, tmp_path)
+    make(artifacts=True).log(make_record(), output, tmp_path)
     (run,) = offline_runs(tmp_path)
     assert sum(run["summary"]["output/half/histogram/values"]) == 1
     rows = {row[0]: row[1:] for row in table(tmp_path, "output/table")["data"]}
@@ -116,21 +118,45 @@ def test_outputs_of_any_dtype_are_tracked(make, tmp_path, warnings):
 
 
 def test_a_large_output_has_no_table(make, tmp_path):
-    make(table_max_elements=3).log(make_record(), {"": np.zeros(4)}, tmp_path)
+    make(artifacts=True, table_max_elements=3).log(make_record(), {"": np.zeros(4)}, tmp_path)
     (run,) = offline_runs(tmp_path)
     assert sum(run["summary"]["output/histogram/values"]) == 4
     assert not [key for key in run["summary"] if key.startswith("output/table")]
 
 
-def test_checkpoint_is_a_reference_with_digest(make, tmp_path):
-    checkpoint = tmp_path / "run 3" / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "leaf").write_bytes(b"012345678")
+def checkpointed(run_dir: Path, keep: str = "all") -> Record:
+    """A record whose run has a checkpoint of 9 bytes in `run_dir`."""
+    (run_dir / "checkpoint").mkdir(parents=True)
+    (run_dir / "checkpoint" / "leaf").write_bytes(b"012345678")
+    (run_dir / "record.json").write_text("the record, as it was before tracking added its cost")
     info = CheckpointInfo(path="checkpoint", digest="d1", num_bytes=9, writer="orbax")
-    make(table_max_elements=0).log(make_record(checkpoint=info), {}, tmp_path / "run 3")
+    return make_record(checkpoint=info, files={"checkpoint/leaf": "sha256:0"}, settings={"checkpoint": {"keep": keep}})
+
+
+def test_runs_name_their_checkpoint(make, tmp_path):
+    make().log(checkpointed(tmp_path / "run 3"), {}, tmp_path / "run 3")
+    (run,) = offline_runs(tmp_path)
+    assert run["summary"]["checkpoint"] == str(tmp_path / "run 3" / "checkpoint")
+    assert run["artifacts"] == []
+
+
+def test_artifacts_hold_the_run_folder(make, tmp_path):
+    record = checkpointed(tmp_path / "run 3")
+    make(artifacts=True).log(record, {}, tmp_path / "run 3")
     (artifact,) = offline_runs(tmp_path)[0]["artifacts"]
-    assert (artifact["type"], artifact["metadata"]["digest"]) == ("checkpoint", "d1")
-    assert artifact["references"] == [(checkpoint / "leaf").as_uri()]
+    assert (artifact["type"], artifact["metadata"]["digest"], artifact["references"]) == ("checkpoint", "d1", [])
+    # It is read where it is: a copy of every checkpoint would double the disk that a sweep takes.
+    assert artifact["files"]["checkpoint/leaf"] == str(tmp_path / "run 3" / "checkpoint" / "leaf")
+    assert codec.from_json(Path(artifact["files"]["record.json"]).read_bytes()) == record
+
+
+@pytest.mark.parametrize(("max_bytes", "keep"), [(8, "all"), (9, "last:1")])
+def test_large_or_passing_checkpoints_are_references(max_bytes, keep, make, tmp_path):
+    record = checkpointed(tmp_path / "run 3", keep)
+    make(artifacts=True, artifact_max_bytes=max_bytes).log(record, {}, tmp_path / "run 3")
+    (artifact,) = offline_runs(tmp_path)[0]["artifacts"]
+    assert (artifact["files"], artifact["metadata"]["files"]) == ({}, False)
+    assert artifact["references"] == [(tmp_path / "run 3" / "checkpoint" / "leaf").as_uri()]
 
 
 def test_numbers_have_axes_and_notes(make, tmp_path):
@@ -243,10 +269,10 @@ def test_wandb_is_imported_late_and_silently(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
-from runner.tracking import pool
+from runner.tracking import registry
 from tests.tracking import test_wandb_tracker
 assert not {"wandb", "jax"} & set(sys.modules), "imported early"
-tracker = pool.make_tracker(test_wandb_tracker.TrackingSettings(), Path(sys.argv[1]), "demo", print)
+tracker = registry.make_tracker(test_wandb_tracker.TrackingSettings(), Path(sys.argv[1]), "demo", print)
 tracker.close()
 assert "wandb" not in sys.modules, "imported to be closed"
 tracker.warm()

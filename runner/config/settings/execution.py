@@ -76,7 +76,9 @@ class TrackingSettings:
       tags: Tags of every run, besides the layer's name and the device; none: those of WANDB_TAGS.
       notes: Notes of every run; null: WANDB_NOTES, else the command that shows it.
       wandb_sweep: The W&B sweep that the runs belong to; null: WANDB_SWEEP_ID, which `wandb agent` sets, else none.
-      table_max_elements: An output with at most this many elements is also logged as a table.
+      artifacts: Whether each W&B run also has its checkpoint's files, its record and a small output's table.
+      artifact_max_bytes: Of a larger checkpoint, or of one that the sweep may remove, there is only a reference.
+      table_max_elements: With artifacts, an output with at most this many elements is also logged as a table.
       patience_s: With online, seconds that the server may be silent at the sweep's end; in total it gets at most twice
         as many, and a quarter more for each run that arrives.
     """
@@ -88,6 +90,8 @@ class TrackingSettings:
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     wandb_sweep: str | None = None
+    artifacts: bool = False
+    artifact_max_bytes: int = 2**30
     table_max_elements: int = 256
     patience_s: float = 2.5
 
@@ -96,6 +100,9 @@ class TrackingSettings:
             raise ConfigError(
                 "tracking.patience_s", self.patience_s, "seconds can't be negative", "tracking.patience_s=2.5"
             )
+        for name, such in (("artifact_max_bytes", 2**30), ("table_max_elements", 256)):
+            if (got := getattr(self, name)) < 0:
+                raise ConfigError(f"tracking.{name}", got, "a size can't be negative", f"tracking.{name}={such}")
 
 
 @dataclass(frozen=True, kw_only=True)
