@@ -36,6 +36,7 @@ PACKAGES = (
 OWNERS = {
     "wandb": {"tracking"},
     "tensorboardX": {"tracking"},
+    "mlflow": {"tracking"},
     "orbax": {"arrays"},
     "safetensors": {"arrays"},
     "tensorstore": {"arrays"},

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from hydra.errors import HydraException, OverrideParseException
 
-from runner.config import schema, serialize
+from runner.config import schema, serialize, tracker_names
 from runner.errors import UserError, literal, nearest, typed
 
 # Whose errors are about what was typed, or about a file of the config.
@@ -70,6 +70,8 @@ def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> UserErro
     if group == "layer":
         reason = f"no such layer; there are {', '.join(choices)}"
         return UserError(f"layer={choice}: {reason}", f"layer={close or 'custom layer.target=my_pkg.MyLayer'}")
+    if group == "tracking" and choice in tracker_names.installed():
+        return UserError(f"tracking={choice}: it is a tracker without a file of settings", f"tracking.name={choice}")
     there = f"; there are {', '.join(choices)}" if choices else ""
     return UserError(f"{group}={choice}: no such choice{there}", f"{group}={close}" if close else None)
 

@@ -27,6 +27,7 @@ OPEN_NODES = (
     "host.call",
     "mesh.rules",
     "pipeline.does",
+    "tracking.options",
 )
 
 

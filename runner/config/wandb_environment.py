@@ -11,6 +11,8 @@ from runner.config.enums import TrackingMode
 from runner.config.settings.execution import TrackingSettings
 from runner.errors import ConfigError, literal
 
+WANDB = "wandb"
+
 # What WANDB_MODE may say, and the tracking mode that it means.
 MODES = {
     "online": TrackingMode.online,
@@ -52,6 +54,9 @@ def filled(tracking: Mapping[str, Any], environ: Mapping[str, str] = os.environ)
     Raises:
       ConfigError: WANDB_MODE says something that W&B has no mode for.
     """
+    if tracking.get("name", WANDB) != WANDB:
+        offline = {"mode": TrackingMode.offline.value}
+        return dict(tracking) | (offline if tracking.get("mode") == TrackingMode.auto.value else {})
     told = {name: _value(name, environ[key]) for name, key in VARIABLES.items() if environ.get(key)}
     data = dict(tracking) | {name: value for name, value in told.items() if not tracking.get(name)}
     if data.get("mode") == TrackingMode.auto.value:
@@ -67,7 +72,9 @@ def is_agents(environ: Mapping[str, str] = os.environ) -> bool:
 
 def overruled(tracking: TrackingSettings, environ: Mapping[str, str] = os.environ) -> list[str]:
     """One sentence for each variable that the config wins over."""
-    said = []
+    said: list[str] = []
+    if tracking.name != WANDB:
+        return said
     if _mode(environ, strict=False) not in (None, tracking.mode):
         name = "WANDB_MODE" if environ.get("WANDB_MODE") else "WANDB_DISABLED"
         said.append(f"tracking.mode={tracking.mode.value} wins over {name}={environ[name]}")

@@ -26,6 +26,7 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
     """How a sweep ended, where its files are, and what to type next."""
     from runner.records.record import Status
     from runner.report import aggregate
+    from runner.tracking import registry
 
     folder = paths.shown(plan.folder.path)
     num_done = sum(row.status == Status.done.value for row in rows)
@@ -57,6 +58,8 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
     if any(plan.folder.submissions()):
         lines.append(f"  jobs        {folder}/{plan.folder.jobs.name}")
     lines += _tracked(plan.folder, folder)
+    looks = [registry.look(task.job.run.tracking, plan.folder.path) for task in plan.tasks[:1]]
+    lines += [f"  look        {command}" for command in looks if command]
     lines += [f"  W&B         {sentence}" for task in plan.tasks[:1] for sentence in overruled(task.job.run.tracking)]
     return lines
 

@@ -18,7 +18,7 @@ from runner.config.settings.execution import TrackingSettings
 from runner.records.record import Head, Record
 from runner.tracking.online import OnlineTracking
 from runner.tracking.processes import Processes
-from runner.tracking.registry import make_tracker
+from runner.tracking.registry import make_tracker, uses_wandb
 from runner.tracking.tracker import Follow, Tracker, Tracking
 from runner.tracking.wandb_tracker import LOADED_BY_FIRST_RUN
 
@@ -29,9 +29,6 @@ MIN_POOLED_RUNS = 6
 PRELOADED = ("wandb", *LOADED_BY_FIRST_RUN, "runner.tracking.pool", "runner.tracking.wandb_tracker")
 
 FIX = "bridge-runner sync makes the W&B runs that are missing"
-
-# Only W&B runs are costly enough for worker processes.
-WANDB_MODES = (TrackingMode.offline, TrackingMode.online)
 
 # What a tracker is made from.
 Of = tuple[TrackingSettings, Path, str]
@@ -164,11 +161,11 @@ def make_tracking(
     A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads.
     """
     made: InlineTracking | PooledTracking
-    if settings.mode not in WANDB_MODES or num_runs < MIN_POOLED_RUNS:
+    if not uses_wandb(settings) or num_runs < MIN_POOLED_RUNS:
         made = InlineTracking(make_tracker(settings, folder, sweep, warn))
     else:
         made = PooledTracking(settings, folder, sweep, warn, processes=processes)
-    if settings.mode is not TrackingMode.online or not sends:
+    if settings.mode is not TrackingMode.online or not uses_wandb(settings) or not sends:
         return made
     return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
 

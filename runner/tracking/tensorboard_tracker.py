@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runner.config.dotted_keys import flatten
+from runner.config.settings.execution import TrackingSettings
 from runner.errors import literal
 from runner.records.paths import SweepFolder
 from runner.records.record import Record
@@ -21,7 +22,7 @@ from runner.tracking.tracker import NullTracker
 class TensorboardTracker(NullTracker):
     """One TensorBoard run per record, in `folder/tensorboard`; logging a record again replaces its run."""
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, settings: TrackingSettings, folder: Path, sweep: str, warn: Callable[[str], None]) -> None:
         import tensorboardX
 
         self._package: Any = tensorboardX

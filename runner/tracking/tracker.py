@@ -1,7 +1,7 @@
 """The tracker interface: trackers show runs in addition to the sweep's own files.
 
-To add a tracker, write a module with its class, and add it to `runner.tracking.registry.make_tracker`. It holds no
-state of the process that composed the sweep, so that each worker can create its own.
+A tracker is found by its entry point, see `runner.tracking.registry`: no file of ours knows it. It derives from
+`NullTracker`, which does nothing, and holds no state of the process that composed the sweep: each job creates its own.
 """
 
 from __future__ import annotations

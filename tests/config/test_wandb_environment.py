@@ -69,11 +69,15 @@ def test_modes_are_taken_from_the_environment(variables, mode, make_run, monkeyp
         monkeypatch.setenv(name, value)
     assert make_run().tracking.mode.value == mode
     typed = make_run("tracking=tensorboard").tracking
-    assert typed.mode is TrackingMode.tensorboard
-    asked = [*variables.items()] if mode in ("online", "disabled") else []
-    if variables.get("WANDB_MODE") == "dryrun":
-        asked = [*variables.items()]
-    assert overruled(typed) == [f"tracking.mode=tensorboard wins over {name}={value}" for name, value in asked]
+    assert (typed.tracker, overruled(typed)) == ("tensorboard", [])
+
+
+@pytest.mark.parametrize("words", [("tracking.name=mlflow",), ("tracking=mlflow",), ("tracking=tensorboard",)])
+def test_other_trackers_ignore_the_environment(told, words, make_run, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    found = make_run(*words).tracking
+    assert (found.tracker, found.project) == (words[0].partition("=")[2], None)
+    assert make_run(*words, "tracking.mode=disabled").tracking.tracker is None
 
 
 def test_an_agents_runs_are_sent(make_run, monkeypatch):

@@ -36,4 +36,4 @@ class Config:
         if not self.redaction.values:
             return settings
         texts = self.redaction.settings(vars(settings), "tracking.")
-        return TrackingSettings(**texts | {name: getattr(settings, name) for name in env_secrets.TRACKED})
+        return TrackingSettings(**texts | {name: getattr(settings, name) for name in (*env_secrets.TRACKED, "options")})

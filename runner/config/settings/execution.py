@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.config.enums import ChecksDepth, ChecksMode, DistributedMode, EagerCheck, TimingMode, TrackingMode
 from runner.errors import ConfigError
@@ -68,9 +69,12 @@ class TrackingSettings:
     """Where runs are tracked besides the sweep's own files, and what is logged there.
 
     Attributes:
-      mode: offline (W&B runs as files in the sweep's folder), online (also uploaded), tensorboard, or disabled; auto
-        is what WANDB_MODE says, else offline, and never in the settings of a run.
-      project: W&B project; null: WANDB_PROJECT, else bridge-runner.
+      name: wandb, tensorboard, mlflow, or the tracker of any installed package (its entry point in
+        `bridge_runner.trackers`).
+      mode: offline (W&B runs as files in the sweep's folder), online (also uploaded), or disabled, for any tracker;
+        auto is what WANDB_MODE says, else offline, and never in the settings of a run; tensorboard is name=tensorboard.
+      options: What the tracker takes besides; see its page.
+      project: W&B project (null: WANDB_PROJECT, else bridge-runner), or MLflow experiment (null: the sweep's name).
       entity: W&B user or team; null: WANDB_ENTITY, else the account's default.
       group: Group of every run; null: WANDB_RUN_GROUP, else the sweep's name.
       tags: Tags of every run, besides the layer's name and the device; none: those of WANDB_TAGS.
@@ -83,7 +87,9 @@ class TrackingSettings:
         as many, and a quarter more for each run that arrives.
     """
 
+    name: str = "wandb"
     mode: TrackingMode = TrackingMode.offline
+    options: dict[str, Any] = field(default_factory=dict)
     project: str | None = None
     entity: str | None = None
     group: str | None = None
@@ -103,6 +109,13 @@ class TrackingSettings:
         for name, such in (("artifact_max_bytes", 2**30), ("table_max_elements", 256)):
             if (got := getattr(self, name)) < 0:
                 raise ConfigError(f"tracking.{name}", got, "a size can't be negative", f"tracking.{name}={such}")
+
+    @property
+    def tracker(self) -> str | None:
+        """Name of the tracker; None if nothing is tracked."""
+        if self.mode is TrackingMode.disabled:
+            return None
+        return TrackingMode.tensorboard.value if self.mode is TrackingMode.tensorboard else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
