@@ -28,7 +28,7 @@ ANY = "N"
 # A list index, in Python's and in W&B's notation.
 INDEX = r"(?:\[|\.(?=-?\d))(-?\d+)(?:\]|(?=[.\[]|$))"
 
-# The part of a path that other tools omit: W&B has `timing/apply_latency/median_s`.
+# The part of a path that may be left out, in our notation or W&B's: `timing/apply_latency/median_s`.
 SUMMARY = ".summary."
 
 # A function's time means one blocking call.

@@ -63,7 +63,9 @@ class MlflowTracker(NullTracker):
             tags |= {"program": str(payload.config_of(record)["program"])} | dict.fromkeys(self._settings.tags, "true")
             began = datetime.datetime.fromisoformat(record.started_at).timestamp()
             name = f"{record.num}-{record.layer}-s{record.settings.get('seed')}"
-            run_id = self._create(record.run_id, name, began, tags | {"mlflow.note.content": self._notes(run_dir)})
+            run_id = self._create(
+                record.run_id, name, began, tags | {"mlflow.note.content": self._notes(record, run_dir)}
+            )
             self._log_values(run_id, record, began)
             if self._settings.artifacts:
                 self._log_files(run_id, record, run_dir)
@@ -90,8 +92,8 @@ class MlflowTracker(NullTracker):
 
         self._tried(WHOLE, make)
 
-    def _notes(self, run_dir: Path) -> str:
-        return self._settings.notes or f"bridge-runner show {run_dir}"
+    def _notes(self, record: Record, run_dir: Path) -> str:
+        return self._settings.notes or f"{payload.sentence_of(record)}. bridge-runner show {run_dir}"
 
     def _create(self, key: str, name: str, began: float, tags: Mapping[str, str]) -> str:
         """Opens the run that `key` is found by, and deletes an older one."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
+from runner.config import serialize
+from runner.config.settings.run import Run
 from runner.errors import literal
-from runner.records.record import Head, Record, Status
-from runner.records.timing import Phases
+from runner.records.record import Head, Record, Status, Verdict
 
 MAX_MESSAGE_CHARACTERS = 2000
 
@@ -23,17 +24,22 @@ TRAIN = "train"
 SWEEP = "sweep"
 NORM = "output/norm"
 LOSS = f"{TRAIN}/loss"
-APPLY_S = "timing/apply_latency/median_s"
+APPLY_MS = "apply_ms"
 
 # The x axis of each metric in a run's history.
-AXES = {NORM: "seed", APPLY_S: "features", LOSS: f"{TRAIN}/step"}
+AXES = {NORM: "seed", APPLY_MS: "features", LOSS: f"{TRAIN}/step"}
 
 # Overrides that do not affect the program.
 NOT_PROGRAM = re.compile(r"\+?(seed|sweep|output_root|tracking)\b")
 
-RECORD_KEYS = ("run_id", "result_id", "num", "started_at", "wall_s", "num_params", "variables_bytes")
-ARRAY_KEYS = ("mean", "std", "min", "max", "num_non_finite", "digest")
-MEASUREMENTS = ("init_latency", "apply_dispatch", "apply_latency", "apply_throughput")
+# Settings of a run that its config always has, and those that say nothing about it.
+ALWAYS = ("seed", "input_shape", "features", "device", "layer.name")
+NEVER = ("sweep", "output_root", "tracking", "process", "failure", "grid")
+
+RECORD_KEYS = ("run_id", "started_at", "wall_s", "num_params", "variables_bytes")
+
+# The worst first.
+VERDICTS = (Verdict.fail, Verdict.warn, Verdict.passed, Verdict.skipped)
 
 # Columns of the results table that a sweep's charts use.
 SWEEP_COLUMNS = ("num", "seed", "features", "num_params", "output_norm", "apply_latency_median_s", "loss_last")
@@ -46,43 +52,67 @@ CHARTS = (
 
 
 def config_of(record: Record | Head) -> dict[str, Any]:
-    """The settings, the overrides, and `program`: the overrides except the seed, to group a program's seeds by.
+    """What distinguishes the run: the axes, and all settings that were typed or differ from the defaults.
 
-    Anything nested deeper than `MAX_KEY_PARTS` keys becomes one value, written as on the command line.
+    With `overrides`, as typed, and `program`: those of them without the seed, to group a program's seeds by. Anything
+    nested deeper than `MAX_KEY_PARTS` keys becomes one value, written as on the command line.
     """
     typed = [text for text in record.overrides if not NOT_PROGRAM.match(text)]
-    settings = {key: _cut(value, MAX_KEY_PARTS - 1) for key, value in record.settings.items()}
+    keys = {text.partition("=")[0].lstrip("+") for text in record.overrides} | set(ALWAYS)
+    shown = {key: value for key, value in record.settings.items() if key not in NEVER}
+    known = _defaults() | ({"train": {}} if shown.get("train", {}).get("steps") else {})
+    settings = {key: _cut(value, MAX_KEY_PARTS - 1) for key, value in _changed(shown, known, keys).items()}
     return settings | {"overrides": " ".join(record.overrides), "program": " ".join(typed) or record.layer}
 
 
 def summary_of(record: Record) -> dict[str, Any]:
-    """`record` as flat values: numbers and their context. None values are omitted."""
-    values = {key: getattr(record, key) for key in RECORD_KEYS}
-    values |= {key: record.fingerprint.get(key) for key in ("software_id", "machine_id")}
-    values |= {"status": record.status.value, NORM: record.output_norm}
-    values |= {f"check/{check.name}": check.verdict.value for check in record.checks}
+    """What a person looks at first, flat and under 25 names; all else is in the record. None values are omitted."""
+    timing, train = record.timing, record.train
+    values: dict[str, Any] = {"status": record.status.value, "checks": verdicts_of(record)}
+    if record.error:
+        values["error"] = f"{record.error.kind.value}: {record.error.type}: {record.error.message}"
+        values["error"] = values["error"][:MAX_MESSAGE_CHARACTERS]
+    if train:
+        values |= {"loss_first": train.losses[0], "loss_last": train.losses[-1], "num_steps": len(train.losses)}
+    if timing:
+        for key, measured in ((APPLY_MS, timing.apply_latency), ("init_ms", timing.init_latency)):
+            values[key] = measured.summary.median_s * 1e3 if measured else None
+        values["apply_flags"] = ", ".join(timing.apply_latency.summary.flags) if timing.apply_latency else None
+        values["compile_s"] = sum(
+            phases.trace_s + phases.lower_s + phases.compile_s for phases in (timing.init, timing.apply)
+        )
+    values[NORM] = record.output_norm
     for array in record.output:
         prefix = output_key(array.path, len(record.output))
-        values |= {f"{prefix}/{key}": getattr(array, key) for key in ARRAY_KEYS}
-    for item in dataclasses.fields(record.timing) if record.timing else ():
-        value = getattr(record.timing, item.name)
-        if isinstance(value, Phases):
-            values |= _prefixed(item.name, value)
-        elif item.name in MEASUREMENTS and value is not None:
-            flags = ", ".join(value.summary.flags)
-            values |= _prefixed(f"timing/{item.name}", value.summary) | {f"timing/{item.name}/flags": flags}
-        else:
-            values[item.name] = value
-    if record.train:
-        train = record.train
-        values |= _prefixed(f"{TRAIN}_step", train.step) | {f"{TRAIN}/not_moved": ", ".join(train.not_moved)}
-        values |= {f"{TRAIN}/first_loss": train.losses[0], f"{TRAIN}/last_loss": train.losses[-1]}
-    if record.checkpoint:
-        values |= _prefixed("checkpoint", record.checkpoint)
-    if record.error:
-        message = record.error.message[:MAX_MESSAGE_CHARACTERS]
-        values |= {"error/kind": record.error.kind.value, "error/type": record.error.type, "error/message": message}
+        values |= {f"{prefix}/mean": array.mean, f"{prefix}/std": array.std, f"{prefix}/digest": array.digest}
+        values[f"{prefix}/num_non_finite"] = array.num_non_finite or None
+    values |= {key: getattr(record, key) for key in RECORD_KEYS}
     return {key: cell(value) for key, value in values.items() if value is not None}
+
+
+def verdicts_of(record: Record) -> str | None:
+    """`1 fail (pure), 1 warn (lifts), 11 pass`: how many checks ended how, and which did not pass; None without any."""
+    found = {verdict: [check.name for check in record.checks if check.verdict is verdict] for verdict in VERDICTS}
+    shown = []
+    for verdict, names in found.items():
+        which = f" ({', '.join(names)})" if verdict in (Verdict.fail, Verdict.warn) else ""
+        shown += [f"{len(names)} {verdict.value}{which}"] if names else []
+    return ", ".join(shown) or None
+
+
+def sentence_of(run: Record | Head) -> str:
+    """What was run and, of a run that has ended, what it gave."""
+    sizes = [f"{key} {literal(run.settings[key])}" for key in ("seed", "features") if run.settings.get(key) is not None]
+    what = " ".join([run.layer, *([f"in {run.host}"] if run.host else [])])
+    subject = f"{', '.join([what, *sizes])} on {run.platform}"
+    if isinstance(run, Head):
+        return subject
+    ended = f"{run.status.value} after {run.wall_s:.3g} s"
+    losses = run.train.losses if run.train else None
+    gave = [f"loss {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps"] if losses else []
+    gave += [f"checks {verdicts}"] if (verdicts := verdicts_of(run)) else []
+    gave += [run.error.kind.value] if run.error else []
+    return "; ".join([f"{subject}: {ended}", *gave])
 
 
 def loss_rows(losses: Sequence[float], first_step: int) -> Iterator[dict[str, Any]]:
@@ -93,9 +123,8 @@ def loss_rows(losses: Sequence[float], first_step: int) -> Iterator[dict[str, An
 
 def history_of(record: Record) -> dict[str, Any]:
     """The numbers of `record` that charts plot, with their x axes: one row per run."""
-    latency = record.timing.apply_latency if record.timing else None
     values = {key: record.settings.get(key) for key in ("seed", "features")}
-    values |= {NORM: record.output_norm, APPLY_S: latency.summary.median_s if latency else None}
+    values |= {key: value for key, value in summary_of(record).items() if key in (NORM, APPLY_MS)}
     return {key: cell(value) for key, value in values.items() if value is not None}
 
 
@@ -163,14 +192,28 @@ def cell(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else literal(value)
 
 
-def _prefixed(prefix: str, item: Any) -> dict[str, Any]:
-    return {f"{prefix}/{key}": value for key, value in dataclasses.asdict(item).items()}
-
-
 def _cut(value: Any, depth: int) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: _cut(item, depth - 1) for key, item in value.items()} if depth else literal(value)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return serialize.to_data(Run())
+
+
+def _changed(settings: Mapping[str, Any], known: Mapping[str, Any], keys: Set[str], prefix: str = "") -> dict[str, Any]:
+    """Those of `settings` that are in `keys`, by dotted name, or whose value is not the one in `known`."""
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        default = known.get(key, ...)
+        if isinstance(value, dict) and isinstance(default, dict):
+            if inner := _changed(value, default, keys, f"{prefix}{key}."):
+                kept[key] = inner
+        elif value != default or f"{prefix}{key}" in keys:
+            kept[key] = value
+    return kept
 
 
 def _finite(value: Any) -> bool:

@@ -55,6 +55,6 @@ class TensorboardTracker(NullTracker):
                 writer.add_histogram_raw(f"{payload.output_key(path, len(output))}/histogram", *drawn)
         settings = flatten(payload.config_of(record))
         writer.add_text("settings", "\n".join(f"    {key}={literal(item)}" for key, item in settings.items()), 0)
-        metrics = {key: numbers[key] for key in (payload.NORM, payload.APPLY_S) if key in numbers}
+        metrics = {key: numbers[key] for key in (payload.NORM, payload.APPLY_MS) if key in numbers}
         for part in self._package.summary.hparams({key: payload.cell(item) for key, item in settings.items()}, metrics):
             writer.file_writer.add_summary(part)

@@ -16,9 +16,9 @@ def histograms(wandb: Any, record: Record, output: Mapping[str, np.ndarray]) -> 
     """Histograms of a run's times and output, by key."""
     shown = {}
     latency = record.timing.apply_latency if record.timing else None
-    if latency and (histogram := payload.histogram_of(np.array(latency.samples.durations_s))):
+    if latency and (histogram := payload.histogram_of(1e3 * np.array(latency.samples.durations_s))):
         # One row per run: one row per sample takes W&B ten times as long and draws the same picture.
-        shown["timing/apply_latency/samples_s"] = wandb.Histogram(np_histogram=histogram)
+        shown[f"{payload.APPLY_MS}/histogram"] = wandb.Histogram(np_histogram=histogram)
     for path, array in output.items():
         if histogram := payload.histogram_of(array):
             shown[f"{payload.output_key(path, len(output))}/histogram"] = wandb.Histogram(np_histogram=histogram)

@@ -65,7 +65,7 @@ class WandbRuns:
         Args:
           fill: Logs to the run, given wandb and the run.
           settings: W&B settings.
-          init: Arguments to open the run with; for an open run, its tags.
+          init: Arguments to open the run with; for an open run, its tags and notes.
           opened: The run, if already open.
           exit_code: Exit code to finish with.
         """
@@ -75,7 +75,7 @@ class WandbRuns:
             run = self.open(init, settings) if opened is None else opened
             try:
                 if opened is not None:
-                    run.tags = self._tags(init)
+                    run.tags, run.notes = self._tags(init), init["notes"]
                 fill(wandb, run)
             finally:
                 run.finish(exit_code=exit_code)

@@ -161,7 +161,7 @@ class WandbTracker:
             "job_type": run.layer,
             "tags": [run.layer, run.platform, *tags, *([run.host] if run.host else [])],
             "config": payload.config_of(run),
-            "notes": self._settings.notes or f"bridge-runner show {run_dir}",
+            "notes": self._settings.notes or f"{payload.sentence_of(run)}. bridge-runner show {run_dir}",
         }
 
 

@@ -65,7 +65,7 @@ def test_synced_runs_match_their_records(sent):
         assert (run.fields["groupName"], run.fields["project"]) == (record["sweep"], "bridge-runner")
         assert (run.fields["tags"], run.exit_code) == (["linear", "cpu", "done"], 0)
         (row,) = (row for row in run.history if "seed" in row)
-        assert row["timing/apply_latency/median_s"] == record["timing"]["apply_latency"]["summary"]["median_s"]
+        assert row["apply_ms"] == 1e3 * record["timing"]["apply_latency"]["summary"]["median_s"]
 
 
 def test_artifacts_reload_on_another_machine(online, tmp_path, monkeypatch, capsys):
@@ -113,12 +113,14 @@ def test_offline_sweeps_contain_no_key(offline_sweep):
     assert files_with_a_key(offline_sweep.parent.parent) == []
 
 
-def test_readme_keys_exist_on_dashboards(synced):
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    section = readme.partition("## On dashboards")[2].partition("\n## ")[0]
+def test_documented_keys_exist_on_dashboards(synced):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "trackers.md").read_text()
+    section = page.partition("## What a W&B run has")[2].partition("\n## ")[0]
     for run in synced.runs.values():
         row = next(row for row in run.history if "seed" in row)
-        for key, there in {"program": run.config, "status": run.summary, "output/norm": row, "features": row}.items():
+        named = {"program": run.config, "overrides": run.config, "apply_ms": row, "output/norm": row, "features": row}
+        named |= dict.fromkeys(("status", "checks", "init_ms", "compile_s", "wall_s", "num_params"), run.summary)
+        named |= dict.fromkeys(("output/mean", "output/std", "run_id", "started_at", "checkpoint"), run.summary)
+        for key, there in named.items():
             assert f"`{key}`" in section and key in there
-        assert "`timing/apply_latency/median_s`" in section and "timing/apply_latency/median_s" in row
         assert run.config["layer"]["kwargs"]["out_features"] == run.config["features"]

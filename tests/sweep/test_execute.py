@@ -30,6 +30,7 @@ from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import FailureKind, Status
 from runner.sweep import execute as engine
 from runner.sweep.plan import make_plan
+from runner.tracking import payload
 from runner.tracking.pool import InlineTracking
 from runner.tracking.tracker import NullTracker
 
@@ -151,7 +152,7 @@ def test_checks_reach_records_and_wandb(here):
         checks = {check.name: check for check in record.checks}
         asked = [name for name in registry.TRACED if name not in registry.ASKED_IF]
         assert list(checks)[: len(asked)] == asked
-        assert all(shown[run_id][f"check/{name}"] == check.verdict.value for name, check in checks.items())
+        assert shown[run_id]["checks"] == payload.verdicts_of(record)
         lora = ["LoRAParam/lora/lora_a", "LoRAParam/lora/lora_b"] if record.layer == "lora" else None
         assert checks["trained"].evidence.get("outside") == lora
 

@@ -9,18 +9,53 @@ import numpy as np
 import pytest
 from tracked_records import make_array, make_record
 
+from runner.config import serialize
+from runner.config.settings.run import Run
+from runner.records.record import Check, TrainInfo, Verdict
+from runner.records.timing import Phases
 from runner.tracking import payload
 
+TEXTS = ("overrides", "program")
 
-def test_summary_holds_numbers_with_flags():
+
+def test_summary_has_few_names_first():
     summary = payload.summary_of(make_record())
-    assert summary["timing/apply_latency/median_s"] == 2e-6
-    assert summary["timing/apply_latency/flags"] == "short, spread"
-    assert "timing/apply_latency/median_low_s" not in summary
-    assert (summary["init/trace_s"], summary["apply/compile_s"], summary["apply/cache"]) == (0.1, 0.3, "cold")
+    assert list(summary)[:2] == ["status", "checks"] and len(summary) < 20
+    assert (summary["status"], summary["checks"], summary["wall_s"]) == ("done", "1 pass", 1.5)
+    assert (summary["apply_ms"], summary["apply_flags"]) == (2e-3, "short, spread")
+    assert summary["compile_s"] == pytest.approx(1.2)
+    assert "init_ms" not in summary and "output/num_non_finite" not in summary
     assert (summary["output/norm"], summary["output/mean"], summary["output/std"]) == (2.0, 0.5, 1.0)
-    assert (summary["num_params"], summary["variables_bytes"], summary["construct_s"]) == (32, 128, 0.01)
-    assert (summary["check/finite"], summary["status"], summary["software_id"]) == ("pass", "done", "s1")
+    assert (summary["num_params"], summary["variables_bytes"]) == (32, 128)
+
+
+def test_checks_that_did_not_pass_are_named():
+    verdicts = {"pure": "fail", "lifts": "warn", "finite": "pass", "used": "pass", "eager": "skipped"}
+    checks = [Check(name=name, verdict=Verdict(one), detail="") for name, one in verdicts.items()]
+    shown = "1 fail (pure), 1 warn (lifts), 2 pass, 1 skipped"
+    assert payload.summary_of(make_record(checks=checks))["checks"] == shown
+    assert payload.sentence_of(make_record(checks=checks, host="mlp")).startswith("linear in mlp, seed 7 on cpu: done")
+    assert "checks" not in payload.summary_of(make_record(checks=[]))
+
+
+def test_training_shows_its_losses():
+    phases = Phases(trace_s=0.1, lower_s=0.1, compile_s=0.1, cache="off")
+    train = TrainInfo(first_step=5, losses=[2.0, 0.12345], step=phases, steps_s=[0.1, 0.1], not_moved=[])
+    summary = payload.summary_of(make_record(train=train))
+    assert (summary["loss_first"], summary["loss_last"], summary["num_steps"]) == (2.0, 0.12345, 2)
+    assert "loss 2 to 0.1235 in 2 steps" in payload.sentence_of(make_record(train=train))
+
+
+def test_config_holds_what_differs_from_the_defaults():
+    settings = serialize.to_data(Run()) | {"seed": 0}
+    settings["timing"] |= {"rounds": settings["timing"]["rounds"] + 1}
+    plain = make_record(settings=settings, overrides=[])
+    assert payload.config_of(plain).keys() == {"seed", "input_shape", "features", "device", "layer", "timing", *TEXTS}
+    assert payload.config_of(plain)["timing"] == {"rounds": settings["timing"]["rounds"]}
+    typed = make_record(settings=settings, overrides=["+train.steps=0", "tracking.notes=why"])
+    assert payload.config_of(typed)["train"] == {"steps": 0}
+    trained = make_record(settings=settings | {"train": settings["train"] | {"steps": 3}})
+    assert payload.config_of(trained)["train"].keys() == settings["train"].keys()
 
 
 def test_summary_names_several_arrays():
@@ -80,5 +115,5 @@ def test_charts_skip_non_finite_values():
 
 def test_numbers_get_an_axis_when_possible():
     wide = make_record(settings={"seed": 7, "features": 8})
-    assert payload.axes_of(wide) == {"output/norm": "seed", "timing/apply_latency/median_s": "features"}
+    assert payload.axes_of(wide) == {"output/norm": "seed", "apply_ms": "features"}
     assert payload.axes_of(make_record(settings={"features": None}, output=[])) == {}

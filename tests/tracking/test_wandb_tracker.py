@@ -74,8 +74,8 @@ def test_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     assert run["config"] == payload.config_of(make_record())
     assert payload.summary_of(make_record()).items() <= run["summary"].items()
     (row,) = run["history"]
-    assert (row["seed"], row["output/norm"], row["timing/apply_latency/median_s"]) == (7, 2.0, 2e-6)
-    assert sum(row["timing/apply_latency/samples_s/values"]) == 3
+    assert (row["seed"], row["output/norm"], row["apply_ms"]) == (7, 2.0, 2e-3)
+    assert sum(row["apply_ms/histogram/values"]) == 3
     assert sum(run["summary"]["output/histogram/values"]) == 2
     assert (run["artifacts"], list(tmp_path.glob("wandb/offline-run-*/files/media"))) == ([], [])
     assert warnings == []
@@ -85,8 +85,9 @@ def test_failed_runs_are_tracked_with_reason(make, tmp_path):
     failure = Failure(kind=FailureKind.out_of_memory, type="E", message="m" * 5000, traceback="")
     make().log(make_record(status=Status.failed, error=failure, timing=None, output=[]), {}, tmp_path)
     (run,) = offline_runs(tmp_path)
-    assert (run["summary"]["error/kind"], run["exit_code"]) == ("out of memory", 1)
-    assert len(run["summary"]["error/message"]) == payload.MAX_MESSAGE_CHARACTERS
+    assert (run["summary"]["error"][:20], run["exit_code"]) == ("out of memory: E: mm", 1)
+    assert len(run["summary"]["error"]) == payload.MAX_MESSAGE_CHARACTERS
+    assert run["notes"].startswith("linear, seed 7 on cpu: failed after 1.5 s; checks 1 pass; out of memory. bridge-")
     assert "failed" in run["tags"]
 
 
@@ -164,7 +165,8 @@ def test_numbers_have_axes_and_notes(make, tmp_path):
     (run,) = offline_runs(tmp_path)
     assert run["axes"] == {"output/norm": "seed"}
     assert {"output/norm", "seed"} <= run["history"][0].keys()
-    assert run["notes"] == f"bridge-runner show {tmp_path / '3-a1b2c3d4'}"
+    command = f"bridge-runner show {tmp_path / '3-a1b2c3d4'}"
+    assert run["notes"] == f"linear, seed 7 on cpu: done after 1.5 s; checks 1 pass. {command}"
 
 
 def test_logging_twice_leaves_one_folder(make, tmp_path):
