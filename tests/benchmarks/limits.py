@@ -1,4 +1,4 @@
-"""What a sweep costs beside its work: planning, a finished sweep again, lists, memory, and W&B alone.
+"""What a sweep costs beside its work: planning, a finished sweep again, lists, memory.
 
     python tests/benchmarks/limits.py [--rounds 3]
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -23,8 +21,6 @@ from pathlib import Path
 
 RUNNER = (sys.executable, "-m", "runner")
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=none")
-SETTINGS = {"silent": True, "quiet": True, "console": "off", "disable_git": True, "save_code": False, "symlink": False}
-SETTINGS |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
 
 
 def seconds(*command: str, folder: Path) -> float:
@@ -84,26 +80,6 @@ def resident_kib(folder: Path) -> tuple[int, int]:
     return after_200, last
 
 
-def _log_bare(folder: str, num: int) -> None:
-    import wandb
-
-    for seed in range(num):
-        settings = wandb.Settings(**SETTINGS)
-        run = wandb.init(mode="offline", dir=folder, reinit="create_new", config={"seed": seed}, settings=settings)
-        run.log({"norm": 1.0})
-        run.finish()
-
-
-def bare_wandb_s(folder: Path, num: int = 200) -> float:
-    """Seconds of `num` bare W&B runs (init, log, finish, lean settings) over all cores, without the workers' start."""
-    cores = len(os.sched_getaffinity(0))
-    with multiprocessing.get_context("spawn").Pool(cores) as pool:
-        pool.starmap(_log_bare, [(str(folder), 1)] * cores, chunksize=1)
-        start = time.perf_counter()
-        pool.starmap(_log_bare, [(str(folder), num // cores)] * cores, chunksize=1)
-        return time.perf_counter() - start
-
-
 def main() -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="What a sweep costs beside its work.")
@@ -133,15 +109,6 @@ def main() -> int:
             print(label, taken(lambda words=words: seconds(*RUNNER, *words, folder=folder), import_jax), "|")
         early, late = resident_kib(folder)
         print(f"| KiB: resident after 2,000 runs | KiB: after 200 | {late} | {early} | {late / early:.3g} |")
-        with contextlib.redirect_stdout(io.StringIO()):
-            bare = [bare_wandb_s(folder) for _ in range(rounds)]
-        words = ("-m", "seed=range(0,200)", "checkpoint=fast")
-        whole = seconds(*RUNNER, *words, folder=folder) - seconds(*RUNNER, "seed=0", "checkpoint=fast", folder=folder)
-        print(
-            f"| s: 200 runs, without start | s: 200 bare W&B runs | {whole:.4g} | {statistics.median(bare):.4g} |",
-            end="",
-        )
-        print(f" {whole / statistics.median(bare):.3g} |")
     return 0
 
 

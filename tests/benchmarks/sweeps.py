@@ -1,9 +1,11 @@
-"""Times whole sweeps, the plain stack against ours, and prints a Markdown table.
+"""Times whole sweeps, ours against its peers in turn, and prints a Markdown table.
 
-    python tests/benchmarks/sweeps.py --cases seeds,programs --scale small
+    python tests/benchmarks/sweeps.py --rounds 5
+    python tests/benchmarks/sweeps.py --cases seeds200,start --scale small --rounds 1
 
-Both sides run the same configs in processes of their own, in turn (plain, ours, plain, ours, ...), each in a fresh
-temporary folder, and both must leave what they were asked for before a time counts. README.md says how to read it.
+All sides run the same configs in processes of their own, one after the other in every round, each in a fresh temporary
+folder and each with a cache folder that is empty before its first start; all must leave what was asked of them before a
+time counts. README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PLAIN = Path(__file__).resolve().parent / "plain" / "plain.py"
-SIDES = ("plain", "ours")
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 TIMEOUT_S = 1800  # above ten times the slowest case of the plain stack: only a sweep that hangs meets it
 STDERR_LINES = 40
+# Part of the machine that others may use before the table says so.
+QUIET = 0.1
 
 
 class SweepFailed(Exception):
@@ -35,11 +39,23 @@ class SweepFailed(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One sweep: every seed with every program, a program being one number of features."""
+    """One sweep: every seed with every program, a program being one number of features.
+
+    Attributes:
+      num_seeds: Seeds.
+      num_programs: Programs.
+      tracking: Whether each run is one of W&B's, offline.
+      steps: Optimiser steps a run.
+      peers: Who does the same work in turn with ours, and the most that ours may take of their time.
+      ours: Words that our side gets beside the sweep, e.g. checkpoint=fast.
+    """
 
     num_seeds: int
-    num_programs: int
-    ours: tuple[str, ...] = ()  # words that our side gets beside the sweep, e.g. checkpoint=fast
+    num_programs: int = 1
+    tracking: str = "offline"
+    steps: int = 0
+    peers: dict[str, float]
+    ours: tuple[str, ...] = ()
 
     @property
     def num_runs(self) -> int:
@@ -49,103 +65,112 @@ class Case:
     @property
     def work(self) -> str:
         """The sweep in words, as the table shows it."""
-        seeds, programs = _count(self.num_seeds, "seed"), _count(self.num_programs, "program")
-        if self.num_seeds == 1:
-            return f"{programs}, {seeds}"
-        return f"{seeds}, {programs}" if self.num_programs == 1 else f"{seeds} × {programs}"
+        axes = [_count(self.num_seeds, "seed"), _count(self.num_programs, "program")]
+        steps = [f"{self.steps} optimiser steps"] if self.steps else []
+        return " × ".join(axes + steps) + (", W&B" if self.tracking == "offline" else "")
 
     @property
     def overrides(self) -> list[str]:
-        """The sweep on a Hydra command line, the same words for both sides."""
+        """The sweep on a Hydra command line, the same words for ours and the plain side."""
         seeds = ",".join(str(seed) for seed in range(self.num_seeds))
         features = ",".join(str(8 + program) for program in range(self.num_programs))
-        return [f"seed={seeds}", "input_shape=[4]", f"features={features}"]
+        return [f"seed={seeds}", "input_shape=[4]", f"features={features}", f"tracking={self.tracking}"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Round:
-    """One turn of both sides over a case, in seconds a process, keyed by side."""
+class Turn:
+    """What one side took in one round, in seconds a process.
 
-    start_s: dict[str, float]
-    whole_s: dict[str, float]
+    Attributes:
+      first_s: The same command with one run, the cache empty.
+      second_s: The same once more.
+      whole_s: The whole sweep; None where the case is one run.
+      cpu_s: CPU time of the whole sweep.
+    """
+
+    first_s: float
+    second_s: float
+    whole_s: float | None
+    cpu_s: float | None
 
 
-CASES = {
-    "full": {
-        "seeds": Case(num_seeds=50, num_programs=1),
-        "programs": Case(num_seeds=5, num_programs=10),
-        "seeds200": Case(num_seeds=200, num_programs=1),
-        "programs50": Case(num_seeds=1, num_programs=50),
-    },
-    "small": {
-        "seeds": Case(num_seeds=6, num_programs=1),
-        "programs": Case(num_seeds=2, num_programs=3),
-        "seeds200": Case(num_seeds=12, num_programs=1),
-        "programs50": Case(num_seeds=1, num_programs=6),
-    },
+Round = dict[str, Turn]  # by side
+
+FULL = {
+    "start": Case(num_seeds=1, peers={"loop": 1.0, "limit": 1.5}),
+    "seeds200": Case(num_seeds=200, peers={"loop": 1 / 3, "limit": 1.5}),
+    "disabled200": Case(num_seeds=200, tracking="disabled", peers={"loop": 1 / 3, "limit": 1.5}),
+    "programs": Case(num_seeds=5, num_programs=10, peers={"loop": 1 / 2, "limit": 1.5}),
+    "trained20": Case(num_seeds=20, steps=500, tracking="disabled", peers={"loop": 1 / 15, "limit": 3}),
+    "trained64": Case(num_seeds=64, steps=500, tracking="disabled", peers={"loop": 1 / 15, "limit": 3}),
+    "plain50": Case(num_seeds=50, peers={"plain": 1 / 15}),
+    "programs50": Case(num_seeds=1, num_programs=50, peers={"plain": 1 / 3}),
 }
-ONE_RUN = Case(num_seeds=1, num_programs=1)
 
 
-def command(side: str, case: Case, *, tracking: str, folder: Path) -> list[str]:
+def small(case: Case) -> Case:
+    """The same with few runs, for trying the script out; the start outweighs the runs."""
+    seeds, programs = min(case.num_seeds, 6), min(case.num_programs, 3)
+    return dataclasses.replace(case, num_seeds=seeds, num_programs=programs, steps=min(case.steps, 20))
+
+
+def command(side: str, case: Case, folder: Path) -> list[str]:
     """Returns the command line that runs `case` and leaves everything under `folder`."""
-    sweep = ["-m", *case.overrides, f"tracking={tracking}"]
     if side == "plain":
-        return [sys.executable, str(PLAIN), *sweep, f"hydra.sweep.dir={folder}"]
-    return [
-        sys.executable,
-        "-m",
-        "runner",
-        *sweep,
-        "timing=quick",
-        "checks=strict",
-        *case.ours,
-        f"output_root={folder}",
-    ]
+        plain = str(HERE / "plain" / "plain.py")
+        return [sys.executable, plain, "-m", *case.overrides, f"hydra.sweep.dir={folder}"]
+    if side == "ours":
+        trained = ["train=short", f"train.steps={case.steps}"] if case.steps else []
+        words = [*case.overrides, *trained, "timing=quick", "checks=strict", *case.ours, f"output_root={folder}"]
+        return [sys.executable, "-m", "runner", "-m", *words]
+    numbers = {"seeds": case.num_seeds, "programs": case.num_programs, "steps": case.steps}
+    words = [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
+    return [sys.executable, str(HERE / f"{side}.py"), str(folder), *words, "--tracking", case.tracking]
 
 
-def environment(tracking: str) -> dict[str, str]:
-    """Returns the environment of both sides: CPU, nothing sent out, no cache or W&B setting of the caller's."""
+def environment(tracking: str, cache: Path) -> dict[str, str]:
+    """Returns the environment of all sides: CPU, nothing sent out, no cache or W&B setting of the caller's."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "JAX_", "XLA_"))}
     return kept | {
         "JAX_PLATFORMS": "cpu",
         "WANDB_MODE": tracking,
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
+        "XDG_CACHE_HOME": str(cache),
     }
 
 
-def time_sweep(side: str, case: Case, *, tracking: str) -> float:
-    """Returns the seconds that one process took for the whole sweep, from start to exit.
+def time_sweep(side: str, case: Case, cache: Path) -> tuple[float, float]:
+    """Returns the seconds that one process took for the whole sweep, from start to exit, and those of CPU.
 
     Raises:
       SweepFailed: The process failed, hung, or left less than `case` asks for.
     """
     with tempfile.TemporaryDirectory(prefix=f"sweeps-{side}-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "sweep"
-        words = command(side, case, tracking=tracking, folder=folder)
-        start = time.perf_counter()
+        words = command(side, case, folder)
+        start, cpu_s = time.perf_counter(), _children_s()
         try:
             done = subprocess.run(
                 words,
                 check=False,
                 cwd=ROOT,
-                env=environment(tracking),
+                env=environment(case.tracking, cache),
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
             raise SweepFailed(f"{side}, {case.work}: not done after {TIMEOUT_S} s.\n  {' '.join(words)}") from None
-        elapsed_s = time.perf_counter() - start
+        taken = time.perf_counter() - start, _children_s() - cpu_s
         if done.returncode != 0:
             stderr = "\n".join(done.stderr.splitlines()[-STDERR_LINES:])
             raise SweepFailed(f"{side}, {case.work}: exit code {done.returncode}.\n  {' '.join(words)}\n{stderr}")
-        check_work(side, case, tracking=tracking, folder=folder)
-    return elapsed_s
+        check_work(side, case, folder)
+    return taken
 
 
-def check_work(side: str, case: Case, *, tracking: str, folder: Path) -> None:
+def check_work(side: str, case: Case, folder: Path) -> None:
     """Returns if every run under `folder` left its record, output, checkpoint and, when tracked, W&B file.
 
     Raises:
@@ -160,102 +185,129 @@ def check_work(side: str, case: Case, *, tracking: str, folder: Path) -> None:
     short = {what: number for what, number in left.items() if number != case.num_runs}
     num_tracked = len(list(folder.rglob("*.wandb")))
     # Ours may add a run for the sweep itself, so there can be more than one a config.
-    if tracking == "offline" and num_tracked < case.num_runs:
+    if case.tracking == "offline" and num_tracked < case.num_runs:
         short["*.wandb"] = num_tracked
     if short:
         raise SweepFailed(f"{side}, {case.work}: {case.num_runs} runs were asked for, it left {short}.")
 
 
-def measure(case: Case, *, tracking: str, rounds: int) -> list[Round]:
-    """Returns `rounds` turns of both sides; in each, one run and the whole sweep are timed next to each other."""
-    result = []
-    for _ in range(rounds):
-        one_run = dataclasses.replace(ONE_RUN, ours=case.ours)
-        start_s = {side: time_sweep(side, one_run, tracking=tracking) for side in SIDES}
-        whole_s = {side: time_sweep(side, case, tracking=tracking) for side in SIDES}
-        result.append(Round(start_s=start_s, whole_s=whole_s))
-    return result
-
-
-def whole_per_run(case: Case, turn: Round, side: str) -> float:
-    """Returns seconds a run, the process start shared out over the runs."""
-    return turn.whole_s[side] / case.num_runs
-
-
-def later_per_run(case: Case, turn: Round, side: str) -> float:
-    """Returns seconds for each run after the first; noise can make it zero or less in a short sweep."""
-    return (turn.whole_s[side] - turn.start_s[side]) / (case.num_runs - 1)
-
-
-def ratio(plain_s: Sequence[float], ours_s: Sequence[float]) -> float | None:
-    """Returns the median of plain / ours, pair by pair; None where a time is lost in the noise of the start."""
-    if min(*plain_s, *ours_s) <= 0:
-        return None
-    return statistics.median(plain / ours for plain, ours in zip(plain_s, ours_s, strict=True))
-
-
-def summarise(case: Case, turns: Sequence[Round]) -> dict[str, float | None]:
-    """Returns the medians over `turns`, in seconds, and the two ratios, as the table shows them."""
-    whole = {side: [whole_per_run(case, turn, side) for turn in turns] for side in SIDES}
-    later = {side: [later_per_run(case, turn, side) for turn in turns] for side in SIDES}
+def measure(case: Case) -> Round:
+    """Returns one round: each side starts with one run, then again, and then does the whole sweep, side after side."""
+    sides = ("ours", *case.peers)
+    one_run = dataclasses.replace(case, num_seeds=1, num_programs=1)
+    with tempfile.TemporaryDirectory(prefix="sweeps-cache-", ignore_cleanup_errors=True) as name:
+        caches = {side: Path(name) / side for side in sides}
+        first_s = {side: time_sweep(side, one_run, caches[side])[0] for side in sides}
+        second_s = {side: time_sweep(side, one_run, caches[side])[0] for side in sides}
+        whole = {side: time_sweep(side, case, caches[side]) for side in sides} if case.num_runs > 1 else {}
     return {
-        "whole_plain_s": statistics.median(whole["plain"]),
-        "whole_ours_s": statistics.median(whole["ours"]),
-        "whole_ratio": ratio(whole["plain"], whole["ours"]),
-        "later_plain_s": statistics.median(later["plain"]),
-        "later_ours_s": statistics.median(later["ours"]),
-        "later_ratio": ratio(later["plain"], later["ours"]),
-        "start_plain_s": statistics.median(turn.start_s["plain"] for turn in turns),
-        "start_ours_s": statistics.median(turn.start_s["ours"] for turn in turns),
+        side: Turn(
+            first_s=first_s[side],
+            second_s=second_s[side],
+            whole_s=whole[side][0] if whole else None,
+            cpu_s=whole[side][1] if whole else None,
+        )
+        for side in sides
     }
 
 
+def later_per_run(case: Case, turn: Turn) -> float:
+    """Returns seconds for each run after the first; noise can make it zero or less in a short sweep."""
+    assert turn.whole_s is not None
+    return (turn.whole_s - turn.second_s) / (case.num_runs - 1)
+
+
+def row(what: tuple[str, str], ours_s: Sequence[float], peer_s: Sequence[float], most: float) -> str:
+    """Returns a line of the table: medians over the rounds, and the ratio within a round with its range."""
+    if min(*ours_s, *peer_s) <= 0:
+        ratio = "lost in the noise"
+    else:
+        ratios = [ours / peer for ours, peer in zip(ours_s, peer_s, strict=True)]
+        spread = f" ({min(ratios):.2f}–{max(ratios):.2f})" if len(ratios) > 1 else ""
+        ratio = f"{statistics.median(ratios):.2f}{spread}"
+    ours, peer = (_seconds(statistics.median(samples)) for samples in (ours_s, peer_s))
+    return f"| {' | '.join(what)} | {ours} | {peer} | {ratio} | {most:.2f} |"
+
+
+def rows(case: Case, rounds: Sequence[Round]) -> list[str]:
+    """Returns the lines of a case, one a peer; those of its start where it is one run."""
+
+    def taken(side: str, seconds: Callable[[Turn], float]) -> list[float]:
+        return [seconds(turn[side]) for turn in rounds]
+
+    if case.num_runs > 1:
+        ours_s = taken("ours", lambda turn: later_per_run(case, turn))
+        peers = case.peers.items()
+        return [
+            row((case.work, peer), ours_s, taken(peer, lambda turn: later_per_run(case, turn)), most)
+            for peer, most in peers
+        ]
+    lines = []
+    for time_of_it in ("first", "second"):
+
+        def start(turn: Turn, name: str = f"{time_of_it}_s") -> float:
+            return getattr(turn, name)
+
+        what = f"one run, whole process, {time_of_it} time"
+        lines += [
+            row((what, peer), taken("ours", start), taken(peer, start), most) for peer, most in case.peers.items()
+        ]
+    ours = [taken("ours", lambda turn: turn.second_s), taken("ours", lambda turn: turn.first_s)]
+    return [*lines, row(("one run, whole process, second time", "ours, first time"), *ours, 0.7)]
+
+
 def markdown(results: Sequence[tuple[Case, list[Round]]]) -> str:
-    """Returns three tables: whole process, the runs after the first, and the start that lies between them."""
-    rows = [(case, summarise(case, turns)) for case, turns in results]
-    lines: list[str] = []
-    for title, stem in (("Whole process", "whole"), ("Per run without start", "later")):
-        lines += [f"**{title}**", "", "| work | runs | plain s/run | ours s/run | ratio |", "|---|---|---|---|---|"]
-        for case, numbers in rows:
-            times = f"{numbers[f'{stem}_plain_s']:.4f} | {numbers[f'{stem}_ours_s']:.4f}"
-            lines.append(f"| {case.work} | {case.num_runs} | {times} | {_times(numbers[f'{stem}_ratio'])} |")
-        lines.append("")
-    lines += ["**Start** (the same command with 1 run)", "", "| beside | plain s | ours s |", "|---|---|---|"]
-    lines += [f"| {case.work} | {n['start_plain_s']:.2f} | {n['start_ours_s']:.2f} |" for case, n in rows]
-    return "\n".join(lines)
+    """Returns the table."""
+    head = ["| work | peer | ours | peer | ours / peer | at most |", "|---|---|---|---|---|---|"]
+    return "\n".join(head + [line for case, rounds in results for line in rows(case, rounds)])
 
 
-def to_json(results: Sequence[tuple[Case, list[Round]]], *, tracking: str) -> str:
+class Machine:
+    """How much of the machine others used since it was made."""
+
+    def __init__(self) -> None:
+        self._load, self._began = os.getloadavg()[0], time.monotonic()
+        self._busy_s, self._own_s = _machine_s(), _children_s()
+
+    def sentence(self) -> str:
+        """Returns what may be thought of times that were taken meanwhile."""
+        cores = os.cpu_count() or 1
+        others_s = (_machine_s() - self._busy_s) - (_children_s() - self._own_s)
+        part = max(0.0, others_s / (time.monotonic() - self._began) / cores)
+        quiet = part < QUIET and self._load < cores * QUIET
+        verdict = "Quiet" if quiet else "**Loaded**, so read no time, and ratios with care"
+        used = f"others used {part:.0%} of {_count(cores, 'core')} meanwhile"
+        return f"{verdict}: load {self._load:.1f} at the start, {used}."
+
+
+def to_json(results: Sequence[tuple[Case, list[Round]]], sentence: str) -> str:
     """Returns every sample and the machine they were taken on."""
     packages = ("jax", "flax", "hydra-core", "orbax-checkpoint", "wandb")
     cases = [
         {
             "work": case.work,
             **dataclasses.asdict(case),
-            "rounds": [dataclasses.asdict(turn) for turn in turns],
-            **summarise(case, turns),
+            "rounds": [{side: dataclasses.asdict(turn) for side, turn in one.items()} for one in rounds],
         }
-        for case, turns in results
+        for case, rounds in results
     ]
     machine = {"platform": platform.platform(), "python": platform.python_version(), "num_cores": os.cpu_count()}
     versions = {package: importlib.metadata.version(package) for package in packages}
-    return json.dumps({"tracking": tracking, "machine": machine, "versions": versions, "cases": cases}, indent=2)
+    return json.dumps({"machine": {**machine, "use": sentence}, "versions": versions, "cases": cases}, indent=2)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line; argparse ends the process with code 2 on a wrong one."""
-    names = tuple(CASES["full"])
-    parser = argparse.ArgumentParser(description="Time whole sweeps: the plain stack against bridge-runner.")
-    parser.add_argument("--cases", default="seeds,programs", help=f"comma-separated, of {', '.join(names)}")
-    parser.add_argument("--scale", choices=tuple(CASES), default="full")
-    parser.add_argument("--tracking", choices=("offline", "disabled"), default="offline")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of both sides a case (default 2)")
+    parser = argparse.ArgumentParser(description="Time whole sweeps: ours against its peers.")
+    parser.add_argument("--cases", default=",".join(FULL), help=f"comma-separated, of {', '.join(FULL)} (default all)")
+    parser.add_argument("--scale", choices=("full", "small"), default="full")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of all sides a case (default 2)")
     parser.add_argument("--ours", nargs="*", default=[], help="words for our side only, e.g. checkpoint=fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample here too")
     parsed = parser.parse_args(words)
     parsed.cases = parsed.cases.split(",")
-    if unknown := [name for name in parsed.cases if name not in names]:
-        parser.error(f"--cases: no {', '.join(unknown)}; there are {', '.join(names)}")
+    if unknown := [name for name in parsed.cases if name not in FULL]:
+        parser.error(f"--cases: no {', '.join(unknown)}; there are {', '.join(FULL)}")
     if parsed.rounds < 1:
         parser.error("--rounds: at least 1")
     return parsed
@@ -264,29 +316,43 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Runs the chosen cases and returns the exit code: 1 if a sweep did not do its work."""
     options = arguments()
-    results = []
+    machine = Machine()
+    cases = [dataclasses.replace(FULL[name], ours=tuple(options.ours)) for name in options.cases]
+    if options.scale == "small":
+        cases = [small(case) for case in cases]
+    rounds: list[list[Round]] = [[] for _ in cases]
     try:
-        for side in SIDES:  # not counted: fills the disk cache with the packages of both sides
-            time_sweep(side, ONE_RUN, tracking=options.tracking)
-        for name in options.cases:
-            case = dataclasses.replace(CASES[options.scale][name], ours=tuple(options.ours))
-            print(f"{case.work}, {options.rounds} rounds …", file=sys.stderr)
-            results.append((case, measure(case, tracking=options.tracking, rounds=options.rounds)))
+        for number in range(options.rounds):
+            for case, done in zip(cases, rounds, strict=True):
+                done.append(measure(case))
+                print(f"round {number + 1}: {' '.join(rows(case, done[-1:]))}", file=sys.stderr, flush=True)
     except SweepFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(markdown(results))
+    results = list(zip(cases, rounds, strict=True))
+    print(markdown(results), f"\n\n{machine.sentence()}", sep="")
     if options.json:
-        options.json.write_text(to_json(results, tracking=options.tracking) + "\n")
+        options.json.write_text(to_json(results, machine.sentence()) + "\n")
     return 0
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _machine_s() -> float:
+    """CPU seconds of all processes since the machine started: user, nice, system, irq, softirq."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:8]]
+    return sum(ticks[index] for index in (0, 1, 2, 5, 6)) / os.sysconf("SC_CLK_TCK")
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _times(value: float | None) -> str:
-    return "lost in the noise" if value is None else f"{value:.1f}×"
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.0f} ms"
 
 
 if __name__ == "__main__":
