@@ -36,8 +36,46 @@ class Identity:
     remote: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the ids of runs that differ in their seed alone are made of.
+
+    Attributes:
+      program_id: Theirs all.
+      content: The other settings that can change the result, but for the seed.
+      timing: The settings that can change the times.
+      device_name: The device's name in ids.
+      device: The device that the config names, or this machine's CPU if the runs are remote.
+      remote: Whether the runs are remote.
+    """
+
+    program_id: str
+    content: Mapping[str, Any]
+    timing: Mapping[str, Any]
+    device_name: str
+    device: jax.Device
+    remote: bool
+
+    def identity(self, seed: int) -> Identity:
+        """The ids of the member with this seed."""
+        result_id = canonical_digest({"program": self.program_id, "seed": seed, **self.content})
+        timed = {"result": result_id, "timing": self.timing, "device": self.device_name}
+        return Identity(
+            run_id=canonical_digest(timed),
+            result_id=result_id,
+            program_id=self.program_id,
+            device=self.device,
+            remote=self.remote,
+        )
+
+
 def identity_of(run: Run, variables_digest: str | None = None, *, remote_platform: str | None = None) -> Identity:
-    """Computes the ids of `run`.
+    """Computes the ids of `run`; see `family_of`."""
+    return family_of(run, variables_digest, remote_platform=remote_platform).identity(run.seed)
+
+
+def family_of(run: Run, variables_digest: str | None = None, *, remote_platform: str | None = None) -> Family:
+    """Computes what the ids of `run` and of its likes with other seeds are made of.
 
     Args:
       run: The run.
@@ -83,16 +121,13 @@ def identity_of(run: Run, variables_digest: str | None = None, *, remote_platfor
     values = {"kind": data["input"]["kind"], "content": inputs.content_digest(run.input)}
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}
     values |= {"high": run.input.high} if run.input.kind is InputKind.tokens else {}
-    result_id = canonical_digest({"program": program_id, "input": values, "seed": run.seed} | learning)
     if run.mesh.axes is not None:
         name = name.partition(":")[0]
-    how = {key: value for key, value in data["timing"].items() if key != "turns"}
-    timed = {"result": result_id, "timing": how, "device": name}
-    run_id = canonical_digest(timed)
-    return Identity(
-        run_id=run_id,
-        result_id=result_id,
+    return Family(
         program_id=program_id,
+        content={"input": values} | learning,
+        timing={key: value for key, value in data["timing"].items() if key != "turns"},
+        device_name=name,
         device=device,
         remote=remote_platform is not None,
     )

@@ -16,7 +16,7 @@ from runner.launch import queue
 from runner.records import journal, store
 from runner.records.find import STATUSES
 from runner.records.paths import SubmissionFolder, SweepFolder
-from runner.sweep.plan import Plan, Task, run_data, with_state
+from runner.sweep.plan import Plan, Task, runs_data, with_state
 from runner.sweep.run_state import ARCHIVED, State
 from runner.sweep.validate import validate
 
@@ -98,7 +98,10 @@ def submit(plan: Plan, jobs: Sequence[Sequence[Task]], crew: Crew, died: Mapping
     submission = _new_folder(plan.folder)
     for num, tasks in enumerate(jobs):
         ids = [task.job.identity.run_id for task in tasks]
-        runs = [_run_data(task) for task in tasks]
+        runs = [
+            data | {"state": task.state.value, "compared_on": task.job.compared_on}
+            for task, data in zip(tasks, runs_data(tasks), strict=True)
+        ]
         mine = {run_id: reason for run_id, reason in died.items() if run_id in ids}
         store.write_data(submission.job(num), {"runs": runs, "died": mine})
     about = {"engine": crew.engine, "at": now(), "num_jobs": len(jobs), "auto": crew.auto, "num_cores": crew.num_cores}
@@ -185,10 +188,6 @@ def _new_folder(folder: SweepFolder) -> SubmissionFolder:
             number += 1
         else:
             return submission
-
-
-def _run_data(task: Task) -> dict[str, Any]:
-    return run_data(task) | {"state": task.state.value, "compared_on": task.job.compared_on}
 
 
 def _config(run: Mapping[str, Any], hydra_files: HydraFiles) -> Config:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from runner.config.settings.run import family
 from runner.errors import ConfigError, literal
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ def prepare_process(configs: Sequence[Config], *, remote: bool = False, timed: b
       ConfigError: The configs disagree on it, or JAX is already initialized differently.
     """
     first = configs[0].run
+    runs = {family(config.run): config.run for config in configs}.values()
     for key in PROCESS_WIDE:
-        values = list(dict.fromkeys(literal(operator.attrgetter(key)(config.run)) for config in configs))
+        values = list(dict.fromkeys(literal(operator.attrgetter(key)(run)) for run in runs))
         if len(values) > 1:
             raise ConfigError(key, ",".join(values), "one value holds for a whole sweep", f"{key}={values[0]}")
     quiet_libraries()

@@ -43,8 +43,9 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     configs, refused = compose(context, config, job_overrides)
     for one in configs:
         application.admit(one.run)
-    kept = zip_exclude.leave_out([_excludable(one) for one in configs], [str(text) for text in config.grid.exclude])
-    configs = [configs[index] for index in kept]
+    if config.grid.exclude:
+        kept = zip_exclude.leave_out([_excludable(one) for one in configs], [str(text) for text in config.grid.exclude])
+        configs = [configs[index] for index in kept]
     if not configs:
         raise one_or_many(refused, len(job_overrides))
     execute, remote_platform = executor(context, config, application)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.config.composing.composed import Config
 from runner.config.enums import ChecksMode, EagerCheck, Retry, TrackingMode
 from runner.config.serialize import canonical_digest, to_data
-from runner.config.settings.run import Run
+from runner.config.settings.run import Run, family
 from runner.errors import UserError
 from runner.experiment.draft import Draft
 from runner.experiment.identity import Identity
@@ -215,12 +215,27 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         **study,
         "num_configs": plan.num_configs,
         "environment": machine.fingerprint(),
-        "runs": [run_data(task) for task in plan.tasks],
+        "runs": runs_data(plan.tasks),
     }
 
 
-def run_data(task: Task) -> dict[str, Any]:
-    """One run of a plan as JSON data."""
+def runs_data(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Runs of a plan as JSON data; where they differ in the seed alone, they share the rest of their settings."""
+    shared: dict[Hashable, dict[str, Any]] = {}
+    found = []
+    for task in tasks:
+        if task.config.redaction.values:
+            settings = task.config.redaction.settings(to_data(task.job.run))
+        else:
+            likes = family(task.job.run)
+            if likes not in shared:
+                shared[likes] = to_data(task.job.run)
+            settings = shared[likes] | {"seed": task.job.run.seed}
+        found.append(_run_data(task, settings))
+    return found
+
+
+def _run_data(task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "num": task.job.num,
         "run_id": task.job.identity.run_id,
@@ -229,7 +244,7 @@ def run_data(task: Task) -> dict[str, Any]:
         "folder": f"runs/{task.folder.path.name}",
         "layer": task.job.run.layer.label,
         "overrides": list(task.job.overrides),
-        "settings": task.config.redaction.settings(to_data(task.job.run)),
+        "settings": settings,
     }
 
 

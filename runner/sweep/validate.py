@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.checkpoint import CheckpointError
-from runner.config.settings.run import Run
+from runner.config.settings.run import Run, family
 from runner.errors import LayerError, UserError, one_or_many
 from runner.experiment import inputs
 from runner.experiment.draft import Draft
-from runner.experiment.identity import Identity, identity_of
+from runner.experiment.identity import Family, Identity, family_of
 from runner.sweep.initial_variables import InitialVariables, draft_from, read_initial_variables
 from runner.sweep.writing import retention
 
@@ -48,10 +48,14 @@ def validate(
     refused: dict[ProgramKey, UserError] = {}
     unkeepable = functools.cache(lambda key: _unkeepable(drafts[key]))
     read = functools.cache(read_initial_variables)
+    families: dict[Hashable, Family] = {}
     for config in configs:
         try:
             initial = read(config.run.variables)
-            identity = identify(config.run, initial, remote_platform=remote_platform)
+            likes = family(config.run)
+            if likes not in families:
+                families[likes] = _family(config.run, initial, remote_platform)
+            identity = families[likes].identity(config.run.seed)
         except UserError as error:
             errors.append((config.where, error))
             continue
@@ -97,9 +101,13 @@ def identify(run: Run, initial: InitialVariables | None, *, remote_platform: str
     Raises:
       UserError: It can't run, as far as can be seen without tracing it.
     """
+    return _family(run, initial, remote_platform).identity(run.seed)
+
+
+def _family(run: Run, initial: InitialVariables | None, remote_platform: str | None) -> Family:
     if initial:
         initial.require_steps(run)
-    identity = identity_of(run, initial.digest_for(run) if initial else None, remote_platform=remote_platform)
+    found = family_of(run, initial.digest_for(run) if initial else None, remote_platform=remote_platform)
     inputs.require(run.input, run.input_shape)
     retention.require(run.checkpoint)
-    return identity
+    return found

@@ -7,6 +7,7 @@ DictConfig after `schema.from_config`: a `Run` is plain data, and a record store
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from runner.config.enums import DistributedMode, TimingMode
@@ -91,3 +92,14 @@ class Run:
             if self.timing.mode is not TimingMode.off and getattr(self.timing, key) > 0:
                 reason = "processes that count calls by their own clocks would not make the same ones"
                 raise ConfigError(f"timing.{key}", getattr(self.timing, key), reason, "timing=quick")
+
+
+def family(run: Run) -> Hashable:
+    """A key that runs share which were derived from one by `dataclasses.replace(run, seed=…)`.
+
+    By the identity of their groups, so it holds while the runs live; runs that were made apart have keys apart.
+    """
+    scalars = (str, int, type(None))
+    return tuple(
+        value if isinstance(value, scalars) else id(value) for name, value in vars(run).items() if name != "seed"
+    )
