@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -155,7 +156,7 @@ def _sweep_line(sweep: SweepFolder) -> dict[str, Any]:
     for event in store.read_events(sweep):
         if event["event"] in find.STATUSES:
             last[event["run_id"]] = event["event"]
-    there = {run["run_id"] for run in plan["runs"] if sweep.run(run["num"], run["run_id"]).record.exists()}
+    there = {run["run_id"] for run in plan["runs"] if os.path.exists(sweep.record_path(run["num"], run["run_id"]))}
     last = {run_id: status for run_id, status in last.items() if run_id in there}
     counts = Counter(last.values())
     return {

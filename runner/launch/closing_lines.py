@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
+from runner.config.dotted_keys import exact
 from runner.config.wandb_environment import overruled
 from runner.errors import listed
 from runner.records import paths
@@ -66,10 +66,10 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
 
 def _alike(rows: Sequence[Row]) -> str | None:
     """Which seeds gave one output, by its norm, though a sweep over seeds expects several; None if none did."""
-    groups: dict[str, dict[int, float]] = {}
+    groups: dict[Hashable, dict[int, float]] = {}
     for row in rows:
         if row.output_norm is not None and "seed" in row.settings:
-            others = json.dumps(row.settings | {"seed": None}, sort_keys=True, default=str)
+            others = exact(row.settings | {"seed": None})
             groups.setdefault(others, {})[row.settings["seed"]] = row.output_norm
     alike = [list(norms) for norms in groups.values() if len(norms) > 1 and len(set(norms.values())) == 1]
     if not alike:

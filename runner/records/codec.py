@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import gc
 import hashlib
 import json
 import re
+import sys
 from typing import Any
 
 from runner.errors import StorageError
 from runner.records.record import SCHEMA_VERSION, Record
 
 # The last line of a record: the SHA-256 of everything before it, so that a flipped bit is detected.
-SEAL = re.compile(rb',\n "digest": "([0-9a-f]{64})"\n}\s*$')
+SEAL_START = b',\n "digest": "'
+SEAL = re.compile(SEAL_START + rb'([0-9a-f]{64})"\n}\s*$')
+
+# Importing pydantic takes as long as Python's own parser does for so much.
+SMALL_BYTES = 2**20
+
 REDO = "run the same sweep again: what is damaged is done again"
 
 
@@ -59,8 +66,40 @@ def is_whole(text: bytes) -> bool:
 
 def is_sealed(text: bytes) -> bool:
     """Whether `text` is what `seal` returned, by its digest."""
-    sealed = SEAL.search(text)
-    return sealed is not None and hashlib.sha256(text[: sealed.start()] + b"\n}").hexdigest() == sealed[1].decode()
+    start = text.rfind(SEAL_START)
+    sealed = SEAL.match(text, start) if start >= 0 else None
+    if sealed is None:
+        return False
+    digest = hashlib.sha256(memoryview(text)[:start])  # not a copy: the plan of many runs is large
+    digest.update(b"\n}")
+    return digest.hexdigest() == sealed[1].decode()
+
+
+def loads(text: bytes) -> Any:
+    """JSON as data, whatever Python's own parser takes: lone surrogates too.
+
+    Raises:
+      ValueError: It is no JSON.
+    """
+    if len(text) < SMALL_BYTES and "pydantic_core" not in sys.modules:
+        return json.loads(text)
+    try:
+        return _parse(text)
+    except ValueError:
+        return json.loads(text)
+
+
+def _parse(text: bytes) -> Any:
+    """JSON as data, twice as fast as by Python's own parser, and without a search for garbage in what only grows."""
+    import pydantic_core
+
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return pydantic_core.from_json(text)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def from_json(text: bytes | str, where: str = "record") -> Record:
@@ -70,17 +109,17 @@ def from_json(text: bytes | str, where: str = "record") -> Record:
       StorageError: The text is not a record, or its version is unsupported.
     """
     import pydantic
-    import pydantic_core
 
+    text = text.encode() if isinstance(text, str) else text
     try:
-        data = pydantic_core.from_json(text)
+        data = _parse(text)
     except ValueError as error:
         raise StorageError(f"{where} is damaged: {error}", REDO) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise StorageError(f"{where} has record version {version}, this program reads {SCHEMA_VERSION}")
     data.pop("digest", None)
-    if not is_sealed(text.encode() if isinstance(text, str) else text):
+    if not is_sealed(text):
         raise StorageError(f"{where} is damaged: it is not what was written, by its digest", REDO)
     try:
         return _adapter().validate_python(data)

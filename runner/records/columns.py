@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.errors import literal
 from runner.records.record import Record, TrainInfo
-from runner.records.row import row_of
+from runner.records.row import failure
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ def _output(number: str) -> Callable[[Record], Any]:
     return lambda record: getattr(record.output[0], number) if len(record.output) == 1 else None
 
 
+def _flags(record: Record) -> str | None:
+    latency = record.timing.apply_latency if record.timing else None
+    return " ".join(latency.summary.flags) if latency else None
+
+
 COLUMNS: Mapping[str, Column] = {
     "num": Column("int64", "position in the sweep", lambda record: record.num),
     "run_id": Column("string", "names the run in its sweep", lambda record: record.run_id),
@@ -49,7 +54,7 @@ COLUMNS: Mapping[str, Column] = {
     "timing_id": Column("string", "names runs whose times may be compared", lambda record: record.timing_id),
     "program_id": Column("string", "names what was compiled", lambda record: record.program_id),
     "status": Column("string", "done or failed", lambda record: record.status.value),
-    "error": Column("string", "kind and message of a failure", lambda record: row_of(record).error),
+    "error": Column("string", "kind and message of a failure", lambda record: failure(record)),
     "layer": Column("string", "name of the layer", lambda record: record.layer),
     "host": Column(
         "string", "name of the Linen module around it; empty where there is none", lambda record: record.host
@@ -90,7 +95,7 @@ COLUMNS: Mapping[str, Column] = {
     "apply_latency_flags": Column(
         "string",
         "why it is to be read with care",
-        lambda record: " ".join(row_of(record).apply_flags) if row_of(record).apply_s is not None else None,
+        _flags,
     ),
     "apply_dispatch_median_s": Column("double", "until apply returns, median", _measured("apply_dispatch", "median_s")),
     "apply_throughput_median_s": Column(

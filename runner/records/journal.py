@@ -17,6 +17,7 @@ from types import NoneType
 from typing import IO, Any
 
 from runner.errors import StorageError
+from runner.records.codec import loads
 from runner.records.disk import plain_files
 from runner.records.row import Row
 
@@ -102,10 +103,11 @@ def from_line(line: bytes) -> Event:
       ValueError: The line is not what was written.
     """
     text = line.rstrip()
-    sealed = SEALED.fullmatch(text, max(len(text) - SEAL_BYTES, 0))
-    if sealed is None or _digest(text[: sealed.start()]) != sealed[1]:
+    start = max(len(text) - SEAL_BYTES, 0)
+    sealed = SEALED.fullmatch(text, start)
+    if sealed is None or _digest(text[:start]) != sealed[1]:
         raise ValueError("the line is not what was written, by its digest")
-    event = json.loads(text[: sealed.start()] + b"}")
+    event = loads(text[:start] + b"}")
     if not isinstance(event, dict) or "event" not in event or not _is_of_kinds(event):
         raise ValueError("it is no event")
     return event
@@ -114,9 +116,10 @@ def from_line(line: bytes) -> Event:
 def _is_of_kinds(event: Event) -> bool:
     """Whether every value that is read from a line is of the type that is written there; lists are of texts."""
     for key, value in event.items():
-        if key in KINDS and type(value) not in KINDS[key]:
-            return False
-        if key in KINDS and type(value) is list and not all(type(one) is str for one in value):
+        kinds = KINDS.get(key)
+        if kinds is None:
+            continue
+        if type(value) not in kinds or (type(value) is list and not all(type(one) is str for one in value)):
             return False
     return True
 

@@ -188,7 +188,11 @@ class SweepFolder:
 
     def run(self, num: int, run_id: str) -> RunFolder:
         """The folder of one run: `runs/<num>-<id>`."""
-        return RunFolder(self.path / "runs" / f"{num}-{run_id[:8]}")
+        return RunFolder(self.path / f"runs/{num}-{run_id[:8]}")
+
+    def record_path(self, num: int, run_id: str) -> str:
+        """The record of one run as text, for those who look for very many: a `Path` takes ten times as long."""
+        return f"{self.path}/runs/{num}-{run_id[:8]}/record.json"
 
 
 def shown(path: Path) -> str:

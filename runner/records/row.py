@@ -74,10 +74,15 @@ def best_trial(trials: Iterable[Trial], *, greatest: bool) -> Trial | None:
     return (max if greatest else min)(valued, key=lambda pair: pair[0])[1]
 
 
+def failure(record: Record) -> str | None:
+    """Kind and message of what a run failed of."""
+    error = record.error
+    return f"{error.kind.value}: {error.message or error.type}" if error else None
+
+
 def row_of(record: Record) -> Row:
     """`record` as one row."""
     latency = record.timing.apply_latency if record.timing else None
-    error = record.error
     return Row(
         num=record.num,
         run_id=record.run_id,
@@ -92,6 +97,6 @@ def row_of(record: Record) -> Row:
         failed_checks=[check.name for check in record.checks if check.verdict is Verdict.fail],
         loss_first=record.train.losses[0] if record.train else None,
         loss_last=record.train.losses[-1] if record.train else None,
-        error=f"{error.kind.value}: {error.message or error.type}" if error else None,
+        error=failure(record),
         settings=record.settings,
     )

@@ -7,7 +7,7 @@ flushed journal line marks the run as done.
 from __future__ import annotations
 
 import io
-import json
+import os
 import shlex
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import StorageError, listed, nearest
 from runner.records import plan_form
-from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, seal, to_json
+from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, loads, seal, to_json
 from runner.records.disk import plain_files
 from runner.records.disk.files import inside, write_atomic
 from runner.records.journal import Event, in_order, read_journal
@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:
       StorageError: It can't be read, or is damaged.
     """
     try:
-        return json.loads(plain_files.read_bytes(path))
+        return loads(plain_files.read_bytes(path))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
@@ -110,14 +110,14 @@ def read_data(path: Path, suggestion: str) -> dict[str, Any]:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     if not is_sealed(text):
         raise StorageError(f"{path} is damaged: it is not what was written, by its digest", suggestion)
-    data: dict[str, Any] = json.loads(text)
+    data: dict[str, Any] = loads(text)
     del data["digest"]
     return data
 
 
 def read_records(folders: Iterable[RunFolder]) -> Iterator[Record]:
     """Yields the existing records one at a time: 10,000 at once take a gigabyte."""
-    return (read_record(folder) for folder in folders if folder.record.exists())
+    return (read_record(folder) for folder in folders if os.path.exists(folder.record))
 
 
 def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
@@ -198,7 +198,7 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
     """
     try:
         text = plain_files.read_bytes(folder.plan)
-        plan = json.loads(text)
+        plan = loads(text)
     except OSError as error:
         what = f"{folder.path} is no sweep: it has no {folder.plan.name}"
         if batches := _batches(folder.path):

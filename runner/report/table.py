@@ -59,7 +59,9 @@ def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> 
       width: Characters per line; axes that don't fit are omitted, and `notes` says so.
       max_rows: Maximum number of rows.
     """
-    columns = {visible(heading): list(map(visible, cells)) for heading, cells in _columns(rows, width).items()}
+    columns = {
+        visible(heading): list(map(visible, cells)) for heading, cells in _columns(rows, width, varied(rows)).items()
+    }
     # Laid out by hand: rich takes half a second for a thousand rows.
     widths = [_width(heading, cells) for heading, cells in columns.items()]
     adjust = [str.ljust if heading in LEFT else str.rjust for heading in columns]
@@ -103,8 +105,9 @@ def notes(rows: Sequence[Row], *, width: int) -> list[str]:
     if failed_checks:
         said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in failed_checks.items())
         lines.append(f"checks that fail: {said} (bridge-runner show RUN says what fixes it)")
-    shown = _columns(rows, width)
-    more = [key for key in shown_keys(rows) if key not in shown]
+    axes = varied(rows)
+    shown = _columns(rows, width, axes)
+    more = [key for key in axes if key not in shown]
     if more:
         lines.append(f"also varied: {', '.join(more)}")
     return lines
@@ -141,15 +144,21 @@ def fixes_lines(record: Record) -> list[str]:
 
 def shown_keys(rows: Sequence[Row]) -> list[str]:
     """The config keys that distinguish the runs, axes first, without those determined by another key."""
+    return list(varied(rows))
+
+
+def varied(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """The value of each run, None where it has none, by the keys of `shown_keys`."""
     first = rows[0].settings if rows else {}
     # Most config groups are the same in all runs, and need no search.
     same = {key for key, value in first.items() if all(row.settings.get(key, rows) == value for row in rows)}
     values = [values_of(row, but=same) for row in rows]
-    varied = [key for key in varied_keys(values) if key not in NOT_SHOWN]
-    kept: list[str] = []
-    for key in sorted(varied, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
-        if key in AXES or not any(_follows(key, other, values) for other in kept):
-            kept.append(key)
+    keys = [key for key in varied_keys(values) if key not in NOT_SHOWN]
+    kept: dict[str, list[Any]] = {}
+    for key in sorted(keys, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
+        column = [one.get(key) for one in values]
+        if key in AXES or not any(_follows(column, other) for other in kept.values()):
+            kept[key] = column
     return kept
 
 
@@ -209,7 +218,7 @@ def _with_unit(value: float, units: Sequence[str]) -> str:
     return f"{value:.3g} {units[-1]}" if value < 999.5 else f"{value:.0f} {units[-1]}"
 
 
-def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
+def _columns(rows: Sequence[Row], width: int, axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
     """The columns that fit, by heading; a search shows its objective in place of columns seldom needed there."""
     searched = any(row.trial is not None for row in rows)
     losses = [
@@ -228,9 +237,8 @@ def _columns(rows: Sequence[Row], width: int) -> dict[str, list[str]]:
         del fixed[heading]
     columns = {"run": [row.label for row in rows]}
     left = width + GAP - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
-    values = [values_of(row) for row in rows]
-    for key in shown_keys(rows):
-        cells = [_cell(item.get(key)) for item in values]
+    for key, values in axes.items():
+        cells = [_cell(value) for value in values]
         left -= _width(key, cells) + GAP
         if left < 0:
             break
@@ -251,7 +259,7 @@ def _width(heading: str, cells: Sequence[str]) -> int:
     return max(len(text) for text in (heading, *cells))
 
 
-def _follows(key: str, other: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the value of `other` determines that of `key`."""
-    pairs = {(literal(row.get(other)), literal(row.get(key))) for row in rows}
+def _follows(values: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether each of `others` determines that of `values`."""
+    pairs = {(literal(other), literal(value)) for other, value in zip(others, values, strict=True)}
     return len(pairs) == len({first for first, _ in pairs})

@@ -137,13 +137,13 @@ def _suspicion(task: Task, deaths: Sequence[_Death]) -> _Suspicion:
 
 def _recorded(plan: Plan, pending: Sequence[Task]) -> list[Task]:
     """Those whose last end was that they killed their process."""
+    failed = [task for task in pending if task.state.value == Status.failed.value]
     ends = {}
-    for path in _journals(plan.folder):
+    for path in _journals(plan.folder) if failed else ():
         for event in journal.read_journal(path):
             if event["event"] in (Status.done.value, Status.failed.value):
                 ends[event.get("run_id")] = str(event.get("error"))
     died = f"{FailureKind.died.value}: "
-    failed = [task for task in pending if task.state.value == Status.failed.value]
     return [task for task in failed if ends.get(task.job.identity.run_id, "").startswith(died)]
 
 

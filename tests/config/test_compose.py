@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from runner.commands import main
-from runner.config import conf_folder, schema
+from runner.config import conf_folder, dotted_keys, schema
 from runner.config.composing import compose
 from runner.config.composing.overrides import expand
 from runner.errors import UserError
@@ -408,3 +408,9 @@ def test_suggested_override_can_be_typed(tmp_path, monkeypatch, capsys):
     suggestion = capsys.readouterr().err.partition("\n  Try: ")[2]
     assert suggestion == "'input_shape=[5]'\n"
     assert main.main([*words, *shlex.split(suggestion)]) == 0
+
+
+def test_exact_keys_tell_types_apart():
+    values = [{"a": 1}, {"a": 1.0}, {"a": True}, {"a": "1"}, {"a": [1]}, {"a": None}, {"a": -0.0}, {"a": 0.0}]
+    assert len({dotted_keys.exact(value) for value in values}) == len(values)
+    assert dotted_keys.exact({"a": [0.1, "x" * 9]}) == dotted_keys.exact({"a": [0.1, "".join(["x"] * 9)]})

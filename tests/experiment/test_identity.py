@@ -7,8 +7,13 @@ import dataclasses
 import pytest
 
 from runner.config import enums
+from runner.config.composing.composed import Config
 from runner.config.serialize import to_data
+from runner.config.settings.run import family
 from runner.experiment.identity import identity_of, timing_id
+from runner.records.paths import SweepFolder
+from runner.sweep.plan import make_plan, runs_data
+from runner.sweep.validate import validate
 
 # What a key changes, each with all that follow: the program, the result, the times.
 PROGRAM, RESULT, TIMES, NOTHING = "program", "result", "times", "nothing"
@@ -140,3 +145,20 @@ def test_times_compare_on_one_machine_alone():
     assert first == timing_id("run", "machine", "software")
     others = (("r", "machine", "software"), ("run", "m", "software"), ("run", "machine", "s"))
     assert len({first, *(timing_id(*one) for one in others)}) == 4
+
+
+def test_families_name_each_seed_as_alone(run):
+    apart = dataclasses.replace(run, input=dataclasses.replace(run.input, seed=3))
+    configs = [Config(run=dataclasses.replace(one, seed=seed)) for one in (run, apart) for seed in (0, 1, 2**32 - 1)]
+    identities, _ = validate(configs)
+    assert identities == [identity_of(one.run) for one in configs]
+    assert len({family(one.run) for one in configs}) == 2
+    assert family(run) != family(dataclasses.replace(run, features=9))
+
+
+def test_planned_settings_are_each_runs_own(run, tmp_path):
+    apart = dataclasses.replace(run, input_shape=[2, 4])
+    configs = [Config(run=dataclasses.replace(one, seed=seed)) for one in (run, apart) for seed in (0, 7)]
+    tasks = make_plan(configs, lambda _: SweepFolder(tmp_path / "sweep")).tasks
+    assert len(tasks) == 4
+    assert [one["settings"] for one in runs_data(tasks)] == [to_data(task.job.run) for task in tasks]

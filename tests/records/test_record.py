@@ -9,6 +9,7 @@ import math
 import pytest
 
 from runner.errors import StorageError
+from runner.records import codec
 from runner.records.codec import from_json, is_whole, seal, to_data, to_json
 from runner.records.record import (
     ArraySummary,
@@ -204,3 +205,11 @@ def test_output_norm_covers_all_arrays(norms, norm):
 
 def test_a_verdict_is_its_string():
     assert [str(verdict) for verdict in Verdict] == [verdict.value for verdict in Verdict] == list(Verdict)
+
+
+@pytest.mark.parametrize("text", [b'{"a": 1e400, "b": NaN, "c": -0.0}', b'"\\ud800"', b"[" * 250 + b"]" * 250])
+def test_large_json_reads_as_small_does(text):
+    large = text + b" " * codec.SMALL_BYTES
+    assert repr(codec.loads(large)) == repr(json.loads(text))
+    with pytest.raises(ValueError, match="Extra data"):
+        codec.loads(large + b"x")

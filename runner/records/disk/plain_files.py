@@ -17,6 +17,8 @@ from typing import IO, Any
 
 from runner.errors import StorageError
 
+READ_BYTES = 2**20
+
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -71,6 +73,10 @@ def opened(path: Path) -> IO[bytes]:
     Raises:
       OSError: It can't be read, or it is a folder, a FIFO, a socket or a device.
     """
+    return os.fdopen(_open(path), "rb")
+
+
+def _open(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     kind = kind_of(mode)
@@ -79,7 +85,7 @@ def opened(path: Path) -> IO[bytes]:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, f"it is {kind}, and no file", str(path))
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_bytes(path: Path) -> bytes:
@@ -88,8 +94,14 @@ def read_bytes(path: Path) -> bytes:
     Raises:
       OSError: As for `opened`.
     """
-    with opened(path) as file:
-        return file.read()
+    descriptor = _open(path)
+    try:
+        content = os.read(descriptor, os.fstat(descriptor).st_size + 1)
+        while more := os.read(descriptor, READ_BYTES):
+            content += more
+    finally:
+        os.close(descriptor)
+    return content
 
 
 def require_files(folder: Path) -> None:

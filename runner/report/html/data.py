@@ -93,8 +93,7 @@ class Report:
             Row(num=num, run_id="", status="", layer=layer, device="", settings=values)
             for num, (layer, values) in enumerate(zip(columns["layer"], settings, strict=True))
         ]
-        values = [table.values_of(row) for row in rows]
-        return {key: [one.get(key) for one in values] for key in table.shown_keys(rows)}
+        return table.varied(rows)
 
 
 def _of_trials(runs: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> dict[str, list[Any]]:
