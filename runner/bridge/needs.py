@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -27,6 +27,21 @@ MAX_STREAMS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traces:
+    """The traces by which needs were found.
+
+    Attributes:
+      init: The jaxpr of init, given all streams: `(key, x) -> variables`.
+      apply: The jaxpr of apply, given all streams: `(variables, key, x) -> (output, every collection)`.
+      returned: What apply returns, shapes and dtypes.
+    """
+
+    init: Any
+    apply: Any
+    returned: Any
+
+
+@dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a layer needs besides its input, found by tracing.
 
@@ -36,6 +51,7 @@ class Needs:
       variables: Shapes and dtypes of the variables, as from `jax.eval_shape`.
       output: Shapes and dtypes of the output.
       largest_bytes: Bytes of the largest array that apply makes on its way where nothing is fused.
+      traces: The traces by which they were found; None once they were read, since a sweep keeps what it needs.
     """
 
     streams: tuple[str, ...]
@@ -43,6 +59,11 @@ class Needs:
     variables: Any
     output: Any
     largest_bytes: int = 0
+    traces: Traces | None = field(default=None, compare=False, repr=False)
+
+    def without_traces(self) -> Needs:
+        """The same without `traces`."""
+        return replace(self, traces=None)
 
 
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
@@ -71,11 +92,12 @@ def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:
     while True:
         try:
             with no_exit():
-                variables = jax.eval_shape(lambda k, v, s=streams: layer.init(k, s, v), key, x)
+                init = jax.make_jaxpr(lambda k, v, s=streams: layer.init(k, s, v), return_shape=True)
+                closed, variables = init(key, x)
                 # Linen's own dropout draws from `params` during init, and needs its stream only now.
                 with warnings.catch_warnings():
                     warnings.filterwarnings("error", message=NOT_LOADED)
-                    output, mutable, largest = _trace_apply(layer, variables, streams, x, label)
+                    applied, returned = _trace_apply(layer, variables, streams, x, label)
         except UserError:
             raise
         except Exception as error:
@@ -84,7 +106,14 @@ def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:
                 raise
             streams = (*streams, missing)
         else:
-            return Needs(streams=streams, mutable=mutable, variables=variables, output=output, largest_bytes=largest)
+            return Needs(
+                streams=streams,
+                mutable=_changed(applied, returned),
+                variables=variables,
+                output=returned[0],
+                largest_bytes=jaxprs.largest_bytes(applied),
+                traces=Traces(init=closed, apply=applied, returned=returned),
+            )
 
 
 def names_in_order(layer: Bridged, streams: Sequence[str], x: Any) -> dict[tuple[str, ...], list[str]]:
@@ -112,23 +141,26 @@ def _missing_stream(error: Exception) -> str | None:
     return (match[1] or match[2]) if match else None
 
 
-def _trace_apply(
-    layer: Bridged, variables: Any, streams: Sequence[str], x: Any, label: str
-) -> tuple[Any, tuple[str, ...], int]:
-    """Shapes of the output, the collections whose values apply changes, and the bytes of the largest array made."""
+def _trace_apply(layer: Bridged, variables: Any, streams: Sequence[str], x: Any, label: str) -> tuple[Any, Any]:
+    """The jaxpr of apply, and shapes and dtypes of what it returns: the output and every collection."""
     key = key_shape()
 
     def run(variables: Any, k: jax.Array, v: jax.Array) -> Any:
         return layer.model.apply(variables, v, rngs=apply_keys(k, streams), mutable=True, **layer.call)
 
-    closed, (output, updates) = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
+    closed, returned = jax.make_jaxpr(run, return_shape=True)(variables, key, x)
     if fault := faults.of_trace(layer, label, closed):
         raise fault
+    return closed, returned
+
+
+def _changed(closed: Any, returned: Any) -> tuple[str, ...]:
+    """The collections whose values apply changes."""
+    output, updates = returned
     num_output = len(jax.tree.leaves(output))
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]]
     changed = jaxprs.changed(closed, range(num_output, num_output + len(paths)))
-    collections = tuple(sorted({str(path[0].key) for path, one in zip(paths, changed, strict=True) if one}))
-    return output, collections, jaxprs.largest_bytes(closed)
+    return tuple(sorted({str(path[0].key) for path, one in zip(paths, changed, strict=True) if one}))
 
 
 def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError:

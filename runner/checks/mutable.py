@@ -10,7 +10,7 @@ from flax import nnx
 
 from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
-from runner.bridge import lifts, rngs
+from runner.bridge import rngs
 from runner.bridge.calling import calls
 from runner.bridge.tracing import own_wrappers
 from runner.checks.parts import own_storage, unkept
@@ -18,7 +18,6 @@ from runner.checks.probes import as_code, written
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import flow
 from runner.checks.results import verdicts
-from runner.checks.user_code import python_state
 from runner.errors import listed, nearest
 from runner.records.record import Check, Verdict
 
@@ -86,24 +85,15 @@ def _left_in_python(subject: Subject) -> tuple[Check | None, str]:
     """The fail for state in attributes that are no variables, and what kept the question from being asked."""
     places: dict[str, str] = {}
     try:
-        for path, (layer, args, kwargs) in _native_calls(subject).items():
-            state = python_state.find(layer, args, kwargs)
+        for path, native in subject.natives.items():
+            if isinstance(state := native.state, Exception):
+                return None, verdicts.words(state)
             places |= {
                 ".".join([*path.split("/"), name] if path else [name]): name for name in (*state.read, *state.running)
             }
     except Exception as error:  # noqa: BLE001 - a module that can't be split and merged
         return None, verdicts.words(error)
     return (_lost_in_python(places) if places else None), ""
-
-
-def _native_calls(subject: Subject) -> dict[str, tuple[Any, Any, Any]]:
-    """Every wrapped layer by its path in the host, '' for the layer alone, with what its first call gets."""
-    if lifts.is_wrapped(subject.model):
-        return {"": (subject.model.model, (subject.x,), subject.model.call)}
-    return {
-        call.path: (call.layer, call.args, {**call.kwargs, calls.METHOD: call.method})
-        for call in reversed(subject.layer_calls)
-    }
 
 
 def _lost_in_python(places: Mapping[str, str]) -> Check:

@@ -2,25 +2,25 @@
 
 `init` and `apply` are traced twice and compared, with the constants that are baked in: a number from numpy.random, the
 clock or a global counter differs from trace to trace. The second trace gets what the next process would give for the
-hash of a text, the process id and the machine's name. What a callback gives is compared by calling twice, only where
+hash of a text, the process id and the machine's name; where the layer asks for none of these, the trace by which its
+needs were found is as good. What a callback gives is compared by calling twice, only where
 there is one. The order of a set of names is the same within a process: it is found in the layer's own source.
 """
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from runner.arrays import closeness, trees
 from runner.checks.probes.subject import Subject
-from runner.checks.programs import traces
+from runner.checks.programs import digests, traces
 from runner.checks.results import verdicts
-from runner.checks.user_code import next_process, set_order
+from runner.checks.user_code import first_traces, next_process, set_order
+from runner.checks.user_code.first_traces import FirstTraces
 from runner.errors import end_if_meant, listed
 from runner.records.record import Check
 
@@ -34,23 +34,16 @@ FROM_RNGS = """\
 self.noise = nnx.Param(jax.random.normal(rngs.params(), (4, 8)))
 y = y + jax.random.normal(self.rngs.noise(), y.shape)  # after self.rngs = rngs in the constructor"""
 
+GIVEN_TIME = "self.day = day  # an argument of the constructor, so that it is in the config: layer.kwargs.day=…"
+
 DIGEST = "zlib.crc32(b'name')  # in place of hash('name'): the same in every process"
 
 
 def check(subject: Subject, *, full: bool) -> Check:
     """Init and apply are the same programs when they are traced again, and no callback or set changes their numbers."""
     del full
-    before = _global_states()
-    first = {"init": subject.initialised, "apply": subject.applied}
-    with next_process.answers() as asked:
-        differing = _changes(subject, first)
-    if asked and differing and not _changes(subject, first):
-        return _of_this_process(differing, asked)
-    moved = [name for name, state in _global_states().items() if state != before[name]]
-    for _ in range(MORE_TRACES if moved else 0):
-        differing = differing or _changes(subject, first)
-    if differing:
-        return _differs(differing, moved)
+    if not _is_as_before(subject) and (found := _traced_again(subject)):
+        return found
     orders = set_order.of(subject)
     if orders:
         detail = f"the order of a set of names differs from process to process: {'; '.join(orders)}"
@@ -62,6 +55,29 @@ def check(subject: Subject, *, full: bool) -> Check:
         why = f"whether a loop goes over a set of names: the source of {listed(unread)} can't be read"
         return verdicts.warn(NAME, f"not known {why}", f"{unread[0]} in a file of its own, imported")
     return verdicts.passed(NAME, "init and apply are the same programs when traced again")
+
+
+def _is_as_before(subject: Subject) -> bool:
+    """Whether init and apply are as in the traces before, which asked nothing that another one could give otherwise."""
+    if subject.first_traces is None:
+        return False
+    now = FirstTraces(init=digests.digest(subject.initialised), apply=digests.digest(subject.applied))
+    return now == subject.first_traces
+
+
+def _traced_again(subject: Subject) -> Check | None:
+    before, counted = first_traces.generator_states(), first_traces.counted()
+    first = {"init": subject.initialised, "apply": subject.applied}
+    with next_process.answers() as asked:
+        differing = _changes(subject, first)
+    if asked and differing and not _changes(subject, first):
+        return _of_this_process(differing, asked)
+    moved = first_traces.moved_since(before)
+    more = MORE_TRACES if moved else int(first_traces.counted() != counted)
+    for _ in range(0 if differing else more):
+        subject.trace_init()  # a counter that takes turns is at the other one now
+        differing = differing or _changes(subject, first)
+    return _differs(differing, moved) if differing else None
 
 
 def _changes(subject: Subject, first: Mapping[str, Any]) -> dict[str, str]:
@@ -90,7 +106,8 @@ def _differs(differing: dict[str, str], moved: list[str]) -> Check:
 def _of_this_process(differing: dict[str, str], asked: list[str]) -> Check:
     what = "; ".join(f"{name} has {line}" for name, line in differing.items())
     detail = f"{listed(asked)} {'is' if len(asked) == 1 else 'are'} another in every process: {what}"
-    return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", DIGEST, differing=differing)
+    fix = GIVEN_TIME if all(one.startswith("time.") for one in asked) else DIGEST
+    return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", fix, differing=differing)
 
 
 def _called_back(subject: Subject) -> Check | None:
@@ -130,8 +147,3 @@ def _calls_differ(name: str, names: list[str], found: Any) -> Check:
     where = closeness.largest_differences(found)
     detail = f"the same input, {name} called twice, differs in {where}: what {names[0]} gives differs each time"
     return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", FROM_RNGS, differing={name: found})
-
-
-def _global_states() -> dict[str, Any]:
-    kind, keys, *position = np.random.get_state(legacy=True)
-    return {"random": random.getstate(), "numpy.random": (kind, np.asarray(keys).tobytes(), *position)}

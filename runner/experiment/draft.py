@@ -14,10 +14,14 @@ from flax import nnx
 from runner.arrays import readings, trees
 from runner.arrays.mesh import Placement, make_mesh, on_device, on_mesh, on_one_device
 from runner.bridge import hosts
-from runner.bridge.needs import Needs, find_needs
+from runner.bridge import needs as bridge_needs
+from runner.bridge.needs import Needs
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
 from runner.bridge.wrap import Bridged
+from runner.checks.user_code import first_traces
+from runner.checks.user_code.first_traces import FirstTraces
+from runner.config.enums import ChecksMode
 from runner.config.settings.run import Run
 from runner.errors import MissingArgumentsError
 from runner.experiment import inputs, missing_arguments
@@ -47,6 +51,7 @@ class Draft:
       x: Shape and dtype of the input.
       placement: The placement of its arrays.
       construct_s: Seconds to import and wrap the class.
+      first_traces: Digests of the traces that it was found by, for the checks; None if they can't use them.
     """
 
     program_id: str
@@ -63,6 +68,7 @@ class Draft:
     x: jax.ShapeDtypeStruct
     placement: Placement
     construct_s: float
+    first_traces: FirstTraces | None = None
 
     @property
     def device(self) -> jax.Device:
@@ -118,26 +124,33 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
     except MissingArgumentsError as error:
         raise missing_arguments.explained(run, error) from error
     label = f"{run.layer.label} in host {run.host.label}" if run.host.target else run.layer.label
-    place = _placement(run, identity, x, functools.partial(find_needs, model, x, label))
+    find_needs = bridge_needs.find_needs if run.checks.mode is ChecksMode.off else first_traces.find_needs
+    place = _placement(run, identity, x, functools.partial(bridge_needs.find_needs, model, x, label))
     with place.context():
         needs = find_needs(model, x, label)
     if given is not None:
         given = trees.with_keys_of(readings.as_variables(given, needs.variables), needs.variables)
     rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
     mutable = needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable)
+    init_rngs = None if run.layer.init_rngs is None else tuple(run.layer.init_rngs)
+    traced = None
+    if run.checks.mode is not ChecksMode.off and given is None and place.mesh is None:
+        traced = first_traces.digested(needs, rngs=rngs, init_rngs=init_rngs, mutable=mutable)
+    needs = needs.without_traces()
     drafted = Draft(
         program_id=identity.program_id,
         model=model,
         layer=layer,
         needs=needs,
         rngs=rngs,
-        init_rngs=None if run.layer.init_rngs is None else tuple(run.layer.init_rngs),
+        init_rngs=init_rngs,
         mutable=mutable,
         given=given,
         rules=rules,
         x=x,
         placement=place,
         construct_s=construct_s,
+        first_traces=traced,
     )
     if not run.train.steps:
         return drafted

@@ -127,6 +127,7 @@ def subject(draft: Draft, run: Run, program: Program | None = None) -> Subject:
         compiled_apply=program.apply if program else None,
         traced_init=program.init_traced if program else None,
         traced_apply=program.apply_traced if program else None,
+        first_traces=draft.first_traces,
         again=lambda: wrapped(run),
         rules=draft.rules,
         reseeded=functools.partial(_reseeded, run) if run.layer.seeded_by else None,

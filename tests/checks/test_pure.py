@@ -27,8 +27,9 @@ from runner.records.record import Verdict
 pytestmark = pytest.mark.usefixtures("any_hash_seed")
 
 X = jnp.ones((2, 4))
-FAULTY = ["UnseededTable", "Clock", "SystemBytes", "Numbered", "Coin", "NumpyParam"]
+FAULTY = ["UnseededTable", "Clock", "SystemBytes", "Numbered", "Coin", "NumpyParam", "TakesTurns", "SwapsTables"]
 HEALTHY = ["Plain", "SeededTable", "SeedsGlobally", "Timed", "NumberedInName", "Remembered", "Called", "Printed"]
+HEALTHY_COUNTS = ["CountedAside", "ClockOfText"]
 HEALTHY_HASHES = ["HashedNumbers", "HashedForCache", "KeyedByProcess", "Digested"]
 HEALTHY_SETS = ["Sorted", "Tested", "NumbersInSet"]
 
@@ -59,7 +60,7 @@ def test_the_constants_that_differ_are_named():
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("name", [*HEALTHY, *HEALTHY_HASHES, *HEALTHY_SETS])
+@pytest.mark.parametrize("name", [*HEALTHY, *HEALTHY_HASHES, *HEALTHY_SETS, *HEALTHY_COUNTS])
 def test_healthy_layers_that_look_impure_pass(name):
     check = of(name)
     assert (check.verdict, check.detail) == (Verdict.passed, "init and apply are the same programs when traced again")
@@ -73,6 +74,8 @@ def test_healthy_layers_that_look_impure_pass(name):
         ("OfProcess", "os.getpid() is"),
         ("OfImportedProcess", "os.getpid() is"),
         ("OfMachine", "socket.gethostname() is"),
+        ("HourOfClock", "time.time() is"),
+        ("DayInText", "time.strftime('%j') is"),
     ],
 )
 def test_numbers_of_one_process_fail(name, asked):

@@ -237,3 +237,44 @@ class NumbersInSet(FromSet):
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+class HourOfClock(Plain):
+    """One number for an hour: two traces in a row have it alike."""
+
+    def drawn(self):
+        return 1.0 + time.time() // 3600 % 1000
+
+
+class DayInText(Plain):
+    def drawn(self):
+        return 1.0 + int(time.strftime("%j"))
+
+
+class TakesTurns(Plain):
+    """The same equations each time, and in turn another one of their values comes out."""
+
+    def __call__(self, x):
+        return [self.linear(x), self.linear(x) * 2.0][next(MADE) % 2]
+
+
+class SwapsTables(Plain):
+    """The same equations on another constant."""
+
+    def drawn(self):
+        return np.arange(WIDTH, dtype=np.float32) + next(MADE) % 2
+
+
+class CountedAside(Plain):
+    """Counts its calls globally, and uses nothing of it."""
+
+    def __call__(self, x):
+        next(MADE)
+        return super().__call__(x)
+
+
+class ClockOfText(Plain):
+    """Says a moment that is given, as a clock would say one."""
+
+    def drawn(self):
+        return 1.0 + int(time.strftime("%j", time.gmtime(0)))

@@ -7,16 +7,15 @@ masks and windows repeat their numbers or run smoothly along an axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from runner.bridge import lifts, outside
+from runner.bridge import outside
 from runner.bridge.tracing import jaxprs
-from runner.checks.probes import unwrapped
 from runner.checks.probes.randomness import is_surely_random
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
@@ -27,19 +26,20 @@ from runner.records.record import Check
 def find(subject: Subject) -> dict[str, str]:
     """What each stray weight is, by its name."""
     consts = _constants(subject.applied)
-    modules = _modules(subject)
+    natives = subject.natives.values()
     given = [
         leaf for bridged in (subject.model, subject.layer) if bridged for leaf in jax.tree.leaves(dict(bridged.call))
     ]
     consts = [const for const in consts if not _is_among(const, [leaf for leaf in given if _is_array_like(leaf)])]
-    held = [(name, value) for name, value in outside.values(*_code(subject, modules)) if _is_array_like(value)]
+    own = [pair for native in natives for pair in native.arrays]
+    held = [(name, value) for name, value in outside.values(*_code(subject)) if _is_array_like(value)]
     found = {}
     for name, value in held:
         if isinstance(value, nnx.Param) and (np.size(value.get_value()) == 1 or _is_among(value.get_value(), consts)):
             found[name] = "an nnx.Param outside of the module"
     for const in consts:
         if is_surely_random(const) and not any(_equal(_plain(value), const) for name, value in held if name in found):
-            names = [name for name, value in [*_attributes(modules), *held] if _equal(_plain(value), const)]
+            names = [name for name, value in [*own, *held] if _equal(_plain(value), const)]
             kind = f"{const.dtype}{list(const.shape)}"
             found[names[0] if names else f"a constant {kind}"] = f"an array {kind} of drawn numbers"
     return found
@@ -58,23 +58,9 @@ def _constants(closed: Any) -> list[Any]:
     return [const for const in jaxprs.constants(closed) if _is_array_like(const)]
 
 
-def _modules(subject: Subject) -> list[nnx.Module]:
-    layers = [subject.model.model] if lifts.is_wrapped(subject.model) else [call.layer for call in subject.layer_calls]
-    constructors = [unwrapped.constructor(layer) for layer in layers]
-    return [nnx.eval_shape(lambda one=one: one({})) for one in constructors if one is not None]
-
-
-def _code(subject: Subject, modules: Sequence[nnx.Module]) -> list[Any]:
-    inside = [type(inner) for module in modules for _, inner in nnx.iter_modules(module)]
+def _code(subject: Subject) -> list[Any]:
+    inside = [kind for native in subject.natives.values() for kind in native.kinds]
     return [getattr(subject.model.model, "nnx_class", type(subject.model.model)), *dict.fromkeys(inside)]
-
-
-def _attributes(modules: Sequence[nnx.Module]) -> Iterator[tuple[str, Any]]:
-    for module in modules:
-        for path, inner in nnx.iter_modules(module):
-            for name, value in vars(inner).items():
-                if isinstance(value, np.ndarray):
-                    yield ".".join(map(str, (*path, name))), value
 
 
 def _is_array_like(value: Any) -> bool:

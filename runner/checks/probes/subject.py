@@ -14,7 +14,8 @@ from flax import nnx
 from runner.arrays import tree_diff, tree_moves, trees
 from runner.arrays.tree_diff import LeafDiff
 from runner.bridge import lifts, wrap
-from runner.bridge.needs import Needs, find_needs
+from runner.bridge.calling.calls import METHOD
+from runner.bridge.needs import Needs
 from runner.bridge.rngs import PARAMS, apply_keys, root_key
 from runner.bridge.rules import sources
 from runner.bridge.rules.sources import PathRules
@@ -24,6 +25,9 @@ from runner.bridge.tracing.hosted import HostedCall
 from runner.bridge.wrap import Bridged
 from runner.checks.programs import flow
 from runner.checks.programs.draws import Draws, find
+from runner.checks.user_code import first_traces, python_state
+from runner.checks.user_code.first_traces import FirstTraces
+from runner.checks.user_code.python_state import Native
 from runner.config.settings.pipeline import PipelineSettings
 from runner.config.settings.train import expanded
 from runner.errors import UserError
@@ -56,6 +60,7 @@ class Subject:
       compiled_apply: `(variables, key, x) -> (output, updated collections)`, the same way.
       traced_init: The trace that `compiled_init` is of; None traces it for the first check that wants it.
       traced_apply: The trace that `compiled_apply` is of, the same way.
+      first_traces: Digests of earlier traces of both; None if the layer has to be traced again for comparison.
       again: Builds `layer` (`model` where that is None) from its settings a second time, if they are known.
       rules: What the pipeline does by path; None if it is not given.
       pipeline: What else it does with a layer; None for no pipeline in particular.
@@ -78,6 +83,7 @@ class Subject:
     compiled_apply: Callable[..., Any] | None = None
     traced_init: jax.stages.Traced | None = None
     traced_apply: jax.stages.Traced | None = None
+    first_traces: FirstTraces | None = None
     again: Callable[[], Bridged] | None = None
     rules: PathRules | None = None
     pipeline: PipelineSettings | None = None
@@ -85,7 +91,7 @@ class Subject:
 
     def replaced(self, **changes: Any) -> Subject:
         """The same with `changes`; what was traced or compiled before them is left out."""
-        programs = ("compiled_init", "compiled_apply", "traced_init", "traced_apply")
+        programs = ("compiled_init", "compiled_apply", "traced_init", "traced_apply", "first_traces")
         return dataclasses.replace(self, **{**dict.fromkeys(programs), **changes})
 
     @functools.cached_property
@@ -145,6 +151,16 @@ class Subject:
     def layer_calls(self) -> list[Captured]:
         """Every call of a wrapped layer in init, as the host makes it; empty where the model is the layer itself."""
         return [] if lifts.is_wrapped(self.model) else captured.calls(self.model, self.needs.streams, self.x)
+
+    @functools.cached_property
+    def natives(self) -> dict[str, Native]:
+        """What the native module of each wrapped layer shows, by its path in the host, '' for the layer alone."""
+        if lifts.is_wrapped(self.model):
+            return {"": python_state.find(self.model.model, (self.x,), self.model.call)}
+        return {
+            call.path: python_state.find(call.layer, call.args, {**call.kwargs, METHOD: call.method})
+            for call in {call.path: call for call in reversed(self.layer_calls)}.values()
+        }
 
     @functools.cached_property
     def host_apply(self) -> Traced:
@@ -262,17 +278,22 @@ def subject_of(
     by_path = sources.given_rules(rules)
     name = label or type(model).__name__
     x = _as_array(x)
-    needs = find_needs(bridged, x, name)
+    needs = first_traces.find_needs(bridged, x, name)
+    rngs = needs.streams if rngs is None else _names(rngs)
+    init_rngs = None if init_rngs is None else _names(init_rngs)
+    mutable = needs.mutable if mutable is None or mutable is True else _names(mutable or ())
+    earlier = first_traces.digested(needs, rngs=rngs, init_rngs=init_rngs, mutable=mutable)
     return Subject(
         label=name,
         model=bridged,
         layer=None,
-        needs=needs,
+        needs=needs.without_traces(),
         x=x,
         given=variables,
-        rngs=needs.streams if rngs is None else _names(rngs),
-        init_rngs=None if init_rngs is None else _names(init_rngs),
-        mutable=needs.mutable if mutable is None or mutable is True else _names(mutable or ()),
+        rngs=rngs,
+        init_rngs=init_rngs,
+        mutable=mutable,
+        first_traces=earlier if variables is None else None,
         trained=expanded((PARAMS,) if trained is None else _names(trained), needs.variables),
         again=None if again is None else lambda: dataclasses.replace(bridged, model=again()),
         rules=by_path,

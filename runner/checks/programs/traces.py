@@ -18,8 +18,13 @@ _GIVES_NOTHING = "debug"
 
 def lines(closed: Any) -> list[str]:
     """A closed jaxpr line by line, without addresses, and a line with the digest of every constant baked into it."""
-    text = _ADDRESS.sub("at …", closed.jaxpr.pretty_print(use_color=False, source_info=False))
-    return [*text.splitlines(), *(_digest(constant) for constant in _constants(closed))]
+    text = without_addresses(closed.jaxpr.pretty_print(use_color=False, source_info=False))
+    return [*text.splitlines(), *map(constant_line, _constants(closed))]
+
+
+def without_addresses(text: str) -> str:
+    """`text` with no address of an object in it, as those differ from trace to trace."""
+    return _ADDRESS.sub("at …", text) if "0x" in text else text
 
 
 def callbacks(closed: Any) -> list[str]:
@@ -48,7 +53,8 @@ def _nested(closed: Any) -> Iterator[Any]:
             waiting += [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns")]
 
 
-def _digest(constant: Any) -> str:
+def constant_line(constant: Any) -> str:
+    """A constant of a jaxpr in a line, with the digest of its numbers."""
     if isinstance(constant, jax.core.Tracer):
         return "a tracer"
     if isinstance(constant, jax.Array) and jax.numpy.issubdtype(constant.dtype, jax.dtypes.prng_key):
@@ -56,6 +62,6 @@ def _digest(constant: Any) -> str:
     try:
         values = np.asarray(constant)
     except Exception:  # noqa: BLE001 - not an array: a mesh, a reference
-        return _ADDRESS.sub("at …", repr(constant))
+        return without_addresses(repr(constant))
     digest = hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()
     return f"a constant {values.dtype}{list(values.shape)} {digest}"

@@ -1,6 +1,7 @@
-"""What the next process gives other than this one: hashes of text, the process id, the name of the machine.
+"""What the next process gives other than this one: hashes of text, the process id, the name of the machine; the clock.
 
-Within one process they never change, so that tracing twice can't show them. The second trace gets other ones.
+Within one process the first three never change, and a clock that counts seconds may not, so that tracing twice can't
+show them. Either another trace gets other ones, or it is heard that a trace asked for none.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
+
+from flax import nnx
 
 from runner.checks.user_code import swapped
 
@@ -23,24 +28,83 @@ _HASH = re.compile(r"(?<![\w.])hash\(")
 
 OTHER_NAME = "another-machine"
 
+LATER_S = 100_003
+_CLOCKS = ("time", "monotonic", "perf_counter", "process_time")
+_CALENDAR = ("localtime", "gmtime", "ctime")
+
+# Methods of types written in C, which can't be swapped.
+_DATE = re.compile(r"\b(?:now|utcnow|today)\(|[\"'](?:now|today)[\"']")
+
 
 def answers() -> contextlib.AbstractContextManager[list[str]]:
     """Answers the user's code as the next process would; gives the calls that were answered so."""
-    # JAX asks for a hash thousands of times in a trace: it is slower by a quarter with another function in its place.
-    hashes = [(builtins, "hash", "hash", _hash)] if any(map(_calls_hash, _files())) else []
+    modules = swapped.of_layers()
     return swapped.functions(
         [
-            *hashes,
+            *_hash_by(modules, lambda real, value: real(value) ^ OTHER_HASH),
             (os, "getpid", "os.getpid", lambda real: real() + 1),
             (socket, "gethostname", "socket.gethostname", lambda _: OTHER_NAME),
             (platform, "node", "platform.node", lambda _: OTHER_NAME),
-        ]
+            *((time, name, f"time.{name}", lambda real: real() + LATER_S) for name in _CLOCKS),
+            *((time, f"{name}_ns", f"time.{name}_ns", lambda real: real() + LATER_S * 10**9) for name in _CLOCKS),
+            *((time, name, f"time.{name}", _later) for name in _CALENDAR),
+            (time, "strftime", "time.strftime", _later_text),
+        ],
+        modules,
     )
 
 
-def _files() -> list[str]:
-    files = [getattr(module, "__file__", None) or "" for module in swapped.of_layers()]
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """Answers the user's code as ever; gives what it asked, or may have asked, of this process and the clock."""
+    named = [(os, "os", "getpid"), (socket, "socket", "gethostname"), (platform, "platform", "node")]
+    clocks = [name for clock in _CLOCKS for name in (clock, f"{clock}_ns")]
+    named += [(time, "time", name) for name in (*clocks, *_CALENDAR, "strftime", "asctime")]
+    swaps = [(owner, name, f"{module}.{name}", _real) for owner, module, name in named]
+    modules = swapped.of_layers()
+    with swapped.functions([*_hash_by(modules, _real), *swaps], modules) as asked:
+        asked += [file for file in _files(modules) if _reads_date(file)]
+        asked += [one.__name__ for one in modules if _is_unread(one)]
+        yield asked
+
+
+def _hash_by(modules: Sequence[ModuleType], other: Callable[..., Any]) -> list[swapped.Swap]:
+    # JAX asks for a hash thousands of times in a trace: it is slower by a quarter with another function in its place.
+    if not any(map(_calls_hash, _files(modules))):
+        return []
+
+    def answer(real: Callable[[Any], int], value: Any) -> Any:
+        return other(real, value) if _is_salted() and _holds_text(value) else swapped.AS_EVER
+
+    return [(builtins, "hash", "hash", answer)]
+
+
+def _later(real: Callable[..., Any], seconds: float | None = None) -> Any:
+    return swapped.AS_EVER if seconds is not None else real(time.time() + LATER_S)
+
+
+def _later_text(real: Callable[..., str], text: str, *moment: Any) -> Any:
+    return swapped.AS_EVER if moment else real(text, time.localtime(time.time() + LATER_S))
+
+
+def _real(real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return real(*args, **kwargs)
+
+
+def _files(modules: Sequence[ModuleType]) -> list[str]:
+    files = [getattr(module, "__file__", None) or "" for module in modules]
     return [file for file in files if file.endswith(".py")]
+
+
+def _is_unread(module: Any) -> bool:
+    """Whether a module of the user's own has code that is in no file: typed at a prompt, a notebook."""
+    if hasattr(module, "__path__") or getattr(module, "__file__", None):
+        return False
+    return any(
+        value.__module__ == module.__name__
+        for value in vars(module).copy().values()
+        if isinstance(value, FunctionType) or (isinstance(value, type) and issubclass(value, nnx.Module))
+    )
 
 
 @functools.lru_cache(4096)
@@ -48,8 +112,9 @@ def _calls_hash(file: str) -> bool:
     return any(_HASH.search(line) for line in linecache.getlines(file))
 
 
-def _hash(real: Callable[[Any], int], value: Any) -> Any:
-    return real(value) ^ OTHER_HASH if _is_salted() and _holds_text(value) else swapped.AS_EVER
+@functools.lru_cache(4096)
+def _reads_date(file: str) -> bool:
+    return any(_DATE.search(line) for line in linecache.getlines(file))
 
 
 def _is_salted() -> bool:

@@ -44,8 +44,23 @@ class PythonState:
         return bool(self.read or self.running)
 
 
-def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> PythonState:
-    """The state that the native module of a wrapped layer keeps in Python; nothing of another Linen module.
+@dataclass(frozen=True, kw_only=True)
+class Native:
+    """What one construction and one call of the native module of a wrapped layer show.
+
+    Attributes:
+      kinds: The classes of the module and of those inside.
+      arrays: Attributes that are NumPy arrays, by their dotted names.
+      state: What the call leaves in Python, or the error that kept it from being found.
+    """
+
+    kinds: list[type] = field(default_factory=list)
+    arrays: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    state: PythonState | Exception = PythonState()
+
+
+def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
+    """What the native module of a wrapped layer shows; nothing of another Linen module.
 
     Args:
       model: The wrapped layer.
@@ -53,15 +68,31 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> PythonSt
       kwargs: The same by name.
     """
     construct = unwrapped.constructor(model)
-    found: list[PythonState] = []
+    found: list[Native] = []
     if construct is None:
-        return PythonState()
+        return Native()
 
     def trace() -> None:
-        found.append(_Probe(construct({}), _Call(args, kwargs)).found())
+        module = construct({})
+        inside = list(nnx.iter_modules(module))
+        arrays = [
+            (".".join(map(str, (*path, name))), value)
+            for path, inner in inside
+            for name, value in vars(inner).items()
+            if isinstance(value, np.ndarray)
+        ]
+        state = _state_of(module, _Call(args, kwargs))
+        found.append(Native(kinds=[type(inner) for _, inner in inside], arrays=arrays, state=state))
 
     jax.eval_shape(trace)
     return found[0]
+
+
+def _state_of(module: Any, call: _Call) -> PythonState | Exception:
+    try:
+        return _Probe(module, call).found()
+    except Exception as error:  # noqa: BLE001 - a module that can't be split and merged, or a call that raises
+        return error
 
 
 class _Call:

@@ -26,10 +26,10 @@ AS_EVER = object()
 
 
 class _Thread(threading.local):
-    """The calls that this thread was answered, by how the function is written; other threads get the real answers."""
+    """The answers of this thread, and the calls that got them, by how the function is written; others get the real."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, list[str]] = {}
+        self.asked: dict[str, tuple[list[str], Callable[..., Any]]] = {}
         self.answering = False
 
 
@@ -40,18 +40,19 @@ class _Swapped:
     """Stands for a function or a class, whose attributes and `isinstance` are those of the real one."""
 
     def __init__(self, swap: Swap, bound: Sequence[Binding]) -> None:
-        owner, name, self._spelled, self._other = swap
+        owner, name, self._spelled, _ = swap
         self.real = getattr(owner, name)
         self._bound = bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        asked = _THREAD.asked.get(self._spelled)
+        answers = _THREAD.asked.get(self._spelled)
         # NumPy's functions ask for each other.
-        if asked is None or _THREAD.answering or not is_user(sys._getframe(1).f_globals.get("__name__", "")):
+        if answers is None or _THREAD.answering or not is_user(sys._getframe(1).f_globals.get("__name__", "")):
             return self.real(*args, **kwargs)
+        asked, other = answers
         _THREAD.answering = True
         try:
-            value = self._other(self.real, *args, **kwargs)
+            value = other(self.real, *args, **kwargs)
             if value is AS_EVER:
                 return self.real(*args, **kwargs)
         finally:
@@ -85,14 +86,20 @@ _IN_PLACE: dict[str, tuple[_Swapped, int]] = {}
 
 
 @contextlib.contextmanager
-def functions(swaps: Sequence[Swap]) -> Iterator[list[str]]:
-    """Swaps functions for calls by the user's code in this thread; yields what was answered: `hash('key')`."""
+def functions(swaps: Sequence[Swap], modules: Sequence[ModuleType] | None = None) -> Iterator[list[str]]:
+    """Swaps functions for calls by the user's code in this thread; yields what was answered: `hash('key')`.
+
+    Args:
+      swaps: The functions with their other answers.
+      modules: What `of_layers` gives, where it is known.
+    """
     asked: list[str] = []
     before = _THREAD.asked
-    bound = _bound_to([getattr(owner, name) for owner, name, _, _ in swaps])
+    modules = of_layers() if modules is None else modules
+    bound = _bound_to([getattr(owner, name) for owner, name, _, _ in swaps], modules)
     for swap, names in zip(swaps, bound, strict=True):
         _put(swap, names)
-    _THREAD.asked = before | {spelled: asked for _, _, spelled, _ in swaps}
+    _THREAD.asked = before | {spelled: (asked, other) for _, _, spelled, other in swaps}
     try:
         yield asked
     finally:
@@ -125,10 +132,10 @@ def _take_back(swap: Swap) -> None:
             swapped.take_back()
 
 
-def _bound_to(functions: Sequence[Any]) -> list[list[Binding]]:
+def _bound_to(functions: Sequence[Any], modules: Sequence[ModuleType]) -> list[list[Binding]]:
     """The global names that the modules of layers have for each of the functions."""
     found: dict[int, list[Binding]] = {id(one): [] for one in functions}
-    for module in of_layers():
+    for module in modules:
         names = vars(module)
         for name, value in names.copy().items():
             if id(value) in found:
