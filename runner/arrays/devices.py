@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from runner.arrays import untimed
 from runner.errors import ConfigError, DeviceError, UserError
 
 # Otherwise JAX preallocates three quarters of the GPU's memory, whoever else uses it.
@@ -37,6 +38,7 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
         compile or not to move arrays.
     """
     _require_compiling()
+    untimed.keep_nothing()
     for name, value in PREALLOCATION.items():
         os.environ.setdefault(name, value)
     if jax.config.values["jax_num_cpu_devices"] not in (num_cpu_devices, -1) or num_cpu_devices != 1:
@@ -51,13 +53,14 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
         _keep_in(cache_folder(compilation_cache))
 
 
-def keep_compiled(processor: str) -> None:
-    """Keeps what JAX compiles in the user's cache folder, up to `MAX_CACHE_BYTES`; for a process that times none of it.
+def keep_compiled(processor: str, *, timed: bool) -> None:
+    """Keeps what JAX compiles and nobody times in the user's cache folder, up to `MAX_CACHE_BYTES`.
 
     Does nothing where JAX keeps it already, or where the folder can't be made.
 
     Args:
       processor: Tells processor types apart: code compiled for one need not run on another.
+      timed: Whether this process times what it compiles, but for what is in `untimed.section`.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
@@ -66,8 +69,11 @@ def keep_compiled(processor: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
-    _keep_in(folder)
-    jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)
+    if timed:
+        untimed.keep_in(folder, MAX_CACHE_BYTES)
+    else:
+        _keep_in(folder)
+        jax.config.update("jax_compilation_cache_max_size", MAX_CACHE_BYTES)
     # A full disk, or an entry that a killed process left half written: it is compiled, as without a cache.
     warnings.filterwarnings("ignore", r"Error (reading|writing) persistent compilation cache entry")
 

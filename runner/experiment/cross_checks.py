@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from runner.arrays import shards, trees
+from runner.arrays import shards, trees, untimed
 from runner.bridge import hosts, rngs, twins
 from runner.checks.programs import flow
 from runner.checks.results import rounding, verdicts
@@ -52,7 +52,7 @@ def rehearse_eager(run: Run, draft: Draft) -> None:
     place = draft.placement
     if place.mesh is not None or run.checks.mode is ChecksMode.off:
         return
-    with contextlib.suppress(Exception), place.context():  # the check reports what is wrong
+    with contextlib.suppress(Exception), place.context(), untimed.section():  # the check reports what is wrong
         memory.require_room(draft)
         memory.require_room_without_jit(draft)
         x, key = _uncommitted(inputs.make_input(run.input, run.input_shape)), rngs.root_key(run.seed)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from runner.arrays import devices, trees
+from runner.arrays import devices, trees, untimed
 from runner.bridge import hosts, rngs
 from runner.bridge.wrap import Bridged
 from runner.checks import registry
@@ -90,7 +90,7 @@ def run_checks(
     if run.checks.mode is ChecksMode.off:
         return []
     # On a mesh they use one device: several are covered by the check `sharding`, and by a check of each run.
-    with draft.placement.alone().context():
+    with draft.placement.alone().context(), untimed.section():
         alone = program if draft.placement.mesh is None else None
         full = run.checks.depth is ChecksDepth.full
         asked = registry.run_checks(subject(draft, run, alone), full=full, each=each)
@@ -222,8 +222,9 @@ def _tell(
 ) -> None:
     """Init, train, apply, check, time. The order matters: an output is checked before it is timed."""
     run, place = job.run, program.draft.placement
-    x = place.put_x(inputs.make_input(run.input, run.input_shape))
-    key = jax.block_until_ready(place.put(rngs.root_key(run.seed)))
+    with untimed.section():
+        x = place.put_x(inputs.make_input(run.input, run.input_shape))
+        key = jax.block_until_ready(place.put(rngs.root_key(run.seed)))
 
     story.variables, story.init_first_s = first_call(lambda: program.init(key, x), clock=clock)
     if program.draft.given is not None:
@@ -248,7 +249,7 @@ def _tell(
     story.summaries = [trees.summarize_array(path, array) for path, array in story.output.items()]
     story.checks.extend(program.checks)
     if run.checks.mode is not ChecksMode.off:
-        with during_checks():
+        with during_checks(), untimed.section():
             for check in _checks(job, program, story, output, (key, x)):
                 story.checks.append(check)
                 if run.checks.mode is ChecksMode.strict:

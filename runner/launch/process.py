@@ -50,8 +50,8 @@ def prepare_process(configs: Sequence[Config], *, remote: bool = False, timed: b
     Args:
       configs: The sweep's configs.
       remote: Whether other processes do the work, so that this one takes no GPU.
-      timed: Whether it is shown how long compiling takes; if not, with `compilation_cache=auto`
-        what it compiles is kept for the next time.
+      timed: Whether it is shown how long compiling takes. With `compilation_cache=auto`, what is compiled
+        and not timed is kept for the next time.
 
     Raises:
       ConfigError: The configs disagree on it, or JAX is already initialized differently.
@@ -71,8 +71,8 @@ def prepare_process(configs: Sequence[Config], *, remote: bool = False, timed: b
     if remote:
         devices.keep_to_cpu()
     devices.prepare_process(first.process.num_cpu_devices, first.process.compilation_cache)
-    if not timed and first.process.compilation_cache == "auto":
-        devices.keep_compiled(machine.processor_id())
+    if first.process.compilation_cache == "auto":
+        devices.keep_compiled(machine.processor_id(), timed=timed)
     distributed.start(first.distributed, Terminal().warned)
 
 

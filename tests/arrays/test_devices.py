@@ -103,7 +103,7 @@ import sys
 import jax
 from runner.arrays import devices
 
-devices.keep_compiled("this-one")
+devices.keep_compiled("this-one", timed=False)
 if sys.argv[1:]:
     assert jax.config.values["jax_compilation_cache_dir"] == sys.argv[1], jax.config.values["jax_compilation_cache_dir"]
 print(float(jax.jit(lambda x: x * 3)(2.0)))
@@ -137,3 +137,33 @@ def test_a_cache_of_the_user_stays(tmp_path):
 def test_a_cache_folder_may_be_missing(tmp_path):
     (tmp_path / "bridge-runner").write_text("a file in its place")
     assert _compile_with(tmp_path) == "6.0\n"
+
+
+TIMED = """
+import jax
+from runner.arrays import devices, untimed
+from runner.timing import clock
+
+devices.keep_compiled("this-one", timed=True)
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(1) if event == clock.CACHE_HIT_EVENT else None)
+
+def function(x):
+    return x * 3
+
+with untimed.section():
+    jax.jit(function).lower(2.0).compile()
+found = len(hits)
+jax.clear_caches()
+_, phases = clock.compile_phases(function, (2.0,))
+print(found, len(hits) - found, phases.cache)
+"""
+
+
+def test_only_untimed_programs_are_kept(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+    env |= {"XDG_CACHE_HOME": str(tmp_path)}
+    for wanted in ("0 0 off", "1 0 off"):
+        done = subprocess.run([sys.executable, "-c", TIMED], env=env, capture_output=True, text=True, check=True)
+        assert (done.stdout.strip(), done.stderr) == (wanted, "")
+        assert len(list((tmp_path / "bridge-runner" / "untimed" / "this-one").glob("*-cache"))) == 1

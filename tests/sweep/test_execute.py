@@ -395,6 +395,21 @@ def test_persistent_compilation_cache_can_be_enabled(here):
 
 
 @pytest.mark.slow
+def test_a_second_start_compiles_what_is_timed(here, tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+    command = [sys.executable, "-m", "runner", "process.compilation_cache=auto", "tracking=disabled", "timing=off"]
+    for name in ("first", "second"):
+        env = {**clean, "XDG_CACHE_HOME": str(tmp_path / "caches")}
+        subprocess.run([*command, f"sweep={name}"], check=True, timeout=300, capture_output=True, env=env)
+    (first,), (second,) = (all_records(SweepFolder(here / "outputs" / name)) for name in ("first", "second"))
+    assert list((tmp_path / "caches").rglob("*-cache"))
+    assert {one.timing.init.cache for one in (first, second)} == {"off"}
+    # Read from a cache it would be a hundredth.
+    assert second.timing.init.compile_s > 0.2 * first.timing.init.compile_s
+    assert [array.digest for array in second.output] == [array.digest for array in first.output]
+
+
+@pytest.mark.slow
 def test_zip_and_exclude_shape_the_sweep(here):
     assert sweep("seed=0,1,2", "features=4,5,6", "grid.zip=[[seed,features]]", "grid.exclude=['seed==1']", *LEAN) == 0
     found = [(record.settings["seed"], record.settings["features"]) for record in all_records(only_sweep(here))]

@@ -82,7 +82,8 @@ class ProcessSettings:
     Attributes:
       num_cpu_devices: Number of devices that the host CPU is split into.
       compilation_cache: off, on (in the user's cache folder), or a folder for JAX's persistent compilation cache; auto
-        is on for `check`, off for runs in one process, and a shared folder next to the sweeps if other processes run.
+        keeps what is never timed (all of `check`, the eager comparison of runs) in the user's cache folder, and is a
+        shared folder next to the sweeps if other processes run.
       workers: Jobs that a sweep is split into for a remote platform; null: as many as run concurrently.
     """
 
