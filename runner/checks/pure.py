@@ -19,7 +19,7 @@ from runner.arrays import closeness, trees
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import digests, traces
 from runner.checks.results import verdicts
-from runner.checks.user_code import first_traces, next_process, set_order
+from runner.checks.user_code import first_traces, next_process, set_order, swapped
 from runner.checks.user_code.first_traces import FirstTraces
 from runner.errors import end_if_meant, listed
 from runner.records.record import Check
@@ -66,14 +66,15 @@ def _is_as_before(subject: Subject) -> bool:
 
 
 def _traced_again(subject: Subject) -> Check | None:
-    before, counted = first_traces.generator_states(), first_traces.counted()
+    modules = swapped.of_layers()
+    before, counted = first_traces.generator_states(), first_traces.counted(modules)
     first = {"init": subject.initialised, "apply": subject.applied}
     with next_process.answers() as asked:
         differing = _changes(subject, first)
     if asked and differing and not _changes(subject, first):
         return _of_this_process(differing, asked)
     moved = first_traces.moved_since(before)
-    more = MORE_TRACES if moved else int(first_traces.counted() != counted)
+    more = MORE_TRACES if moved else int(first_traces.counted(modules) != counted)
     for _ in range(0 if differing else more):
         subject.trace_init()  # a counter that takes turns is at the other one now
         differing = differing or _changes(subject, first)

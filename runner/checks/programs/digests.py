@@ -30,7 +30,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self._known: dict[int, str] = {}
-        self._avals: dict[Any, str] = {}
+        self._avals: dict[int, tuple[Any, str]] = {}
 
     def closed(self, closed: Any, outputs: Sequence[int] | None = None) -> str:
         """The digest of a jaxpr with its constants."""
@@ -46,7 +46,7 @@ class _Walk:
             return " ".join(f"{numbers.setdefault(atom, len(numbers))}:{self._aval(atom.aval)}" for atom in atoms)
 
         def used(atoms: Iterable[Any]) -> str:
-            return " ".join(_literal(one) if isinstance(one, core.Literal) else str(numbers[one]) for one in atoms)
+            return " ".join(self._literal(one) if type(one) is core.Literal else str(numbers[one]) for one in atoms)
 
         parts = [made(jaxpr.constvars), made(jaxpr.invars)]
         for equation in jaxpr.eqns:
@@ -62,8 +62,16 @@ class _Walk:
     def _aval(self, aval: Any) -> str:
         found = self._avals.get(id(aval))
         if found is None:
-            found = self._avals[id(aval)] = aval.str_short(short_dtypes=True)
-        return found
+            found = self._avals[id(aval)] = (
+                aval,
+                aval.str_short(short_dtypes=True),
+            )  # kept, so that its id stays its own
+        return found[1]
+
+    def _literal(self, atom: Any) -> str:
+        value = atom.val
+        said = repr(value) if isinstance(value, _PLAIN) else traces.constant_line(value)
+        return f"{said}:{self._aval(atom.aval)}"
 
     def _value(self, value: Any) -> str:
         if isinstance(value, _PLAIN):
@@ -81,10 +89,6 @@ class _Walk:
         if isinstance(value, (np.ndarray, jax.Array)):
             return traces.constant_line(value)
         return traces.without_addresses(str(value))
-
-
-def _literal(atom: Any) -> str:
-    return f"{atom.val!r}:{atom.aval.str_short(short_dtypes=True)}"
 
 
 def _hashed(parts: Iterable[str]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -34,10 +35,11 @@ class FirstTraces:
 
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
     """As `runner.bridge.needs.find_needs`; the traces stay only where they can stand for second ones."""
-    generators, counters = generator_states(), counted()
-    with next_process.heard() as asked:
+    modules = swapped.of_layers()
+    generators, counters = generator_states(), counted(modules)
+    with next_process.heard(modules) as asked:
         found = bridge_needs.find_needs(layer, x, label)
-    return found.without_traces() if asked or moved_since(generators) or counted() != counters else found
+    return found.without_traces() if asked or moved_since(generators) or counted(modules) != counters else found
 
 
 def digested(
@@ -57,10 +59,10 @@ def digested(
     )
 
 
-def counted() -> list[Any]:
+def counted(modules: Iterable[ModuleType]) -> list[Any]:
     """How far the user's code has counted: numbers, counters and sizes in its modules and in classes of its layers."""
     found: list[Any] = []
-    for module in swapped.of_layers():
+    for module in modules:
         names = vars(module).copy()
         kinds = [item for item in names.values() if isinstance(item, type) and issubclass(item, nnx.Module)]
         for value in itertools.chain(names.values(), *(vars(kind).copy().values() for kind in kinds)):

@@ -55,13 +55,12 @@ def answers() -> contextlib.AbstractContextManager[list[str]]:
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[list[str]]:
+def heard(modules: Sequence[ModuleType]) -> Iterator[list[str]]:
     """Answers the user's code as ever; gives what it asked, or may have asked, of this process and the clock."""
     named = [(os, "os", "getpid"), (socket, "socket", "gethostname"), (platform, "platform", "node")]
     clocks = [name for clock in _CLOCKS for name in (clock, f"{clock}_ns")]
     named += [(time, "time", name) for name in (*clocks, *_CALENDAR, "strftime", "asctime")]
     swaps = [(owner, name, f"{module}.{name}", _real) for owner, module, name in named]
-    modules = swapped.of_layers()
     with swapped.functions([*_hash_by(modules, _real), *swaps], modules) as asked:
         asked += [file for file in _files(modules) if _reads_date(file)]
         asked += [one.__name__ for one in modules if _is_unread(one)]
