@@ -116,8 +116,7 @@ def _ls_by(folder: SweepFolder, rows: Sequence[Row], by: Sequence[str], *, as_js
     terminal = Terminal()
     terminal.line(f"{folder.name}: {_counts(rows)}")
     terminal.console.print(table.plain_table(aggregate.lines(groups)))
-    for note in aggregate.notes(groups):
-        terminal.line(note)
+    terminal.notes(aggregate.notes(groups))
     return 0
 
 

@@ -33,7 +33,7 @@ def run(typed: argparse.Namespace) -> int:
         return 0
     terminal = Terminal()
     try:
-        lines = list(run_lines.describe(record, folder.path))
+        lines = list(run_lines.describe(record, folder.path, width=terminal.console.width))
     except (TypeError, LookupError, ValueError, AttributeError, ArithmeticError) as error:
         store.read_record(folder)  # says what of it is of another form
         raise StorageError(f"{folder.record} is of another form than this program writes") from error

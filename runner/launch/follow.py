@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from runner.records.journal import from_line
 from runner.records.paths import SubmissionFolder
 from runner.records.record import Status
 from runner.sweep.plan import Plan
+from runner.sweep.programs import COMPILED
 from runner.sweep.reporter import Reporter, SweepOutcome
 
 # Between two polls of the journals.
@@ -42,6 +44,7 @@ class Follower:
         self._followed: dict[SubmissionFolder, dict[Path, int]] = {}
         self._said: set[str] = set()
         self._num_failed = 0
+        self._compiled: set[str] = set()
         self._next_look = 0.0
         self._stopped: str | None = None
 
@@ -86,6 +89,10 @@ class Follower:
             if kind in find.STATUSES and event["run_id"] not in self.ended:
                 self.ended.add(event["run_id"])
                 self._tell(event)
+            elif kind == COMPILED:
+                self._compiled.add(event["program_id"])
+                programs = _pending_programs(self.plan)
+                self._reporter.compiled(len(self._compiled & programs), len(programs))
             elif kind in ("warned", "refused"):
                 self.say(event["text"])
             elif kind == "skipped":
@@ -115,6 +122,12 @@ class Follower:
             for path in submission.journals():
                 if path != submission.launcher:
                     yield from _whole_lines(path, offsets)
+
+
+@functools.lru_cache(maxsize=1)
+def _pending_programs(plan: Plan) -> frozenset[str]:
+    """The ids of the programs that are to be compiled; asked for after each one."""
+    return frozenset(task.job.identity.program_id for task in plan.pending())
 
 
 def _whole_lines(path: Path, offsets: dict[Path, int]) -> Iterator[dict[str, Any]]:

@@ -211,6 +211,9 @@ class Silent:
     def started(self, plan: Any, num_pending: int) -> None:
         """Nothing."""
 
+    def compiled(self, num: int, total: int) -> None:
+        """Nothing."""
+
     def finished(self, record: Record, folder: RunFolder) -> None:
         """Nothing."""
 

@@ -39,6 +39,7 @@ def read_rows(folder: SweepFolder) -> list[Row]:
             layer=run["layer"],
             device=run["settings"]["device"],
             settings=run["settings"],
+            overrides=run["overrides"],
         )
         for run in read_plan(folder)["runs"]
     }

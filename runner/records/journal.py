@@ -42,7 +42,7 @@ SEALED = re.compile(rb',"digest":"([0-9a-f]{%d})"}' % DIGEST_CHARACTERS)
 SEAL_BYTES = len(',"digest":""}') + DIGEST_CHARACTERS
 
 # Row fields that come from other files.
-ELSEWHERE = ("settings", "trial", "objective")
+ELSEWHERE = ("settings", "overrides", "trial", "objective")
 
 
 class Journal:

@@ -14,7 +14,8 @@ class Row:
     """A run as one table row: what the journal keeps, so that listing runs needs no records.
 
     Attributes:
-      settings: The full config; stored in the plan, not in the journal.
+      settings: The full config; stored in the plan, not in the journal, as are the overrides.
+      overrides: As typed for this run.
       apply_s: Median of one blocking call of apply; always show `apply_flags` with it.
       failed_checks: Checks that failed.
       loss_first: The loss of a trained run before its first step.
@@ -40,6 +41,7 @@ class Row:
     trial: int | None = None
     objective: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -99,4 +101,5 @@ def row_of(record: Record) -> Row:
         loss_last=record.train.losses[-1] if record.train else None,
         error=failure(record),
         settings=record.settings,
+        overrides=record.overrides,
     )

@@ -25,6 +25,7 @@ class Group:
       values: The keys with their values, in Hydra's command-line syntax.
       num_runs: Number of runs done.
       num_failed: Number of failed runs.
+      loss: The loss of trained runs before their last step.
       output_norm: Euclidean norm of the output.
       apply_s: Median time of one blocking call of apply, in seconds.
       flags: How many runs carry each flag.
@@ -34,6 +35,7 @@ class Group:
     values: Mapping[str, str]
     num_runs: int
     num_failed: int
+    loss: Aggregate | None
     output_norm: Aggregate | None
     apply_s: Aggregate | None
     flags: Mapping[str, int]
@@ -74,10 +76,12 @@ def require_key(key: str, known: Mapping[str, object]) -> None:
 def lines(groups: Sequence[Group]) -> list[Mapping[str, str]]:
     """One table row per group."""
     failed = any(group.num_failed for group in groups)
+    trained = any(group.loss is not None for group in groups)
     return [
         dict(group.values)
         | {"runs": str(group.num_runs)}
         | ({"failed": str(group.num_failed)} if failed else {})
+        | ({"loss": table.spread(group.loss, "{:.4g}".format)} if trained else {})
         | {"output norm": table.spread(group.output_norm, "{:.6g}".format)}
         | {"apply": (table.FLAGGED if group.flags else "") + table.spread(group.apply_s, table.duration)}
         for group in groups
@@ -102,6 +106,7 @@ def _group(values: Mapping[str, str], rows: Sequence[Row]) -> Group:
         values=values,
         num_runs=len(done),
         num_failed=sum(row.status == Status.failed.value for row in rows),
+        loss=stats.aggregate(row.loss_last for row in done),
         output_norm=stats.aggregate(row.output_norm for row in done),
         apply_s=stats.aggregate(row.apply_s for row in done),
         flags=dict(Counter(flag for row in done for flag in row.apply_flags)),

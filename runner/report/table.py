@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -17,6 +16,7 @@ from runner.records.find import DAMAGED
 from runner.records.record import Check, Record, Status
 from runner.records.row import Row
 from runner.records.timing import Aggregate
+from runner.report.folding import GAP, fits, fold, paragraph, widths
 
 # A longer table is harder to read; `bridge-runner ls` shows all rows.
 MAX_ROWS = 40
@@ -24,8 +24,10 @@ MAX_ROWS = 40
 # Shown wherever they vary, in this order.
 AXES = ("layer", "seed", "input_shape", "features", "device")
 
-GAP = 2
 LEFT = ("run", "status")
+
+# What is left out first where the axes of a sweep need the room.
+OPTIONAL = ("saved", "output norm", "apply")
 
 FLAGGED = "~"
 FLAG_MEANING = {
@@ -56,25 +58,34 @@ def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> 
 
     Args:
       rows: The runs.
-      width: Characters per line; axes that don't fit are omitted, and `notes` says so.
+      width: Characters per line; what varied is always there, and other columns are left out for it, then wide values
+        folded at words. `notes` names what is left out.
       max_rows: Maximum number of rows.
     """
-    columns = {
-        visible(heading): list(map(visible, cells)) for heading, cells in _columns(rows, width, varied(rows)).items()
-    }
+    axes = varied(rows)
+    columns = _columns(rows, width, axes)
     # Laid out by hand: rich takes half a second for a thousand rows.
-    widths = [_width(heading, cells) for heading, cells in columns.items()]
+    sizes = widths(columns, width, whole=LEFT)
     adjust = [str.ljust if heading in LEFT else str.rjust for heading in columns]
-    lines = list(zip(*columns.values(), strict=True))[:max_rows]
 
-    def line(cells: Iterable[str]) -> str:
-        return (" " * GAP).join(put(cell, size) for put, cell, size in zip(adjust, cells, widths, strict=True)).rstrip()
+    def put(cells: Sequence[str]) -> list[str]:
+        folded = [fold(cell, size) for cell, size in zip(cells, sizes.values(), strict=True)]
+        num_lines = max(map(len, folded))
+        lines = zip(*(cell + [""] * (num_lines - len(cell)) for cell in folded), strict=True)
+        return [
+            (" " * GAP)
+            .join(place(part, size) for place, part, size in zip(adjust, line, sizes.values(), strict=True))
+            .rstrip()
+            for line in lines
+        ]
 
-    text = Text(f"{line(columns)}\n{'─' * (sum(widths) + GAP * (len(widths) - 1))}")
-    for cells in lines:
-        body, status = line(cells), cells[-1]
-        text.append(f"\n{body.removesuffix(status)}")
-        text.append(status, style=STATUS_STYLE.get(status, ""))
+    text = Text("\n".join([*put(list(columns)), "─" * (sum(sizes.values()) + GAP * (len(sizes) - 1))]))
+    for cells in list(zip(*columns.values(), strict=True))[:max_rows]:
+        (first, *more), status = put(cells), cells[-1]
+        body = first.removesuffix(status)
+        text.append(f"\n{body}")
+        text.append(first[len(body) :], style=STATUS_STYLE.get(status, ""))
+        text.append("".join(f"\n{line}" for line in more))
     return text
 
 
@@ -95,7 +106,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def notes(rows: Sequence[Row], *, width: int) -> list[str]:
-    """The notes below the table: why times are flagged, which checks fail, and which axes did not fit."""
+    """The notes below the table: why times are flagged, which checks fail, and which columns did not fit."""
     lines = []
     flags = Counter(flag for row in rows for flag in row.apply_flags)
     if flags:
@@ -107,9 +118,8 @@ def notes(rows: Sequence[Row], *, width: int) -> list[str]:
         lines.append(f"checks that fail: {said} (bridge-runner show RUN says what fixes it)")
     axes = varied(rows)
     shown = _columns(rows, width, axes)
-    more = [key for key in axes if key not in shown]
-    if more:
-        lines.append(f"also varied: {', '.join(more)}")
+    if left_out := [heading for heading in _all_columns(rows, axes) if heading not in shown]:
+        lines.append(f"not shown at {width} columns: {', '.join(left_out)}")
     return lines
 
 
@@ -121,9 +131,7 @@ def flags_line(flags: Mapping[str, int]) -> str:
 
 def check_lines(check: Check, *, width: int) -> list[str]:
     """A check with its verdict and what it found, on lines of `width` characters."""
-    left = f"  {check.name:<{CHECK_WIDTH}}  {check.verdict.value:<7}  "
-    body = textwrap.wrap(check.detail, max(20, width - len(left))) or [""]
-    return [left + body[0], *(" " * len(left) + text for text in body[1:])]
+    return paragraph(f"  {check.name:<{CHECK_WIDTH}}  {check.verdict.value:<7}  ", check.detail, width)
 
 
 def fixes_lines(record: Record) -> list[str]:
@@ -143,7 +151,10 @@ def fixes_lines(record: Record) -> list[str]:
 
 
 def shown_keys(rows: Sequence[Row]) -> list[str]:
-    """The config keys that distinguish the runs, axes first, without those determined by another key."""
+    """The config keys that distinguish the runs: axes first, then what was typed, without what another key determines.
+
+    A key that was typed for each run is an axis of the sweep, and there even where another determines it.
+    """
     return list(varied(rows))
 
 
@@ -154,10 +165,12 @@ def varied(rows: Sequence[Row]) -> dict[str, list[Any]]:
     same = {key for key, value in first.items() if all(row.settings.get(key, rows) == value for row in rows)}
     values = [values_of(row, but=same) for row in rows]
     keys = [key for key in varied_keys(values) if key not in NOT_SHOWN]
+    typed = {text.lstrip("+").partition("=")[0] for row in rows for text in row.overrides}
+    ranked = [*AXES, *(key for key in keys if key in typed and key not in AXES)]
     kept: dict[str, list[Any]] = {}
-    for key in sorted(keys, key=lambda key: AXES.index(key) if key in AXES else len(AXES)):
+    for key in sorted(keys, key=lambda key: ranked.index(key) if key in ranked else len(ranked)):
         column = [one.get(key) for one in values]
-        if key in AXES or not any(_follows(column, other) for other in kept.values()):
+        if key in ranked or not any(_follows(column, other) for other in kept.values()):
             kept[key] = column
     return kept
 
@@ -219,14 +232,26 @@ def _with_unit(value: float, units: Sequence[str]) -> str:
 
 
 def _columns(rows: Sequence[Row], width: int, axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
-    """The columns that fit, by heading; a search shows its objective in place of columns seldom needed there."""
+    """The columns that are shown, by heading: without the optional ones for which there is no room."""
+    columns = _all_columns(rows, axes)
+    for heading in OPTIONAL:
+        if fits(columns, width):
+            break
+        columns.pop(heading, None)
+    return columns
+
+
+def _all_columns(rows: Sequence[Row], axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """All columns, by heading; a search shows its objective in place of columns seldom needed there."""
     searched = any(row.trial is not None for row in rows)
     losses = [
         "–" if row.loss_first is None or row.loss_last is None else f"{row.loss_first:.4g} → {row.loss_last:.4g}"
         for row in rows
     ]
-    fixed = {"loss": losses} if any(row.loss_first is not None for row in rows) else {}
-    fixed |= {
+    columns = {"run": [row.label for row in rows]}
+    columns |= {key: [_cell(value) for value in values] for key, values in axes.items()}
+    columns |= {"loss": losses} if any(row.loss_first is not None for row in rows) else {}
+    columns |= {
         "objective": [_number(row.objective) for row in rows],
         "output norm": [_number(row.output_norm) for row in rows],
         "apply": [(FLAGGED if row.apply_flags else "") + duration(row.apply_s) for row in rows],
@@ -234,16 +259,8 @@ def _columns(rows: Sequence[Row], width: int, axes: Mapping[str, Sequence[Any]])
         "status": [row.status for row in rows],
     }
     for heading in NOT_SEARCHED if searched else SEARCHED:
-        del fixed[heading]
-    columns = {"run": [row.label for row in rows]}
-    left = width + GAP - sum(_width(heading, cells) + GAP for heading, cells in (columns | fixed).items())
-    for key, values in axes.items():
-        cells = [_cell(value) for value in values]
-        left -= _width(key, cells) + GAP
-        if left < 0:
-            break
-        columns[key] = cells
-    return columns | fixed
+        del columns[heading]
+    return {visible(heading): list(map(visible, cells)) for heading, cells in columns.items()}
 
 
 def _number(value: float | None) -> str:
@@ -253,10 +270,6 @@ def _number(value: float | None) -> str:
 def _cell(value: Any) -> str:
     """`value` as typed, fractions with six digits."""
     return f"{value:.6g}" if isinstance(value, float) else literal(value)
-
-
-def _width(heading: str, cells: Sequence[str]) -> int:
-    return max(len(text) for text in (heading, *cells))
 
 
 def _follows(values: Sequence[Any], others: Sequence[Any]) -> bool:

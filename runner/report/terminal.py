@@ -18,6 +18,7 @@ from runner.errors import discard, visible
 from runner.records.record import FailureKind, Record, Status
 from runner.records.row import Row, Trial, best_trial
 from runner.report import table
+from runner.report.folding import paragraph
 
 MAX_REASON_CHARACTERS = 200
 MAX_PROGRAMS = 20
@@ -45,7 +46,9 @@ class Terminal:
         self.errors = errors or _Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._compiling: TaskID | None = None
         self._num_failed = 0
+        self._failures: dict[str, list[int]] = {}
         self._not_moved: set[tuple[str, ...]] = set()
 
     def __enter__(self) -> Terminal:
@@ -71,15 +74,32 @@ class Terminal:
             )
             self._progress.start()
             self._task = self._progress.add_task("runs", total=num_pending, failed="")
+            self._compiling = self._progress.add_task("", total=None, failed="", visible=False)
+
+    def compiled(self, num: int, total: int) -> None:
+        """Shows how many programs are compiled; until the first run has ended, in place of the bar of runs."""
+        if self._progress is None or self._task is None or self._compiling is None:
+            return
+        going_on = num < total
+        text = f"compiling {num + 1} of {total} programs"
+        self._progress.update(self._compiling, description=text, completed=num, total=total, visible=going_on)
+        none_ended = not self._progress.tasks[self._task].completed
+        self._progress.update(self._task, visible=not (going_on and none_ended))
 
     def finished(self, record: Record, folder: Any) -> None:
-        """Counts a run; reports a failure at once, and each set of leaves that training did not change, once."""
+        """Counts a run; reports a failure at once, and each set of leaves that training did not change, once.
+
+        Equal failures are reported once, and counted at the end.
+        """
         if record.status is Status.failed and record.error is not None:
             self._num_failed += 1
-            reason = f"{record.error.kind.value}: {record.error.message or record.error.type}"
-            self.warned(f"run {record.num} failed: {shorten(reason)}  ({folder.record})")
-            if record.error.kind is FailureKind.check and any(check.fix for check in record.checks):
-                self.warned(f"  what fixes it: bridge-runner show {folder.record.parent}")
+            reason = shorten(f"{record.error.kind.value}: {record.error.message or record.error.type}")
+            alike = self._failures.setdefault(reason, [])
+            alike.append(record.num)
+            if len(alike) == 1:
+                self.warned(f"run {record.num} failed: {reason}  ({folder.record})")
+                if record.error.kind is FailureKind.check and any(check.fix for check in record.checks):
+                    self.warned(f"  what fixes it: bridge-runner show {folder.record.parent}")
         if record.train is not None and record.train.not_moved:
             self._say_not_moved(record.num, tuple(record.train.not_moved))
         self.advanced()
@@ -88,7 +108,7 @@ class Terminal:
         """Advances the bar by one run."""
         if self._progress is not None and self._task is not None:
             failed = f"{self._num_failed} failed" if self._num_failed else ""
-            self._progress.update(self._task, advance=1, failed=failed)
+            self._progress.update(self._task, advance=1, failed=failed, visible=True)
 
     def _say_not_moved(self, num: int, paths: tuple[str, ...]) -> None:
         if paths not in self._not_moved:
@@ -115,6 +135,12 @@ class Terminal:
         """Prints one line to standard output."""
         self.console.print(Text(visible(text)), soft_wrap=True)
 
+    def notes(self, texts: Sequence[str]) -> None:
+        """Prints sentences to standard output, folded at words on a terminal."""
+        for text in texts:
+            folded = paragraph("", text, self.console.width) if self.console.is_terminal else [text]
+            self.line("\n  ".join(folded))
+
     def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> None:
         """Prints the table of runs."""
         self._end_progress()
@@ -124,13 +150,17 @@ class Terminal:
         self.console.print(table.runs_table(rows, width=width, max_rows=max_rows), soft_wrap=True)
         if len(rows) > max_rows:
             self.line(f"… and {len(rows) - max_rows} more: bridge-runner ls SWEEP")
-        for note in table.notes(rows, width=width):
-            self.line(note)
+        self.notes(table.notes(rows, width=width))
 
     def _end_progress(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+        for first, *others in self._failures.values():
+            if others:
+                runs = "run" if len(others) == 1 else "runs"
+                self.warned(f"as run {first}, {len(others)} more {runs} failed: {spans(others)}")
+        self._failures.clear()
 
 
 def head(plan: Any, num_pending: int) -> str:
@@ -147,6 +177,17 @@ def head(plan: Any, num_pending: int) -> str:
         parts.append(", ".join(f"{number} {state}" for state, number in counts.items()))
         parts.append(f"{num_pending} to do")
     return f"{plan.folder.name}: {' · '.join(parts)}"
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Numbers as ranges: `1–3, 7`."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1][1:] = [number]
+        else:
+            found.append([number])
+    return ", ".join("–".join(map(str, ends)) for ends in found)
 
 
 def describe_study(plan: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:

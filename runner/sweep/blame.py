@@ -23,6 +23,7 @@ from runner.records.journal import Event
 from runner.records.paths import SweepFolder
 from runner.records.record import FailureKind, Status
 from runner.sweep.plan import Plan, Task
+from runner.sweep.programs import COMPILED
 from runner.timing import memory
 
 # What was going on at this many deaths without a proof is to blame: a sweep that is killed and resumed again and again
@@ -160,7 +161,7 @@ def _death(attempt: Sequence[Event], following: Sequence[Event] | None, path: Pa
     marks = [event for event in attempt if event["event"] in ("begin", "executed")]
     runs = {marks[-1]["run_id"]} if marks and marks[-1]["event"] == "begin" else set()
     programs = {event["program_id"] for event in attempt if event["event"] == "compile"}
-    programs -= {event["program_id"] for event in attempt if event["event"] == "compiled"}
+    programs -= {event["program_id"] for event in attempt if event["event"] == COMPILED}
     before = attempt[0].get("oom_kills")
     after = following[0].get("oom_kills") if following else memory.num_oom_kills()
     return _Death(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from runner.config.settings.run import Run
@@ -14,6 +14,9 @@ from runner.sweep.validate import ProgramKey
 
 # Compiled programs that a search caches in case it needs one again: on a CPU each takes a few megabytes at most.
 KEPT_PROGRAMS = 16
+
+# Journal event for a program that is compiled, or failed to.
+COMPILED = "compiled"
 
 # Takes the name of an event and the id of a program.
 Mark = Callable[[str, str], None]
@@ -48,6 +51,10 @@ class Programs:
         self._forget(programs, KEPT_PROGRAMS if plan.study is not None else 0)
         return {key: self._kept[key] for key in programs}
 
+    def missing(self, keys: Iterable[ProgramKey]) -> set[ProgramKey]:
+        """Those of `keys` whose programs are still to compile."""
+        return set(keys) - self._kept.keys()
+
     def _forget(self, wanted: Mapping[ProgramKey, object], num_kept: int) -> None:
         """Drops all programs but those in `wanted` and the newest `num_kept` others."""
         others = [key for key in self._kept if key not in wanted]
@@ -60,7 +67,7 @@ def _prepare(draft: Draft, run: Run, *, contended: bool, mark: Mark) -> Program:
     try:
         return execute.prepare(draft, run, contended=contended)
     finally:
-        mark("compiled", draft.program_id)
+        mark(COMPILED, draft.program_id)
 
 
 def compiled(future: Future[Program]) -> Program | Exception:

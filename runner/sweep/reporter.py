@@ -16,6 +16,9 @@ class Reporter(Protocol):
     def started(self, plan: Plan, num_pending: int) -> None:
         """The sweep starts."""
 
+    def compiled(self, num: int, total: int) -> None:
+        """So many programs are compiled, of those of the sweep; called in any thread."""
+
     def finished(self, record: Record, folder: RunFolder) -> None:
         """A run is done or has failed, and is on disk."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from runner.experiment.program import Program
 from runner.experiment.train.curve import Stopped
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Plan, Task
-from runner.sweep.programs import Programs, compiled
+from runner.sweep.programs import COMPILED, Programs, compiled
 from runner.sweep.run_executor import RunExecutor
 from runner.sweep.validate import ProgramKey
 from runner.sweep.waves import BURST_RUNS, bursts, waves
@@ -51,6 +52,9 @@ class Scheduler:
     _programs: Programs = field(default_factory=Programs)
     # Loaded and compiled ahead of use; errors are reported where the result is used.
     _ahead: list[Future[None]] = field(default_factory=list)
+    _num_programs: int = 0
+    _num_compiled: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, plan: Plan, pending: Sequence[Task]) -> None:
         """Runs wave after wave until all runs are done or the sweep ends early.
@@ -79,6 +83,9 @@ class Scheduler:
         if several and _saves(pending) and not self.writer.processes.running:
             # While the first programs compile; `_settle` waits for it.
             self._ahead.append(pool.submit(checkpoint.warm))
+        self._num_compiled = 0
+        self._num_programs = len(self._programs.missing(task.program_key for task in pending))
+        self.writer.reporter.compiled(0, self._num_programs)
         coming = waves(pending, num_programs)
         wave = next(coming, [])
         futures = self._compile(pool, plan, wave, contended)
@@ -153,6 +160,10 @@ class Scheduler:
     def _mark_program(self, event: str, program_id: str) -> None:
         """Notes in the journal which program is being compiled; called in any thread."""
         self.writer.journal.append(event, sync=False, program_id=program_id)
+        if event == COMPILED:  # or failed to
+            with self._counting:
+                self._num_compiled += 1
+                self.writer.reporter.compiled(self._num_compiled, self._num_programs)
 
     def _settle(self) -> None:
         """Waits until nothing of ours runs."""

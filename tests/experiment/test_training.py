@@ -337,7 +337,7 @@ def test_trained_records_keep_their_loss_curve(execute):
         record.train.losses[0],
         record.train.losses[-1],
     )
-    text = "\n".join(run_lines.describe(to_data(record), Path("runs/0")))
+    text = "\n".join(run_lines.describe(to_data(record), Path("runs/0"), width=100))
     assert f"  20 steps, loss {record.train.losses[0]:.6g} to {record.train.losses[-1]:.6g}" in text
     assert "did not move: none" in text
 

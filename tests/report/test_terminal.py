@@ -108,11 +108,34 @@ def test_tables_show_the_varying_axes(varied, shown):
     assert table.notes(rows, width=200) == []
 
 
-def test_hidden_axes_are_named_below():
-    assert headings(WIDE, 200) == ["run", "layer", "seed", "input_shape", "features", "device", *FIXED]
-    assert headings(WIDE, 80) == ["run", "layer", "seed", *FIXED]
-    assert table.notes(WIDE, width=80) == ["also varied: input_shape, features, device"]
+def test_axes_stay_and_others_make_room():
+    axes = ["layer", "seed", "input_shape", "features", "device"]
+    assert headings(WIDE, 200) == ["run", *axes, *FIXED]
+    assert headings(WIDE, 100) == ["run", *axes[:-1], "device", "output", "apply", "status"]
+    assert headings(WIDE, 80) == ["run", "layer", "seed", "input_", "features", "device", "status"]
+    assert table.notes(WIDE, width=80) == ["not shown at 80 columns: output norm, apply, saved"]
     assert table.notes(WIDE, width=200) == []
+
+
+def test_what_does_not_fit_is_folded():
+    typed = [f"layer.kwargs.a_long_name={[1000 + seed] * 9}" for seed in range(2)]
+    rows = [
+        make_row(seed, seed=seed, layer__kwargs={"a_long_name": [1000 + seed] * 9}, overrides=[typed[seed]])
+        for seed in range(2)
+    ]
+    lines = table.runs_table(rows, width=46).plain.splitlines()
+    assert max(map(len, lines)) <= 46
+    assert [line[:16].split() for line in lines if line[0] in "01"] == [["0-0abcdef0", "0"], ["1-1abcdef0", "1"]]
+    last = lines[next(place for place, line in enumerate(lines) if line.startswith("1")) :]
+    assert "".join(line[16:38].strip() for line in last) == str([1001] * 9).replace(" ", "")
+
+
+def test_typed_axes_are_columns_though_others_determine_them():
+    values = {"features": [4, 8, 16], "train__learning_rate": [0.1, 0.2, 0.1]}
+    rows = [make_row(num, **{key: given[num] for key, given in values.items()}) for num in range(3)]
+    assert "train.learning_rate" not in headings(rows, 200)
+    rows = [dataclasses.replace(row, overrides=["features=1", "+train.learning_rate=0.1"]) for row in rows]
+    assert headings(rows, 200) == ["run", "features", "train.learning_rate", *FIXED]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +156,9 @@ def test_table_lines_fit_the_terminal(width):
     shown = in_pipe(width)
     shown.console.print(table.runs_table(WIDE, width=width))
     lines = said(shown)[0].splitlines()
-    assert len(lines) == 5
     assert max(map(len, lines)) <= width
+    last = next(line for line in lines if line.startswith("2-2abcdef0 "))
+    assert all(value in last for value in ("[4,3]", "24", "cpu:2", "done"))
     assert "…" not in "".join(lines)
 
 
@@ -164,6 +188,23 @@ def test_no_rows_are_no_table():
     shown = in_pipe()
     shown.results([])
     assert said(shown) == ("", "")
+
+
+def test_notes_fold_at_words_on_terminals():
+    rows = [make_row(0, apply_flags=["short", "spread"])]
+    for make, folded in ((on_terminal, True), (in_pipe, False)):
+        shown = make(60)
+        shown.results(rows)
+        *_, first, last = said(shown)[0].splitlines()
+        assert last.startswith("  ") == folded and (max(len(first), len(last)) <= 60) == folded
+
+
+def test_details_of_checks_keep_their_column():
+    check = Check(name="trained", verdict=Verdict.warn, detail="some words of a sentence " * 5)
+    first, *more = table.check_lines(check, width=60)
+    assert first.startswith("  trained           warn     some words") and len(more) > 2
+    assert all(line.startswith(" " * 29 + "s") or line[29] != " " for line in more)
+    assert max(map(len, (first, *more))) <= 60
 
 
 def test_flags_are_counted_and_explained():
@@ -261,8 +302,36 @@ def test_progress_is_shown_and_cleared():
         shown._progress.refresh()
     out, err = said(shown)
     assert out == "mine: 3 runs · 2 programs\n"
-    assert "1/3" in err and "2/3" in err and "1 failed" in err
+    assert "1/3" in err and "2/3" in err and "1 failed" in err and "compiling" not in err
     assert err.endswith("\x1b[2K") or "\x1b[?25h" in err
+
+
+def test_compiling_is_shown_until_runs_end():
+    shown, bars = on_terminal(), []
+    with shown:
+        shown.started(plan(24), 24)
+        for num, total, ended in ((0, 6, 0), (2, 6, 0), (6, 6, 0), (6, 6, 1), (8, 12, 0)):
+            before = len(said(shown)[1])
+            shown.compiled(num, total)
+            for _ in range(ended):
+                shown.advanced()
+            shown._progress.refresh()
+            bars.append(re.findall(r"compiling \d+ of \d+ programs|runs", said(shown)[1][before:].split("\r")[-1]))
+    one, two = "compiling 1 of 6 programs", "compiling 3 of 6 programs"
+    assert bars == [[one], [two], ["runs"], ["runs"], ["runs", "compiling 9 of 12 programs"]]
+
+
+def test_equal_failures_are_reported_once():
+    shown = in_pipe()
+    with shown:
+        for num, text in enumerate(["a", "a", "b", "a", "a", "a"]):
+            error = failure("other", "E", text)
+            shown.finished(record(Status.failed, num=num, error=error), SimpleNamespace(record=f"{num}.json"))
+    assert said(shown)[1].splitlines() == [
+        "run 0 failed: other: a  (0.json)",
+        "run 2 failed: other: b  (2.json)",
+        "as run 0, 4 more runs failed: 1, 3–5",
+    ]
 
 
 @pytest.mark.parametrize(("make", "num_pending"), [(in_pipe, 3), (on_terminal, 1), (on_terminal, 0)])

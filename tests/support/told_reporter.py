@@ -12,6 +12,9 @@ class Reporter:
     def started(self, plan, num_pending):
         """Nothing."""
 
+    def compiled(self, num, total):
+        """Nothing."""
+
     def finished(self, record, folder):
         self.said += [record.error.message] if record.error else []
 

@@ -11,6 +11,7 @@ from runner.errors import literal
 from runner.records import seeds
 from runner.records.record import FailureKind
 from runner.report import table
+from runner.report.folding import paragraph
 
 # The kind of failure of a run that a check refused.
 CHECK = FailureKind.check.value
@@ -19,8 +20,8 @@ CHECK = FailureKind.check.value
 MAX_VALUE_CHARACTERS = 100
 
 
-def describe(record: Mapping[str, Any], path: Path) -> list[str]:
-    """Formats a record (as JSON data) for the terminal."""
+def describe(record: Mapping[str, Any], path: Path, *, width: int) -> list[str]:
+    """Formats a record (as JSON data) for a terminal of `width` columns."""
     lines = [f"{record['num']}-{record['run_id'][:8]} of {record['sweep']}: {record['status']}", f"  {path}"]
     lines += ["", "settings"]
     for key, value in flatten(record["settings"]).items():
@@ -43,7 +44,7 @@ def describe(record: Mapping[str, Any], path: Path) -> list[str]:
         lines += ["", "times", *_times(record["timing"])]
     lines += ["", "checks"]
     for check in record["checks"]:
-        lines.append(f"  {check['verdict']:<8}{check['name']}: {_short(check['detail'])}")
+        lines += paragraph(f"  {check['verdict']:<8}{check['name']:<{table.CHECK_WIDTH}}  ", check["detail"], width)
         if check["verdict"] == "fail" and check.get("fix"):
             lines += [f"            {line}" for line in check["fix"].splitlines()]
     if record["error"]:

@@ -89,9 +89,10 @@ class Report:
     def _axes(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         """The config keys that distinguish the runs, with one value per run: a number, or the value as typed."""
         settings = [dict(self._pool.values[place] for place in places) for places in columns["settings"]]
+        typed = [[self._pool.values[place] for place in places] for places in columns["overrides"]]
         rows = [
-            Row(num=num, run_id="", status="", layer=layer, device="", settings=values)
-            for num, (layer, values) in enumerate(zip(columns["layer"], settings, strict=True))
+            Row(num=num, run_id="", status="", layer=layer, device="", settings=values, overrides=words)
+            for num, (layer, values, words) in enumerate(zip(columns["layer"], settings, typed, strict=True))
         ]
         return table.varied(rows)
 
