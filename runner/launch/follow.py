@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +44,8 @@ class Follower:
         self._said: set[str] = set()
         self._num_failed = 0
         self._compiled: set[str] = set()
+        self._programs: set[str] = set()
+        self._counted: Plan | None = None
         self._next_look = 0.0
         self._stopped: str | None = None
 
@@ -90,13 +91,19 @@ class Follower:
                 self.ended.add(event["run_id"])
                 self._tell(event)
             elif kind == COMPILED:
-                self._compiled.add(event["program_id"])
-                programs = _pending_programs(self.plan)
-                self._reporter.compiled(len(self._compiled & programs), len(programs))
+                self._count_compiled(event["program_id"])
             elif kind in ("warned", "refused"):
                 self.say(event["text"])
             elif kind == "skipped":
                 self.say(f"runs that another process has by now, left to it: {event['num_runs']}")
+
+    def _count_compiled(self, program_id: str) -> None:
+        """Reports how many of the programs to compile are, each counted once though several jobs may compile it."""
+        if self._counted is not self.plan:  # it grew
+            self._counted = self.plan
+            self._programs = {task.job.identity.program_id for task in self.plan.pending()}
+        self._compiled.add(program_id)
+        self._reporter.compiled(len(self._compiled & self._programs), len(self._programs))
 
     def _tell(self, event: Mapping[str, Any]) -> None:
         if event["event"] == Status.done.value:
@@ -122,12 +129,6 @@ class Follower:
             for path in submission.journals():
                 if path != submission.launcher:
                     yield from _whole_lines(path, offsets)
-
-
-@functools.lru_cache(maxsize=1)
-def _pending_programs(plan: Plan) -> frozenset[str]:
-    """The ids of the programs that are to be compiled; asked for after each one."""
-    return frozenset(task.job.identity.program_id for task in plan.pending())
 
 
 def _whole_lines(path: Path, offsets: dict[Path, int]) -> Iterator[dict[str, Any]]:
