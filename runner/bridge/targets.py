@@ -14,7 +14,9 @@ from typing import Any
 import jax
 from flax import nnx
 
+from runner.bridge import own_modules
 from runner.bridge.products import taken_apart
+from runner.config.serialize import canonical_digest
 from runner.config.settings.run import Run
 from runner.errors import NO_EXIT, LayerError, is_of_signal, nearest, text_of
 
@@ -31,7 +33,10 @@ DOTTED = re.compile(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+")
 
 @functools.cache
 def source_digest(path: str, key: str = "layer.target") -> str | None:
-    """SHA-256 of the source file of a layer, host or wrapper; None for flax's own, which its version identifies."""
+    """SHA-256 of the source of a layer, host or wrapper; None for flax's own, which its version identifies.
+
+    The user's modules that its own imports are part of it.
+    """
     found = import_path(path, key=key)
     product = taken_apart(found)
     found = found if product is None else product.nnx_class
@@ -39,9 +44,11 @@ def source_digest(path: str, key: str = "layer.target") -> str | None:
     if module is None or module.__name__.split(".")[0] == "flax":
         return None
     try:
-        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()
+        text = inspect.getsource(module)
     except (OSError, TypeError):
         return None
+    more = own_modules.helpers(module)
+    return canonical_digest({"": text} | more) if more else hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache

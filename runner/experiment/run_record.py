@@ -7,7 +7,7 @@ import datetime
 from typing import Any
 
 from runner.arrays import devices, trees
-from runner.bridge import wrap, wrapper
+from runner.bridge import user_source, wrap, wrapper
 from runner.config.serialize import to_data
 from runner.experiment.identity import timing_id
 from runner.experiment.job import Job, Result, Story
@@ -78,6 +78,7 @@ def record_of(
         filled=[f"layer.kwargs.{key}" for key in added(run)],
         takes_rngs=wrap.takes_rngs(program.draft.layer.model) if program else "rngs={rngs}",
         nnx_class=wrapper.class_code(run.layer),
+        sources=user_source.digests(run),
         linen=wrapper.code(sized(run).layer),
         layer=run.layer.label,
         host=run.host.label,

@@ -62,6 +62,10 @@ class RunFolder:
         """A copy of the file that x was loaded from, if it was."""
         return self.path / "input.npy"
 
+    def source(self, digest: str) -> Path:
+        """A source of the user's that the run comes from, kept once for all runs of its sweep."""
+        return self.path.parent.parent / "sources" / f"{digest}.py"
+
     def output(self, *, single: bool) -> Path:
         """The output: a single array, or an archive of several."""
         return self.path / ("output.npy" if single else "output.npz")

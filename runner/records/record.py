@@ -215,6 +215,7 @@ class Record:
       filled: Keys of it that were filled in: sizes that the layer's constructor needs, by name.
       takes_rngs: How the layer's constructor takes `{rngs}`, as code; empty if it takes none.
       nnx_class: The NNX class as code, where `layer.target` is a Linen class that wraps it; else empty.
+      sources: SHA-256 of each of the user's modules that the layer, the host and what they name come from.
       linen: The Linen module as code, where it is not flax's own `ToLinen` with its defaults; else empty.
       host: Name of the Linen module around the layer; None where there is none.
       mesh: The mesh that it ran on; None for a single device.
@@ -245,6 +246,7 @@ class Record:
     filled: list[str] = field(default_factory=list)
     takes_rngs: str = "rngs={rngs}"
     nnx_class: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
     linen: str = ""
     layer: str
     host: str | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from compared_layers import LAYERS
 
 from runner.arrays import trees
+from runner.bridge import targets, user_source
 from runner.commands import main
 from runner.records.codec import seal
 
@@ -233,7 +236,7 @@ def test_few_seeds_suffice_across_programs(here, capsys):
     capsys.readouterr()
     code, lines, _ = compare(capsys)
     assert code == 3
-    assert lines[-2] == "unclear: 2 runs a side can't tell (4 of 5)"
+    assert lines[-2] == "unclear: 2 runs a side can't tell: p < 0.002 takes 7 seeds (4 of 5)"
     assert lines[-1] == "verdict      slower: the same results in 8 runs; slower: all 4 programs by 1.30 ×"
 
 
@@ -243,7 +246,8 @@ def test_busy_machines_leave_times_unclear(here, capsys):
     assert (code, lines[-2]) == (0, "unclear: B was timed on a busy machine (1 of 1)")
     assert lines[-3] == "~ read with care: 8 on a busy machine"
     assert lines[-1].endswith(
-        "times unclear for 1 of 1; to settle it: bridge-runner compare outputs/a outputs/b --rerun 30"
+        "times unclear for 1 of 1 (B was timed on a busy machine); to settle it: "
+        "bridge-runner compare outputs/a outputs/b --rerun 30 --trust"
     )
 
 
@@ -263,13 +267,113 @@ def test_changed_sources_pair_by_settings(here, capsys):
 
     edit("a", older)
     code, lines, err = compare(capsys, "--rerun", "10", "--trust")
-    assert code == 0
+    assert (code, err) == (5, "")
     reason = "their ids differ: the layer's source, an input file or given variables are others"
     assert lines[2] == f"pairs        8 by settings ({reason})"
-    assert err.splitlines() == [
-        "Works: the layer's source is another one than when A was saved; the one that is here is timed",
-        "Works: both sides are the same program here, compared with itself",
-    ]
+    why = "A is another program here than when it was saved, by the same source"
+    assert lines[-2:] == [f"unclear: {why} (1 of 1)", f"verdict      not comparable: times unclear for 1 of 1: {why}"]
+
+
+EDITS = {
+    "slow": LAYERS.replace("loops=0", "loops=3_000"),
+    "equal": LAYERS.replace("y = self.linear(x)", "y = self.linear(x)  # as before"),
+}
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory) -> Callable[[str], None]:
+    """Copies a sweep of two seeds here, made after an edit of the layer: `slow` takes far longer, `equal` as long."""
+
+    @functools.cache
+    def made(name: str) -> Path:
+        path = tmp_path_factory.mktemp(name)
+        (path / "worked_layers.py").write_text(EDITS[name])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(path)
+            patch.syspath_prepend(str(path))
+            patch.delitem(sys.modules, "worked_layers", raising=False)
+            forget_sources()
+            assert main.main(["-m", "seed=0,1", f"sweep={name}", *WORKS]) == 0
+            del sys.modules["worked_layers"]
+        forget_sources()
+        return path / "outputs" / name
+
+    return lambda name: shutil.copytree(made(name), f"outputs/{name}")
+
+
+def forget_sources() -> None:
+    """As in another process, whose modules may be others."""
+    for cached in (targets.source_digest, user_source._texts):
+        cached.cache_clear()
+
+
+def test_a_sweep_keeps_its_source_once(here):
+    (kept,) = Path("outputs/a/sources").iterdir()
+    assert kept.read_text() == LAYERS
+    (record,) = (json.loads(path.read_text()) for path in here.glob("outputs/a/runs/3-*/record.json"))
+    assert record["sources"] == {"worked_layers": kept.stem} == {"worked_layers": user_source.digest(LAYERS)}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_edited_sources_are_shown_as_a_diff(lost, here, edited, capsys):
+    edited("slow")
+    capsys.readouterr()
+    if lost:
+        shutil.rmtree("outputs/a/sources")
+    code = main.main(["compare", "outputs/a", "outputs/slow"])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    place = lines.index("source")
+    if lost:
+        assert lines[place + 1] == "  worked_layers: another on each side; the one of A is not kept (2 runs)"
+        assert lines[-1].endswith("; the source of A is not kept, so that only runs of more seeds settle it")
+    else:
+        assert lines[place + 1] == "  worked_layers: 1 lines out, 1 in (2 runs)"
+        assert "    -    def __init__(self, features, *, loops=0, rngs):" in lines
+        assert "    +    def __init__(self, features, *, loops=3_000, rngs):" in lines
+        assert lines[-1].endswith("to settle it: bridge-runner compare outputs/a outputs/slow --rerun 30 --trust")
+    assert "2 runs a side can't tell: p < 0.002 takes 7 seeds" in lines[-1]
+
+
+def test_rerun_runs_both_sources(here, edited, capsys):
+    edited("slow")
+    capsys.readouterr()
+    code = main.main(["compare", "outputs/a", "outputs/slow", "--rerun", "10", "--trust"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (code, lines[-1].split(" by ")[0]) == (3, "verdict      slower: the same results in 2 runs; slower: Works")
+
+
+@pytest.mark.slow
+def test_rerun_of_equally_fast_sources_passes(here, edited, capsys):
+    edited("equal")
+    capsys.readouterr()
+    code = main.main(["compare", "outputs/a", "outputs/equal", "--rerun", "20", "--trust"])
+    lines = capsys.readouterr().out.splitlines()
+    assert (code, lines[-1]) == (0, "verdict      same: the same results in 2 runs; no slower, no faster")
+
+
+def test_rerun_of_one_source_stays_here(here, capsys, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", None)
+    code, lines, err = compare(capsys, "--rerun", "10", "--trust")
+    assert (code, err) == (0, "")
+    assert lines[-1] == "verdict      same: the same results in 8 runs; no slower, no faster"
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_rerun_without_a_source_is_unclear(damage, here, edited, capsys):
+    edited("slow")
+    capsys.readouterr()
+    (kept,) = Path("outputs/slow/sources").iterdir()
+    if damage == "gone":
+        kept.unlink()
+    else:
+        kept.write_text(LAYERS)
+    code = main.main(["compare", "outputs/a", "outputs/slow", "--rerun", "10", "--trust"])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 5
+    why = "the source of B is neither kept nor the one that is here"
+    assert lines[-1] == f"verdict      not comparable: times unclear for 1 of 1: {why}"
+    assert "--rerun" not in lines[-1]
 
 
 @pytest.mark.slow
@@ -304,7 +408,7 @@ def test_a_run_is_a_side_too(here, capsys):
     code = main.main(["compare", "outputs/a/3", "outputs/b/3"])
     lines = capsys.readouterr().out.splitlines()
     assert (code, lines[2]) == (0, "pairs        1 by result id")
-    assert "unclear: 1 run a side can't tell (1 of 1)" in lines
+    assert "unclear: 1 run a side can't tell: p < 0.002 takes 7 seeds (1 of 1)" in lines
 
 
 USAGE = "\n  Try: bridge-runner compare outputs/A outputs/B [--rerun 30 [--trust]] [--force] [--json]"

@@ -52,7 +52,10 @@ def test_programs_get_median_interval_and_count():
 @pytest.mark.parametrize(("num", "pace"), [(1, Pace.unclear), (6, Pace.unclear), (7, Pace.slower)])
 def test_few_runs_are_inconclusive(num, pace):
     (row,) = times.from_records([group(SPREAD[:num], scaled(10, SPREAD[:num]))])
-    assert (row.pace, row.why) == (pace, f"{num} run{'s' * (num > 1)} a side can't tell" if num < 7 else "")
+    assert (row.pace, row.why) == (
+        pace,
+        f"{num} run{'s' * (num > 1)} a side can't tell: p < 0.002 takes 7 seeds" if num < 7 else "",
+    )
 
 
 def test_few_runs_of_many_programs_suffice():
@@ -93,8 +96,11 @@ def test_few_flagged_runs_are_tolerated():
 
 def test_many_programs_need_stronger_evidence():
     assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 16)[0].pace is Pace.slower
-    assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 17)[0].why == "7 runs a side can't tell"
-    assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 18)[0].why == "7 runs a side can't tell"
+    assert (
+        times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 17)[0].why
+        == "7 runs a side can't tell: p < 0.00056 takes 8 seeds"
+    )
+    assert times.from_records([group(SPREAD[:7], scaled(2, SPREAD[:7]))] * 18)[0].why.endswith("takes 8 seeds")
 
 
 def test_untimed_runs_have_no_times():
@@ -162,4 +168,4 @@ def test_inconclusive_rounds_are_unclear():
     sides = rounds(np.full((10, 2), 1.0), np.linspace(2, 3, 20).reshape(10, 2))
     assert times.from_rounds({"linear": sides}, 10)[0].pace is Pace.slower
     rows = times.from_rounds({str(number): sides for number in range(6)}, 10)
-    assert {(row.pace, row.why) for row in rows} == {(Pace.unclear, "10 rounds can't tell")}
+    assert {(row.pace, row.why) for row in rows} == {(Pace.unclear, "10 rounds can't tell: p < 0.0017 takes 11")}

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from runner.commands.printed.json_output import print_json
 from runner.errors import UserError
-from runner.records import find, store
+from runner.records import find, kept_sources, store
 from runner.records.paths import RunFolder
+from runner.records.timing import Samples
 from runner.report import table
 from runner.report.compare import comparison as comparisons
 from runner.report.compare import pairing, summary, times
 from runner.report.compare.comparison import EXIT_CODES, Side
 from runner.report.compare.pairing import Entry, Pairing
+from runner.report.compare.source_diff import source_diffs
 from runner.report.compare.times import Times
 from runner.report.terminal import Terminal
 
@@ -73,6 +75,10 @@ class Reader:
         """The folder of a run of this side."""
         return self._folders[entry.run_id]
 
+    def source(self, entry: Entry, digest: str) -> str | None:
+        """A source kept with a run of this side; None if it is lost."""
+        return kept_sources.read(self.folder(entry), digest)
+
     def output(self, entry: Entry) -> Mapping[str, np.ndarray]:
         """The output of a run of this side, keyed by path."""
         folder = self.folder(entry)
@@ -102,45 +108,52 @@ def compare(a: Path, b: Path, options: Options) -> int:
     for name in (*sides[0].lost, *sides[1].lost):
         terminal.warned(f"{name}: the folder is missing, so this run is left out")
     pairs = pairing.pair(sides[0].side.entries, sides[1].side.entries)
+    rows, not_rerun = _times(sides, pairs, options, terminal)
     comparison = comparisons.comparison_of(
         sides[0].side,
         sides[1].side,
         pairs,
-        times=_times(sides, pairs, options, terminal),
+        times=rows,
         read=lambda pair: (sides[0].output(pair.a), sides[1].output(pair.b)),
         forced=options.force,
         num_rounds=options.rerun,
+        sources=source_diffs(pairs.pairs, (sides[0].source, sides[1].source)),
+        not_rerun=not_rerun,
     )
     if options.as_json:
         print_json(comparisons.to_data(comparison), indent=1)
     else:
         for line in summary.head_lines(comparison):
             terminal.line(line)
-        rows = summary.times_lines(comparison)
-        if rows:
-            terminal.console.print(table.plain_table(rows))
-        for line in summary.notes(comparison):
-            terminal.line(line)
+        lines = summary.times_lines(comparison)
+        if lines:
+            terminal.console.print(table.plain_table(lines))
+        terminal.notes(summary.notes(comparison))
         terminal.line(summary.verdict_line(comparison))
     return EXIT_CODES[comparison.outcome]
 
 
-def _times(sides: tuple[Reader, Reader], pairs: Pairing, options: Options, terminal: Terminal) -> Sequence[Times]:
+def _times(
+    sides: tuple[Reader, Reader], pairs: Pairing, options: Options, terminal: Terminal
+) -> tuple[Sequence[Times], Mapping[str, str]]:
+    """The times of all programs, and why some of them could not be rerun."""
     groups = times.groups(pairs.pairs)
     if options.rerun is None:
-        return times.from_records(groups) if options.force or not comparisons.other_machine(pairs) else []
+        return (times.from_records(groups) if options.force or not comparisons.other_machine(pairs) else []), {}
     if not groups:
-        return []
+        return [], {}
     from runner.report.compare import rounds
 
     num_rounds = options.rerun
     rounds.prepare_process(entry for group in groups for one in group.pairs for entry in (one.a, one.b))
-    measured = {}
+    measured: dict[str, tuple[Samples, Samples] | str] = {}
+    not_rerun = {}
     with terminal.progress("programs", len(groups)) as advance:
         for group in groups:
             folders = [(sides[0].folder(one.a), sides[1].folder(one.b)) for one in group.pairs]
-            measured[group.label] = rounds.measure(
-                group.label, folders, num_rounds, terminal.warned, trust=options.trust
-            )
+            found = rounds.measure(folders, num_rounds, trust=options.trust)
+            measured[group.label] = found.reason if isinstance(found, rounds.Lost) else found
+            if isinstance(found, rounds.Lost):
+                not_rerun[group.label] = found.reason
             advance()
-    return times.from_rounds(measured, num_rounds)
+    return times.from_rounds(measured, num_rounds), not_rerun

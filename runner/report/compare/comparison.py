@@ -9,13 +9,15 @@ import enum
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runner.config.dotted_keys import flatten
 from runner.errors import literal
 from runner.report.compare import pairing
 from runner.report.compare.pairing import Entry, How, Pair, Pairing
+from runner.report.compare.source_diff import SourceDiff
 from runner.report.compare.times import Pace, Times
 
 if TYPE_CHECKING:
@@ -129,6 +131,9 @@ class Comparison:
       forced: Whether they were compared anyway.
       times: One per program, and one for all together.
       num_rounds: Number of rounds in which the times were measured; None if they come from the records.
+      sources: The user's own modules that differ.
+      not_rerun: Why programs could not be rerun on both sides as they were saved, by program.
+      has_sources: Whether the runs come from modules of the user's, so that a rerun needs trust.
     """
 
     a: str
@@ -142,6 +147,9 @@ class Comparison:
     forced: bool
     times: Sequence[Times]
     num_rounds: int | None = None
+    sources: Sequence[SourceDiff] = ()
+    not_rerun: Mapping[str, str] = field(default_factory=dict)
+    has_sources: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -150,7 +158,9 @@ class Comparison:
             return Outcome.not_comparable
         if any(one.counts for one in self.results):
             return Outcome.different
-        return Outcome.slower if any(one.pace is Pace.slower for one in self.times) else Outcome.same
+        if any(one.pace is Pace.slower for one in self.times):
+            return Outcome.slower
+        return Outcome.not_comparable if self.not_rerun else Outcome.same
 
 
 def comparison_of(
@@ -162,6 +172,8 @@ def comparison_of(
     read: Read,
     forced: bool = False,
     num_rounds: int | None = None,
+    sources: Sequence[SourceDiff] = (),
+    not_rerun: Mapping[str, str] = MappingProxyType({}),
 ) -> Comparison:
     """Compares the two sides.
 
@@ -173,6 +185,8 @@ def comparison_of(
       read: Returns the arrays of both outputs by path.
       forced: Whether to compare sides from different machines.
       num_rounds: Number of rounds in which the times were measured; None if they come from the records.
+      sources: The user's own modules that differ.
+      not_rerun: Why programs could not be rerun on both sides as they were saved, by program.
     """
     return Comparison(
         a=a.name,
@@ -186,6 +200,9 @@ def comparison_of(
         forced=forced,
         times=times,
         num_rounds=num_rounds,
+        sources=sources,
+        not_rerun=dict(not_rerun),
+        has_sources=any(one.a.sources or one.b.sources for one in pairs.pairs),
     )
 
 
@@ -205,7 +222,7 @@ def to_data(comparison: Comparison) -> dict[str, Any]:
 
 def _result(pair: Pair, read: Read) -> Result:
     agreement, ulp, detail = _agreement(pair, read)
-    promised = pair.how is How.result_id and _place(pair.a) == _place(pair.b)
+    promised = pair.how is How.result_id and _place(pair.a) == _place(pair.b) and pair.a.sources == pair.b.sources
     unlike = agreement not in (Agreement.same, Agreement.none)
     changed = pairing.differing(pair.a.checks, pair.b.checks)
     return Result(

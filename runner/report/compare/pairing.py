@@ -6,7 +6,7 @@ import enum
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.config.dotted_keys import flatten
 from runner.config.serialize import canonical_digest
@@ -44,6 +44,7 @@ class Entry:
       output: Digest of each array of the output, by path.
       variables: One digest over all leaves.
       checks: The verdict of each check that was run, by name.
+      sources: SHA-256 of the user's modules that the run comes from, by name.
       apply_s: Median time of one blocking call of apply; None if it was not timed.
       apply_flags: Why that time may be unreliable.
     """
@@ -64,6 +65,7 @@ class Entry:
     apply_flags: Sequence[str]
     machine_id: str
     software_id: str
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -125,6 +127,7 @@ def entry_of(record: Record) -> Entry:
         apply_flags=row.apply_flags,
         machine_id=str(record.fingerprint.get("machine_id")),
         software_id=str(record.fingerprint.get("software_id")),
+        sources={sys.intern(module): sys.intern(digest) for module, digest in record.sources.items()},
     )
 
 

@@ -11,6 +11,7 @@ from runner.records.timing import Aggregate
 from runner.report import table
 from runner.report.compare.comparison import Agreement, ChangedValue, Comparison, Outcome, Result
 from runner.report.compare.pairing import How
+from runner.report.compare.source_diff import SourceDiff
 from runner.report.compare.times import Pace, Times
 
 # Suggested number of rounds: three times the minimum. See tests/benchmarks/README.md for measurements.
@@ -18,7 +19,7 @@ ROUNDS = 30
 
 # A longer list is harder to read; `--json` has all lines.
 MAX_LINES = 8
-
+MAX_DIFF_LINES = 40
 
 PACES = (Pace.slower, Pace.faster, Pace.unclear, Pace.same, Pace.untimed)
 
@@ -39,6 +40,7 @@ def head_lines(comparison: Comparison) -> list[str]:
     lines += _indented(f"{_labels(result)}: {_sentence(result)}" for result in differing)
     changed = Counter((name, *both) for result in one.results for name, both in result.checks.items())
     lines += _section("checks", [f"{name}: {a} → {b} ({_runs(num)})" for (name, a, b), num in changed.items()])
+    lines += _sources(one.sources)
     lines += _section("settings", [_difference(item) for item in one.settings])
     return lines + _section("environment", [_difference(item) for item in one.environment])
 
@@ -83,6 +85,9 @@ def _reasons(comparison: Comparison) -> str:
     again = f"bridge-runner compare {shlex.quote(comparison.a)} {shlex.quote(comparison.b)}"
     if not comparison.results:
         return "no run of A has a partner in B"
+    if comparison.outcome is Outcome.not_comparable and comparison.not_rerun:
+        reasons = listed(list(dict.fromkeys(comparison.not_rerun.values())), 2)
+        return f"times unclear for {len(comparison.not_rerun)} of {len(comparison.times)}: {reasons}"
     if comparison.outcome is Outcome.not_comparable:
         return f"made on different machines; {again} --force compares all the same"
     num_different = sum(one.counts for one in comparison.results)
@@ -92,8 +97,38 @@ def _reasons(comparison: Comparison) -> str:
     results = f"results differ in {num_different} of" if num_different else agree
     forced = " (different machines)" if comparison.other_machine and comparison.num_rounds is None else ""
     line = f"{results} {_runs(total)}; {_times(comparison.times)}{forced}"
-    settles = f"; to settle it: {again} --rerun {_more(comparison.num_rounds)}"
-    return line + settles if _is_unsettled(comparison) else line
+    return line + _settles(comparison, again) if _is_unsettled(comparison) else line
+
+
+def _settles(comparison: Comparison, again: str) -> str:
+    """What settles unclear times: a rerun, if it can run both sides."""
+    lost = list(dict.fromkeys(side for one in comparison.sources for side in one.lost))
+    if lost:
+        return f"; the source of {' and '.join(lost)} is not kept, so that only runs of more seeds settle it"
+    trust = " --trust" if comparison.has_sources else ""
+    return f"; to settle it: {again} --rerun {_more(comparison.num_rounds)}{trust}"
+
+
+def _sources(diffs: Sequence[SourceDiff]) -> list[str]:
+    """The user's own sources that differ, as a diff; nothing if none do."""
+    lines = ["source"] if diffs else []
+    left = MAX_DIFF_LINES
+    for one in diffs:
+        what = f"{one.module}: " + (
+            f"another on each side; the one of {' and '.join(one.lost)} is not kept"
+            if one.lost
+            else f"{_count(one.lines, '-')} lines out, {_count(one.lines, '+')} in"
+        )
+        lines.append(f"  {what} ({_runs(one.num_pairs)})")
+        lines += [f"    {line}".rstrip() for line in one.lines[:left]]
+        if len(one.lines) > left:
+            lines.append(f"    … and {len(one.lines) - left} more lines: --json")
+        left = max(left - len(one.lines), 0)
+    return lines
+
+
+def _count(lines: Sequence[str], sign: str) -> int:
+    return sum(line.startswith(sign) for line in lines)
 
 
 def _is_unsettled(comparison: Comparison) -> bool:
@@ -108,7 +143,8 @@ def _times(times: Sequence[Times]) -> str:
         if found[pace]
     ]
     if found[Pace.unclear] and not _settled(times):
-        parts.append(f"times unclear for {len(found[Pace.unclear])} of {len(times)}")
+        why = listed(list(dict.fromkeys(one.why for one in found[Pace.unclear] if one.why)), 1)
+        parts.append(f"times unclear for {len(found[Pace.unclear])} of {len(times)} ({why})")
     return "; ".join(parts) or ("no slower, no faster" if found[Pace.same] else "not timed")
 
 

@@ -9,6 +9,7 @@ compared is therefore one number per run, from records, or one ratio per round, 
 from __future__ import annotations
 
 import enum
+import itertools
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -121,7 +122,7 @@ def from_records(members: Sequence[Group]) -> list[Times]:
     return [*rows, _together(quiet, len(members), limit)] if len(members) > 1 and quiet else rows
 
 
-def from_rounds(measured: Mapping[str, tuple[Samples, Samples]], num_rounds: int) -> list[Times]:
+def from_rounds(measured: Mapping[str, tuple[Samples, Samples] | str], num_rounds: int) -> list[Times]:
     """A verdict for each program whose sides were called alternately.
 
     A round gives the fastest call of each side, and the ratio of the two. Fluctuating load affects both sides of a
@@ -131,10 +132,17 @@ def from_rounds(measured: Mapping[str, tuple[Samples, Samples]], num_rounds: int
     often Mann–Whitney's on the same numbers.
 
     Args:
-      measured: Samples of both sides by program label; samples with the same index were taken one after the other.
+      measured: Samples of both sides by program label; samples with the same index were taken one after the other. Or
+        why there are none.
       num_rounds: Number of rounds that the samples are split into.
     """
-    return [_of_rounds(label, sides, num_rounds, _limit(len(measured))) for label, sides in measured.items()]
+    limit = _limit(len(measured))
+    return [
+        Times(program=label, pace=Pace.unclear, why=found)
+        if isinstance(found, str)
+        else _of_rounds(label, found, num_rounds, limit)
+        for label, found in measured.items()
+    ]
 
 
 def _of_rounds(label: str, sides: tuple[Samples, Samples], num_rounds: int, limit: float) -> Times:
@@ -144,7 +152,8 @@ def _of_rounds(label: str, sides: tuple[Samples, Samples], num_rounds: int, limi
     assert ratio is not None
     pace, why = _checked(ratio.median, p, limit)
     if 2 ** (1 - num_rounds) >= limit:
-        pace, why = Pace.unclear, f"{num_rounds} rounds can't tell"
+        needed = next(num for num in itertools.count(num_rounds) if 2 ** (1 - num) < limit)
+        pace, why = Pace.unclear, f"{num_rounds} rounds can't tell: p < {limit:.2g} takes {needed}"
     return Times(
         program=label,
         a=stats.aggregate(a),
@@ -165,9 +174,8 @@ def _of_group(group: Group, limit: float) -> Times:
         return Times(program=group.label)
     ratio, p = of_b.median / of_a.median, stats.rank_test(a, b)
     pace, why = _checked(ratio, p, limit)
-    obstacle = _obstacle(group) or _too_few([(a, b)], limit)
-    if obstacle:
-        pace, why = Pace.unclear, obstacle
+    if obstacles := [reason for reason in (_obstacle(group), _too_few([(a, b)], limit)) if reason]:
+        pace, why = Pace.unclear, "; ".join(obstacles)
     a_flags, b_flags = group.flags()
     return Times(
         program=group.label,
@@ -213,8 +221,12 @@ def _limit(num_tests: int) -> float:
 def _too_few(strata: Sequence[tuple[list[float], list[float]]], limit: float) -> str:
     """Why this many runs can never be significant; empty if they can."""
     num = sum(len(a) for a, _ in strata)
-    possible = stats.smallest_p([(len(a), len(b)) for a, b in strata]) < limit
-    return "" if possible else f"{num} run{'s' * (num != 1)} a side can't tell"
+    if stats.smallest_p([(len(a), len(b)) for a, b in strata]) < limit:
+        return ""
+    counts = itertools.count(1)
+    needed = next(seeds for seeds in counts if stats.smallest_p([(seeds, seeds)] * len(strata)) < limit)
+    each = " of each program" * (len(strata) > 1)
+    return f"{num} run{'s' * (num != 1)} a side can't tell: p < {limit:.2g} takes {needed} seeds{each}"
 
 
 def _obstacle(group: Group) -> str:
@@ -232,7 +244,7 @@ def _obstacle(group: Group) -> str:
 
 
 def _program(entry: Entry) -> Hashable:
-    return entry.program_id, entry.device, tuple(_timing(entry).items())
+    return entry.program_id, entry.device, tuple(_timing(entry).items()), tuple(sorted(entry.sources.items()))
 
 
 def _timing(entry: Entry) -> dict[str, str]:

@@ -13,9 +13,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 from runner.arrays import checkpoint
+from runner.bridge import user_source
+from runner.config.enums import InputKind
 from runner.errors import StorageError
 from runner.experiment.job import Result
-from runner.records import find, store
+from runner.records import find, kept_sources, store
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder
 from runner.records.record import Record
@@ -26,7 +28,7 @@ from runner.sweep.reporter import Reporter
 from runner.sweep.run_state import CONCLUDED, FINISHED, State
 from runner.sweep.writing.outputs import Summary
 from runner.sweep.writing.retention import Keeper
-from runner.sweep.writing.write_run import Writing, commit, writing
+from runner.sweep.writing.write_run import Writing, commit
 from runner.tracking.processes import Processes
 from runner.tracking.tracker import Tracking
 
@@ -119,7 +121,7 @@ class RunWriter:
 
     def begin(self, task: Task, result: Result) -> None:
         """Starts to write a run, in a process of its own if these were started."""
-        what = writing(task, result)
+        what = _writing(task, result)
         if self.processes.running and not self._broken and what.can_be_sent():
             future = self.processes.submit(commit, what)
         else:
@@ -221,6 +223,25 @@ def need_processes(processes: Processes, num_runs: int) -> None:
     """Makes `processes` start if `num_runs` runs are written sooner by them; if they start anyway, they write too."""
     if processes.needed or num_runs >= MIN_SENT_RUNS:
         processes.need(PRELOADED, checkpoint.warm)
+
+
+def _writing(task: Task, result: Result) -> Writing:
+    """What is to be written for a run."""
+    run = task.job.run
+    return Writing(
+        folder=task.folder,
+        state=task.state,
+        keeps_steps=run.train.keeps_steps,
+        record=result.record,
+        output=result.output,
+        variables=result.variables,
+        train_state=result.train_state,
+        checkpoint=run.checkpoint,
+        hydra_files=task.config.hydra_files(task.job.num),
+        input_path=str(run.input.path) if run.input.kind is InputKind.file else None,
+        sources=kept_sources.missing(task.folder, user_source.texts(run)),
+        redaction=task.config.redaction,
+    )
 
 
 def _committed(what: Writing) -> Future[Record]:

@@ -10,28 +10,24 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from runner.arrays import checkpoint, trees
 from runner.arrays.fast_checkpoint import CloneWriter
-from runner.config.enums import CheckpointWriter, InputKind
+from runner.config.enums import CheckpointWriter
 from runner.config.env_secrets import Redaction
 from runner.config.settings.train import CheckpointSettings
 from runner.errors import StorageError
 from runner.experiment import failures
-from runner.records import store
+from runner.records import kept_sources, store
 from runner.records.disk import files, plain_files
 from runner.records.paths import RunFolder
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
 from runner.records.redaction import redacted
 from runner.sweep.run_state import ARCHIVED, State
 from runner.timing import clock
-
-if TYPE_CHECKING:  # a process that writes runs has no use for what makes them
-    from runner.experiment.job import Result
-    from runner.sweep.plan import Task
 
 MAKE_ROOM = "make room or choose another output_root; the same command goes on from here"
 
@@ -55,6 +51,7 @@ class Writing:
       checkpoint: Whether and how a checkpoint is written.
       hydra_files: Name and text of the files that Hydra writes for a job.
       input_path: The file that the input came from; None if it was made.
+      sources: The user's own modules that the run comes from, by name, as far as the sweep has yet to keep them.
       redaction: Values to redact.
     """
 
@@ -68,6 +65,7 @@ class Writing:
     checkpoint: CheckpointSettings
     hydra_files: Mapping[str, str]
     input_path: str | None
+    sources: Mapping[str, str]
     redaction: Redaction
 
     def can_be_sent(self) -> bool:
@@ -75,24 +73,6 @@ class Writing:
         arrays = [*self.output.values()]
         arrays += [leaf for tree in (self.variables, self.train_state) for _, leaf in trees.flatten(tree or {})]
         return all(type(leaf) is np.ndarray for leaf in arrays) and sum(leaf.nbytes for leaf in arrays) < MAX_SENT_BYTES
-
-
-def writing(task: Task, result: Result) -> Writing:
-    """What is to be written for a run."""
-    run = task.job.run
-    return Writing(
-        folder=task.folder,
-        state=task.state,
-        keeps_steps=run.train.keeps_steps,
-        record=result.record,
-        output=result.output,
-        variables=result.variables,
-        train_state=result.train_state,
-        checkpoint=run.checkpoint,
-        hydra_files=task.config.hydra_files(task.job.num),
-        input_path=str(run.input.path) if run.input.kind is InputKind.file else None,
-        redaction=task.config.redaction,
-    )
 
 
 def make_room(folder: RunFolder, state: State, *, keeps_steps: bool) -> None:
@@ -129,6 +109,7 @@ def commit(writing: Writing) -> Record:
             folder.hydra.mkdir(exist_ok=True)
             with plain_files.create(folder.hydra / name) as file:
                 file.write(writing.redaction.text(text).encode())
+        kept_sources.keep(folder, writing.sources, writing.redaction)
         if writing.output:
             store.write_output(folder, writing.output)
         if writing.input_path is not None:
