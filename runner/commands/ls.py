@@ -82,7 +82,6 @@ def _ls_runs(folder: SweepFolder, by: Sequence[str], *, as_json: bool, watch: bo
 
 def _ls_sweeps(root: Path, *, as_json: bool) -> int:
     from runner.records import find
-    from runner.report import table
     from runner.report.terminal import Terminal
 
     sweeps = find.find_sweeps(root)
@@ -99,14 +98,14 @@ def _ls_sweeps(root: Path, *, as_json: bool) -> int:
         print_json([*lines, *({"sweep": path, "error": error.what} for path, error in damaged.items())])
         return 0
     if lines:
-        Terminal().console.print(table.plain_table(lines))
+        Terminal().plain_table(lines)
     if damaged:  # after the others, which are no worse for it
         raise next(iter(damaged.values()))
     return 0
 
 
 def _ls_by(folder: SweepFolder, rows: Sequence[Row], by: Sequence[str], *, as_json: bool) -> int:
-    from runner.report import aggregate, table  # importing NumPy would add a third to any other `ls`
+    from runner.report import aggregate  # importing NumPy would add a third to any other `ls`
     from runner.report.terminal import Terminal
 
     groups = aggregate.by(rows, by)
@@ -115,7 +114,7 @@ def _ls_by(folder: SweepFolder, rows: Sequence[Row], by: Sequence[str], *, as_js
         return 0
     terminal = Terminal()
     terminal.line(f"{folder.name}: {_counts(rows)}")
-    terminal.console.print(table.plain_table(aggregate.lines(groups)))
+    terminal.plain_table(aggregate.lines(groups))
     terminal.notes(aggregate.notes(groups))
     return 0
 

@@ -20,7 +20,9 @@ def fold(text: str, width: int) -> list[str]:
     if len(text) <= width:
         return [text]
     lines = [""]
-    for word in _WORDS.findall(text):
+    tokens = re.findall(r"\S+\s*", text)
+    words = [part for one in tokens for part in ([one] if len(one.rstrip()) <= width else _WORDS.findall(one))]
+    for word in words:
         if len(lines[-1]) + len(word.rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += word

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from runner.config.dotted_keys import flatten, varied_keys
@@ -62,26 +60,11 @@ def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> 
         folded at words. `notes` names what is left out.
       max_rows: Maximum number of rows.
     """
-    axes = varied(rows)
-    columns = _columns(rows, width, axes)
-    # Laid out by hand: rich takes half a second for a thousand rows.
-    sizes = widths(columns, width, whole=LEFT)
-    adjust = [str.ljust if heading in LEFT else str.rjust for heading in columns]
-
-    def put(cells: Sequence[str]) -> list[str]:
-        folded = [fold(cell, size) for cell, size in zip(cells, sizes.values(), strict=True)]
-        num_lines = max(map(len, folded))
-        lines = zip(*(cell + [""] * (num_lines - len(cell)) for cell in folded), strict=True)
-        return [
-            (" " * GAP)
-            .join(place(part, size) for place, part, size in zip(adjust, line, sizes.values(), strict=True))
-            .rstrip()
-            for line in lines
-        ]
-
-    text = Text("\n".join([*put(list(columns)), "─" * (sum(sizes.values()) + GAP * (len(sizes) - 1))]))
+    columns = _columns(rows, width, varied(rows))
+    laid = _Layout(columns, width=width, whole=LEFT, left=LEFT)
+    text = Text(laid.head())
     for cells in list(zip(*columns.values(), strict=True))[:max_rows]:
-        (first, *more), status = put(cells), cells[-1]
+        (first, *more), status = laid.lines(cells), cells[-1]
         body = first.removesuffix(status)
         text.append(f"\n{body}")
         text.append(first[len(body) :], style=STATUS_STYLE.get(status, ""))
@@ -89,14 +72,46 @@ def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> 
     return text
 
 
-def plain_table(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """Mappings with the same keys as a table: text left-aligned, numbers right-aligned."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for heading, value in lines[0].items():
-        table.add_column(Text(visible(heading)), justify="right" if isinstance(value, int) else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*(Text(visible(str(value))) for value in line.values()))
-    return table
+def plain_table(lines: Sequence[Mapping[str, Any]], *, width: int) -> Text:
+    """Mappings with the same keys as a table: text left-aligned, numbers right-aligned, folded at words."""
+    columns = {visible(heading): [visible(str(line[heading])) for line in lines] for heading in lines[0]}
+    left = [visible(heading) for heading, value in lines[0].items() if not isinstance(value, int)]
+    laid = _Layout(columns, width=width, left=left)
+    rows = [line for cells in zip(*columns.values(), strict=True) for line in laid.lines(cells)]
+    return Text("\n".join([laid.head(), *rows]))
+
+
+class _Layout:
+    """Columns on lines of a given width; by hand, as rich takes half a second for a thousand rows.
+
+    Args:
+      columns: The cells, by heading.
+      width: Characters per line.
+      left: Columns that are left-aligned.
+      whole: Columns whose cells are never folded.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Sequence[str]], *, width: int, left: Sequence[str], whole: Sequence[str] = ()
+    ) -> None:
+        self._headings = list(columns)
+        self._sizes = list(widths(columns, width, whole=whole).values())
+        self._adjust = [str.ljust if heading in left else str.rjust for heading in columns]
+
+    def head(self) -> str:
+        """The headings, and the rule below them."""
+        rule = "─" * (sum(self._sizes) + GAP * (len(self._sizes) - 1))
+        return "\n".join([*self.lines(self._headings), rule])
+
+    def lines(self, cells: Sequence[str]) -> list[str]:
+        """The lines of a row: as many as its longest cell has."""
+        folded = [fold(cell, size) for cell, size in zip(cells, self._sizes, strict=True)]
+        num_lines = max(map(len, folded))
+        rows = zip(*(cell + [""] * (num_lines - len(cell)) for cell in folded), strict=True)
+        return [
+            (" " * GAP).join(map(lambda put, part, size: put(part, size), self._adjust, row, self._sizes)).rstrip()
+            for row in rows
+        ]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

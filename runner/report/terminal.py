@@ -135,6 +135,10 @@ class Terminal:
         """Prints one line to standard output."""
         self.console.print(Text(visible(text)), soft_wrap=True)
 
+    def plain_table(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Prints mappings with the same keys as a table."""
+        self.console.print(table.plain_table(lines, width=self.console.width), soft_wrap=True)
+
     def notes(self, texts: Sequence[str]) -> None:
         """Prints sentences to standard output, folded at words on a terminal."""
         for text in texts:

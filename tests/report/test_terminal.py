@@ -262,7 +262,7 @@ def test_sizes_have_three_digits_and_units(num_bytes, text):
 
 def test_text_aligns_left_and_numbers_right():
     shown = in_pipe()
-    shown.console.print(table.plain_table([{"sweep": "[red]a[/]", "runs": 5}, {"sweep": "b", "runs": 100}]))
+    shown.plain_table([{"sweep": "[red]a[/]", "runs": 5}, {"sweep": "b", "runs": 100}])
     _, _, first, second = said(shown)[0].splitlines()
     assert (first, second) == ("[red]a[/]     5", "b           100")
 

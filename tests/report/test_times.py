@@ -139,6 +139,12 @@ def test_layer_settings_label_programs():
 
     hidden = [program(str(size), layer__kwargs__hidden=size) for size in (8, 16)]
     assert [one.label for one in times.groups(hidden)] == ["layer.kwargs.hidden=8", "layer.kwargs.hidden=16"]
+    both = [
+        program(f"{size} {hidden}", input_shape=[size], layer__kwargs__size=size, layer__kwargs__hidden=hidden)
+        for size, hidden in ((4, 8), (4, 16), (8, 8))
+    ]
+    labels = ["input_shape=[4] layer.kwargs.hidden=8", "input_shape=[4] layer.kwargs.hidden=16"]
+    assert [one.label for one in times.groups(both)][:2] == labels
     sources = [program("old"), program("new")]
     assert [one.label for one in times.groups(sources)] == ["linear (1)", "linear (2)"]
 

@@ -6,7 +6,6 @@ import pytest
 
 from runner.commands import main
 from runner.errors import visible
-from runner.report import table
 from runner.report.terminal import Terminal
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\rb\x9b31m\u202e"
@@ -22,7 +21,7 @@ def test_lines_and_tables_show_escapes(capsys):
     terminal = Terminal()
     terminal.line(HOSTILE)
     terminal.warned(HOSTILE)
-    terminal.console.print(table.plain_table([{"name": HOSTILE}]), soft_wrap=True)
+    terminal.plain_table([{"name": HOSTILE}])
     captured = capsys.readouterr()
     assert SHOWN in captured.out
     assert SHOWN in captured.err

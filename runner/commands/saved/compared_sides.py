@@ -12,7 +12,6 @@ from runner.errors import UserError
 from runner.records import find, kept_sources, store
 from runner.records.paths import RunFolder
 from runner.records.timing import Samples
-from runner.report import table
 from runner.report.compare import comparison as comparisons
 from runner.report.compare import pairing, summary, times
 from runner.report.compare.comparison import EXIT_CODES, Side
@@ -127,7 +126,7 @@ def compare(a: Path, b: Path, options: Options) -> int:
             terminal.line(line)
         lines = summary.times_lines(comparison)
         if lines:
-            terminal.console.print(table.plain_table(lines))
+            terminal.plain_table(lines)
         terminal.notes(summary.notes(comparison))
         terminal.line(summary.verdict_line(comparison))
     return EXIT_CODES[comparison.outcome]

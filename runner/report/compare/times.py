@@ -256,11 +256,21 @@ def _labels(pairs: Sequence[Pair]) -> list[str]:
     keys = [key for key in pairing.varied([one.a for one in pairs]) if key not in SEEDS]
     short = [key for key in keys if not key.startswith(("layer.", "host."))]
     layers = len({one.a.layer for one in pairs}) > 1
-    for chosen in (short, keys):
+    for chosen in (short, _needed(keys, pairs)):
         labels = [_label(one.a, chosen, layer=layers or not chosen) for one in pairs]
         if len(set(labels)) == len(labels):
             return labels
     return [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
+
+
+def _needed(keys: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
+    """Those of `keys` that distinguish the programs, without arguments that others determine: sizes, mostly."""
+    kept = list(keys)
+    for key in [one for one in keys if one.startswith(("layer.", "host."))]:
+        others = [other for other in kept if other != key]
+        if len({_label(one.a, others, layer=True) for one in pairs}) == len(pairs):
+            kept = others
+    return kept
 
 
 def _label(entry: Entry, keys: Sequence[str], *, layer: bool) -> str:
