@@ -111,3 +111,37 @@ def test_only_result_settings_count_as_varied(key, varies):
     one = entry(timing__mode="quick", seed=0, layer__kwargs__hidden=4)
     two = dataclasses.replace(entry(timing__mode="careful", seed=1))
     assert (key in pairing.varied([one, two])) is varies
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "two", "how"),
+    [
+        ("process.num_cpu_devices", 1, 8, How.settings),
+        ("checks.mode", "strict", "off", How.settings),
+        ("timing.rounds", 10, 30, How.settings),
+        ("checkpoint.writer", "orbax", "none", How.settings),
+        ("input.dtype", "float32", "bfloat16", None),
+    ],
+)
+def test_other_results_of_like_settings_pair(key, one, two, how):
+    sides = [[entry(0, result=f"{value}", **{key.replace(".", "__"): value}), entry(1)] for value in (one, two)]
+    found = {(a, b): of for a, b, of in paired(*sides)[0]}
+    assert found == {("1-x", "1-x"): How.result_id} | ({("0-x", "0-x"): how} if how else {})
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "is_of_the_run"),
+    [
+        ("failure", "max", False),
+        ("grid", "zip", False),
+        ("tracking", "mode", False),
+        ("process", "workers", False),
+        ("process", "compilation_cache", False),
+        ("process", "num_cpu_devices", True),
+        ("timing", "rounds", True),
+        ("input", "dtype", True),
+    ],
+)
+def test_settings_of_the_sweep_are_not_compared(group, key, is_of_the_run):
+    found = pairing.entry_of(dataclasses.replace(RECORD, settings={group: {key: 1}}))
+    assert (f"{group}.{key}" in found.settings) is is_of_the_run
