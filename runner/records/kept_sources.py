@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from runner.config.env_secrets import REFERENCE, Redaction
 from runner.records.disk import plain_files
 from runner.records.disk.files import write_atomic
 from runner.records.paths import RunFolder
+
+# What a record names may be anything.
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 # Of one run; what would be above it is not kept, and `compare --rerun` then says so.
 MAX_BYTES = 2**20
@@ -49,7 +53,7 @@ def read(folder: RunFolder, digest: str) -> str | None:
 
     A source with a secret is known again only where the environment has the same one.
     """
-    found = _read(folder.source(digest))
+    found = _read(folder.source(digest)) if DIGEST.fullmatch(digest) else None
     if found is None or _digest(_resolved(found).encode(errors="replace")) != digest:
         return None
     return found

@@ -48,6 +48,14 @@ def test_what_is_too_large_is_not_kept(run, monkeypatch):
     assert kept(run) == [f"{NAME}.py"]
 
 
+def test_names_lead_nowhere_else(run, tmp_path):
+    outside = tmp_path.parent / "outside.py"
+    outside.write_text(TEXT)
+    (tmp_path / "sources").mkdir()
+    assert run.source("../../outside").resolve() == outside.resolve()
+    assert kept_sources.read(run, "../../outside") is None
+
+
 @pytest.mark.parametrize("damage", ["changed", "binary", "a folder", "gone"])
 def test_damaged_sources_are_lost(damage, run):
     kept_sources.keep(run, {"layers": TEXT}, Redaction())

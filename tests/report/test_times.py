@@ -175,3 +175,21 @@ def test_inconclusive_rounds_are_unclear():
     assert times.from_rounds({"linear": sides}, 10)[0].pace is Pace.slower
     rows = times.from_rounds({str(number): sides for number in range(6)}, 10)
     assert {(row.pace, row.why) for row in rows} == {(Pace.unclear, "10 rounds can't tell: p < 0.0017 takes 11")}
+
+
+def test_limits_of_a_verdict_are_inclusive():
+    ones, more = [1.0] * 8, [1.1] * 8
+    assert times.from_records([group(ones, more)])[0].pace is Pace.slower
+    assert times.from_records([group(ones, [1.099] * 8)])[0].pace is Pace.same
+    assert times.from_records([group(more, ones)])[0].pace is Pace.faster
+
+
+@pytest.mark.parametrize(("num_busy", "pace"), [(4, Pace.slower), (5, Pace.unclear)])
+def test_half_of_the_runs_may_be_busy(num_busy, pace):
+    pairs = group(SPREAD, scaled(2)).pairs
+    busy = [
+        dataclasses.replace(one, b=dataclasses.replace(one.b, apply_flags=("loaded", "short")))
+        for one in pairs[:num_busy]
+    ]
+    (row,) = times.from_records([Group(label="linear", pairs=[*busy, *pairs[num_busy:]])])
+    assert (row.pace, row.why) == (pace, "B was timed on a busy machine" if pace is Pace.unclear else "")

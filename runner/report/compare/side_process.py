@@ -134,6 +134,8 @@ def serve() -> None:
 
                 samples = clock.measure(call, warmup=1, rounds=request["num_calls"])
                 _send(answers, {"durations_s": list(samples.durations_s)})
+    except KeyboardInterrupt:
+        pass  # the other process says so
     except UserError as error:
         _send(answers, {"error": error.what})
     except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
