@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import html
-import json
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from runner.checks import registry
 from runner.errors import nearest
+from runner.records.check_text import failure_lines, fix_lines, shown, wrapped
 from runner.records.record import Check, Verdict
-
-WIDTH = 100
 
 # Readable on white and on black: a notebook may be either, and we can't detect which.
 COLORS = {
@@ -39,7 +36,7 @@ class CheckFailures(AssertionError):
         failed, untested = self.report.failed, self.report.untested
         more = f", {len(untested)} could not be made" if untested else ""
         head = f"{len(failed)} of {_counted(len(self.report))} failed{more}: {self.report.label}"
-        return "\n".join([head, *(line for check in [*failed, *untested] for line in _failure_lines(check))])
+        return "\n".join([head, *(line for check in [*failed, *untested] for line in ["", *failure_lines(check)])])
 
 
 class CheckReport(Sequence[Check]):
@@ -115,8 +112,8 @@ class CheckReport(Sequence[Check]):
         verdict_width = max((len(check.verdict) for check in self), default=0)
         for check in self:
             left = f"  {check.name:<{name_width}}  {check.verdict:<{verdict_width}}  "
-            lines += _wrapped(check.detail, left)
-            lines += _fix_lines(check, "      ")
+            lines += wrapped(check.detail, left)
+            lines += fix_lines(check, "      ")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -219,37 +216,14 @@ def _counted(number: int) -> str:
     return f"{number} check" + ("" if number == 1 else "s")
 
 
-def _failure_lines(check: Check) -> list[str]:
-    lines = ["", *_wrapped(check.detail, f"{check.name}: ", "  ")]
-    lines += [
-        f"  evidence  {name} = {textwrap.shorten(_shown(value), 3 * WIDTH, placeholder=' …')}"
-        for name, value in check.evidence.items()
-    ]
-    return lines + _fix_lines(check, "  ")
-
-
-def _fix_lines(check: Check, indent: str) -> list[str]:
-    first, *more = (check.fix or "").splitlines() or [""]
-    return [f"{indent}fix  {first}", *(f"{indent}     {line}" for line in more)] if check.fix else []
-
-
-def _wrapped(text: str, left: str, indent: str | None = None) -> list[str]:
-    more = " " * len(left) if indent is None else indent
-    return textwrap.wrap(text, WIDTH, initial_indent=left, subsequent_indent=more, break_long_words=False) or [left]
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, default=str, ensure_ascii=False)
-
-
 def _html_row(check: Check) -> str:
     verdict = f'<b style="color:{COLORS[check.verdict]}">{html.escape(check.verdict)}</b>'
     detail = html.escape(check.detail)
     if check.fix:
         detail += f'<pre style="margin:4px 0;white-space:pre-wrap">{html.escape(check.fix)}</pre>'
     if check.evidence:
-        shown = "\n".join(f"{name} = {_shown(value)}" for name, value in check.evidence.items())
-        evidence = f'<pre style="white-space:pre-wrap">{html.escape(shown)}</pre>'
+        lines = "\n".join(f"{name} = {shown(value)}" for name, value in check.evidence.items())
+        evidence = f'<pre style="white-space:pre-wrap">{html.escape(lines)}</pre>'
         detail += f"<details><summary>evidence</summary>{evidence}</details>"
     cells = (html.escape(check.name), verdict, detail)
     return "<tr>" + "".join(f'<td style="text-align:left;vertical-align:top">{cell}</td>' for cell in cells) + "</tr>"

@@ -1,4 +1,4 @@
-"""JSON for scripts: alone on stdout, whatever user code prints."""
+"""JSON and Markdown for scripts: alone on stdout, whatever user code prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def print_json(data: Any, *, indent: int | None = None) -> None:
 
 
 def print_text(text: str) -> None:
-    """Prints `text`, which is JSON already, as `print_json` does."""
+    """Prints `text`, which is JSON or Markdown already, as `print_json` does."""
     if _waiting is None:
         print(text, end="")
     else:
@@ -27,7 +27,7 @@ def print_text(text: str) -> None:
 
 @contextlib.contextmanager
 def only_json() -> Iterator[None]:
-    """Sends to stderr what is printed inside, by this process and those that it starts; then prints the JSON."""
+    """Sends to stderr what is printed inside, by this process and those that it starts; then prints what waits."""
     global _waiting
     waiting: list[str] = []
     _waiting = waiting

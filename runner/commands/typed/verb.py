@@ -85,9 +85,9 @@ class Verb:
             typed = parser.parse_args(parser.flags_last([word for word in words if word not in settings]))
             typed.settings = settings
             return typed
-        flags = [word for word in words if word in parser.value_counts()]
+        flags, overrides = parser.split(words)
         typed = parser.parse_args(flags)
-        typed.overrides = [word for word in words if word not in flags]
+        typed.overrides = overrides
         return typed
 
     def _is_setting(self, word: str) -> bool:
@@ -160,6 +160,24 @@ class VerbParser(argparse.ArgumentParser):
             flags += [word, *left[: counts[word]]]
             del left[: counts[word]]
         return positional + flags
+
+    def split(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """`words` as the verb's own flags, with their values (`--flag VALUE`, `--flag=VALUE`), and all others."""
+        counts = self.value_counts()
+        left = list(words)
+        flags: list[str] = []
+        others: list[str] = []
+        while left:
+            word = left.pop(0)
+            flag, equals, _ = word.partition("=")
+            if flag not in counts or (equals and not counts[flag]):
+                others.append(word)
+                continue
+            flags.append(word)
+            if counts[flag] and not equals:
+                flags += left[: counts[flag]]
+                del left[: counts[flag]]
+        return flags, others
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Parses, with an error of its own for several paths in place of one.
