@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent / "runner"
 PACKAGES = (
     "__init__",
     "__main__",
+    "testing",
     "commands",
     "launch",
     "sweep",
@@ -54,6 +55,7 @@ OWNERS = {
     "ray": {"launch"},
     "pandas": {"report"},
     "matplotlib": {"report"},
+    "pytest": {"testing"},
 }
 
 

@@ -19,7 +19,7 @@ from runner.bridge.calling.wanted import BY_NAME, parameters, takes
 from runner.bridge.layers import axes
 from runner.bridge.rngs import init_keys
 from runner.config.settings.layer import LayerSettings
-from runner.errors import ConfigError, LayerError, MissingArgumentsError, literal, nearest, no_exit
+from runner.errors import ConfigError, LayerError, MissingArgumentsError, UserError, literal, nearest, no_exit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,37 @@ def wrap(layer: LayerSettings, *, x_name: str | None = None, more: Mapping[str, 
     if drawn:
         call, method = {key: value for key, value in call.items() if key not in dict(drawn)}, Drawing(drawn, method)
     return called(model, Arguments({**call, **more, **({} if method is None else {METHOD: method})}))
+
+
+def as_linen(layer: Any, kwargs: Mapping[str, Any], x: Any) -> nn.Module:
+    """The Linen module of what Python gives: an NNX class or factory is wrapped, and gets the sizes that x has.
+
+    Args:
+      layer: An NNX class or a factory; or a Linen module or its class, which needs no wrapper.
+      kwargs: Arguments of the class or factory.
+      x: Input, an array.
+
+    Raises:
+      UserError: It is none of these, or a module that was made already gets arguments.
+      LayerError: As in `wrap`.
+    """
+    if isinstance(layer, nn.Module) and not kwargs:
+        return layer
+    if is_linen(layer):
+        return layer(**kwargs)
+    name = getattr(layer, "__name__", type(layer).__name__)
+    if isinstance(layer, (nn.Module, nnx.Module)):
+        wanted_instead = "is made already, and takes no kwargs" if isinstance(layer, nn.Module) else "is made already"
+        raise UserError(f"layer: a {name} {wanted_instead}; the class itself is wanted", f"{name}, kwargs={{…}}")
+    if not callable(layer):
+        raise UserError(f"layer: a {name} is neither a class nor a factory that takes rngs", "flax.nnx.Linear")
+    shape = jax.numpy.shape(x)
+    settings = LayerSettings(target=name, kwargs=dict(kwargs))
+    if shape:
+        settings = sizes.filled(settings, layer, shape, shape[-1])
+    arguments = Arguments(settings.kwargs)
+    made, has_rngs = _with_rngs(layer, arguments, keeps=False)
+    return wrapper.model_of(made, arguments, skip_rng=not has_rngs)
 
 
 def _with_rngs(target: Callable[..., nnx.Module], kwargs: Arguments, *, keeps: bool) -> tuple[Any, bool]:

@@ -106,7 +106,7 @@ def check_model(model: Any, x: Any, *, only: Sequence[str] | str | None = None, 
       UserError: `only` has an unknown name, or an argument is not a module, an array or variables.
     """
     only = [only] if isinstance(only, str) else only
-    _require_names(only or ())
+    require_names(only or (), "only")
     model, options = calls.as_called(model, **options)
     with calls.context(options.get("pipeline")):
         return _of_model(model, x, only, options)
@@ -126,12 +126,17 @@ def _of_model(model: Any, x: Any, only: Sequence[str] | None, options: Mapping[s
     return run_checks(subject, full=True, only=only)
 
 
-def _require_names(names: Sequence[str]) -> None:
+def require_names(names: Sequence[str], argument: str) -> None:
+    """Checks that `names`, given as `argument`, are names of checks.
+
+    Raises:
+      UserError: One is not.
+    """
     known = [*TRACED, *FULL]
     for name in names:
         if name not in known:
-            what = f"only={name!r}: no such check; there are {', '.join(known)}"
-            raise UserError(what, f"only=[{nearest(name, known) or known[0]!r}]")
+            what = f"{argument}={name!r}: no such check; there are {', '.join(known)}"
+            raise UserError(what, f"{argument}=[{nearest(name, known) or known[0]!r}]")
 
 
 def _asked(name: str, check: CheckFunction, subject: Subject, *, full: bool, raised: dict[str, str]) -> Check:
