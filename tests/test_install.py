@@ -98,6 +98,27 @@ def test_wheel_is_imported_outside_the_checkout(elsewhere):
     assert done.stdout.startswith(str(elsewhere))
 
 
+def test_the_wheel_is_a_pytest_plugin(elsewhere):
+    folder = elsewhere / "theirs"
+    folder.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -W error\n")
+    (folder / "test_theirs.py").write_text("""
+import flax.nnx
+import jax.numpy as jnp
+
+
+def test_linear(check_layer):
+    check_layer(flax.nnx.Linear, jnp.ones((2, 4)), only=["streams"])
+""")
+    command = [elsewhere / "venv" / "bin" / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    outcomes = []
+    for words in [], ["-p", "no:bridge_runner"]:
+        done = subprocess.run([*command, *words], cwd=folder, env=kept, timeout=200, capture_output=True, check=False)
+        outcomes.append((done.returncode, done.stdout.splitlines()[-1].partition(b" in ")[0]))
+    assert outcomes == [(0, b"1 passed"), (1, b"1 error")]
+
+
 def test_sdist_contains_every_tracked_file(unpacked):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
