@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.config.dotted_keys import flatten
+from runner.config.dotted_keys import flatten, varied_keys
 from runner.errors import UserError, literal
 from runner.records import columns, find, store
 from runner.records.disk import plain_files
@@ -30,7 +30,12 @@ FLAGS = {"apply_latency_median_s": "apply_latency_flags"}
 # Columns shown in a notebook: the axes that vary, and these.
 AXES = ("layer", "seed", "input_shape", "features", "device")
 SHOWN = ("output_norm", "apply_latency_median_s", "apply_latency_flags", "status")
+SHOWN_IF = ("loss_last",)
 MAX_ROWS = 40
+MAX_KEYS = 4
+
+# Config keys that say in another way what an axis says, or concern the sweep.
+NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,12 @@ class Results:
 
     def _repr_html_(self) -> str:
         varied = [name for name in AXES if self.frame[name].nunique(dropna=False) > 1]
-        shown = self.frame[["num", *varied, *SHOWN]]
+        shown = self.frame[["num", *varied]].assign(**{key: self._values(key) for key in self._more_keys(varied)})
+        for name in (*(name for name in SHOWN_IF if self.frame[name].notna().any()), *SHOWN):
+            shown[name] = self.frame[name]
         head = f"<p>{html.escape(repr(self))}</p>"
-        return head + str(shown.to_html(index=False, max_rows=MAX_ROWS, na_rep="", border=0))
+        text = shown.to_html(index=False, max_rows=MAX_ROWS, na_rep="", border=0, float_format="{:.4g}".format)
+        return head + str(text)
 
     def by(self, key: str, *more: str, of: Sequence[str] = ("apply_latency_median_s", "output_norm")) -> pd.DataFrame:
         """Aggregates the runs that share the values of some keys: a single seed is not a distribution.
@@ -144,6 +152,17 @@ class Results:
         """
         return store.read_record(self._folder(run))
 
+    def _more_keys(self, axes: Sequence[str]) -> list[str]:
+        """The config keys that vary besides the axes, without those that an axis or another key determines."""
+        settings = [json.loads(text) for text in self.frame["settings"]]
+        known = [{name: str(row[name]) for name in axes} for row in self.frame[list(axes)].to_dict("records")]
+        flat = [flatten(one) | axes_of for one, axes_of in zip(settings, known, strict=True)]
+        kept = list(axes)
+        for key in varied_keys(settings):
+            if key not in (*AXES, *NOT_SHOWN) and not any(_follows(key, other, flat) for other in kept):
+                kept.append(key)
+        return kept[len(axes) :][:MAX_KEYS]
+
     def _folder(self, run: int | str) -> RunFolder:
         chosen = self.frame["num"].astype(str) == str(run)
         if isinstance(run, str) and not chosen.any():
@@ -166,6 +185,12 @@ class Results:
         values = [one.get(key) for one in settings]
         plain = [value if isinstance(value, (bool, int, float, str)) else literal(value) for value in values]
         return pd.Series(plain, index=self.frame.index, name=key)
+
+
+def _follows(key: str, other: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the value of `other` determines that of `key`."""
+    pairs = {(literal(row.get(other)), literal(row.get(key))) for row in rows}
+    return len(pairs) == len({first for first, _ in pairs})
 
 
 def load(sweep: str | Path) -> Results:

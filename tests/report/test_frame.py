@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -156,7 +157,22 @@ def test_results_repr_is_short(root, many):
     assert "<th>layer</th>" not in table
     failed = dataclasses.replace(many, frame=many.frame.assign(status="<b>", device=many.frame["seed"].astype(str)))
     assert "&lt;b&gt;" in failed._repr_html_() and "<b>" not in failed._repr_html_()
-    assert repr(runner.load(root / "mixed")).count("2 runs, ") == 1
+    mixed = runner.load(root / "mixed")
+    assert repr(mixed).count("2 runs, ") == 1
+    heads = [re.findall(r"<th>(.*?)</th>", shown._repr_html_()) for shown in (many, mixed)]
+    assert heads[0][:4] == [
+        "num",
+        "seed",
+        "features",
+        "output_norm",
+    ]  # and not layer.kwargs.out_features, which follows
+    assert heads[1][:3] == ["num", "layer.kwargs.when", "output_norm"]
+
+
+def test_a_notebook_shows_losses_of_trained_runs(many):
+    trained = dataclasses.replace(many, frame=many.frame.assign(loss_last=0.123456789))
+    assert trained._repr_html_().count("<td>0.1235</td>") == 20
+    assert "loss_last" not in many._repr_html_()
 
 
 @pytest.mark.slow
