@@ -188,12 +188,6 @@ def unit(name: str) -> str:
     return next((word for ending, word in (("_s", "s"), ("_bytes", "bytes")) if name.endswith(ending)), "")
 
 
-def columns_page() -> str:
-    """The reference of all columns, as a Markdown page."""
-    rows = [f"| `{name}` | {unit(name)} | {column.type} | {column.meaning} |" for name, column in COLUMNS.items()]
-    return "\n".join([PAGE_HEAD, "| column | unit | type | meaning |", "|---|---|---|---|", *rows]) + "\n"
-
-
 def to_table(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Rows of `results_row` as a `pyarrow.Table`; each field's metadata holds the column's unit and meaning."""
     import pyarrow as pa
@@ -204,15 +198,3 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> Any:
         for name, column in COLUMNS.items()
     ]
     return pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(fields))
-
-
-PAGE_HEAD = """\
-# Columns of results.parquet and results.csv
-
-One row a run that is done or has failed, in the order of the sweep. A column keeps its name, type and meaning; new ones
-come at the end. What a run does not have (it failed, it was not timed) is null, in CSV nothing.
-
-A time is to be read with its flags (`apply_latency_flags`), and a single seed's time says little. The median over the
-seeds, its 99 % interval and the number of runs: `bridge-runner ls SWEEP --by features`, and in Python
-`runner.load(SWEEP).by("features")`.
-"""

@@ -44,7 +44,7 @@ class Results:
 
     Attributes:
       path: The sweep's folder.
-      frame: One row per run, with the columns of `results.parquet` (`outputs/COLUMNS.md`).
+      frame: One row per run, with the columns of `results.parquet` (`docs/reference/columns.md`).
     """
 
     path: Path

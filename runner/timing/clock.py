@@ -1,4 +1,4 @@
-"""Measures compilation phases and call times. How and why: GUIDE.md, "Times and seeds"."""
+"""Measures compilation phases and call times. How and why: docs/about/times.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the checks find of planted faults, and whether they leave healthy layers alone: the table docs/FAULTS.md.
+"""What the checks find of planted faults, and whether they leave healthy layers alone: docs/reference/faults.md.
 
-    python tests/benchmarks/faults.py > docs/FAULTS.md
+    python tests/benchmarks/faults.py > docs/reference/faults.md
 
 Each case of tests/support/planted_faults.py is checked as by `bridge-runner check`, in this process; some minutes.
 """
@@ -31,8 +31,8 @@ HEAD = """\
 # Planted faults
 
 Layers and hosts as teams write them, each with one fault, and healthy ones that look like them, as
-`bridge-runner check` finds them. Made by `python tests/benchmarks/faults.py > docs/FAULTS.md`; the layers are in
-[planted_faults.py](../tests/support/planted_faults.py).
+`bridge-runner check` finds them. Made by `python tests/benchmarks/faults.py > docs/reference/faults.md`; the layers are
+in [planted_faults.py](../../tests/support/planted_faults.py).
 """
 
 
@@ -70,7 +70,7 @@ def outcome(case: Case, *, traced: bool = False) -> Outcome:
 
 
 def page(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> str:
-    """The whole of docs/FAULTS.md."""
+    """The whole of docs/reference/faults.md."""
     pairs = list(zip(cases, outcomes, strict=True))
     faults = [(case, found) for case, found in pairs if case.words is not None]
     healthy = [(case, found) for case, found in pairs if case.words is None]

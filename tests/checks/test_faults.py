@@ -1,4 +1,4 @@
-"""Planted faults are found, healthy layers are left alone, and docs/FAULTS.md says so."""
+"""Planted faults are found, healthy layers are left alone, and docs/reference/faults.md says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from planted_faults import CASES
 
 from tests.benchmarks import faults
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "FAULTS.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "faults.md"
 
 
 HEALTHY = [name for name, case in CASES.items() if case.words is None]

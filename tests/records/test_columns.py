@@ -18,8 +18,6 @@ from runner.records import columns
 from runner.records.record import CheckpointInfo, Failure, FailureKind, Leaf, MeshInfo, Status, TrainInfo
 from runner.records.timing import Measurement, Phases, Samples, Summary, Timing
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
@@ -28,11 +26,6 @@ def sweep(tmp_path_factory) -> Path:
     words = ["seed=range(0,8)", "features=4,8", "timing.rounds=2", "tracking=disabled", "checkpoint=none"]
     assert main.main(["-m", *words, "layer.name='a \"b\", c'", f"output_root={folder}", "sweep=both"]) == 0
     return folder / "both"
-
-
-def test_columns_page_is_current():
-    kept = (ROOT / "outputs" / "COLUMNS.md").read_text()
-    assert kept == columns.columns_page(), "write results.columns_page() to outputs/COLUMNS.md"
 
 
 # Every number another one, so that no column can show its neighbour.

@@ -214,7 +214,7 @@ def test_matrix_matches_the_committed_copy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main.main(["-m", "+experiment=matrix", "tracking=disabled", "sweep=m"]) == 0
     made = (tmp_path / "outputs" / "m" / "checks.md").read_text()
-    kept = (Path(__file__).resolve().parents[2] / "MATRIX.md").read_text()
+    kept = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "matrix.md").read_text()
     kept = kept[kept.index("\n| layer | complete") :]
     rows = [[line for line in page.splitlines() if line.startswith("| ")] for page in (made, kept)]
     assert rows[0] == rows[1]

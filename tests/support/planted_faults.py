@@ -1,7 +1,8 @@
 """Planted faults, and healthy layers and hosts that look like them: what each check is measured by.
 
 `CASES` has what is planted, the shape of x, further overrides, and what `bridge-runner check` must say: any of `words`
-for a fault; nothing for a healthy one (`words` is None). `tests/benchmarks/faults.py` makes docs/FAULTS.md from it.
+for a fault; nothing for a healthy one (`words` is None). `tests/benchmarks/faults.py` makes docs/reference/faults.md of
+it.
 """
 
 import functools

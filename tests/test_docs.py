@@ -1,0 +1,71 @@
+"""The docs are true: their commands and code run, and what is made from the code is as the code is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import documented_pages
+import pytest
+
+from tests.benchmarks import reference
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
+# Those of pipelines run with the pipelines' sources: tests/pipelines.
+RUNNABLE = [
+    name for name, page in PAGES.items() if not name.startswith("pipelines/") and documented_pages.runs_something(page)
+]
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    sys.path.insert(0, str(DOCS))
+    try:
+        yield pytest.importorskip("hooks")
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_a_page_of_the_docs_runs(name, tmp_path):
+    documented_pages.run_page(PAGES[name], tmp_path)
+
+
+PRINTS = "```bash\necho 'took 3.1 ms'; exit 1  # exits 1\n```\n```text\ntook 27 ms\n```\n"
+
+
+def test_a_page_that_holds_runs(tmp_path):
+    documented_pages.run_page(f"```python\n# some/file.py\nx = 1\n```\n{PRINTS}", tmp_path)
+    assert (tmp_path / "some" / "file.py").read_text() == "# some/file.py\nx = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("true", "untrue"),
+    [("  # exits 1", ""), ("took 27", "took over"), ("```text\n", "```text\nanother line\n"), ("ms'; exit 1", "ms'")],
+)
+def test_a_page_that_is_untrue_fails(true, untrue, tmp_path):
+    with pytest.raises(AssertionError):
+        documented_pages.run_page(PRINTS.replace(true, untrue), tmp_path)
+
+
+@pytest.mark.parametrize("name", list(reference.pages()))
+def test_reference_page_is_current(name):
+    assert PAGES[f"reference/{name}"] == reference.pages()[name], "python tests/benchmarks/reference.py"
+
+
+def test_folder_in_the_nav_means_its_pages(hooks):
+    nav = ["index.md", {"How to": "how-to/"}, {"Notebooks": "notebooks/"}, {"About": ["about/design.md"]}]
+    made = hooks.unfolded(nav, ["how-to/b.md", "how-to/a.md", "index.md"])
+    assert made == ["index.md", {"How to": ["how-to/b.md", "how-to/a.md"]}, {"About": ["about/design.md"]}]
+
+
+def test_notebook_becomes_a_page(hooks):
+    cells = [
+        '{"cell_type": "markdown", "source": ["# Title"]}',
+        '{"cell_type": "code", "source": ["1 + 1"], "outputs": [{"data": {"text/plain": ["2"]}}]}',
+    ]
+    page = hooks.as_markdown(f'{{"cells": [{", ".join(cells)}]}}')
+    assert page == "# Title\n\n```python\n1 + 1\n```\n\n```text\n2\n```"
