@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
 from pathlib import Path
 
 import documented_pages
 import pytest
 
-from tests.benchmarks import reference
+from tests.benchmarks import pictures, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -69,3 +71,18 @@ def test_notebook_becomes_a_page(hooks):
     ]
     page = hooks.as_markdown(f'{{"cells": [{", ".join(cells)}]}}')
     assert page == "# Title\n\n```python\n1 + 1\n```\n\n```text\n2\n```"
+
+
+@pytest.mark.slow
+def test_pictures_are_current():
+    shown = json.loads(pictures.SHOWN.read_text())
+    assert shown["report"] == pictures.report_digest(), "python tests/benchmarks/pictures.py"
+    assert shown["check"] == pictures.shown_by_check(pictures.check_output()), "python tests/benchmarks/pictures.py"
+
+
+def test_pictures_are_small_and_name_no_path():
+    files = sorted(pictures.FOLDER.glob("*.*g"))
+    assert len(files) == 2 * (len(pictures.VIEWS) + 1)
+    assert [path.name for path in files if path.stat().st_size > pictures.MAX_BYTES] == []
+    text = "".join(path.read_text() for path in files if path.suffix == ".svg")
+    assert [word for word in (str(Path.home()), tempfile.gettempdir(), "url(http") if word in text] == []

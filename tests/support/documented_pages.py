@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +51,18 @@ def runs_something(page: str) -> bool:
 
 
 def run_page(page: str, folder: Path) -> None:
-    """Runs a page in `folder`.
+    """Runs a page in `folder`."""
+    run(fences(page), folder)
+
+
+def run(blocks: Iterable[Fence], folder: Path) -> None:
+    """Runs blocks of code in `folder`, in order.
 
     Raises:
       AssertionError: A command ends otherwise than the page states, or prints other lines.
     """
     printed = ""
-    for fence in fences(page):
+    for fence in blocks:
         if fence.file:
             path = folder / fence.file
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +72,8 @@ def run_page(page: str, folder: Path) -> None:
         elif fence.language == "python":
             printed = execute([sys.executable, "-c", fence.text], folder, 0)
         elif fence.language == "text":
-            assert missing(fence.text, printed) == [], printed
+            lines = missing(fence.text, printed)
+            assert not lines, f"{lines} not in:\n{printed}"
 
 
 def commands(fence: Fence) -> list[str]:
@@ -84,8 +91,8 @@ def execute(words: list[str], folder: Path, code: int) -> str:
     """What a process prints, which ends with this exit code and, if that is 0, without a word on stderr."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert code or done.stderr == ""
+    assert done.returncode == code, f"{words[-1]}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    assert code or done.stderr == "", f"{words[-1]}: {done.stderr}"
     return done.stdout
 
 
