@@ -9,7 +9,9 @@ from pathlib import Path
 
 import documented_pages
 import pytest
+import taken_targets
 
+from runner.commands import main
 from tests.benchmarks import pictures, reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,3 +88,22 @@ def test_pictures_are_small_and_name_no_path():
     assert [path.name for path in files if path.stat().st_size > pictures.MAX_BYTES] == []
     text = "".join(path.read_text() for path in files if path.suffix == ".svg")
     assert [word for word in (str(Path.home()), tempfile.gettempdir(), "url(http") if word in text] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", taken_targets.LAYERS)
+def test_layer_target_is_taken_as_documented(name, capsys):
+    _checked(f"layer=custom layer.target=taken_targets.{name.strip()}", taken_targets.LAYERS[name], capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", taken_targets.HOSTS)
+def test_host_target_is_taken_as_documented(name, capsys):
+    _checked(f"layer=linear host.target=taken_targets.{name.strip()}", taken_targets.HOSTS[name], capsys)
+
+
+def _checked(typed: str, expected: tuple[str, int, str], capsys) -> None:
+    more, code, named = expected
+    assert main.main(["check", "--traced", *typed.split(), *more.split(), "input_shape=[2,8]", "features=8"]) == code
+    printed = capsys.readouterr()
+    assert named in " ".join((printed.out + printed.err).split())
