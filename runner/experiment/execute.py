@@ -32,7 +32,7 @@ from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program, compile_program
 from runner.experiment.run_record import now, record_of
 from runner.experiment.sized import wrapped
-from runner.experiment.train import training
+from runner.experiment.train import evaluation, training
 from runner.experiment.train.curve import Steps, Stopped, Watch
 from runner.experiment.train.training import CompiledTraining, Trained
 from runner.records.record import Check, FailureKind, Verdict
@@ -242,6 +242,9 @@ def _tell(
             steps=story.steps,
         )
         story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
+        if run.train.eval_batches:
+            loss = _loss_eval(run, program, story.variables, arguments=(key, x))
+            story.train = dataclasses.replace(story.train, loss_eval=loss)
     (output, story.updated), story.apply_first_s = first_call(
         lambda: program.apply(story.variables, key, x), clock=clock
     )
@@ -273,6 +276,24 @@ def _tell(
             story.steady["apply_device"] = Measurement(samples=samples, summary=stats.summarize(samples))
 
 
+def _loss_eval(run: Run, program: Program, variables: Any, *, arguments: tuple[jax.Array, jax.Array]) -> float:
+    place, (key, x) = program.draft.placement, arguments
+    batches = (inputs.make_eval_batch(run.input, run.input_shape, num) for num in range(run.train.eval_batches))
+    return evaluation.mean_loss(
+        lambda each, batch: program.apply(each, key, batch)[0],
+        variables,
+        _teacher(run, program, x),
+        map(place.put_x, batches),
+    )
+
+
+def _teacher(run: Run, program: Program, x: jax.Array) -> Any:
+    """Variables of the same model, whose output is what training aims at."""
+    assert program.training is not None
+    teacher = program.init(program.draft.placement.put(rngs.teacher_key(run.train.teacher_seed)), x)
+    return training.make_teacher(program.training.training, teacher, run.train.teacher_seed)
+
+
 def _trained(
     job: Job,
     program: Program,
@@ -285,13 +306,11 @@ def _trained(
     steps: Steps | None = None,
 ) -> Trained:
     run, place, (key, x) = job.run, program.draft.placement, arguments
-    teacher = program.init(place.put(rngs.teacher_key(run.train.teacher_seed)), x)
-    teacher = training.make_teacher(compiled.training, teacher, run.train.teacher_seed)
     return training.train(
         compiled,
         initial,
         saved=program.draft.train_state,
-        teacher=teacher,
+        teacher=_teacher(run, program, x),
         key=key,
         batch=lambda step: place.put_x(inputs.make_batch(run.input, run.input_shape, step)),
         num_steps=run.train.steps,

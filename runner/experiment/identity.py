@@ -117,6 +117,8 @@ def family_of(run: Run, variables_digest: str | None = None, *, remote_platform:
     if run.train.steps:
         program["train"] = {key: data["train"][key] for key in ("optimizer", "learning_rate", "collections")}
         learning["train"] = {key: data["train"][key] for key in ("steps", "teacher_seed")}
+        if run.train.eval_batches:
+            learning["train"]["eval_batches"] = run.train.eval_batches
     program_id = canonical_digest(program)
     values = {"kind": data["input"]["kind"], "content": inputs.content_digest(run.input)}
     values |= {"seed": run.input.seed} if run.input.kind in inputs.RANDOM_KINDS else {}

@@ -20,6 +20,9 @@ from runner.config.settings.layer import InputSettings
 from runner.errors import ConfigError
 from runner.records.disk import plain_files
 
+# A seed of three numbers, the last of them not 0: a step has one of two, the seed of the input and its number.
+EVALUATION = 0xE7A1
+
 RANDOM_KINDS = frozenset({InputKind.normal, InputKind.tokens})
 
 
@@ -39,6 +42,15 @@ def make_batch(settings: InputSettings, shape: Sequence[int], step: int) -> np.n
       ConfigError: As in `make_input`.
     """
     return _values(settings, shape, np.random.default_rng((settings.seed, step)))
+
+
+def make_eval_batch(settings: InputSettings, shape: Sequence[int], num: int) -> np.ndarray:
+    """Makes the x of a batch for evaluation, which no step takes: the same whatever the seeds of the run.
+
+    Raises:
+      ConfigError: As in `make_input`.
+    """
+    return _values(settings, shape, np.random.default_rng((EVALUATION, num, 1)))
 
 
 def _values(settings: InputSettings, shape: Sequence[int], generator: np.random.Generator) -> np.ndarray:

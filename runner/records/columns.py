@@ -145,6 +145,9 @@ COLUMNS: Mapping[str, Column] = {
     ),
     "machine_id": Column("string", "names the machine", lambda record: record.fingerprint.get("machine_id")),
     "software_id": Column("string", "names the software", lambda record: record.fingerprint.get("software_id")),
+    "loss_eval": Column(
+        "double", "loss after training on train.eval_batches batches", _train(lambda train: train.loss_eval)
+    ),
 }
 
 

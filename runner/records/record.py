@@ -175,6 +175,7 @@ class TrainInfo:
       resumed_at: Steps at which it resumed after an interrupted attempt; the curve covers all attempts.
       remarks: Notes on resuming: damaged steps, different software.
       state: Location of the step and optimizer state, to continue from; None if no checkpoint is written.
+      loss_eval: The loss after training on `train.eval_batches` batches; None if there are none.
     """
 
     first_step: int
@@ -185,6 +186,7 @@ class TrainInfo:
     resumed_at: list[int] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     state: CheckpointInfo | None = None
+    loss_eval: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,8 @@ ROWS = [
     ("train.learning_rate", 0.5, PROGRAM, TRAINED),
     ("train.collections", ("params", "LoRAParam"), PROGRAM, TRAINED),
     ("train.teacher_seed", 2, RESULT, TRAINED),
+    ("train.eval_batches", 4, RESULT, TRAINED),
+    ("train.eval_batches", 4, NOTHING, {}),
     ("train.optimizer", "sgd", NOTHING, {}),
     ("mesh.axes", {"data": 1, "model": 1}, PROGRAM, MESHED),
     ("mesh.input", ("data",), PROGRAM, MESHED),

@@ -51,6 +51,7 @@ TRAIN = TrainInfo(
     step=Phases(trace_s=0.31, lower_s=0.32, compile_s=0.33, cache="off", first_call_s=0.34),
     steps_s=[0.35],
     not_moved=["params/a", "params/b"],
+    loss_eval=0.75,
 )
 TIMING = Timing(
     construct_s=0.01,
@@ -121,6 +122,7 @@ ROW = {
     "checkpoint_digest": "c",
     "machine_id": "m1",
     "software_id": "s1",
+    "loss_eval": 0.75,
 }
 
 

@@ -36,6 +36,7 @@ class TrainSettings:
       teacher_seed: Seed of the teacher's weights, whose output is the target.
       save_every: Steps between saves to disk, from which a killed run resumes; 0 saves none.
       keep_steps: How many of the saved steps are kept, the last ones.
+      eval_batches: Batches on which the loss is taken after training (`loss_eval`), the same for every run; 0 for none.
     """
 
     steps: int = 0
@@ -45,6 +46,7 @@ class TrainSettings:
     teacher_seed: int = 1
     save_every: int = 0
     keep_steps: int = 2
+    eval_batches: int = 0
 
     def __post_init__(self) -> None:
         if self.save_every < 0:
@@ -53,6 +55,9 @@ class TrainSettings:
         if self.keep_steps < 1:
             reason = "at least the last step that was kept stays"
             raise ConfigError("train.keep_steps", self.keep_steps, reason, "train.keep_steps=2")
+        if self.eval_batches < 0:
+            reason = "the loss is taken on this number of batches after training, or not at 0"
+            raise ConfigError("train.eval_batches", self.eval_batches, reason, "train.eval_batches=16")
         if self.steps < 0:
             raise ConfigError("train.steps", self.steps, "steps are a whole number from 0", "train.steps=10")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
