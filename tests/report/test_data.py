@@ -159,20 +159,37 @@ def test_equal_values_keep_their_types():
     ] == [1, "true", 1.0, "1"]
 
 
-def test_missing_runs_keep_their_place():
+def test_waiting_runs_keep_their_place():
     gone = record(1, settings={"seed": 1})
     data = data_of(record(0), missing=(gone,))
-    assert data["columns"]["status"] == ["done", "missing"]
+    assert data["columns"]["status"] == ["done", "waiting"]
     assert data["axes"] == {"seed": [0, 1]}
     assert verdict(record(0), missing=(gone,)) == (
         "care",
-        ["1 of 2 runs done, 1 missing", "times: 1 of 1 to be read with care (~)"],
+        ["1 of 2 runs done, 1 waiting", "times: 1 of 1 to be read with care (~)"],
     )
+
+
+def test_refused_runs_took_no_time():
+    refused = record(0, status=Status.failed, timing=None, wall_s=0.0)
+    assert data_of(refused, record(1))["columns"]["wall_s"] == [None, pytest.approx(RECORD.wall_s)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "shown"), [("apply_latency_median_s", "250 ms"), ("checkpoint_bytes", "0 B"), ("loss_last", "0.25")]
+)
+def test_best_value_has_its_unit(objective, shown):
+    report = Report()
+    report.add(record(0))
+    study = {"objective": objective, "direction": "minimize", "space": {}, "sampler": "TPE", "n_trials": 1}
+    trial = Trial(number=0, overrides=["features=8"], value=0.25, run_id="0" * 64)
+    head = report.data({**plan(record(0)), "study": study}, "mine", [trial])["head"]
+    assert head["search"]["best"]["value"] == shown
 
 
 def test_sweeps_without_results_have_a_page():
     data = data_of(missing=(record(0), record(1, settings={"seed": 1})))
-    assert data["head"]["verdict"]["sentences"] == ["0 of 2 runs done, 2 missing"]
+    assert data["head"]["verdict"]["sentences"] == ["0 of 2 runs done, 2 waiting"]
     assert "No run has been made yet." in Text(to_html(data)).text
 
 
@@ -369,7 +386,7 @@ def test_report_writes_the_current_page(folder, capsys):
     said = f"mine/report.html: {folder.report.stat().st_size / 1e6:.1f} MB, opens in any browser\n"
     assert capsys.readouterr().out == said
     data = unpacked(folder.report.read_bytes())
-    assert data["columns"]["status"] == ["done", "missing"]
+    assert data["columns"]["status"] == ["done", "waiting"]
     assert data["folder"] == "mine"
 
 
@@ -380,7 +397,7 @@ def test_restarted_runs_have_no_record(folder):
     folder.journal.write_bytes(lines[0])
     write_line(folder, event="begin", run_id=tried.run_id)
     assert main.main(["report", "mine"]) == 0
-    assert unpacked(folder.report.read_bytes())["columns"]["status"] == ["done", "missing"]
+    assert unpacked(folder.report.read_bytes())["columns"]["status"] == ["done", "waiting"]
 
 
 def test_sweep_end_writes_the_same_page(folder):
@@ -460,7 +477,7 @@ def served(folder):
 @pytest.mark.slow
 def test_server_sends_only_changed_pages(folder, served):
     status, page, name = get(served)
-    assert (status, unpacked(page)["columns"]["status"]) == (200, ["done", "missing"])
+    assert (status, unpacked(page)["columns"]["status"]) == (200, ["done", "waiting"])
     assert b"connect-src &#39;self&#39;" in page
     assert get(served, If_None_Match=name) == (304, b"", None)
     finish(folder, record(1, settings={"seed": 1}))

@@ -27,6 +27,9 @@ TAKEN = (
     *("cache", "compile_contended", "compiled_here", "checkpoint_s", "tracker_s"),
 )
 
+# The status of a run without a record: nothing of it has ended yet.
+WAITING = "waiting"
+
 
 class Report:
     """Collects a report's data record by record: numbers and pool indices, not the records themselves."""
@@ -44,6 +47,7 @@ class Report:
         """
         taken = row or {name: COLUMNS[name].value(record) for name in TAKEN}
         entry = {name: number(taken[name]) for name in TAKEN}
+        entry["wall_s"] = entry["wall_s"] or None  # a run that was refused took no time of its own
         entry |= {name: value(record, self._pool) for name, value in EXTRA.items()}
         self._entries[record.run_id] = entry
 
@@ -51,7 +55,7 @@ class Report:
         """Everything that the page shows, as JSON data.
 
         Args:
-          plan: The sweep's plan, as in `sweep.json`: runs without a record are shown as missing.
+          plan: The sweep's plan, as in `sweep.json`: runs without a record are shown as waiting.
           folder: The sweep's folder, as typed on the command line.
           trials: A search's trials told to the study.
 
@@ -125,7 +129,7 @@ def _search(plan: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any] 
 def _missing(run: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
     """The entry of a run without a record yet."""
     entry: dict[str, Any] = dict.fromkeys((*TAKEN, *EXTRA)) | {name: [] for name in LISTS}
-    known = {"num": run["num"], "status": "missing", "layer": run["layer"], "device": run["settings"]["device"]}
+    known = {"num": run["num"], "status": WAITING, "layer": run["layer"], "device": run["settings"]["device"]}
     overrides = [pool.place(text) for text in run["overrides"]]
     seed = run["settings"].get("seed")
     return entry | known | {"seed": seed, "overrides": overrides, "settings": pairs(run["settings"], pool)}

@@ -71,12 +71,19 @@ def _search(plan: Mapping[str, Any], trials: Sequence[Trial], labels: Sequence[s
         "num_failed": sum(trial.value is None for trial in trials),
         "best": best
         and {
-            "value": f"{best.value:.6g}",
+            "value": _in_unit(best.value, study["objective"]),
             "trial": best.number,
             "asked": " ".join(best.overrides),
             "run": labels[places[best.run_id]] if best.run_id in places else None,
         },
     }
+
+
+def _in_unit(value: float | None, name: str) -> str:
+    """A value of the results column `name`: as a time, a size or a number."""
+    if value is None or name.endswith("_s"):
+        return table.duration(value)
+    return table.size(round(value)) if name.endswith("_bytes") else f"{value:.6g}"
 
 
 def _in_words(values: Sequence[Any]) -> str:
@@ -92,11 +99,11 @@ def _verdict(columns: Columns, pool: Sequence[Any]) -> dict[str, Any]:
     counts = Counter(columns["status"])
     num_runs = len(columns["status"])
     said = [f"{counts['done']} of {num_runs} runs done"]
-    said += [f"{counts[status]} {status}" for status in ("failed", "missing") if counts[status]]
+    said += [f"{counts[status]} {status}" for status in ("failed", "waiting") if counts[status]]
     answers = _answers(columns, pool)
     given = {verdict for verdicts in answers.values() for verdict in verdicts}
     bad = counts["failed"] or Verdict.fail.value in given
-    careful = counts["missing"] or Verdict.warn.value in given
+    careful = counts["waiting"] or Verdict.warn.value in given
     return {
         "level": "bad" if bad else "care" if careful else "good",
         "sentences": [", ".join(said), *_check_sentences(answers), *_time_sentences(columns, pool)],

@@ -16,7 +16,7 @@ VENDOR = PARTS / "vendor"
 
 # Our own scripts, in dependency order; third-party bundles come before them.
 SCRIPTS = (
-    *("data.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
+    *("data.js", "scales.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
     *("figures.js", "run.js", "theme.js", "page.js"),
 )
 STYLE = "page.css"

@@ -6,20 +6,12 @@ const COLORS = [1, 2, 3, 4, 5, 6, 7, 8].map((place) => `var(--series-${place})`)
 const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "asterisk"];
 const MAX_SERIES = COLORS.length;
 
-// From this ratio of the largest to the smallest value on, a scale is logarithmic.
-const LOG_RATIO = 20;
-
 // SVG gets slow beyond a few thousand marks: evenly picked ones stand for the others.
 const MAX_MARKS = 2000;
 
 function plot(width, height, options) {
   const style = { background: "transparent", fontSize: "12px", overflow: "visible" };
-  return Plot.plot({ width, height, style, marginLeft: 64, marginBottom: 42, ...options });
-}
-
-/** Ticks that a chart of this width has room for. */
-function numTicks(width) {
-  return Math.max(2, Math.floor(width / 110));
+  return Plot.plot({ width, height, style, marginLeft: LEFT, marginBottom: 42, ...options });
 }
 
 /** What a pointer near a mark tells; text as it is. */
@@ -31,39 +23,6 @@ function tip(rows, x, y, text, pointer = Plot.pointer) {
 function thinned(rows, most = MAX_MARKS) {
   if (rows.length <= most) return rows;
   return Array.from({ length: most }, (_, place) => rows[Math.round((place * (rows.length - 1)) / (most - 1))]);
-}
-
-/** A scale of times, sizes or numbers, logarithmic where values differ by much, unless `log` decides it. */
-function valueScale(values, label, say, { log = null } = {}) {
-  const known = values.filter((value) => value != null);
-  const [low, high] = d3.extent(known);
-  const logarithmic = log ?? (low > 0 && high / low > LOG_RATIO);
-  const tickFormat = (value) => (value === 0 ? "0" : say(value));
-  return {
-    label,
-    tickFormat,
-    grid: true,
-    ...(logarithmic ? { type: "log", ticks: logTicks(low, high) } : { type: "linear", ticks: 5, nice: true }),
-  };
-}
-
-/** Powers of ten, and between few of them their double and their half. */
-function logTicks(low, high) {
-  const powers = d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high)) + 1);
-  const steps = powers.length > 3 ? [1] : [1, 2, 5];
-  return powers
-    .flatMap((power) => steps.map((step) => step * 10 ** power))
-    .filter((value) => value >= low * 0.8 && value <= high * 1.25);
-}
-
-/** A scale of an axis of the sweep: numbers by their size, all else in the sweep's order. */
-function axisScale(values, label) {
-  const distinct = [...new Set(values)];
-  if (!distinct.every((value) => typeof value === "number"))
-    return { type: "point", label, domain: distinct, padding: 0.6 };
-  const log = d3.min(distinct) > 0 && d3.max(distinct) / d3.min(distinct) >= 8;
-  const ticks = distinct.length <= 10 ? { ticks: distinct } : {};
-  return { type: log ? "log" : "linear", label, tickFormat: (value) => String(value), inset: 24, ...ticks };
 }
 
 const SHAPES = [
@@ -113,7 +72,7 @@ function colorOf(series) {
  */
 function intervals(width, rows, scales, series) {
   const color = colorOf(series);
-  const spread = scales.x.type === "point" ? Math.min(12, (width - 64) / scales.x.domain.length / series.length) : 0;
+  const spread = scales.x.type === "point" ? Math.min(12, (width - LEFT) / scales.x.domain.length / series.length) : 0;
   const marks = series.flatMap((name, place) => {
     const own = rows.filter((row) => row.series === name);
     const dx = (place - (series.length - 1) / 2) * spread;
@@ -155,9 +114,10 @@ function intervals(width, rows, scales, series) {
 
 /** One dot a run, a line a kind, with the median of each as a bar; hollow dots are to be read with care.
  *
- * dots: `{x, y, flags, text}`; medians: `{y, median, low, high}`.
+ * dots: `{x, y, flags, text}`; medians: `{y, median, low, high}`; scale: that of x for a number of ticks.
  */
 function strips(width, dots, medians, scale) {
+  const x = scale(numTicks(width));
   const names = medians.map((row) => row.y);
   const places = new Map(names.map((name, place) => [name, place]));
   const many = dots.length > 20 * names.length;
@@ -169,7 +129,7 @@ function strips(width, dots, medians, scale) {
   const { marginLeft, y } = namesAtLeft(names, width);
   return plot(width, 60 + (many ? 48 : 30) * names.length, {
     marginLeft,
-    x: { ...scale, ticks: scale.type === "log" ? scale.ticks : numTicks(width) },
+    x,
     y: {
       label: null,
       domain: [names.length - 0.5, -0.5],
@@ -196,23 +156,26 @@ function strips(width, dots, medians, scale) {
   });
 }
 
-/** Parts of a whole, a bar a row: `{y, part, value, text}`, the parts of a row one after the other. */
-function stacked(width, rows, parts, say) {
+/** Dots on a line a row, a colour and shape a part: `{y, part, value, text}`. A bar of seconds would hide microseconds. */
+function lanes(width, rows, parts, say) {
+  const known = rows.filter((row) => row.value > 0);
   const names = [...new Set(rows.map((row) => row.y))];
-  const ends = new Map();
-  const placed = rows.map((row) => {
-    const from = ends.get(row.y) ?? 0;
-    ends.set(row.y, from + row.value);
-    return { ...row, from, to: from + row.value, middle: from + row.value / 2 };
-  });
+  const color = colorOf(parts);
+  const marks = parts.map((part, place) =>
+    Plot.dot(
+      known.filter((row) => row.part === part),
+      { x: "value", y: "y", symbol: SYMBOLS[place], r: 4.5, fill: color(part), fillOpacity: 0.75, stroke: color(part) },
+    ),
+  );
   return plot(width, 60 + 26 * names.length, {
-    ...namesAtLeft(names, width),
-    x: { ...valueScale([0, ...placed.map((row) => row.to)], null, say), ticks: numTicks(width) },
-    color: { domain: parts, range: COLORS },
-    marks: [
-      Plot.barX(placed, { x1: "from", x2: "to", y: "y", fill: "part", insetTop: 1, insetBottom: 1 }),
-      tip(placed, "middle", "y", "text"),
-    ],
+    ...namesAtLeft(names, width, { type: "point", padding: 0.6, grid: true }),
+    x: valueScale(
+      known.map((row) => row.value),
+      null,
+      say,
+      { log: true, num: numTicks(width) },
+    ),
+    marks: [...marks, tip(known, "value", "y", "text")],
   });
 }
 
@@ -241,7 +204,7 @@ function ratios(width, rows, series, at, say) {
   });
   return plot(width, 70 + 34 * names.length, {
     ...namesAtLeft(names, width, { type: "point", padding: 0.6 }),
-    x: valueScale([at, ...rows.flatMap((row) => [row.median, row.low, row.high])], null, say, { log: true }),
+    x: valueScale([at, ...rows.flatMap((row) => [row.median, row.low, row.high])], null, say, { log: true, num: numTicks(width) }),
     marks: [
       Plot.ruleX([at], { stroke: "currentColor", strokeDasharray: "4 3" }),
       ...marks,
@@ -255,7 +218,7 @@ function distributions(width, rows, scales) {
   const shown = thinned(rows, 120);
   const thick = Math.max(2, Math.min(12, (width / shown.length) * 0.5));
   return plot(width, 280, {
-    ...scales,
+    ...roomFor(scales, width),
     marks: [
       Plot.ruleX(shown, { x: "x", y1: "min", y2: "max", stroke: "var(--series-1)", strokeWidth: 1 }),
       Plot.ruleX(shown, {
@@ -277,7 +240,7 @@ function curves(width, rows, medians, scales, series) {
   const color = colorOf(series);
   const stroke = (row) => color(row.series);
   return plot(width, 300, {
-    ...scales,
+    ...roomFor(scales, width),
     marks: [
       Plot.line(rows, { x: "x", y: "y", z: "run", stroke, strokeWidth: 1, strokeOpacity: medians.length ? 0.35 : 0.9 }),
       Plot.line(medians, { x: "x", y: "y", z: "series", stroke, strokeWidth: 2.5 }),
@@ -292,7 +255,7 @@ function trialDots(width, rows, scales) {
   const failed = thinned(rows.filter((row) => row.value == null));
   const cross = { x: "x", symbol: "times", r: 4, stroke: "var(--series-6)", strokeWidth: 1.6 };
   return plot(width, 300, {
-    ...scales,
+    ...roomFor(scales, width),
     marks: [
       Plot.line(
         rows.filter((row) => row.best != null),
@@ -310,34 +273,11 @@ function bars(width, rows, say) {
   const names = rows.map((row) => row.y);
   return plot(width, 60 + 26 * names.length, {
     ...namesAtLeft(names, width),
-    x: { ...valueScale([0, ...rows.map((row) => row.value)], null, say), ticks: numTicks(width) },
+    x: valueScale([0, ...rows.map((row) => row.value)], null, say, { num: numTicks(width) }),
     marks: [
       Plot.barX(rows, { x: "value", y: "y", fill: "var(--series-6)", inset: 1 }),
       Plot.tickX(rows, { x: "other", y: "y", stroke: "currentColor", strokeWidth: 2.5 }),
       tip(rows, "value", "y", "text", Plot.pointerY),
     ],
   });
-}
-
-/** Names below a chart: aslant where they would meet, and only some of them where even that is too narrow. */
-function roomFor(scales, width) {
-  const { domain, type } = scales.x;
-  const longest = type === "point" ? d3.max(domain, (name) => String(name).length) : 0;
-  if (domain === undefined || longest * domain.length * 7 < width - 64) return scales;
-  const step = Math.ceil((domain.length * 16) / (width - 64));
-  const ticks = domain.filter((_, place) => place % step === 0);
-  return {
-    ...scales,
-    height: 300 + longest * 5,
-    marginBottom: 42 + longest * 5,
-    x: { ...scales.x, ticks, tickRotate: -45 },
-  };
-}
-
-/** Names of rows at the left, at most two fifths of the chart; longer ones are cut. */
-function namesAtLeft(names, width, scale = {}) {
-  const most = Math.floor((width * 0.4) / 6.6);
-  const longest = d3.max(names, (name) => name.length) ?? 0;
-  const tickFormat = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
-  return { marginLeft: 16 + Math.min(longest, most) * 6.6, y: { ...scale, label: null, domain: names, tickFormat } };
 }

@@ -73,26 +73,36 @@ function worst(verdicts) {
 
 // ---- in words
 
-/** `value` with three digits, in the first unit in which it is below 1000. */
-function withUnit(value, units) {
+/** `value` with `digits` digits, in the first unit in which it is below 1000. */
+function withUnit(value, units, digits = 3) {
   for (const unit of units.slice(0, -1)) {
-    const shown = Number(value.toPrecision(3));
+    const shown = Number(value.toPrecision(digits));
     if (Math.abs(shown) < 1000) return `${shown} ${unit}`;
     value /= 1000;
   }
-  return `${value < 999.5 ? Number(value.toPrecision(3)) : Math.round(value)} ${units.at(-1)}`;
+  return `${value < 999.5 ? Number(value.toPrecision(digits)) : Math.round(value)} ${units.at(-1)}`;
 }
 
-function duration(seconds) {
-  return seconds == null ? "–" : withUnit(seconds * 1e9, ["ns", "µs", "ms", "s"]);
+function duration(seconds, digits = 3) {
+  return seconds == null ? "–" : withUnit(seconds * 1e9, ["ns", "µs", "ms", "s"], digits);
 }
 
-function size(bytes) {
-  return bytes == null ? "–" : withUnit(bytes, ["B", "kB", "MB", "GB", "TB"]);
+function size(bytes, digits = 3) {
+  return bytes == null ? "–" : withUnit(bytes, ["B", "kB", "MB", "GB", "TB"], digits);
 }
 
-function number(value) {
-  return value == null ? "–" : String(typeof value === "number" ? Number(value.toPrecision(6)) : value);
+/** A number with `digits` digits, without a row of zeros in front; whole ones as they are. */
+function number(value, digits = 6) {
+  if (typeof value !== "number") return String(value ?? "–");
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return String(value);
+  const rounded = Number(value.toPrecision(digits));
+  return Math.abs(rounded) < 1e-3 || Math.abs(rounded) >= 1e15 ? rounded.toExponential() : String(rounded);
+}
+
+/** How a value of a column of this name is said: seconds, bytes, or a number. */
+function sayOf(name) {
+  if (name.endsWith("_s")) return duration;
+  return name.endsWith("_bytes") ? size : number;
 }
 
 /** A time with its mark. */

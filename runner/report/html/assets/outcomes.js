@@ -48,13 +48,10 @@ function values(state, rows, label) {
     text: `${row.label}\nmean ${number(row.mean)}, std ${number(row.std)}\nfrom ${number(row.min)} to ${number(row.max)}`,
   }));
   const scales = {
-    x: {
-      ...axisScale(
-        columns.map((row) => row.x),
-        "seed",
-      ),
-      type: "linear",
-    },
+    x: countScale(
+      columns.map((row) => row.x),
+      "seed",
+    ),
     y: valueScale(
       columns.flatMap((row) => [row.min, row.max]),
       null,
@@ -73,21 +70,25 @@ function values(state, rows, label) {
 /** Every trial in the order in which it was asked for, also those whose run the filters hide, and the best so far. */
 function trials(state) {
   const { objective, direction, trials: all } = state.data.search;
+  const say = sayOf(objective);
   const better = direction === "maximize" ? (one, two) => one > two : (one, two) => one < two;
   let best = null;
   const rows = all.map(([x, value, place, asked, error]) => {
     if (value != null && (best == null || better(value, best))) best = value;
     const label = place == null ? null : state.data.columns.label[place];
-    const text = `trial ${x}: ${error ? `failed: ${error}` : number(value)}\n${asked}\n${label ?? "no run"}`;
+    const text = `trial ${x}: ${error ? `failed: ${error}` : say(value)}\n${asked}\n${label ?? "no run"}`;
     return { x, value, best, label, asked, error, text };
   });
   const told = rows.filter((row) => row.value != null);
   const scales = {
-    x: { label: "trial" },
+    x: countScale(
+      rows.map((row) => row.x),
+      "trial",
+    ),
     y: valueScale(
       told.map((row) => row.value),
-      objective,
-      number,
+      null,
+      say,
     ),
   };
   const failed = rows.length - told.length;
@@ -97,7 +98,7 @@ function trials(state) {
     numbers: () =>
       plainTable(
         ["trial", objective, "asked for", "run", "error"],
-        rows.map((row) => [row.x, number(row.value), row.asked, linkTo(row.label), row.error]),
+        rows.map((row) => [row.x, say(row.value), row.asked, linkTo(row.label), row.error]),
       ),
   };
 }
@@ -123,10 +124,13 @@ function losses(state) {
   const lines = groups.flatMap((group) => thinned(group.rows, 30).flatMap((row) => points(row, group.label)));
   const medians = groups.filter((group) => group.rows.length > 2).flatMap((group) => medianCurve(state, group));
   const scales = {
-    x: { label: "step" },
+    x: countScale(
+      lines.map((point) => point.x),
+      "step",
+    ),
     y: valueScale(
       lines.map((point) => point.y),
-      "loss",
+      null,
       number,
     ),
   };

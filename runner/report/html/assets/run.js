@@ -82,7 +82,7 @@ function commands(state, row) {
   const folder = `${state.data.folder}/runs/${row.label}`;
   const typed = state.data.columns.overrides[row.id].map((place) => quoted(state.data.pool[place]));
   const there =
-    row.status === "missing"
+    row.status === "waiting"
       ? []
       : [
           `bridge-runner rerun ${quoted(folder)}`,
@@ -118,7 +118,7 @@ function outputTable(state, row) {
   if (!arrays.length) return null;
   const lines = arrays.map(([kind, ...numbers]) => [
     state.data.pool[kind],
-    ...numbers.slice(0, 6).map(number),
+    ...numbers.slice(0, 6).map((value) => number(value)),
     numbers[6],
   ]);
   return part(
@@ -179,10 +179,13 @@ function trainingOf(state, row) {
     text: `step ${x}: ${number(y)}`,
   }));
   const scales = {
-    x: { label: "step" },
+    x: countScale(
+      points.map((point) => point.x),
+      "step",
+    ),
     y: valueScale(
       points.map((point) => point.y),
-      "loss",
+      null,
       number,
     ),
   };

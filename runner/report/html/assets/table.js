@@ -109,6 +109,16 @@ function passes(typed, row, column) {
 
 const NUMERIC = new Set(["time", "size", "number", "count"]);
 
+const MAX_WIDTH = 320;
+const SAMPLE = 300;
+
+/** Pixels for the longest of some of a column's texts, at most a few hundred. */
+function widthOf(column, rows) {
+  const font = "14.4px system-ui, sans-serif"; // as page.css has it
+  const texts = thinned(rows, SAMPLE).map((row) => textWidth(cellText(row, column), font));
+  return Math.ceil(Math.min(MAX_WIDTH, Math.max(textWidth(column.title, `600 ${font}`) + 42, d3.max(texts) + 18, 60)));
+}
+
 /** A column as Tabulator wants it. Its own headings and menus take HTML, so every text goes in as a node. */
 function definition(column, state) {
   const right = NUMERIC.has(column.kind) || typeof state.rows[0]?.[column.field] === "number";
@@ -116,6 +126,7 @@ function definition(column, state) {
     field: column.field,
     title: column.title,
     frozen: column.kind === "link",
+    minWidth: widthOf(column, state.rows),
     hozAlign: right ? "right" : "left",
     sorter: (first, second) => compare(first, second),
     formatter: (cell) => cellNode(cell.getData(), column, state.data),
@@ -135,7 +146,8 @@ function makeTable(state, onShown) {
     columns: columns.filter((column) => column.shown).map((column) => definition(column, state)),
     index: "id",
     nestedFieldSeparator: false,
-    layout: "fitDataFill",
+    // All columns share what room the frame has left; where it has too little, it scrolls.
+    layout: "fitColumns",
     maxHeight: "32rem",
     placeholder: "No run passes.",
     headerSortTristate: true,

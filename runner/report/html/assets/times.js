@@ -98,11 +98,8 @@ function strip(state, rows, value, text, { caption, say, flags = () => [] }) {
     own.map((row) => ({ x: value(row), y: label, flags: flags(row), text: `${row.label}\n${label}\n${text(row)}` })),
   );
   const medians = groups.map((group) => ({ y: group.label, ...aggregate(group.rows.map(value)) }));
-  const scale = valueScale(
-    dots.map((dot) => dot.x),
-    null,
-    say,
-  );
+  const values = dots.map((dot) => dot.x);
+  const scale = (num) => valueScale(values, null, say, { num });
   return { caption, draw: (width) => strips(width, dots, medians, scale) };
 }
 
@@ -137,7 +134,7 @@ function twins(state) {
       y: labels[place],
       series: against(other),
       ...{ median, low, high, flags },
-      text: `${labels[place]}: ${against(other)}\n${times3(median, flags)}${low == null ? "" : ` (99 % interval ${times3(low)} to ${times3(high)})`}`,
+      text: `${labels[place]}: ${against(other)}\n${times3(median, 3, flags)}${low == null ? "" : ` (99 % interval ${times3(low)} to ${times3(high)})`}`,
     })),
   );
   const series = VARIANTS.slice(1)
@@ -164,8 +161,8 @@ function against(name) {
   return `bridged / ${name === "linen" ? "Linen" : name}`;
 }
 
-function times3(ratio, flags = []) {
-  return `${flags.length ? FLAGGED : ""}${Number(ratio.toPrecision(3))} ×`;
+function times3(ratio, digits = 3, flags = []) {
+  return `${flags.length ? FLAGGED : ""}${number(ratio, digits)} ×`;
 }
 
 function variantLines(found, label) {
@@ -180,7 +177,7 @@ function variantLines(found, label) {
       duration(lower),
       duration(compile),
       flagged(steady, flags),
-      ratio ? times3(ratio[0], ratio[3]) : "–",
+      ratio ? times3(ratio[0], 3, ratio[3]) : "–",
     ];
   });
 }
@@ -198,7 +195,7 @@ function phases(state) {
       return {
         y: group.label,
         part,
-        value: found?.median ?? 0,
+        value: found?.median,
         found,
         text: `${group.label}\n${name}: ${part} ${inWords(found)}`,
       };
@@ -206,11 +203,11 @@ function phases(state) {
   const rows = Object.fromEntries(["init", "apply"].map((name) => [name, groups.flatMap((group) => bar(group, name))]));
   const contended = state.shown.some((row) => row.compile_contended);
   return {
-    hint: `From the function to its result, median over seeds.${contended ? ` Programs of this sweep compiled side by side (${FLAGGED}).` : ""}${note}`,
+    hint: `From the function to its result, median over seeds; the scale is logarithmic.${contended ? ` Programs of this sweep compiled side by side (${FLAGGED}).` : ""}${note}`,
     charts: ["init", "apply"].map((name) => ({
       caption: name,
-      legend: () => legend(PARTS, [d3.symbolSquare]),
-      draw: (width) => stacked(width, rows[name], PARTS, duration),
+      legend: () => legend(PARTS),
+      draw: (width) => lanes(width, rows[name], PARTS, duration),
     })),
     numbers: () =>
       plainTable(
