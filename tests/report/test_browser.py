@@ -37,7 +37,8 @@ def test_report_renders_without_errors_or_requests(sweep, colors, opened):
     page.show_all()
     drawn = page.tab.evaluate("[...document.querySelectorAll('#figures > section')].map((part) => part.id)")
     more = {"hostile": {"twins", "losses"}, "mixed": set(), "searched": {"trials"}}[sweep]
-    assert set(drawn) == {"times", "phases", "outputs", "checks", "checkpoints"} | more
+    explored = {"scatter", "parallel", "groups"}
+    assert set(drawn) == {"times", "phases", "outputs", "checks", "checkpoints"} | explored | more
     assert page.tab.locator(".chart svg").count() == page.tab.locator(".chart").count() > 5
     assert page.tab.locator("#failures").is_visible() == (sweep == "mixed")
 

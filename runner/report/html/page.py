@@ -16,8 +16,9 @@ VENDOR = PARTS / "vendor"
 
 # Our own scripts, in dependency order; third-party bundles come before them.
 SCRIPTS = (
-    *("data.js", "scales.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
-    *("figures.js", "run.js", "theme.js", "page.js"),
+    *("data.js", "address.js", "scales.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
+    *("chosen.js", "explore.js", "parallel.js", "groups.js", "save.js"),
+    *("figures.js", "sections.js", "run.js", "theme.js", "page.js"),
 )
 STYLE = "page.css"
 

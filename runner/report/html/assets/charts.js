@@ -114,10 +114,9 @@ function intervals(width, rows, scales, series) {
 
 /** One dot a run, a line a kind, with the median of each as a bar; hollow dots are to be read with care.
  *
- * dots: `{x, y, flags, text}`; medians: `{y, median, low, high}`; scale: that of x for a number of ticks.
+ * dots: `{x, y, flags, text}`; medians: `{y, median, low, high}`; scale: that of x for the room it has.
  */
 function strips(width, dots, medians, scale) {
-  const x = scale(numTicks(width));
   const names = medians.map((row) => row.y);
   const places = new Map(names.map((name, place) => [name, place]));
   const many = dots.length > 20 * names.length;
@@ -129,7 +128,7 @@ function strips(width, dots, medians, scale) {
   const { marginLeft, y } = namesAtLeft(names, width);
   return plot(width, 60 + (many ? 48 : 30) * names.length, {
     marginLeft,
-    x,
+    x: scale(width - marginLeft - 20),
     y: {
       label: null,
       domain: [names.length - 0.5, -0.5],
@@ -167,20 +166,17 @@ function lanes(width, rows, parts, say) {
       { x: "value", y: "y", symbol: SYMBOLS[place], r: 4.5, fill: color(part), fillOpacity: 0.75, stroke: color(part) },
     ),
   );
+  const left = namesAtLeft(names, width, { type: "point", padding: 0.6, grid: true });
+  const values = known.map((row) => row.value);
   return plot(width, 60 + 26 * names.length, {
-    ...namesAtLeft(names, width, { type: "point", padding: 0.6, grid: true }),
-    x: valueScale(
-      known.map((row) => row.value),
-      null,
-      say,
-      { log: true, num: numTicks(width) },
-    ),
+    ...left,
+    x: acrossScale(values, say, width - left.marginLeft - 20, { log: true }),
     marks: [...marks, tip(known, "value", "y", "text")],
   });
 }
 
 /** Points with intervals on lines of their own, beside a line at `at`: `{y, series, median, low, high, flags, text}`. */
-function ratios(width, rows, series, at, say) {
+function ratios(width, rows, series, at, say, { log = true } = {}) {
   const names = [...new Set(rows.map((row) => row.y))];
   const color = colorOf(series);
   const marks = series.flatMap((name, place) => {
@@ -202,9 +198,11 @@ function ratios(width, rows, series, at, say) {
       ),
     ];
   });
+  const left = namesAtLeft(names, width, { type: "point", padding: 0.6 });
+  const ends = rows.flatMap((row) => [row.median, row.low, row.high]);
   return plot(width, 70 + 34 * names.length, {
-    ...namesAtLeft(names, width, { type: "point", padding: 0.6 }),
-    x: valueScale([at, ...rows.flatMap((row) => [row.median, row.low, row.high])], null, say, { log: true, num: numTicks(width) }),
+    ...left,
+    x: acrossScale([at, ...ends], say, width - left.marginLeft - 20, { log: log || null }),
     marks: [
       Plot.ruleX([at], { stroke: "currentColor", strokeDasharray: "4 3" }),
       ...marks,
@@ -271,9 +269,10 @@ function trialDots(width, rows, scales) {
 /** Bars with a second value as a bar across: `{y, value, other, text}`. */
 function bars(width, rows, say) {
   const names = rows.map((row) => row.y);
+  const left = namesAtLeft(names, width);
   return plot(width, 60 + 26 * names.length, {
-    ...namesAtLeft(names, width),
-    x: valueScale([0, ...rows.map((row) => row.value)], null, say, { num: numTicks(width) }),
+    ...left,
+    x: acrossScale([0, ...rows.map((row) => row.value)], say, width - left.marginLeft - 20),
     marks: [
       Plot.barX(rows, { x: "value", y: "y", fill: "var(--series-6)", inset: 1 }),
       Plot.tickX(rows, { x: "other", y: "y", stroke: "currentColor", strokeWidth: 2.5 }),

@@ -61,6 +61,7 @@ function values(state, rows, label) {
   };
   return {
     caption: `values of ${label}, a column a seed: min to max, mean ± std`,
+    rows: () => columns,
     draw: (width) => distributions(width, columns, scales),
   };
 }
@@ -94,7 +95,7 @@ function trials(state) {
   const failed = rows.length - told.length;
   return {
     hint: `${direction} ${objective}; the line is the best so far${failed ? `; crosses are ${plural(failed, "trial")} that failed` : ""}.`,
-    charts: [{ caption: `${objective} of each trial`, draw: (width) => trialDots(width, rows, scales) }],
+    charts: [{ caption: `${objective} of each trial`, rows: () => rows, draw: (width) => trialDots(width, rows, scales) }],
     numbers: () =>
       plainTable(
         ["trial", objective, "asked for", "run", "error"],
@@ -123,17 +124,6 @@ function losses(state) {
     }));
   const lines = groups.flatMap((group) => thinned(group.rows, 30).flatMap((row) => points(row, group.label)));
   const medians = groups.filter((group) => group.rows.length > 2).flatMap((group) => medianCurve(state, group));
-  const scales = {
-    x: countScale(
-      lines.map((point) => point.x),
-      "step",
-    ),
-    y: valueScale(
-      lines.map((point) => point.y),
-      null,
-      number,
-    ),
-  };
   const all = groupsOf(rows, groupKeys(state.data));
   return {
     hint: `Thin: single seeds${medians.length ? "; thick: the median over seeds" : ""}.${all.length > groups.length ? ` The first ${groups.length} of ${all.length} kinds.` : ""}`,
@@ -141,7 +131,8 @@ function losses(state) {
       {
         caption: "loss before each step",
         legend: () => legend(series, [d3.symbolSquare]),
-        draw: (width) => curves(width, lines, medians, scales, series),
+        rows: () => lines,
+        draw: (width) => curves(width, lines, medians, lossScales(lines), series),
       },
     ],
     numbers: () =>
@@ -163,6 +154,12 @@ function losses(state) {
         }),
       ),
   };
+}
+
+function lossScales(points) {
+  const values = points.map((point) => point.y);
+  const steps = points.map((point) => point.x);
+  return { x: countScale(steps, "step"), y: valueScale(values, null, number) };
 }
 
 /** Pairs of step and loss; steps are counted from the first of the run that it goes on from. */
@@ -201,7 +198,7 @@ function checkpoints(state) {
   });
   return {
     hint: `Bytes on disk, median over seeds; the bar across is the arrays' own size.${note}`,
-    charts: [{ caption: "size of a checkpoint", draw: (width) => bars(width, rows, size) }],
+    charts: [{ caption: "size of a checkpoint", rows: () => rows, draw: (width) => bars(width, rows, size) }],
     numbers: () =>
       plainTable(
         ["", "n", "on disk", "arrays"],

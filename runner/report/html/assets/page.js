@@ -1,17 +1,20 @@
-// The page itself: parts drawn as they come into view, one run by its link, colours, paper, news from a server.
+// The page itself: the table and the parts with charts, one run by its link, the address, paper, news from a server.
 "use strict";
 
 const POLL_MS = 2000;
 
-const state = { choices: {}, shown: [], rows: [] };
+const state = { choices: {}, shown: [], rows: [], chosen: new Set(), open: new Map(), words: "", only: false };
 let table;
 
 async function start() {
   state.data = await unpack(document.getElementById("data").textContent);
   state.rows = rowsOf(state.data);
   state.shown = state.rows;
-  table = makeTable(state, onShown);
+  takeAddress();
+  table = makeTable(state, { onShown, onSettled });
+  await new Promise((resolve) => table.on("tableBuilt", resolve));
   sayMarks();
+  sayChosen();
   drawFigures();
   route();
   document.documentElement.dataset.ready = "true";
@@ -24,7 +27,68 @@ function onShown(rows) {
   const before = new Set(state.shown);
   const same = rows.length === before.size && rows.every((row) => before.has(row));
   state.shown = rows;
+  onSettled();
   if (!same) drawFigures();
+}
+
+/** Marks the chosen runs in the table and has the figures drawn again. */
+function onChosen() {
+  for (const row of table.getRows("visible")) row.reformat();
+  if (state.only) filterRows(state, table, columnsOf(state.data));
+  sayChosen();
+  drawFigures();
+  onSettled();
+}
+
+function sayChosen() {
+  const only = () => {
+    state.only = !state.only;
+    filterRows(state, table, columnsOf(state.data));
+    sayChosen();
+  };
+  const line = document.getElementById("choice");
+  const focused = line.contains(document.activeElement) ? document.activeElement.textContent : null;
+  line.replaceChildren(...chosenLine(state, { shown: () => state.shown, only }));
+  const link = line.querySelector("a");
+  if (link)
+    link.onclick = (event) => {
+      event.preventDefault();
+      showPart("chosen");
+    };
+  if (focused) (line.querySelector("button") ?? line).focus();
+}
+
+// ---- the address
+
+/** Takes over what the address asks for, before the table is made. */
+function takeAddress() {
+  const text = location.hash.slice(1);
+  const kept = text.startsWith("run=") ? "" : text.includes("=") ? text : "";
+  state.asked = fromAddress(kept, state.rows, columnsOf(state.data));
+  const { choices, words, columns, chosen, only, open } = state.asked;
+  Object.assign(state, { choices, words, columns, chosen, only: only && chosen.size > 0, open });
+  state.address = kept;
+}
+
+/** Writes what is chosen into the address, but where it names a run. */
+function onSettled() {
+  if (!table?.initialized || !document.documentElement.dataset.ready) return;
+  state.address = toAddress(state, table);
+  if (/^#run=/.test(location.hash) || /^#\w+$/.test(location.hash)) return;
+  history.replaceState(null, "", state.address ? `#${state.address}` : location.pathname + location.search);
+}
+
+/** Shows what a changed address asks for. */
+function followAddress() {
+  const text = location.hash.slice(1);
+  if (text.startsWith("run=") || (text && !text.includes("=")) || text === state.address) return;
+  takeAddress();
+  for (const { field } of table.getHeaderFilters()) table.setHeaderFilterValue(field, "");
+  for (const { field, value } of state.asked.filters) table.setHeaderFilterValue(field, value);
+  table.setSort(state.asked.sorted);
+  search(state, () => filterRows(state, table, columnsOf(state.data)));
+  filterRows(state, table, columnsOf(state.data));
+  onChosen();
 }
 
 /** Says once why times are marked. */
@@ -38,100 +102,11 @@ function sayMarks() {
   document.getElementById("marks").textContent = said.length ? `${FLAGGED} read with care: ${said.join(", ")}` : "";
 }
 
-// ---- figures
-
-/** Puts every figure that has something to show in its place; it is made when it comes into view. */
-function drawFigures() {
-  watcher.disconnect();
-  const before = new Map([...document.querySelectorAll("#figures > section")].map((made) => [made.id, made]));
-  const sections = FIGURES.filter((figure) => state.shown.some(figure.has)).map((figure) => {
-    const made = element("section", { id: figure.id, class: "pending" }, element("h2", {}, figure.title));
-    const old = before.get(figure.id);
-    // As high as it was, so that nothing jumps under the reader.
-    if (old) made.style.minHeight = `${old.offsetHeight}px`;
-    made.fill = () => fillSection(made, figure.make(state), old?.querySelector(":scope > details")?.open);
-    return made;
-  });
-  document.getElementById("figures").replaceChildren(...sections);
-  for (const made of sections) watcher.observe(made);
-  drawParts();
-}
-
-function fillSection(made, figure, open) {
-  made.fill = null;
-  const numbers =
-    figure.numbers &&
-    element(
-      "details",
-      { open, toggle: (event) => fillNumbers(event.target, figure.numbers) },
-      element("summary", {}, "numbers"),
-    );
-  const parts = [
-    figure.hint ? element("p", { class: "hint" }, figure.hint) : null,
-    ...(figure.choices ?? []).filter((choice) => choice.options.length > 1).map(chooser),
-    figure.body?.() ?? null,
-    figure.charts ? drawCharts(figure.charts) : null,
-    numbers ?? null,
-  ];
-  made.append(...parts.filter(Boolean));
-  requestAnimationFrame(() => {
-    made.classList.remove("pending");
-    made.style.minHeight = "";
-  });
-}
-
-/** The charts, drawn as wide as there is room for; `holders` are in the document first, so that they have a width. */
-function drawCharts(charts) {
-  const holders = charts.map(() => element("div", { class: "chart" }));
-  const figures = charts.map((chart, place) =>
-    element("figure", {}, element("figcaption", {}, chart.caption), chart.legend?.() ?? null, holders[place]),
-  );
-  const all = element("div", { class: "charts" }, figures);
-  const draw = (holder, { caption, draw: drawn }) => {
-    const chart = drawn(Math.max(300, holder.clientWidth || 640));
-    chart.setAttribute("role", "img");
-    chart.setAttribute("aria-label", caption);
-    holder.append(chart);
-  };
-  requestAnimationFrame(() => holders.forEach((holder, place) => draw(holder, charts[place])));
-  return all;
-}
-
-function fillNumbers(details, make) {
-  if (details.open && details.childElementCount === 1) details.append(make());
-}
-
-function chooser({ name, label, options, value }) {
-  const change = (event) => {
-    state.choices[name] = event.target.value;
-    drawFigures();
-    document.getElementById(`choose-${name}`)?.focus();
-  };
-  const all = options.map(([key, text]) => element("option", { value: key, selected: key === value }, text));
-  return element("p", {}, element("label", {}, `${label} `, element("select", { id: `choose-${name}`, change }, all)));
-}
-
-const watcher = new IntersectionObserver(
-  (seen) => {
-    for (const { isIntersecting, target } of seen) if (isIntersecting) target.fill?.();
-  },
-  { rootMargin: "200px" },
-);
-
-/** Links to the parts that are there. */
-function drawParts() {
-  const sections = [...document.querySelectorAll("main > section:not([hidden]), #figures > section")];
-  const links = sections.map((part) => [part.id, part.querySelector("h2")?.textContent]).filter(([, title]) => title);
-  document
-    .getElementById("parts")
-    .replaceChildren(...links.map(([id, title]) => element("a", { href: `#${id}` }, title)));
-}
-
 // ---- one run by its link
 
 /** Shows the run that the address names, or the sweep. */
 function route() {
-  const label = /^#run=(.+)$/.exec(location.hash)?.[1];
+  const label = /^#run=([^&]+)$/.exec(location.hash)?.[1];
   const row = label && state.rows.find((one) => one.label === label);
   const article = document.getElementById("run");
   document.getElementById("sweep").hidden = Boolean(row);
@@ -147,13 +122,18 @@ function route() {
       element("p", {}, `There is no run ${label} here. `, element("a", { href: "#" }, "All runs")),
     );
   } else {
-    document.getElementById(location.hash.slice(1))?.scrollIntoView();
+    const part = location.hash.slice(1);
+    if (/^\w+$/.test(part)) showPart(part);
   }
 }
 
 // ---- paper
 
+/** On paper all parts are open; afterwards they are as they were. */
 function preparePaper() {
+  const folded = [...document.querySelectorAll("details.part:not([open])")];
+  addEventListener("afterprint", () => folded.forEach((fold) => (fold.open = false)), { once: true });
+  for (const fold of folded) fold.open = true;
   for (const section of document.querySelectorAll("#figures > section")) section.fill?.();
   document.getElementById("printed").replaceChildren(...printedTable(table, columnsOf(state.data)));
 }
@@ -184,12 +164,16 @@ async function takeOver(text) {
     document.getElementById(id).replaceWith(page.getElementById(id));
   state.data = await unpack(page.getElementById("data").textContent);
   state.rows = rowsOf(state.data);
+  state.texts = new WeakMap();
   await table.replaceData(state.rows);
   sayMarks();
   if (location.hash.startsWith("#run=")) route();
 }
 
-addEventListener("hashchange", route);
+addEventListener("hashchange", () => {
+  followAddress();
+  route();
+});
 addEventListener("beforeprint", preparePaper);
 chooseTheme();
 start().then(

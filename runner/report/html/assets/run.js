@@ -46,7 +46,7 @@ function runHead(state, row) {
     element(
       "p",
       {},
-      element("a", { href: "#runs" }, "← all runs"),
+      element("a", { href: `#${state.address || "runs"}` }, "← all runs"),
       " ",
       link(state.rows[place - 1], "previous"),
       " ",
@@ -178,17 +178,6 @@ function trainingOf(state, row) {
     series: "loss",
     text: `step ${x}: ${number(y)}`,
   }));
-  const scales = {
-    x: countScale(
-      points.map((point) => point.x),
-      "step",
-    ),
-    y: valueScale(
-      points.map((point) => point.y),
-      null,
-      number,
-    ),
-  };
   const step = Object.entries(found.phases).map(([name, seconds]) => [
     name,
     flagged(seconds, found.contended && name !== "first call" ? ["contended"] : []),
@@ -202,7 +191,7 @@ function trainingOf(state, row) {
       ["did not move", found.not_moved.join(", ") || "none"],
       ...step,
     ]),
-    curves(640, points, [], scales, ["loss"]),
+    curves(640, points, [], lossScales(points), ["loss"]),
   );
 }
 

@@ -106,10 +106,15 @@ function roomFor(scales, width) {
   };
 }
 
+/** The scale of values across a chart whose names at the left leave `room`. */
+function acrossScale(values, say, room, options = {}) {
+  const scale = valueScale(values, null, say, { ...options, num: numTicks(room) });
+  return { ...scale, ticks: spaced(scale.ticks, scale, room - 2 * (scale.inset ?? 0)) };
+}
+
 /** The ticks of `scale` whose words don't meet, from the left. */
-function spaced(ticks, { type, tickFormat = String }, room) {
-  const [low, high] = d3.extent(ticks);
-  const place = (type === "log" ? d3.scaleLog : d3.scaleLinear)([low, high], [0, room]);
+function spaced(ticks, { type, domain, tickFormat = String }, room) {
+  const place = (type === "log" ? d3.scaleLog : d3.scaleLinear)(domain ?? d3.extent(ticks), [0, room]);
   let end = -Infinity;
   return ticks.filter((tick) => {
     const half = textWidth(tickFormat(tick)) / 2 + 4;

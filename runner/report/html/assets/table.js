@@ -138,14 +138,35 @@ function definition(column, state) {
   };
 }
 
-/** Draws the table; `onShown` gets the rows that pass, whenever they change. */
-function makeTable(state, onShown) {
+/** A box a run, by which it is chosen to be seen together with others. */
+function boxColumn(state) {
+  const box = (row) => {
+    const change = (event) => choose(state, [row.id], event.target.checked);
+    const label = `choose run ${row.label}`;
+    return element("input", { type: "checkbox", "aria-label": label, checked: state.chosen.has(row.id), change });
+  };
+  return {
+    title: "chosen",
+    titleFormatter: () => element("span", { class: "unseen" }, "chosen"),
+    formatter: (cell) => box(cell.getData()),
+    ...{ headerSort: false, frozen: true, hozAlign: "center", width: 34, minWidth: 34, resizable: false },
+  };
+}
+
+/** Draws the table as the address asks; `onShown` gets the rows that pass whenever they change, `onSettled` all else. */
+function makeTable(state, { onShown, onSettled }) {
   const columns = columnsOf(state.data);
+  const { asked } = state;
+  const there = columns.filter((column) => (state.columns ? state.columns.includes(column.field) : column.shown));
+  const fields = new Set(there.map((column) => column.field));
   const table = new Tabulator("#table", {
     data: state.rows,
-    columns: columns.filter((column) => column.shown).map((column) => definition(column, state)),
+    columns: [boxColumn(state), ...there.map((column) => definition(column, state))],
     index: "id",
     nestedFieldSeparator: false,
+    initialSort: asked.sorted.filter(({ column }) => fields.has(column)),
+    initialHeaderFilter: asked.filters.filter(({ field }) => fields.has(field)),
+    rowFormatter: (row) => row.getElement().classList.toggle("chosen", state.chosen.has(row.getData().id)),
     // All columns share what room the frame has left; where it has too little, it scrolls.
     layout: "fitColumns",
     maxHeight: "32rem",
@@ -154,14 +175,21 @@ function makeTable(state, onShown) {
   });
   table.on("tableBuilt", () => {
     nameFilters(table);
-    fillChooser(table, columns, state);
+    fillChooser(table, columns, state, onSettled);
+    if (state.words || state.only) filterRows(state, table, columns);
   });
   table.on("dataFiltered", (_, found) => onShown(found.map((row) => row.getData())));
+  table.on("dataSorted", onSettled);
   table.on("rowClick", (event, row) => {
-    if (!event.target.closest("a") && !getSelection().toString()) location.hash = `run=${row.getData().label}`;
+    if (!event.target.closest("a, input") && !getSelection().toString()) location.hash = `run=${row.getData().label}`;
   });
-  search(table, columns);
-  document.getElementById("csv").onclick = () => download(`${state.data.sweep}.csv`, csv(table, columns));
+  search(state, () => filterRows(state, table, columns));
+  const save = (id, ending, make, type) => {
+    document.getElementById(id).onclick = () =>
+      download(`${state.data.sweep}.${ending}`, make(table, columns), type);
+  };
+  save("csv", "csv", csv, "text/csv");
+  save("json", "json", json, "application/json");
   return table;
 }
 
@@ -183,44 +211,46 @@ function nameFilters(table) {
 }
 
 /** A box a column; those that are not chosen are not in the table, which is quicker to draw for it. */
-function fillChooser(table, columns, state) {
+function fillChooser(table, columns, state, onSettled) {
   const field = document.querySelector("#columns fieldset");
   const boxes = columns.slice(1).map((column) => {
     const change = async (event) => {
       await (event.target.checked ? table.addColumn(definition(column, state)) : table.deleteColumn(column.field));
+      state.columns = chosenOf(table, columns).map((one) => one.field);
       nameFilters(table);
+      onSettled();
     };
-    return element(
-      "label",
-      {},
-      element("input", { type: "checkbox", checked: Boolean(column.shown), change }),
-      ` ${column.title}`,
-    );
+    const checked = state.columns ? state.columns.includes(column.field) : Boolean(column.shown);
+    return element("label", {}, element("input", { type: "checkbox", checked, change }), ` ${column.title}`);
   });
-  field.replaceChildren(...boxes);
+  field.replaceChildren(element("legend", { class: "unseen" }, "columns of the table"), ...boxes);
 }
 
-/** Filters by words that any column shows, chosen or not; all words must be there. */
-function search(table, columns) {
-  const box = document.getElementById("search");
-  const texts = new WeakMap();
+/** Filters by words that any column shows, chosen or not; all words must be there. Also by the chosen runs alone. */
+function filterRows(state, table, columns) {
+  const texts = (state.texts ??= new WeakMap());
   const textOf = (row) => {
-    if (!texts.has(row))
-      texts.set(
-        row,
-        columns
-          .map((column) => cellText(row, column))
-          .join("\n")
-          .toLowerCase(),
-      );
+    if (!texts.has(row)) {
+      const all = columns.map((column) => cellText(row, column));
+      texts.set(row, all.join("\n").toLowerCase());
+    }
     return texts.get(row);
   };
+  const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
+  table.setFilter(
+    (row) => (!state.only || state.chosen.has(row.id)) && words.every((word) => textOf(row).includes(word)),
+  );
+}
+
+function search(state, onWords) {
+  const box = document.getElementById("search");
+  box.value = state.words;
   let waiting;
   box.oninput = () => {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
-      const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
-      table.setFilter(words.length ? (row) => words.every((word) => textOf(row).includes(word)) : () => true);
+      state.words = box.value;
+      onWords();
     }, 150);
   };
 }
@@ -238,10 +268,6 @@ function chosenOf(table, columns) {
 /** The chosen columns of the rows that pass, in their order; numbers in seconds and bytes, a time's marks beside it. */
 function csv(table, columns) {
   const chosen = chosenOf(table, columns);
-  const quoted = (value) => {
-    const text = String(value ?? "");
-    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  };
   const heads = chosen.flatMap((column) =>
     column.kind === "time" ? [column.name, `${column.name.replace(/(_median)?_s$/, "")}_flags`] : [column.name],
   );
@@ -250,13 +276,22 @@ function csv(table, columns) {
       column.kind === "time" ? [row[column.field], row.flagsOf(column.field).join(" ")] : [row[column.field]],
     ),
   );
-  return [heads, ...lines].map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
+  return csvLines([heads, ...lines]);
 }
 
-function download(name, text) {
-  const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+/** The same as JSON: an object a run. */
+function json(table, columns) {
+  const chosen = chosenOf(table, columns);
+  const lines = activeRows(table).map((row) =>
+    Object.fromEntries(
+      chosen.flatMap((column) => {
+        const value = [column.name, row[column.field] ?? null];
+        if (column.kind !== "time") return [value];
+        return [value, [`${column.name.replace(/(_median)?_s$/, "")}_flags`, row.flagsOf(column.field)]];
+      }),
+    ),
+  );
+  return JSON.stringify(lines, null, 1);
 }
 
 /** The first rows as a plain table, for paper. */

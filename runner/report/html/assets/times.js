@@ -69,6 +69,7 @@ function overAxis(state, rows, name, key) {
   return {
     caption: `${QUANTITIES[name]} over ${key ?? "the sweep"}${split.length > MAX_SERIES ? `, ${split.length} kinds put together` : ""}`,
     legend: () => legend(names),
+    rows: () => points,
     draw: (width) => intervals(width, points, scales, names),
   };
 }
@@ -99,8 +100,8 @@ function strip(state, rows, value, text, { caption, say, flags = () => [] }) {
   );
   const medians = groups.map((group) => ({ y: group.label, ...aggregate(group.rows.map(value)) }));
   const values = dots.map((dot) => dot.x);
-  const scale = (num) => valueScale(values, null, say, { num });
-  return { caption, draw: (width) => strips(width, dots, medians, scale) };
+  const scale = (room) => acrossScale(values, say, room);
+  return { caption, rows: () => dots, draw: (width) => strips(width, dots, medians, scale) };
 }
 
 /** A line a group: how many seeds, median and interval, marks. */
@@ -146,6 +147,7 @@ function twins(state) {
       {
         caption: "bridged / other, median of the rounds with its 99 % interval",
         legend: () => legend(series),
+        rows: () => points,
         draw: (width) => ratios(width, points, series, 1, times3),
       },
     ],
@@ -207,6 +209,7 @@ function phases(state) {
     charts: ["init", "apply"].map((name) => ({
       caption: name,
       legend: () => legend(PARTS),
+      rows: () => rows[name],
       draw: (width) => lanes(width, rows[name], PARTS, duration),
     })),
     numbers: () =>
