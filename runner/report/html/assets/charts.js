@@ -11,7 +11,10 @@ const MAX_MARKS = 2000;
 
 function plot(width, height, options) {
   const style = { background: "transparent", fontSize: "12px", overflow: "visible" };
-  return Plot.plot({ width, height, style, marginLeft: LEFT, marginBottom: 42, ...options });
+  const chart = Plot.plot({ width, height, style, marginLeft: LEFT, marginBottom: 42, ...options });
+  // Plot names its groups, which only those with a role may be.
+  for (const group of chart.querySelectorAll("g[aria-label]")) group.setAttribute("role", "group");
+  return chart;
 }
 
 /** What a pointer near a mark tells; text as it is. */

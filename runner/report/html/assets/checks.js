@@ -80,7 +80,7 @@ function matrix(lines, columns) {
     {},
     element(
       "div",
-      { class: "scroll" },
+      { class: "scroll", tabindex: "0" },
       element("table", { class: "matrix" }, element("thead", {}, head), element("tbody", {}, rows)),
     ),
     evidence,
@@ -119,7 +119,7 @@ function checkNode([name, verdict, detail, fix, evidence], after = null) {
       after ? element("br") : null,
       after,
     ),
-    fix ? element("pre", {}, fix) : null,
-    evidence ? element("details", {}, element("summary", {}, "evidence"), element("pre", {}, evidence)) : null,
+    fix ? element("pre", { tabindex: "0" }, fix) : null,
+    evidence ? element("details", {}, element("summary", {}, "evidence"), element("pre", { tabindex: "0" }, evidence)) : null,
   );
 }

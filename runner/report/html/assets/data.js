@@ -242,11 +242,11 @@ function plainTable(heads, lines) {
   const head = element(
     "tr",
     {},
-    heads.map((text, place) => cell("th", place, text)),
+    heads.map((text, place) => cell(text === "" ? "td" : "th", place, text)),
   );
   return element(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: "0" },
     element("table", {}, element("thead", {}, head), element("tbody", {}, body)),
   );
 }

@@ -27,6 +27,7 @@ function parallel(state) {
       {
         caption: columns.map((column) => column.title).join(", "),
         legend: () => colors.legend(),
+        wide: true,
         rows: () => state.shown.map((row) => drawnRow(row, columns)),
         draw: (width) => lines(width, thinned(state.shown, MAX_LINES), columns, { colors, state }),
       },
@@ -62,11 +63,16 @@ function axisChooser(state, options, chosen) {
   );
 }
 
-function lines(width, rows, columns, { colors, state }) {
+function lines(room, rows, columns, { colors, state }) {
   const height = 320;
+  const scaleOf = (range) => columns.map((column) => uprightScale(rows, column, range));
+  const first = scaleOf([1, 0])[0].words.map(([, text]) => textWidth(text));
+  const left = Math.min(150, 16 + Math.max(30, d3.max(first) ?? 0));
+  // Where there is too little room for all axes the chart is wider than its frame.
+  const width = Math.max(room, left + 40 + 84 * (columns.length - 1));
   const [top, bottom] = [44, height - 12];
-  const place = d3.scalePoint(d3.range(columns.length), [70, width - 70]);
-  const scales = columns.map((column) => uprightScale(rows, column, [bottom, top]));
+  const place = d3.scalePoint(d3.range(columns.length), [left, width - 40]);
+  const scales = scaleOf([bottom, top]);
   const svg = d3.create("svg:svg").attr("viewBox", `0 0 ${width} ${height}`).attr("width", width).attr("height", height);
   svg.attr("font-size", 12).attr("font-family", "system-ui, sans-serif");
   const some = state.chosen.size > 0;
@@ -93,10 +99,16 @@ function lines(width, rows, columns, { colors, state }) {
     .attr("stroke-opacity", (row) => (some && !state.chosen.has(row.id) ? 0.12 : 0.7))
     .append("title")
     .text((row) => [runTitle(state, row), ...columns.map((one) => `${one.title} ${cellText(row, one)}`)].join("\n"));
-  const room = (width - 140) / Math.max(1, columns.length - 1) - 8;
-  const titles = shortened(columns.map((column) => column.title), Math.max(40, room));
+  const between = (width - left - 40) / Math.max(1, columns.length - 1) - 8;
+  const titles = shortened(
+    columns.map((column) => column.title),
+    between,
+  );
   columns.forEach((column, index) =>
-    upright(svg, { x: place(index), title: titles.get(column.title), scale: scales[index], ends: [top, bottom], room }),
+    upright(svg, {
+      ...{ x: place(index), title: titles.get(column.title), scale: scales[index], ends: [top, bottom] },
+      most: index ? between - 12 : left - 12,
+    }),
   );
   addRanges(svg, { columns, rows, place, scales, state, ends: [top, bottom] });
   return svg.node();
@@ -116,11 +128,14 @@ function uprightScale(rows, column, range) {
 }
 
 /** One axis: its title above it, its ticks at the left; of many words only those that have room. */
-function upright(svg, { x, title, scale, ends, room }) {
+function upright(svg, { x, title, scale, ends, most }) {
   const axis = svg.append("g").attr("transform", `translate(${x},0)`).attr("fill", "currentColor");
   axis.append("line").attr("y1", ends[0]).attr("y2", ends[1]).attr("stroke", "currentColor").attr("stroke-opacity", 0.6);
   axis.append("text").attr("y", 20).attr("text-anchor", "middle").attr("font-weight", 600).text(title);
-  const short = shortened(scale.words.map(([, text]) => text), Math.max(40, room - 12));
+  const short = shortened(
+    scale.words.map(([, text]) => text),
+    most,
+  );
   let last = Infinity;
   for (const [value, text] of d3.sort(scale.words, ([value]) => -scale(value))) {
     const y = scale(value);

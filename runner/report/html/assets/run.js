@@ -26,6 +26,13 @@ function code(lines) {
   return element("pre", { class: "code", tabindex: "0" }, lines.join("\n"));
 }
 
+/** A chart that says what it is to a screen reader. */
+function named(caption, chart) {
+  chart.setAttribute("role", "img");
+  chart.setAttribute("aria-label", caption);
+  return chart;
+}
+
 function facts(pairs) {
   const known = pairs.filter(([, value]) => value != null && value !== "");
   return element(
@@ -191,7 +198,7 @@ function trainingOf(state, row) {
       ["did not move", found.not_moved.join(", ") || "none"],
       ...step,
     ]),
-    curves(640, points, [], lossScales(points), ["loss"]),
+    named("loss before each step", curves(640, points, [], lossScales(points), ["loss"])),
   );
 }
 

@@ -61,7 +61,8 @@ function logTicks(low, high, num = 5) {
 function countScale(values, label) {
   const [low, high] = d3.extent(values);
   const whole = (num) => d3.ticks(low, high, num).filter(Number.isInteger);
-  return { type: "linear", label, inset: 8, ticks: whole(10), fewer: whole, tickFormat: String };
+  const domain = low === high ? {} : { domain: [low, high] };
+  return { type: "linear", label, inset: 8, ...domain, ticks: whole(10), fewer: whole, tickFormat: String };
 }
 
 /** A scale of an axis of the sweep: numbers by their size, all else in the sweep's order. */

@@ -65,7 +65,7 @@ function fillSection(made, body, figure, open) {
 
 /** The charts, drawn as wide as there is room for; `holders` are in the document first, so that they have a width. */
 function drawCharts(charts) {
-  const holders = charts.map(() => element("div", { class: "chart" }));
+  const holders = charts.map(({ wide }) => element("div", { class: wide ? "chart wide" : "chart", tabindex: wide && 0 }));
   const figures = charts.map((chart, place) =>
     element(
       "figure",

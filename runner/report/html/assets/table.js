@@ -174,6 +174,8 @@ function makeTable(state, { onShown, onSettled }) {
     headerSortTristate: true,
   });
   table.on("tableBuilt", () => {
+    // A grid holds rows only; what is in them takes the focus.
+    document.querySelector("#table .tabulator-tableholder").removeAttribute("tabindex");
     nameFilters(table);
     fillChooser(table, columns, state, onSettled);
     if (state.words || state.only) filterRows(state, table, columns);
