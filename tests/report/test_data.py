@@ -32,7 +32,7 @@ from runner.records.paths import SweepFolder
 from runner.records.record import Check, Failure, FailureKind, Record, Status, TrainInfo, Verdict
 from runner.records.row import Trial
 from runner.report.html.data import Report
-from runner.report.html.page import PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
+from runner.report.html.page import INDEX_SCRIPTS, PARTS, SCRIPTS, STYLE, VENDOR, manifest, to_html
 from runner.sweep.writing.outputs import Summary
 from tests.records.test_record import RECORD
 
@@ -341,7 +341,7 @@ def test_vendored_bundles_match_the_manifest():
 
 def test_every_page_asset_is_used():
     files = {path.name for path in PARTS.iterdir() if path.is_file()}
-    assert files == {*SCRIPTS, STYLE, "page.html"}
+    assert files == {*SCRIPTS, *INDEX_SCRIPTS, STYLE, "page.html", "index.html"}
 
 
 def test_empty_page_is_small_and_reproducible():

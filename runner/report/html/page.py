@@ -7,7 +7,7 @@ import functools
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ SCRIPTS = (
     *("chosen.js", "explore.js", "parallel.js", "groups.js", "save.js"),
     *("figures.js", "sections.js", "run.js", "theme.js", "page.js"),
 )
+# Those of the index of a folder.
+INDEX_SCRIPTS = ("data.js", "scales.js", "charts.js", "save.js", "theme.js", "index.js")
 STYLE = "page.css"
 
 # Devtools would try to load the files that these lines name.
@@ -36,13 +38,28 @@ def to_html(data: Mapping[str, Any], *, live: bool = False) -> bytes:
       data: The data from `runner.report.html.data.Report.data`.
       live: Whether the page is served, and polls its server for updates.
     """
-    bundles = manifest()
+    return _rendered("page.html", SCRIPTS, data, live=live)
+
+
+def index_html(data: Mapping[str, Any]) -> bytes:
+    """The index of a folder of sweeps, in UTF-8, as self-contained as a sweep's page.
+
+    Args:
+      data: The data from `runner.report.html.index_data.data`.
+    """
+    return _rendered("index.html", INDEX_SCRIPTS, data, without=("tabulator-tables",))
+
+
+def _rendered(
+    template: str, names: Sequence[str], data: Mapping[str, Any], *, live: bool = False, without: Sequence[str] = ()
+) -> bytes:
+    bundles = [entry for entry in manifest() if entry["package"] not in without]
     scripts = [_script(entry) for entry in bundles if entry["file"].endswith(".js")]
-    scripts += [(PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    scripts += [(PARTS / name).read_text(encoding="utf-8") for name in names]
     sheets = [(VENDOR / entry["file"]).read_text() for entry in bundles if entry["file"].endswith(".css")]
     sheets.append((PARTS / STYLE).read_text(encoding="utf-8"))
     drawn = [style for entry in bundles for style in entry.get("styles", ())]
-    html = _template("page.html").render(
+    html = _template(template).render(
         head=data["head"],
         packed=pack({key: value for key, value in data.items() if key != "head"}),
         policy=policy(scripts, sheets, drawn, live=live),
