@@ -80,7 +80,8 @@ class Placement:
             # JAX 0.10: compiled functions refuse a 4-bit array that was put on a named device, for its layout.
             return jax.block_until_ready(
                 jax.tree.map(
-                    lambda leaf: jnp.asarray(leaf) if _is_packed(leaf) else jax.device_put(leaf, self.device), variables
+                    lambda leaf: jnp.asarray(leaf) if trees.is_packed(leaf) else jax.device_put(leaf, self.device),
+                    variables,
                 )
             )
 
@@ -145,7 +146,7 @@ def on_mesh(run: Run, mesh: Mesh, x: jax.ShapeDtypeStruct, variables: Any) -> Pl
     specs = {}
     for path, leaf in trees.flatten(variables):
         name = trees.spell(path)
-        if _is_packed(trees.unbox(leaf)) and mesh.size > 1:
+        if trees.is_packed(trees.unbox(leaf)) and mesh.size > 1:
             reason = f"{name} is {trees.unbox(leaf).dtype}, which JAX passes on to no program over several devices"
             raise ConfigError("mesh.axes", run.mesh.axes, reason, "mesh.axes=null")
         specs[name] = _spec(name, mesh_axes(leaf, run.mesh.rules), jax.tree.leaves(leaf)[0].shape, run)
@@ -254,10 +255,6 @@ def _mesh(sizes: Mapping[str, int], there: Sequence[jax.Device]) -> Mesh:
 
 def _told(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-
-
-def _is_packed(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and leaf.dtype.name in ("int2", "uint2", "int4", "uint4", "float4_e2m1fn")
 
 
 def _map(function: Callable[[trees.Path, Any], Any], tree: Any) -> Any:

@@ -130,6 +130,11 @@ def is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def is_packed(leaf: Any) -> bool:
+    """Whether several elements of `leaf` share a byte."""
+    return hasattr(leaf, "dtype") and leaf.dtype.name in ("int2", "uint2", "int4", "uint4", "float4_e2m1fn")
+
+
 def select(tree: Any, wanted: Callable[[Path], bool]) -> Any:
     """Selects the leaves of `tree` with a wanted path, as nested dicts."""
     return nest((path, leaf) for path, leaf in flatten(tree) if wanted(path))
@@ -250,9 +255,9 @@ def ulp_distance(first: np.ndarray, second: np.ndarray) -> int:
 
 
 def _ordered(array: np.ndarray) -> np.ndarray:
-    """Maps bit patterns to Python integers on a monotone line through zero."""
+    """Maps bit patterns to integers on a monotone line through zero; Python's own where 64 bits can't hold them."""
     bits = array.dtype.itemsize * 8
-    raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").astype(object)
+    raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").astype(np.int64 if bits < 64 else object)
     sign = 1 << (bits - 1)
     return np.where(raw >= sign, -(raw - sign), raw)
 

@@ -21,8 +21,8 @@ from runner.config.enums import ChecksMode, EagerCheck
 from runner.config.settings.run import Run
 from runner.experiment import inputs, memory
 from runner.experiment.draft import Draft
-from runner.experiment.program import compile_program, compile_training
-from runner.experiment.train.training import CompiledTraining
+from runner.experiment.program import compile_program
+from runner.experiment.train.training import Training
 from runner.records.record import Check
 
 # A run on a mesh is compared with one device, unless its variables exceed this size: they may not fit there.
@@ -130,7 +130,7 @@ def one_device(run: Run, draft: Draft, made: Made) -> Check:
 
 
 def twin_curve(
-    run: Run, draft: Draft, losses: Sequence[float] | None, *, train: Callable[[CompiledTraining], Sequence[float]]
+    run: Run, draft: Draft, losses: Sequence[float] | None, *, train: Callable[[Training], Sequence[float]]
 ) -> Check:
     """Checks that the pipeline with the Linen twin in place of the layer, same weights, has the same loss curve.
 
@@ -138,7 +138,7 @@ def twin_curve(
       run: The run.
       draft: Its program.
       losses: Its loss curve; None if nothing was trained.
-      train: Returns the loss curve of another program from the same weights, on the same batches.
+      train: Returns the loss curve of another training from the same weights, on the same batches.
     """
     name = "twin_curve"
     twin = twins.twin_of(draft.layer.model.nnx_class, draft.layer.model.kwargs, draft.layer.call)
@@ -146,8 +146,7 @@ def twin_curve(
         return verdicts.passed(name, f"nothing to compare: {twin.why or 'nothing was trained'}")
     model = hosts.with_linen(draft.model, twin.layer.model) if run.host.target is not None else twin.layer
     training_of_twin = dataclasses.replace(draft.training, model=model)
-    compiled = compile_training(draft, training_of_twin)
-    mine, other = np.array(losses), np.array(train(compiled))
+    mine, other = np.array(losses), np.array(train(training_of_twin))
     if (mine == other).all():
         return verdicts.passed(
             name, f"the pipeline with {twin.name} ends on the same loss curve bit for bit ({mine[-1]:.6g})"

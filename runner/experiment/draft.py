@@ -23,7 +23,7 @@ from runner.checks.user_code import first_traces
 from runner.checks.user_code.first_traces import FirstTraces
 from runner.config.enums import ChecksMode
 from runner.config.settings.run import Run
-from runner.errors import MissingArgumentsError
+from runner.errors import ConfigError, MissingArgumentsError
 from runner.experiment import inputs, missing_arguments
 from runner.experiment.identity import Identity
 from runner.experiment.sized import wrapped
@@ -52,6 +52,7 @@ class Draft:
       placement: The placement of its arrays.
       construct_s: Seconds to import and wrap the class.
       first_traces: Digests of the traces that it was found by, for the checks; None if they can't use them.
+      together: How many of its runs train as one; 0 if each trains alone.
     """
 
     program_id: str
@@ -69,6 +70,7 @@ class Draft:
     placement: Placement
     construct_s: float
     first_traces: FirstTraces | None = None
+    together: int = 0
 
     @property
     def device(self) -> jax.Device:
@@ -159,7 +161,24 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
     )
     if train_state is not None:
         experiment_training.require_saved(trained, drafted.variables, train_state, str(run.variables))
-    return dataclasses.replace(drafted, training=trained, train_state=train_state)
+    drafted = dataclasses.replace(drafted, training=trained, train_state=train_state, together=run.train.num_together)
+    if drafted.together and (reason := why_alone(drafted)):
+        raise ConfigError("train.together", run.train.together, reason, "train.together=off")
+    return drafted
+
+
+def why_alone(drafted: Draft) -> str | None:
+    """Why runs of `drafted` can't train as one; None if they can, as far as shapes and dtypes tell."""
+    if drafted.placement.mesh is not None:
+        return "a run over a mesh trains alone"
+    generator = jax.config.values["jax_default_prng_impl"]
+    if generator != "threefry2x32":
+        return f"in one program, keys of {generator} draw the same numbers for several runs"
+    state = jax.eval_shape(drafted.training.start, drafted.variables) if drafted.training else None
+    for path, leaf in trees.flatten(trees.unbox((state, drafted.needs.variables))):
+        if trees.is_key(leaf) or trees.is_packed(leaf):
+            return f"{trees.spell(path)} is {leaf.dtype}, of which JAX makes no larger array"
+    return None
 
 
 def _placement(run: Run, identity: Identity, x: jax.ShapeDtypeStruct, find_needs: Callable[[], Needs]) -> Placement:

@@ -24,7 +24,7 @@ from runner.checks.results import verdicts
 from runner.config.enums import ChecksDepth, ChecksMode
 from runner.config.settings.run import Run
 from runner.errors import StorageError, end_if_meant, no_exit
-from runner.experiment import cross_checks, inputs, memory
+from runner.experiment import cross_checks, inputs, isolation, memory, trained_run
 from runner.experiment.cross_checks import Made
 from runner.experiment.draft import Draft
 from runner.experiment.failures import CheckFailed, NotCompiled, describe_failure
@@ -32,9 +32,8 @@ from runner.experiment.job import Job, Result, Story
 from runner.experiment.program import Program, compile_program
 from runner.experiment.run_record import now, record_of
 from runner.experiment.sized import wrapped
-from runner.experiment.train import evaluation, training
 from runner.experiment.train.curve import Steps, Stopped, Watch
-from runner.experiment.train.training import CompiledTraining, Trained
+from runner.experiment.train.training import Trained
 from runner.records.record import Check, FailureKind, Verdict
 from runner.records.timing import Measurement
 from runner.timing import machine, stats
@@ -65,12 +64,21 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False, each: Callable[[
     before = run_checks(draft, run, each=each) if draft.given is not None or draft.init_rngs is not None else []
     try:
         with no_exit():
-            program = compile_program(draft, contended=contended)
+            program = compile_program(_at_rate(draft, run), contended=contended)
+        program = isolation.with_population(program)
         memory.require_room_to_run(program)
+        program = isolation.proved(program, run)
     except Exception as error:
         raise NotCompiled(before) from error
-    asked = before or run_checks(draft, run, program, each=each)
+    asked = [*(before or run_checks(draft, run, program, each=each)), *isolation.check(program, run)]
     return dataclasses.replace(program, checks=tuple(asked), init_traced=None, apply_traced=None)
+
+
+def _at_rate(draft: Draft, run: Run) -> Draft:
+    """`draft` with the learning rate of `run`: runs that train as one share it otherwise."""
+    if not draft.together or draft.training is None:
+        return draft
+    return dataclasses.replace(draft, training=draft.training.at_rate(run.train.learning_rate))
 
 
 def run_checks(
@@ -149,6 +157,7 @@ def execute(
     clock: Clock = time.perf_counter_ns,
     watch: Watch | None = None,
     steps: Steps | None = None,
+    trained: Callable[[], Trained] | None = None,
     during_checks: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Result:
     """Executes one run and returns its record, variables and output.
@@ -162,6 +171,7 @@ def execute(
       clock: Nanoseconds from any fixed origin.
       watch: Receives the losses while the run trains, outside the timed sections; see `training.train`.
       steps: Where training steps are saved.
+      trained: Returns what training the run with others gave; None trains it here.
       during_checks: Entered while the checks run, which may take seconds and are not timed.
 
     Raises:
@@ -174,7 +184,7 @@ def execute(
     def tell() -> None:
         try:
             with program.draft.placement.context(), no_exit():
-                _tell(story, job, program, clock=clock, watch=watch, during_checks=during_checks)
+                _tell(story, job, program, clock=clock, watch=watch, trained=trained, during_checks=during_checks)
         except (Stopped, StorageError):
             raise
         except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything
@@ -182,7 +192,8 @@ def execute(
             story.failure = describe_failure(error)
 
     _, wall_s = seconds(tell, clock=clock)
-    record = record_of(job, program, story, started_at=started_at, wall_s=wall_s, compiled_here=compiled_here)
+    own_s = wall_s - story.of_others_s
+    record = record_of(job, program, story, started_at=started_at, wall_s=own_s, compiled_here=compiled_here)
     variables = trees.to_save(story.variables)
     return Result(record=record, variables=variables, output=story.output, train_state=story.train_state)
 
@@ -218,6 +229,7 @@ def _tell(
     *,
     clock: Clock,
     watch: Watch | None,
+    trained: Callable[[], Trained] | None,
     during_checks: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> None:
     """Init, train, apply, check, time. The order matters: an output is checked before it is timed."""
@@ -231,19 +243,18 @@ def _tell(
         story.variables = place.put_variables(program.draft.given)
     story.initial = story.variables
     if program.training is not None:
-        trained = _trained(
-            job,
-            program,
-            program.training,
-            story.initial,
-            arguments=(key, x),
-            clock=clock,
-            watch=watch,
-            steps=story.steps,
-        )
-        story.variables, story.train_state, story.train = trained.variables, trained.state, trained.info
+        if trained is None:
+            seen = trained_run.Seen(watch=watch, steps=story.steps)
+            found = trained_run.train(run, program, story.initial, (key, x), clock=clock, seen=seen)
+        else:
+            found, took_s = seconds(trained, clock=clock)
+            story.of_others_s = took_s - found.share_s if found.share_s is not None else 0.0
+        story.variables, story.train_state, story.train = found.variables, found.state, found.info
+        if program.together is not None and found.info.together is None:
+            together = dataclasses.replace(program.together, runs=[job.num])
+            story.train = dataclasses.replace(found.info, together=together)
         if run.train.eval_batches:
-            loss = _loss_eval(run, program, story.variables, arguments=(key, x))
+            loss = trained_run.loss_eval(run, program, story.variables, (key, x))
             story.train = dataclasses.replace(story.train, loss_eval=loss)
     (output, story.updated), story.apply_first_s = first_call(
         lambda: program.apply(story.variables, key, x), clock=clock
@@ -276,50 +287,6 @@ def _tell(
             story.steady["apply_device"] = Measurement(samples=samples, summary=stats.summarize(samples))
 
 
-def _loss_eval(run: Run, program: Program, variables: Any, *, arguments: tuple[jax.Array, jax.Array]) -> float:
-    place, (key, x) = program.draft.placement, arguments
-    batches = (inputs.make_eval_batch(run.input, run.input_shape, num) for num in range(run.train.eval_batches))
-    return evaluation.mean_loss(
-        lambda each, batch: program.apply(each, key, batch)[0],
-        variables,
-        _teacher(run, program, x),
-        map(place.put_x, batches),
-    )
-
-
-def _teacher(run: Run, program: Program, x: jax.Array) -> Any:
-    """Variables of the same model, whose output is what training aims at."""
-    assert program.training is not None
-    teacher = program.init(program.draft.placement.put(rngs.teacher_key(run.train.teacher_seed)), x)
-    return training.make_teacher(program.training.training, teacher, run.train.teacher_seed)
-
-
-def _trained(
-    job: Job,
-    program: Program,
-    compiled: CompiledTraining,
-    initial: Any,
-    *,
-    arguments: tuple[jax.Array, jax.Array],
-    clock: Clock,
-    watch: Watch | None = None,
-    steps: Steps | None = None,
-) -> Trained:
-    run, place, (key, x) = job.run, program.draft.placement, arguments
-    return training.train(
-        compiled,
-        initial,
-        saved=program.draft.train_state,
-        teacher=_teacher(run, program, x),
-        key=key,
-        batch=lambda step: place.put_x(inputs.make_batch(run.input, run.input_shape, step)),
-        num_steps=run.train.steps,
-        clock=clock,
-        watch=watch,
-        steps=steps,
-    )
-
-
 def _checks(job: Job, program: Program, story: Story, output: Any, arguments: tuple[Any, Any]) -> Any:
     """Yields the checks of a run one by one, so that the first failure of a strict one ends it."""
     key, x = arguments
@@ -343,7 +310,5 @@ def _checks(job: Job, program: Program, story: Story, output: Any, arguments: tu
             job.run,
             program.draft,
             losses,
-            train=lambda twin: (
-                _trained(job, program, twin, story.initial, arguments=arguments, clock=time.perf_counter_ns).info.losses
-            ),
+            train=lambda twin: trained_run.train_like(job.run, program, twin, story.initial, arguments),
         )

@@ -115,8 +115,12 @@ def family_of(run: Run, variables_digest: str | None = None, *, remote_platform:
     program |= {"variables": variables_digest} if variables_digest else {}
     learning: dict[str, Any] = {}
     if run.train.steps:
-        program["train"] = {key: data["train"][key] for key in ("optimizer", "learning_rate", "collections")}
-        learning["train"] = {key: data["train"][key] for key in ("steps", "teacher_seed")}
+        # Runs that train together are one program for every learning rate, with other bits than alone.
+        num, train = run.train.num_together, data["train"]
+        rate = {"learning_rate": train["learning_rate"]}
+        compiled = {key: train[key] for key in ("optimizer", "collections")}
+        program["train"] = compiled | ({"together": num} if num else rate)
+        learning["train"] = {key: train[key] for key in ("steps", "teacher_seed")} | (rate if num else {})
         if run.train.eval_batches:
             learning["train"]["eval_batches"] = run.train.eval_batches
     program_id = canonical_digest(program)

@@ -74,3 +74,5 @@ class Story:
     gpus: list[GpuInfo] = field(default_factory=list)
     failure: Failure | None = None
     steps: Steps | None = None
+    # Seconds that other runs trained in this one's time, or that it trained in theirs (then negative).
+    of_others_s: float = 0.0

@@ -73,6 +73,10 @@ def require_room_to_run(program: Program) -> None:
     steps = {"init": program.init, "apply": program.apply}
     if program.training is not None:
         steps["a training step"] = program.training.step
+    if program.population is not None:
+        steps[f"{program.population.size} runs that train as one (train.together=off: one by one)"] = (
+            program.population.steps
+        )
     for name, compiled in steps.items():
         stats = compiled.memory_analysis()
         if stats is not None:

@@ -13,9 +13,11 @@ import jax
 from runner.arrays import trees
 from runner.bridge.rngs import apply_keys, key_shape
 from runner.experiment.draft import Draft
+from runner.experiment.train import population as experiment_population
 from runner.experiment.train import training as experiment_training
+from runner.experiment.train.population import Population
 from runner.experiment.train.training import CompiledTraining, Training
-from runner.records.record import Check
+from runner.records.record import Check, Together
 from runner.records.timing import Phases
 from runner.timing import clock
 
@@ -33,6 +35,8 @@ class Program:
       apply_traced: The trace of apply, the same way.
       training: Compiled training; None if nothing is trained.
       checks: The results of the program's checks, the same for all its runs.
+      population: The compiled training of several runs as one; None if each trains alone.
+      together: What the record says of that, but for the runs; None if each was to train alone.
     """
 
     draft: Draft
@@ -44,6 +48,8 @@ class Program:
     apply_traced: jax.stages.Traced | None = None
     training: CompiledTraining | None = None
     checks: tuple[Check, ...] = ()
+    population: Population | None = None
+    together: Together | None = None
 
     @property
     def result_bytes(self) -> int:
@@ -93,6 +99,15 @@ def compile_training(drafted: Draft, how: Training) -> CompiledTraining:
     variables, teacher = place.shapes(drafted.variables), place.shapes(drafted.needs.variables)
     with place.context():
         return experiment_training.compile_training(how, variables, teacher, _arguments(drafted))
+
+
+def compile_population(drafted: Draft, how: Training) -> Population:
+    """Compiles `how` for as many runs of `drafted` as are to train as one."""
+    place = drafted.placement
+    with place.context():
+        return experiment_population.compile_population(
+            how, drafted.variables, drafted.needs.variables, _arguments(drafted), size=drafted.together
+        )
 
 
 def compile_apply(drafted: Draft, *, precision: str | None = None) -> Any:

@@ -163,6 +163,36 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Together:
+    """How a run was trained as one program with others (`train.together`).
+
+    A run's bits depend on `num`, and not on which runs the others are. They are not those of the same run trained
+    alone: how far they are from them was measured on one run of the program.
+
+    Attributes:
+      num: How many runs the program trains; places without a run are filled with copies of the last.
+      runs: Numbers of the runs that this process trained with it, itself included.
+      seed: The seed of the run that was measured.
+      num_steps: For how many steps it was trained both ways.
+      loss_ulp: The largest distance of its losses, in representable numbers.
+      loss_abs: The largest distance of its losses; None where one was not finite.
+      params_ulp: The largest distance of its trained variables after these steps.
+      params_abs: The same as a number; None where one was not finite.
+      alone: Why the run was trained alone after all; None if it was not.
+    """
+
+    num: int
+    runs: list[int] = field(default_factory=list)
+    seed: int | None = None
+    num_steps: int = 0
+    loss_ulp: int | None = None
+    loss_abs: float | None = None
+    params_ulp: int | None = None
+    params_abs: float | None = None
+    alone: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainInfo:
     """Results of training.
 
@@ -176,6 +206,8 @@ class TrainInfo:
       remarks: Notes on resuming: damaged steps, different software.
       state: Location of the step and optimizer state, to continue from; None if no checkpoint is written.
       loss_eval: The loss after training on `train.eval_batches` batches; None if there are none.
+      together: How it was trained together with other runs, where a step takes as long as one of all of them; None if
+        it was to train alone.
     """
 
     first_step: int
@@ -187,6 +219,7 @@ class TrainInfo:
     remarks: list[str] = field(default_factory=list)
     state: CheckpointInfo | None = None
     loss_eval: float | None = None
+    together: Together | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """Which runs killed the process that they ran in, by the marks that it left in its journal; they are not tried again.
 
 While a run is executed its journal says so (`begin` … `executed`), and while a program is compiled and checked
-(`compile` … `compiled`). A process that ends of itself says `end` or `left`. Where neither follows, what was going on
-is suspected: such runs are tried last, one program at a time. One is to blame where its death is proved, by what
-`faulthandler` wrote of it, or has come too often. That the system killed a process for want of memory, by the kernel's
-count of them, proves nothing: it may have been another's.
+(`compile` … `compiled`). Runs that train together (`train` … `trained`) are suspected together, and then tried apart. A
+process that ends of itself says `end` or `left`. Where neither follows, what was going on is suspected: such runs are
+tried last, one program at a time. One is to blame where its death is proved, by what `faulthandler` wrote of it, or has
+come too often. That the system killed a process for want of memory, by the kernel's count of them, proves nothing: it
+may have been another's.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class _Death:
 @dataclass(kw_only=True)
 class _Suspicion:
     num_deaths: int = 0
+    num_alone: int = 0
     proof: str | None = None
     num_starved: int = 0
 
@@ -116,12 +118,12 @@ def _reason(task: Task, found: _Suspicion) -> str | None:
     """Why the run is not tried again; None if it is."""
     if found.proof:
         return found.proof
-    often = found.num_deaths >= MANY_DEATHS or found.num_starved >= MANY_STARVED
+    often = found.num_alone >= MANY_DEATHS or found.num_starved >= MANY_STARVED
     # A long run that goes on from its last step may well be stopped often.
     if not often or task.job.run.train.keeps_steps:
         return None
     why = "; memory was short" if found.num_starved else ""
-    return f"its process was killed {found.num_deaths} times while it was at this run{why}"
+    return f"its process was killed {found.num_alone} times while it was at this run{why}"
 
 
 def _suspicion(task: Task, deaths: Sequence[_Death]) -> _Suspicion:
@@ -130,7 +132,8 @@ def _suspicion(task: Task, deaths: Sequence[_Death]) -> _Suspicion:
         of_run = task.job.identity.run_id in death.runs
         if of_run or task.job.identity.program_id in death.programs:
             found.num_deaths += 1
-            if of_run or len(death.programs) == 1:  # else it may have been another program
+            found.num_alone += len(death.runs) <= 1
+            if len(death.runs) == 1 or len(death.programs) == 1:  # else it may have been another one
                 found.proof = found.proof or death.proof
                 found.num_starved += death.starved
     return found
@@ -160,6 +163,9 @@ def _deaths(folder: SweepFolder) -> Iterator[_Death]:
 def _death(attempt: Sequence[Event], following: Sequence[Event] | None, path: Path) -> _Death:
     marks = [event for event in attempt if event["event"] in ("begin", "executed")]
     runs = {marks[-1]["run_id"]} if marks and marks[-1]["event"] == "begin" else set()
+    together = [event for event in attempt if event["event"] in ("train", "trained")]
+    if runs and together and together[-1]["event"] == "train":
+        runs = set(together[-1]["run_ids"])
     programs = {event["program_id"] for event in attempt if event["event"] == "compile"}
     programs -= {event["program_id"] for event in attempt if event["event"] == COMPILED}
     before = attempt[0].get("oom_kills")

@@ -35,6 +35,11 @@ class Ending:
         self.interrupted = self.interrupted or self.stop()
         return self.interrupted or self.stopped is not None or self.broken is not None
 
+    @property
+    def only_interrupted(self) -> bool:
+        """Whether nothing but `stop` ends the sweep."""
+        return self.interrupted and self.stopped is None and self.broken is None
+
     def count(self, run: Run, record: Record) -> None:
         """Counts a failed run; the failure policy may then end the sweep."""
         self.num_failed += record.status is Status.failed

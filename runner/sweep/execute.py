@@ -65,8 +65,8 @@ def execute(
             if judged.sentence:
                 reporter.warned(judged.sentence)
             scheduler.died = judged.died
-            for group in judged.groups:
-                scheduler.run(plan, group)
+            for place, group in enumerate(judged.groups):
+                scheduler.run(plan, group, apart=place > 0)
             if growth:
                 plan = _grow(plan, growth, scheduler)
             changed = num_runs or num_tracked or writer.num_removed or not plan.concluded
@@ -183,6 +183,7 @@ def _started(
             turns=Turns(name=str(plan.folder.path.absolute()), give_up=stop, say=reporter.warned),
             stopping=ending.reached,
             warn=reporter.warned,
+            mark=lambda event, run_ids: lines.append(event, sync=False, run_ids=list(run_ids)),
         )
         with contextlib.closing(tracker), contextlib.closing(processes), blame.proved(lines.path):
             processes.start()

@@ -17,6 +17,7 @@ from runner.experiment.job import Job
 from runner.experiment.run_record import now
 from runner.records import paths, store
 from runner.records.paths import RunFolder, SweepFolder
+from runner.sweep import together
 from runner.sweep.run_state import FINISHED, State, known_states, left_over
 from runner.sweep.validate import ProgramKey, validate
 from runner.timing import machine
@@ -127,7 +128,8 @@ def make_plan(
     Raises:
       UserError: Configs that can't run (all errors together), or a folder that can't be used.
     """
-    identities, drafts = validate(configs, refused, remote_platform=remote_platform)
+    configs, traced = together.resolved(configs, remote_platform=remote_platform)
+    identities, drafts = validate(configs, refused, remote_platform=remote_platform, known=traced)
     distinct: dict[str, int] = {}
     for index, identity in enumerate(identities):
         distinct.setdefault(identity.run_id, index)

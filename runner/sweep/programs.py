@@ -43,7 +43,9 @@ class Programs:
         Returns:
           Futures of the programs, by key.
         """
-        programs = {task.program_key: task.job.run for task in wave}
+        programs: dict[ProgramKey, Run] = {}
+        for task in wave:
+            programs.setdefault(task.program_key, task.job.run)
         for key, run in programs.items():
             if key not in self._kept:
                 self._kept[key] = pool.submit(_prepare, plan.drafts[key], run, contended=contended, mark=mark)

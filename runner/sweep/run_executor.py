@@ -7,12 +7,15 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.config.enums import TimingMode
 from runner.experiment import execute, run_record
 from runner.experiment.job import Result
 from runner.experiment.program import Program
+from runner.experiment.trained_run import Seen
 from runner.records.redaction import redacted
+from runner.sweep.chunks import Chunks
 from runner.sweep.plan import Task
 from runner.sweep.validate import ProgramKey
 from runner.sweep.writing.steps import StepFolder
@@ -31,14 +34,28 @@ class RunExecutor:
       turns: Keeps other processes of ours from working during a measurement.
       stopping: Polled; True ends training after its next step.
       warn: Called with one sentence.
+      mark: Called before and after runs are trained together: with an event and their ids.
     """
 
     tracking: Tracking
     turns: Turns
     stopping: Callable[[], bool]
     warn: Callable[[str], None]
+    mark: Callable[[str, Sequence[str]], None] = lambda event, run_ids: None
     _compiled_for: set[ProgramKey] = field(default_factory=set)
     _tracker_is_warm: bool = False
+    _chunks: Chunks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._chunks = Chunks(self.mark)
+
+    def arrange(self, pending: Sequence[Task], *, apart: bool) -> None:
+        """Decides which of the runs to come train together; see `Chunks.arrange`."""
+        self._chunks.arrange(pending, apart=apart)
+
+    def holds(self, task: Task) -> bool:
+        """Whether a run is trained already, with another one."""
+        return self._chunks.holds(task)
 
     def working(self, pending: Sequence[Task]) -> contextlib.AbstractContextManager[None]:
         """Keeps other processes from measuring; waits for one that does if a run of `pending` is to be timed alone."""
@@ -65,17 +82,19 @@ class RunExecutor:
 
     def _measure(self, task: Task, program: Program, first: bool, threads: ThreadPoolExecutor) -> Result:
         """The result of a run, executed while no other process of ours works here, or flagged if one does."""
-        job, settings, steps = task.job, task.job.run.timing, self._steps(task)
-        head = redacted(run_record.head(job), task.config.redaction)
-        watch = self.tracking.follow(head, task.folder.path) if program.training else None
+        job, settings = task.job, task.job.run.timing
+        how: dict[str, Any] = {}
+        if program.population is not None:
+            how = {"trained": functools.partial(self._chunks.trained, task, program, self._seen)}
+        elif program.training is not None:
+            how = vars(self._seen(task))
         act = functools.partial(
             execute.execute,
             job,
             program,
             compiled_here=first,
-            watch=watch,
-            steps=steps,
             during_checks=functools.partial(self._warm_tracker, threads),
+            **how,
         )
         if settings.mode is TimingMode.off:
             return act()
@@ -92,6 +111,11 @@ class RunExecutor:
         finally:
             if loading is not None:
                 loading.result()
+
+    def _seen(self, task: Task) -> Seen:
+        """Who sees a run while it trains, and where its steps are saved."""
+        head = redacted(run_record.head(task.job), task.config.redaction)
+        return Seen(watch=self.tracking.follow(head, task.folder.path), steps=self._steps(task))
 
     def _steps(self, task: Task) -> StepFolder | None:
         """Where a run's training steps are saved, and where those of an earlier attempt are found."""

@@ -56,12 +56,13 @@ class Scheduler:
     _num_compiled: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
-    def run(self, plan: Plan, pending: Sequence[Task]) -> None:
+    def run(self, plan: Plan, pending: Sequence[Task], *, apart: bool = False) -> None:
         """Runs wave after wave until all runs are done or the sweep ends early.
 
         Args:
           plan: The plan with the drafts of `pending`.
           pending: The runs to execute, ordered by program.
+          apart: Whether no two of them train together: one of them may have killed a process.
 
         Raises:
           StorageError: The disk is full.
@@ -69,7 +70,9 @@ class Scheduler:
         cores = machine.num_cores()
         with self.executor.working(pending), ThreadPoolExecutor(cores) as pool:
             try:
-                self._run_waves(pool, plan, self._give_up(pending), cores * PROGRAMS_AHEAD)
+                pending = self._give_up(pending)
+                self.executor.arrange(pending, apart=apart)
+                self._run_waves(pool, plan, pending, cores * PROGRAMS_AHEAD)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
                 self._settle()
@@ -127,8 +130,9 @@ class Scheduler:
             self._settle()
         results: list[tuple[Task, Result]] = []
         for task in burst:
-            if self.ending.reached():
-                break
+            # After Ctrl-C, runs that were trained with another one are finished: the training of all would be lost.
+            if self.ending.reached() and not (self.ending.only_interrupted and self.executor.holds(task)):
+                continue
             self._mark("begin", task)
             try:
                 result = self.executor.execute(task, programs[task.program_key], pool)

@@ -82,6 +82,10 @@ ROWS = [
     ("sweep", "mine", NOTHING, {}),
     ("train.save_every", 1, NOTHING, TRAINED),
     ("train.keep_steps", 3, NOTHING, TRAINED),
+    ("train.together", "8", PROGRAM, TRAINED),
+    ("train.together", "off", NOTHING, TRAINED),
+    ("train.together", "8", NOTHING, {}),
+    ("train.learning_rate", 0.5, RESULT, {**TRAINED, "train.together": "8"}),
 ]
 
 # What else is no part of the result: how it is checked, kept, tracked, spread and repeated.

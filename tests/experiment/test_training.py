@@ -30,7 +30,7 @@ from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
 from runner.experiment.job import Job
 from runner.experiment.program import compile_program, compile_training
-from runner.experiment.train import optimizers, training
+from runner.experiment.train import optimizers, teacher, training
 from runner.experiment.train.training import WATCH_EVERY_NS
 from runner.records import columns, store
 from runner.records.codec import from_json, to_data, to_json
@@ -236,7 +236,7 @@ def test_layers_of_other_kinds_learn(layer, execute):
 
 def test_teachers_keep_integer_and_empty_leaves():
     variables = {"params": {"none": jnp.ones((0, 4)), "ids": jnp.ones(2, int), "w": jnp.ones(2)}, "n": jnp.ones(2)}
-    made = training.make_teacher(SimpleNamespace(collections=("params",)), variables, 1)
+    made = teacher.make_teacher(SimpleNamespace(collections=("params",)), variables, 1)
     changed = [path for path, leaf in trees.named_arrays(made).items() if leaf.size and (leaf != 1).any()]
     assert changed == ["params/w"]
 

@@ -140,7 +140,10 @@ class Composer:
             task = self.task_config(typed, num)
             run, found = schema.from_config(task), env_secrets.of_config(plain(task))
             env_secrets.require_no_names(found, to_data(run))
-        return Config(run=run, overrides=typed, where=where, hydra_files=self.hydra_files_of(typed), redaction=found)
+        files = self.hydra_files_of(typed)
+        return Config(
+            run=run, overrides=typed, where=where, hydra_files=files, files_of=self.hydra_files_of, redaction=found
+        )
 
     def hydra_files_of(self, overrides: tuple[str, ...]) -> Callable[[int], Mapping[str, str]]:
         """A function from the job's number to the files that Hydra writes for a job with these overrides."""

@@ -20,6 +20,7 @@ class Config:
       overrides: The run's overrides, as typed.
       where: What distinguishes it from the sweep's other configs, for error messages.
       hydra_files: Name and text of the files that Hydra writes for a job; called when the run is written.
+      files_of: Returns `hydra_files` for other overrides; None where they can't be composed.
       redaction: Values taken from the environment, to redact from files.
     """
 
@@ -27,6 +28,7 @@ class Config:
     overrides: tuple[str, ...] = ()
     where: str = ""
     hydra_files: Callable[[int], Mapping[str, str]] = lambda num: {}
+    files_of: Callable[[tuple[str, ...]], Callable[[int], Mapping[str, str]]] | None = None
     redaction: Redaction = field(default_factory=Redaction)
 
     @property

@@ -77,6 +77,9 @@ class Run:
         if self.mesh.axes is not None and ":" in self.device:
             reason = "a mesh takes the first devices of a kind, and none by its index"
             raise ConfigError("device", self.device, reason, f"device={self.device.partition(':')[0]}")
+        if self.mesh.axes is not None and self.train.num_together:
+            reason = "a run over a mesh trains alone"
+            raise ConfigError("train.together", self.train.together, reason, "train.together=off")
         if self.distributed.mode is not DistributedMode.none:
             self._check_distributed()
         if self.sweep is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", self.sweep):

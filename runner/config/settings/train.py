@@ -17,6 +17,9 @@ MAX_SEED = 2**32 - 1
 # What stands for every collection.
 ALL = "all"
 
+# What `together` is besides a number.
+AUTO, OFF = "auto", "off"
+
 
 def expanded(collections: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
     """`collections`, or all that are `known` where they are `all`."""
@@ -37,6 +40,8 @@ class TrainSettings:
       save_every: Steps between saves to disk, from which a killed run resumes; 0 saves none.
       keep_steps: How many of the saved steps are kept, the last ones.
       eval_batches: Batches on which the loss is taken after training (`loss_eval`), the same for every run; 0 for none.
+      together: How many runs that differ in seeds and learning rate train as one program, always that many: a number,
+        off, or auto, which in a sweep of several such runs becomes a number where the layer is small.
     """
 
     steps: int = 0
@@ -47,6 +52,7 @@ class TrainSettings:
     save_every: int = 0
     keep_steps: int = 2
     eval_batches: int = 0
+    together: str = AUTO
 
     def __post_init__(self) -> None:
         if self.save_every < 0:
@@ -66,12 +72,20 @@ class TrainSettings:
             )
         if not 0 <= self.teacher_seed <= MAX_SEED:
             raise ConfigError("train.teacher_seed", self.teacher_seed, "a whole number from 0", "train.teacher_seed=1")
+        if not re.fullmatch(rf"{AUTO}|{OFF}|[1-9]\d{{0,2}}", str(self.together)):
+            reason = "how many runs train as one program: auto, off, or a number from 1 to 999"
+            raise ConfigError("train.together", self.together, reason, "train.together=16")
         if not self.collections:
             raise ConfigError("train.collections", [], "the optimiser needs one", "'train.collections=[params]'")
 
     def trained(self, known: Iterable[str]) -> tuple[str, ...]:
         """The collections passed to the optimiser, of those that are `known`."""
         return expanded(self.collections, known)
+
+    @property
+    def num_together(self) -> int:
+        """How many runs train as one program; 0 if this one trains alone, or not at all."""
+        return int(self.together) if self.steps and str(self.together).isdecimal() else 0
 
     @property
     def keeps_steps(self) -> bool:

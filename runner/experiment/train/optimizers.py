@@ -28,6 +28,11 @@ def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformat
         close = nearest(name, known) or "adam"
         reason = "no such function in optax that takes a learning rate and gradients alone"
         raise ConfigError("train.optimizer", name, reason, f"train.optimizer={close}")
+    return rated(name, learning_rate)
+
+
+def rated(name: str, learning_rate: Any) -> optax.GradientTransformation:
+    """The optax optimiser `name`; a traced learning rate is an argument of what is compiled."""
     optimizer = getattr(optax, name)(learning_rate=learning_rate)
     assert isinstance(optimizer, optax.GradientTransformation)
     return optimizer

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from runner.bridge.wrap import Bridged
 from runner.config.settings.train import TrainSettings
 from runner.errors import ConfigError, LayerError, nearest
 from runner.experiment.train.curve import Curve, Step, Steps, Watch
-from runner.experiment.train.optimizers import descending, make_optimizer
+from runner.experiment.train.optimizers import descending, make_optimizer, rated
 from runner.experiment.train.train_state import (
     TrainState,
     carried_over,
@@ -38,10 +38,6 @@ from runner.timing.clock import Clock, compile_phases, first_call
 WATCH_EVERY_NS = 10**9
 
 
-# Scale of the noise on those leaves of a teacher that are constant at init.
-TEACHER_NOISE = 0.1
-
-
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """How a model is trained.
@@ -52,6 +48,7 @@ class Training:
       mutable: Collections that apply may change; the changed ones go into the next step.
       collections: Collections that the optimiser updates.
       optimizer: Turns gradients into updates.
+      optimizer_name: Its name.
     """
 
     model: Bridged
@@ -59,6 +56,11 @@ class Training:
     mutable: tuple[str, ...]
     collections: tuple[str, ...]
     optimizer: optax.GradientTransformation
+    optimizer_name: str
+
+    def at_rate(self, learning_rate: float) -> Training:
+        """The same training with another learning rate."""
+        return dataclasses.replace(self, optimizer=make_optimizer(self.optimizer_name, learning_rate))
 
     def start(self, variables: Mapping[str, Any]) -> TrainState:
         """The state before step 0."""
@@ -67,7 +69,9 @@ class Training:
         state = TrainState.create(apply_fn=self.model.model.apply, params=trained, tx=self.optimizer, others=others)
         return state.replace(step=jnp.zeros((), jnp.int32))
 
-    def step(self, state: TrainState, teacher: Any, key: jax.Array, x: jax.Array) -> tuple[TrainState, jax.Array]:
+    def step(
+        self, state: TrainState, teacher: Any, key: jax.Array, x: jax.Array, learning_rate: Any = None
+    ) -> tuple[TrainState, jax.Array]:
         """Makes one step; returns the state after it and the loss before it.
 
         Args:
@@ -75,6 +79,7 @@ class Training:
           teacher: Variables whose output is the target.
           key: The root key of the run.
           x: The input.
+          learning_rate: Traced, in place of the optimiser's own.
         """
         keys = apply_keys(jax.random.fold_in(key, state.step), self.rngs)
         target, _ = self.model.apply(teacher, keys, self.mutable, x)
@@ -85,7 +90,9 @@ class Training:
 
         (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         others = {name: carried_over(value, updated.get(name)) for name, value in state.others.items()}
-        return state.apply_gradients(grads=descending(gradients), others=others), loss
+        optimizer = state.tx if learning_rate is None else rated(self.optimizer_name, learning_rate)
+        after = state.replace(tx=optimizer).apply_gradients(grads=descending(gradients), others=others)
+        return after.replace(tx=state.tx), loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +112,29 @@ class CompiledTraining:
     phases: Phases
 
 
+class HasTraining(Protocol):
+    """A compiled training, of one run or of several."""
+
+    @property
+    def training(self) -> Training:
+        """What was compiled."""
+
+    @property
+    def phases(self) -> Phases:
+        """The cost of compiling a step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The result of training: the variables, the state to resume from as a plain tree, and the record's entry."""
+    """The result of training: the variables, the state to resume from as a plain tree, and the record's entry.
+
+    `share_s` is the run's part of the seconds in which it was trained with others; None if it trained by itself.
+    """
 
     variables: Any
     state: Any
     info: TrainInfo
+    share_s: float | None = None
 
 
 def make_training(
@@ -166,6 +189,7 @@ def make_training(
         mutable=mutable,
         collections=collections,
         optimizer=make_optimizer(settings.optimizer, settings.learning_rate),
+        optimizer_name=settings.optimizer,
     )
 
 
@@ -239,52 +263,33 @@ def train(
             watch.tell(first_step + told, curve.losses[told:])
             told, told_at = len(curve.losses), clock()
         if steps is not None:
-            steps.made(num + 1, num + 1 == num_steps, functools.partial(_step, state, curve))
+            steps.made(num + 1, num + 1 == num_steps, functools.partial(saved_step, state, curve))
     if watch is not None:
         watch.end()
+    return trained_to(state, curve, compiled, before=variables, first_step=first_step)
+
+
+def trained_to(state: TrainState, curve: Curve, compiled: HasTraining, *, before: Any, first_step: int) -> Trained:
+    """What training has come to.
+
+    Args:
+      state: The state after the last step.
+      curve: What was seen of it.
+      compiled: What trained.
+      before: The variables that it started from.
+      first_step: Number of its first step.
+    """
     trained = {**state.others, **state.params}
     info = TrainInfo(
         first_step=first_step,
         step=dataclasses.replace(compiled.phases, first_call_s=curve.steps_s[0]),
-        not_moved=not_moved(variables, trained, besides=compiled.training.mutable),
+        not_moved=not_moved(before, trained, besides=compiled.training.mutable),
         **vars(curve),
     )
-    return Trained(variables={name: trained[name] for name in variables}, state=to_tree(state), info=info)
+    return Trained(variables={name: trained[name] for name in before}, state=to_tree(state), info=info)
 
 
-def make_teacher(training: Training, variables: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Init's `variables` with noise on what the student would share: trained leaves with a single constant value.
-
-    Args:
-      training: How the model is trained.
-      variables: The variables from init with the teacher's key.
-      seed: The teacher's seed.
-    """
-    generator = np.random.default_rng(seed)
-
-    def moved(leaf: jax.Array) -> jax.Array:
-        if not leaf.size or not jnp.issubdtype(leaf.dtype, jnp.inexact) or (number := _constant(leaf)) is None:
-            return leaf
-        noise = TEACHER_NOISE * generator.standard_normal(leaf.shape)
-        if jnp.iscomplexobj(leaf):
-            noise = noise + 1j * TEACHER_NOISE * generator.standard_normal(leaf.shape)
-        values = (number + noise).astype(leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
-
-    return {
-        name: jax.tree.map(moved, tree) if name in training.collections else tree for name, tree in variables.items()
-    }
-
-
-def _constant(leaf: jax.Array) -> np.ndarray | None:
-    """The single value of a constant leaf; None if its values differ."""
-    # No process holds all of a leaf sharded across processes, so they compare it together on the devices.
-    values = np.asarray(leaf) if leaf.is_fully_addressable else leaf
-    first = values.reshape(-1)[0]
-    return np.asarray(first) if bool((values == first).all()) else None
-
-
-def _step(state: TrainState, curve: Curve) -> Step:
+def saved_step(state: TrainState, curve: Curve) -> Step:
     """The step to save from a state."""
     variables = plain_tree(trees.to_host({**state.others, **state.params}))
     return Step(
