@@ -77,6 +77,8 @@ class Placement:
         if self.mesh is not None:
             return jax.block_until_ready(jax.device_put(variables, self.shardings(variables)))
         with jax.default_device(self.device):
+            if not any(map(trees.is_packed, jax.tree.leaves(variables))):
+                return jax.block_until_ready(jax.device_put(variables, self.device))
             # JAX 0.10: compiled functions refuse a 4-bit array that was put on a named device, for its layout.
             return jax.block_until_ready(
                 jax.tree.map(

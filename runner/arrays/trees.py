@@ -36,6 +36,11 @@ def array_digest(array: np.ndarray | jax.Array) -> str:
     return digest.hexdigest()
 
 
+def same_bits(one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether two arrays of the host have the same dtype, shape and bits."""
+    return (one.dtype, one.shape) == (two.dtype, two.shape) and one.tobytes() == two.tobytes()
+
+
 def tree_digest(leaves: Iterable[Leaf]) -> str:
     """SHA-256 over the paths and digests of `leaves`, independent of their order."""
     lines = sorted(f"{leaf.name}={leaf.digest}" for leaf in leaves)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -62,15 +63,22 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False, each: Callable[[
         raise NotCompiled([]) from error
     # With the variables, or the streams for init, that are given, nothing may compile: the checks explain it better.
     before = run_checks(draft, run, each=each) if draft.given is not None or draft.init_rngs is not None else []
-    try:
-        with no_exit():
-            program = compile_program(_at_rate(draft, run), contended=contended)
-        program = isolation.with_population(program)
-        memory.require_room_to_run(program)
-        program = isolation.proved(program, run)
-    except Exception as error:
-        raise NotCompiled(before) from error
-    asked = [*(before or run_checks(draft, run, program, each=each)), *isolation.check(program, run)]
+    drafted = _at_rate(draft, run)
+    # Nothing is timed yet, but how long it takes to compile, and that is flagged in a sweep.
+    with ThreadPoolExecutor(1) as beside:
+        population = beside.submit(isolation.compiled, drafted)
+        try:
+            with no_exit():
+                program = compile_program(drafted, contended=contended)
+            several, together = population.result()
+            program = dataclasses.replace(program, population=several, together=together)
+            memory.require_room_to_run(program)
+        except Exception as error:
+            raise NotCompiled(before) from error
+        proved = beside.submit(isolation.proved, program, run)
+        asked = before or run_checks(draft, run, program, each=each)
+        program = proved.result()
+    asked = [*asked, *isolation.check(program, run)]
     return dataclasses.replace(program, checks=tuple(asked), init_traced=None, apply_traced=None)
 
 

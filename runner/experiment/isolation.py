@@ -20,9 +20,10 @@ from runner.checks.results import verdicts
 from runner.config.enums import ChecksMode
 from runner.config.settings.run import Run
 from runner.errors import end_if_meant, no_exit
+from runner.experiment.draft import Draft
 from runner.experiment.failures import describe_failure
 from runner.experiment.program import Program, compile_population
-from runner.experiment.train.population import Chunk, Member
+from runner.experiment.train.population import Chunk, Member, Population
 from runner.experiment.trained_run import arguments_of, initial_of, make_member, train_alone, train_members
 from runner.records.record import Check, Together
 
@@ -35,27 +36,28 @@ PROOF_STEPS = 2
 COMPARED_STEPS = 100
 
 
-def with_population(program: Program) -> Program:
-    """`program` with its training compiled for several runs, if they are to train as one and JAX can compile that."""
-    draft = program.draft
+def compiled(draft: Draft) -> tuple[Population | None, Together | None]:
+    """The training of several runs of `draft`, if they are to train as one and JAX can compile that.
+
+    May be called from any thread.
+    """
     if not draft.together or draft.training is None:
-        return program
+        return None, None
     together = Together(num=draft.together)
     try:
         with no_exit():
-            population = compile_population(draft, draft.training)
+            return compile_population(draft, draft.training), together
     except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything where it is batched
         end_if_meant(error)
         reason = f"JAX can't compile a step of several runs: {_words(error)}"
-        return dataclasses.replace(program, together=dataclasses.replace(together, alone=reason))
-    return dataclasses.replace(program, population=population, together=together)
+        return None, dataclasses.replace(together, alone=reason)
 
 
 def proved(program: Program, run: Run) -> Program:
     """`program` without its population if the runs in it would depend on one another; else measured on `run`.
 
     Args:
-      program: See `with_population`.
+      program: The program with its population, and that it is to have one.
       run: The run that is also trained alone.
     """
     if program.population is None or program.together is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from runner.experiment.train.population import Member
 from runner.experiment.train.train_state import filled_from, with_saved
 from runner.experiment.train.training import CompiledTraining, Trained, Training
 from runner.timing.clock import Clock
+
+# Inputs and teachers that are kept for the next runs: as a rule, a sweep has one of each.
+MAX_SHARED = 8
 
 Arguments = tuple[jax.Array, jax.Array]
 
@@ -128,7 +131,9 @@ def make_member(run: Run, program: Program, initial: Any, arguments: Arguments, 
     return Member(
         initial=initial,
         state=jax.device_get(state),
-        teacher=jax.device_get(_teacher(run, program, x)),
+        teacher=_kept(
+            program, f"teacher {run.train.teacher_seed}", run, lambda: jax.device_get(_teacher(run, program, x))
+        ),
         key=np.asarray(key),
         learning_rate=run.train.learning_rate,
         input=run.input,
@@ -182,8 +187,12 @@ def loss_eval(run: Run, program: Program, variables: Any, arguments: Arguments) 
 def arguments_of(run: Run, program: Program) -> Arguments:
     """The root key and x of `run`, on its device."""
     place = program.draft.placement
-    x = place.put_x(inputs.make_input(run.input, run.input_shape))
-    return jax.block_until_ready(place.put(rngs.root_key(run.seed))), x
+    x = _kept(program, "x", run, lambda: place.put_x(inputs.make_input(run.input, run.input_shape)))
+    return place.put(_root_key(np.uint32(run.seed))), x
+
+
+# Compiled, as it is made for each of many runs.
+_root_key = jax.jit(rngs.root_key)
 
 
 def initial_of(program: Program, arguments: Arguments) -> Any:
@@ -196,6 +205,18 @@ def _teacher(run: Run, program: Program, x: jax.Array) -> Any:
     assert program.training is not None
     place, seed = program.draft.placement, run.train.teacher_seed
     return teacher.make_teacher(program.training.training, program.init(place.put(rngs.teacher_key(seed)), x), seed)
+
+
+def _kept(program: Program, what: str, run: Run, make: Callable[[], Any]) -> Any:
+    """What runs of one input share, made once: `what` says the rest that it depends on."""
+    if program.population is None:
+        return make()
+    known, key = program.population.shared, f"{what} {population.as_text(run.input)}"
+    if key not in known:
+        if len(known) == MAX_SHARED:
+            known.clear()
+        known[key] = make()
+    return known[key]
 
 
 def _placed(program: Program, trained: Trained) -> Trained:

@@ -14,7 +14,7 @@ from runner.config.composing.composed import Config
 from runner.config.enums import DistributedMode, TimingMode
 from runner.config.serialize import canonical_digest, to_data
 from runner.config.settings.run import Run
-from runner.config.settings.train import AUTO
+from runner.config.settings.train import AUTO, TrainSettings
 from runner.errors import UserError
 from runner.experiment import draft
 from runner.experiment.draft import Draft
@@ -30,8 +30,8 @@ MAX_BYTES = 64 * 2**20
 
 KEY = "train.together"
 
-# What may differ between runs of one program.
-FREE = (("seed",), ("input", "seed"), ("train", "teacher_seed"), ("train", "learning_rate"))
+# What may differ between runs of one program, with the seed.
+FREE = (("input", "seed"), ("train", "teacher_seed"), ("train", "learning_rate"))
 
 
 def resolved(
@@ -47,23 +47,30 @@ def resolved(
       The configs, and the drafts that were traced for them.
     """
     groups: dict[str, dict[str, list[int]]] = {}
+    known: dict[tuple[Any, ...], tuple[str, str]] = {}
     for index, config in enumerate(configs):
         if _may(config.run):
-            alike, own = _split(config.run)
-            groups.setdefault(alike, {}).setdefault(own, []).append(index)
+            # Runs that were derived from one share its groups of settings: these are read once.
+            parts = tuple(id(part) for name, part in vars(config.run).items() if name != "seed")
+            if parts not in known:
+                known[parts] = _split(config.run)
+            alike, own = known[parts]
+            groups.setdefault(alike, {}).setdefault(f"{config.run.seed} {own}", []).append(index)
     found, drafts = list(configs), {}
     for members in groups.values():
         if len(members) < 2:
             continue
         indices = [index for same in members.values() for index in same]
-        run = _with_number(configs[indices[0]].run)
+        first = configs[indices[0]].run
+        run = dataclasses.replace(first, train=_with_number(first.train))
         traced = _draft(run, remote_platform)
         if traced is None or _num_bytes(traced[1]) > MAX_BYTES:
             continue
         if run.variables is None:
             drafts[traced[0].program_id, run.device] = traced[1]
+        trains: dict[int, TrainSettings] = {}
         for index in indices:
-            found[index] = _typed(configs[index])
+            found[index] = _typed(configs[index], trains)
     return found, drafts
 
 
@@ -76,8 +83,9 @@ def _may(run: Run) -> bool:
 
 
 def _split(run: Run) -> tuple[str, str]:
-    """Digests of what `run` has in common with runs that it may train with, and of what it has of its own."""
+    """Digests of what `run` has in common with runs that it may train with, and of its own but for the seed."""
     data = to_data(run)
+    del data["seed"]
     own: list[Any] = []
     for *groups, name in FREE:
         node: dict[str, Any] = data
@@ -102,12 +110,15 @@ def _num_bytes(traced: Draft) -> int:
     return traced.together * (2 * traced.variables_bytes + traced.optimizer_bytes + traced.output_bytes + x_bytes)
 
 
-def _with_number(run: Run) -> Run:
-    return dataclasses.replace(run, train=dataclasses.replace(run.train, together=str(NUM_TOGETHER)))
+def _with_number(train: TrainSettings) -> TrainSettings:
+    return dataclasses.replace(train, together=str(NUM_TOGETHER))
 
 
-def _typed(config: Config) -> Config:
+def _typed(config: Config, trains: dict[int, TrainSettings]) -> Config:
+    """`config` with the number; runs that share settings go on sharing them, by `trains`."""
+    train = trains.setdefault(id(config.run.train), _with_number(config.run.train))
     others = [text for text in config.overrides if text.lstrip("+").partition("=")[0] != KEY]
     overrides = (*others, f"{KEY}={NUM_TOGETHER}")
     files = config.files_of(overrides) if config.files_of is not None else config.hydra_files
-    return dataclasses.replace(config, run=_with_number(config.run), overrides=overrides, hydra_files=files)
+    run = dataclasses.replace(config.run, train=train)
+    return dataclasses.replace(config, run=run, overrides=overrides, hydra_files=files)

@@ -31,8 +31,8 @@ from runner.timing.clock import Clock, compile_traced, first_call
 MAX_STEPS = 256
 MAX_BYTES = 16 * 2**20
 
-# Blocks of inputs that are kept for the next runs.
-KEPT_DRAWS = 32
+# Steps whose inputs are drawn at once, and kept for the next runs.
+DRAWN = 32
 
 # The first call makes few steps, since nothing is known of their time; the next ones twice as many, until a call takes
 # so long that Ctrl-C, or whoever follows the runs, would wait for it.
@@ -53,15 +53,31 @@ class Batches:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], np.ndarray] = {}
+        self._num_bytes = 0
 
-    def draw(self, settings: InputSettings, shape: Sequence[int], first: int, num: int) -> np.ndarray:
-        """The inputs of `num` steps from `first` on."""
-        key = json.dumps(vars(settings), default=str, sort_keys=True), tuple(shape), first, num
+    def draw(self, settings: InputSettings, x: jax.ShapeDtypeStruct, first: int, num: int) -> np.ndarray:
+        """The inputs of `num` steps from `first` on, each as `x`."""
+        num_drawn = min(DRAWN, max(1, MAX_BYTES // max(1, x.size * x.dtype.itemsize)))
+        blocks = range(first // num_drawn, (first + num - 1) // num_drawn + 1)
+        found = [self._block(settings, x.shape, block * num_drawn, num_drawn) for block in blocks]
+        start = first - blocks[0] * num_drawn
+        drawn: np.ndarray = np.concatenate(found)[start : start + num]
+        return drawn
+
+    def _block(self, settings: InputSettings, shape: Sequence[int], first: int, num: int) -> np.ndarray:
+        key = as_text(settings), first
         if key not in self._kept:
-            if len(self._kept) == KEPT_DRAWS:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = _drawn(settings, shape, first, num)
+            block = _drawn(settings, shape, first, num)
+            while self._kept and self._num_bytes + block.nbytes > MAX_BYTES:
+                self._num_bytes -= self._kept.pop(next(iter(self._kept))).nbytes
+            self._kept[key] = block
+            self._num_bytes += block.nbytes
         return self._kept[key]
+
+
+def as_text(settings: InputSettings) -> str:
+    """All of `settings`, to compare and to look up by."""
+    return json.dumps(vars(settings), default=str, sort_keys=True)
 
 
 def _drawn(settings: InputSettings, shape: Sequence[int], first: int, num: int) -> np.ndarray:
@@ -84,6 +100,7 @@ class Population:
       x: Shape and dtype of the input of one run.
       loops: Whether a step has loops that may not end, as on NaN.
       batches: The inputs that were drawn.
+      shared: What runs of one input share, by what it is made of.
     """
 
     training: Training
@@ -94,6 +111,7 @@ class Population:
     x: jax.ShapeDtypeStruct
     loops: bool
     batches: Batches = field(default_factory=Batches)
+    shared: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -306,8 +324,11 @@ class Chunk:
         population = self._population
         x = population.x
         found = np.zeros((population.length, population.size, *x.shape), x.dtype)
+        drawn: dict[int, np.ndarray] = {}
         for place, row in enumerate(self._rows):
-            found[:num, place] = population.batches.draw(row.input, x.shape, self.step, num)
+            if id(row.input) not in drawn:
+                drawn[id(row.input)] = population.batches.draw(row.input, x, self.step, num)
+            found[:num, place] = drawn[id(row.input)]
         return found
 
 
