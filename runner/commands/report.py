@@ -11,6 +11,7 @@ from runner.commands.typed.verb import Verb
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the arguments of `report`."""
     parser.add_argument("sweep", type=Path, help="folder of the sweep, or of several")
+    parser.add_argument("--weights", action="store_true", help="read checkpoints, for histograms of their arrays")
     parser.add_argument("--watch", action="store_true", help="serve the page to this machine while the sweep runs")
 
 
@@ -25,7 +26,7 @@ def run(typed: argparse.Namespace) -> int:
 
     if sweeps_index.is_folder_of_sweeps(typed.sweep):
         return sweeps_index.write(typed.sweep, watch=typed.watch)
-    return watch(typed.sweep) if typed.watch else write(typed.sweep)
+    return watch(typed.sweep) if typed.watch else write(typed.sweep, weights=typed.weights)
 
 
 VERB = Verb(
@@ -34,6 +35,7 @@ VERB = Verb(
     usage="report outputs/SWEEP [--watch]",
     examples={
         "report outputs/mlp-1a2b3c4d": "the page, from the records",
+        "report outputs/mlp-1a2b3c4d --weights": "with histograms of the weights that were saved",
         "report outputs": "index.html: all sweeps of the folder, and how numbers went from one to the next",
         "report outputs/mlp-1a2b3c4d --watch": "served as the sweep grows; Ctrl-C ends it",
     },

@@ -70,6 +70,16 @@ class Source:
                 self._rest_until = time.monotonic() + RESTS * (time.monotonic() - start)
             return self._page, f'"{self._edition}"'
 
+    def read_weights(self) -> int:
+        """Reads the checkpoints of runs for the page; returns how many were left out."""
+        from runner.commands.saved import weight_histograms
+
+        folders = [self._folder.run(num, run_id) for run_id, num in self._nums.items()]
+        records = ((one, store.read_record(one)) for one in folders if one.record.exists())
+        histograms, left_out = weight_histograms.read(records)
+        self._report.add_weights(histograms)
+        return left_out
+
     def _read_plan(self) -> None:
         self._plan = store.read_plan(self._folder)
         self._nums = {run["run_id"]: run["num"] for run in self._plan["runs"]}
@@ -86,14 +96,20 @@ class Source:
         self._num_events = told
 
 
-def write(path: Path) -> int:
+def write(path: Path, *, weights: bool = False) -> int:
     """Writes `report.html` of the sweep at `path` from its records.
+
+    Args:
+      path: The sweep's folder.
+      weights: Whether checkpoints are read, for histograms of what is in them.
 
     Raises:
       StorageError: There is no sweep, a journal or a record is damaged, or the page can't be written.
     """
     folder = SweepFolder(path)
-    page, _ = Source(folder).page()
+    source = Source(folder)
+    left_out = source.read_weights() if weights else 0
+    page, _ = source.page()
     try:
         files.write_atomic(folder.report, page)
     except OSError as error:
@@ -101,6 +117,8 @@ def write(path: Path) -> int:
             f"{folder.report}: {error.strerror or error}", f"bridge-runner report {path} --watch"
         ) from error
     Terminal().line(f"{folder.report}: {len(page) / 1e6:.1f} MB, opens in any browser")
+    if left_out:
+        Terminal().line(f"  the weights of {left_out} more runs were not read: a page holds those of a few")
     return 0
 
 

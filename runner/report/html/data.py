@@ -37,6 +37,7 @@ class Report:
     def __init__(self) -> None:
         self._pool = Pool()
         self._entries: dict[str, dict[str, Any]] = {}
+        self._weights: dict[str, list[Any]] = {}
 
     def add(self, record: Record, row: Mapping[str, Any] | None = None) -> None:
         """Adds a record, replacing an earlier one of the same run.
@@ -50,6 +51,11 @@ class Report:
         entry["wall_s"] = entry["wall_s"] or None  # a run that was refused took no time of its own
         entry |= {name: value(record, self._pool) for name, value in EXTRA.items()}
         self._entries[record.run_id] = entry
+
+    def add_weights(self, histograms: Mapping[str, list[Any]]) -> None:
+        """Adds histograms by run id, each leaf a list of name, counts, and the ends of the first and last bin."""
+        for run_id, leaves in histograms.items():
+            self._weights[run_id] = [[name, counts, number(low), number(high)] for name, counts, low, high in leaves]
 
     def data(self, plan: Mapping[str, Any], folder: str, trials: Sequence[Trial] = ()) -> dict[str, Any]:
         """Everything that the page shows, as JSON data.
@@ -73,6 +79,8 @@ class Report:
         varied = [[place for place in places if place not in common] for places in columns["settings"]]
         columns["settings"] = varied
         columns["losses"] = thinned(columns["losses"])
+        if self._weights:
+            columns["weights"] = [self._weights.get(run["run_id"], []) for run in runs]
         axes, pool = self._axes(columns), self._pool.values
         columns |= _of_trials(runs, trials)
         return {

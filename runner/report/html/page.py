@@ -17,7 +17,7 @@ VENDOR = PARTS / "vendor"
 # Our own scripts, in dependency order; third-party bundles come before them.
 SCRIPTS = (
     *("data.js", "address.js", "scales.js", "table.js", "charts.js", "times.js", "outcomes.js", "checks.js"),
-    *("chosen.js", "explore.js", "parallel.js", "groups.js", "save.js"),
+    *("chosen.js", "explore.js", "parallel.js", "groups.js", "weights.js", "save.js"),
     *("figures.js", "sections.js", "run.js", "theme.js", "page.js"),
 )
 # Those of the index of a folder.

@@ -38,7 +38,7 @@ function together(state) {
   const aside = rows.slice(0, MAX_ASIDE);
   return {
     hint: rows.length > aside.length ? `Side by side: the first ${aside.length} of ${rows.length}.` : null,
-    charts: trained.length ? [overlay(state, trained)] : [],
+    charts: [...(trained.length ? [overlay(state, trained)] : []), ...weightCharts(state, aside)],
     body: () => sideBySide(state, aside),
   };
 }

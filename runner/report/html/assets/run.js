@@ -11,6 +11,7 @@ function runNode(state, row) {
     outputTable,
     timeTable,
     trainingOf,
+    weightsPart,
     variables,
     seedStory,
     settingsOf,
