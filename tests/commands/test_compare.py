@@ -328,7 +328,7 @@ def test_edited_sources_are_shown_as_a_diff(lost, here, edited, capsys):
         assert lines[place + 1] == "  worked_layers: another on each side; the one of A is not kept (2 runs)"
         assert lines[-1].endswith("; the source of A is not kept, so that only runs of more seeds settle it")
     else:
-        assert lines[place + 1] == "  worked_layers: 1 lines out, 1 in (2 runs)"
+        assert lines[place + 1] == "  worked_layers: 1 line out, 1 in (2 runs)"
         assert "    -    def __init__(self, features, *, loops=0, rngs):" in lines
         assert "    +    def __init__(self, features, *, loops=3_000, rngs):" in lines
         assert lines[-1].endswith("to settle it: bridge-runner compare outputs/a outputs/slow --rerun 30 --trust")

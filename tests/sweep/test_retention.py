@@ -217,3 +217,10 @@ def test_nan_metrics_rank_last(here):
     first = replace(records[0], wall_s=float("nan"))
     assert keeper.add(first, folders()[0]) == []
     assert [record.num for record, _ in keeper.add(replace(records[1], wall_s=0.1), folders()[1])] == [0]
+
+
+def test_a_run_done_again_counts_once(here):
+    keeper = retention.Keeper(CheckpointSettings(keep="best:2", metric="wall_s", mode=Mode.min))
+    first, second = folders()[:2]
+    for folder in (first, first, second):
+        assert keeper.add(replace(store.read_record(folder), wall_s=1.0), folder) == []

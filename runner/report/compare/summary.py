@@ -117,7 +117,7 @@ def _sources(diffs: Sequence[SourceDiff]) -> list[str]:
         what = f"{one.module}: " + (
             f"another on each side; the one of {' and '.join(one.lost)} is not kept"
             if one.lost
-            else f"{_count(one.lines, '-')} lines out, {_count(one.lines, '+')} in"
+            else f"{_lines(_count(one.lines, '-'))} out, {_count(one.lines, '+')} in"
         )
         lines.append(f"  {what} ({_runs(one.num_pairs)})")
         lines += [f"    {line}".rstrip() for line in one.lines[:left]]
@@ -125,6 +125,10 @@ def _sources(diffs: Sequence[SourceDiff]) -> list[str]:
             lines.append(f"    … and {len(one.lines) - left} more lines: --json")
         left = max(left - len(one.lines), 0)
     return lines
+
+
+def _lines(num: int) -> str:
+    return f"{num} line{'s' * (num != 1)}"
 
 
 def _count(lines: Sequence[str], sign: str) -> int:
