@@ -1,0 +1,41 @@
+"""Where a command writes what it derives from a run: never over something, nor into the run."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.commands.derived import output_path
+from runner.errors import StorageError
+from runner.records.paths import SweepFolder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run."""
+    folder = SweepFolder(tmp_path / "sweep").run(0, "a" * 64)
+    folder.path.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "another"),
+    [
+        ("nnx", "0-aaaaaaaa-nnx", "0-aaaaaaaa-nnx-2"),
+        ("linen", "0-aaaaaaaa-linen", "0-aaaaaaaa-linen-2"),
+        ("safetensors", "0-aaaaaaaa.safetensors", "0-aaaaaaaa-2.safetensors"),
+    ],
+)
+def test_what_is_there_is_not_overwritten(to, name, another, run, tmp_path):
+    target = output_path.default_target(run, to)
+    assert target == tmp_path / "sweep" / "exports" / name
+    output_path.require_target(target, run)
+    target.mkdir(parents=True)
+    with pytest.raises(StorageError) as raised:
+        output_path.require_target(target, run)
+    said = f"{target} is there already and is not overwritten.\n  Try: --out {target.with_name(another)}"
+    assert str(raised.value) == said
+
+
+def test_a_runs_folder_takes_no_exports(run):
+    with pytest.raises(StorageError, match="is inside the run's folder, and verify would call it foreign"):
+        output_path.require_target(run.path / "export", run)
