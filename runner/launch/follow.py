@@ -15,7 +15,7 @@ from runner.records.journal import from_line
 from runner.records.paths import SubmissionFolder
 from runner.records.record import Status
 from runner.sweep.plan import Plan
-from runner.sweep.programs import COMPILED
+from runner.sweep.programs import COMPILED, COMPILING
 from runner.sweep.reporter import Reporter, SweepOutcome
 
 # Between two polls of the journals.
@@ -90,19 +90,19 @@ class Follower:
             if kind in find.STATUSES and event["run_id"] not in self.ended:
                 self.ended.add(event["run_id"])
                 self._tell(event)
-            elif kind == COMPILED:
-                self._count_compiled(event["program_id"])
+            elif kind in (COMPILING, COMPILED):
+                self._count_compiled({event["program_id"]} if kind == COMPILED else set())
             elif kind in ("warned", "refused"):
                 self.say(event["text"])
             elif kind == "skipped":
                 self.say(f"runs that another process has by now, left to it: {event['num_runs']}")
 
-    def _count_compiled(self, program_id: str) -> None:
+    def _count_compiled(self, compiled: set[str]) -> None:
         """Reports how many of the programs to compile are, each counted once though several jobs may compile it."""
         if self._counted is not self.plan:  # it grew
             self._counted = self.plan
             self._programs = {task.job.identity.program_id for task in self.plan.pending()}
-        self._compiled.add(program_id)
+        self._compiled |= compiled
         self._reporter.compiled(len(self._compiled & self._programs), len(self._programs))
 
     def _tell(self, event: Mapping[str, Any]) -> None:

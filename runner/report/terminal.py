@@ -145,6 +145,15 @@ class Terminal:
             folded = paragraph("", text, self.console.width) if self.console.is_terminal else [text]
             self.line("\n  ".join(folded))
 
+    def verdict(self, text: str) -> None:
+        """Prints a sentence to standard output; on a terminal folded at words, a command at its end in one piece."""
+        said, colon, command = text.rpartition(": bridge-runner ")
+        if not (self.console.is_terminal and colon):
+            self.notes([text])
+            return
+        self.notes([f"{said}:"])
+        self.line(f"  bridge-runner {command}")
+
     def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> None:
         """Prints the table of runs."""
         self._end_progress()

@@ -15,8 +15,8 @@ from runner.sweep.validate import ProgramKey
 # Compiled programs that a search caches in case it needs one again: on a CPU each takes a few megabytes at most.
 KEPT_PROGRAMS = 16
 
-# Journal event for a program that is compiled, or failed to.
-COMPILED = "compiled"
+# Journal events for a program that is being compiled, and for one that is, or failed to.
+COMPILING, COMPILED = "compile", "compiled"
 
 # Takes the name of an event and the id of a program.
 Mark = Callable[[str, str], None]
@@ -65,7 +65,7 @@ class Programs:
 
 
 def _prepare(draft: Draft, run: Run, *, contended: bool, mark: Mark) -> Program:
-    mark("compile", draft.program_id)
+    mark(COMPILING, draft.program_id)
     try:
         return execute.prepare(draft, run, contended=contended)
     finally:

@@ -199,6 +199,21 @@ def test_notes_fold_at_words_on_terminals():
         assert last.startswith("  ") == folded and (max(len(first), len(last)) <= 60) == folded
 
 
+def test_commands_of_a_verdict_stay_whole():
+    text = (
+        "verdict: "
+        + "words of a sentence " * 5
+        + "to settle it: bridge-runner compare outputs/before outputs/after --rerun 30"
+    )
+    shown, piped = on_terminal(60), in_pipe(60)
+    shown.verdict(text)
+    piped.verdict(text)
+    *lines, last = said(shown)[0].splitlines()
+    assert last == "  bridge-runner compare outputs/before outputs/after --rerun 30"
+    assert max(map(len, lines)) <= 60 and lines[-1].endswith("it:")
+    assert said(piped)[0] == f"{text}\n"
+
+
 def test_details_of_checks_keep_their_column():
     check = Check(name="trained", verdict=Verdict.warn, detail="some words of a sentence " * 5)
     first, *more = table.check_lines(check, width=60)

@@ -128,7 +128,7 @@ def compare(a: Path, b: Path, options: Options) -> int:
         if lines:
             terminal.plain_table(lines)
         terminal.notes(summary.notes(comparison))
-        terminal.line(summary.verdict_line(comparison))
+        terminal.verdict(summary.verdict_line(comparison))
     return EXIT_CODES[comparison.outcome]
 
 
