@@ -41,6 +41,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if sys.version_info < (3, 11):  # noqa: UP036 - a checkout is imported by any Python; pip has refused the others
+        raise ImportError(f"bridge-runner needs Python 3.11 or later, and this is {sys.version.split()[0]}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -6,15 +6,19 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from other_python import other_python
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+WORKFLOW = WORKFLOWS["ci"]
+VERSIONS = (ROOT / "docs" / "reference" / "versions.md").read_text()
 PINS = ("constraints.txt", "constraints-3.12.txt")
 SCRIPTS = sorted((ROOT / ".ci").iterdir())
 
@@ -61,7 +65,47 @@ def test_matrix_covers_the_declared_pythons():
 
 def test_workflow_runs_the_ci_scripts():
     assert steps("everything") == [".ci/run"]
+    assert steps("lowest") == [".ci/lowest"]
     assert steps("matrix") == [".ci/python ${{ matrix.python }} ${{ matrix.extras }}"]
+
+
+def test_the_newest_versions_stop_no_pull_request():
+    newest = WORKFLOWS["newest"]
+    assert newest[True].keys() == {"schedule", "workflow_dispatch"}  # YAML reads `on` as true
+    job = newest["jobs"]["newest"]
+    assert job["strategy"]["matrix"]["python"] == WORKFLOW["jobs"]["matrix"]["strategy"]["matrix"]["python"]
+    assert job["steps"][-1] == {"run": ".ci/newest ${{ matrix.python }}"}
+    assert " -c " not in (ROOT / ".ci" / "newest").read_text()
+
+
+def test_the_workflow_uses_the_action_as_users_do():
+    (step,) = (step for step in WORKFLOW["jobs"]["action"]["steps"] if step["uses"] == "./")
+    inputs = yaml.safe_load((ROOT / "action.yml").read_text())["inputs"]
+    assert step["with"].keys() <= inputs.keys()
+
+
+def test_the_docs_name_the_tested_versions():
+    rows = re.findall(r"^\| (3\.1\d) \| `(\S+)` \| (\S+) \| (\S+) \|", VERSIONS, flags=re.MULTILINE)
+    pins = {name: dict(line.split("==") for line in pinned(name)) for name in PINS}
+    pythons = WORKFLOW["jobs"]["matrix"]["strategy"]["matrix"]["python"]
+    wanted = [(python, PINS[python != "3.11"]) for python in pythons]
+    assert rows == [(python, name, pins[name]["jax"], pins[name]["flax"]) for python, name in wanted]
+
+
+@pytest.mark.parametrize(
+    ("version", "words", "code"),
+    [("3.10", ["-m", "runner", "--help"], 1), ("3.10", ["-c", "import runner; runner.check"], 1), ("3.11", [], 0)],
+)
+def test_an_older_python_is_one_sentence(version, words, code):
+    python = Path(sys.executable) if version == "3.11" else other_python(version)
+    if python is None:
+        pytest.skip(f"Python {version} is not on this machine")
+    words = words or ["-m", "runner", "--version"]
+    done = subprocess.run([python, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code
+    sentence = f"bridge-runner needs Python 3.11 or later, and this is {version}."
+    assert (sentence in done.stderr) is bool(code)
+    assert ("Traceback" in done.stderr) is ("-c" in words)
 
 
 def test_no_cell_may_fail():
