@@ -118,6 +118,7 @@ def test_the_action_passes_a_healthy_layer(job):
     assert list(job.workspace.rglob("outputs")) == []
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("inputs", "code", "error"),
     [

@@ -13,6 +13,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from other_python import other_python
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLES = "runner/report/html/assets"
@@ -117,6 +118,16 @@ def test_linear(check_layer):
         done = subprocess.run([*command, *words], cwd=folder, env=kept, timeout=200, capture_output=True, check=False)
         outcomes.append((done.returncode, done.stdout.splitlines()[-1].partition(b" in ")[0]))
     assert outcomes == [(0, b"1 passed"), (1, b"1 error")]
+
+
+def test_pip_of_an_older_python_refuses_the_wheel(wheel, tmp_path):
+    python = other_python("3.10")
+    if python is None:
+        pytest.skip("Python 3.10 is not on this machine")
+    command = [python, "-m", "pip", "install", "--no-index", "--no-deps", "--target", tmp_path / "there", wheel]
+    done = subprocess.run(command, check=False, timeout=100, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "requires a different Python: 3.10." in done.stderr and "not in '>=3.11'" in done.stderr
 
 
 def test_sdist_contains_every_tracked_file(unpacked):
