@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.arrays import checkpoint
 from runner.config.enums import TimingMode
 from runner.experiment import execute, run_record
 from runner.experiment.job import Result
@@ -43,7 +44,7 @@ class RunExecutor:
     warn: Callable[[str], None]
     mark: Callable[[str, Sequence[str]], None] = lambda event, run_ids: None
     _compiled_for: set[ProgramKey] = field(default_factory=set)
-    _tracker_is_warm: bool = False
+    _is_warm: bool = False
     _chunks: Chunks = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ class RunExecutor:
             job,
             program,
             compiled_here=first,
-            during_checks=functools.partial(self._warm_tracker, threads),
+            during_checks=functools.partial(self._warm, threads, saves=job.run.checkpoint.writes),
             **how,
         )
         if settings.mode is TimingMode.off:
@@ -102,15 +103,16 @@ class RunExecutor:
         return run_record.contended(result) if contended else result
 
     @contextlib.contextmanager
-    def _warm_tracker(self, threads: ThreadPoolExecutor) -> Iterator[None]:
-        """Loads the tracker during the first run's checks: nothing is timed then, and XLA releases the GIL."""
-        loading = None if self._tracker_is_warm else threads.submit(self.tracking.warm)
-        self._tracker_is_warm = True
+    def _warm(self, threads: ThreadPoolExecutor, *, saves: bool) -> Iterator[None]:
+        """Loads the tracker and Orbax during the first run's checks: nothing is timed then, and XLA frees the GIL."""
+        wanted = [] if self._is_warm else [self.tracking.warm, *([checkpoint.warm] if saves else [])]
+        loading = [threads.submit(one) for one in wanted]
+        self._is_warm = True
         try:
             yield
         finally:
-            if loading is not None:
-                loading.result()
+            for one in loading:
+                one.result()
 
     def _seen(self, task: Task) -> Seen:
         """Who sees a run while it trains, and where its steps are saved."""
