@@ -35,15 +35,22 @@ Of = tuple[TrackingSettings, Path, str]
 
 
 class InlineTracking:
-    """Logs each run right away in this process: for few runs, where starting a process pool costs more."""
+    """Logs each run right away in this process: for lean runs, and few, where starting a process pool costs more.
 
-    def __init__(self, tracker: Tracker) -> None:
+    Args:
+      tracker: Logs them.
+      warms: Whether `warm` is worth its second: a single lean run needs nothing of W&B.
+    """
+
+    def __init__(self, tracker: Tracker, *, warms: bool = True) -> None:
         self._tracker = tracker
+        self._warms = warms
         self._costs: list[tuple[str, float]] = []
 
     def warm(self) -> None:
         """Preloads what the first run needs."""
-        self._tracker.warm()
+        if self._warms:
+            self._tracker.warm()
 
     def follow(self, head: Head, run_dir: Path) -> Follow | None:
         """Lets a run be followed while it trains."""
@@ -70,7 +77,7 @@ class InlineTracking:
 
 
 class PooledTracking:
-    """Logs runs in worker processes: a W&B run takes 12-25 ms of Python that holds the GIL.
+    """Logs runs in worker processes: a W&B run with artifacts takes 12-35 ms of Python that holds the GIL.
 
     Args:
       settings: Tracking settings of the runs.
@@ -161,8 +168,11 @@ def make_tracking(
     A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads.
     """
     made: InlineTracking | PooledTracking
-    if not uses_wandb(settings) or num_runs < MIN_POOLED_RUNS:
-        made = InlineTracking(make_tracker(settings, folder, sweep, warn))
+    # A lean run is a file that takes 3 ms to write; only the sweep's own run, and artifacts, need wandb.
+    costly = uses_wandb(settings) and settings.artifacts
+    if not costly or num_runs < MIN_POOLED_RUNS:
+        warms = costly or num_runs > 1 or not uses_wandb(settings)
+        made = InlineTracking(make_tracker(settings, folder, sweep, warn), warms=warms)
     else:
         made = PooledTracking(settings, folder, sweep, warn, processes=processes)
     if settings.mode is not TrackingMode.online or not uses_wandb(settings) or not sends:

@@ -12,17 +12,17 @@ from runner.records.record import Record
 from runner.tracking import payload
 
 
-def histograms(wandb: Any, record: Record, output: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Histograms of a run's times and output, by key."""
-    shown = {}
+def histograms(record: Record, output: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Histograms of a run's times and output by key, as W&B keeps them."""
     latency = record.timing.apply_latency if record.timing else None
-    if latency and (histogram := payload.histogram_of(1e3 * np.array(latency.samples.durations_s))):
-        # One row per run: one row per sample takes W&B ten times as long and draws the same picture.
-        shown[f"{payload.APPLY_MS}/histogram"] = wandb.Histogram(np_histogram=histogram)
-    for path, array in output.items():
-        if histogram := payload.histogram_of(array):
-            shown[f"{payload.output_key(path, len(output))}/histogram"] = wandb.Histogram(np_histogram=histogram)
-    return shown
+    # One histogram per run: one row per sample takes W&B ten times as long and draws the same picture.
+    shown = {payload.APPLY_MS: payload.histogram_of(1e3 * np.array(latency.samples.durations_s))} if latency else {}
+    shown |= {payload.output_key(path, len(output)): payload.histogram_of(array) for path, array in output.items()}
+    return {
+        f"{key}/histogram": {"_type": "histogram", "values": made[0].tolist(), "bins": made[1].tolist()}
+        for key, made in shown.items()
+        if made is not None
+    }
 
 
 def table_of(wandb: Any, output: Mapping[str, np.ndarray], max_elements: int) -> dict[str, Any]:

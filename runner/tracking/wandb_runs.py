@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from runner.config import wandb_environment
 from runner.config.settings.execution import TrackingSettings
 from runner.records.paths import SweepFolder
 from runner.tracking import wandb_files
+from runner.tracking.wandb_log import RunLog
 
 # 12-25 ms a run with these, 55-80 ms by default, most of it listing installed packages. Symlinks to the latest run
 # would be a race between the processes of a sweep.
@@ -97,20 +99,45 @@ class WandbRuns:
         """An open W&B run; an older folder of the same id is removed first."""
         import wandb
 
-        # If it is not writable, wandb would silently use the system's temporary folder.
-        self.folder.wandb.mkdir(parents=True, exist_ok=True)
-        if stale := self._folders.pop(init["id"], None):
-            shutil.rmtree(stale)
+        self._make_room(init)
         known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
         known |= {"sweep_id": self._settings.wandb_sweep} if self._settings.wandb_sweep else {}
-        group, project = self._settings.group or self._sweep, self._settings.project or DEFAULT_PROJECT
-        more: dict[str, Any] = {"group": group, "dir": str(self.folder.path), "reinit": "create_new"}
-        more |= {"project": project, "entity": self._settings.entity}
-        words = {**init, **more, "tags": self._tags(init)}
+        more: dict[str, Any] = {"dir": str(self.folder.path), "reinit": "create_new"}
+        words = {**init, **self._place(), **more, "tags": self._tags(init)}
         with _nobody_elses(wandb):
             run = wandb.init(mode="offline", **words, settings=wandb.Settings(**known))
         self._folders[init["id"]] = Path(run.settings.sync_dir)
         return run
+
+    def write(self, init: Mapping[str, Any], **held: Any) -> bool:
+        """Writes a whole W&B run at once, without wandb; False if that failed.
+
+        Args:
+          init: Arguments that wandb would open the run with.
+          **held: What it holds besides, as in `RunLog`.
+        """
+        with self.warning_once(init["id"]):
+            self._make_room(init)
+            stamp = time.strftime("%Y%m%d_%H%M%S")
+            folder = self.folder.wandb / f"{wandb_files.OFFLINE}{stamp}-{init['id']}"
+            texts = self._place() | {name: init[name] for name in ("id", "name", "job_type", "notes")}
+            texts |= {"sweep_id": self._settings.wandb_sweep}
+            (folder / "files").mkdir(parents=True)
+            self._folders[init["id"]] = folder
+            log = RunLog(texts=texts, tags=self._tags(init), config=init["config"], **held)
+            log.write(folder / f"run-{init['id']}.wandb")
+            return True
+        return False
+
+    def _place(self) -> dict[str, str | None]:
+        group, project = self._settings.group or self._sweep, self._settings.project or DEFAULT_PROJECT
+        return {"group": group, "project": project, "entity": self._settings.entity}
+
+    def _make_room(self, init: Mapping[str, Any]) -> None:
+        # If it is not writable, wandb would silently use the system's temporary folder.
+        self.folder.wandb.mkdir(parents=True, exist_ok=True)
+        if stale := self._folders.pop(init["id"], None):
+            shutil.rmtree(stale)
 
     def _tags(self, init: Mapping[str, Any]) -> list[str]:
         tags = (tag[:MAX_TAG_CHARACTERS] for tag in [*self._settings.tags, *init["tags"]] if tag)

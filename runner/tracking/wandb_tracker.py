@@ -7,6 +7,7 @@ while the sweep runs, `bridge-runner sync` later.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import importlib
 import sys
@@ -96,23 +97,33 @@ class WandbTracker:
         started = self._clock()
         init = self._identity(record, run_dir, record.status.value)
         followed = self._followed.pop(init["id"], None)
-        told = followed.num_told if followed else 0
+        shown = followed.num_told if followed else 0
+        train = record.train
+        rows = list(payload.loss_rows(train.losses[shown:], train.first_step + shown)) if train else []
+        rows.append(payload.history_of(record) | histograms(record, output))
+        saved = {"checkpoint": str(run_dir.resolve() / record.saved.path)} if record.saved else {}
+        held: dict[str, Any] = {
+            "axes": payload.axes_of(record),
+            "rows": rows,
+            "summary": payload.summary_of(record) | saved,
+        }
+        exit_code = 0 if record.status is Status.done else 1
+        if followed is None and not self._settings.artifacts:
+            began = datetime.datetime.fromisoformat(record.started_at).timestamp()
+            made = self._runs.write(init, **held, started_s=began, wall_s=record.wall_s, exit_code=exit_code)
+            return (self._clock() - started) / 1e9 if made else None
 
         def fill(wandb: Any, run: Any) -> None:
-            for metric, axis in payload.axes_of(record).items():
+            for metric, axis in held["axes"].items():
                 run.define_metric(metric, step_metric=axis)
-            saved = {"checkpoint": str(run_dir.resolve() / record.saved.path)} if record.saved else {}
-            run.summary.update(payload.summary_of(record) | saved)
-            train = record.train
-            for row in payload.loss_rows(train.losses[told:], train.first_step + told) if train else ():
-                run.log(row)
-            shown = payload.history_of(record) | histograms(wandb, record, output)
+            run.summary.update(held["summary"])
             if self._settings.artifacts:
-                shown |= table_of(wandb, output, self._settings.table_max_elements)
+                rows[-1] |= table_of(wandb, output, self._settings.table_max_elements)
                 log_artifact(wandb, run, record, run_dir, self._settings)
-            run.log(shown)
+            for row in rows:
+                run.log({key: _medium(wandb, value) for key, value in row.items()})
 
-        opened, exit_code = followed.run if followed else None, 0 if record.status is Status.done else 1
+        opened = followed.run if followed else None
         made = self._runs.make(fill, LEAN, init, opened=opened, exit_code=exit_code)
         return (self._clock() - started) / 1e9 if made else None
 
@@ -163,6 +174,13 @@ class WandbTracker:
             "config": payload.config_of(run),
             "notes": self._settings.notes or f"{payload.sentence_of(run)}. bridge-runner show {run_dir}",
         }
+
+
+def _medium(wandb: Any, value: Any) -> Any:
+    """A histogram as W&B's own object: `log` takes no dict for one."""
+    if not isinstance(value, dict):
+        return value
+    return wandb.Histogram(np_histogram=(np.array(value["values"]), np.array(value["bins"])))
 
 
 def results_digest(folder: SweepFolder) -> str | None:

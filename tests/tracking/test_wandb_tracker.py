@@ -24,11 +24,15 @@ from wandb_reader import read_offline_run
 from runner.config.enums import TrackingMode
 from runner.config.settings.execution import TrackingSettings
 from runner.records import codec
-from runner.records.record import CheckpointInfo, Failure, FailureKind, Record, Status
+from runner.records.record import CheckpointInfo, Failure, FailureKind, Record, Status, TrainInfo
+from runner.records.timing import Phases
 from runner.tracking import payload, registry
 from runner.tracking.pool import PooledTracking
 from runner.tracking.processes import Processes
 from runner.tracking.tracker import NullTracker, Tracker
+
+PHASES = Phases(trace_s=0.1, lower_s=0.1, compile_s=0.1, cache="off")
+TRAIN = TrainInfo(first_step=5, losses=[2.0, math.nan, 1.0], step=PHASES, steps_s=[0.1] * 3, not_moved=[])
 
 
 @pytest.fixture
@@ -79,6 +83,32 @@ def test_offline_run_holds_what_was_logged(make, tmp_path, warnings):
     assert sum(run["summary"]["output/histogram/values"]) == 2
     assert (run["artifacts"], list(tmp_path.glob("wandb/offline-run-*/files/media"))) == ([], [])
     assert warnings == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"output": [make_array(norm=math.inf, mean=math.nan)], "settings": {"seed": 7, "features": None}},
+        {"overrides": ["x=" + "é" * 50_000], "train": TRAIN},
+        {"status": Status.failed, "error": Failure(kind=FailureKind.other, type="E", message="m", traceback="")},
+    ],
+)
+def test_lean_runs_hold_what_wandb_writes(changes, make, tmp_path):
+    record, output = make_record(**changes), {"": np.array([0.0, 1.0, math.nan])}
+    runs = []
+    for name, settings in (("lean", {}), ("wandb", {"artifacts": True, "table_max_elements": 0})):
+        tracker = registry.make_tracker(
+            TrackingSettings(tags=["mine"], entity="team", **settings), tmp_path / name, "demo", print
+        )
+        assert tracker.log(record, output, tmp_path) is not None
+        tracker.close()
+        (run,) = offline_runs(tmp_path / name)
+        for row in (run["summary"], *run["history"]):
+            times = {row.pop(key) for key in list(row) if key in ("_runtime", "_timestamp", "_wandb/runtime")}
+            assert name == "wandb" or times <= {1, 1.5, 1767225601.5}
+        runs.append(run)
+    assert runs[0] == runs[1]
 
 
 def test_failed_runs_are_tracked_with_reason(make, tmp_path):
