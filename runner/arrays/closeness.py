@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,19 +14,40 @@ from runner.errors import listed
 # Summing in a different order is off by a few ulps of the largest term.
 MAX_ROUNDING = 64
 
+# Compared at once: what is made of large arrays on the way, as 64-bit numbers, would need several times their memory.
+BLOCK_ELEMENTS = 2**18
+
 
 def differences(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Differences between two sets of named arrays: distance in ulps, or arrays missing from either."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(_unequal(first, second))
+    for path, what in found.items():
+        if what is None:
+            pairs = list(_blocks(first[path], second[path]))
+            ulp = max(trees.ulp_distance(one, two) for one, two in pairs)
+            found[path] = {"ulp": ulp, "num_elements": sum(int(np.sum(one != two)) for one, two in pairs)}
+    return found
+
+
+def _unequal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, str | None]:
+    """The paths whose arrays differ, and how; None where only their bits do."""
+    found: dict[str, str | None] = {}
     for path in sorted(first.keys() | second.keys()):
         one, two = first.get(path), second.get(path)
         if one is None or two is None:
             found[path] = "only in the first" if two is None else "only in the second"
         elif (one.shape, one.dtype) != (two.shape, two.dtype):
             found[path] = f"{describe(one)} against {describe(two)}"
-        elif trees.array_digest(one) != trees.array_digest(two):
-            found[path] = {"ulp": trees.ulp_distance(one, two), "num_elements": int(np.sum(one != two))}
+        elif any(part.tobytes() != other.tobytes() for part, other in _blocks(one, two)):
+            found[path] = None
     return found
+
+
+def _blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """The elements of arrays of one shape in C order, so many at once; what is contiguous is not copied."""
+    flat = [np.ravel(array) for array in arrays]
+    for start in range(0, flat[0].size, BLOCK_ELEMENTS):
+        yield tuple(one[start : start + BLOCK_ELEMENTS] for one in flat)
 
 
 def are_close(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
@@ -35,8 +56,8 @@ def are_close(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray])
     Differences up to `MAX_ROUNDING` times the dtype's resolution, at the scale of the largest value of all, count as
     rounding: a gradient that is zero up to rounding has no scale of its own.
     """
-    found = differences(first, second)
-    if any(isinstance(item, str) for item in found.values()):
+    found = _unequal(first, second)
+    if any(what is not None for what in found.values()):
         return False
     largest = max((largest_finite(leaf) for leaf in second.values()), default=0.0)
     return all(_is_close(first[path], second[path], largest) for path in found)
@@ -44,15 +65,21 @@ def are_close(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray])
 
 def largest_finite(leaf: np.ndarray) -> float:
     """The largest absolute value of an array, of its finite ones; 0 where it has none."""
-    values = np.abs(as_numbers(leaf))
-    return float(np.max(values, where=np.isfinite(values), initial=0))
+    largest = 0.0
+    for (block,) in _blocks(leaf):
+        values = np.abs(as_numbers(block))
+        largest = max(largest, float(np.max(values, where=np.isfinite(values), initial=0)))
+    return largest
 
 
 def _is_close(got: np.ndarray, wanted: np.ndarray, largest: float) -> bool:
     if not jnp.issubdtype(got.dtype, jnp.inexact):
         return False
     atol = MAX_ROUNDING * float(jnp.finfo(got.dtype).eps) * largest
-    return bool(np.allclose(as_numbers(got), as_numbers(wanted), rtol=0, atol=atol, equal_nan=True))
+    return all(
+        np.allclose(as_numbers(one), as_numbers(two), rtol=0, atol=atol, equal_nan=True)
+        for one, two in _blocks(got, wanted)
+    )
 
 
 def apart(kept: Mapping[str, np.ndarray], made: Mapping[str, np.ndarray]) -> float:

@@ -28,6 +28,9 @@ from runner.records.record import Check
 # A run on a mesh is compared with one device, unless its variables exceed this size: they may not fit there.
 MAX_ALONE_BYTES = 2**28
 
+# Larger variables take longer to draw than XLA takes to compile the operations that draw them.
+REHEARSED_BYTES = 2**25
+
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
@@ -50,7 +53,7 @@ def rehearse_eager(run: Run, draft: Draft) -> None:
     Runs on a sweep's compiling threads: half of a first run's time is XLA compiling one operation at a time.
     """
     place = draft.placement
-    if place.mesh is not None or run.checks.mode is ChecksMode.off:
+    if place.mesh is not None or run.checks.mode is ChecksMode.off or draft.variables_bytes > REHEARSED_BYTES:
         return
     with contextlib.suppress(Exception), place.context(), untimed.section():  # the check reports what is wrong
         memory.require_room(draft)
@@ -71,10 +74,11 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     """
     memory.require_room_without_jit(draft)
     key, x = _uncommitted(key), _uncommitted(x)
-    variables = draft.model.init(key, draft.init_streams, x) if draft.given is None else made.initial
+    # Apply draws the weights again, to throw them away: before init, so that no more is held meanwhile than must be.
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
-    output = jax.tree.map(jnp.asarray, output)
+    output = jax.block_until_ready(jax.tree.map(jnp.asarray, output))
+    variables = draft.model.init(key, draft.init_streams, x) if draft.given is None else made.initial
     return verdicts.eager((_by_path(made.initial), _by_path(variables)), (made.output, trees.named_arrays(output)))
 
 

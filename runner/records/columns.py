@@ -161,21 +161,21 @@ def results_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     return [results_row(record) for record in records]
 
 
-def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of `results_row` as a Parquet file."""
+def to_parquet(table: Any) -> bytes:
+    """The table of `to_table` as a Parquet file."""
     import pyarrow.parquet as pq
 
     sink = io.BytesIO()
-    pq.write_table(to_table(rows), sink)
+    pq.write_table(table, sink)
     return sink.getvalue()
 
 
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows of `results_row` as UTF-8 CSV: missing values are empty, text is quoted."""
+def to_csv(table: Any) -> bytes:
+    """The table of `to_table` as UTF-8 CSV: missing values are empty, text is quoted."""
     import pyarrow.csv
 
     sink = io.BytesIO()
-    pyarrow.csv.write_csv(to_table(rows), sink)
+    pyarrow.csv.write_csv(table, sink)
     return sink.getvalue()
 
 
@@ -200,4 +200,4 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> Any:
         pa.field(name, types[column.type], metadata={"unit": unit(name), "meaning": column.meaning})
         for name, column in COLUMNS.items()
     ]
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(fields))
+    return pa.Table.from_pylist(list(rows), schema=pa.schema(fields))

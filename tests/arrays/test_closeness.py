@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runner.arrays.closeness import MAX_ROUNDING, are_close
+from runner.arrays.closeness import BLOCK_ELEMENTS, MAX_ROUNDING, are_close, differences, largest_finite
 
 ONES = np.ones(4, np.float32)
 EPS = float(np.finfo(np.float32).eps)
@@ -36,3 +36,16 @@ def test_imaginary_parts_count():
 def test_an_array_too_many_is_seen():
     assert not are_close({"y": ONES, "z": ONES}, {"y": ONES})
     assert not are_close({"y": ONES}, {"y": ONES, "z": ONES})
+
+
+def test_large_arrays_are_compared_to_the_end():
+    one = np.ones((2, BLOCK_ELEMENTS + 3), np.float32)
+    two = one.copy()
+    two[-1, -1], two[0, 0] = np.nextafter(np.float32(1), np.float32(2)), -0.0
+    one[0, 0] = 0.0
+    assert differences({"y": one}, {"y": two}) == {"y": {"ulp": 1, "num_elements": 1}}
+    assert differences({"y": one.T}, {"y": one.T.copy()}) == {}
+    assert close(one, two) and not close(one * 2, two)
+    two[-1, -1] = -7
+    assert largest_finite(two) == 7 and not close(one, two)
+    assert differences({"y": one[:0]}, {"y": two[:0]}) == {}

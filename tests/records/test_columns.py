@@ -163,13 +163,13 @@ def test_csv_equals_parquet_exactly(sweep):
 
 def test_quoted_text_survives_csv():
     row = dict.fromkeys(columns.COLUMNS) | {"num": 0, "layer": 'a "b", c', "error": "one\ntwo"}
-    read = pd.read_csv(io.BytesIO(columns.to_csv([row])))
+    read = pd.read_csv(io.BytesIO(columns.to_csv(columns.to_table([row]))))
     assert (read["layer"][0], read["error"][0], read["seed"].isna()[0]) == ('a "b", c', "one\ntwo", True)
 
 
 def test_wrong_column_types_are_refused():
     with pytest.raises(pa.ArrowInvalid, match="Could not convert"):
-        columns.to_parquet([dict.fromkeys(columns.COLUMNS) | {"seed": "no number"}])
+        columns.to_table([dict.fromkeys(columns.COLUMNS) | {"seed": "no number"}])
 
 
 def test_polars_and_duckdb_agree_with_pandas(sweep):

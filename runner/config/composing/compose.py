@@ -151,9 +151,12 @@ class Composer:
 
     def _kin(self, overrides: tuple[str, ...]) -> tuple[int, Run, _Family] | None:
         """The seed of one job, and what it is derived from; None if it has to be composed separately."""
-        seeds = [match[1] for text in overrides if (match := SEED.fullmatch(text))]
-        others = tuple(text for text in overrides if not SEED.fullmatch(text))
-        if len(seeds) != 1 or any(text.startswith(("~", "+seed", "++seed", "seed=")) for text in others):
+        found = [SEED.fullmatch(text) for text in overrides]
+        seeds = [match[1] for match in found if match]
+        if len(seeds) != 1:
+            return None
+        others = tuple(text for text, match in zip(overrides, found, strict=True) if not match)
+        if _names_seed(others):
             return None
         family = self._family(others)
         return None if family.run is None else (int(seeds[0]), family.run, family)
@@ -279,6 +282,12 @@ def hydra_files(task: DictConfig, hydra: DictConfig, overrides: Sequence[str]) -
         "hydra.yaml": OmegaConf.to_yaml(hydra),
         "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(list(overrides))),
     }
+
+
+@functools.lru_cache(MAX_FAMILIES)
+def _names_seed(overrides: tuple[str, ...]) -> bool:
+    """Whether an override may set the seed, or removes something."""
+    return any(text.startswith(("~", "+seed", "++seed", "seed=")) for text in overrides)
 
 
 def _job_values(typed: _Typed) -> dict[str, str]:

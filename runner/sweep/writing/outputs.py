@@ -42,8 +42,9 @@ class Summary:
           The rows of results.parquet.
         """
         rows = [self._rows[run_id] for run_id in run_ids if run_id in self._rows]
-        files.write_atomic(folder.results, columns.to_parquet(rows))
-        files.write_atomic(folder.results_csv, columns.to_csv(rows))
+        table = columns.to_table(rows)
+        files.write_atomic(folder.results, columns.to_parquet(table))
+        files.write_atomic(folder.results_csv, columns.to_csv(table))
         page = matrix.to_markdown(self._programs.values())
         if page is not None:
             files.write_atomic(folder.checks, page.encode())
