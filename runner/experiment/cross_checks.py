@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ from runner.records.record import Check
 # A run on a mesh is compared with one device, unless its variables exceed this size: they may not fit there.
 MAX_ALONE_BYTES = 2**28
 
-# Larger variables take longer to draw than XLA takes to compile the operations that draw them.
+# Larger variables take longer to draw than XLA takes to compile the operations that draw them, and than Python to look
+# for garbage.
 REHEARSED_BYTES = 2**25
 
 
@@ -78,8 +80,18 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
     output = jax.block_until_ready(jax.tree.map(jnp.asarray, output))
+    _let_go(draft)
     variables = draft.model.init(key, draft.init_streams, x) if draft.given is None else made.initial
-    return verdicts.eager((_by_path(made.initial), _by_path(variables)), (made.output, trees.named_arrays(output)))
+    check = verdicts.eager((_by_path(made.initial), _by_path(variables)), (made.output, trees.named_arrays(output)))
+    del variables
+    _let_go(draft)
+    return check
+
+
+def _let_go(draft: Draft) -> None:
+    """Frees large arrays that flax's scopes of a call that is over still hold, in cycles."""
+    if draft.variables_bytes > REHEARSED_BYTES:
+        gc.collect()
 
 
 def _uncommitted(array: Any) -> jax.Array:
