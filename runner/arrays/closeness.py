@@ -44,7 +44,7 @@ def _unequal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) 
 
 
 def _blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """The elements of arrays of one shape in C order, so many at once; what is contiguous is not copied."""
+    """The elements of arrays of one shape in C order, a block at a time; what is contiguous is not copied."""
     flat = [np.ravel(array) for array in arrays]
     for start in range(0, flat[0].size, BLOCK_ELEMENTS):
         yield tuple(one[start : start + BLOCK_ELEMENTS] for one in flat)
