@@ -194,7 +194,7 @@ def _measured(program: Program, run: Run) -> Together:
     params = [trees.unboxed_arrays(one.variables) for one in (mine, alone)]
     return dataclasses.replace(
         program.together,
-        seed=run.seed,
+        measured_on=run.seed,
         num_steps=len(mine.info.losses),
         loss_ulp=trees.ulp_distance(*losses),
         loss_abs=_apart(*losses),

@@ -172,7 +172,7 @@ class Together:
     Attributes:
       num: How many runs the program trains; places without a run are filled with copies of the last.
       runs: Numbers of the runs that this process trained with it, itself included.
-      seed: The seed of the run that was measured.
+      measured_on: The seed of the run that was measured.
       num_steps: For how many steps it was trained both ways.
       loss_ulp: The largest distance of its losses, in representable numbers.
       loss_abs: The largest distance of its losses; None where one was not finite.
@@ -183,7 +183,7 @@ class Together:
 
     num: int
     runs: list[int] = field(default_factory=list)
-    seed: int | None = None
+    measured_on: int | None = None
     num_steps: int = 0
     loss_ulp: int | None = None
     loss_abs: float | None = None

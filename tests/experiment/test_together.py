@@ -255,7 +255,7 @@ def test_records_name_size_and_distance(make_program):
     proved = isolation.proved(program, run)
     result = experiment_execute.execute(Job(run=run, identity=identity_of(run), num=7, compare_eager=False), proved)
     found = result.record.train.together
-    assert (found.num, found.runs, found.seed, found.num_steps, found.alone) == (SIZE, [7], 0, 3, None)
+    assert (found.num, found.runs, found.measured_on, found.num_steps, found.alone) == (SIZE, [7], 0, 3, None)
     assert found.loss_ulp is not None
     assert found.params_abs < 1e-6
     again = experiment_execute.execute(Job(run=run, identity=identity_of(run)), proved)
