@@ -35,7 +35,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("num", "num_params", "number", "after"), (int,)),
     "checkpoint_bytes": _COUNT,
     **dict.fromkeys(("output_norm", "apply_s", "loss_first", "loss_last", "value"), _NUMBER),
-    **dict.fromkeys(("apply_flags", "failed_checks", "overrides"), (list,)),
+    **dict.fromkeys(("apply_flags", "failed_checks", "overrides", "run_ids"), (list,)),
 }
 
 SEALED = re.compile(rb',"digest":"([0-9a-f]{%d})"}' % DIGEST_CHARACTERS)
