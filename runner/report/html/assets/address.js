@@ -1,6 +1,9 @@
 // What the reader has chosen, kept in the page's address: who follows the link sees the same.
 "use strict";
 
+// An address with more chosen runs than this is too long to pass on.
+const MAX_KEPT = 200;
+
 /** What the address keeps of `state`, as `key=value&…`; only what differs from the page as it opens. */
 function toAddress(state, table) {
   const kept = new URLSearchParams();
@@ -10,9 +13,9 @@ function toAddress(state, table) {
   const sorted = table.getSorters().map(({ field, dir }) => `${field}:${dir}`);
   if (sorted.length) kept.set("sort", sorted.join(","));
   if (state.columns) kept.set("columns", state.columns.join(","));
-  const labels = [...state.chosen].map((id) => state.rows[id].label);
-  if (labels.length) kept.set("chosen", labels.join(","));
-  if (state.only) kept.set("only", "chosen");
+  const labels = [...state.chosen].sort((a, b) => a - b).map((id) => state.rows[id].label);
+  if (labels.length && labels.length <= MAX_KEPT) kept.set("chosen", labels.join(","));
+  if (state.only && kept.has("chosen")) kept.set("only", "chosen");
   for (const open of [true, false]) {
     const parts = [...state.open].filter(([, one]) => one === open).map(([id]) => id);
     if (parts.length) kept.set(open ? "open" : "folded", parts.join(","));
