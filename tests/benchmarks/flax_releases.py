@@ -119,7 +119,9 @@ HEAD = [
     "# Flax releases and the bridge's silent failures",
     "",
     "Wrong inputs of an NNX layer behind `nnx.bridge.to_linen`, in bare Flax with a JAX of its time, on the CPU:",
-    "**silent** where they are accepted and the numbers are wrong, raises where Flax refuses them.",
+    "**silent** where they are accepted and the numbers are wrong, raises where Flax refuses them. Up to 0.11.2 the",
+    "wrapper keeps its graph among the variables, and raises where the graph or a leaf of it is missing; from 0.12.0",
+    "on, none of these raises.",
     "Made by `python tests/benchmarks/flax_releases.py`.",
     "",
 ]
