@@ -184,6 +184,7 @@ def _started(
             stopping=ending.reached,
             warn=reporter.warned,
             mark=lambda event, run_ids: lines.append(event, sync=False, run_ids=list(run_ids)),
+            saves_here=not processes.needed,
         )
         with contextlib.closing(tracker), contextlib.closing(processes), blame.proved(lines.path):
             processes.start()

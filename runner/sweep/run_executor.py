@@ -35,6 +35,7 @@ class RunExecutor:
       turns: Keeps other processes of ours from working during a measurement.
       stopping: Polled; True ends training after its next step.
       warn: Called with one sentence.
+      saves_here: Whether this process writes checkpoints, and not others.
       mark: Called before and after runs are trained together: with an event and their ids.
     """
 
@@ -42,6 +43,7 @@ class RunExecutor:
     turns: Turns
     stopping: Callable[[], bool]
     warn: Callable[[str], None]
+    saves_here: bool = True
     mark: Callable[[str, Sequence[str]], None] = lambda event, run_ids: None
     _compiled_for: set[ProgramKey] = field(default_factory=set)
     _is_warm: bool = False
@@ -94,7 +96,7 @@ class RunExecutor:
             job,
             program,
             compiled_here=first,
-            during_checks=functools.partial(self._warm, threads, saves=job.run.checkpoint.writes),
+            during_checks=functools.partial(self._warm, threads, saves=self.saves_here and job.run.checkpoint.writes),
             **how,
         )
         if settings.mode is TimingMode.off:
