@@ -168,7 +168,7 @@ def make_tracking(
     A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads.
     """
     made: InlineTracking | PooledTracking
-    # A lean run is a file that takes 3 ms to write; only the sweep's own run, and artifacts, need wandb.
+    # A lean run is a file that takes 5 ms to write; only the sweep's own run, and artifacts, need wandb.
     costly = uses_wandb(settings) and settings.artifacts
     if not costly or num_runs < MIN_POOLED_RUNS:
         warms = costly or num_runs > 1 or not uses_wandb(settings)
