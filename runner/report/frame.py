@@ -154,10 +154,8 @@ class Results:
 
     def _more_keys(self, axes: Sequence[str]) -> list[str]:
         """The config keys that vary besides the axes, without those that an axis or another key determines."""
-        settings = [json.loads(text) for text in self.frame["settings"]]
-        flat = [
-            flatten(one) | {name: str(self.frame[name].iloc[num]) for name in axes} for num, one in enumerate(settings)
-        ]
+        settings = [flatten(json.loads(text)) for text in self.frame["settings"]]
+        flat = [one | {name: str(self.frame[name].iloc[num]) for name in axes} for num, one in enumerate(settings)]
         kept = list(axes)
         for key in varied_keys(settings):
             if key not in (*AXES, *NOT_SHOWN) and not any(_follows(key, other, flat) for other in kept):

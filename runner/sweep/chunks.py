@@ -29,6 +29,7 @@ class Chunks:
         self._mark = mark
         self._chunks: dict[int, Sequence[Task]] = {}
         self._found: dict[int, Trained | Exception] = {}
+        self._given: set[int] = set()
 
     def arrange(self, tasks: Sequence[Task], *, apart: bool) -> None:
         """Forms the groups.
@@ -65,6 +66,7 @@ class Chunks:
         if num not in self._found:
             self._train(task, program, seen)
         found = self._found.pop(num)
+        self._given.add(num)
         if isinstance(found, Exception):
             raise found
         return found
@@ -72,7 +74,9 @@ class Chunks:
     def _train(self, task: Task, program: Program, seen: Callable[[Task], Seen]) -> None:
         """Trains those of a group that are at the same step as `task`: what was interrupted goes on apart."""
         began = time.perf_counter_ns()
-        group = [one for one in self._chunks.get(task.job.num, [task]) if one.job.num not in self._found]
+        # What is trained is not touched again: it may be written already.
+        over = self._found.keys() | self._given
+        group = [one for one in self._chunks.get(task.job.num, [task]) if one.job.num not in over]
         made = {one.job.num: _member(one, program, seen(one)) for one in group}
         mine = made[task.job.num]
         if isinstance(mine, Exception):

@@ -12,7 +12,8 @@ from runner.experiment.draft import make_draft
 from runner.experiment.identity import identity_of
 from runner.experiment.job import Job
 from runner.experiment.program import compile_program
-from runner.experiment.train import evaluation, training
+from runner.experiment.train import evaluation
+from runner.experiment.train.teacher import make_teacher
 from runner.records import columns
 from runner.records.codec import from_json, to_json
 
@@ -36,7 +37,7 @@ def executed(make_run, program):
 
 def test_evaluation_is_the_mean_over_its_batches(executed, program):
     result = executed()
-    teacher = training.make_teacher(program.training.training, program.init(teacher_key(1), np.ones((4, 4), "f")), 1)
+    teacher = make_teacher(program.training.training, program.init(teacher_key(1), np.ones((4, 4), "f")), 1)
     params, target = result.variables["params"], teacher["params"]
     losses = []
     for num in range(2):

@@ -44,7 +44,7 @@ def none_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sweep(make_run: Callable[..., object], tmp_path: Path) -> Callable[..., tuple[SweepFolder, Reporter]]:
-    def run(name: str, *words: str, killed_after: int = -1) -> tuple[SweepFolder, Reporter]:
+    def run(name: str, *words: str, killed: bool = False) -> tuple[SweepFolder, Reporter]:
         started: list[Processes] = []
 
         def tracking(*, num_runs: int, processes: Processes) -> InlineTracking:
@@ -52,13 +52,9 @@ def sweep(make_run: Callable[..., object], tmp_path: Path) -> Callable[..., tupl
             return InlineTracking(NullTracker())
 
         class Killer(Reporter):
-            num = 0
-
-            def finished(self, record: Record, folder: RunFolder) -> None:
-                super().finished(record, folder)
-                if self.num == killed_after:
+            def started(self, plan: object, num_pending: int) -> None:
+                if killed:
                     os.kill(started[0].submit(os.getpid).result(), signal.SIGKILL)
-                self.num += 1
 
         runs = [make_run("checks=off", f"seed={seed}", *words) for seed in SEEDS]
         plan = make_plan([Config(run=one) for one in runs], lambda _: SweepFolder(tmp_path / name))
@@ -103,7 +99,7 @@ def test_large_results_stay_in_this_process(few, none_here, sweep, monkeypatch):
 
 @pytest.mark.parametrize("timing", ["off", "quick"])
 def test_dead_writer_loses_no_run(few, sweep, timing):
-    folder, reporter = sweep("dead", f"timing={timing}", killed_after=0)
+    folder, reporter = sweep("dead", f"timing={timing}", killed=True)
     assert [(record.num, record.status.value) for record in records(folder)] == [(num, "done") for num in SEEDS]
     assert [row.status for row in find.read_rows(folder)] == ["done"] * len(SEEDS)
     (sentence,) = reporter.said
