@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import marshal
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +25,8 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def exact(value: Any) -> Hashable:
-    """A key that JSON data have in common if they are the same, types included; four times as fast as `repr`."""
+    """A key that JSON data have in common if they are the same, types included; faster than `repr`."""
     try:
-        return marshal.dumps(value, 0)
-    except ValueError:  # what is no JSON
+        return json.dumps(value)
+    except (TypeError, ValueError):  # what is no JSON
         return repr(value)

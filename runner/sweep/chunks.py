@@ -63,10 +63,12 @@ class Chunks:
           StorageError: A step can't be written.
         """
         num = task.job.num
-        if num not in self._found:
-            self._train(task, program, seen)
-        found = self._found.pop(num)
-        self._given.add(num)
+        try:
+            if num not in self._found:
+                self._train(task, program, seen)
+            found = self._found.pop(num)
+        finally:
+            self._given.add(num)
         if isinstance(found, Exception):
             raise found
         return found
@@ -77,7 +79,7 @@ class Chunks:
         # What is trained is not touched again: it may be written already.
         over = self._found.keys() | self._given
         group = [one for one in self._chunks.get(task.job.num, [task]) if one.job.num not in over]
-        made = {one.job.num: _member(one, program, seen(one)) for one in group}
+        made = {one.job.num: _member(one, program, seen) for one in group}
         mine = made[task.job.num]
         if isinstance(mine, Exception):
             self._found[task.job.num] = mine
@@ -114,12 +116,13 @@ def _alike(task: Task) -> tuple[Any, ...]:
     return *task.program_key, train.num_together, train.steps, train.save_every
 
 
-def _member(task: Task, program: Program, seen: Seen) -> Member | Exception:
+def _member(task: Task, program: Program, seen: Callable[[Task], Seen]) -> Member | Exception:
     """A run ready to be trained with others, or why it isn't."""
     run = task.job.run
     try:
         arguments = trained_run.arguments_of(run, program)
-        return trained_run.make_member(run, program, trained_run.initial_of(program, arguments), arguments, seen=seen)
+        initial = trained_run.initial_of(program, arguments)
+        return trained_run.make_member(run, program, initial, arguments, seen=seen(task))
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - the layer's own code may raise anything

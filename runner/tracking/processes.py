@@ -137,6 +137,7 @@ def _start(environ: Mapping[str, str], levels: Mapping[str, int], lifeline: Conn
     # Ctrl-C reaches every process of the terminal; the parent decides when the sweep ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.unraisablehook = _report_unraisable
     # A worker must not outlive a killed parent: it would wait for runs forever, ignoring SIGTERM.
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     # A parent that has used wandb passes on its service; sharing it would make the workers wait for one another.
@@ -144,6 +145,12 @@ def _start(environ: Mapping[str, str], levels: Mapping[str, int], lifeline: Conn
     if jax := sys.modules.get("jax"):
         # Orbax asks for the process's index, which starts JAX: it must not take a GPU that the parent uses.
         jax.config.update("jax_platforms", "cpu")
+
+
+def _report_unraisable(one: sys.UnraisableHookArgs) -> None:
+    """Prints what no caller could catch, except other writes of a save that failed: Orbax waits for none of them."""
+    if str(one.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(one)
 
 
 def _end_with(lifeline: Connection) -> None:

@@ -390,7 +390,7 @@ def history_is_in_wandb(here, record):
     run = read_offline_run(path)
     rows = [(row["train/step"], row["train/loss"]) for row in run["history"] if "train/loss" in row]
     assert rows == list(enumerate(record.train.losses))
-    assert run["summary"]["train/last_loss"] == record.train.losses[-1]
+    assert run["summary"]["loss_last"] == record.train.losses[-1]
 
 
 def plain_checkpoint_starts_at_step_0(here, lean, half):

@@ -95,12 +95,14 @@ def test_resume_names_and_finds_batches(here, capsys):
     assert main.main(words) == 0
     first, second = (Path("outputs/mine") / name for name in ("batch-0", "batch-2"))
     capsys.readouterr()
-    for verb in ("resume", "results", "report"):
+    for verb in ("resume", "results"):
         assert main.main([verb, "outputs/mine"]) == 2
         assert capsys.readouterr().err == (
             f"error: outputs/mine is no sweep: it has no sweep.json, and these have one: {first}, {second}.\n"
             f"  Try: {first}\n"
         )
+    assert main.main(["report", "outputs/mine"]) == 0  # an index of both
+    assert capsys.readouterr().out.startswith("outputs/mine/index.html: 2 sweeps")
     runs = [*(first / "runs").iterdir(), *(second / "runs").iterdir()]
     for folder in (first, second):  # either does what is missing of all
         for run in runs:

@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("reporting", [None, "true", "false"])  # where it is sent, wandb would wait for ever
 def test_a_service_that_does_not_start_is_named(reporting, tmp_path):
-    command = [sys.executable, "-m", "runner", "sweep=mine", "timing=off", "checks=off"]
+    command = [sys.executable, "-m", "runner", "sweep=mine", "timing=off", "checks=off", "tracking.artifacts=true"]
     surroundings = os.environ | {"WANDB__SERVICE_WAIT": "0.000001"}
     surroundings |= {"WANDB_ERROR_REPORTING": reporting} if reporting else {}
     options = {"cwd": tmp_path, "env": surroundings, "capture_output": True, "text": True, "timeout": 120}
