@@ -341,7 +341,7 @@ def test_vendored_bundles_match_the_manifest():
 
 def test_every_page_asset_is_used():
     files = {path.name for path in PARTS.iterdir() if path.is_file()}
-    assert files == {*SCRIPTS, *INDEX_SCRIPTS, STYLE, "page.html", "index.html"}
+    assert files == {*SCRIPTS, *INDEX_SCRIPTS, STYLE, "frame.html", "page.html", "index.html"}
 
 
 def test_empty_page_is_small_and_reproducible():
