@@ -54,7 +54,7 @@ def prepare_process(num_cpu_devices: int, compilation_cache: str) -> None:
 
 
 def keep_compiled(processor: str, *, timed: bool) -> None:
-    """Keeps what JAX compiles and nobody times in the user's cache folder, up to `MAX_CACHE_BYTES`.
+    """Keeps what JAX compiles and no one times in the user's cache folder, up to `MAX_CACHE_BYTES`.
 
     Does nothing where JAX keeps it already, or where the folder can't be made.
 

@@ -60,7 +60,7 @@ def keep_in(folder: Path, max_bytes: int) -> bool:
     """Keeps what sections compile; returns whether it can. For entry points only.
 
     Args:
-      folder: An existing folder. What lies there is run: nobody else may write to it.
+      folder: An existing folder. What lies there is run, so other users must not have write access.
       max_bytes: How much is kept; what was not used for longest is removed.
     """
     whole = getattr(compilation_cache, "_get_cache", None)

@@ -17,7 +17,7 @@ class Reporter(Protocol):
         """The sweep starts."""
 
     def compiled(self, num: int, total: int) -> None:
-        """So many programs are compiled, of those of the sweep; called in any thread."""
+        """`num` of the `total` programs to compile are compiled; called in any thread."""
 
     def finished(self, record: Record, folder: RunFolder) -> None:
         """A run is done or has failed, and is on disk."""

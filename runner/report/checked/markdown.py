@@ -63,7 +63,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` on one line, with the signs of Markdown and HTML escaped; `@name` notifies nobody there."""
+    """`text` on one line, with the signs of Markdown and HTML escaped; a `@name` in it notifies no one."""
     text = re.sub(r"([\\`*_{}\[\]<>#|~$!])", r"\\\1", " ".join(visible(text).split()))
     return text.replace("&", "&amp;").replace("@", "@&#8203;")
 

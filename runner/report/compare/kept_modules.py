@@ -60,7 +60,7 @@ class _Loader(importlib.abc.InspectLoader):
 
 
 class _Parents(importlib.abc.MetaPathFinder):
-    """Packages of kept modules that nobody else finds, as empty ones."""
+    """Finds the packages of kept modules that no other finder has, as empty packages."""
 
     def __init__(self, names: set[str]) -> None:
         self._names = {name[:end] for name in names for end in _ends(name)}
