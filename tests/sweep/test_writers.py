@@ -9,7 +9,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 from told_reporter import Reporter
 
 from runner.config.composing.composed import Config
@@ -105,6 +108,54 @@ def test_dead_writer_loses_no_run(few, sweep, timing):
     (sentence,) = reporter.said
     assert sentence.startswith("a process that writes runs died (A ")
     assert sentence.endswith("): this one writes them now")
+
+
+class Breakable(nnx.Module):
+    """Fails while `BROKEN` has anything."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), (4,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def look(y: np.ndarray) -> np.ndarray:
+            if BROKEN:
+                raise ValueError("broken")
+            return y
+
+        return jax.pure_callback(look, jax.ShapeDtypeStruct(x.shape, x.dtype), x * self.weight)
+
+
+BROKEN: list[str] = []
+
+
+def test_dead_writer_keeps_what_failed_before(few, sweep, monkeypatch):
+    words = ("timing=off", "layer=custom", f"layer.target={__name__}.Breakable")
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "BROKEN", ["x"])
+        before, _ = sweep("again", *words)
+    assert {record.status.value for record in records(before)} == {"failed"}
+    sweep("again", *words, killed=True)
+    folders = sorted(path.name for path in (before.path / "runs").iterdir())
+    kept, done = [name for name in folders if ".old-" in name], [name for name in folders if ".old-" not in name]
+    assert kept == [f"{name}.old-1" for name in done]
+    assert len(done) == len(SEEDS)
+    assert [store.read_record(RunFolder(before.path / "runs" / name)).status.value for name in done] == ["done"] * 5
+
+
+def writing_of(folder: RunFolder, record: Record) -> write_run.Writing:
+    rest = dict.fromkeys(write_run.Writing.__dataclass_fields__)
+    return write_run.Writing(**rest | {"folder": folder, "record": record})
+
+
+def test_what_a_dead_writer_wrote_is_kept(sweep):
+    folder, _ = sweep("kept", "timing=off")
+    run = folder.run(0, records(folder)[0].run_id)
+    record = store.read_record(run)
+    assert write_run.written(writing_of(run, record)) == record
+    earlier = dataclasses.replace(record, started_at="2026-01-01T00:00:00+00:00")
+    assert write_run.written(writing_of(run, earlier)) is None
+    run.record.unlink()
+    assert write_run.written(writing_of(run, record)) is None
 
 
 def refuse() -> None:

@@ -25,10 +25,10 @@ from runner.records.row import row_of
 from runner.sweep.ending import Ending
 from runner.sweep.plan import Plan, Task
 from runner.sweep.reporter import Reporter
-from runner.sweep.run_state import CONCLUDED, FINISHED, State
+from runner.sweep.run_state import CONCLUDED, FINISHED
 from runner.sweep.writing.outputs import Summary
 from runner.sweep.writing.retention import Keeper
-from runner.sweep.writing.write_run import Writing, commit
+from runner.sweep.writing.write_run import Writing, commit, written
 from runner.tracking.processes import Processes
 from runner.tracking.tracker import Tracking
 
@@ -215,8 +215,7 @@ class RunWriter:
             if not self._broken:
                 self.reporter.warned(f"a process that writes runs died ({error}): this one writes them now")
             self._broken = True
-            again = dataclasses.replace(begun.writing, state=State.interrupted)
-            return _committed(again).result()
+            return written(begun.writing) or _committed(begun.writing).result()
 
 
 def need_processes(processes: Processes, num_runs: int) -> None:

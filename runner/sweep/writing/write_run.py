@@ -130,6 +130,15 @@ def commit(writing: Writing) -> Record:
     return record
 
 
+def written(writing: Writing) -> Record | None:
+    """The record of a run that `commit` had written before its process died; None if it had not."""
+    if not store.has_whole_record(writing.folder):
+        return None
+    record = store.read_record(writing.folder)
+    # Not that of an earlier attempt, which is still to be moved aside.
+    return record if record.started_at == writing.record.started_at else None
+
+
 def _save(writing: Writing, record: Record) -> Record:
     folder, kind = writing.folder, writing.checkpoint.writer
     if record.mesh is not None:
