@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 
 import pytest
 from report_page import Page
@@ -53,6 +54,12 @@ def test_index_lists_sweeps_oldest_first(folder, capsys):
     assert [sweep["has_report"] for sweep in data["sweeps"]] == [True, False]
     assert [(sweep["num_runs"], sweep["done"], sweep["waiting"]) for sweep in data["sweeps"]] == [(2, 2, 0), (1, 1, 0)]
     assert data["varied"] == ["features"]
+
+
+def test_one_sweep_is_counted_as_one(folder, capsys):
+    shutil.rmtree(folder / "again")
+    assert main.main(["report", "outputs"]) == 0
+    assert "outputs/index.html: 1 sweep, " in capsys.readouterr().out
 
 
 def test_kinds_are_shared_between_sweeps(folder):

@@ -38,7 +38,9 @@ def write(path: Path, *, watch: bool) -> int:
     except OSError as error:
         raise StorageError(f"{target}: {error.strerror or error}", f"bridge-runner ls {path}") from error
     terminal = Terminal()
-    terminal.line(f"{target}: {len(sweeps)} sweeps, {len(page) / 1e6:.1f} MB, opens in any browser")
+    terminal.line(
+        f"{target}: {len(sweeps)} sweep{'s' * (len(sweeps) != 1)}, {len(page) / 1e6:.1f} MB, opens in any browser"
+    )
     for sweep in sweeps:
         if "error" in sweep:
             terminal.line(f"  left out: {sweep['error']}")
