@@ -62,10 +62,8 @@ class _Walk:
     def _aval(self, aval: Any) -> str:
         found = self._avals.get(id(aval))
         if found is None:
-            found = self._avals[id(aval)] = (
-                aval,
-                aval.str_short(short_dtypes=True),
-            )  # kept, so that its id stays its own
+            # With the aval, so that no other one gets its id.
+            found = self._avals[id(aval)] = aval, aval.str_short(short_dtypes=True)
         return found[1]
 
     def _literal(self, atom: Any) -> str:
