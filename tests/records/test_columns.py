@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -167,9 +170,32 @@ def test_quoted_text_survives_csv():
     assert (read["layer"][0], read["error"][0], read["seed"].isna()[0]) == ('a "b", c', "one\ntwo", True)
 
 
-def test_wrong_column_types_are_refused():
-    with pytest.raises(pa.ArrowInvalid, match="Could not convert"):
-        columns.to_table([dict.fromkeys(columns.COLUMNS) | {"seed": "no number"}])
+@pytest.mark.parametrize(("name", "value"), [("seed", "no number"), ("seed", 1.5), ("layer", 3), ("loss_last", "1")])
+def test_wrong_column_types_are_refused(name, value):
+    with pytest.raises(TypeError, match=f"^{name}: {value!r} is no (int64|string|double)$"):
+        columns.to_table([dict.fromkeys(columns.COLUMNS) | {name: value}])
+
+
+def test_tables_are_what_pyarrow_makes():
+    texts = ["", None, "größer", "a\nb", "x" * 300]
+    by_type = {"double": [0.1, None, math.inf, 2, -0.0], "int64": [0, None, -1, 2**62, 7], "string": texts}
+    by_type["bool"] = [True, None, False, True, None]
+    rows = [{name: by_type[column.type][row] for name, column in columns.COLUMNS.items()} for row in range(5)]
+    made = columns.to_table(rows)
+    assert {column.type for column in columns.COLUMNS.values()} <= set(by_type)
+    assert made.equals(pa.Table.from_pylist(rows, schema=made.schema))
+    assert columns.to_table([]).equals(pa.Table.from_pylist([], schema=made.schema))
+
+
+def test_results_are_written_without_pandas():
+    code = """
+import sys
+from runner.records import columns
+table = columns.to_table([dict.fromkeys(columns.COLUMNS) | {"seed": 1, "layer": "linear"}])
+columns.to_parquet(table), columns.to_csv(table)
+sys.exit("pandas" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_polars_and_duckdb_agree_with_pandas(sweep):
