@@ -76,8 +76,10 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     """
     memory.require_room_without_jit(draft)
     key, x = _uncommitted(key), _uncommitted(x)
+    # What was trained with others is NumPy's, for which XLA would compile each operation again.
+    given = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, made.variables)
     # Apply draws the weights again, to throw them away: before init, so that no more is held meanwhile than must be.
-    output, _ = draft.model.apply(made.variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
+    output, _ = draft.model.apply(given, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
     output = jax.block_until_ready(jax.tree.map(jnp.asarray, output))
     _let_go(draft)
