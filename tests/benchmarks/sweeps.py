@@ -129,8 +129,12 @@ def command(side: str, case: Case, folder: Path) -> list[str]:
 
 
 def environment(tracking: str, cache: Path) -> dict[str, str]:
-    """Returns the environment of all sides: CPU, nothing sent out, no cache or W&B setting of the caller's."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "JAX_", "XLA_"))}
+    """Returns the environment of all sides: CPU, nothing sent out, no cache or W&B setting of the caller's.
+
+    Nor his PYTHONDONTWRITEBYTECODE: what was installed is compiled then, and our checkout is not.
+    """
+    unkept = ("WANDB_", "JAX_", "XLA_", "PYTHONDONTWRITEBYTECODE")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(unkept)}
     return kept | {
         "JAX_PLATFORMS": "cpu",
         "WANDB_MODE": tracking,
