@@ -162,8 +162,10 @@ class Application:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from runner.launch import loading
         from runner.launch.hydra_settings import require_meaning
 
+        loading.load()
         hydra = HydraConfig.get()
         alone = hydra.mode is RunMode.RUN
         try:

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
@@ -18,13 +18,14 @@ from runner.config.composing.composed import Config
 from runner.config.composing.overrides import expand
 from runner.config.explain import explain, is_hydra_error
 from runner.errors import UserError, one_or_many
-from runner.launch import dispatch, hydra_settings, launchers
+from runner.launch import hydra_settings, loading
 from runner.launch.application import Application, RunFailed, require_open_folder
 from runner.records.record import Status
 from runner.records.row import Row
-from runner.sweep.execute import execute as execute_here
-from runner.sweep.plan import Plan
-from runner.sweep.reporter import SweepOutcome
+
+if TYPE_CHECKING:
+    from runner.sweep.plan import Plan
+    from runner.sweep.reporter import SweepOutcome
 
 OWN_LAUNCHER = "hydra_plugins.bridge_runner.launcher.BridgeRunnerLauncher"
 
@@ -40,6 +41,9 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     zipped = OmegaConf.to_container(config.grid.zip)
     assert isinstance(zipped, list)
     job_overrides = expand(arguments, context.config_loader, zipped)
+    if application.act.runs and _is_here(config):
+        loading.preload_writers(len(job_overrides), artifacts=config.tracking.artifacts)
+    loading.load()
     configs, refused = compose(context, config, job_overrides)
     for one in configs:
         application.admit(one.run)
@@ -59,8 +63,11 @@ def executor(context: Any, config: Any, application: Application) -> tuple[Calla
     Raises:
       UserError: The launcher is not installed, or its address does not answer.
     """
-    if config.hydra.launcher["_target_"] == OWN_LAUNCHER:
-        return execute_here, None
+    from runner.launch import dispatch, launchers
+    from runner.sweep import execute as sweep_execute
+
+    if _is_here(config):
+        return sweep_execute.execute, None
     engine = launchers.Engine(context, config)
     if application.act.runs:
         engine.begin()
@@ -69,6 +76,11 @@ def executor(context: Any, config: Any, application: Application) -> tuple[Calla
         return dispatch.execute(plan, crew=engine.crew(config.process.workers), launch=engine.launch, **known)
 
     return execute, engine.auto
+
+
+def _is_here(config: Any) -> bool:
+    """Whether this process does the work of a sweep."""
+    return bool(config.hydra.launcher["_target_"] == OWN_LAUNCHER)
 
 
 def launch(

@@ -22,7 +22,8 @@ from runner.sweep.plan import Growth, Plan, Task, plan_data
 from runner.sweep.reporter import Reporter, SweepOutcome
 from runner.sweep.run_executor import RunExecutor
 from runner.sweep.scheduler import Scheduler
-from runner.sweep.writing.run_writer import RunWriter, need_processes
+from runner.sweep.writing import writers
+from runner.sweep.writing.run_writer import RunWriter
 from runner.sweep.writing.write_run import MAKE_ROOM
 from runner.timing import machine, memory
 from runner.timing.turns import Turns
@@ -176,7 +177,7 @@ def _started(
     with _room(plan), _open(plan, journal) as lines:
         processes, ending = Processes(machine.num_cores()), Ending(stop=stop)
         tracker = tracking(num_runs=num_pending, processes=processes)
-        need_processes(processes, num_pending)
+        writers.need(processes, num_pending)
         writer = RunWriter(journal=lines, reporter=reporter, tracking=tracker, ending=ending, processes=processes)
         executor = RunExecutor(
             tracking=tracker,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -22,6 +23,25 @@ T = TypeVar("T")
 
 # Longer than a worker's W&B service may take to write what it has.
 CLOSING_S = 120.0
+
+# Not fork: JAX has already started threads.
+METHOD = "forkserver"
+
+# Ctrl-C goes to the whole group: who is started by such a thread inherits that it is for the sweep's process alone.
+NO_SIGINT = signal.SIG_BLOCK, {signal.SIGINT}
+
+
+def preload(modules: Sequence[str]) -> None:
+    """Starts to import `modules` where processes will be forked from; returns at once.
+
+    Does nothing if these modules, or others, are being imported there already.
+    """
+    multiprocessing.get_context(METHOD).set_forkserver_preload(list(modules))
+    before = signal.pthread_sigmask(*NO_SIGINT)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Processes:
@@ -69,8 +89,7 @@ class Processes:
         """Starts them if they are needed; returns at once, since they are ready before the first run is."""
         if not self.needed:
             return
-        # Not fork: JAX has already started threads.
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context(METHOD)
         context.set_forkserver_preload(self._preloaded)
         held, self._lifeline = context.Pipe(duplex=False)
         self._pool = concurrent.futures.ProcessPoolExecutor(
@@ -116,8 +135,7 @@ class Processes:
             self._lifeline.close()
 
     def _start_all(self) -> None:
-        # Ctrl-C goes to the whole group: who starts in this thread inherits that it is for the sweep's process alone.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(*NO_SIGINT)  # as in `preload`; this thread ends soon
         for future in [self.submit(_call, tuple(self._warm)) for _ in range(self._num)]:
             future.result()
 

@@ -23,7 +23,7 @@ from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
 from runner.sweep import execute as engine
 from runner.sweep.plan import make_plan
-from runner.sweep.writing import run_writer, write_run
+from runner.sweep.writing import run_writer, write_run, writers
 from runner.tracking.pool import InlineTracking
 from runner.tracking.processes import Processes
 from runner.tracking.tracker import NullTracker
@@ -34,7 +34,7 @@ SEEDS = range(5)
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """As few runs as these pay for processes."""
-    monkeypatch.setattr(run_writer, "MIN_SENT_RUNS", len(SEEDS))
+    monkeypatch.setattr(writers, "MIN_SENT_RUNS", len(SEEDS))
 
 
 @pytest.fixture

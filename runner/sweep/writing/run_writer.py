@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
-from runner.arrays import checkpoint
 from runner.bridge import user_source
 from runner.config.enums import InputKind
 from runner.errors import StorageError
@@ -31,12 +30,6 @@ from runner.sweep.writing.retention import Keeper
 from runner.sweep.writing.write_run import Writing, commit, written
 from runner.tracking.processes import Processes
 from runner.tracking.tracker import Tracking
-
-# Fewer runs are written sooner by this process: the others take two seconds of a core to start.
-MIN_SENT_RUNS = 40
-
-# What they import once.
-PRELOADED = ("orbax.checkpoint", "runner.sweep.writing.write_run")
 
 
 @dataclass(frozen=True)
@@ -216,12 +209,6 @@ class RunWriter:
                 self.reporter.warned(f"a process that writes runs died ({error}): this one writes them now")
             self._broken = True
             return written(begun.writing) or _committed(begun.writing).result()
-
-
-def need_processes(processes: Processes, num_runs: int) -> None:
-    """Makes `processes` start if `num_runs` runs are written sooner by them; if they start anyway, they write too."""
-    if processes.needed or num_runs >= MIN_SENT_RUNS:
-        processes.need(PRELOADED, checkpoint.warm)
 
 
 def _writing(task: Task, result: Result) -> Writing:

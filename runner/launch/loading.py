@@ -1,0 +1,35 @@
+"""Loads what plans and executes runs: most of the time of a short sweep."""
+
+from __future__ import annotations
+
+import functools
+import gc
+
+from runner.sweep.writing import writers
+
+
+@functools.cache
+def load() -> None:
+    """Imports it, JAX and Flax among it.
+
+    The garbage collector rests meanwhile and never looks at these modules again: they have 300,000 objects, and nothing
+    to collect.
+    """
+    gc.disable()
+    try:
+        import runner.sweep.execute
+        import runner.tracking.pool  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def preload_writers(num_runs: int, *, artifacts: bool) -> None:
+    """Lets a large sweep's writers import what they need while this process plans.
+
+    Args:
+      num_runs: How many runs the sweep has.
+      artifacts: Whether its runs have artifacts in W&B; the processes import W&B too then, and start later.
+    """
+    if num_runs >= writers.MIN_SENT_RUNS and not artifacts:
+        writers.preload()
