@@ -141,6 +141,8 @@ def environment(tracking: str, cache: Path) -> dict[str, str]:
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
         "XDG_CACHE_HOME": str(cache),
+        # Sweeps of others on this machine are not waited for: they are what the last line of the table tells of.
+        "BRIDGE_RUNNER_LOCKS": str(cache / "locks"),
     }
 
 
