@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 
 from runner.sweep.writing import writers
 
@@ -17,8 +22,9 @@ def load() -> None:
     """
     gc.disable()
     try:
-        import runner.sweep.execute
-        import runner.tracking.pool  # noqa: F401
+        with _uninterrupted():
+            import runner.sweep.execute
+            import runner.tracking.pool  # noqa: F401
     finally:
         gc.freeze()
         gc.enable()
@@ -33,3 +39,23 @@ def preload_writers(num_runs: int, *, artifacts: bool) -> None:
     """
     if num_runs >= writers.MIN_SENT_RUNS and not artifacts:
         writers.preload()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Lets a Ctrl-C wait until the block is over: a half imported module in C may end the process with a crash."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)

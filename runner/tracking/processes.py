@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ def preload(modules: Sequence[str]) -> None:
     Does nothing if these modules, or others, are being imported there already.
     """
     multiprocessing.get_context(METHOD).set_forkserver_preload(list(modules))
+    multiprocessing.resource_tracker.ensure_running()  # else the next line but one starts it, which lets SIGINT in
     before = signal.pthread_sigmask(*NO_SIGINT)
     try:
         multiprocessing.forkserver.ensure_running()

@@ -31,9 +31,38 @@ workers.close()
 """
 
 
+INTERRUPTED = """
+import os, signal, sys, threading
+from runner.launch import loading
+
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    loading.load()
+except KeyboardInterrupt:
+    print("runner.tracking.pool" in sys.modules, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+SPARED = """
+import os, signal, time
+from runner.tracking import processes
+
+signal.signal(signal.SIGINT, lambda *_: None)
+processes.preload(["wave"])
+for _ in range(20):
+    time.sleep(0.02)
+    os.killpg(0, signal.SIGINT)
+workers = processes.Processes(1)
+workers.need(["wave"], os.getpid)
+workers.start()
+print(workers.submit(eval, "'wave' in __import__('sys').modules").result(timeout=60))
+workers.close()
+"""
+
+
 def printed(code: str, *words: str) -> str:
     command = [sys.executable, "-c", code, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, start_new_session=True)
+    assert "Traceback" not in done.stderr
     return done.stdout.splitlines()[-1]
 
 
@@ -41,6 +70,14 @@ def test_loading_leaves_the_collector_on():
     loading.load()
     assert gc.isenabled()
     assert gc.get_freeze_count() > 0
+
+
+def test_ctrl_c_waits_until_all_is_loaded():
+    assert printed(INTERRUPTED) == "True True"
+
+
+def test_ctrl_c_spares_what_is_preloaded():
+    assert printed(SPARED) == "True"
 
 
 @pytest.mark.parametrize(("modules", "found"), [(["wave"], "True"), (["chunk"], "False")])
