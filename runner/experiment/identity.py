@@ -16,6 +16,9 @@ from runner.config.settings.run import Run
 from runner.experiment import inputs
 from runner.experiment.sized import sized
 
+# Timing settings that are no part of a run: they say how far to trust its times, or how long to go on.
+UNTIMED = ("turns", "max_s")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
@@ -132,7 +135,7 @@ def family_of(run: Run, variables_digest: str | None = None, *, remote_platform:
     return Family(
         program_id=program_id,
         content={"input": values} | learning,
-        timing={key: value for key, value in data["timing"].items() if key != "turns"},
+        timing={key: value for key, value in data["timing"].items() if key not in UNTIMED},
         device_name=name,
         device=device,
         remote=remote_platform is not None,

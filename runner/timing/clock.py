@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,9 @@ CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
 # How often a sample is retried if something was compiled during it.
 MAX_RETAKES = 3
 
+# What takes longer than it may ends with this many samples.
+MIN_SAMPLES = 3
+
 
 def measure(
     call: Callable[[], Any],
@@ -32,6 +36,7 @@ def measure(
     rounds: int,
     min_warmup_s: float = 0.0,
     min_sample_s: float = 0.0,
+    max_s: float = math.inf,
     block: bool = True,
     clock: Clock = time.perf_counter_ns,
 ) -> Samples:
@@ -48,17 +53,19 @@ def measure(
       rounds: Number of samples.
       min_warmup_s: Minimum duration of the warm-up in seconds.
       min_sample_s: Minimum duration of a sample; 0 makes one call per sample.
+      max_s: After so many seconds of warm-up it ends, and after so many of samples too, once there are `MIN_SAMPLES`.
       block: Whether a sample waits for the device; False times dispatch alone and waits after the sample.
       clock: Nanoseconds from any fixed origin; tests pass a fake one.
 
     Returns:
-      Durations in seconds per call, shape [rounds].
+      Durations in seconds per call, shape [rounds], or shorter after `max_s`.
     """
-    _warm_up(call, warmup, min_warmup_s, clock)
+    _warm_up(call, warmup, min_warmup_s, clock, max_s=max_s)
     num_calls = _calibrate(call, min_sample_s, clock) if min_sample_s else 1
     durations: list[float] = []
     num_discarded = 0
-    while len(durations) < rounds:
+    start = clock()
+    while len(durations) < rounds and not _enough(len(durations), start, max_s, clock):
         compiled_before = _compile_count()
         duration = _sample(call, num_calls, block=block, clock=clock)
         if _compile_count() != compiled_before and num_discarded < MAX_RETAKES:
@@ -69,11 +76,17 @@ def measure(
 
 
 def measure_pipelined(
-    call: Callable[[], Any], *, depth: int, rounds: int, clock: Clock = time.perf_counter_ns
+    call: Callable[[], Any],
+    *,
+    depth: int,
+    rounds: int,
+    max_s: float = math.inf,
+    clock: Clock = time.perf_counter_ns,
 ) -> Samples:
-    """Times `depth` calls in flight with one wait at the end; seconds per call, shape [rounds]."""
-    durations = []
-    for _ in range(rounds):
+    """Times `depth` calls in flight with one wait at the end; seconds per call, shape as of `measure`."""
+    durations: list[float] = []
+    began = clock()
+    while len(durations) < rounds and not _enough(len(durations), began, max_s, clock):
         start = clock()
         results = [call() for _ in range(depth)]
         jax.block_until_ready(results)
@@ -137,6 +150,7 @@ def measure_program(
     """Measures a run's steady times, by their names in `records.Timing`; empty with `timing=off`."""
     if settings.mode is TimingMode.off:
         return {}
+    max_s = settings.max_s or math.inf
 
     def steady(call: Callable[[], Any], *, block: bool) -> Samples:
         return measure(
@@ -145,6 +159,7 @@ def measure_program(
             rounds=settings.rounds,
             min_warmup_s=settings.min_warmup_s,
             min_sample_s=settings.min_sample_s,
+            max_s=max_s,
             block=block,
             clock=clock,
         )
@@ -152,7 +167,9 @@ def measure_program(
     samples = {
         "apply_latency": steady(apply, block=True),
         "apply_dispatch": steady(apply, block=False),
-        "apply_throughput": measure_pipelined(apply, depth=settings.pipeline, rounds=settings.rounds, clock=clock),
+        "apply_throughput": measure_pipelined(
+            apply, depth=settings.pipeline, rounds=settings.rounds, max_s=max_s, clock=clock
+        ),
         "init_latency": steady(init, block=True),
     }
     found = {}
@@ -316,13 +333,19 @@ def _cache_hits() -> Iterator[Callable[[], int]]:
     yield lambda: _EVENTS.hits_by_thread.get(thread, 0) - before
 
 
-def _warm_up(call: Callable[[], Any], warmup: int, min_warmup_s: float, clock: Clock) -> None:
+def _enough(num_samples: int, start: int, max_s: float, clock: Clock) -> bool:
+    return num_samples >= MIN_SAMPLES and (clock() - start) / 1e9 >= max_s
+
+
+def _warm_up(
+    call: Callable[[], Any], warmup: int, min_warmup_s: float, clock: Clock, *, max_s: float = math.inf
+) -> None:
     listen()
     start = clock()
-    calls = 0
-    while calls < warmup or (clock() - start) / 1e9 < min_warmup_s:
+    calls, taken_s = 0, 0.0
+    while taken_s < min_warmup_s or calls == 0 or (calls < warmup and taken_s < max_s):
         jax.block_until_ready(call())
-        calls += 1
+        calls, taken_s = calls + 1, (clock() - start) / 1e9
 
 
 def _rotated(names: list[str], index: int) -> list[str]:

@@ -75,6 +75,7 @@ ROWS = [
     ("timing.min_sample_s", 0.5, TIMES, {}),
     ("timing.pipeline", 11, TIMES, {}),
     ("timing.turns", False, NOTHING, {}),
+    ("timing.max_s", 5.0, NOTHING, {}),
     ("layer.name", "mine", NOTHING, {}),
     ("layer.seeded_by", ("layer.kwargs.seed",), NOTHING, {}),
     ("host.name", "mine", NOTHING, HOSTED),

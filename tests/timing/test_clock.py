@@ -292,6 +292,28 @@ def test_timing_follows_its_settings():
     assert call.num - other.num == 2 * (10 - 1)
 
 
+@pytest.mark.parametrize(
+    ("call_ms", "max_s", "num_warmup", "num_samples"),
+    [(100, 2.0, 2, 10), (300, 2.0, 2, 7), (900, 2.0, 2, 3), (2500, 2.0, 1, 3), (2500, 0.0, 2, 10)],
+)
+def test_long_calls_need_few_samples(call_ms, max_s, num_warmup, num_samples):
+    clock = Clock()
+    init, apply = Call(clock, call_ms * MS), Call(clock, MS)
+    settings = TimingSettings(max_s=max_s)
+    steady = measure_program(init, apply, settings, num_cores=1, load_average=None, clock=clock)
+    assert len(steady["init_latency"].samples.durations_s) == num_samples
+    assert init.num == num_warmup + num_samples
+    assert len(steady["apply_throughput"].samples.durations_s) == 10
+
+
+def test_long_pipelines_need_few_samples():
+    clock = Clock()
+    apply = Call(clock, 300 * MS)
+    steady = measure_program(Call(clock, MS), apply, TimingSettings(), num_cores=1, load_average=None, clock=clock)
+    numbers = {name: len(one.samples.durations_s) for name, one in steady.items()}
+    assert numbers == {"apply_latency": 7, "apply_dispatch": 7, "apply_throughput": 3, "init_latency": 10}
+
+
 def test_with_timing_off_nothing_is_called():
     clock = Clock()
     call = Call(clock, MS)

@@ -20,6 +20,8 @@ class TimingSettings:
       warmup: Untimed warm-up calls, at least 1.
       min_warmup_s: Minimum seconds of warm-up.
       rounds: Number of samples.
+      max_s: Seconds after which a time has enough with three samples, and the warm-up with one call; 0 for never.
+        Not part of a run's identity.
       min_sample_s: Minimum seconds per sample: calls are looped until it is reached; 0 means one call per sample.
       pipeline: Calls in flight for the throughput sample.
       turns: Whether a run waits until no other process of ours works on this machine; if not, its times are flagged.
@@ -30,6 +32,7 @@ class TimingSettings:
     warmup: int = 2
     min_warmup_s: float = 0.0
     rounds: int = 10
+    max_s: float = 2.0
     min_sample_s: float = 0.0
     pipeline: int = 10
     turns: bool = True
@@ -42,7 +45,7 @@ class TimingSettings:
             if got < least:
                 reason = "one sample has no spread" if key == "rounds" else f"at least {least} is needed"
                 raise ConfigError(f"timing.{key}", got, reason, f"timing.{key}={max(least, 10)}")
-        for key in ("min_warmup_s", "min_sample_s"):
+        for key in ("min_warmup_s", "min_sample_s", "max_s"):
             got = getattr(self, key)
             if not (math.isfinite(got) and got >= 0):
                 raise ConfigError(f"timing.{key}", got, "seconds can't be negative", f"timing.{key}=0.1")
