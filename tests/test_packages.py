@@ -38,6 +38,8 @@ OWNERS = {
     "wandb": {"tracking"},
     "tensorboardX": {"tracking"},
     "mlflow": {"tracking"},
+    "aim": {"tracking"},
+    "aimrocks": {"tracking"},
     "orbax": {"arrays"},
     "safetensors": {"arrays"},
     "tensorstore": {"arrays"},

@@ -9,6 +9,7 @@ GROUP = "bridge_runner.trackers"
 
 # Ours, as in pyproject.toml: found without reading what every installed package has, which takes up to 0.1 s.
 OWN: Mapping[str, str] = {
+    "aim": "runner.tracking.aim_tracker:AimTracker",
     "mlflow": "runner.tracking.mlflow_tracker:MlflowTracker",
     "tensorboard": "runner.tracking.tensorboard_tracker:TensorboardTracker",
     "wandb": "runner.tracking.wandb_tracker:WandbTracker",

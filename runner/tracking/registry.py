@@ -23,7 +23,7 @@ from runner.tracking.tracker import Follow, NullTracker, Tracker
 WANDB = "wandb"
 
 # What ours need, and the extra that has it.
-PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow"}
+PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "aim": "aim"}
 
 
 def uses_wandb(settings: TrackingSettings) -> bool:

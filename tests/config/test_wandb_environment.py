@@ -72,7 +72,10 @@ def test_modes_are_taken_from_the_environment(variables, mode, make_run, monkeyp
     assert (typed.tracker, overruled(typed)) == ("tensorboard", [])
 
 
-@pytest.mark.parametrize("words", [("tracking.name=mlflow",), ("tracking=mlflow",), ("tracking=tensorboard",)])
+OTHERS = ("tracking.name=mlflow", "tracking=aim", "tracking=mlflow", "tracking=tensorboard")
+
+
+@pytest.mark.parametrize("words", [(word,) for word in OTHERS])
 def test_other_trackers_ignore_the_environment(told, words, make_run, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     found = make_run(*words).tracking

@@ -104,8 +104,8 @@ def test_the_package_declares_the_same_trackers():
     [
         (
             "tracking.name=line",
-            "tracking.name=line: no installed package has such a tracker; there are gone, lines, mlflow, tensorboard, "
-            "wandb.\n  Try: tracking.name=lines",
+            "tracking.name=line: no installed package has such a tracker; there are aim, gone, lines, mlflow, "
+            "tensorboard, wandb.\n  Try: tracking.name=lines",
         ),
         (
             "tracking.name=gone",

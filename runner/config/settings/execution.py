@@ -72,12 +72,13 @@ class TrackingSettings:
     """Where runs are tracked besides the sweep's own files, and what is logged there.
 
     Attributes:
-      name: wandb, tensorboard, mlflow, or the tracker of any installed package (its entry point in
+      name: wandb, tensorboard, mlflow, aim, or the tracker of any installed package (its entry point in
         `bridge_runner.trackers`).
       mode: offline (W&B runs as files in the sweep's folder), online (also uploaded), or disabled, for any tracker;
         auto is what WANDB_MODE says, else offline, and never in the settings of a run; tensorboard is name=tensorboard.
       options: What the tracker takes besides; see its page.
-      project: W&B project (null: WANDB_PROJECT, else bridge-runner), or MLflow experiment (null: the sweep's name).
+      project: W&B project (null: WANDB_PROJECT, else bridge-runner), or MLflow's or Aim's experiment (null: the
+        sweep's name).
       entity: W&B user or team; null: WANDB_ENTITY, else the account's default.
       group: Group of every run; null: WANDB_RUN_GROUP, else the sweep's name.
       tags: Tags of every run, besides the layer's name and the device; none: those of WANDB_TAGS.
