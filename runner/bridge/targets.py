@@ -40,7 +40,9 @@ def source_digest(path: str, key: str = "layer.target") -> str | None:
     found = import_path(path, key=key)
     product = taken_apart(found)
     found = found if product is None else product.nnx_class
-    module = inspect.getmodule(found.func if isinstance(found, functools.partial) else found)
+    # What a partial binds stands where it is made, not where what it calls is.
+    is_partial = isinstance(found, functools.partial)
+    module = own_modules.module_of(path) if is_partial else inspect.getmodule(found)
     if module is None or module.__name__.split(".")[0] == "flax":
         return None
     try:

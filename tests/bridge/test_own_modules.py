@@ -51,6 +51,15 @@ def test_an_edited_helper_changes_the_digest(layers, tmp_path):
         assert (first != second) == (name != "own_stranger.py")
 
 
+def test_an_edited_partial_changes_the_digest(layers, tmp_path):
+    text = "import functools\nfrom flax import nnx\nLayer = functools.partial(nnx.Linear, use_bias=False)\n"
+    (tmp_path / "own_bound.py").write_text(text)
+    first = targets.source_digest("own_bound.Layer")
+    (tmp_path / "own_bound.py").write_text(text.replace("False", "True"))
+    targets.source_digest.cache_clear()
+    assert first not in (None, targets.source_digest("own_bound.Layer"))
+
+
 def test_layers_of_ours_have_no_own_modules():
     module = importlib.import_module("runner.bridge.layers.blocks")
     assert own_modules.closure([module]) == own_modules.helpers(module) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -115,6 +116,20 @@ def test_iterating_a_set_of_names_fails(name, line, monkeypatch):
     assert check.fix == "sorted(…)  # around the set; or a tuple in its place"
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     assert of(name).verdict is Verdict.passed
+
+
+class Holder(nnx.Module):
+    def __init__(self, block, *, rngs):
+        self.block = block(rngs=rngs)
+
+    def __call__(self, x):
+        return self.block(x)
+
+
+@pytest.mark.parametrize(("name", "verdict"), [("FromSet", Verdict.fail), ("Sorted", Verdict.passed)])
+def test_what_a_partial_binds_is_read(name, verdict):
+    bound = functools.partial(Holder, block=functools.partial(getattr(impure_layers, name)))
+    assert pure.check(subject_of(bridge.to_linen(bound), X), full=False).verdict is verdict
 
 
 def test_suggested_fix_is_pure():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +39,11 @@ class Data(nnx.Module):
 
 def function(din, dout, rngs):
     return nnx.Linear(din, dout, rngs=rngs)
+
+
+of_class = functools.partial(Outer.Inner, dout=8)
+of_function = functools.partial(function, 8)
+with_rngs = functools.partial(function, 4, 8, nnx.Rngs(0))
 
 
 class OtherName(nnx.Module):
@@ -207,6 +213,9 @@ LAYERS = {
     "Outer.Inner.create": ("", 0, ""),
     "Data": ("", 0, ""),
     "function": ("", 0, ""),
+    "of_class": ("", 0, ""),
+    "of_function": ("", 0, ""),
+    "with_rngs": ("", 2, "neither an nnx.Module nor a factory that takes rngs"),
     "OtherName": ("", 0, ""),
     "Key": ("", 0, ""),
     "NoRngs": ("", 0, ""),

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -99,9 +100,21 @@ def _overrides(kind: type, base: type) -> bool:
 
 
 def _own(kinds: list[Any]) -> list[Any]:
-    """Those of `kinds` that are the user's, each once."""
-    named = [kind for kind in kinds if kind is not None and getattr(kind, "__module__", None) in sys.modules]
+    """Those of `kinds` that are the user's, each once; of a `functools.partial`, what it calls and binds."""
+    parts = [part for kind in kinds for part in _parts(kind)]
+    named = [kind for kind in parts if kind is not None and getattr(kind, "__module__", None) in sys.modules]
     return list(dict.fromkeys(kind for kind in named if kind.__module__.split(".")[0] not in _KNOWN))
+
+
+def _parts(kind: Any) -> list[Any]:
+    if not isinstance(kind, functools.partial):
+        return [kind]
+    bound = (value for value in (*kind.args, *kind.keywords.values()) if _has_source(value))
+    return [part for value in (kind.func, *bound) for part in _parts(value)]
+
+
+def _has_source(value: Any) -> bool:
+    return isinstance(value, (type, FunctionType, functools.partial))
 
 
 def parsed_source(kind: Any) -> tuple[ast.AST, int] | None:
