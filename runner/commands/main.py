@@ -49,21 +49,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.quiet_libraries()
     try:
         return _dispatch(words)
-    except UserError as error:
-        return fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        discard(sys.stdout)  # the reader closed the pipe
-        return 0
-    except OSError as error:
-        if error.filename is None:
-            raise
-        if error.errno == errno.ENAMETOOLONG:
-            return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", USAGE)
-        return fail(f"{error.filename}: {error.strerror}.", USAGE)
+    except Exception as error:  # noqa: BLE001 - what is not a user's is raised again
+        if process.was_interrupted():  # and a library made another error of it
+            return fail("interrupted", INTERRUPTED)
+        return _code_of(error)
     except SystemExit as error:
         return _exit_code(error)
+
+
+def _code_of(error: Exception) -> int:
+    """The exit code of an error that a user can do something about, once its sentence is printed; raises any other."""
+    if isinstance(error, UserError):
+        return fail(str(error), error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        discard(sys.stdout)  # the reader closed the pipe
+        return 0
+    if not isinstance(error, OSError) or error.filename is None:
+        raise error
+    if error.errno == errno.ENAMETOOLONG:
+        return fail(f"{str(error.filename)[:80]}…: no file has so long a name.", USAGE)
+    return fail(f"{error.filename}: {error.strerror}.", USAGE)
 
 
 def entry() -> None:
@@ -71,6 +78,7 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal, or a file's name, may be in another encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    process.heed_interrupts()
     try:
         code = main()
     except BaseException as error:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from runner.config.settings.run import family
@@ -122,6 +123,26 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, name=WATCH, daemon=True).start()
 
 
+# Every Ctrl-C since `heed_interrupts`.
+_came: list[int] = []
+
+
+def heed_interrupts() -> None:
+    """From here on no Ctrl-C is lost: OmegaConf and others make errors of their own of it, or nothing."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        signal.signal(signal.SIGINT, _heed)
+
+
+def was_interrupted() -> bool:
+    """Whether a Ctrl-C came since `heed_interrupts`, whatever became of it."""
+    return bool(_came)
+
+
+def _heed(number: int, frame: FrameType | None) -> None:
+    _came.append(number)
+    signal.default_int_handler(number, frame)
+
+
 @contextlib.contextmanager
 def interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Ctrl-C or SIGTERM once: the answer turns True. Again: KeyboardInterrupt.
@@ -130,7 +151,12 @@ def interrupts(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
 
     Args:
       say: Takes one line.
+
+    Raises:
+      KeyboardInterrupt: One came before.
     """
+    if was_interrupted():
+        raise KeyboardInterrupt
     asked: list[int] = []
     grace = threading.Timer(GRACE_S, _end_now, [say])
     grace.daemon = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 from other_process import beside, said
@@ -35,3 +37,36 @@ def test_second_signal_stops_at_once(second, tmp_path):
         assert said(other).startswith("stopping after the current run, or in 60 s")
         other.send_signal(second)
         assert other.wait(10) == -signal.SIGINT
+
+
+SWALLOWED = """
+import signal, sys
+from runner.commands import main
+from runner.launch import process
+{before}
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    pass  # as OmegaConf does
+print(main.main(["show", "nowhere"]))
+try:
+    with process.interrupts(print):
+        print("runs")
+except KeyboardInterrupt:
+    print("stops")
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "printed", "error"),
+    [
+        ("process.heed_interrupts()", "130\nstops\n", "error: interrupted\n"),
+        ("", "2\nruns\n", "error: nowhere is no run: "),
+        ("signal.signal(2, signal.SIG_IGN); process.heed_interrupts()", "2\nruns\n", "error: nowhere is no run: "),
+    ],
+)
+def test_swallowed_ctrl_c_ends_the_command(before, printed, error, tmp_path):
+    command = [sys.executable, "-c", SWALLOWED.format(before=before)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == printed
+    assert done.stderr.startswith(error)
