@@ -266,6 +266,46 @@ def test_saved_charts_look_the_same(colors, opened):
     assert seen > 20
 
 
+def copied(page, part):
+    """Presses a chart's Copy; returns what the page then says."""
+    drawn(page, part)
+    details = page.tab.locator(f"#{part} details.save").first
+    details.locator("summary").click()
+    details.get_by_role("button", name=re.compile("^Copy:")).click()
+    details.get_by_role("status").filter(has_text=re.compile(".")).wait_for()
+    return details.get_by_role("status").text_content().strip()
+
+
+READ = """async () => {
+    const [item] = await navigator.clipboard.read();
+    const { width, height } = await createImageBitmap(await item.getType("image/png"));
+    const box = document.querySelector("#losses .chart svg").viewBox.baseVal;
+    return [item.types.join(), width / box.width, height / box.height];
+}"""
+
+
+def test_a_chart_is_copied_as_png(opened):
+    page = opened("hostile")
+    page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    assert copied(page, "losses") == "copied"
+    assert page.tab.evaluate(READ) == ["image/png", 2, 2]
+
+
+def test_a_refused_clipboard_is_reported(opened):
+    page = opened("hostile")
+    page.tab.context.grant_permissions(["geolocation"])  # and with it, no other
+    message = copied(page, "losses")
+    assert message.startswith("This browser does not allow it here: ") and "denied" in message
+
+
+def test_a_missing_clipboard_is_reported(opened):
+    page = opened("hostile")
+    # As on a page that came over http from another machine.
+    page.tab.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    reason = "this page has no clipboard; PNG saves the same"
+    assert copied(page, "losses") == f"This browser does not allow it here: {reason}"
+
+
 def test_charts_give_their_data(opened, swept):
     page = opened("hostile")
     drawn(page, "losses")

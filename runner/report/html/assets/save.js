@@ -97,6 +97,8 @@ function saver(sweep, chart, holder) {
     SVG: () => download(fileName(name, "svg"), ownSvg(svg(), chart.caption), "image/svg+xml"),
     PNG: async () => download(fileName(name, "png"), await pngOf(svg(), chart.caption)),
     Copy: async () => {
+      // A page from another machine has a clipboard over https only.
+      if (!navigator.clipboard?.write) throw new Error("this page has no clipboard; PNG saves the same");
       await navigator.clipboard.write([new ClipboardItem({ "image/png": pngOf(svg(), chart.caption) })]);
       said.textContent = " copied";
     },
@@ -106,6 +108,7 @@ function saver(sweep, chart, holder) {
     acts.JSON = () => download(fileName(name, "json"), JSON.stringify(drawnRows(chart), null, 1), "application/json");
   }
   const act = (does) => async () => {
+    said.textContent = "";
     try {
       await does();
     } catch (error) {
