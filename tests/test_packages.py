@@ -36,6 +36,7 @@ PACKAGES = (
 # Outside packages that are a room's own business.
 OWNERS = {
     "wandb": {"tracking"},
+    "wandb_workspaces": {"tracking"},
     "tensorboardX": {"tracking"},
     "mlflow": {"tracking"},
     "aim": {"tracking"},

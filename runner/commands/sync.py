@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 
 from runner.commands.typed.verb import Verb
+from runner.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the arguments of `sync`."""
     parser.add_argument("sweep", type=Path, help="folder of the sweep")
     parser.add_argument("--watch", action="store_true", help="send runs as they come, until the sweep ends")
+    parser.add_argument("--workspace", action="store_true", help="save a view of the project, grouped by program")
     # The files of a single W&B run, to upload while it is being written.
     parser.add_argument("--live", action="store_true", help=argparse.SUPPRESS)
     # The sweep process that started this one, which ends with it.
@@ -26,20 +28,24 @@ def run(typed: argparse.Namespace) -> int:
     """
     from runner.commands.saved import wandb_sync
 
+    if typed.workspace and typed.watch:
+        raise UserError("--workspace goes without --watch", f"bridge-runner sync {typed.sweep} --workspace")
+
     if typed.live:
         return wandb_sync.follow(typed.sweep, parent=typed.parent)
     if typed.watch:
         return wandb_sync.watch(typed.sweep, parent=typed.parent)
-    return wandb_sync.sync(typed.sweep)
+    return wandb_sync.sync(typed.sweep, workspace=typed.workspace)
 
 
 VERB = Verb(
     name="sync",
     summary="Sends the W&B runs of a sweep to the server, each once.",
-    usage="sync outputs/SWEEP [--watch]",
+    usage="sync outputs/SWEEP [--watch | --workspace]",
     examples={
         "sync outputs/mlp-1a2b3c4d": "what is not there yet",
         "sync outputs/mlp-1a2b3c4d --watch": "while the sweep runs, from another terminal",
+        "sync outputs/mlp-1a2b3c4d --workspace": "and a view grouped by program (extra bridge-runner[workspaces])",
     },
     add_arguments=add_arguments,
     run=run,

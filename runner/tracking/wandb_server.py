@@ -73,13 +73,17 @@ class Server:
         self._api = api
         self._entity = entity
 
+    def place_of(self, run: OfflineRun) -> tuple[str, str]:
+        """The entity and the project that a run belongs to."""
+        return run.entity or self._entity, run.project
+
     def send(self, runs: Sequence[OfflineRun]) -> dict[str, Answer]:
         """Uploads complete runs and verifies what arrived; an existing run is overwritten.
 
         Returns:
           The upload result of each, by id.
         """
-        places = {run.wandb_id: (run.entity or self._entity, run.project) for run in runs}
+        places = {run.wandb_id: self.place_of(run) for run in runs}
         answers = {}
         for entity, project in dict.fromkeys(places.values()):
             ours = [run for run in runs if places[run.wandb_id] == (entity, project)]
@@ -104,14 +108,14 @@ class Server:
             try:
                 lacking = self._ask(runs, path)
             except Exception as error:  # noqa: BLE001 - whatever wandb raises, these runs are not known to be there
-                return dict.fromkeys((run.wandb_id for run in runs), _reason(error))
+                return dict.fromkeys((run.wandb_id for run in runs), reason_of(error))
             runs = [run for run in runs if run.wandb_id in lacking]
         return lacking
 
     def _ask(self, runs: Sequence[OfflineRun], path: str) -> dict[str, str]:
         wandb_ids = [run.wandb_id for run in runs]
         lacking = {}
-        with _captured(), ThreadPoolExecutor(PARALLEL) as pool:
+        with captured(), ThreadPoolExecutor(PARALLEL) as pool:
             self._api.flush()  # otherwise it would answer from its cache
             found = {run.id: run for run in self._api.runs(path, {"name": {"$in": wandb_ids}}, lazy=False)}
             lacks = pool.map(_lacks, runs, [found.get(wandb_id) for wandb_id in wandb_ids])
@@ -148,7 +152,7 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
             # Retry once: the first response takes longer.
             if hasty and answer_s > SLOW_S and (answer_s := probe(url, HASTY_TIMEOUT_S)) > SLOW_S:
                 raise ServerError(f"the W&B server at {url} takes {answer_s:.1f} s for an answer")
-            with _captured():
+            with captured():
                 if not wandb.login(prompt=False, verify=False):
                     raise UserError(f"no API key is configured for {url}", "wandb login, or WANDB_API_KEY=…")
             heard()
@@ -156,7 +160,7 @@ def connected(wandb_dir: Path, *, hasty: bool = False, heard: Callable[[], None]
             yield Server(settings.app_url.rstrip("/"), *_api(team or settings.entity, url), heard)
     finally:
         # A service that couldn't send everything exits with a code that wandb passes to sys.exit.
-        with contextlib.suppress(SystemExit), _captured():
+        with contextlib.suppress(SystemExit), captured():
             wandb.teardown()
 
 
@@ -191,11 +195,11 @@ def _api(entity: str | None, url: str) -> tuple[Any, str]:
     import wandb
 
     try:
-        with _captured():
+        with captured():
             api = wandb.Api(timeout=int(TRIES["timeout_seconds"]))
             entity = entity or api.default_entity
     except Exception as error:
-        raise ServerError(f"the W&B server at {url} does not let us in: {_reason(error)}") from error
+        raise ServerError(f"the W&B server at {url} does not let us in: {reason_of(error)}") from error
     if not entity:
         raise ServerError(f"the W&B server at {url} knows no user of this API key", "tracking.entity=TEAM")
     return api, entity
@@ -207,13 +211,13 @@ def _sync(runs: Sequence[OfflineRun], entity: str, heard: Callable[[], None]) ->
     from wandb.cli import cli
 
     words = ["-n", str(PARALLEL), "--include-synced", "-e", entity, *(str(run.folder) for run in runs)]
-    with _captured(heard) as said:
+    with captured(heard) as said:
         try:
             cli.sync.main(args=words, standalone_mode=False)
         except click.Abort:
             raise KeyboardInterrupt from None
         except Exception as error:  # noqa: BLE001 - what arrived all the same is asked of the server
-            return {"": _reason(error)}
+            return {"": reason_of(error)}
     return {match["wandb_id"] or "": match["text"].split(". ")[0] for match in ERROR.finditer(said.getvalue())}
 
 
@@ -222,7 +226,7 @@ def send_live(folder: Path) -> None:
     import click
     from wandb.cli import cli
 
-    with _captured(), contextlib.suppress(click.Abort):
+    with captured(), contextlib.suppress(click.Abort):
         cli.cli.main(args=["beta", "sync", "--live", str(folder)], standalone_mode=False)
 
 
@@ -273,12 +277,13 @@ class _Captured(io.StringIO):
 
 
 @contextlib.contextmanager
-def _captured(heard: Callable[[], None] = lambda: None) -> Iterator[io.StringIO]:
+def captured(heard: Callable[[], None] = lambda: None) -> Iterator[io.StringIO]:
     """Captures what wandb would print to the terminal."""
     said = _Captured(heard)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         yield said
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -60,7 +60,7 @@ FINE_RUNS = ["outputs/fine/runs/0-aa", "outputs/fine/runs/1-bb"]
         ("seed=", []),
         ("--mul", ["--multirun"]),
         ("ls --", ["--by", "--help", "--json", "--watch"]),
-        ("sync outputs/fine --", ["--help", "--watch"]),
+        ("sync outputs/fine --", ["--help", "--watch", "--workspace"]),
         ("check --js", ["--json"]),
         ("reload outputs/fine/0 --as ", ["linen", "nnx"]),
         ("export outputs/fine/0 --to s", ["safetensors"]),

@@ -15,6 +15,7 @@ import pytest
 from started_processes import Started
 
 from runner.commands import main
+from runner.tracking import payload, wandb_files
 
 pytestmark = pytest.mark.slow
 
@@ -182,10 +183,11 @@ def test_unreachable_servers_are_reported(server, sweep, sync, monkeypatch):
     assert (code, err) == (1, "error: no W&B server answers at http://127.0.0.1:9: [Errno 111] Connection refused.\n")
 
 
-def test_sync_without_a_key_does_nothing(server, sweep, sync, monkeypatch):
+@pytest.mark.parametrize("words", [[], ["--workspace"]])
+def test_sync_without_a_key_does_nothing(words, server, sweep, sync, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
     shutil.rmtree(sweep / "wandb")
-    code, _, err = sync(sweep)
+    code, _, err = sync(sweep, *words)
     assert code == 2
     assert err == f"error: no API key is configured for {server.url}.\n  Try: wandb login, or WANDB_API_KEY=…\n"
     assert not list((sweep / "wandb").glob("offline-run-*"))
@@ -208,3 +210,40 @@ def test_running_sweeps_are_left_alone(server, sweep, sync):
         other.communicate("\n")
     reason = f"error: {sweep}: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
     assert said == (2, "", reason)
+
+
+def test_a_project_gets_one_workspace(server, sweep, sync):
+    code, out, err = sync(sweep, "--workspace")
+    ((name, view),) = server.views.items()
+    url = f"{server.url}/team/bridge-runner?nw={name.removeprefix('nw-').removesuffix('-v')}"
+    assert (code, err, server.errors) == (0, "", [])
+    assert f"\nworkspace by program: {url}\n" in out
+    assert (view["entityName"], view["projectName"], view["displayName"]) == ("team", "bridge-runner", "Programs")
+    section = json.loads(view["spec"])["section"]
+    assert section["runSets"][0]["grouping"] == [{"section": "config", "name": "program.value"}]
+    run = server.runs[wandb_files.wandb_id(sweep.name, records(sweep)[0]["run_id"][:12])]
+    assert "program" in run.config
+    (charts,) = [part["panels"] for part in section["panelBankConfig"]["sections"]]
+    scattered = [(chart["config"]["xAxis"], chart["config"]["yAxis"]) for chart in charts[:-1]]
+    axes = [(f"config:{axis}.value", f"summary:{number}") for number, axis in payload.AXES.items()]
+    assert scattered == axes[:2] and {"seed", "features"} <= run.config.keys() and "output/norm" in run.summary
+    assert charts[-1]["config"] == {"xAxis": "train/step", "metrics": ["train/loss"]}
+    # What wandb-workspaces wrote it reads back, and leaves as it is.
+    assert f"\nworkspace by program, there before: {url}\n" in sync(sweep, "--workspace")[1]
+    assert server.asked["UpsertView2"] == 1
+
+
+def test_a_refused_workspace_is_reported(server, sweep, sync):
+    server.fault = lambda what, sent: 403 if what == "UpsertView2" else None
+    code, _, err = sync(sweep, "--workspace")
+    assert (code, server.views, len(server.runs)) == (1, {}, 5)
+    assert err.startswith(f"error: the W&B server at {server.url} saved no workspace: ") and err.count("\n") == 1
+
+
+def test_workspaces_are_an_extra(server, sweep, sync, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    install = "pip install 'bridge-runner[workspaces]'"
+    message = f"error: wandb-workspaces is not installed.\n  Try: {install}\n"
+    assert (sync(sweep, "--workspace"), server.runs) == ((2, "", message), {})
+    one = f"error: --workspace goes without --watch.\n  Try: bridge-runner sync {sweep} --workspace\n"
+    assert sync(sweep, "--workspace", "--watch") == (2, "", one)

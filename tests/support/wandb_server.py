@@ -42,7 +42,9 @@ HANG = -1
 
 
 class WandbServer(http.server.ThreadingHTTPServer):
-    """Keeps what arrives: `runs` by id, uploaded `files` by path, API `keys`; `errors` is what it had no answer to.
+    """Keeps what arrives: `runs` by id, `views` by name, uploaded `files` by path, API `keys`.
+
+    `errors` is what it had no answer to.
 
     `asked` counts requests by what they are: the GraphQL operation, `file_stream`, `upload` or `GET`. `fault` is asked
     before each is answered: it gives a status (429 comes with Retry-After), `HANG`, or None where all is well.
@@ -57,6 +59,7 @@ class WandbServer(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.runs: dict[str, Received] = {}
         self.files: dict[str, bytes] = {}
+        self.views: dict[str, dict[str, Any]] = {}
         self.keys: set[str] = set()
         self.errors: list[str] = []
         self.artifacts: list[dict[str, Any]] = []
@@ -84,6 +87,15 @@ class WandbServer(http.server.ThreadingHTTPServer):
                 project = {"id": "p", "name": given["project"], "entity": TEAM}
                 bucket = {"id": given["name"], "name": given["name"], "project": project, "historyLineCount": 0}
                 return {"upsertBucket": {"inserted": True, "bucket": bucket}}
+            case "View":
+                found = [self.views[name] for name in [given["viewName"]] if name in self.views]
+                nodes = [{"node": {key: view[key] for key in ("id", "displayName", "spec")}} for view in found]
+                return {"project": {"allViews": {"edges": nodes}}}
+            case "UpsertView2":
+                is_new = given["name"] not in self.views
+                self.views[given["name"]] = given | {"id": f"v{len(self.views)}"}
+                view = {"id": self.views[given["name"]]["id"], "name": given["name"]}
+                return {"upsertView": {"view": view, "inserted": is_new}}
             case "SweepWithRuns":
                 config = json.dumps({"command": self.agent_command})
                 return {"project": {"sweep": {"id": given["sweep"], "config": config, "runs": {"edges": []}}}}

@@ -21,7 +21,7 @@ from runner.records.disk import files
 from runner.records.paths import SweepFolder
 from runner.records.row import Row
 from runner.report.terminal import Terminal
-from runner.tracking import online, wandb_files, wandb_server, wandb_tracker
+from runner.tracking import online, wandb_files, wandb_server, wandb_tracker, wandb_workspace
 from runner.tracking.wandb_files import OfflineRun
 from runner.tracking.wandb_server import Server
 
@@ -80,8 +80,12 @@ class _Sweep:
         return {key: answer.why for key, answer in answers.items() if answer.why is not None}
 
 
-def sync(path: Path) -> int:
+def sync(path: Path, *, workspace: bool = False) -> int:
     """Uploads all W&B runs of the sweep at `path` that the server lacks; missing ones are first rebuilt from records.
+
+    Args:
+      path: The sweep.
+      workspace: Whether to save a workspace of their project too.
 
     Returns:
       0, or 1 if the server does not have all of them.
@@ -89,6 +93,8 @@ def sync(path: Path) -> int:
     Raises:
       UserError: There is no sweep, another process is working on it, no API key is configured, or no server answers.
     """
+    if workspace:
+        wandb_workspace.require()
     sweep = _sweep(path, ended_only=True)
     with Terminal() as terminal, files.locked(sweep.folder):
         runs = _complete(sweep, terminal)
@@ -97,6 +103,9 @@ def sync(path: Path) -> int:
             pending = [run for run in runs.values() if run.folder.name not in sent]
             terminal.line(f"{sweep.folder.name}: {len(sweep.names)} W&B runs, {len(runs) - len(pending)} sent before")
             refused = _send_all(sweep, server, pending, terminal)
+            for place in dict.fromkeys(map(server.place_of, runs.values())) if workspace else ():
+                url, is_new = wandb_workspace.save(server, *place)
+                terminal.line(f"workspace by program{'' if is_new else ', there before'}: {url}")
         for wandb_id, why in refused.items():
             terminal.warned(f"not sent: {sweep.names[wandb_id]}: {why}")
         return _conclude(sweep, server, terminal)
