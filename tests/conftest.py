@@ -36,12 +36,16 @@ from pathlib import Path
 import hydra
 import jax
 import pytest
+from composed_once import composed_once
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from started_processes import end_started
 from wandb_sent import FOREIGN, environment, execute, write_netrc
 from wandb_server import WandbServer, serve
 
 from runner.commands import main
 from runner.config import conf_folder, schema
+from runner.config.composing.compose import Composer
 from runner.config.settings.run import Run
 from runner.tracking import wandb_server
 
@@ -72,6 +76,12 @@ def started_processes_end() -> Iterator[None]:
     end_started()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def equal_configs_composed_once() -> Iterator[None]:
+    with composed_once():
+        yield
+
+
 @pytest.fixture
 def without_cache() -> Iterator[None]:
     """JAX without its persistent compilation cache, as it comes."""
@@ -89,12 +99,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Run]:
-    """The `Run` of conf/ with these overrides, as the command line would compose it."""
+    """The `Run` of conf/ with these overrides, as a sweep composes it: with Hydra once for each choice of groups."""
+    schema.register()
+    with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader(), "config")
 
     def make(*overrides: str) -> Run:
-        schema.register()
-        with hydra.initialize_config_dir(str(conf_folder.config_dir()), version_base="1.3"):
-            return schema.from_config(hydra.compose("config", list(overrides)))
+        known = HydraConfig.instance().cfg
+        try:
+            return schema.from_config(composer.task_config(overrides))
+        finally:
+            HydraConfig.instance().cfg = known
 
     return make
 

@@ -84,7 +84,9 @@ def register() -> None:
     from hydra.core.config_store import ConfigStore
 
     register_resolvers()
-    ConfigStore.instance().store(name=SCHEMA_NAME, node=_writable_schema(), provider="bridge-runner")
+    store = ConfigStore.instance()
+    if f"{SCHEMA_NAME}.yaml" not in store.repo:  # making its node takes as long as composing a group
+        store.store(name=SCHEMA_NAME, node=_writable_schema(), provider="bridge-runner")
     _prefer_files("hydra", "launcher")
     _prefer_files("hydra", "sweeper")
     _prefer_files("hydra", "sweeper", "sampler")
