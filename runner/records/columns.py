@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from runner.config.dotted_keys import settings_text
 from runner.errors import literal
 from runner.records.record import Record, TrainInfo
 from runner.records.row import failure
@@ -71,7 +71,7 @@ COLUMNS: Mapping[str, Column] = {
         lambda record: literal(record.mesh.axes) if record.mesh else None,
     ),
     "overrides": Column("string", "what was typed", lambda record: " ".join(record.overrides)),
-    "settings": Column("string", "the whole config, JSON", lambda record: json.dumps(record.settings)),
+    "settings": Column("string", "the whole config, JSON", lambda record: settings_text(record.settings)),
     "started_at": Column("string", "ISO 8601, UTC", lambda record: record.started_at),
     "wall_s": Column("double", "seconds of init, apply, checks and samples", lambda record: record.wall_s),
     "output_norm": Column("double", "Euclidean norm of the output", lambda record: record.output_norm),

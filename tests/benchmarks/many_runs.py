@@ -1,9 +1,11 @@
 """Times what a sweep of very many runs costs beside its runs: its folder, its journals, its plan.
 
-    python tests/benchmarks/many_runs.py --runs 100000
+    python tests/benchmarks/many_runs.py [--runs 100000] [--keep FOLDER] [--only plan,resume]
 
 One run is made; the folder of the sweep is then filled as if jobs of an engine had made all the others: a record and a
-line in the journal of a job for each. The commands that a user waits for are timed on it, each a process of its own.
+line in the journal of a job for each. The commands that a user waits for are timed on it, each a process of its own,
+and each must say or leave what is right: the number of runs, of the missing ones, of rows. With `--keep` the folder is
+filled once and serves again: what the commands add to it is taken away.
 """
 
 from __future__ import annotations

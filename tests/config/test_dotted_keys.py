@@ -1,0 +1,38 @@
+"""Tests of configs as JSON data with dotted keys."""
+
+import copy
+import json
+
+import pytest
+
+from runner.config.dotted_keys import exact, settings_text
+
+SETTINGS = {"layer": {"name": "mlp", "kwargs": {"b": [1, 2.5, None]}}, "seed": 3, "device": "auto", "note": "Zoë"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({**SETTINGS, "seed": seed} for seed in (3, 3, 4, "${oc.env:SEED}", None)),
+        *({**SETTINGS, "device": device} for device in (True, 1, 1.0, "1", -0.0, 0.0)),
+        {"seed": 1},
+        {"device": "auto"},
+        {"device": "auto", "seed": 1},
+        {},
+    ],
+)
+def test_settings_text_is_that_of_json(settings):
+    assert settings_text(settings) == json.dumps(settings)
+
+
+def test_equal_data_have_one_exact_key():
+    assert exact(SETTINGS) == exact(copy.deepcopy(SETTINGS)) == exact(json.loads(json.dumps(SETTINGS)))
+
+
+@pytest.mark.parametrize("other", [{"seed": 3.0}, {"seed": True}, {"note": "Zoe"}, {"more": None}])
+def test_other_types_have_other_exact_keys(other):
+    assert exact(SETTINGS) != exact({**SETTINGS, **other})
+
+
+def test_what_is_no_json_has_a_key():
+    assert exact({"a": object}) == exact({"a": object}) != exact({"a": type})
