@@ -62,6 +62,19 @@ class Frozen(nnx.Module):
         return x * jax.lax.stop_gradient(self.w[...])
 
 
+class ForUpdates(nnx.Module):
+    """`w` reaches a statistic, and the output only where `read`."""
+
+    def __init__(self, *, read, rngs):
+        self.w = nnx.Param(jnp.ones(4))
+        self.seen = nnx.BatchStat(jnp.ones(4))
+        self.read = read
+
+    def __call__(self, x):
+        self.seen[...] = (x * self.w[...]).mean(0)
+        return x * self.w[...] if self.read else x
+
+
 class Counts(nnx.Module):
     def __init__(self, *, rngs):
         self.w = nnx.Param(jnp.ones(4))
@@ -202,6 +215,12 @@ def test_unread_checkpoint_leaves_are_named():
     )
     named = subject_of(New(middle="Dense_1", last="Dense_2"), X, variables=old)
     assert trained.check(named, full=True).verdict is Verdict.passed
+
+
+@pytest.mark.parametrize(("read", "unread"), [(True, None), (False, ["params/w"])])
+def test_leaves_read_only_for_updates_fail(read, unread):
+    check = trained.check(subject_of(bridge.to_linen(ForUpdates, read=read), X), full=False)
+    assert (check.verdict is Verdict.fail, check.evidence.get("unread")) == (not read, unread)
 
 
 def test_extra_leaves_suggest_a_reading_name():
