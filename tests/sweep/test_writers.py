@@ -82,7 +82,11 @@ def lasting(record: Record) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "words", [("timing=off",), ("timing=quick", "train=short", "train.steps=2")], ids=["off", "on"]
+    "words",
+    [
+        pytest.param(("timing=off",), marks=pytest.mark.slow, id="off"),
+        pytest.param(("timing=quick", "train=short", "train.steps=2"), id="on"),
+    ],
 )
 def test_processes_write_the_same_files(few, none_here, sweep, monkeypatch, words):
     sent, reporter = sweep("sent", *words)
@@ -100,7 +104,7 @@ def test_large_results_stay_in_this_process(few, none_here, sweep, monkeypatch):
         sweep("large", "timing=off")
 
 
-@pytest.mark.parametrize("timing", ["off", "quick"])
+@pytest.mark.parametrize("timing", ["off", pytest.param("quick", marks=pytest.mark.slow)])
 def test_dead_writer_loses_no_run(few, sweep, timing):
     folder, reporter = sweep("dead", f"timing={timing}", killed=True)
     assert [(record.num, record.status.value) for record in records(folder)] == [(num, "done") for num in SEEDS]
