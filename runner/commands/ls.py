@@ -147,6 +147,13 @@ def _counts(rows: Sequence[Row]) -> str:
 
 
 def _sweep_line(sweep: SweepFolder) -> dict[str, Any]:
+    from runner.records.codec import growing
+
+    with growing():
+        return _counted(sweep)
+
+
+def _counted(sweep: SweepFolder) -> dict[str, Any]:
     from runner.records import find, store
 
     plan = store.read_plan(sweep)

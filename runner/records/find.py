@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from runner.errors import StorageError
+from runner.records.codec import growing
 from runner.records.journal import read_journal
 from runner.records.paths import ASIDE, RunFolder, SweepFolder
 from runner.records.record import Status
@@ -31,6 +32,11 @@ def read_rows(folder: SweepFolder) -> list[Row]:
     Raises:
       StorageError: The folder is not a sweep, or its journal is damaged.
     """
+    with growing():
+        return list(_rows(folder).values())
+
+
+def _rows(folder: SweepFolder) -> dict[str, Row]:
     rows = {
         run["run_id"]: Row(
             num=run["num"],
@@ -47,13 +53,14 @@ def read_rows(folder: SweepFolder) -> list[Row]:
     for event in read_events(folder):
         if event.get("run_id") in rows and event["event"] in STATUSES:
             values = {key: value for key, value in event.items() if key in known}
-            rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], status=event["event"], **values)
+            old = rows[event["run_id"]]
+            rows[event["run_id"]] = Row(**vars(old) | values | {"status": event["event"]})
         elif event["event"] == REMOVED and event["run_id"] in rows:
             rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], checkpoint_bytes=None)
     for trial in sorted(read_trials(folder), key=lambda trial: -trial.number):
         if trial.run_id in rows:
             rows[trial.run_id] = dataclasses.replace(rows[trial.run_id], trial=trial.number, objective=trial.value)
-    return list(rows.values())
+    return rows
 
 
 def check_row(folder: SweepFolder, row: Row) -> Row:

@@ -102,15 +102,38 @@ def from_line(line: bytes) -> Event:
     Raises:
       ValueError: The line is not what was written.
     """
+    event = loads(_unsealed(line) + b"}")
+    if not _is_event(event):
+        raise ValueError("it is no event")
+    assert isinstance(event, dict)
+    return event
+
+
+def _from_lines(lines: Sequence[bytes]) -> list[Event] | None:
+    """The events of lines, parsed together, which is faster; None if one of them is not what was written."""
+    try:
+        events = loads(b"[" + b"},".join(map(_unsealed, lines)) + b"}]") if lines else []
+    except ValueError:
+        return None
+    return events if len(events) == len(lines) and all(map(_is_event, events)) else None
+
+
+def _unsealed(line: bytes) -> bytes:
+    """What a line says, without its digest and the closing brace.
+
+    Raises:
+      ValueError: The line is not what was written.
+    """
     text = line.rstrip()
     start = max(len(text) - SEAL_BYTES, 0)
     sealed = SEALED.fullmatch(text, start)
     if sealed is None or _digest(text[:start]) != sealed[1]:
         raise ValueError("the line is not what was written, by its digest")
-    event = loads(text[:start] + b"}")
-    if not isinstance(event, dict) or "event" not in event or not _is_of_kinds(event):
-        raise ValueError("it is no event")
-    return event
+    return text[:start]
+
+
+def _is_event(data: Any) -> bool:
+    return isinstance(data, dict) and "event" in data and _is_of_kinds(data)
 
 
 def _is_of_kinds(event: Event) -> bool:
@@ -147,6 +170,9 @@ def read_journal(path: Path, *, offset: int = 0) -> list[Event]:
             lines = file.read().split(b"\n")
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
+    whole = _from_lines([line for line in lines if line.strip()])
+    if whole is not None:
+        return whole
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

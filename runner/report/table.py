@@ -51,7 +51,9 @@ NOT_SEARCHED = ("output norm", "saved")
 NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
 
 
-def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> Text:
+def runs_table(
+    rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS, axes: Mapping[str, Sequence[Any]] | None = None
+) -> Text:
     """One row per run: id, what varied, loss, output norm, apply time with its flag, checkpoint size, status.
 
     Args:
@@ -59,8 +61,9 @@ def runs_table(rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS) -> 
       width: Characters per line; what varied is always there, and other columns are left out for it, then wide values
         folded at words. `notes` names what is left out.
       max_rows: Maximum number of rows.
+      axes: `varied(rows)`, if the caller has it: of very many runs it takes seconds.
     """
-    columns = _columns(rows, width, varied(rows))
+    columns = _fitting(_all_columns(rows, varied(rows) if axes is None else axes), width)
     laid = _Layout(columns, width=width, whole=LEFT, left=LEFT)
     text = Text(laid.head())
     for cells in list(zip(*columns.values(), strict=True))[:max_rows]:
@@ -120,8 +123,8 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def notes(rows: Sequence[Row], *, width: int) -> list[str]:
-    """The notes below the table: why times are flagged, which checks fail, and which columns did not fit."""
+def notes(rows: Sequence[Row], *, width: int, axes: Mapping[str, Sequence[Any]] | None = None) -> list[str]:
+    """The notes below the table of runs: why times are flagged, which checks fail, and which columns did not fit."""
     lines = []
     flags = Counter(flag for row in rows for flag in row.apply_flags)
     if flags:
@@ -131,9 +134,9 @@ def notes(rows: Sequence[Row], *, width: int) -> list[str]:
     if failed_checks:
         said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in failed_checks.items())
         lines.append(f"checks that fail: {said} (bridge-runner show RUN says what fixes it)")
-    axes = varied(rows)
-    shown = _columns(rows, width, axes)
-    if left_out := [heading for heading in _all_columns(rows, axes) if heading not in shown]:
+    columns = _all_columns(rows, varied(rows) if axes is None else axes)
+    shown = _fitting(columns, width)
+    if left_out := [heading for heading in columns if heading not in shown]:
         lines.append(f"not shown at {width} columns: {', '.join(left_out)}")
     return lines
 
@@ -177,7 +180,8 @@ def varied(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """The value of each run, None where it has none, by the keys of `shown_keys`."""
     first = rows[0].settings if rows else {}
     # Most config groups are the same in all runs, and need no search.
-    same = {key for key, value in first.items() if all(row.settings.get(key, rows) == value for row in rows)}
+    settings = [row.settings for row in rows]
+    same = {key for key, value in first.items() if [one.get(key, rows) for one in settings].count(value) == len(rows)}
     values = [values_of(row, but=same) for row in rows]
     keys = [key for key in varied_keys(values) if key not in NOT_SHOWN]
     typed = {text.lstrip("+").partition("=")[0] for row in rows for text in row.overrides}
@@ -246,9 +250,9 @@ def _with_unit(value: float, units: Sequence[str]) -> str:
     return f"{value:.3g} {units[-1]}" if value < 999.5 else f"{value:.0f} {units[-1]}"
 
 
-def _columns(rows: Sequence[Row], width: int, axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+def _fitting(columns: Mapping[str, list[str]], width: int) -> dict[str, list[str]]:
     """The columns that are shown, by heading: without the optional ones for which there is no room."""
-    columns = _all_columns(rows, axes)
+    columns = dict(columns)
     for heading in OPTIONAL:
         if fits(columns, width):
             break

@@ -159,11 +159,11 @@ class Terminal:
         self._end_progress()
         if not rows:
             return
-        width = self.console.width
-        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows), soft_wrap=True)
+        width, axes = self.console.width, table.varied(rows)
+        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows, axes=axes), soft_wrap=True)
         if len(rows) > max_rows:
             self.line(f"… and {len(rows) - max_rows} more: bridge-runner ls SWEEP")
-        self.notes(table.notes(rows, width=width))
+        self.notes(table.notes(rows, width=width, axes=axes))
 
     def _end_progress(self) -> None:
         if self._progress is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.errors import StorageError
 from runner.records import find, store
+from runner.records.codec import growing
 from runner.records.disk import intact
 from runner.records.journal import Event
 from runner.records.paths import RunFolder, SweepFolder
@@ -81,6 +82,11 @@ def known_states(folder: SweepFolder, run_ids: Sequence[str]) -> Known:
     """
     if not folder.plan.exists():
         return Known()
+    with growing():
+        return _known_states(folder, run_ids)
+
+
+def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> Known:
     known = [run["run_id"] for run in store.read_plan(folder)["runs"]]
     if set(known) != set(run_ids):
         common = len(set(known) & set(run_ids))

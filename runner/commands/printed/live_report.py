@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runner.errors import StorageError
 from runner.records import find, paths, store
+from runner.records.codec import growing
 from runner.records.disk import files
 from runner.records.paths import SweepFolder
 from runner.report.html.data import Report
@@ -61,10 +62,11 @@ class Source:
                 start = time.monotonic()
                 if "study" in self._plan:  # the plan grows
                     self._read_plan()
-                self._read_news()
-                trials = find.read_trials(self._folder)
-                data = self._report.data(self._plan, paths.shown(self._folder.path), trials)
-                self._page = to_html(data, live=self._live)
+                with growing():
+                    self._read_news()
+                    trials = find.read_trials(self._folder)
+                    data = self._report.data(self._plan, paths.shown(self._folder.path), trials)
+                    self._page = to_html(data, live=self._live)
                 self._sizes, self._edition = sizes, self._edition + 1
                 # Rebuilding too often would take a core from a sweep that is taking times.
                 self._rest_until = time.monotonic() + RESTS * (time.monotonic() - start)

@@ -17,6 +17,7 @@ from runner.config.enums import InputKind
 from runner.errors import StorageError
 from runner.experiment.job import Result
 from runner.records import find, kept_sources, store
+from runner.records.codec import growing
 from runner.records.journal import Journal
 from runner.records.paths import RunFolder
 from runner.records.record import Record
@@ -155,10 +156,12 @@ class RunWriter:
         What was written here is not read back: the reader alone takes half a second.
         """
         folders = {task.job.identity.run_id: task.folder for task in plan.tasks}
-        for record in store.read_records(folder for run_id, folder in folders.items() if run_id not in self._summary):
-            self._summary.add(record)
-        rows = self._summary.write(plan.folder, folders)
-        self._summary.write_report(plan.folder)
+        with growing():
+            missing = (folder for run_id, folder in folders.items() if run_id not in self._summary)
+            for record in store.read_records(missing):
+                self._summary.add(record)
+            rows = self._summary.write(plan.folder, folders)
+            self._summary.write_report(plan.folder)
         self.tracking.log_sweep(plan.folder.name, rows)
         derived = [path.name for path in plan.folder.derived if path.exists()]
         self.journal.append(CONCLUDED, files=derived)
