@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,12 +13,9 @@ import jax
 from runner.config.enums import TimingMode
 from runner.config.settings.execution import TimingSettings
 from runner.records.timing import Measurement, Phases, Samples
-from runner.timing import stats
+from runner.timing import compile_events, stats
 
 Clock = Callable[[], int]
-
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-CACHE_HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
 # How often a sample is retried if something was compiled during it.
 MAX_RETAKES = 3
@@ -66,9 +61,9 @@ def measure(
     num_discarded = 0
     start = clock()
     while len(durations) < rounds and not _enough(len(durations), start, max_s, clock):
-        compiled_before = _compile_count()
+        compiled_before = compile_events.num_compiled()
         duration = _sample(call, num_calls, block=block, clock=clock)
-        if _compile_count() != compiled_before and num_discarded < MAX_RETAKES:
+        if compile_events.num_compiled() != compiled_before and num_discarded < MAX_RETAKES:
             num_discarded += 1
             continue
         durations.append(duration)
@@ -123,10 +118,10 @@ def measure_interleaved(
     taken: list[dict[str, float]] = []
     num_discarded = 0
     while len(taken) < rounds:
-        compiled_before = _compile_count()
+        compiled_before = compile_events.num_compiled()
         order = _rotated(list(calls), len(taken))
         durations = {name: _sample(calls[name], num_calls, block=True, clock=clock) for name in order}
-        if _compile_count() != compiled_before and num_discarded < MAX_RETAKES:
+        if compile_events.num_compiled() != compiled_before and num_discarded < MAX_RETAKES:
             num_discarded += 1
             continue
         taken.append(durations)
@@ -249,9 +244,9 @@ def compile_traced(
     jitted = jax.jit(function, out_shardings=out_shardings)
     traced, trace_s = seconds(lambda: jitted.trace(*arguments), clock=clock)
     lowered, lower_s = seconds(traced.lower, clock=clock)
-    with _cache_hits() as hits:
+    with compile_events.cache_hits() as hits:
         compiled, compile_s = seconds(lowered.compile, clock=clock)
-    label = "off" if not _cache_is_on() else "warm" if hits() else "cold"
+    label = "off" if not compile_events.cache_is_on() else "warm" if hits() else "cold"
     return compiled, Phases(trace_s=trace_s, lower_s=lower_s, compile_s=compile_s, cache=label), traced
 
 
@@ -286,53 +281,6 @@ def compile_interleaved(
     return compiled, phases
 
 
-def listen() -> None:
-    """Starts counting compilations; idempotent."""
-    if not _EVENTS.listening:
-        _EVENTS.listening = True
-        jax.monitoring.register_event_duration_secs_listener(_EVENTS.on_duration)
-        jax.monitoring.register_event_listener(_EVENTS.on_event)
-
-
-class _Events:
-    """Counts JAX monitoring events: compilations in total, cache hits by thread."""
-
-    def __init__(self) -> None:
-        self.listening = False
-        self.num_compiled = 0
-        self.hits_by_thread: dict[int, int] = {}
-
-    def on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
-        del duration_secs
-        if event == COMPILE_EVENT:
-            self.num_compiled += 1
-
-    def on_event(self, event: str, **_: Any) -> None:
-        if event == CACHE_HIT_EVENT:
-            thread = threading.get_ident()
-            self.hits_by_thread[thread] = self.hits_by_thread.get(thread, 0) + 1
-
-
-_EVENTS = _Events()
-
-
-def _compile_count() -> int:
-    return _EVENTS.num_compiled
-
-
-def _cache_is_on() -> bool:
-    # Read from JAX, not from our settings: an environment variable can enable the cache too.
-    return bool(jax.config.values["jax_enable_compilation_cache"] and jax.config.values["jax_compilation_cache_dir"])
-
-
-@contextlib.contextmanager
-def _cache_hits() -> Iterator[Callable[[], int]]:
-    listen()
-    thread = threading.get_ident()
-    before = _EVENTS.hits_by_thread.get(thread, 0)
-    yield lambda: _EVENTS.hits_by_thread.get(thread, 0) - before
-
-
 def _enough(num_samples: int, start: int, max_s: float, clock: Clock) -> bool:
     return num_samples >= MIN_SAMPLES and (clock() - start) / 1e9 >= max_s
 
@@ -340,7 +288,7 @@ def _enough(num_samples: int, start: int, max_s: float, clock: Clock) -> bool:
 def _warm_up(
     call: Callable[[], Any], warmup: int, min_warmup_s: float, clock: Clock, *, max_s: float = math.inf
 ) -> None:
-    listen()
+    compile_events.listen()
     start = clock()
     calls, taken_s = 0, 0.0
     while taken_s < min_warmup_s or calls == 0 or (calls < warmup and taken_s < max_s):

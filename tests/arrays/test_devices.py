@@ -142,11 +142,11 @@ def test_a_cache_folder_may_be_missing(tmp_path):
 TIMED = """
 import jax
 from runner.arrays import devices, untimed
-from runner.timing import clock
+from runner.timing import clock, compile_events as events
 
 devices.keep_compiled("this-one", timed=True)
 hits = []
-jax.monitoring.register_event_listener(lambda event, **_: hits.append(1) if event == clock.CACHE_HIT_EVENT else None)
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(1) if event == events.CACHE_HIT_EVENT else None)
 
 def function(x):
     return x * 3
