@@ -71,3 +71,10 @@ def test_known_renames_beat_equal_paths():
     old = {"params": {"a": {"w": leaf(2)}, "b": {"w": leaf(2)}}}
     found = diff_trees(old, {"params": {"b": {"w": leaf(2)}}}, {"params/a/w": "params/b/w"}).leaves
     assert [(item.kind, item.old) for item in found] == [("moved", "params/a/w"), ("extra", "params/b/w")]
+
+
+def test_changes_are_in_natural_order():
+    old = {"params": {"Dense_2": np.ones(2), "Dense_10": np.ones(2), "Dense_3": np.ones(2)}}
+    new = {"params": {"Dense_10": np.ones(3), "Dense_2": np.ones(3), "Dense_3": np.ones(2), "Dense_1": np.ones(2)}}
+    changed = [leaf.path for leaf in diff_trees(old, new).changed]
+    assert changed == ["params/Dense_1", "params/Dense_2", "params/Dense_10"]
