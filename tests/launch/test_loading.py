@@ -11,6 +11,14 @@ import pytest
 from runner.launch import loading
 from runner.sweep.writing.writers import MIN_SENT_RUNS
 
+STARTED = """
+import multiprocessing.forkserver, sys
+from runner.launch import loading
+
+loading.preload_writers(int(sys.argv[1]), artifacts=len(sys.argv) > 2)
+print(multiprocessing.forkserver._forkserver._forkserver_pid is not None)
+"""
+
 REFUSED = """
 import multiprocessing.forkserver, sys
 from runner.commands import main
@@ -86,14 +94,15 @@ def test_modules_are_preloaded_before_start(modules, found):
 
 
 @pytest.mark.parametrize(
-    ("num_runs", "words", "starts"),
-    [
-        (MIN_SENT_RUNS, ["-m"], "True"),
-        (MIN_SENT_RUNS - 1, ["-m"], "False"),
-        (MIN_SENT_RUNS, ["-m", "tracking.artifacts=true"], "False"),
-        (MIN_SENT_RUNS, ["plan", "-m"], "False"),
-    ],
+    ("words", "starts"),
+    [([str(MIN_SENT_RUNS)], "True"), ([str(MIN_SENT_RUNS - 1)], "False"), ([str(MIN_SENT_RUNS), "artifacts"], "False")],
 )
-def test_writers_of_large_sweeps_start_early(num_runs, words, starts, tmp_path):
-    swept = [f"seed=range(0,{num_runs})", "features=0", f"output_root={tmp_path}"]
+def test_writers_of_large_sweeps_start_early(words, starts):
+    assert printed(STARTED, *words) == starts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "starts"), [(["-m"], "True"), (["plan", "-m"], "False")])
+def test_only_what_runs_starts_writers(words, starts, tmp_path):
+    swept = [f"seed=range(0,{MIN_SENT_RUNS})", "features=0", f"output_root={tmp_path}"]
     assert printed(REFUSED, *words, *swept) == f"2 True {starts}"
