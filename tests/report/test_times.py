@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from runner.records.timing import Samples
-from runner.report.compare import times
+from runner.report.compare import summary, times
 from runner.report.compare.pairing import How, Pair
 from runner.report.compare.times import Group, Pace
 from tests.report.test_pairing import entry
 
+PACES = (("mlp", 0.5, Pace.faster), ("gru", 2.0, Pace.slower))
 SPREAD = [0.97, 0.98, 0.99, 1.0, 1.005, 1.01, 1.02, 1.03]
 
 
@@ -193,3 +194,9 @@ def test_half_of_the_runs_may_be_busy(num_busy, pace):
     ]
     (row,) = times.from_records([Group(label="linear", pairs=[*busy, *pairs[num_busy:]])])
     assert (row.pace, row.why) == (pace, "B was timed on a busy machine" if pace is Pace.unclear else "")
+
+
+def test_slower_programs_are_named_first():
+    faster, slower = (times.Times(program=name, ratio=ratio, pace=pace) for name, ratio, pace in PACES)
+    for one in ([faster, slower], [slower, faster]):
+        assert summary._times(one).startswith("slower: gru by 2.00 ×; faster: mlp by ")

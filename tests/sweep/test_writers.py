@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import jax
@@ -160,6 +162,22 @@ def test_what_a_dead_writer_wrote_is_kept(sweep):
     assert write_run.written(writing_of(run, earlier)) is None
     run.record.unlink()
     assert write_run.written(writing_of(run, record)) is None
+
+
+def test_what_a_dead_writer_wrote_stays(sweep, monkeypatch):
+    folder, reporter = sweep("stays", "timing=off")
+    run = folder.run(0, records(folder)[0].run_id)
+    record = store.read_record(run)
+
+    def fail(what: object) -> None:
+        raise AssertionError("written again")
+
+    monkeypatch.setattr(run_writer, "_committed", fail)
+    writer = run_writer.RunWriter(journal=None, reporter=reporter, tracking=None, ending=None, processes=Processes(1))
+    dead: Future[Record] = Future()
+    dead.set_exception(BrokenProcessPool("killed"))
+    assert writer._record(run_writer._Begun(None, None, writing_of(run, record), dead)) == record
+    assert reporter.said == ["a process that writes runs died (killed): this one writes them now"]
 
 
 def refuse() -> None:
