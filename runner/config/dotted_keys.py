@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import marshal
 from collections.abc import Hashable, Mapping, Sequence
+from marshal import dumps
 from typing import Any
 
 # The last form of `marshal` in which equal data are equal bytes: later ones write what an object has met before.
@@ -37,18 +36,26 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     names = list(settings)
     at = names.index("seed") if "seed" in settings else len(names)
     parts = [{name: settings[name] for name in part} for part in (names[:at], names[at : at + 1], names[at + 1 :])]
-    texts = [_text(marshal.dumps(parts[0], PLAIN)), json.dumps(parts[1]), _text(marshal.dumps(parts[2], PLAIN))]
+    texts = [_text(parts[0]), json.dumps(parts[1]), _text(parts[2])]
     return "{" + ", ".join(inner for text in texts if (inner := text[1:-1])) + "}"
 
 
-@functools.lru_cache(MAX_FAMILIES)
-def _text(data: bytes) -> str:
-    return json.dumps(marshal.loads(data))
+def _text(data: dict[str, Any]) -> str:
+    key = dumps(data, PLAIN)
+    if key not in _TEXTS:
+        if len(_TEXTS) == MAX_FAMILIES:
+            _TEXTS.clear()
+        _TEXTS[key] = json.dumps(data)
+    return _TEXTS[key]
+
+
+# The JSON of data, by their bytes.
+_TEXTS: dict[bytes, str] = {}
 
 
 def exact(value: Any) -> Hashable:
     """A key that JSON data have in common if they are the same, types included; far faster than `json.dumps`."""
     try:
-        return marshal.dumps(value, PLAIN)
+        return dumps(value, PLAIN)
     except ValueError:  # what is no JSON
         return repr(value)
