@@ -15,7 +15,7 @@ from runner.config.settings.execution import TrackingSettings
 from runner.records.paths import SweepFolder
 from runner.records.record import Record
 from runner.tracking import payload
-from runner.tracking.tracker import NullTracker
+from runner.tracking.tracker import Attempts, NullTracker
 
 # The param of ours by which a run is found again, and the key of the sweep's own.
 OURS, WHOLE = "bridge_runner", "sweep"
@@ -38,8 +38,7 @@ class AimTracker(NullTracker):
         self._settings = settings
         self._folder = SweepFolder(folder.resolve())
         self._sweep = sweep
-        self._warn = warn
-        self._warned = False
+        self._attempts = Attempts("Aim", warn)
         self._opened: tuple[Any, dict[str, str]] | None = None
 
     @staticmethod
@@ -49,7 +48,7 @@ class AimTracker(NullTracker):
 
     def warm(self) -> None:
         """Imports Aim and opens its repository, which takes seconds."""
-        self._tried(WHOLE, self._open)
+        self._attempts.succeeds(WHOLE, self._open)
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
         """Writes the Aim run of a record; returns the seconds taken, or None if Aim failed."""
@@ -70,7 +69,7 @@ class AimTracker(NullTracker):
             points = [(payload.LOSS, float(row[payload.LOSS]), row[f"{payload.TRAIN}/step"]) for row in losses]
             self._write(record.run_id, name, about, params, [*_numbers(values), *points])
 
-        return time.perf_counter() - started if self._tried(record.run_id[:12], make) else None
+        return time.perf_counter() - started if self._attempts.succeeds(record.run_id[:12], make) else None
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the sweep's own run: how many runs there are, and where the report is."""
@@ -81,7 +80,7 @@ class AimTracker(NullTracker):
             params = {WHOLE: name, "summary": texts}
             self._write(WHOLE, name, about, params, _numbers(payload.sweep_summary(rows)))
 
-        self._tried(WHOLE, make)
+        self._attempts.succeeds(WHOLE, make)
 
     def close(self) -> None:
         """Lets go of the repository."""
@@ -123,17 +122,6 @@ class AimTracker(NullTracker):
             known = {ours["run_id"]: run for run, ours in runs if ours and ours["sweep"] == self._sweep}
             self._opened = repo, known
         return self._opened
-
-    def _tried(self, name: str, call: Callable[[], object]) -> bool:
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - a replica: whatever is raised, the run itself is well
-            if not self._warned:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._warn(f"Aim run {name} is missing or incomplete: {reason}")
-            self._warned = True
-            return False
-        return True
 
 
 def _place(settings: TrackingSettings, folder: Path) -> Path:

@@ -19,7 +19,7 @@ from runner.records import codec
 from runner.records.paths import SweepFolder
 from runner.records.record import Record, Status
 from runner.tracking import payload
-from runner.tracking.tracker import NullTracker
+from runner.tracking.tracker import Attempts, NullTracker
 
 # Tags by which a run is found again.
 RUN_ID, SWEEP = "bridge_runner.run_id", "bridge_runner.sweep"
@@ -40,8 +40,7 @@ class MlflowTracker(NullTracker):
         self._settings = settings
         self._folder = SweepFolder(folder.resolve())
         self._sweep = sweep
-        self._warn = warn
-        self._warned = False
+        self._attempts = Attempts("MLflow", warn)
         self._opened: tuple[Any, str, dict[str, str]] | None = None
 
     @staticmethod
@@ -51,7 +50,7 @@ class MlflowTracker(NullTracker):
 
     def warm(self) -> None:
         """Imports MLflow and opens its database, which takes seconds."""
-        self._tried(WHOLE, self._open)
+        self._attempts.succeeds(WHOLE, self._open)
 
     def log(self, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> float | None:
         """Creates the MLflow run of a record; returns the seconds taken, or None if MLflow failed."""
@@ -71,7 +70,7 @@ class MlflowTracker(NullTracker):
                 self._log_files(run_id, record, run_dir)
             self._end(run_id, done=record.status is Status.done, ended=began + record.wall_s)
 
-        return time.perf_counter() - started if self._tried(record.run_id[:12], make) else None
+        return time.perf_counter() - started if self._attempts.succeeds(record.run_id[:12], make) else None
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Creates the sweep's own run: all `rows` as a table, `runs.json`, and the report if there is one."""
@@ -90,7 +89,7 @@ class MlflowTracker(NullTracker):
                 client.log_metric(run_id, key, value)
             self._end(run_id, done=True, ended=now)
 
-        self._tried(WHOLE, make)
+        self._attempts.succeeds(WHOLE, make)
 
     def _notes(self, record: Record, run_dir: Path) -> str:
         return self._settings.notes or f"{payload.sentence_of(record)}. bridge-runner show {run_dir}"
@@ -155,17 +154,6 @@ class MlflowTracker(NullTracker):
             experiment = there.experiment_id if there else client.create_experiment(name, artifact_location=local)
             self._opened = client, experiment, dict(_runs(client, experiment, self._sweep))
         return self._opened
-
-    def _tried(self, name: str, call: Callable[[], object]) -> bool:
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - a replica: whatever is raised, the run itself is well
-            if not self._warned:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._warn(f"MLflow run {name} is missing or incomplete: {reason}")
-            self._warned = True
-            return False
-        return True
 
 
 def _uri(settings: TrackingSettings, folder: Path) -> str:

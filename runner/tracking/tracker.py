@@ -6,7 +6,7 @@ A tracker is found by its entry point, see `runner.tracking.registry`: no file o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,3 +89,29 @@ class NullTracker:
 
     def close(self) -> None:
         """Closes nothing."""
+
+
+class Attempts:
+    """What a tracker tries: a replica, so whatever is raised, the run itself is well.
+
+    Args:
+      program: The tracker's program, for the sentence.
+      warn: Called with one sentence at the first failure.
+    """
+
+    def __init__(self, program: str, warn: Callable[[str], None]) -> None:
+        self._program = program
+        self._warn = warn
+        self._warned = False
+
+    def succeeds(self, name: str, call: Callable[[], object]) -> bool:
+        """Whether `call`, which writes the run `name`, raises nothing."""
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - see above
+            if not self._warned:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._warn(f"{self._program} run {name} is missing or incomplete: {reason}")
+            self._warned = True
+            return False
+        return True
