@@ -48,7 +48,7 @@ def measure(
       rounds: Number of samples.
       min_warmup_s: Minimum duration of the warm-up in seconds.
       min_sample_s: Minimum duration of a sample; 0 makes one call per sample.
-      max_s: After so many seconds of warm-up it ends, and after so many of samples too, once there are `MIN_SAMPLES`.
+      max_s: Seconds after which the warm-up ends, and the samples too once there are `MIN_SAMPLES`.
       block: Whether a sample waits for the device; False times dispatch alone and waits after the sample.
       clock: Nanoseconds from any fixed origin; tests pass a fake one.
 

@@ -133,7 +133,7 @@ def _repository(place: Path) -> Any:
     from aim.sdk.repo import Repo, RepoStatus
     from aimrocks.errors import RocksIOError
 
-    # What it says of a run that is written again goes to nobody.
+    # It warns of every run that is written again.
     logging.getLogger("aim").setLevel(logging.ERROR)
     place.mkdir(parents=True, exist_ok=True)
     for attempt in range(ATTEMPTS):

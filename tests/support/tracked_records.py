@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from runner.config.settings.execution import TrackingSettings
 from runner.records.record import ArraySummary, Check, Leaf, Record, Status, Verdict
 from runner.records.timing import Measurement, Phases, Samples, Summary, Timing
+from runner.tracking.registry import make_tracker
 
 SUMMARY = Summary(
     num_samples=3,
@@ -62,3 +68,16 @@ def make_record(**changes: Any) -> Record:
 def make_array(path: str = "", norm: float | None = 2.0, mean: float | None = 0.5) -> ArraySummary:
     sizes = {"shape": [2], "num_elements": 2, "num_non_finite": 0}
     return ArraySummary(path=path, dtype="float32", digest="d", norm=norm, mean=mean, std=1.0, min=0, max=1, **sizes)
+
+
+def logged(name: str, folder: Path, *records: Any, **settings: Any) -> list[str]:
+    """Tracks records and their sweep with the tracker `name`; returns the warnings."""
+    warnings: list[str] = []
+    tracker = make_tracker(TrackingSettings(name=name, **settings), folder, "demo", warnings.append)
+    tracker.warm()
+    for record in records:
+        cost_s = tracker.log(record, {"": np.ones(2)}, folder / "runs" / "3-a1b2c3d4")
+        assert cost_s is None if warnings else 0 < cost_s < 60
+    tracker.log_sweep("demo", [{"num": 3, "status": "done", "norm": math.nan}])
+    tracker.close()
+    return warnings

@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tracked_records import make_record
+from tracked_records import logged, make_record
 
 from runner.commands import main
-from runner.config.settings.execution import TrackingSettings
 from runner.records.record import CheckpointInfo, Failure, FailureKind, Status, TrainInfo
 from runner.records.timing import Phases
-from runner.tracking.registry import make_tracker
 
 FAILURE = Failure(kind=FailureKind.other, type="E", message="m" * 9000, traceback="")
 
@@ -26,19 +23,6 @@ def folder(tmp_path: Path) -> Path:
     """A sweep's folder; skips where Aim is not installed: it is an extra of its own, which `.ci/run` installs."""
     pytest.importorskip("aimrocks")
     return tmp_path / "demo"
-
-
-def logged(folder: Path, *records: Any, **settings: Any) -> list[str]:
-    """Tracks records and their sweep; returns the warnings."""
-    warnings: list[str] = []
-    tracker = make_tracker(TrackingSettings(name="aim", **settings), folder, "demo", warnings.append)
-    tracker.warm()
-    for record in records:
-        cost_s = tracker.log(record, {"": np.ones(2)}, folder / "runs" / "3-a1b2c3d4")
-        assert cost_s is None if warnings else 0 < cost_s < 60
-    tracker.log_sweep("demo", [{"num": 3, "status": "done", "norm": math.nan}])
-    tracker.close()
-    return warnings
 
 
 @dataclasses.dataclass
@@ -83,7 +67,9 @@ def test_aim_holds_what_was_logged(folder):
     train = TrainInfo(first_step=5, losses=[2.0, math.inf, 1.0], step=phases, steps_s=[0.1] * 3, not_moved=[])
     checkpoint = CheckpointInfo(path="checkpoint", digest="d1", num_bytes=9, writer="orbax")
     settings = {"seed": 2**64, "layer": {"name": "linear", "kwargs": {"rates": [1, None]}}}
-    assert logged(folder, make_record(train=train, checkpoint=checkpoint, settings=settings), tags=["mine"]) == []
+    assert (
+        logged("aim", folder, make_record(train=train, checkpoint=checkpoint, settings=settings), tags=["mine"]) == []
+    )
     runs = found(folder.parent)
     run = runs[make_record().run_id]
     assert (run.name, run.experiment, run.tags, run.ended) == (f"3-linear-s{2**64}", "demo", ["mine"], True)
@@ -100,9 +86,9 @@ def test_aim_holds_what_was_logged(folder):
 @pytest.mark.slow
 def test_logging_again_rewrites_the_run(folder):
     failed = make_record(status=Status.failed, error=FAILURE, timing=None, output=[])
-    logged(folder, make_record(), tags=["mine"])
+    logged("aim", folder, make_record(), tags=["mine"])
     assert "output/norm" in found(folder.parent)[failed.run_id].metrics
-    assert logged(folder, failed, tags=["mine"]) == []
+    assert logged("aim", folder, failed, tags=["mine"]) == []
     runs = found(folder.parent)
     run = runs[failed.run_id]
     assert (len(runs), run.params["summary"]["status"], run.tags, run.ended) == (2, "failed", ["mine"], True)
@@ -113,11 +99,11 @@ def test_logging_again_rewrites_the_run(folder):
 def test_an_open_page_hinders_nothing(folder):
     from aimrocks import DB, Options
 
-    logged(folder, make_record())
+    logged("aim", folder, make_record())
     # The lock that `aim up` holds, and a run whose program was killed at its start.
     page = DB(str(folder.parent / ".aim" / "meta" / "index"), Options())
     (folder.parent / ".aim" / "meta" / "chunks" / "killed").mkdir()
-    assert logged(folder, make_record(), dataclasses.replace(make_record(), run_id="f" * 16)) == []
+    assert logged("aim", folder, make_record(), dataclasses.replace(make_record(), run_id="f" * 16)) == []
     (folder.parent / ".aim" / "meta" / "chunks" / "killed").rmdir()
     assert found(folder.parent).keys() == {make_record().run_id, "f" * 16, "sweep"}
     del page
@@ -126,7 +112,7 @@ def test_an_open_page_hinders_nothing(folder):
 @pytest.mark.slow
 def test_broken_repositories_warn_once(folder):
     (folder.parent / ".aim").write_text("no repository")
-    (warning,) = logged(folder, make_record(), dataclasses.replace(make_record(), run_id="f" * 16))
+    (warning,) = logged("aim", folder, make_record(), dataclasses.replace(make_record(), run_id="f" * 16))
     assert warning.startswith("Aim run sweep is missing or incomplete: ")
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tracked_records import make_record
+from tracked_records import logged, make_record
 
 from runner.commands import main
-from runner.config.settings.execution import TrackingSettings
 from runner.records import codec
 from runner.records.record import CheckpointInfo, Failure, FailureKind, Status, TrainInfo
 from runner.records.timing import Phases
-from runner.tracking.registry import make_tracker
 
 # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -43,19 +39,6 @@ def folder(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "demo"
 
 
-def logged(folder: Path, *records: Any, **settings: Any) -> list[str]:
-    """Tracks records and their sweep; returns the warnings."""
-    warnings: list[str] = []
-    tracker = make_tracker(TrackingSettings(name="mlflow", **settings), folder, "demo", warnings.append)
-    tracker.warm()
-    for record in records:
-        cost_s = tracker.log(record, {"": np.ones(2)}, folder / "runs" / "3-a1b2c3d4")
-        assert cost_s is None if warnings else 0 < cost_s < 60
-    tracker.log_sweep("demo", [{"num": 3, "status": "done", "norm": math.nan}])
-    tracker.close()
-    return warnings
-
-
 def found(folder: Path, experiment: str = "demo") -> dict[str, Any]:
     """The runs in the database, by our id."""
     from mlflow.tracking import MlflowClient
@@ -75,7 +58,7 @@ def artifacts(folder: Path) -> dict[str, Path]:
 def test_mlflow_reads_back_what_was_logged(folder):
     phases = Phases(trace_s=0.1, lower_s=0.1, compile_s=0.1, cache="off")
     train = TrainInfo(first_step=5, losses=[2.0, 1.0], step=phases, steps_s=[0.1, 0.1], not_moved=[])
-    assert logged(folder, make_record(train=train), tags=["mine"]) == []
+    assert logged("mlflow", folder, make_record(train=train), tags=["mine"]) == []
     runs = found(folder)
     run = runs[make_record().run_id]
     assert (run.info.run_name, run.info.status) == ("3-linear-s7", "FINISHED")
@@ -93,9 +76,9 @@ def test_mlflow_reads_back_what_was_logged(folder):
 def test_logging_again_replaces_the_run_there(folder):
     failure = Failure(kind=FailureKind.other, type="E", message="m" * 9000, traceback="")
     failed = make_record(status=Status.failed, error=failure, timing=None, output=[])
-    logged(folder, failed)
+    logged("mlflow", folder, failed)
     assert found(folder)[failed.run_id].info.status == "FAILED"
-    assert logged(folder, make_record()) == []
+    assert logged("mlflow", folder, make_record()) == []
     assert {key: run.info.status for key, run in found(folder).items()} == {
         make_record().run_id: "FINISHED",
         "sweep": "FINISHED",
@@ -109,11 +92,11 @@ def test_artifacts_are_the_run_folder(folder):
     path.write_bytes(b"012345678")
     info = CheckpointInfo(path="checkpoint", digest="d1", num_bytes=9, writer="orbax")
     record = make_record(checkpoint=info, files={"checkpoint/leaf": "sha256:0"})
-    logged(folder, record)
+    logged("mlflow", folder, record)
     assert artifacts(folder).keys() == {"runs.json"}
-    logged(folder, record, artifacts=True, artifact_max_bytes=8)
+    logged("mlflow", folder, record, artifacts=True, artifact_max_bytes=8)
     assert artifacts(folder).keys() == {"runs.json"}
-    assert logged(folder, record, artifacts=True) == []
+    assert logged("mlflow", folder, record, artifacts=True) == []
     files = artifacts(folder)
     assert files["run/checkpoint/leaf"].read_bytes() == b"012345678"
     assert codec.from_json(files["run/record.json"].read_bytes()) == record
@@ -122,7 +105,7 @@ def test_artifacts_are_the_run_folder(folder):
 @pytest.mark.slow
 def test_broken_stores_warn_once(folder):
     (folder.parent / "mlflow.db").write_text("no database")
-    (warning,) = logged(folder, make_record(), dataclasses.replace(make_record(), run_id="f" * 16))
+    (warning,) = logged("mlflow", folder, make_record(), dataclasses.replace(make_record(), run_id="f" * 16))
     assert warning.startswith("MLflow run sweep is missing or incomplete: ")
 
 
