@@ -19,9 +19,11 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from runner.arrays import declared_sizes, shards, trees
-from runner.arrays.fast_checkpoint import TEMPORARY, CloneWriter
+from runner.arrays import declared_sizes, trees
 from runner.records.disk import plain_files
+
+# In the name of a folder that Orbax has not finished.
+TEMPORARY = ".orbax-checkpoint-tmp"
 
 # Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")
@@ -34,31 +36,23 @@ class CheckpointError(Exception):
     """Variables whose paths Orbax would confuse, or a folder that it can't read."""
 
 
-def save(variables: Mapping[Any, Any], path: Path, writer: CloneWriter | None = None) -> None:
+def save(variables: Mapping[Any, Any], path: Path) -> None:
     """Saves a variable dict (boxes removed) into the new folder `path`; flushed to disk on return.
 
     Args:
-      variables: Collections of nested dicts with NumPy leaves, or with jax arrays on a mesh; or without `writer` an
-        `nnx.State`, which may hold rng keys.
+      variables: Collections of nested dicts with NumPy leaves, or with jax arrays on a mesh; or an `nnx.State`, which
+        may hold rng keys.
       path: A folder that does not exist yet.
-      writer: Writes from a template where possible, which excludes meshes; None writes with Orbax.
 
     Raises:
       CheckpointError: Orbax could not restore such a tree, or raised an error.
     """
     leaves = require_keepable(variables)
     path = path.absolute()
-
-    def by_orbax() -> None:
+    try:
         numpy_only = all(isinstance(leaf, np.ndarray) for _, leaf in leaves)
         (_numpy_checkpointer() if numpy_only else _checkpointer()).save(path, variables)
         _sync(path)
-
-    try:
-        if writer is None or any(shards.is_sharded(leaf) for _, leaf in leaves):
-            by_orbax()
-        else:
-            writer.save([(name, np.asarray(leaf)) for name, leaf in leaves], path, by_orbax)
     except Exception as error:  # Orbax raises half a dozen unrelated exception types
         if jax.process_index() == 0:  # one folder for all processes
             _remove_temporary(path)

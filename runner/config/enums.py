@@ -48,10 +48,9 @@ class EagerCheck(enum.Enum):
 
 
 class CheckpointWriter(enum.Enum):
-    """What writes the Linen variables: Orbax, our clones of Orbax's files, or nothing."""
+    """What writes the Linen variables: Orbax or nothing."""
 
     orbax = "orbax"
-    fast = "fast"
     none = "none"
 
 

@@ -47,6 +47,9 @@ ALSO_CALLED = {
     "mesh_rules": "mesh.rules",
 }
 
+# Values in files of earlier versions, by group and key, and those in their place.
+FORMER = {("checkpoint", "writer", "fast"): "orbax"}
+
 
 class ForeignValueError(ConfigError):
     """A value in a saved config that this program does not write there."""
@@ -164,6 +167,7 @@ def _typed(group: str, name: str, value: Any) -> Any:
     kind = _enum_fields().get((group, name))
     if kind is None:
         return value
+    value = FORMER.get((group, name, value), value)
     # Hydra has an enum's name, a record its value.
     by_name = kind.__members__.get(str(value))
     with _of_our_form(f"{group}.{name}".lstrip("."), value):

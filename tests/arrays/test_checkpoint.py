@@ -238,3 +238,8 @@ def test_links_in_a_checkpoint_are_followed(saved, tmp_path):
     assert checkpoint.restore(saved)["params"]["bias"].tolist() == [1, 1, 1]
     os.mkfifo(tmp_path / "elsewhere" / "pipe")
     assert "pipe is a FIFO" in refused_restore(saved)
+
+
+def test_big_endian_arrays_are_restored_correctly(tmp_path):
+    checkpoint.save({"params": {"kernel": np.arange(4, dtype=">f4")}}, tmp_path / "a")
+    assert checkpoint.restore(tmp_path / "a")["params"]["kernel"].tolist() == [0, 1, 2, 3]

@@ -25,7 +25,7 @@ from typing import Any
 RUNNER = (sys.executable, "-m", "runner")
 SMALL_LEAVES, SMALL_BYTES = 4, 10_000
 LARGE_LEAVES = 32
-SIDES = ("ours", "fast", "plain")
+SIDES = ("ours", "plain")
 
 
 def make_tree(num_bytes: int, num_leaves: int, seed: int = 0) -> Any:
@@ -43,7 +43,6 @@ def saver(side: str) -> Callable[[Any, Path], None]:
     import orbax.checkpoint as ocp
 
     from runner.arrays import checkpoint, trees
-    from runner.arrays.fast_checkpoint import CloneWriter
 
     if side == "plain":
         standard = ocp.StandardCheckpointer()
@@ -53,7 +52,6 @@ def saver(side: str) -> Callable[[Any, Path], None]:
             standard.wait_until_finished()
 
         return plain
-    writer = CloneWriter() if side == "fast" else None
 
     def ours(tree: Any, path: Path) -> None:
         from runner.records import store
@@ -62,7 +60,7 @@ def saver(side: str) -> Callable[[Any, Path], None]:
         leaves = trees.leaves(tree)
         path.mkdir()
         folder = RunFolder(path)
-        checkpoint.save(trees.to_host(tree), folder.checkpoint, writer)
+        checkpoint.save(trees.to_host(tree), folder.checkpoint)
         store.write_record(folder, record_of(folder, leaves))
 
     return ours
@@ -165,7 +163,7 @@ def compare(label: str, sizes: dict[str, int], rounds: int, sides: tuple[str, ..
         for side in sides[:-1]:
             pairs = list(zip(found[side, task], found["plain", task], strict=True))
             what = f"{task} and digest" if task == "save" else "verify --no-code"
-            cells = [f"{label}: {what}" + (", checkpoint=fast" if side == "fast" else "")]
+            cells = [f"{label}: {what}"]
             for key in ("wall_s", "cpu_s", "peak_gib"):
                 ours, plain = (statistics.median(pair[index][key] for pair in pairs) for index in (0, 1))
                 ratio = statistics.median(first[key] / second[key] for first, second in pairs)
@@ -176,7 +174,7 @@ def compare(label: str, sizes: dict[str, int], rounds: int, sides: tuple[str, ..
 def verify_runs(num: int) -> None:
     """How long `verify` takes for a sweep of so many runs of one program, its start included."""
     with tempfile.TemporaryDirectory() as name:
-        words = (f"seed=range(0,{num})", "sweep=s", "checkpoint=fast", "tracking=disabled", "timing=off", "checks=off")
+        words = (f"seed=range(0,{num})", "sweep=s", "tracking=disabled", "timing=off", "checks=off")
         subprocess.run([*RUNNER, "-m", *words], cwd=name, check=True, capture_output=True, timeout=1200)
         for flags in ((), ("--no-code",)):
             start = time.perf_counter()
@@ -207,7 +205,7 @@ def main() -> int:
     small = {"num": typed.small, "num_bytes": SMALL_BYTES, "num_leaves": SMALL_LEAVES}
     compare(f"{typed.small} × 10 kB", small, typed.rounds, SIDES)
     large = {"num": 1, "num_bytes": typed.large_mb * 2**20, "num_leaves": LARGE_LEAVES}
-    compare(f"{typed.large_mb} MB", large, typed.rounds, ("ours", "plain"))
+    compare(f"{typed.large_mb} MB", large, typed.rounds, SIDES)
     verify_runs(typed.runs)
     return 0
 

@@ -62,7 +62,7 @@ def again_s(folder: Path) -> float:
 
 def resident_kib(folder: Path) -> tuple[int, int]:
     """Resident memory of one sweep of 2,000 runs after 200 and before the last of them, in KiB."""
-    words = ("-m", "seed=range(0,2000)", "sweep=memory", "tracking=disabled", "checkpoint=fast")
+    words = ("-m", "seed=range(0,2000)", "sweep=memory", "tracking=disabled")
     process = subprocess.Popen([*RUNNER, *words], cwd=folder, stdout=subprocess.DEVNULL)
     journal = folder / "outputs" / "memory" / "journal.jsonl"
     after_200, last = 0, 0

@@ -36,7 +36,7 @@ BROWSER = ("--no-sandbox", "--disable-quic", "--disable-background-networking")
 
 def real_sweep(folder: Path) -> SweepFolder:
     """One run each of ten programs."""
-    words = ("-m", "features=range(8,18)", "sweep=real", "tracking=disabled", "checkpoint=fast")
+    words = ("-m", "features=range(8,18)", "sweep=real", "tracking=disabled")
     subprocess.run([*RUNNER, *words], cwd=folder, check=True, capture_output=True, timeout=600)
     return SweepFolder(folder / "outputs" / "real")
 

@@ -47,7 +47,7 @@ class Case:
       tracking: Whether each run is one of W&B's, offline.
       steps: Optimiser steps a run.
       peers: Who does the same work in turn with ours, and the most that ours may take of their time.
-      ours: Words that our side gets beside the sweep, e.g. checkpoint=fast.
+      ours: Words that our side gets beside the sweep, e.g. checks=off.
     """
 
     num_seeds: int
@@ -308,7 +308,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", default=",".join(FULL), help=f"comma-separated, of {', '.join(FULL)} (default all)")
     parser.add_argument("--scale", choices=("full", "small"), default="full")
     parser.add_argument("--rounds", type=int, default=2, help="turns of all sides a case (default 2)")
-    parser.add_argument("--ours", nargs="*", default=[], help="words for our side only, e.g. checkpoint=fast")
+    parser.add_argument("--ours", nargs="*", default=[], help="words for our side only, e.g. checks=off")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample here too")
     parsed = parser.parse_args(words)
     parsed.cases = parsed.cases.split(",")

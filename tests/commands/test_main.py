@@ -24,6 +24,7 @@ MISTAKES = [
     ("+timing.round=3", "timing.round=3: no such key.\n  Try: timing.rounds=3"),
     ("layer=liner", f"layer=liner: no such layer; there are {LAYERS}.\n  Try: layer=linear"),
     ("layer=qqqq", f"layer=qqqq: no such layer; there are {LAYERS}.\n  Try: layer=custom layer.target=my_pkg.MyLayer"),
+    ("checkpoint=fast", "checkpoint=fast: no such choice; there are none, orbax."),
     ("timing=carful", "timing=carful: no such choice; there are careful, off, quick.\n  Try: timing=careful"),
     (
         "layer=custom layer.target=nope.Mod",

@@ -21,7 +21,7 @@ from runner import errors
 from runner.bridge import targets
 from runner.commands import main
 from runner.commands.saved import replayed
-from runner.config import conf_folder
+from runner.config import conf_folder, serialize
 from runner.config.settings.layer import HostSettings, LayerSettings
 from runner.config.settings.run import Run
 from runner.errors import StorageError, UserError
@@ -541,3 +541,30 @@ def test_unusable_names_give_short_errors(words, name, tmp_path, monkeypatch, ca
     code, out, err = run(capsys, *(name if word == "NAME" else word for word in words.split()))
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("word", "today"),
+    [
+        ("checkpoint=fast", "checkpoint=orbax"),
+        ("checkpoint.writer=none,fast", "checkpoint.writer=none,orbax"),
+        ("checkpoint.metric=fast", "checkpoint.metric=fast"),
+        ("sweep=fast", "sweep=fast"),
+    ],
+)
+def test_former_writer_is_replayed_as_orbax(word, today):
+    assert replayed.command({"command": ["-m", word]}, trust=False) == ["-m", today]
+
+
+def test_settings_of_former_writer_are_read():
+    settings = serialize.to_data(Run())
+    settings["checkpoint"]["writer"] = "fast"
+    assert serialize.from_data(settings) == Run()
+
+
+@pytest.mark.slow
+def test_sweep_of_former_writer_is_resumed(two_runs, capsys):
+    replay("two", "-m", "seed=0,1", *LEAN, "checkpoint=fast")
+    shutil.rmtree(two_runs[0])
+    assert run(capsys, "resume", "outputs/two")[0] == 0
+    assert two_runs[0].is_dir()

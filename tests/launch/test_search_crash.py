@@ -20,7 +20,7 @@ from runner.records.paths import RunFolder, SweepFolder
 
 NUM_TRIALS = 12
 MAX_KILLS = 4
-LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=fast", "train=short", "train.steps=3")
+LEAN = ("tracking=disabled", "timing=off", "checks=off", "train=short", "train.steps=3")
 SPACE = ("train.learning_rate=tag(log,interval(1e-4,1))", "seed=int(interval(0,9))", "features=4,8")
 WORDS = ("-m", "hydra/sweeper=optuna", "search.objective=loss_last", *LEAN, *SPACE, "search.n_jobs=3", "sweep=crashed")
 COMMAND = [sys.executable, "-m", "runner", *WORDS, f"search.n_trials={NUM_TRIALS}"]

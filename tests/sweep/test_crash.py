@@ -74,9 +74,8 @@ def kill_at_random(folder: Path, chance: random.Random, *words: str) -> bool:
 
 def test_killed_sweeps_end_as_undisturbed_ones(crash_round, undisturbed, tmp_path):
     chance = random.Random(crash_round)
-    # Every fourth round with W&B, whose workers take a second to start; every other with the clone writer.
+    # Every fourth round with W&B, whose workers take a second to start.
     words = ["tracking=offline" if crash_round % 4 == 0 else "tracking=disabled"]
-    words += ["checkpoint=fast" if crash_round % 2 else "checkpoint=orbax"]
     kills = 0
     while kills < MAX_KILLS and kill_at_random(tmp_path, chance, *words):
         kills += 1
@@ -98,7 +97,7 @@ def test_killed_sweeps_end_as_undisturbed_ones(crash_round, undisturbed, tmp_pat
 @pytest.mark.parametrize("seed", range(2))
 def test_kills_never_lose_a_kept_checkpoint(seed, undisturbed, tmp_path):
     chance = random.Random(seed)
-    words = ["tracking=disabled", "checkpoint=fast", "checkpoint.keep=best:5", "checkpoint.metric=output_norm"]
+    words = ["tracking=disabled", "checkpoint.keep=best:5", "checkpoint.metric=output_norm"]
     sweep = SweepFolder(tmp_path / "outputs" / "crashed")
     kills = 0
     while kills < MAX_KILLS and kill_at_random(tmp_path, chance, *words):

@@ -19,7 +19,7 @@ from runner.records import find, paths, store
 from runner.records.paths import RunFolder
 from runner.sweep.writing import retention
 
-LEAN = ("tracking=disabled", "timing=off", "checks=off", "checkpoint=fast")
+LEAN = ("tracking=disabled", "timing=off", "checks=off")
 SWEEP = ("-m", "seed=range(0,5)", "train.steps=2", "sweep=s", *LEAN)
 BEST = ("checkpoint.keep=best:2", "checkpoint.metric=loss_last")
 WHY = "checkpoint.keep=best:2 checkpoint.metric=loss_last checkpoint.mode=min"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.arrays.fast_checkpoint import TEMPORARY
+from runner.arrays.checkpoint import TEMPORARY
 from runner.arrays.formats import registry
 from runner.arrays.formats.contents import Contents, StoredArray
 from runner.errors import StorageError, listed, nearest

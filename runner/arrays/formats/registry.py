@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.arrays.fast_checkpoint import TEMPORARY
+from runner.arrays.checkpoint import TEMPORARY
 from runner.arrays.formats import (
     easylm_stream,
     flax_bytes,

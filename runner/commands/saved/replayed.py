@@ -28,6 +28,9 @@ SWEEPERS = re.compile(
 # Hydra's flags that say where configs are; the others (`--experimental-rerun` unpickles a file) are never replayed.
 CONFIG_FLAGS = (*PATH_FLAGS, *DIR_FLAGS, *NAME_FLAGS)
 
+# Where an earlier version had `fast`, which wrote as Orbax does.
+WRITERS = re.compile(r"checkpoint(\.writer)?=[\w,]+")
+
 # JAX's compilation cache holds compiled programs: a folder named by a stranger is his code.
 OWN_CACHES = ("auto", "off", "on")
 
@@ -49,7 +52,7 @@ def command(origin: Mapping[str, Any], *, trust: bool) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError("the plan of this sweep keeps no command line", "the sweep's command line again")
     # A search that was resumed before has one of these already.
-    words = [word for word in words if not word.startswith(FOLDERS)]
+    words = [_of_today(word) for word in words if not word.startswith(FOLDERS)]
     if never := [word for word in words if word.startswith("-") and not _is_of_configs(word) and word not in MULTIRUN]:
         flags = listed(never, MAX_LISTED)
         raise UserError(f"the plan of this sweep has {flags}, which is not replayed", "the sweep's command line again")
@@ -57,6 +60,14 @@ def command(origin: Mapping[str, Any], *, trust: bool) -> list[str]:
         what = f"resuming this sweep replays {listed(foreign, MAX_LISTED)}, which may run its code"
         raise UserError(what, TRUST)
     return words
+
+
+def _of_today(word: str) -> str:
+    """An override of an earlier version as it is now."""
+    if not WRITERS.fullmatch(word):
+        return word
+    key, _, values = word.partition("=")
+    return f"{key}={','.join('orbax' if value == 'fast' else value for value in values.split(','))}"
 
 
 def require_trusted(run: Run) -> None:

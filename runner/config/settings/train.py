@@ -98,7 +98,7 @@ class CheckpointSettings:
     """What writes the Linen variables, and which checkpoints of a sweep are kept.
 
     Attributes:
-      writer: orbax, fast, or none.
+      writer: orbax or none.
       keep: all, none, `last:N` (the last runs of the sweep), or `best:N` (by `metric`).
       metric: The number that `best` ranks by: a column of results.parquet, or a path in record.json.
       mode: min or max: whether lower or higher values are better.

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from runner.arrays import checkpoint, trees
-from runner.arrays.fast_checkpoint import CloneWriter
 from runner.config.enums import CheckpointWriter
 from runner.config.env_secrets import Redaction
 from runner.config.settings.train import CheckpointSettings
@@ -85,10 +84,6 @@ def make_room(folder: RunFolder, state: State, *, keeps_steps: bool) -> None:
         files.make_run_folder(folder)
 
 
-# With `checkpoint=fast` a process writes its later checkpoints of a structure by the template of its first.
-_CLONES = CloneWriter()
-
-
 def commit(writing: Writing) -> Record:
     """Writes one run, the record last.
 
@@ -140,14 +135,11 @@ def written(writing: Writing) -> Record | None:
 
 
 def _save(writing: Writing, record: Record) -> Record:
-    folder, kind = writing.folder, writing.checkpoint.writer
-    if record.mesh is not None:
-        kind = CheckpointWriter.orbax  # arrays on a mesh are not cloned
-    writer = _CLONES if kind is CheckpointWriter.fast else None
+    folder = writing.folder
     try:
-        _, save_s = clock.seconds(lambda: checkpoint.save(writing.variables, folder.checkpoint, writer))
+        _, save_s = clock.seconds(lambda: checkpoint.save(writing.variables, folder.checkpoint))
         if writing.train_state is not None:
-            checkpoint.save(writing.train_state, folder.train_state, writer)
+            checkpoint.save(writing.train_state, folder.train_state)
     except checkpoint.CheckpointError as error:
         if checkpoint.is_disk_full(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -155,20 +147,20 @@ def _save(writing: Writing, record: Record) -> Record:
         return dataclasses.replace(record, status=Status.failed, error=failure)
     train = record.train
     if train is not None:
-        train = dataclasses.replace(train, state=_info(folder.train_state, trees.leaves(writing.train_state), kind))
+        train = dataclasses.replace(train, state=_info(folder.train_state, trees.leaves(writing.train_state)))
     assert record.timing is not None
     return dataclasses.replace(
         record,
-        checkpoint=_info(folder.checkpoint, record.variables, kind),
+        checkpoint=_info(folder.checkpoint, record.variables),
         train=train,
         timing=dataclasses.replace(record.timing, checkpoint_s=save_s),
     )
 
 
-def _info(path: Path, leaves: Sequence[Leaf], kind: CheckpointWriter) -> CheckpointInfo:
+def _info(path: Path, leaves: Sequence[Leaf]) -> CheckpointInfo:
     return CheckpointInfo(
         path=path.name,
         digest=trees.tree_digest(leaves),
         num_bytes=files.checkpoint_bytes(path),
-        writer=kind.value,
+        writer=CheckpointWriter.orbax.value,
     )

@@ -153,7 +153,7 @@ def test_all_files_of_ours_are_opened_safely(tmp_path, monkeypatch):
     hooked = [True]
     sys.addaudithook(hook)
     try:
-        assert main.main(["-m", *LEAN, "seed=0,1", "sweep=mine", "checkpoint=fast"]) == 0
+        assert main.main(["-m", *LEAN, "seed=0,1", "sweep=mine"]) == 0
         run, *_ = SweepFolder(tmp_path / "outputs/mine").path.glob("runs/*")
         assert main.main(["export", str(run), "--to", "linen"]) == 0
     finally:
