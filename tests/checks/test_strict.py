@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from runner.checks import registry
 from runner.checks.results.verdicts import STRICT
 from runner.experiment import execute
 from runner.experiment.draft import make_draft
 from runner.experiment.failures import CheckFailed
 from runner.experiment.identity import identity_of
+from runner.records.record import Check, Verdict
 
 # A layer that fails the check, of those that only trace.
 FAULTY = {
@@ -39,5 +43,28 @@ def test_a_strict_run_is_refused(name, make_run):
     width = 8 if FAULTY[name].startswith("planted") else 4
     run = make_run("layer=custom", f"layer.target={FAULTY[name]}", f"input_shape=[2,{width}]")
     with pytest.raises(CheckFailed) as caught:
-        execute.prepare(make_draft(run, identity_of(run)), run)
+        execute.run_checks(make_draft(run, identity_of(run)), run)
     assert caught.value.check.name == name
+
+
+def refused(run, **check):
+    """Whether a check with these values ends a run that is strict."""
+    try:
+        execute._refuse(Check(detail="", **check), [], run)
+    except CheckFailed:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("values", "more"),
+    [({}, set()), ({"train": {"steps": 2}}, {"trained"}), ({"pipeline": {"name": "t5x"}}, {"trained"})],
+)
+def test_fails_refuse_where_numbers_are_wrong(values, more, make_run):
+    run = make_run()
+    groups = {name: dataclasses.replace(getattr(run, name), **new) for name, new in values.items()}
+    run = dataclasses.replace(run, **groups)
+    names = {*registry.TRACED, *registry.FULL, *OF_NUMBERS, "eager", "one_device"}
+    assert {name for name in names if refused(run, name=name, verdict=Verdict.fail)} == STRICT | more
+    assert not [name for name in names if refused(run, name=name, verdict=Verdict.warn)]
+    assert all(refused(run, name=name, verdict=Verdict.warn, untested=True) for name in names)

@@ -36,6 +36,13 @@ def test_what_is_there_is_not_overwritten(to, name, another, run, tmp_path):
     assert str(raised.value) == said
 
 
+def test_orbax_takes_no_wildcards(run, tmp_path):
+    with pytest.raises(StorageError, match=r"Try: --out with letters, digits, \. _ and -$"):
+        output_path.require_target(tmp_path / "a*b", run)
+    output_path.require_target(tmp_path / "a*b", run, by_orbax=False)
+    output_path.require_target(tmp_path / "a-b", run)
+
+
 def test_a_runs_folder_takes_no_exports(run):
     with pytest.raises(StorageError, match="is inside the run's folder, and verify would call it foreign"):
         output_path.require_target(run.path / "export", run)

@@ -144,7 +144,25 @@ def test_files_and_devices_count_by_content(run):
     plain = identity_of(run)
     assert identity_of(run, "digest").program_id != identity_of(run, "other").program_id != plain.program_id
     auto = dataclasses.replace(run, device="auto")
-    assert identity_of(auto, remote_platform="gpu").run_id != identity_of(auto, remote_platform="cpu").run_id
+    gpu, cpu = (identity_of(auto, remote_platform=platform) for platform in ("gpu", "cpu"))
+    assert len({gpu.program_id, cpu.program_id}) == len({gpu.result_id, cpu.result_id}) == 2
+    second = identity_of(dataclasses.replace(run, device="gpu:1"), remote_platform="gpu")
+    assert (second.result_id, second.run_id != gpu.run_id) == (gpu.result_id, True)
+
+
+def test_the_order_of_words_changes_nothing(run):
+    kwargs = run.layer.kwargs
+    turned = dataclasses.replace(run.layer, kwargs=dict(reversed(kwargs.items())))
+    assert list(turned.kwargs) != list(kwargs)
+    assert identity_of(dataclasses.replace(run, layer=turned)) == identity_of(run)
+
+
+def test_a_sweeps_name_ignores_the_order(run, tmp_path):
+    configs = [Config(run=dataclasses.replace(run, seed=seed)) for seed in range(3)]
+    names = [
+        make_plan(some, lambda name: SweepFolder(tmp_path / name)).folder.name for some in (configs, configs[::-1])
+    ]
+    assert names[0] == names[1] != make_plan(configs[:2], lambda name: SweepFolder(tmp_path / name)).folder.name
 
 
 def test_times_compare_on_one_machine_alone():

@@ -63,3 +63,11 @@ def test_a_run_shows_its_first_trial(tmp_path):
             journal.append("trial", number=number, overrides=[], value=value, run_id=run_id * 64, error=None)
     rows = find.read_rows(folder)
     assert [(row.trial, row.objective, row.overrides) for row in rows] == [(1, 1.0, ["seed=0"]), (0, 5.0, ["seed=1"])]
+
+
+def test_of_a_trial_the_later_report_counts(tmp_path):
+    folder = SweepFolder(tmp_path)
+    with contextlib.closing(Journal(folder.trials)) as journal:
+        for number, value in ((0, 5.0), (1, 1.0), (0, 4.0)):
+            journal.append("trial", number=number, overrides=[], value=value, run_id="a" * 64, error=None)
+    assert [(trial.number, trial.value) for trial in find.read_trials(folder)] == [(0, 4.0), (1, 1.0)]

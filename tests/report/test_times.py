@@ -183,6 +183,9 @@ def test_limits_of_a_verdict_are_inclusive():
     assert times.from_records([group(ones, more)])[0].pace is Pace.slower
     assert times.from_records([group(ones, [1.099] * 8)])[0].pace is Pace.same
     assert times.from_records([group(more, ones)])[0].pace is Pace.faster
+    # The quartiles of A lie exactly 10 % of its median apart.
+    wide = [9.0, 9.0, 9.5, 9.5, 10.0, 10.5, 10.5, 11.0, 11.0]
+    assert times.from_records([group(wide, scaled(2, wide))])[0].pace is Pace.slower
 
 
 @pytest.mark.parametrize(("num_busy", "pace"), [(4, Pace.slower), (5, Pace.unclear)])
@@ -194,6 +197,15 @@ def test_half_of_the_runs_may_be_busy(num_busy, pace):
     ]
     (row,) = times.from_records([Group(label="linear", pairs=[*busy, *pairs[num_busy:]])])
     assert (row.pace, row.why) == (pace, "B was timed on a busy machine" if pace is Pace.unclear else "")
+
+
+@pytest.mark.parametrize(
+    ("together", "alone", "is_settled"),
+    [(Pace.slower, Pace.unclear, True), (Pace.unclear, Pace.slower, False), (Pace.unclear, Pace.unclear, False)],
+)
+def test_only_a_verdict_over_all_settles(together, alone, is_settled):
+    single = times.Times(program="gru", ratio=2.0, pace=alone)
+    assert summary._settled([times.Times(program="all", pace=together, together=True), single]) is is_settled
 
 
 def test_slower_programs_are_named_first():

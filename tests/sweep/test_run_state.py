@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pytest
 
 from runner.commands import main
+from runner.config.composing.composed import Config
+from runner.config.enums import Retry
 from runner.config.settings.train import CheckpointSettings
 from runner.records import find, store
 from runner.records.journal import Journal
 from runner.records.paths import SweepFolder
 from runner.sweep import scheduler
-from runner.sweep.run_state import known_states
+from runner.sweep.plan import make_plan
+from runner.sweep.run_state import State, known_states
 from runner.sweep.writing.retention import Keeper
 
 
@@ -42,6 +46,17 @@ def test_a_run_done_again_counts_once(folder):
     for run in (runs[0], runs[1], runs[1]):
         assert keeper.add(store.read_record(run), run) == []
     assert [one for _, one in keeper.add(store.read_record(runs[2]), runs[2])] == [runs[0]]
+
+
+UNDONE = {State.new, State.interrupted, State.damaged}
+RETRIED = [(Retry.none, UNDONE), (Retry.failed, UNDONE | {State.failed}), (Retry.all, set(State) - {State.done})]
+
+
+def test_retry_says_which_runs_are_to_do(make_run, tmp_path):
+    plan = make_plan([Config(run=make_run())], lambda _: SweepFolder(tmp_path / "s"))
+    tasks = [dataclasses.replace(plan.tasks[0], state=state) for state in State]
+    for retry, wanted in RETRIED:
+        assert {task.state for task in dataclasses.replace(plan, tasks=tasks, retry=retry).pending()} == wanted
 
 
 EACH, TOGETHER = ["begin", "executed", "begin", "executed"], ["begin", "begin", "executed"]

@@ -39,6 +39,7 @@ def test_waves_hold_a_number_of_programs(plan):
 
 
 def test_bursts_are_limited_by_bytes(plan):
+    assert waves.BURST_BYTES == 256 * 2**20
     half, too_much = waves.BURST_BYTES // 2, waves.BURST_BYTES + 1
     keys = list(plan.drafts)
     programs = dict(zip(keys, (Sized(half), Sized(too_much), ValueError("can't be compiled")), strict=True))

@@ -127,6 +127,11 @@ def test_ratios_are_flagged_for_either_side() -> None:
     assert pairwise_ratio(short, calm).flags == pairwise_ratio(calm, short).flags == ["short"]
 
 
+def test_the_spread_is_relative_to_the_median() -> None:
+    values = [30.0, 10.0, 11.0, 9.0, 8.0]
+    assert stats.relative_iqr(values) == stats.relative_iqr(sorted(values)) == 0.2
+
+
 def test_aggregates_skip_missing_numbers() -> None:
     found = stats.aggregate([3.0, None, 1.0, float("nan"), 2.0])
     assert found is not None
