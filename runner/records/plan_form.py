@@ -41,6 +41,8 @@ def are_words(data: Any) -> bool:
 def _fault(data: Any, wanted: Mapping[str, type], name: str) -> str | None:
     if not isinstance(data, dict):
         return f"{name} is no object"
+    if list(map(type, map(data.get, wanted))) == list(wanted.values()):  # faster than one by one, and nearly always so
+        return None
     for key, kind in wanted.items():
         if type(data.get(key)) is not kind:  # a bool is no number
             return f"{name}.{key}".lstrip(".") + (f" is no {kind.__name__}" if key in data else " is missing")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StorageError, listed, nearest
-from runner.records import plan_form
+from runner.records import plan_form, plan_text
 from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, loads, seal, to_json
 from runner.records.disk import plain_files
 from runner.records.disk.files import inside, write_atomic
@@ -199,7 +199,7 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
     """
     try:
         text = plain_files.read_bytes(folder.plan)
-        plan = loads(text)
+        plan = plan_text.loads_plan(text)
     except OSError as error:
         what = f"{folder.path} is no sweep: it has no {folder.plan.name}"
         if batches := _batches(folder.path):
