@@ -167,11 +167,18 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, kind):
     assert refused_restore(path).startswith(f"restoring {path}: ")
 
 
-def test_save_fsyncs_every_file_and_folder(tmp_path, monkeypatch):
+SAVES = {
+    "whole": lambda folder: checkpoint.save(VARIABLES, folder / "1"),
+    "step": lambda folder: checkpoint.save_step(VARIABLES, folder, 1, keep=1, metadata={}),
+}
+
+
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+def test_save_fsyncs_every_file_and_folder(tmp_path, monkeypatch, save):
     flushed, fsync = set(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
-    checkpoint.save(VARIABLES, tmp_path / "c")
-    assert {str(path) for path in [tmp_path, tmp_path / "c", *(tmp_path / "c").rglob("*")]} <= flushed
+    save(tmp_path)
+    assert {str(path) for path in [tmp_path, tmp_path / "1", *(tmp_path / "1").rglob("*")]} <= flushed
 
 
 @pytest.mark.parametrize("collection", ["batch_stats", "cache", "LoRAParam", "intermediates"])

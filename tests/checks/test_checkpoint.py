@@ -122,6 +122,30 @@ def test_bits_lost_with_a_target_alone_fail(monkeypatch):
     assert check.detail.startswith("without a target: same bits; with one: params/bias, params/kernel come back")
 
 
+RAISES = "apply raises KeyError: 0"
+
+
+@pytest.mark.parametrize(
+    ("layer", "plain", "targeted", "verdict"),
+    [
+        (nnx.Linear, None, None, Verdict.passed),
+        (nnx.Linear, RAISES, None, Verdict.fail),
+        (nnx.Linear, None, RAISES, Verdict.fail),
+        # The keys come back as strings: an error says so, and only other bits are silent.
+        (Stack, None, None, Verdict.warn),
+        (Stack, RAISES, None, Verdict.warn),
+        (Stack, checkpoint_check.OTHER_BITS, None, Verdict.fail),
+        (Stack, None, RAISES, Verdict.fail),
+    ],
+)
+def test_silent_or_lasting_trouble_fails(layer, plain, targeted, verdict):
+    saved = {"params": {"layers": {0: {"kernel": np.ones((4, 4), np.float32)}}} if layer is Stack else {}}
+    strings = {"params": {"layers": {"0": saved["params"]["layers"][0]}}} if layer is Stack else saved
+    subject = subject_of(bridge.ToLinen(layer, args=() if layer is Stack else (4, 4)), X)
+    trips = checkpoint_check._Trip(tree=strings, problem=plain), checkpoint_check._Trip(tree=saved, problem=targeted)
+    assert checkpoint_check._verdict(subject, saved, *trips).verdict is verdict
+
+
 def test_metadata_boxes_are_no_hindrance():
     init = nnx.with_metadata(nnx.initializers.ones, mine="pass")
     check = checkpoint_check.check(subject_of(bridge.to_linen(nnx.Linear, 4, 4, kernel_init=init), X), full=True)

@@ -132,6 +132,28 @@ class NameSeen(nnx.Module):
         return x * self.scale[...] + len(path)
 
 
+@jax.custom_batching.custom_vmap
+def bits(x):
+    return (x > 0).astype(jnp.int32).sum()
+
+
+@bits.def_vmap
+def wrong_bits(size, _, x):
+    return jnp.zeros(size, jnp.int32) - 1, True
+
+
+class Masks(nnx.Module):
+    """Random, with an output of few lifts; `wrong` where it is batched."""
+
+    def __init__(self, *, wrong, rngs):
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.wrong = wrong
+
+    def __call__(self, x):
+        x = self.dropout(x)
+        return bits(x) if self.wrong else (x > 0).astype(jnp.int32).sum()
+
+
 @pytest.fixture(scope="module")
 def conf_check(make_run):
     """What the check says of a layer of conf/, asked once."""
@@ -250,6 +272,21 @@ def test_name_dependent_outputs_fail():
     check = lifts.check(subject_of(bridge.ToLinen(NameSeen), X), full=True)
     assert check.verdict is Verdict.fail
     assert check.evidence["a name in a host"].startswith("changes the bits (")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"), [(True, Verdict.fail), pytest.param(False, Verdict.passed, marks=pytest.mark.slow)]
+)
+def test_random_layers_must_batch_right(wrong, verdict):
+    check = lifts.check(subject_of(bridge.ToLinen(Masks, kwargs=FrozenDict(wrong=wrong)), X), full=True)
+    assert check.verdict is verdict
+    assert (check.evidence["jit"], check.evidence["a name in a host"]) == ("works", "works")
+    assert (check.evidence["jax.vmap"] == "works") is not wrong
+
+
+@pytest.mark.parametrize(("make", "found"), [(make_layer, {"mine": 2}), (make_norm, {})])
+def test_constants_are_no_second_draw(make, found):
+    assert lifts._drawn_again(subject_of(CalledTwice(make), X)) == found
 
 
 def test_gradients_are_skipped_for_integer_layers():

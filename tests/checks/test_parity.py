@@ -212,6 +212,13 @@ def test_one_ulp_warns_and_more_fails(factor, verdict):
     assert "gradient differs in scale by " in check.detail
 
 
+def test_fusing_explains_four_ulp():
+    found = [
+        parity._worst(one) for one in ({}, {"a": {"ulp": 4}}, {"a": {"ulp": 5}}, {"a": {"ulp": 1}, "b": "only native"})
+    ]
+    assert found == [0, 4, None, None]
+
+
 def test_what_init_leaves_zero_is_compared():
     class Gate(Off):
         def __init__(self, factor, *, rngs):

@@ -51,6 +51,18 @@ class Cut(nn.Module):
         return nn.Dense(8, name="Dense_2")(x)
 
 
+class Deeper(Old):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8, name="last")(super().__call__(x))
+
+
+class Shallow(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(8)(nn.relu(nn.Dense(8)(x)))
+
+
 class Reversed(New):
     @nn.compact
     def __call__(self, x):
@@ -158,6 +170,18 @@ def test_differing_hosts_get_no_proof(run):
     code, out, _ = run("diffed_nets:Old()@old", "diffed_nets:Reversed()", *INPUT)
     assert code == 1
     assert "\nproof: the new one does NOT give the old output: it differs in output by " in out
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("Deeper()", "proof: none while 2 leaves are missing or of another kind"),
+        ("Shallow()", "proof: the new one does NOT give the old output: it differs in output by"),
+    ],
+)
+def test_proofs_need_every_new_leaf(run, host, said):
+    code, out, _ = run("diffed_nets:Old()@old", f"diffed_nets:{host}", *INPUT)
+    assert (code, out.splitlines()[-1].startswith(said)) == (1, True), out
 
 
 def test_json_reports_names_and_proof(run):

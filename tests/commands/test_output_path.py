@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from bare_record import RECORD
 
-from runner.commands.derived import output_path
-from runner.errors import StorageError
+from runner.commands.derived import exported_variables, output_path
+from runner.errors import StorageError, UserError
+from runner.records import store
 from runner.records.paths import SweepFolder
 
 
@@ -41,6 +43,16 @@ def test_orbax_takes_no_wildcards(run, tmp_path):
         output_path.require_target(tmp_path / "a*b", run)
     output_path.require_target(tmp_path / "a*b", run, by_orbax=False)
     output_path.require_target(tmp_path / "a-b", run)
+
+
+@pytest.mark.parametrize("to", exported_variables.KINDS)
+def test_exports_begin_by_looking_there(to, run, tmp_path):
+    store.write_record(run, RECORD)
+    (tmp_path / "mine").touch()
+    with pytest.raises(StorageError, match="mine is there already and is not overwritten"):
+        exported_variables.export(run.path, to, out=tmp_path / "mine")
+    with pytest.raises(UserError, match="there is nothing to export"):
+        exported_variables.export(run.path, to, out=tmp_path / "other")
 
 
 def test_a_runs_folder_takes_no_exports(run):

@@ -8,21 +8,28 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from bare_record import RECORD
 from command_line import run
 
 import runner
 from runner.arrays import trees
 from runner.commands import main
+from runner.commands.saved import verifier
 from runner.errors import UserError
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
 from runner.records import store
 from runner.records.codec import seal
 from runner.records.disk import files
 from runner.records.paths import RunFolder
+from runner.timing import machine
 
 LEAN = ("tracking=disabled", "timing=off")
 
@@ -342,3 +349,47 @@ def test_a_reload_refuses_a_damaged_leaf(sweep, tmp_path):
     flip(folder / "checkpoint" / "params.linear_0.kernel" / "0.0", random.Random(1))
     with pytest.raises(UserError, match="params/linear_0/kernel has other bits"):
         runner.reload(folder)
+
+
+F32, BF16 = 64 * 2.0**-23, 64 * 2.0**-7
+
+
+@pytest.mark.parametrize(
+    ("platform", "precision", "dtype", "allowed"),
+    [
+        ("cpu", None, "float32", F32),
+        ("cpu", None, "bfloat16", BF16),
+        ("cpu", None, "int32", 0.0),
+        ("gpu", None, "float32", 8 * 2.0**-10),
+        ("tpu", None, "float32", 8 * 2.0**-7),
+        ("gpu", None, "bfloat16", BF16),
+        ("gpu", "highest", "float32", F32),
+    ],
+)
+def test_tolerances_follow_platform_and_precision(platform, precision, dtype, allowed):
+    record = replace(RECORD, platform=platform, fingerprint={"jax_config": {"jax_default_matmul_precision": precision}})
+    assert verifier._allowed(np.zeros(2, jnp.dtype(dtype)), record) == allowed
+
+
+@pytest.mark.parametrize(
+    ("platform", "other", "said"),
+    [
+        ("cpu", {}, None),
+        ("cpu", {"machine_id": "x"}, "another machine"),
+        ("cpu", {"machine_id": "x", "software_id": "x"}, "other software than it was saved with"),
+        ("gpu", {}, "cpu instead of gpu"),
+    ],
+)
+def test_reasons_for_other_bits(make_run, platform, other, said):
+    run = make_run()
+    record = replace(RECORD, platform=platform, fingerprint={**machine.fingerprint(), **other})
+    assert verifier._other_device(record, make_draft(run, identity_of(run))) == said
+
+
+def test_outputs_unlike_their_digests_are_found(sweep, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run_folder(sweep, 0), tmp_path / "other"))
+    np.save(folder.path / "output.npy", np.load(folder.path / "output.npy") + 1)
+    # Somebody has even made the files' digests fit.
+    edit(folder.path, lambda data: data["files"].update(files.file_digests(folder)))
+    code, out, _ = run(capsys, "verify", folder.path, "--no-code")
+    assert (code, out.splitlines()[0]) == (4, "other: output.npy: y has other bits than the record says")

@@ -458,3 +458,9 @@ def test_sealed_lines_of_other_types_are_damaged(other):
     assert from_line(to_line(whole)) == whole
     with pytest.raises(ValueError, match=r"^it is no event$"):
         from_line(to_line(whole | other))
+
+
+@pytest.mark.parametrize(("more", "start"), [(0, "sha256:"), (1, f"{2**20 + 1} bytes")])
+def test_only_files_up_to_a_mebibyte_are_hashed(tmp_path, more, start):
+    (tmp_path / "a").write_bytes(bytes(2**20 + more))
+    assert files.file_digest(tmp_path / "a").startswith(start)

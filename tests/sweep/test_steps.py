@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from bare_record import RECORD
 from started_processes import Started
 
 from runner.arrays import checkpoint, readings, trees
@@ -33,6 +35,8 @@ from runner.records import store
 from runner.records.codec import seal
 from runner.records.disk import files
 from runner.records.paths import RunFolder
+from runner.records.record import CheckpointInfo
+from runner.sweep import intact
 from runner.sweep.writing.steps import StepFolder
 
 NUM_STEPS = 6
@@ -197,6 +201,26 @@ def test_full_disks_are_storage_errors(train, tmp_path, monkeypatch):
 
 
 # On the command line.
+
+
+def test_changed_steps_and_state_are_found(train, tmp_path):
+    folder = RunFolder(tmp_path)
+    done = train(step_folder(tmp_path))
+    state = trees.to_save(done.state)
+    checkpoint.save(state, folder.train_state)
+    info = CheckpointInfo(
+        path="train_state", digest=trees.tree_digest(trees.leaves(state)), num_bytes=0, writer="orbax"
+    )
+    record = dataclasses.replace(RECORD, train=dataclasses.replace(done.info, state=info))
+    assert intact._training(folder, record) == []
+    flip(next((folder.steps / "5" / "default").glob("params*/0*")))
+    assert intact._training(folder, record) == [
+        f"{folder.steps / '5'} is not what the run saved: it has other bits than were saved"
+    ]
+    other = dataclasses.replace(
+        RECORD, train=dataclasses.replace(done.info, state=dataclasses.replace(info, digest="x"))
+    )
+    assert intact._training(folder, other)[0] == f"{folder.train_state} is not what the run saved"
 
 
 def only_run(sweep: str) -> RunFolder:

@@ -21,8 +21,6 @@ ROUNDS = 30
 MAX_LINES = 8
 MAX_DIFF_LINES = 40
 
-PACES = (Pace.slower, Pace.faster, Pace.unclear, Pace.same, Pace.untimed)
-
 REASONS = {
     How.settings: "their ids differ: the layer's source, an input file or given variables are others",
     How.other_settings: "the sides differ on purpose",
