@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from marshal import dumps
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 # The last form of `marshal` in which equal data are equal bytes: later ones write what an object has met before.
 PLAIN = 2
@@ -16,8 +19,9 @@ MAX_FAMILIES = 256
 
 def varied_keys(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Dotted config keys whose value differs among `runs`, which have such keys, in config order."""
-    keys = dict.fromkeys(key for one in runs for key in one)
-    return [key for key in keys if any(one.get(key, keys) != runs[0].get(key, keys) for one in runs)]
+    keys = dict.fromkeys(key for names in {tuple(one): None for one in runs} for key in names)
+    first = {key: runs[0].get(key, keys) for key in keys}
+    return [key for key in keys if any(one.get(key, keys) != first[key] for one in runs)]
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -33,24 +37,21 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """`json.dumps(settings)`, faster: of many runs, most differ in their seed alone, and the rest is written once."""
-    names = list(settings)
-    at = names.index("seed") if "seed" in settings else len(names)
-    parts = [{name: settings[name] for name in part} for part in (names[:at], names[at : at + 1], names[at + 1 :])]
-    texts = [_text(parts[0]), json.dumps(parts[1]), _text(parts[2])]
-    return "{" + ", ".join(inner for text in texts if (inner := text[1:-1])) + "}"
+    before, after = apart(settings)
+    seed = f'"seed": {json.dumps(settings["seed"])}' if "seed" in settings else ""
+    return "{" + ", ".join(text for text in (_inner(before), seed, _inner(after)) if text) + "}"
 
 
-def _text(data: dict[str, Any]) -> str:
-    key = dumps(data, PLAIN)
-    if key not in _TEXTS:
+def _inner(part: Part) -> str:
+    if part.key not in _TEXTS:
         if len(_TEXTS) == MAX_FAMILIES:
             _TEXTS.clear()
-        _TEXTS[key] = json.dumps(data)
-    return _TEXTS[key]
+        _TEXTS[part.key] = json.dumps(part.data)[1:-1]
+    return _TEXTS[part.key]
 
 
-# The JSON of data, by their bytes.
-_TEXTS: dict[bytes, str] = {}
+# The JSON of data without its braces, by their keys.
+_TEXTS: dict[Hashable, str] = {}
 
 
 def exact(value: Any) -> Hashable:
@@ -59,3 +60,40 @@ def exact(value: Any) -> Hashable:
         return dumps(value, PLAIN)
     except ValueError:  # what is no JSON
         return repr(value)
+
+
+class Part(NamedTuple):
+    """A part of settings, and its `exact` key."""
+
+    data: dict[str, Any]
+    key: Hashable
+
+
+def apart(settings: Mapping[str, Any]) -> tuple[Part, Part]:
+    """What is before the seed in settings, and what is after it; without a seed, all is before it."""
+    return _apart({**settings, "seed": None} if "seed" in settings else settings)
+
+
+def shared(make: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+    """`make`, called once for data whose values are the same objects, as those of many runs are; they never change."""
+    known: dict[tuple[Any, ...], tuple[list[Any], T]] = {}
+
+    @functools.wraps(make)
+    def known_or_made(data: Mapping[str, Any]) -> T:
+        values = list(data.values())
+        place = (*data, *map(id, values))
+        if place not in known:
+            if len(known) == MAX_FAMILIES:
+                known.clear()
+            known[place] = values, make(data)  # while the values are kept, nothing else has their id
+        return known[place][1]
+
+    return known_or_made
+
+
+@shared
+def _apart(settings: Mapping[str, Any]) -> tuple[Part, Part]:
+    names = list(settings)
+    at = names.index("seed") if "seed" in settings else len(names)
+    before, after = ({name: settings[name] for name in part} for part in (names[:at], names[at + 1 :]))
+    return Part(before, exact(before)), Part(after, exact(after))

@@ -243,8 +243,10 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
         execute = request.execute or sweep_execute.execute
         outcome = execute(plan, tracking=make_tracking, reporter=terminal, stop=stop)
         rows = find.read_rows(plan.folder)
-        terminal.results([row for row in rows if row.status in find.STATUSES])
-        for line in closing_lines(plan, outcome, rows, keep=first.checkpoint):
+        there = [row for row in rows if row.status in find.STATUSES]
+        axes = terminal.results(there)
+        keys = list(axes) if len(there) == len(rows) else None
+        for line in closing_lines(plan, outcome, rows, keep=first.checkpoint, keys=keys):
             terminal.line(line)
     return SweepResult(_exit_code(outcome, rows), rows)
 

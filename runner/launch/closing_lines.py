@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from runner.config.dotted_keys import exact
+from runner.config.dotted_keys import apart
 from runner.config.wandb_environment import overruled
 from runner.errors import listed
 from runner.records import paths
@@ -22,8 +22,23 @@ MANY_SEEDS = 5
 MAX_NAMED = 4
 
 
-def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, keep: CheckpointSettings) -> list[str]:
-    """How a sweep ended, where its files are, and what to type next."""
+def closing_lines(
+    plan: Plan,
+    outcome: SweepOutcome,
+    rows: Sequence[Row],
+    *,
+    keep: CheckpointSettings,
+    keys: Sequence[str] | None = None,
+) -> list[str]:
+    """How a sweep ended, where its files are, and what to type next.
+
+    Args:
+      plan: The plan of the sweep.
+      outcome: How it ended.
+      rows: Its runs.
+      keep: Which checkpoints are kept.
+      keys: `table.shown_keys(rows)`, if the caller has them.
+    """
     from runner.records.record import Status
     from runner.report import aggregate
     from runner.tracking import registry
@@ -48,7 +63,7 @@ def closing_lines(plan: Plan, outcome: SweepOutcome, rows: Sequence[Row], *, kee
     if plan.folder.report.exists():
         lines.append(f"  report      {folder}/{plan.folder.report.name}")
     if len({row.settings.get("seed") for row in rows}) >= MANY_SEEDS:
-        lines.append(f"  over seeds  bridge-runner ls {folder} --by {aggregate.suggest(rows)}")
+        lines.append(f"  over seeds  bridge-runner ls {folder} --by {aggregate.suggest(rows, keys)}")
     if plan.folder.checks.exists():
         lines.append(f"  checks      {folder}/{plan.folder.checks.name}")
     num_kept = sum(row.checkpoint_bytes is not None for row in rows)
@@ -69,7 +84,7 @@ def _alike(rows: Sequence[Row]) -> str | None:
     groups: dict[Hashable, dict[int, float]] = {}
     for row in rows:
         if row.output_norm is not None and "seed" in row.settings:
-            others = exact(row.settings | {"seed": None})
+            others = tuple(part.key for part in apart(row.settings))
             groups.setdefault(others, {})[row.settings["seed"]] = row.output_norm
     alike = [list(norms) for norms in groups.values() if len(norms) > 1 and len(set(norms.values())) == 1]
     if not alike:

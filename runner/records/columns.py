@@ -221,13 +221,17 @@ def _array(field: Any, values: Sequence[Any]) -> Any:
     import pyarrow as pa
 
     known = PYTHON_TYPES[str(field.type)]
-    for value in values:
-        if value is not None and not isinstance(value, known):
-            raise TypeError(f"{field.name}: {value!r} is no {field.type}")
+    if not set(map(type, values)) <= {*known, type(None)}:  # a subclass, or another type
+        for value in values:
+            if value is not None and not isinstance(value, known):
+                raise TypeError(f"{field.name}: {value!r} is no {field.type}")
     if pa.types.is_string(field.type):
-        texts = [b"" if value is None else value.encode() for value in values]
+        texts = [value or "" for value in values]
+        content = "".join(texts).encode()
         ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
-        buffers = [pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+        if ends[-1] != len(content):  # not ASCII alone
+            ends = np.cumsum([0, *(len(text.encode()) for text in texts)]).astype(np.int32)
+        buffers = [pa.py_buffer(ends), pa.py_buffer(content)]
     elif pa.types.is_boolean(field.type):
         buffers = [_bits([bool(value) for value in values])]
     else:

@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import os
 from pathlib import Path
+from typing import Any
 
 from runner.errors import StorageError
 from runner.records.codec import growing
@@ -37,26 +38,27 @@ def read_rows(folder: SweepFolder) -> list[Row]:
 
 
 def _rows(folder: SweepFolder) -> dict[str, Row]:
-    rows = {
-        run["run_id"]: Row(
-            num=run["num"],
-            run_id=run["run_id"],
-            status=MISSING,
-            layer=run["layer"],
-            device=run["settings"]["device"],
-            settings=run["settings"],
-            overrides=run["overrides"],
-        )
+    found: dict[str, dict[str, Any]] = {
+        run["run_id"]: {
+            "num": run["num"],
+            "run_id": run["run_id"],
+            "status": MISSING,
+            "layer": run["layer"],
+            "device": run["settings"]["device"],
+            "settings": run["settings"],
+            "overrides": run["overrides"],
+        }
         for run in read_plan(folder)["runs"]
     }
     known = {item.name for item in dataclasses.fields(Row)}
     for event in read_events(folder):
-        if event.get("run_id") in rows and event["event"] in STATUSES:
-            values = {key: value for key, value in event.items() if key in known}
-            old = rows[event["run_id"]]
-            rows[event["run_id"]] = Row(**vars(old) | values | {"status": event["event"]})
-        elif event["event"] == REMOVED and event["run_id"] in rows:
-            rows[event["run_id"]] = dataclasses.replace(rows[event["run_id"]], checkpoint_bytes=None)
+        if event["event"] in STATUSES and event.get("run_id") in found:
+            values = found[event["run_id"]]
+            values |= {key: value for key, value in event.items() if key in known}
+            values["status"] = event["event"]
+        elif event["event"] == REMOVED and event["run_id"] in found:
+            found[event["run_id"]]["checkpoint_bytes"] = None
+    rows = {run_id: Row(**values) for run_id, values in found.items()}
     for trial in sorted(read_trials(folder), key=lambda trial: -trial.number):
         if trial.run_id in rows:
             rows[trial.run_id] = dataclasses.replace(rows[trial.run_id], trial=trial.number, objective=trial.value)

@@ -10,18 +10,19 @@ import io
 import os
 import shlex
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import StorageError, listed, nearest
 from runner.records import plan_form, plan_text
-from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, loads, seal, to_json
+from runner.records.codec import data_to_json, from_json, is_sealed, is_whole, loads, parse, seal, to_json
 from runner.records.disk import plain_files
 from runner.records.disk.files import inside, write_atomic
 from runner.records.journal import Event, in_order, read_journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
+from runner.records.record_text import RecordTexts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +38,12 @@ def write_record(folder: RunFolder, record: Record) -> None:
     write_atomic(folder.record, to_json(record))
 
 
-def read_record(folder: RunFolder) -> Record:
+def read_record(folder: RunFolder, data_of: Callable[[bytes], Any] = parse) -> Record:
     """Reads the record of a run.
+
+    Args:
+      folder: The run.
+      data_of: Reads JSON as `codec.parse` does.
 
     Raises:
       StorageError: It is missing, damaged or of another version, or names a path outside the run's folder.
@@ -47,7 +52,7 @@ def read_record(folder: RunFolder) -> Record:
         text = plain_files.read_bytes(folder.record)
     except OSError as error:
         raise StorageError(f"{folder.record}: {error.strerror or error}") from error
-    record = from_json(text, str(folder.record))
+    record = from_json(text, str(folder.record), data_of)
     for saved in (record.checkpoint, record.train.state if record.train else None):
         if saved is not None:
             inside(folder, saved.path)
@@ -116,9 +121,13 @@ def read_data(path: Path, suggestion: str) -> dict[str, Any]:
 
 
 def read_records(folders: Iterable[RunFolder]) -> Iterator[Record]:
-    """Yields the existing records one at a time: 10,000 at once take a gigabyte."""
+    """Yields the existing records one at a time: 10,000 at once take a gigabyte.
+
+    They share the values of settings and fingerprints that are the same.
+    """
+    texts = RecordTexts()
     # As text: a `Path` takes as long to make as the file to be found.
-    return (read_record(folder) for folder in folders if os.path.exists(f"{folder.path}/record.json"))
+    return (read_record(folder, texts.data) for folder in folders if os.access(f"{folder.path}/record.json", os.F_OK))
 
 
 def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:

@@ -57,9 +57,15 @@ def by(rows: Sequence[Row], keys: Sequence[str]) -> list[Group]:
     return [_group(dict(zip(keys, values, strict=True)), members) for values, members in found.items()]
 
 
-def suggest(rows: Sequence[Row]) -> str:
-    """The comma-separated keys that group runs differing only in their seeds."""
-    return ",".join(key for key in table.shown_keys(rows) if key not in SEEDS) or "layer"
+def suggest(rows: Sequence[Row], keys: Sequence[str] | None = None) -> str:
+    """The comma-separated keys that group runs differing only in their seeds.
+
+    Args:
+      rows: The runs.
+      keys: `table.shown_keys(rows)`, if the caller has them.
+    """
+    keys = table.shown_keys(rows) if keys is None else keys
+    return ",".join(key for key in keys if key not in SEEDS) or "layer"
 
 
 def require_key(key: str, known: Mapping[str, object]) -> None:

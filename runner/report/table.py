@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from runner.config.dotted_keys import flatten, varied_keys
+from runner.config.dotted_keys import flatten, shared, varied_keys
 from runner.errors import literal, visible
 from runner.records.find import DAMAGED
 from runner.records.record import Check, Record, Status
@@ -184,7 +184,8 @@ def varied(rows: Sequence[Row]) -> dict[str, list[Any]]:
     same = {key for key, value in first.items() if [one.get(key, rows) for one in settings].count(value) == len(rows)}
     values = [values_of(row, but=same) for row in rows]
     keys = [key for key in varied_keys(values) if key not in NOT_SHOWN]
-    typed = {text.lstrip("+").partition("=")[0] for row in rows for text in row.overrides}
+    texts = {text for row in rows for text in row.overrides}
+    typed = {text.lstrip("+").partition("=")[0] for text in texts}
     ranked = [*AXES, *(key for key in keys if key in typed and key not in AXES)]
     kept: dict[str, list[Any]] = {}
     for key in sorted(keys, key=lambda key: ranked.index(key) if key in ranked else len(ranked)):
@@ -204,7 +205,14 @@ def values_of(row: Row, *, but: Collection[str] = ()) -> dict[str, Any]:
     taken = {key: value for key, value in row.settings.items() if key not in but}
     if mesh := taken.get("mesh"):
         taken["mesh"] = mesh | {"axes": literal(mesh.get("axes"))}
-    return {**flatten(taken), "layer": row.layer}
+    flat: dict[str, Any] = {}
+    for key, value in taken.items():
+        flat |= _flat({key: value}) if isinstance(value, dict) else {key: value}
+    return flat | {"layer": row.layer}
+
+
+# Groups are shared by the runs of a plan.
+_flat = shared(flatten)
 
 
 def duration(seconds: float | None) -> str:
@@ -282,6 +290,11 @@ def _all_columns(rows: Sequence[Row], axes: Mapping[str, Sequence[Any]]) -> dict
     return {visible(heading): list(map(visible, cells)) for heading, cells in columns.items()}
 
 
+def _literal(value: Any) -> str:
+    """`literal`, faster for what most columns hold."""
+    return str(value) if type(value) is int else literal(value)
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.6g}"
 
@@ -293,5 +306,5 @@ def _cell(value: Any) -> str:
 
 def _follows(values: Sequence[Any], others: Sequence[Any]) -> bool:
     """Whether each of `others` determines that of `values`."""
-    pairs = {(literal(other), literal(value)) for other, value in zip(others, values, strict=True)}
+    pairs = set(zip(map(_literal, others), map(_literal, values), strict=True))
     return len(pairs) == len({first for first, _ in pairs})

@@ -154,16 +154,17 @@ class Terminal:
         self.notes([f"{said}:"])
         self.line(f"  bridge-runner {command}")
 
-    def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> None:
-        """Prints the table of runs."""
+    def results(self, rows: Sequence[Row], *, max_rows: int = table.MAX_ROWS) -> Mapping[str, Sequence[Any]]:
+        """Prints the table of runs; returns what varied, as `table.varied` does."""
         self._end_progress()
         if not rows:
-            return
+            return {}
         width, axes = self.console.width, table.varied(rows)
         self.console.print(table.runs_table(rows, width=width, max_rows=max_rows, axes=axes), soft_wrap=True)
         if len(rows) > max_rows:
             self.line(f"… and {len(rows) - max_rows} more: bridge-runner ls SWEEP")
         self.notes(table.notes(rows, width=width, axes=axes))
+        return axes
 
     def _end_progress(self) -> None:
         if self._progress is not None:

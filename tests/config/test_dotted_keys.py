@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from runner.config.dotted_keys import exact, settings_text
+from runner.config.dotted_keys import MAX_FAMILIES, exact, settings_text, shared
 
 SETTINGS = {"layer": {"name": "mlp", "kwargs": {"b": [1, 2.5, None]}}, "seed": 3, "device": "auto", "note": "Zoë"}
 
@@ -36,3 +36,21 @@ def test_other_types_have_other_exact_keys(other):
 
 def test_what_is_no_json_has_a_key():
     assert exact({"a": object}) == exact({"a": object}) != exact({"a": type})
+
+
+def test_shared_data_are_looked_at_once():
+    made = []
+    look = shared(lambda data: made.append(data) or exact(data))
+    group = {"scale": 1.0, "note": "x" * 3}
+    first = {"layer": group, "steps": 1}
+    assert look(first) == look(dict(first)) == exact(first)
+    assert len(made) == 1
+    for other in ({"layer": dict(group), "steps": 1}, {"layer": group, "steps": True}, {"steps": 1, "layer": group}):
+        assert look(other) == exact(other)
+    assert len(made) == 4
+
+
+def test_forgotten_data_are_looked_at_again():
+    look = shared(exact)
+    for num in range(2 * MAX_FAMILIES):  # made and gone, so that the next may lie in the same place
+        assert look({"layer": {"scale": num}}) == exact({"layer": {"scale": num}})

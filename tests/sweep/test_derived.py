@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from runner.commands import main
+from runner.records import codec, store
 from runner.records.paths import SweepFolder
+from runner.records.record_text import RecordTexts
 from runner.sweep.writing.outputs import Summary
 from runner.tracking import wandb_files
 
@@ -86,3 +89,30 @@ def test_resume_adds_the_sweep_wandb_run(folder):
     os.rename(whole[wandb_files.wandb_id("tracked", "sweep")], "lost")
     assert main.main(["resume", "outputs/tracked"]) == 0
     assert wandb_files.find_offline_runs(tracked.wandb).keys() == whole.keys()
+
+
+def test_shared_settings_leave_the_same_files(folder):
+    plan = store.read_plan(folder)
+    record = store.read_record(folder.run(0, plan["runs"][0]["run_id"]))
+    texts, runs = [], []
+    for num in range(24):
+        settings = record.settings | {"seed": num // 4, "features": 8 + num % 4}
+        settings = dict(reversed(settings.items())) if num == 17 else settings
+        runs.append(plan["runs"][0] | {"num": num, "run_id": f"{num:02}" * 32})
+        one = dataclasses.replace(record, num=num, run_id=f"{num:02}" * 32, settings=settings, host="é" * (num == 19))
+        texts.append(codec.to_json(one))
+
+    store.write_plan(folder, plan | {"runs": runs})
+
+    def written(records):
+        summary = Summary()
+        for one in records:
+            summary.add(one)
+        assert len(summary.write(folder, [run["run_id"] for run in runs])) == 24
+        summary.write_report(folder)
+        return [(folder.path / name).read_bytes() for name in DERIVED]
+
+    shared = RecordTexts()
+    together = [codec.from_json(text, data_of=shared.data) for text in texts]
+    assert together[0].settings["layer"] is together[4].settings["layer"]
+    assert written(together) == written(map(codec.from_json, texts))

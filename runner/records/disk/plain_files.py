@@ -73,19 +73,22 @@ def opened(path: Path) -> IO[bytes]:
     Raises:
       OSError: It can't be read, or it is a folder, a FIFO, a socket or a device.
     """
-    return os.fdopen(_open(path), "rb")
+    descriptor, _ = _open(path)
+    return os.fdopen(descriptor, "rb")
 
 
-def _open(path: Path) -> int:
+def _open(path: Path) -> tuple[int, int]:
+    """A file that is open for reading, and its size."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
+    about = os.fstat(descriptor)
+    mode = about.st_mode
     kind = kind_of(mode)
     if kind is not None:
         os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, f"it is {kind}, and no file", str(path))
-    return descriptor
+    return descriptor, about.st_size
 
 
 def read_bytes(path: Path) -> bytes:
@@ -94,9 +97,11 @@ def read_bytes(path: Path) -> bytes:
     Raises:
       OSError: As for `opened`.
     """
-    descriptor = _open(path)
+    descriptor, size = _open(path)
     try:
-        content = os.read(descriptor, os.fstat(descriptor).st_size + 1)
+        content = os.read(descriptor, size + 1)
+        if len(content) == size:  # that byte more was not there
+            return content
         while more := os.read(descriptor, READ_BYTES):
             content += more
     finally:

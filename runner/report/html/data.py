@@ -47,7 +47,7 @@ class Report:
           row: Its row of results.parquet, if the caller already has it.
         """
         taken = row or {name: COLUMNS[name].value(record) for name in TAKEN}
-        entry = {name: number(taken[name]) for name in TAKEN}
+        entry = {name: value if type(value := taken[name]) is not float else number(value) for name in TAKEN}
         entry["wall_s"] = entry["wall_s"] or None  # a run that was refused took no time of its own
         entry |= {name: value(record, self._pool) for name, value in EXTRA.items()}
         self._entries[record.run_id] = entry
@@ -75,9 +75,7 @@ class Report:
         entries = [self._entries.get(run["run_id"]) or _missing(run, self._pool) for run in runs]
         columns = {name: [entry[name] for entry in entries] for name in (*TAKEN, *EXTRA)}
         columns["label"] = [f"{run['num']}-{run['run_id'][:8]}" for run in runs]
-        common = set(columns["settings"][0]).intersection(*columns["settings"]) if runs else set()
-        varied = [[place for place in places if place not in common] for places in columns["settings"]]
-        columns["settings"] = varied
+        common, columns["settings"] = _common(columns["settings"])
         columns["losses"] = thinned(columns["losses"])
         if self._weights:
             columns["weights"] = [self._weights.get(run["run_id"], []) for run in runs]
@@ -88,7 +86,7 @@ class Report:
             "sweep": plan["sweep"],
             "folder": folder,
             "axes": axes,
-            "common": [place for place in entries[0]["settings"] if place in common] if runs else [],
+            "common": common,
             "program_checks": list(matrix.CHECKS),
             "steady": list(STEADY),
             "meanings": {name: column.meaning for name, column in COLUMNS.items()},
@@ -107,6 +105,28 @@ class Report:
             for num, (layer, values, words) in enumerate(zip(columns["layer"], settings, typed, strict=True))
         ]
         return table.varied(rows)
+
+
+def _common(settings: Sequence[list[list[int]]]) -> tuple[list[int], list[list[int]]]:
+    """The settings that all runs have in common, in order, and the others of each.
+
+    Args:
+      settings: Of each run, those before its seed, of it, and after it; looked at once where runs share them.
+    """
+    seeds: dict[tuple[int, int], set[int]] = {}
+    for before, seed, after in settings:
+        place = id(before), id(after)
+        seeds[place] = seeds[place].intersection(seed) if place in seeds else set(seed)
+    lists = {id(part): part for before, _, after in settings for part in (before, after)}
+    everywhere = [{*lists[before], *lists[after], *both} for (before, after), both in seeds.items()]
+    common = everywhere[0].intersection(*everywhere) if everywhere else set()
+    others = {place: [one for one in part if one not in common] for place, part in lists.items()}
+    varied = [
+        [*others[id(before)], *(one for one in seed if one not in common), *others[id(after)]]
+        for before, seed, after in settings
+    ]
+    first = settings[0] if settings else []
+    return [place for part in first for place in part if place in common], varied
 
 
 def _of_trials(runs: Sequence[Mapping[str, Any]], trials: Sequence[Trial]) -> dict[str, list[Any]]:

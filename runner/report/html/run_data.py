@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from runner.config.dotted_keys import exact, flatten
+from runner.config.dotted_keys import Part, apart, exact, flatten, shared
 from runner.errors import literal
 from runner.records import seeds
 from runner.records.record import Check, Record
@@ -23,19 +23,15 @@ STEADY = ("apply_latency", "apply_dispatch", "apply_throughput", "init_latency")
 DIGEST_LETTERS = 12
 
 
-def _settings(record: Record, pool: Pool) -> list[int]:
-    return pairs(record.settings, pool)
+def pairs(settings: Mapping[str, Any], pool: Pool) -> list[list[int]]:
+    """Every setting as a pair of its dotted key and a number, or its value as typed: before the seed, of it, after it.
 
-
-def pairs(settings: Mapping[str, Any], pool: Pool) -> list[int]:
-    """Every setting as a pair of its dotted key and a number, or its value as typed."""
-    # Most runs differ in their seed alone: looking up all the others at once is faster than one by one.
-    names = list(settings)
-    at = names.index("seed") if "seed" in settings else len(names)
-    parts = [{name: settings[name] for name in part} for part in (names[:at], names[at : at + 1], names[at + 1 :])]
-    return [
-        place for part in parts for place in _places("settings", part, functools.partial(_groups, part, pool), pool)
-    ]
+    Most runs differ in their seed alone, and share the other two lists.
+    """
+    before, after = apart(settings)
+    seed = {"seed": settings["seed"]} if "seed" in settings else {}
+    parts = (before, Part(seed, exact(seed)), after)
+    return [pool.places(("settings", part.key), functools.partial(_groups, part.data, pool)) for part in parts]
 
 
 def _groups(settings: Mapping[str, Any], pool: Pool) -> list[int]:
@@ -168,9 +164,11 @@ def _error(record: Record, pool: Pool) -> int | None:
     return pool.place(("error", *parts), lambda: list(parts))
 
 
+_exact = shared(exact)
+
 # What the page shows of a run besides `TAKEN`.
 EXTRA: Mapping[str, Callable[[Record, Pool], Any]] = {
-    "settings": _settings,
+    "settings": lambda record, pool: pairs(record.settings, pool),
     "overrides": lambda record, pool: [pool.place(text) for text in record.overrides],
     "program": _program,
     "digests": lambda record, pool: [leaf.digest[:DIGEST_LETTERS] for leaf in record.variables],
@@ -183,7 +181,7 @@ EXTRA: Mapping[str, Callable[[Record, Pool], Any]] = {
     "training": training,
     "error": _error,
     "environment": lambda record, pool: pool.place(
-        ("environment", exact(record.fingerprint)), lambda: record.fingerprint
+        ("environment", _exact(record.fingerprint)), lambda: record.fingerprint
     ),
 }
 
