@@ -164,8 +164,9 @@ def fixes_lines(record: Record) -> list[str]:
             ]
     if record.error is not None:
         lines += ["", f"  the run failed: {record.error.kind.value}: {record.error.message}"]
-    counts = Counter(check.verdict.value for check in record.checks)
-    return [*lines, "", "  " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items())]
+    # What could not be asked is told from a warning: it makes `check` exit with 1.
+    counts = Counter("untested" if check.untested else check.verdict.value for check in record.checks)
+    return [*lines, "", "  " + ", ".join(f"{number} {word}" for word, number in counts.items())]
 
 
 def shown_keys(rows: Sequence[Row]) -> list[str]:

@@ -96,12 +96,27 @@ def test_uncompilable_runs_keep_their_checks(here, capsys):
 
 
 def test_traced_checks_compare_nothing_eager(capsys):
-    assert main.main(["check", "layer=linear", "--traced", "--json"]) == 0
+    # With a warning, which is no fail.
+    assert main.main(["check", "layer=lora", "train.collections=[LoRAParam]", "--traced", "--json"]) == 0
     (program,) = json.loads(capsys.readouterr().out)
     verdicts = {check["name"]: check["verdict"] for check in program["checks"]}
     assert {"complete", "seeded", "trained"} <= verdicts.keys()
+    assert set(verdicts.values()) == {"pass", "warn", "skipped"}
     assert verdicts.keys().isdisjoint({"parity", "lifts", "checkpoint"})
     assert verdicts["eager"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("state_layers.EatsDefault", "complete fail layer EatsDefault: its constructor makes another module"),
+        ("unasked_layers.OneInstance", "11 pass, 1 untested, 1 skipped"),
+    ],
+)
+def test_what_is_no_pass_exits_1(target, said, capsys):
+    words = ["layer=custom", f"layer.target={target}", "input_shape=[2,4]", "--traced"]
+    assert main.main(["check", *words]) == 1
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 class Talking(nnx.Module):
