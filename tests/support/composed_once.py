@@ -1,71 +1,101 @@
-"""Hydra composes equal overrides once a process: a command composes its words twice, and most tests the same groups."""
+"""Hydra reads each file of conf/, and merges those of each choice of groups, once a process, not once a command."""
 
 from __future__ import annotations
 
 import copy
-import os
+import dataclasses
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 from hydra import version
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobRuntime
-from hydra.types import RunMode
 
 from runner.config import conf_folder
 
-# What makes a config depend on more than its overrides and conf/.
-OTHER_SOURCES = ("env_copy", "searchpath")
+STEPS = (
+    (config_loader_impl, "create_defaults_list"),
+    (ConfigLoaderImpl, "_compose_config_from_defaults_list"),
+    (FileConfigSource, "load_config"),
+    (Hydra, "get_mode"),
+)
+lists, merges, reads, modes = (getattr(owner, name) for owner, name in STEPS)
+
+VALUE = re.compile(r"([a-z_]+)(\.[a-z_]+)*=")
 
 
 @contextmanager
 def composed_once() -> Iterator[None]:
-    """Meanwhile `ConfigLoaderImpl` hands out copies of what it has composed from conf/ alone; errors are as without.
+    """Meanwhile four steps of Hydra's, most of a config's time, hand out copies of what they returned before.
 
-    And Hydra, which composes a command's words twice, the first time to see `hydra.mode` alone, sees that once a choice
-    of groups.
+    They are functions of conf/ and the chosen groups: a file as it is read, which files a config is made of, those
+    files merged, and `hydra.mode`. With any other folder of configs, and where one raised, they run as ever; and so
+    does all else, from the parser of overrides to their errors.
     """
-    load, get_mode = ConfigLoaderImpl.load_configuration, Hydra.get_mode
-    known: dict[Any, Any] = {}
     main = f"file://{conf_folder.config_dir()}"
+    known: dict[Any, Any] = {}
 
-    def loaded(
-        self: ConfigLoaderImpl,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
-    ) -> Any:
-        sources = tuple((one.provider, one.full_path()) for one in self.repository.get_sources())
-        files = [path for _, path in sources if path.startswith("file://") and path != main]
-        if files or any(word in text for word in OTHER_SOURCES for text in overrides):
-            return load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-        names = (config_name, JobRuntime.instance().get("name"), version.getbase(), id(ConfigStore.instance()))
-        key = (sources, names, tuple(overrides), run_mode)
+    def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in known:
-            known[key] = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-        elif validate_sweep_overrides:
-            parsed = OverridesParser.create().parse_overrides(overrides)
-            self.validate_sweep_overrides_legal(overrides=parsed, run_mode=run_mode, from_shell=from_shell)
-        config = copy.deepcopy(known[key])
-        config.hydra.runtime.cwd = os.getcwd()
-        return config
+            known[key] = make()
+        return known[key]
 
-    def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-        return get_mode(self, config_name, [one for one in overrides if not is_value(self, one)])
+    def place_of(repository: Any) -> tuple[Any, ...] | None:
+        """Where configs come from; None where that is more than conf/ and what is installed."""
+        sources = [(one.provider, one.full_path()) for one in repository.get_sources()]
+        if any(path.startswith("file://") and path != main for _, path in sources):
+            return None
+        return (*sources, version.getbase(), id(ConfigStore.instance()))
 
-    def is_value(hydra: Hydra, override: str) -> bool:
-        key = re.match(r"[a-z_]+(\.[a-z_]+)*(?==)", override)
-        return bool(key) and key[0].split(".")[0] != "hydra" and not hydra.config_loader.repository.group_exists(key[0])
+    def read(self: FileConfigSource, config_path: str) -> Any:
+        if self.path != main:
+            return reads(self, config_path)
+        return copy.deepcopy(once(("file", config_path, self.provider), lambda: reads(self, config_path)))
 
-    ConfigLoaderImpl.load_configuration, Hydra.get_mode = loaded, mode
-    try:
+    def listed(*, repo: Any, overrides_list: Sequence[Any], **others: Any) -> DefaultsList:
+        def make() -> DefaultsList:
+            return lists(repo=repo, overrides_list=overrides_list, **others)
+
+        place, values = place_of(repo), Overrides(repo, overrides_list).config_overrides
+        if place is None:
+            return make()
+        choices = tuple(one.input_line for one in overrides_list if not any(one is value for value in values))
+        return dataclasses.replace(once(("list", place, choices, *others.items()), make), config_overrides=values)
+
+    def merged(self: ConfigLoaderImpl, defaults: Sequence[Any], repo: Any) -> Any:
+        place = place_of(repo)
+        if place is None:
+            return merges(self, defaults, repo)
+        return copy.deepcopy(once(("merged", place, repr(defaults)), lambda: merges(self, defaults, repo)))
+
+    def mode(self: Hydra, config_name: str | None, overrides: Sequence[str]) -> Any:
+        repository = self.config_loader.repository
+        place = place_of(repository)
+        if place is None:
+            return modes(self, config_name, overrides)
+        found = [(VALUE.match(text), text) for text in overrides]
+        rest = [text for key, text in found if not key or key[1] == "hydra" or repository.group_exists(key[1])]
+        return once(("mode", place, config_name, *rest), lambda: modes(self, config_name, rest))
+
+    with _replaced(listed, merged, read, mode):
         yield
-    finally:
-        ConfigLoaderImpl.load_configuration, Hydra.get_mode = load, get_mode
+
+
+@contextmanager
+def _replaced(*steps: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for (owner, name), step in zip(STEPS, steps, strict=True):
+            stack.enter_context(mock.patch.object(owner, name, step))
+        yield
+
+
+def composed_each_time() -> AbstractContextManager[None]:
+    """Meanwhile Hydra composes as it comes."""
+    return _replaced(lists, merges, reads, modes)
