@@ -76,17 +76,18 @@ def apart(settings: Mapping[str, Any]) -> tuple[Part, Part]:
 
 def shared(make: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
     """`make`, called once for data whose values are the same objects, as those of many runs are; they never change."""
-    known: dict[tuple[Any, ...], tuple[list[Any], T]] = {}
+    known: dict[tuple[int, ...], tuple[list[str], list[Any], T]] = {}
 
     @functools.wraps(make)
     def known_or_made(data: Mapping[str, Any]) -> T:
-        values = list(data.values())
-        place = (*data, *map(id, values))
-        if place not in known:
+        names, place = list(data), tuple(map(id, data.values()))
+        found = known.get(place)
+        if found is None or found[0] != names:
             if len(known) == MAX_FAMILIES:
                 known.clear()
-            known[place] = values, make(data)  # while the values are kept, nothing else has their id
-        return known[place][1]
+            # While the values are kept, nothing else has their ids.
+            known[place] = found = names, list(data.values()), make(data)
+        return found[2]
 
     return known_or_made
 

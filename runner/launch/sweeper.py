@@ -17,6 +17,7 @@ from runner.config.composing.compose import Composer
 from runner.config.composing.composed import Config
 from runner.config.composing.overrides import expand
 from runner.config.explain import explain, is_hydra_error
+from runner.config.settings.run import family
 from runner.errors import UserError, one_or_many
 from runner.launch import hydra_settings, loading
 from runner.launch.application import Application, RunFailed, require_open_folder
@@ -45,8 +46,8 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
         loading.preload_writers(len(job_overrides), artifacts=config.tracking.artifacts)
     loading.load()
     configs, refused = compose(context, config, job_overrides)
-    for one in configs:
-        application.admit(one.run)
+    for run in {family(one.run): one.run for one in configs}.values():  # no seed runs code
+        application.admit(run)
     if config.grid.exclude:
         kept = zip_exclude.leave_out([_excludable(one) for one in configs], [str(text) for text in config.grid.exclude])
         configs = [configs[index] for index in kept]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -209,7 +210,9 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> Any:
         pa.field(name, types[column.type], metadata={"unit": unit(name), "meaning": column.meaning})
         for name, column in COLUMNS.items()
     ]
-    arrays = [_array(field, [row[field.name] for row in rows]) for field in fields]
+    # Row by row: a column at a time would come back to each of very many rows fifty times.
+    values = zip(*map(operator.itemgetter(*COLUMNS), rows), strict=True) if rows else [()] * len(fields)
+    arrays = [_array(field, column) for field, column in zip(fields, values, strict=True)]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 

@@ -141,10 +141,11 @@ def make_plan(
     compared: dict[str, int] = {}
     tasks = []
     for num, (run_id, index) in enumerate(distinct.items()):
+        state, tracked = known.states.get(run_id), run_id in known.tracked
         task = make_task(
-            configs[index], identities[index], folder, num, state=known.states.get(run_id), compared=compared
+            configs[index], identities[index], folder, num, state=state, tracked=tracked, compared=compared
         )
-        tasks.append(replace(task, tracked=run_id in known.tracked))
+        tasks.append(task)
     return Plan(
         folder=folder,
         tasks=tasks,
@@ -165,6 +166,7 @@ def make_task(
     *,
     compared: dict[str, int],
     state: State | None = None,
+    tracked: bool = False,
 ) -> Task:
     """Makes the task of one run in a sweep.
 
@@ -174,6 +176,7 @@ def make_task(
       folder: The sweep's folder.
       num: Its position.
       state: Its state in the journals; None if they don't mention it.
+      tracked: Whether it has a W&B run.
       compared: The runs that compare compiled with eager, by what they compare; this run is added if none does yet.
     """
     subject = _subject(config.run, identity)
@@ -188,13 +191,20 @@ def make_task(
         compared_on=compared_on,
     )
     run_folder = folder.run(num, identity.run_id)
-    return with_state(Task(job=job, config=config, folder=run_folder, state=State.new), state)
+    found, adopted = _found(run_folder, identity.run_id, state)
+    return Task(job=job, config=config, folder=run_folder, state=found, tracked=tracked, adopted=adopted)
 
 
 def with_state(task: Task, state: State | None) -> Task:
     """`task` with its state in the journals, or if they don't mention it, the one that its folder shows."""
-    found = state or left_over(task.folder, task.job.identity.run_id)
-    return replace(task, state=found, adopted=state is None and found in FINISHED)
+    found, adopted = _found(task.folder, task.job.identity.run_id, state)
+    return replace(task, state=found, adopted=adopted)
+
+
+def _found(folder: RunFolder, run_id: str, state: State | None) -> tuple[State, bool]:
+    """The state of a run, in the journals or as its folder shows, and whether it ended by its record alone."""
+    found = state or left_over(folder, run_id)
+    return found, state is None and found in FINISHED
 
 
 def refreshed(plan: Plan) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,16 +95,20 @@ def _known_states(folder: SweepFolder, run_ids: Sequence[str]) -> Known:
         raise StorageError(f"{folder.path} holds another plan: {others}", "-m with sweep=another_name")
     states: dict[str, State] = {}
     tracked: set[str] = set()
+    ended: dict[tuple[str, str], State] = {}
     nums = {run_id: num for num, run_id in enumerate(run_ids)}
     events = store.read_events(folder)
     for event in events:
         run_id = event.get("run_id")
         if run_id in nums and event["event"] in (Status.done.value, Status.failed.value):
-            states[run_id] = _ended(event["event"], event["software_id"])
+            end = event["event"], event["software_id"]
+            states[run_id] = ended.get(end) or ended.setdefault(end, _ended(*end))
             tracked.discard(run_id)
         elif event["event"] == "tracked":
             tracked.add(str(run_id))
-    confirmed = {run_id: _confirmed(folder.run(nums[run_id], run_id), state) for run_id, state in states.items()}
+    confirmed = {
+        run_id: _confirmed(folder.record_path(nums[run_id], run_id), state) for run_id, state in states.items()
+    }
     return Known(states=confirmed, tracked=frozenset(tracked), concluded=_is_concluded(folder, events))
 
 
@@ -117,8 +122,8 @@ def _is_concluded(folder: SweepFolder, events: Sequence[Event]) -> bool:
     return False
 
 
-def _confirmed(folder: RunFolder, state: State) -> State:
+def _confirmed(record: str, state: State) -> State:
     """`state`, unless the run's record is missing (its folder was deleted) or damaged."""
-    if store.has_whole_record(folder):
+    if store.is_whole_record(record):
         return state
-    return State.damaged if folder.record.exists() else State.interrupted
+    return State.damaged if os.path.exists(record) else State.interrupted

@@ -365,6 +365,20 @@ def test_plans_round_trip_with_version(tmp_path):
     assert store.read_plan(sweep) == {"plan_version": 1, **PLAN}
 
 
+def test_large_plans_are_read_once_per_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SMALL_BYTES", 0)
+    sweep = SweepFolder(tmp_path)
+    store.write_plan(sweep, PLAN)
+    first = store.read_plan(sweep)
+    assert store.read_plan(sweep) is first
+    store.write_plan(sweep, PLAN | {"num_configs": 2})
+    assert store.read_plan(sweep) == first | {"num_configs": 2}
+    sweep.plan.write_bytes(sweep.plan.read_bytes().replace(b'"num_configs": 2', b'"num_configs": 3'))
+    assert "is damaged" in refused(lambda: store.read_plan(sweep))
+    sweep.plan.unlink()
+    assert "is no sweep" in refused(lambda: store.read_plan(sweep))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -100,9 +100,6 @@ class Run:
 def family(run: Run) -> Hashable:
     """A key that runs share which were derived from one by `dataclasses.replace(run, seed=…)`.
 
-    By the identity of their groups, so it holds while the runs live; runs that were made apart have keys apart.
+    By the identity of their values, so it holds while the runs live; runs that were made apart have keys apart.
     """
-    scalars = (str, int, type(None))
-    return tuple(
-        value if isinstance(value, scalars) else id(value) for name, value in vars(run).items() if name != "seed"
-    )
+    return tuple(map(id, (vars(run) | {"seed": None}).values()))

@@ -6,6 +6,7 @@ tree, a check result, the lines of a seed's story) are stored once in a pool, an
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,9 @@ class Report:
         """
         runs = sorted(plan["runs"], key=lambda run: run["num"])
         entries = [self._entries.get(run["run_id"]) or _missing(run, self._pool) for run in runs]
-        columns = {name: [entry[name] for entry in entries] for name in (*TAKEN, *EXTRA)}
+        names = (*TAKEN, *EXTRA)
+        values = zip(*map(operator.itemgetter(*names), entries), strict=True) if entries else [()] * len(names)
+        columns = {name: list(column) for name, column in zip(names, values, strict=True)}
         columns["label"] = [f"{run['num']}-{run['run_id'][:8]}" for run in runs]
         common, columns["settings"] = _common(columns["settings"])
         columns["losses"] = thinned(columns["losses"])
