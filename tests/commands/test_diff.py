@@ -172,6 +172,11 @@ def test_differing_hosts_get_no_proof(run):
     assert "\nproof: the new one does NOT give the old output: it differs in output by " in out
 
 
+def test_equal_trees_differ_without_a_proof(run):
+    code, out, _ = run("old", "old")
+    assert (code, "\n6 same\n" in out, "\nproof: none without " in out) == (1, True, True), out
+
+
 @pytest.mark.parametrize(
     ("host", "said"),
     [
