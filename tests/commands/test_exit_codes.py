@@ -56,8 +56,10 @@ def test_ctrl_c_ends_a_command_with_130(monkeypatch, capsys):
     def interrupted(_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os.path, "exists", interrupted)
-    assert main.main(["show", "nowhere"]) == 130
+    with monkeypatch.context() as patch:  # pytest asks for paths too
+        patch.setattr(os.path, "exists", interrupted)
+        code = main.main(["show", "nowhere"])
+    assert code == 130
     assert capsys.readouterr().err == "error: interrupted\n"
 
 

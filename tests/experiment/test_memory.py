@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 
+import jax
 import pytest
 
 from runner.commands import main
+from runner.experiment import memory as room
 from runner.timing import memory
 
 LEAN = ("tracking=disabled", "timing=off", "checkpoint=none")
@@ -39,6 +42,41 @@ def test_large_programs_are_refused_with_numbers(words, said, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "it takes at least " in out
     assert said in out and " GB are free here" in out
+
+
+PLACED = types.SimpleNamespace(placement=types.SimpleNamespace(mesh=None, device=jax.devices("cpu")[0]))
+
+
+def compiled(*, arguments=0, output=0, alias=0, temporary=0):
+    """What memory a compiled function asks for."""
+    names = ("argument_size_in_bytes", "output_size_in_bytes", "alias_size_in_bytes", "temp_size_in_bytes")
+    stats = types.SimpleNamespace(**dict(zip(names, (arguments, output, alias, temporary), strict=True)))
+    return types.SimpleNamespace(memory_analysis=lambda: stats)
+
+
+@pytest.mark.parametrize(
+    ("large", "what"),
+    [
+        ({"init": compiled(output=101)}, "the arrays of init"),
+        ({"apply": compiled(arguments=50, output=51)}, "the arrays of apply"),
+        ({"apply": compiled(temporary=101)}, "those between them"),
+        ({"training": types.SimpleNamespace(step=compiled(output=101))}, "the arrays of a training step"),
+        (
+            {"population": types.SimpleNamespace(size=4, steps=compiled(output=101))},
+            "the arrays of 4 runs that train as one",
+        ),
+        ({"apply": compiled(arguments=100, output=60, alias=60)}, None),
+    ],
+)
+def test_each_compiled_part_must_fit(large, what, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda: 100)
+    parts = {"init": compiled(), "apply": compiled(), "training": None, "population": None} | large
+    program = types.SimpleNamespace(draft=PLACED, **parts)
+    if what is None:
+        room.require_room_to_run(program)
+        return
+    with pytest.raises(room.TooLarge, match=rf"it takes at least .* of memory \({what}"):
+        room.require_room_to_run(program)
 
 
 @pytest.mark.slow

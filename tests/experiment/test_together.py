@@ -48,6 +48,17 @@ def _by_place(axis_size, in_batched, x):
     return x * (1 + 1e-3 * jnp.arange(axis_size).reshape(-1, *[1] * (x.ndim - 1))).astype(x.dtype), True
 
 
+@jax.custom_batching.custom_vmap
+def doubled(x):
+    """What is alone as it is; of several, each twice as much, whatever the others are."""
+    return x
+
+
+@doubled.def_vmap
+def _each_doubled(axis_size, in_batched, x):
+    return x * 2, True
+
+
 def _lent(x):
     """Several calls in one: NumPy that sums over the first axis, whatever that is."""
     return np.asarray(x + 1e-3 * np.asarray(x).sum(0, keepdims=True), x.dtype)
@@ -87,6 +98,7 @@ CHANGES = {
     "sequential": functools.partial(called_back, lambda x: np.asarray(x * 2, x.dtype), "sequential"),
     "centred": lambda x: centred(x),
     "placed": lambda x: placed(x),
+    "doubled": lambda x: doubled(x),
     "lent": functools.partial(called_back, _lent, "broadcast_all"),
     "remembered": functools.partial(called_back, _remembered, "sequential"),
     "rbg": through_rbg,
@@ -191,6 +203,7 @@ def test_layers_that_keep_runs_apart_train_together(make_program, change):
     [
         ("centred", "the layer mixes runs: a run among others has other bits"),
         ("placed", "the layer tells runs apart by their place: in another order they have other bits"),
+        ("doubled", "the layer mixes runs: among others the first loss of a run is "),
         ("lent", "the layer mixes runs: a run among others has other bits"),
         ("remembered", "the layer tells runs apart by their place: in another order they have other bits"),
         ("rbg", "the layer tells runs apart by their place: in another order they have other bits"),

@@ -99,7 +99,7 @@ def fake_task(num: int, run_id: str, *, keeps_steps: bool) -> types.SimpleNamesp
 A = {"event": "begin", "run_id": "a"}
 DONE_A = {"event": "executed", "run_id": "a"}
 COMPILE_A, COMPILE_B = ({"event": "compile", "program_id": name} for name in "AB")
-COMPILED_A = {"event": "compiled", "program_id": "A"}
+COMPILED_B = {"event": "compiled", "program_id": "B"}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ COMPILED_A = {"event": "compiled", "program_id": "A"}
         ([[A, DONE_A]], [["a", "b"]]),
         ([[A, {"event": "left"}]], [["a", "b"]]),
         ([[COMPILE_A, COMPILE_B]], [["a"], ["b"]]),
-        ([[COMPILE_A, COMPILE_B, COMPILED_A]], [["a"], ["b"]]),
+        ([[COMPILE_A, COMPILE_B, COMPILED_B]], [["b"], ["a"]]),
         ([[A]] * 4, [["b"], ["a"]]),
         ([[A]] * 5, [["b"]]),
     ],
