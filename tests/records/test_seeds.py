@@ -11,6 +11,7 @@ from flax import nnx
 from flax.core.scope import LazyRng
 
 from runner.arrays import trees
+from runner.bridge import rngs
 from runner.commands import main
 from runner.records import seeds, store
 from runner.records.paths import RunFolder
@@ -31,6 +32,21 @@ def test_stories_under_hosts_state_conditions():
     record["takes_rngs"] = "rngs={rngs}"
     assert all(line in seeds.story(record) for line in seeds.UNDER_A_HOST)
     assert not set(seeds.UNDER_A_HOST) & set(seeds.story(record | {"settings": record["settings"] | {"host": None}}))
+
+
+# By the names that the story gives them.
+MADE = {"dropout": rngs.apply_keys, "init": rngs.init_keys}
+
+
+def test_stories_name_the_keys_of_both_calls():
+    layer = {"target": "flax.nnx.Dropout", "kwargs": {"rate": 0.5}}
+    record = {"settings": {"seed": 3, "layer": layer}, "streams": ["params", "dropout"], "variables": []}
+    root, line, *_ = seeds.story(record | {"takes_rngs": "rngs={rngs}"})
+    of_apply, _, of_init = line.partition("  # init: ")
+    scope = {"jax": jax}
+    exec(f"{root}\n{of_apply}\ninit = jax.random.fold_in(key, {of_init})", scope)
+    given = {name: make(scope["key"], ["params", "dropout"])["dropout"] for name, make in MADE.items()}
+    assert all((scope[name] == key).all() for name, key in given.items())
 
 
 LAYERS = ["linear", "mlp", "sequential", "batch_norm", "dropout", "prelu"]

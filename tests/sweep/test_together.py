@@ -12,12 +12,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from runner.commands import main
+from runner.config.composing.composed import Config
+from runner.experiment.draft import make_draft
+from runner.experiment.identity import identity_of
 from runner.experiment.train import population
 from runner.records import store
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
-from runner.sweep import blame, chunks
+from runner.sweep import blame, chunks, together
 from runner.sweep.ending import Ending
+from runner.sweep.plan import make_plan
 
 LEAN = ("-m", "input_shape=[4]", "tracking=disabled", "timing=off", "checks=off", "train.steps=40")
 
@@ -40,19 +44,19 @@ def bits(record: Record) -> tuple:
 
 
 def test_sweeps_train_together_by_default(here):
-    together = sweep("some", "seed=0,1,2")
-    assert [one.train.together.num for one in together.values()] == [16] * 3
-    assert together[0].train.together.runs == [0, 1, 2]
-    assert "train.together=16" in together[0].overrides
+    found = sweep("some", "seed=0,1,2")
+    assert [one.train.together.num for one in found.values()] == [16] * 3
+    assert found[0].train.together.runs == [0, 1, 2]
+    assert "train.together=16" in found[0].overrides
     for path in (here / "outputs/some/runs").glob("*/.hydra/config.yaml"):
         assert OmegaConf.load(path).train.together == "16"
     other = sweep("other", "seed=2,5")
-    assert (bits(other[2]), other[2].run_id) == (bits(together[2]), together[2].run_id)
+    assert (bits(other[2]), other[2].run_id) == (bits(found[2]), found[2].run_id)
     assert main.main(["rerun", "outputs/some/1"]) == 0
     alone = sweep("alone", "seed=0,1", "train.together=off")
     assert alone[0].train.together is None
-    assert alone[0].run_id != together[0].run_id
-    np.testing.assert_allclose(alone[0].train.losses, together[0].train.losses, rtol=1e-4)
+    assert alone[0].run_id != found[0].run_id
+    np.testing.assert_allclose(alone[0].train.losses, found[0].train.losses, rtol=1e-4)
 
 
 def test_learning_rates_share_a_program(here):
@@ -62,10 +66,49 @@ def test_learning_rates_share_a_program(here):
     assert len({run["run_id"] for run in plan["runs"]}) == 2
 
 
-@pytest.mark.parametrize("words", [("seed=0",), ("seed=0,1", "timing=careful", "timing.rounds=2")])
-def test_others_train_alone_by_default(here, words):
-    found = sweep("alone", *words, "train.steps=2", "timing.min_sample_s=0", "timing.min_warmup_s=0")
-    assert found[0].train.together is None
+def planned(make_run, seeds, *words):
+    return [Config(run=make_run("input_shape=[4]", "train.steps=2", f"seed={seed}", *words)) for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words", "number"),
+    [
+        ((0, 1), (), "16"),
+        ((0, 1), ("timing=quick",), "16"),
+        ((0,), (), "auto"),
+        ((0, 1), ("timing=careful",), "auto"),
+        ((0, 1), ("mesh.axes={data:1}",), "auto"),
+        ((0, 1), ("train.steps=0",), "auto"),
+        ((0, 1), ("train.together=off",), "off"),
+        ((0, 1), ("train.together=2",), "2"),
+        ((0, 1), ("features=1000000",), "auto"),  # more than 64 MiB of all of them
+    ],
+)
+def test_how_many_train_together_by_default(make_run, seeds, words, number):
+    found, _ = together.resolved(planned(make_run, seeds, *words))
+    assert [config.run.train.together for config in found] == [number] * len(seeds)
+
+
+def test_all_that_trains_together_is_counted(make_run):
+    (config,) = planned(make_run, (0,), "train.together=8", "features=100")
+    traced = make_draft(config.run, identity_of(config.run))
+    assert (traced.variables_bytes, traced.output_bytes) == (2000, 400)
+    # Of each run its weights, those of its teacher, what Adam keeps of each weight, and x and y.
+    assert together._num_bytes(traced) - 8 * (2000 + 2000 + 400 + 16) == 8 * traced.optimizer_bytes >= 8 * 4000
+
+
+def test_groups_are_alike_and_no_larger(make_run, tmp_path):
+    words = [(4, "train.together=3"), (2, "train.together=3", "train.steps=3"), (2, "train.together=off")]
+    configs = [config for num, *more in words for config in planned(make_run, range(num), *more)]
+    tasks = make_plan(configs, lambda _: SweepFolder(tmp_path / "s")).pending()
+
+    def groups(*, apart):
+        found = chunks.Chunks(lambda event, ids: None)
+        found.arrange(tasks, apart=apart)
+        return sorted({tuple(task.job.num for task in chunk) for chunk in found._chunks.values()})
+
+    assert groups(apart=False) == [(0, 1, 2), (3,), (4, 5)]
+    assert groups(apart=True) == [(num,) for num in range(6)]
 
 
 def test_stopped_members_resume_bit_for_bit(here, monkeypatch):
