@@ -181,7 +181,6 @@ def test_runs_held_by_others_are_skipped(done, capsys):
     assert [row.status for row in find.read_rows(folder)] == ["done"] * 6
 
 
-@pytest.mark.slow
 def test_jobs_skip_runs_finished_since_planning(done):
     folder = done
     first = folder.submission(1)
