@@ -22,6 +22,7 @@ from runner.experiment.program import compile_program
 from runner.experiment.train.population import Torn
 
 HERE = __name__
+SLOW = pytest.mark.slow
 SIZE = 4
 QUICK = ("timing=off", "checks.eager=never", "input_shape=[3,4]", "train.steps=3", f"train.together={SIZE}")
 
@@ -171,12 +172,11 @@ def bits(trained):
 LAYERS = (
     ("layer=mlp",),
     ("layer=custom", f"layer.target={HERE}.Everything"),
-    ("layer=linear", "host=mlp"),
-    ("layer=multi_head_attention", "input_shape=[2,3,8]"),
+    pytest.param(("layer=linear", "host=mlp"), marks=SLOW),
+    pytest.param(("layer=multi_head_attention", "input_shape=[2,3,8]"), marks=SLOW),
 )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("overrides", LAYERS, ids=lambda one: one[-1].rpartition("=")[2])
 def test_bits_depend_on_no_other_run(make_program, overrides):
     run, program = make_program(*overrides)
@@ -188,8 +188,9 @@ def test_bits_depend_on_no_other_run(make_program, overrides):
     assert isolation.proved(program, run).together.alone is None
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("change", ["loop", "sequential", "sorted", "plain"])
+@pytest.mark.parametrize(
+    "change", ["loop", "sequential", pytest.param("sorted", marks=SLOW), pytest.param("plain", marks=SLOW)]
+)
 def test_layers_that_keep_runs_apart_train_together(make_program, change):
     run, program = make_program("layer=custom", f"layer.target={HERE}.Changed", f"+layer.kwargs.change={change}")
     proved = isolation.proved(program, run)
@@ -197,17 +198,20 @@ def test_layers_that_keep_runs_apart_train_together(make_program, change):
     assert proved.together.params_abs < 1e-6
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ("centred", "the layer mixes runs: a run among others has other bits"),
         ("placed", "the layer tells runs apart by their place: in another order they have other bits"),
         ("doubled", "the layer mixes runs: among others the first loss of a run is "),
-        ("lent", "the layer mixes runs: a run among others has other bits"),
-        ("remembered", "the layer tells runs apart by their place: in another order they have other bits"),
-        ("rbg", "the layer tells runs apart by their place: in another order they have other bits"),
-        ("unbatched", "JAX can't compile a step of several runs: "),
+        pytest.param("lent", "the layer mixes runs: a run among others has other bits", marks=SLOW),
+        pytest.param(
+            "remembered", "the layer tells runs apart by their place: in another order they have other bits", marks=SLOW
+        ),
+        pytest.param(
+            "rbg", "the layer tells runs apart by their place: in another order they have other bits", marks=SLOW
+        ),
+        pytest.param("unbatched", "JAX can't compile a step of several runs: ", marks=SLOW),
     ],
 )
 def test_layers_that_mix_runs_train_alone(make_program, change, reason):
@@ -245,13 +249,14 @@ def test_each_run_has_its_learning_rate_and_input(make_program):
     assert plain.info.losses[0] == faster.info.losses[0] != other.info.losses[0]
     assert plain.info.losses[1:] != faster.info.losses[1:]
     alone = experiment_execute.execute(
-        Job(run=changed, identity=identity_of(changed)), dataclasses.replace(program, population=None)
+        Job(run=changed, identity=identity_of(changed), compare_eager=False),
+        dataclasses.replace(program, population=None),
     )
     np.testing.assert_allclose(faster.info.losses, alone.record.train.losses, rtol=1e-5)
 
 
 def test_dropout_draws_what_it_draws_alone(make_program):
-    run, program = make_program("layer=dropout", "input_shape=[64]", "host=mlp")
+    run, program = make_program("layer=custom", f"layer.target={HERE}.Everything")
     together = train(run, program, [5])[5]
     arguments = trained_run.arguments_of(dataclasses.replace(run, seed=5), program)
     alone = trained_run.train(
@@ -271,7 +276,7 @@ def test_records_name_size_and_distance(make_program):
     assert (found.num, found.runs, found.measured_on, found.num_steps, found.alone) == (SIZE, [7], 0, 3, None)
     assert found.loss_ulp is not None
     assert found.params_abs < 1e-6
-    again = experiment_execute.execute(Job(run=run, identity=identity_of(run)), proved)
+    again = experiment_execute.execute(Job(run=run, identity=identity_of(run), compare_eager=False), proved)
     assert again.record.variables == result.record.variables
 
 
