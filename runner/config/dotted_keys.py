@@ -38,8 +38,11 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def settings_text(settings: Mapping[str, Any]) -> str:
     """`json.dumps(settings)`, faster: of many runs, most differ in their seed alone, and the rest is written once."""
     before, after = apart(settings)
-    seed = f'"seed": {json.dumps(settings["seed"])}' if "seed" in settings else ""
-    return "{" + ", ".join(text for text in (_inner(before), seed, _inner(after)) if text) + "}"
+    if "seed" not in settings:
+        return f"{{{_inner(before)}}}"
+    seed = settings["seed"]
+    parts = [_inner(before), f'"seed": {seed if type(seed) is int else json.dumps(seed)}', _inner(after)]
+    return f"{{{', '.join(filter(None, parts))}}}"
 
 
 def _inner(part: Part) -> str:

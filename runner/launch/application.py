@@ -225,6 +225,7 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
     from runner.launch.closing_lines import closing_lines
     from runner.launch.process import interrupts
     from runner.records import find
+    from runner.records.codec import growing
     from runner.report.terminal import Terminal
     from runner.sweep import execute as sweep_execute
     from runner.timing.turns import Turns
@@ -233,21 +234,19 @@ def _execute(request: SweepRequest, plan: Plan) -> SweepResult:
     Turns().require()
     first = request.configs[0].run
     with Terminal() as terminal, interrupts(terminal.warned) as stop:
+        folder = plan.folder
         make_tracking = functools.partial(
-            pool.make_tracking,
-            request.configs[0].tracking,
-            plan.folder.path,
-            plan.folder.name,
-            terminal.warned,
+            pool.make_tracking, request.configs[0].tracking, folder.path, folder.name, terminal.warned
         )
         execute = request.execute or sweep_execute.execute
         outcome = execute(plan, tracking=make_tracking, reporter=terminal, stop=stop)
-        rows = find.read_rows(plan.folder)
-        there = [row for row in rows if row.status in find.STATUSES]
-        axes = terminal.results(there)
-        keys = list(axes) if len(there) == len(rows) else None
-        for line in closing_lines(plan, outcome, rows, keep=first.checkpoint, keys=keys):
-            terminal.line(line)
+        with growing():
+            rows = find.read_rows(folder)
+            there = [row for row in rows if row.status in find.STATUSES]
+            axes = terminal.results(there)
+            keys = list(axes) if len(there) == len(rows) else None
+            for line in closing_lines(plan, outcome, rows, keep=first.checkpoint, keys=keys):
+                terminal.line(line)
     return SweepResult(_exit_code(outcome, rows), rows)
 
 

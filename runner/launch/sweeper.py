@@ -21,6 +21,7 @@ from runner.config.settings.run import family
 from runner.errors import UserError, one_or_many
 from runner.launch import hydra_settings, loading
 from runner.launch.application import Application, RunFailed, require_open_folder
+from runner.records.codec import growing
 from runner.records.record import Status
 from runner.records.row import Row
 
@@ -112,12 +113,13 @@ def compose(
     common = set(job_overrides[0]).intersection(*job_overrides) if len(job_overrides) > 1 else set()
     configs: list[Config] = []
     refused: list[tuple[str, UserError]] = []
-    for num, overrides in enumerate(job_overrides):
-        where = " ".join(text for text in overrides if text not in common) or "the defaults"
-        try:
-            configs.append(compose_one(composer, overrides, num, where=where))
-        except UserError as error:
-            refused.append((where, error))
+    with growing():
+        for num, overrides in enumerate(job_overrides):
+            where = " ".join(text for text in overrides if text not in common) or "the defaults"
+            try:
+                configs.append(compose_one(composer, overrides, num, where=where))
+            except UserError as error:
+                refused.append((where, error))
     return configs, refused
 
 

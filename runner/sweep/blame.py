@@ -20,6 +20,7 @@ from typing import Any
 
 from runner.config.enums import Retry
 from runner.records import journal
+from runner.records.disk import plain_files
 from runner.records.journal import Event
 from runner.records.paths import SweepFolder
 from runner.records.record import FailureKind, Status
@@ -34,6 +35,8 @@ MANY_STARVED = 2
 
 # How a journal's process ended of itself.
 ENDS = ("end", "left")
+# How the line begins that an attempt writes first.
+START = b'{"event":"start"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +156,21 @@ def _recorded(plan: Plan, pending: Sequence[Task]) -> list[Task]:
 
 def _deaths(folder: SweepFolder) -> Iterator[_Death]:
     for path in _journals(folder):
-        if not journal.is_held(path):
+        if not journal.is_held(path) and not _ended_at_once(path):
             attempts = list(_attempts(journal.read_journal(path)))
             for attempt, following in itertools.zip_longest(attempts, attempts[1:]):
                 if not any(event["event"] in ENDS for event in attempt):
                     yield _death(attempt, following, path)
+
+
+def _ended_at_once(path: Path) -> bool:
+    """Whether a journal is of one attempt that ended of itself, as those of most jobs: the events tell no more."""
+    try:
+        lines = plain_files.read_bytes(path).splitlines()
+        last = journal.from_line(lines[-1]) if lines else {}
+    except (OSError, ValueError):
+        return False
+    return last.get("event") in ENDS and sum(line.startswith(START) for line in lines) == 1
 
 
 def _death(attempt: Sequence[Event], following: Sequence[Event] | None, path: Path) -> _Death:

@@ -16,6 +16,7 @@ from runner.experiment.identity import Identity
 from runner.experiment.job import Job
 from runner.experiment.run_record import now
 from runner.records import paths, store
+from runner.records.codec import growing
 from runner.records.paths import RunFolder, SweepFolder
 from runner.sweep import together
 from runner.sweep.run_state import FINISHED, State, known_states, left_over
@@ -140,12 +141,13 @@ def make_plan(
     known = known_states(folder, list(distinct))
     compared: dict[str, int] = {}
     tasks = []
-    for num, (run_id, index) in enumerate(distinct.items()):
-        state, tracked = known.states.get(run_id), run_id in known.tracked
-        task = make_task(
-            configs[index], identities[index], folder, num, state=state, tracked=tracked, compared=compared
-        )
-        tasks.append(task)
+    with growing():
+        for num, (run_id, index) in enumerate(distinct.items()):
+            state, tracked = known.states.get(run_id), run_id in known.tracked
+            task = make_task(
+                configs[index], identities[index], folder, num, state=state, tracked=tracked, compared=compared
+            )
+            tasks.append(task)
     return Plan(
         folder=folder,
         tasks=tasks,

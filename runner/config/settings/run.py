@@ -6,9 +6,10 @@ DictConfig after `schema.from_config`: a `Run` is plain data, and a record store
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from runner.config.enums import DistributedMode, TimingMode
 from runner.config.settings.execution import ChecksSettings, DistributedSettings, TimingSettings, TrackingSettings
@@ -102,4 +103,8 @@ def family(run: Run) -> Hashable:
 
     By the identity of their values, so it holds while the runs live; runs that were made apart have keys apart.
     """
-    return tuple(map(id, (vars(run) | {"seed": None}).values()))
+    return tuple(map(id, _BUT_SEED(run)))
+
+
+# Not `vars`, which makes a dict that stays with the run.
+_BUT_SEED = operator.attrgetter(*(item.name for item in fields(Run) if item.name != "seed"))
