@@ -164,7 +164,7 @@ def fixes_lines(record: Record) -> list[str]:
             ]
     if record.error is not None:
         lines += ["", f"  the run failed: {record.error.kind.value}: {record.error.message}"]
-    # What could not be asked is told from a warning: it makes `check` exit with 1.
+    # Not a warning: it makes `check` exit with 1.
     counts = Counter("untested" if check.untested else check.verdict.value for check in record.checks)
     return [*lines, "", "  " + ", ".join(f"{number} {word}" for word, number in counts.items())]
 

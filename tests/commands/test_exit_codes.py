@@ -52,6 +52,12 @@ def test_followers_end_as_their_run(target, code, make_run, tmp_path):
     assert followers.follow(plan) == code
 
 
+def test_failures_reach_other_sweepers(here, capsys):
+    words = ("-m", "hydra/sweeper=basic", "layer=custom", "layer.target=exiting_layers.ExitsWhenExecuted", "seed=0")
+    assert main.main([*words, "timing=off", "checks=off", "tracking=disabled", "sweep=s"]) == 1
+    assert "run 0 failed: " in capsys.readouterr().err
+
+
 def test_ctrl_c_ends_a_command_with_130(monkeypatch, capsys):
     def interrupted(_: object) -> bool:
         raise KeyboardInterrupt

@@ -20,12 +20,14 @@ from started_processes import Started
 
 from runner import errors
 from runner.commands import main
+from runner.config.composing.composed import Config
 from runner.launch import queue, worker
-from runner.launch.jobs import Crew, cut, plan_of, read, remaining
+from runner.launch.jobs import Crew, cut, plan_of, read, remaining, submit
 from runner.records import find, journal, store
-from runner.records.disk import locks
+from runner.records.disk import files, locks
 from runner.records.journal import Journal
 from runner.records.paths import SubmissionFolder, SweepFolder
+from runner.sweep.plan import make_plan
 from runner.sweep.run_state import State
 
 LEAN = ("tracking=disabled", "timing=off", "checks=off")
@@ -192,6 +194,17 @@ def test_jobs_skip_runs_finished_since_planning(done):
     assert remaining(plan, again, 0) == []
     store.write_data(again.about, queue.read(again, again.about) | {"seen": store.journal_sizes(folder)})
     assert len(remaining(plan, again, 0)) == 3
+
+
+def test_a_job_gets_its_own_deaths(make_run, tmp_path):
+    runs = [make_run(*LEAN, f"seed={seed}") for seed in range(2)]
+    plan = make_plan([Config(run=run) for run in runs], lambda _: SweepFolder(tmp_path / "s"))
+    files.make_sweep_folder(plan.folder)
+    first, second = (task.job.identity.run_id for task in plan.tasks)
+    crew = Crew(engine="basic", choice="hydra/launcher=basic", num_workers=2)
+    submission = submit(plan, [[task] for task in plan.tasks], crew, {second: "it crashed", "other": "it was killed"})
+    assert [[run["run_id"] for run in read(submission, num).runs] for num in range(2)] == [[first], [second]]
+    assert [read(submission, num).died for num in range(2)] == [{}, {second: "it crashed"}]
 
 
 def run_task(run):

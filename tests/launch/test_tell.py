@@ -1,4 +1,4 @@
-"""What a search is told of a run."""
+"""Which number of a run its study gets."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ TRAINED = TrainInfo(
         (Status.done, None, None),
     ],
 )
-def test_only_numbers_of_done_runs_are_told(status, train, value):
+def test_a_study_gets_numbers_of_done_runs(status, train, value):
     teller = Teller(None, None, metrics.find("loss_last", "search.objective"), None)
     assert teller.value(dataclasses.replace(RECORD, status=status, train=train)) == value

@@ -17,11 +17,13 @@ from runner.records import seeds, store
 from runner.records.paths import RunFolder
 
 
+@pytest.mark.parametrize("separated", [False, True])
 @pytest.mark.parametrize("path", [(), ("layer",), ("Dense_1", "inner")])
-def test_path_streams_equal_the_flax_ones(path):
+def test_path_streams_equal_the_flax_ones(path, separated):
     key = jax.random.PRNGKey(3)
-    mine = jax.random.fold_in(key, seeds.stream_number(path))
-    assert (mine == LazyRng.create(key, *path, 1).as_jax_rng()).all()
+    mine = jax.random.fold_in(key, seeds.stream_number(path, separated=separated))
+    with flax.config.temp_flip_flag("fix_rng_separator", separated):
+        assert (mine == LazyRng.create(key, *path, 1).as_jax_rng()).all()
 
 
 def test_stories_under_hosts_state_conditions():

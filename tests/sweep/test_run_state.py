@@ -118,7 +118,7 @@ def test_removals_that_no_journal_has_count(make_run, folder, writer):
 
 
 @pytest.mark.parametrize("in_job", [False, True])
-def test_jobs_compile_beside_each_other(make_run, tmp_path, in_job):
+def test_concurrent_jobs_flag_compile_times(make_run, tmp_path, in_job):
     run = make_run("timing=off", "checks=off", "tracking=disabled", "checkpoint=none")
     plan = make_plan([Config(run=run)], lambda _: SweepFolder(tmp_path / "s"))
     means = {"tracking": lambda **_: InlineTracking(NullTracker()), "reporter": Reporter()}
