@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import own_wrappers as own
 import pytest
 from pipeline_standins.train_property import training
 
 import runner
 
-X = jax.random.normal(jax.random.key(7), (4, 8)) + 3
+X = jnp.asarray(np.random.default_rng(7).standard_normal((4, 8)), jnp.float32) + 3
 KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 ASKED = ("complete", "mutable", "mode", "traps")
 

@@ -67,7 +67,7 @@ def test_markdown_is_alone_on_stdout(here, capsys):
 def test_a_layer_that_cannot_work_is_reported(on_github, capsys):
     target = "layer.target=planted_faults.ClassParam"
     code, out, _ = run(
-        capsys, "check", "--github", "--junit", "checks.xml", "layer=custom", target, "input_shape=[4,8]"
+        capsys, "check", "--traced", "--github", "--junit", "checks.xml", "layer=custom", target, "input_shape=[4,8]"
     )
     assert code == 1
     assert "::error title=ClassParam%3A complete,file=tests/support/planted_faults.py,line=" in out

@@ -26,7 +26,7 @@ from runner.records.timing import Measurement, Phases, Samples, Summary, Timing
 def sweep(tmp_path_factory) -> Path:
     """Eight seeds of two programs, and a name that has to be quoted."""
     folder = tmp_path_factory.mktemp("results")
-    words = ["seed=range(0,8)", "features=4,8", "timing.rounds=2", "tracking=disabled", "checkpoint=none"]
+    words = ["seed=range(0,8)", "features=4,8", "checks=off", "timing.rounds=2", "tracking=disabled", "checkpoint=none"]
     assert main.main(["-m", *words, "layer.name='a \"b\", c'", f"output_root={folder}", "sweep=both"]) == 0
     return folder / "both"
 

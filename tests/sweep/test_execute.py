@@ -65,10 +65,10 @@ def bits(record):
 
 
 def test_runs_leave_all_their_files(here):
-    assert sweep("seed=0,1,2", "input_shape=[4],[16]", "features=8,32", "tracking=disabled") == 0
+    assert sweep("seed=0,1,2", "features=8,32", "timing=quick", "tracking=disabled") == 0
     folder = only_sweep(here)
     records = all_records(folder)
-    assert [record.num for record in records] == list(range(12))
+    assert [record.num for record in records] == list(range(6))
     for record in records:
         run = folder.run(record.num, record.run_id)
         restored = ocp.PyTreeCheckpointer().restore(run.checkpoint)
@@ -78,7 +78,6 @@ def test_runs_leave_all_their_files(here):
         assert yaml.safe_load((run.hydra / "overrides.yaml").read_text()) == list(record.overrides)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_equal_sweeps_have_equal_checkpoints(here):
     sizes = []
@@ -92,7 +91,7 @@ def test_equal_sweeps_have_equal_checkpoints(here):
 def test_swept_runs_equal_standalone_runs(here):
     sweep("seed=3,4", "features=5,8", *LEAN)
     swept = all_records(only_sweep(here))
-    for record in swept:
+    for record in (swept[0], swept[-1]):  # another seed and another program
         assert main.main([*record.overrides, "output_root=alone", f"sweep=run{record.num}"]) == 0
         (alone,) = all_records(SweepFolder(here / "alone" / f"run{record.num}"))
         assert (alone.result_id, bits(alone)) == (record.result_id, bits(record))
