@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -140,9 +141,8 @@ def test_sdist_contains_every_tracked_file(unpacked):
 
 
 def test_sdist_can_run_its_tests(unpacked):
-    assert "error" not in pytest_in(unpacked, "--collect-only", "-m", "")
-    files = ["tests/test_packages.py", "tests/test_readme.py", "tests/records/test_columns.py"]
-    assert " passed" in pytest_in(unpacked, *files)
+    # All tests are collected, and an error there fails too.
+    assert re.search(r"\d\d passed", pytest_in(unpacked, "-k", "test_packages or test_readme or test_columns"))
 
 
 def pytest_in(folder: Path, *words: str) -> str:
