@@ -7,7 +7,6 @@ the submitting process. Merged in order, they are the source of truth after a cr
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -105,7 +104,7 @@ def from_line(line: bytes) -> Event:
       ValueError: The line is not what was written.
     """
     event = loads(_unsealed(line) + b"}")
-    if not _is_event(event):
+    if not _are_events([event]):
         raise ValueError("it is no event")
     assert isinstance(event, dict)
     return event
@@ -117,7 +116,7 @@ def _from_lines(lines: Sequence[bytes]) -> list[Event] | None:
         events = loads(b"[" + b"},".join(map(_unsealed, lines)) + b"}]") if lines else []
     except ValueError:
         return None
-    return events if len(events) == len(lines) and all(map(_is_event, events)) else None
+    return events if len(events) == len(lines) and _are_events(events) else None
 
 
 def _unsealed(line: bytes) -> bytes:
@@ -133,25 +132,18 @@ def _unsealed(line: bytes) -> bytes:
     return text
 
 
-def _is_event(data: Any) -> bool:
-    return isinstance(data, dict) and "event" in data and _is_of_kinds(data)
-
-
-def _is_of_kinds(event: Event) -> bool:
-    """Whether every value that is read from a line is of the type that is written there; lists are of texts."""
-    types = tuple(map(type, event.values()))
-    if not _are_of_kinds(tuple(event), types):
+def _are_events(data: Sequence[Any]) -> bool:
+    """Whether every value that is read from lines is of the type that is written there; lists are of texts."""
+    if not set(map(type, data)) <= {dict}:
         return False
-    for key in LISTS if list in types else ():
-        for one in event.get(key, ()):
-            if type(one) is not str:
-                return False
-    return True
+    # Most lines have the same keys and types: these are looked at once.
+    forms = {(tuple(one), tuple(map(type, one.values()))) for one in data}
+    if not all("event" in keys and _are_of_kinds(keys, types) for keys, types in forms):
+        return False
+    return {type(text) for one in data for key in LISTS if key in one for text in one[key]} <= {str}
 
 
-@functools.lru_cache(maxsize=256)
-def _are_of_kinds(keys: tuple[str, ...], types: tuple[type, ...]) -> bool:
-    """Whether these keys may have values of these types; most lines of a journal have the same."""
+def _are_of_kinds(keys: Sequence[str], types: Sequence[type]) -> bool:
     return all(kind in KINDS.get(key, (kind,)) for key, kind in zip(keys, types, strict=True))
 
 

@@ -133,8 +133,14 @@ def read_records(folders: Iterable[RunFolder]) -> Iterator[Record]:
     They share the values of settings and fingerprints that are the same.
     """
     texts = RecordTexts()
-    # As text: a `Path` takes as long to make as the file to be found.
-    return (read_record(folder, texts.data) for folder in folders if os.access(f"{folder.path}/record.json", os.F_OK))
+    for folder in folders:
+        try:
+            record = read_record(folder, texts.data)
+        except StorageError:
+            if folder.record.exists():
+                raise
+            continue
+        yield record
 
 
 def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
