@@ -52,7 +52,7 @@ NOT_SHOWN = ("layer.target", "layer.name", "sweep", "output_root")
 
 
 def runs_table(
-    rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS, axes: Mapping[str, Sequence[Any]] | None = None
+    rows: Sequence[Row], *, width: int, max_rows: int = MAX_ROWS, columns: Mapping[str, list[str]] | None = None
 ) -> Text:
     """One row per run: id, what varied, loss, output norm, apply time with its flag, checkpoint size, status.
 
@@ -61,9 +61,9 @@ def runs_table(
       width: Characters per line; what varied is always there, and other columns are left out for it, then wide values
         folded at words. `notes` names what is left out.
       max_rows: Maximum number of rows.
-      axes: `varied(rows)`, if the caller has it: of very many runs it takes seconds.
+      columns: `all_columns(rows)`, if the caller has them: of very many runs they take seconds.
     """
-    columns = _fitting(_all_columns(rows, varied(rows) if axes is None else axes), width)
+    columns = _fitting(all_columns(rows) if columns is None else columns, width)
     laid = _Layout(columns, width=width, whole=LEFT, left=LEFT)
     text = Text(laid.head())
     for cells in list(zip(*columns.values(), strict=True))[:max_rows]:
@@ -123,7 +123,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def notes(rows: Sequence[Row], *, width: int, axes: Mapping[str, Sequence[Any]] | None = None) -> list[str]:
+def notes(rows: Sequence[Row], *, width: int, columns: Mapping[str, list[str]] | None = None) -> list[str]:
     """The notes below the table of runs: why times are flagged, which checks fail, and which columns did not fit."""
     lines = []
     flags = Counter(flag for row in rows for flag in row.apply_flags)
@@ -134,7 +134,7 @@ def notes(rows: Sequence[Row], *, width: int, axes: Mapping[str, Sequence[Any]] 
     if failed_checks:
         said = ", ".join(f"{name} in {number} of {len(rows)}" for name, number in failed_checks.items())
         lines.append(f"checks that fail: {said} (bridge-runner show RUN says what fixes it)")
-    columns = _all_columns(rows, varied(rows) if axes is None else axes)
+    columns = all_columns(rows) if columns is None else columns
     shown = _fitting(columns, width)
     if left_out := [heading for heading in columns if heading not in shown]:
         lines.append(f"not shown at {width} columns: {', '.join(left_out)}")
@@ -269,8 +269,14 @@ def _fitting(columns: Mapping[str, list[str]], width: int) -> dict[str, list[str
     return columns
 
 
-def _all_columns(rows: Sequence[Row], axes: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
-    """All columns, by heading; a search shows its objective in place of columns seldom needed there."""
+def all_columns(rows: Sequence[Row], axes: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[str]]:
+    """All columns, by heading; a search shows its objective in place of columns seldom needed there.
+
+    Args:
+      rows: The runs.
+      axes: `varied(rows)`, if the caller has it.
+    """
+    axes = varied(rows) if axes is None else axes
     searched = any(row.trial is not None for row in rows)
     losses = [
         "–" if row.loss_first is None or row.loss_last is None else f"{row.loss_first:.4g} → {row.loss_last:.4g}"

@@ -160,10 +160,11 @@ class Terminal:
         if not rows:
             return {}
         width, axes = self.console.width, table.varied(rows)
-        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows, axes=axes), soft_wrap=True)
+        columns = table.all_columns(rows, axes)
+        self.console.print(table.runs_table(rows, width=width, max_rows=max_rows, columns=columns), soft_wrap=True)
         if len(rows) > max_rows:
             self.line(f"… and {len(rows) - max_rows} more: bridge-runner ls SWEEP")
-        self.notes(table.notes(rows, width=width, axes=axes))
+        self.notes(table.notes(rows, width=width, columns=columns))
         return axes
 
     def _end_progress(self) -> None:
