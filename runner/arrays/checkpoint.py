@@ -199,6 +199,7 @@ def save_step(tree: Mapping[str, Any], folder: Path, num: int, *, keep: int, met
         with _manager(folder, preservation_policy=ocp.checkpoint_managers.LatestN(keep)) as manager:
             manager.save(num, args=ocp.args.PyTreeSave(tree), custom_metadata=dict(metadata))
         _sync(folder.absolute() / str(num))
+        _sync_folder(folder.absolute().parent)  # the manager may have made the folder
     except Exception as error:
         raise CheckpointError(f"saving step {num}: {type(error).__name__}: {error}") from error
 
@@ -318,6 +319,10 @@ def _sync(path: Path) -> None:
             descriptor = os.open(name, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
