@@ -544,7 +544,7 @@ def test_unusable_names_give_short_errors(words, name, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize(
-    ("word", "today"),
+    ("word", "expected"),
     [
         ("checkpoint=fast", "checkpoint=orbax"),
         ("checkpoint.writer=none,fast", "checkpoint.writer=none,orbax"),
@@ -552,8 +552,8 @@ def test_unusable_names_give_short_errors(words, name, tmp_path, monkeypatch, ca
         ("sweep=fast", "sweep=fast"),
     ],
 )
-def test_former_writer_is_replayed_as_orbax(word, today):
-    assert replayed.command({"command": ["-m", word]}, trust=False) == ["-m", today]
+def test_former_writer_is_replayed_as_orbax(word, expected):
+    assert replayed.command({"command": ["-m", word]}, trust=False) == ["-m", expected]
 
 
 def test_settings_of_former_writer_are_read():
