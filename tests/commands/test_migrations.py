@@ -57,8 +57,8 @@ PROVED = "the new one gives the old output bit for bit (x float32[2,4,8])"
     [
         ("Setup()", "Setup(new=True)"),
         ("Kernel()", "Kernel('right')"),
-        ("Attention()", "Attention(new=True)"),
         ("ZeroHead()", "ZeroHead(factor=1.0)"),
+        ("Attention()", "Attention(new=True)"),
         ("Norm()", "Norm(momentum=0.99)"),
         ("OwnNorm()", "OwnNorm(momentum=0.99)"),
         ("Drop()", "Drop(rate=0.5)"),

@@ -170,8 +170,9 @@ def bits(trained):
 
 
 LAYERS = (
-    ("layer=mlp",),
     ("layer=custom", f"layer.target={HERE}.Everything"),
+    ("layer=linear",),
+    pytest.param(("layer=mlp",), marks=SLOW),
     pytest.param(("layer=linear", "host=mlp"), marks=SLOW),
     pytest.param(("layer=multi_head_attention", "input_shape=[2,3,8]"), marks=SLOW),
 )
@@ -230,7 +231,7 @@ def test_copies_that_differ_end_the_training(make_program):
 
 
 def test_nan_in_one_run_stays_there(make_program):
-    run, program = make_program("layer=mlp")
+    run, program = make_program("layer=linear")
     members = members_of(run, program, [0, 1])
     poisoned = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), members[0][1].state.params)
     members[0] = run, dataclasses.replace(members[0][1], state=members[0][1].state.replace(params=poisoned))
@@ -240,7 +241,7 @@ def test_nan_in_one_run_stays_there(make_program):
 
 
 def test_each_run_has_its_learning_rate_and_input(make_program):
-    run, program = make_program("layer=mlp")
+    run, program = make_program("layer=linear")
     changed = dataclasses.replace(run, train=dataclasses.replace(run.train, learning_rate=0.5))
     drawn = dataclasses.replace(run, input=dataclasses.replace(run.input, seed=3))
     assert {identity_of(one).program_id for one in (changed, drawn)} == {identity_of(run).program_id}
@@ -269,7 +270,7 @@ def test_dropout_draws_what_it_draws_alone(make_program):
 
 
 def test_records_name_size_and_distance(make_program):
-    run, program = make_program("layer=mlp")
+    run, program = make_program("layer=linear")
     proved = isolation.proved(program, run)
     result = experiment_execute.execute(Job(run=run, identity=identity_of(run), num=7, compare_eager=False), proved)
     found = result.record.train.together
