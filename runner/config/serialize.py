@@ -167,7 +167,7 @@ def _typed(group: str, name: str, value: Any) -> Any:
     kind = _enum_fields().get((group, name))
     if kind is None:
         return value
-    value = FORMER.get((group, name, value), value)
+    value = FORMER.get((group, name, str(value)), value)
     # Hydra has an enum's name, a record its value.
     by_name = kind.__members__.get(str(value))
     with _of_our_form(f"{group}.{name}".lstrip("."), value):

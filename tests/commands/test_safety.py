@@ -560,6 +560,9 @@ def test_settings_of_former_writer_are_read():
     settings = serialize.to_data(Run())
     settings["checkpoint"]["writer"] = "fast"
     assert serialize.from_data(settings) == Run()
+    settings["checkpoint"]["writer"] = ["fast"]
+    with pytest.raises(UserError, match="checkpoint.writer"):
+        serialize.from_data(settings)
 
 
 @pytest.mark.slow
