@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 
 import pytest
+from full_record import RECORD
+from texts_read_alike import require_alike_where_damaged
 
 from runner.errors import StorageError
 from runner.records import codec, families, store
 from runner.records.disk import files
 from runner.records.paths import RunFolder
 from runner.records.record_text import RecordTexts
-from tests.records.test_plan_text import outcome
-from tests.records.test_record import RECORD
 
 LAYER = {"seed": 5, "kwargs": {"note": '50 % of\n "fingerprint": {', "scale": 0.5}}
 
@@ -58,14 +57,4 @@ def test_records_read_together_are_equal(tmp_path):
 
 
 def test_damaged_texts_are_read_alike():
-    chance = random.Random(0)
-    texts, outcomes = RecordTexts(), set()
-    for _ in range(400):
-        text = chance.choice(TEXTS)
-        place = chance.choice([chance.randrange(len(text)), text.index(b'"settings"') + chance.randrange(99)])
-        piece = chance.choice([b"", b"{", b"}", b'"', b",", b"\n", b"0", text[place : place + 40]])
-        text = text[:place] + piece + text[place + chance.randrange(3) :]
-        found = outcome(text, texts.data)
-        assert found == outcome(text, codec.parse), text
-        outcomes.add(found == "refused")
-    assert outcomes == {True, False}
+    require_alike_where_damaged(RecordTexts().data, codec.parse, TEXTS, likely=b'"settings"')
