@@ -240,9 +240,11 @@ class Composer:
         )
         if self._master is not None:
             OmegaConf.copy_cache(from_config=self._master, to_config=composed)
-        task = copy.deepcopy(composed)
+        hydra = OmegaConf.create({"hydra": composed.hydra})
+        # Copies of `hydra` take most of the time: the task's is made without one.
+        task = copy.deepcopy(composed, {id(composed.hydra): OmegaConf.create()})
         with open_dict(task):
-            hydra = OmegaConf.create({"hydra": task.pop("hydra")})
+            del task["hydra"]
         HydraConfig.instance().set_config(composed)  # copies it: milliseconds
         whole = HydraConfig.instance().cfg
         assert isinstance(whole, DictConfig)
