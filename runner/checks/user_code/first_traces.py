@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -62,16 +62,20 @@ def digested(
 def counted(modules: Iterable[ModuleType]) -> list[Any]:
     """How far the user's code has counted: numbers, counters and sizes in its modules and in classes of its layers."""
     found: list[Any] = []
-    for module in modules:
-        names = vars(module).copy()
-        kinds = [item for item in names.values() if isinstance(item, type) and issubclass(item, nnx.Module)]
-        for value in itertools.chain(names.values(), *(vars(kind).copy().values() for kind in kinds)):
-            if type(value) in (int, float, bool):
+    unread: list[Mapping[str, Any]] = [vars(module) for module in modules]
+    kinds: set[type] = set()
+    while unread:
+        for value in list(unread.pop().values()):
+            kind = type(value)
+            if kind in (int, float, bool):
                 found.append(value)
-            elif type(value) in (list, dict, set):
+            elif kind in (list, dict, set):
                 found.append(len(value))
-            elif type(value) is itertools.count:
+            elif kind is itertools.count:
                 found.append(repr(value))
+            elif isinstance(value, type) and nnx.Module in value.__mro__ and value not in kinds:
+                kinds.add(value)
+                unread.append(vars(value))
     return found
 
 

@@ -157,7 +157,6 @@ def _has_nnx(module: ModuleType) -> bool:
     return any(value is nnx for value in vars(module).copy().values())  # at once, as above
 
 
-@functools.lru_cache(4096)
 def is_user(module: str) -> bool:
     """Whether a module, by its name, is none of JAX, Flax, NumPy, W&B, Orbax, Python or ours."""
-    return module.split(".")[0] not in _NOT_THE_LAYERS
+    return module.partition(".")[0] not in _NOT_THE_LAYERS
