@@ -137,9 +137,8 @@ def _trip(restore: Callable[[], Any], saved: Any, expected: Any, apply: Callable
 
 
 def _applied(subject: Subject, tree: Any) -> Any:
-    return (subject.run if _paths(tree) == _paths(subject.variables) else jax.jit(subject.apply))(
-        tree, subject.key, subject.x
-    )
+    apply = subject.run if _paths(tree) == _paths(subject.variables) else subject.jit(subject.apply)
+    return apply(tree, subject.key, subject.x)
 
 
 def _verdict(subject: Subject, variables: Any, plain: _Trip, targeted: _Trip) -> Check:

@@ -277,7 +277,7 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
         calls.call(module, x, subject.model.call)
         return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))
 
-    state = trees.named_arrays(jax.jit(native)(subject.variables, subject.key, subject.x))
+    state = trees.named_arrays(subject.jit(native)(subject.variables, subject.key, subject.x))
     bridged: dict[str, Any] = {}
     for tree in trees.unbox(updates).values():
         bridged |= trees.named_arrays(tree)

@@ -86,14 +86,16 @@ def _differing_variables(subject: Subject) -> dict[str, Any]:
     layer = subject.model
     keys = rngs.init_keys(subject.key, subject.needs.streams)
     inits = (
-        jax.jit(lambda keys, x: layer.model.init(keys, x, **layer.call)),
-        jax.jit(lambda keys, x: native.variables(layer, keys)),
+        lambda keys, x: layer.model.init(keys, x, **layer.call),
+        lambda keys, x: native.variables(layer, keys),
     )
-    bridged, alone = (hlo.before_xla(init.trace(keys, subject.x)) for init in inits)
+    bridged, alone = (hlo.before_xla(jax.jit(init).trace(keys, subject.x)) for init in inits)
     if bridged == alone:
         return {}
     return _differences(
-        trees.unboxed_arrays(subject.init_variables), trees.unboxed_arrays(inits[1](keys, subject.x)), NATIVE
+        trees.unboxed_arrays(subject.init_variables),
+        trees.unboxed_arrays(subject.jit(inits[1])(keys, subject.x)),
+        NATIVE,
     )
 
 

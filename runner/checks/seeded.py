@@ -186,7 +186,7 @@ def _following(subject: Subject, weights: Sequence[trees.Path]) -> list[trees.Pa
 
 def _changed(subject: Subject, model: Any, paths: Sequence[trees.Path]) -> list[trees.Path]:
     """Those of the leaves that another model's init gives other values."""
-    made = jax.jit(functools.partial(_leaves, model, subject.needs.streams, paths))(subject.key, subject.x)
+    made = subject.jit(functools.partial(_leaves, model, subject.needs.streams, paths))(subject.key, subject.x)
     before = dict(trees.flatten(trees.unbox(subject.init_variables)))
     return [path for path, leaf in zip(paths, made, strict=True) if (_numbers(leaf) != _numbers(before[path])).any()]
 

@@ -210,15 +210,15 @@ def _run(subject: Subject, mesh: Mesh) -> str:
     wanted = trees.to_host(subject.init_variables)
     # Host arrays are on no device: with a surrounding mesh, arrays on the first device would be rejected.
     key, x = np.asarray(subject.key), np.asarray(subject.x)
-    expected = jax.jit(apply)(wanted, key, x)
+    expected = subject.jit(apply)(wanted, key, x)
     placed = jax.tree.map(lambda leaf: _sharding(leaf, mesh), needs.variables, is_leaf=meta.is_axis_metadata)
     try:
         with jax.set_mesh(mesh):
-            init = jax.jit(lambda key, x: subject.model.init(key, needs.streams, x), out_shardings=placed)
+            init = subject.jit(lambda key, x: subject.model.init(key, needs.streams, x), out_shardings=placed)
             everywhere = NamedSharding(mesh, PartitionSpec())
             key, x = jax.device_put((key, x), everywhere)
             variables = init(key, x)
-            output = jax.jit(apply)(variables, key, x)
+            output = subject.jit(apply)(variables, key, x)
             got = trees.to_host((variables, output))
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         return f"fails: {verdicts.words(error)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ from runner.bridge.tracing import captured, hosted
 from runner.bridge.tracing.captured import Captured, Traced
 from runner.bridge.tracing.hosted import HostedCall
 from runner.bridge.wrap import Bridged
-from runner.checks.programs import flow
+from runner.checks.programs import flow, hlo
 from runner.checks.programs.draws import Draws, find
 from runner.checks.user_code import first_traces, python_state
 from runner.checks.user_code.first_traces import FirstTraces
@@ -34,6 +35,9 @@ from runner.errors import UserError
 
 # The stream that NNX draws from where the one that it asks for was not given.
 DEFAULT = "default"
+
+# Numbers in variables and input up to which a program that is called a few times is not worth optimising.
+MAX_RUN_ONCE = 1_000_000
 
 # What draws that come from variables have as their source; no stream can have this name.
 VARIABLES = "its variables"
@@ -170,7 +174,7 @@ class Subject:
     @functools.cached_property
     def make(self) -> Callable[[], Any]:
         """Makes init's variables, compiled."""
-        init = self.compiled_init or jax.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
+        init = self.compiled_init or self.jit(lambda key, x: self.model.init(key, self.needs.streams, x))
         return lambda: init(self.key, self.x)
 
     @functools.cached_property
@@ -230,7 +234,18 @@ class Subject:
     @functools.cached_property
     def run(self) -> Callable[..., Any]:
         """`apply`, compiled, for variables like `variables`."""
-        return self.compiled_apply or jax.jit(self.apply)
+        return self.compiled_apply or self.jit(self.apply)
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """`jax.jit` with the compiler options of `make` and `run`: other ones may round otherwise."""
+        return jax.jit(function, compiler_options=self._compiler_options, **options)
+
+    @functools.cached_property
+    def _compiler_options(self) -> dict[str, Any] | None:
+        if self.compiled_init is not None or self.compiled_apply is not None:
+            return None
+        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves((self.shapes, self.x))]
+        return hlo.RUN_ONCE if sum(sizes) <= MAX_RUN_ONCE else None
 
     def apply(self, variables: Any, key: jax.Array, x: jax.Array) -> Any:
         """The output and the updated collections, as the pipeline gets them."""
