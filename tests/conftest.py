@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Most programs of the tests run once, and optimising them takes a quarter of the time; `.ci/newer` runs them optimised.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # One cache for all workers and all processes that they start: dozens of tests compile the same few programs.
 CONTROLS = "PYTEST_XDIST_WORKER" not in os.environ
 if CONTROLS:
@@ -61,6 +64,12 @@ SETTINGS = {
     for kind in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     for name, value in IMPATIENT.items()
 }
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the garbage collector need not look at it again, nor look as often as by default."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_unconfigure() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,20 +14,26 @@ from unittest import mock
 from hydra import version
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from runner.config import conf_folder
+
+Plugins.instance()  # imports the module of FileConfigSource once more
+FileConfigSource: Any = SourcesRegistry.instance().resolve("file")
 
 STEPS = (
     (config_loader_impl, "create_defaults_list"),
     (ConfigLoaderImpl, "_compose_config_from_defaults_list"),
     (FileConfigSource, "load_config"),
     (Hydra, "get_mode"),
+    (CachingConfigRepository, "__init__"),
 )
-lists, merges, reads, modes = (getattr(owner, name) for owner, name in STEPS)
+lists, merges, reads, modes, copies = (getattr(owner, name) for owner, name in STEPS)
 
 VALUE = re.compile(r"([a-z_]+)(\.[a-z_]+)*=")
 
@@ -47,6 +54,9 @@ def composed_once() -> Iterator[None]:
             known[key] = make()
         return known[key]
 
+    def copied(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        return pickle.loads(once(key, lambda: pickle.dumps(make(), pickle.HIGHEST_PROTOCOL)))  # faster than deepcopy
+
     def place_of(repository: Any) -> tuple[Any, ...] | None:
         """Where configs come from; None where that is more than conf/ and what is installed."""
         sources = [(one.provider, one.full_path()) for one in repository.get_sources()]
@@ -54,10 +64,10 @@ def composed_once() -> Iterator[None]:
             return None
         return (*sources, version.getbase(), id(ConfigStore.instance()))
 
-    def read(self: FileConfigSource, config_path: str) -> Any:
-        if self.path != main:
+    def read(self: Any, config_path: str) -> Any:
+        if self.full_path() != main:
             return reads(self, config_path)
-        return copy.deepcopy(once(("file", config_path, self.provider), lambda: reads(self, config_path)))
+        return copied(("file", config_path, self.provider), lambda: reads(self, config_path))
 
     def listed(*, repo: Any, overrides_list: Sequence[Any], **others: Any) -> DefaultsList:
         def make() -> DefaultsList:
@@ -73,7 +83,7 @@ def composed_once() -> Iterator[None]:
         place = place_of(repo)
         if place is None:
             return merges(self, defaults, repo)
-        return copy.deepcopy(once(("merged", place, repr(defaults)), lambda: merges(self, defaults, repo)))
+        return copied(("merged", place, repr(defaults)), lambda: merges(self, defaults, repo))
 
     def mode(self: Hydra, config_name: str | None, overrides: Sequence[str]) -> Any:
         repository = self.config_loader.repository
@@ -84,7 +94,11 @@ def composed_once() -> Iterator[None]:
         rest = [text for key, text in found if not key or key[1] == "hydra" or repository.group_exists(key[1])]
         return once(("mode", place, config_name, *rest), lambda: modes(self, config_name, rest))
 
-    with _replaced(listed, merged, read, mode):
+    def shallow(self: CachingConfigRepository, delegate: Any) -> None:
+        # Another search path gives the copy another list of sources; sources themselves never change.
+        self.delegate, self.cache = copy.copy(delegate), {}
+
+    with _replaced(listed, merged, read, mode, shallow):
         yield
 
 
@@ -98,4 +112,4 @@ def _replaced(*steps: Any) -> Iterator[None]:
 
 def composed_each_time() -> AbstractContextManager[None]:
     """Meanwhile Hydra composes as it comes."""
-    return _replaced(lists, merges, reads, modes)
+    return _replaced(lists, merges, reads, modes, copies)
