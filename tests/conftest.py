@@ -170,11 +170,13 @@ def sync(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 # How many cases of a test marked `sampled` the default suite has; the rest are slow.
 SAMPLE = 3
 
-# Files whose slow tests take more than a minute, longest first: no worker is left with one of them at the end.
+# Files that take long, those whose slow tests take minutes first: no worker is left with one of them at the end.
 LONG = (
     "report/test_matrix.py",
     "test_readme.py",
     "launch/test_search_crash.py",
+    "commands/test_migrations.py",
+    "tracking/test_wandb_tracker.py",
     "sweep/test_crash.py",
     "checks/test_faults.py",
     "sweep/test_execute.py",

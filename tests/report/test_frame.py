@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 from failing_layers import LAYERS
 
 import runner
@@ -58,9 +57,11 @@ def test_frame_falls_back_to_records(damage, root, many, tmp_path):
 
 
 def test_by_aggregates_over_seeds(many):
+    from scipy import stats  # takes a second
+
     found = many.by("features")
     norms = many.frame.loc[many.frame["features"] == 4, "output_norm"]
-    interval = scipy.stats.quantile_test(norms, p=0.5).confidence_interval(confidence_level=0.99)
+    interval = stats.quantile_test(norms, p=0.5).confidence_interval(confidence_level=0.99)
     assert list(found.index) == [4, 8]
     assert found.loc[4, "output_norm"].tolist() == [norms.median(), interval.low, interval.high, 10]
 
