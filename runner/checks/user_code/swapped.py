@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,9 @@ def _bound_to(functions: Sequence[Any], modules: Sequence[ModuleType]) -> list[l
     found: dict[int, list[Binding]] = {id(one): [] for one in functions}
     for module in modules:
         names = vars(module)
+        # Of most modules nothing is found, and that is seen at once.
+        if found.keys().isdisjoint(map(id, list(names.values()))):
+            continue
         for name, value in names.copy().items():
             if id(value) in found:
                 found[id(value)].append((names, name))
@@ -145,11 +149,17 @@ def _bound_to(functions: Sequence[Any], modules: Sequence[ModuleType]) -> list[l
 
 def of_layers() -> list[ModuleType]:
     """The user's modules; of installed packages, only those that use NNX: the others make no layers."""
-    loaded = sys.modules.copy()  # at once: other threads import meanwhile
-    named = {name: one for name, one in loaded.items() if is_user(name) and isinstance(one, ModuleType)}
-    installed = {name for name, one in named.items() if "-packages" in (getattr(one, "__file__", None) or "")}
-    using = {name.split(".")[0] for name in installed if _has_nnx(named[name])}
-    return [one for name, one in named.items() if name not in installed or name.split(".")[0] in using]
+    found, installed = [], dict[str, list[ModuleType]]()
+    for name, one in sys.modules.copy().items():  # at once: other threads import meanwhile
+        package = name.partition(".")[0]
+        if package in _NOT_THE_LAYERS or not isinstance(one, ModuleType):
+            continue
+        if "-packages" in (vars(one).get("__file__") or ""):
+            installed.setdefault(package, []).append(one)
+        else:
+            found.append(one)
+    using = [modules for modules in installed.values() if any(map(_has_nnx, modules))]
+    return [*found, *itertools.chain.from_iterable(using)]
 
 
 @functools.lru_cache(8192)
