@@ -108,6 +108,7 @@ def test_the_action_fails_on_a_fail(job):
     assert ElementTree.parse(outputs["junit"]).getroot().get("failures") == "1"
 
 
+@pytest.mark.slow
 def test_the_action_passes_a_healthy_layer(job):
     done = job.run(
         CHECK, target="layers.Good", options="input_shape=[2,4]\n--traced", **{"working-directory": "my_pkg"}

@@ -104,39 +104,51 @@ import jax
 from runner.arrays import devices
 
 devices.keep_compiled("this-one", timed=False)
-if sys.argv[1:]:
-    assert jax.config.values["jax_compilation_cache_dir"] == sys.argv[1], jax.config.values["jax_compilation_cache_dir"]
+assert jax.config.values["jax_compilation_cache_dir"] == sys.argv[1], jax.config.values["jax_compilation_cache_dir"]
 print(float(jax.jit(lambda x: x * 3)(2.0)))
 """
 
 
-def _compile_with(home, *words, **variables):
-    """What a process prints that keeps what it compiles, with this cache folder and these variables."""
-    unset = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
-    clean = {name: value for name, value in os.environ.items() if name not in unset}
-    given = {**clean, "XDG_CACHE_HOME": str(home), **variables}
-    command = [sys.executable, "-W", "default", "-c", KEPT, *words]
-    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=True)
+def _compile_with(home, folder):
+    """What a process prints that keeps in `folder` what it compiles, as a user has it whose cache folder is `home`."""
+    clean = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-W", "default", "-c", KEPT, str(folder)]
+    env = clean | {"XDG_CACHE_HOME": str(home)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout + done.stderr
 
 
 def test_compiled_programs_are_kept(tmp_path):
     folder = tmp_path / "bridge-runner" / "untimed" / "this-one"
-    assert _compile_with(tmp_path, str(folder)) == "6.0\n"
+    assert _compile_with(tmp_path, folder) == "6.0\n"
     (kept,) = [path for path in folder.glob("*-cache") if "lambda" in path.name]
     kept.write_bytes(b"half of it")
-    assert _compile_with(tmp_path) == "6.0\n"
+    assert _compile_with(tmp_path, folder) == "6.0\n"
 
 
-def test_a_cache_of_the_user_stays(tmp_path):
-    mine = str(tmp_path / "mine")
-    assert _compile_with(tmp_path, mine, JAX_COMPILATION_CACHE_DIR=mine) == "6.0\n"
-    assert not (tmp_path / "bridge-runner").exists()
+@pytest.fixture
+def cache_home(tmp_path, monkeypatch):
+    """A user's cache folder; JAX's settings are as before when the test ends."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
-def test_a_cache_folder_may_be_missing(tmp_path):
-    (tmp_path / "bridge-runner").write_text("a file in its place")
-    assert _compile_with(tmp_path) == "6.0\n"
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_cache_of_the_user_stays(timed, cache_home):
+    jax.config.update("jax_compilation_cache_dir", "mine")
+    devices.keep_compiled("this-one", timed=timed)
+    assert jax.config.values["jax_compilation_cache_dir"] == "mine"
+    assert list(cache_home.iterdir()) == []
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_cache_folder_may_be_missing(timed, cache_home):
+    (cache_home / "bridge-runner").write_text("a file in its place")
+    jax.config.update("jax_compilation_cache_dir", None)
+    devices.keep_compiled("this-one", timed=timed)
+    assert jax.config.values["jax_compilation_cache_dir"] is None
 
 
 TIMED = """

@@ -6,11 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from runner.records.timing import Samples, Summary
 from runner.timing import stats
 from runner.timing.stats import pairwise_ratio, summarize
+
+
+@pytest.fixture
+def scipy_stats() -> Any:
+    from scipy import stats  # takes a second, and not every worker has these tests
+
+    return stats
 
 
 def summary_of(durations_s: list[float], num_calls: int = 1, **kwargs: Any) -> Summary:
@@ -38,18 +44,18 @@ def test_one_sample_has_no_interval() -> None:
 
 
 @pytest.mark.parametrize("num", [8, 9, 10, 11, 20, 30, 101, 1500])
-def test_median_interval_is_the_narrowest_possible(num: int) -> None:
+def test_median_interval_is_the_narrowest_possible(num: int, scipy_stats: Any) -> None:
     summary = summary_of([float(rank) for rank in range(num, 0, -1)])
     assert summary.median_low_s is not None
     rank = int(summary.median_low_s)
     assert summary.median_high_s == num + 1 - rank
-    assert 1 - 2 * scipy.stats.binom.cdf(rank - 1, num, 0.5) >= 0.99
-    assert 1 - 2 * scipy.stats.binom.cdf(rank, num, 0.5) < 0.99
+    assert 1 - 2 * scipy_stats.binom.cdf(rank - 1, num, 0.5) >= 0.99
+    assert 1 - 2 * scipy_stats.binom.cdf(rank, num, 0.5) < 0.99
 
 
-def test_median_interval_equals_scipy() -> None:
+def test_median_interval_equals_scipy(scipy_stats: Any) -> None:
     durations = np.random.default_rng(0).gamma(2.0, size=57)
-    expected = scipy.stats.quantile_test(durations, p=0.5).confidence_interval(confidence_level=0.99)
+    expected = scipy_stats.quantile_test(durations, p=0.5).confidence_interval(confidence_level=0.99)
     summary = summary_of(durations.tolist())
     assert (summary.median_low_s, summary.median_high_s) == (expected.low, expected.high)
 
@@ -150,10 +156,10 @@ def test_fastest_call_represents_each_block() -> None:
     assert stats.fastest_of_blocks(samples, 2) == [3.0, 1.0]
 
 
-def test_single_stratum_equals_mann_whitney() -> None:
+def test_single_stratum_equals_mann_whitney(scipy_stats: Any) -> None:
     generator = np.random.default_rng(0)
     one, two = generator.integers(0, 20, 40).tolist(), generator.integers(4, 24, 30).tolist()
-    known = scipy.stats.mannwhitneyu(one, two, use_continuity=False, method="asymptotic").pvalue
+    known = scipy_stats.mannwhitneyu(one, two, use_continuity=False, method="asymptotic").pvalue
     assert stats.stratified_rank_test([(one, two)]) == pytest.approx(known)
 
 
