@@ -35,6 +35,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import hydra
 import jax
@@ -88,6 +89,17 @@ def started_processes_end() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def equal_configs_composed_once() -> Iterator[None]:
     with composed_once():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tracers_have_no_sharding_at_once() -> Iterator[None]:
+    """NNX asks each tracer that it counts draws with; JAX looks for where it comes from, an eighth of all tracing."""
+
+    def sharding(tracer: jax.core.Tracer) -> None:
+        raise AttributeError(f"The 'sharding' attribute is not available on {type(tracer).__name__}.")
+
+    with mock.patch.object(jax.core.Tracer, "sharding", property(sharding)):
         yield
 
 

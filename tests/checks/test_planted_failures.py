@@ -29,8 +29,9 @@ TOKEN = jnp.ones((1, 1, 8))
 SEQUENCE = jnp.ones((2, 3, 8))
 
 LINEAR = bridge.to_linen(nnx.Linear, 8, 8)
-# Made outside of what uses it; zeros, since orthogonal kernels take seconds to compile.
-CELL = nnx.LSTMCell(8, 8, recurrent_kernel_init=nnx.initializers.zeros_init(), rngs=nnx.Rngs(0))
+# Made outside of what uses it; zeros, since random kernels take seconds to compile.
+ZEROS = nnx.initializers.zeros_init()
+CELL = nnx.LSTMCell(8, 8, kernel_init=ZEROS, recurrent_kernel_init=ZEROS, rngs=nnx.Rngs(0))
 BATCH_NORM = bridge.to_linen(nnx.BatchNorm, 8)
 DROPOUT = bridge.to_linen(nnx.Dropout, 0.0, deterministic=False)
 KERNEL = {"params": {"kernel": jnp.ones((8, 8))}}
