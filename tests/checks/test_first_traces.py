@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import impure_layers
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from flax.nnx import bridge
 
 from runner.checks.probes.subject import subject_of
 from runner.checks.programs.digests import digest
+from runner.checks.user_code import swapped
 
 X = jnp.ones((2, 4))
 
@@ -26,11 +29,27 @@ X = jnp.ones((2, 4))
         ("Coin", False),
         ("TakesTurns", False),
         ("CountedAside", False),
+        ("CountedInItsClass", False),
     ],
 )
 def test_traces_that_asked_nothing_are_kept(name, are_kept):
     subject = subject_of(bridge.to_linen(getattr(impure_layers, name)), X)
     assert (subject.first_traces is not None) is are_kept
+
+
+def test_of_installed_packages_those_with_nnx_count(tmp_path, monkeypatch):
+    for name, lines in {"with_nnx": "from flax import nnx\n", "without_nnx": ""}.items():
+        package = tmp_path / "site-packages" / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "counters.py").write_text("")
+        (package / "layers.py").write_text(f"from {name} import counters\n{lines}")
+    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
+    for name in ("with_nnx", "without_nnx"):
+        importlib.import_module(f"{name}.layers")
+    found = {one.__name__ for one in swapped.of_layers() if one.__name__.startswith("with")}
+    assert found == {"with_nnx", "with_nnx.counters", "with_nnx.layers"}
+    assert __name__ in {one.__name__ for one in swapped.of_layers()}
 
 
 def traced(function):

@@ -14,7 +14,7 @@ from flax.nnx import bridge
 
 import runner
 from runner.checks.probes.subject import subject_of
-from runner.checks.programs import traces
+from runner.checks.programs import hlo, traces
 from runner.errors import UserError
 from runner.records.record import Verdict
 
@@ -97,6 +97,13 @@ def test_checks_read_what_was_compiled():
     assert traces.lines(given.applied) == traces.lines(given.trace_apply()) == traces.lines(alone.applied)
     assert traces.lines(given.initialised) == traces.lines(given.trace_init()) == traces.lines(alone.initialised)
     assert given.returned == alone.returned
+
+
+def test_only_small_programs_of_its_own_are_not_optimised():
+    small, large = (subject_of(LINEAR, jnp.ones((num, 8))) for num in (2, 125_000))
+    assert (small.compiler_options, large.compiler_options) == (hlo.RUN_ONCE, None)
+    for name in ("compiled_init", "compiled_apply"):
+        assert dataclasses.replace(small, **{name: print}).compiler_options is None
 
 
 def test_changed_subject_forgets_its_trace():

@@ -273,6 +273,16 @@ class CountedAside(Plain):
         return super().__call__(x)
 
 
+class CountedInItsClass(Plain):
+    """Counts its calls in its class, and uses nothing of it."""
+
+    num_calls = 0
+
+    def __call__(self, x):
+        type(self).num_calls += 1
+        return super().__call__(x)
+
+
 class ClockOfText(Plain):
     """Says a moment that is given, as a clock would say one."""
 

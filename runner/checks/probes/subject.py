@@ -238,10 +238,11 @@ class Subject:
 
     def jit(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         """`jax.jit` with the compiler options of `make` and `run`: other ones may round otherwise."""
-        return jax.jit(function, compiler_options=self._compiler_options, **options)
+        return jax.jit(function, compiler_options=self.compiler_options, **options)
 
     @functools.cached_property
-    def _compiler_options(self) -> dict[str, Any] | None:
+    def compiler_options(self) -> dict[str, Any] | None:
+        """What its own programs are compiled with; None for JAX's own options, as programs are that were given."""
         if self.compiled_init is not None or self.compiled_apply is not None:
             return None
         sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves((self.shapes, self.x))]
