@@ -19,8 +19,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Most programs of the tests run once, and optimising them takes a quarter of the time; `.ci/newer` runs them optimised.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # One cache for all workers and all processes that they start: dozens of tests compile the same few programs.
 CONTROLS = "PYTEST_XDIST_WORKER" not in os.environ
 if CONTROLS:
@@ -65,6 +63,12 @@ SETTINGS = {
     for kind in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     for name, value in IMPATIENT.items()
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Most programs of the default suite run once: XLA need not optimise them. In all other suites it does."""
+    if "not slow" in config.option.markexpr:
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 def pytest_collection_finish() -> None:
