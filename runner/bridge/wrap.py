@@ -233,12 +233,12 @@ def _require_arguments(layer: LayerSettings, target: Callable[..., nnx.Module]) 
     if missing := sizes.missing(layer, target):
         what = f"layer.target={layer.target}: its constructor also needs {', '.join(missing)}"
         raise MissingArgumentsError(what, [f"layer.kwargs.{key}" for key in missing])
-    for key, value in layer.kwargs.items():
-        if not takes(found, key):
-            close = nearest(key, named)
-            raise ConfigError(
-                f"layer.kwargs.{key}",
-                value,
-                f"the constructor of {layer.target} takes {', '.join(named) or 'no arguments'}",
-                f"layer.kwargs.{close}={literal(value)}" if close else f"~layer.kwargs.{key}",
-            )
+    if unknown := [key for key in layer.kwargs if not takes(found, key)]:
+        key, value = unknown[0], layer.kwargs[unknown[0]]
+        close = nearest(key, named)
+        raise ConfigError(
+            f"layer.kwargs.{key}",
+            value,
+            f"the constructor of {layer.target} takes {', '.join(named) or 'no arguments'}",
+            f"layer.kwargs.{close}={literal(value)}" if close else " ".join(f"~layer.kwargs.{one}" for one in unknown),
+        )

@@ -51,6 +51,9 @@ def explain(error: BaseException) -> UserError:
         key, _, value = match[1].partition("=")
         return UserError(f"{match[1]}: {reason}", _member_of(key, value) or _default_of(key))
     if isinstance(error, OverrideParseException):
+        if re.fullmatch(r"[A-Za-z_][\w.]*(:\w+|\.[A-Z]\w*)", error.override):
+            what = "a layer's class or factory by itself, where KEY=VALUE is wanted"
+            return UserError(f"{error.override}: {what}", f"layer.target={error.override}")
         what = " ".join(text.splitlines()[0].split())
         return UserError(f"{error.override}: {what}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
     lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]

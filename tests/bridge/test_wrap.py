@@ -285,6 +285,12 @@ def test_an_argument_that_is_missing_is_named(target, kwargs, message):
             {"width": 1},
             f"layer.kwargs.width=1: the constructor of {HERE}.Counter takes no arguments.\n  Try: ~layer.kwargs.width",
         ),
+        (
+            f"{HERE}.Counter",
+            {"width": 1, "depth": 2},
+            f"layer.kwargs.width=1: the constructor of {HERE}.Counter takes no arguments.\n"
+            "  Try: ~layer.kwargs.width ~layer.kwargs.depth",
+        ),
     ],
 )
 def test_unknown_keywords_suggest_the_nearest(target, kwargs, message):
