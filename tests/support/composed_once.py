@@ -40,11 +40,12 @@ VALUE = re.compile(r"([a-z_]+)(\.[a-z_]+)*=")
 
 @contextmanager
 def composed_once() -> Iterator[None]:
-    """Meanwhile four steps of Hydra's, most of a config's time, hand out copies of what they returned before.
+    """Meanwhile five steps of Hydra's, most of a config's time, are not taken again.
 
-    They are functions of conf/ and the chosen groups: a file as it is read, which files a config is made of, those
-    files merged, and `hydra.mode`. With any other folder of configs, and where one raised, they run as ever; and so
-    does all else, from the parser of overrides to their errors.
+    Four are functions of conf/ and the chosen groups, and hand out copies of what they returned before: a file as it
+    is read, which files a config is made of, those files merged, and `hydra.mode`. The fifth copies the repository of
+    configs, which needs no copies of what is in it. With any other folder of configs, and where one raised, the four
+    run as ever; and so does all else, from the parser of overrides to their errors.
     """
     main = f"file://{conf_folder.config_dir()}"
     known: dict[Any, Any] = {}

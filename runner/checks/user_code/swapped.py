@@ -151,9 +151,9 @@ def of_layers() -> list[ModuleType]:
     """The user's modules; of installed packages, only those that use NNX: the others make no layers."""
     found, installed = [], dict[str, list[ModuleType]]()
     for name, one in sys.modules.copy().items():  # at once: other threads import meanwhile
-        package = name.partition(".")[0]
-        if package in _NOT_THE_LAYERS or not isinstance(one, ModuleType):
+        if not is_user(name) or not isinstance(one, ModuleType):
             continue
+        package = name.partition(".")[0]
         if "-packages" in (vars(one).get("__file__") or ""):
             installed.setdefault(package, []).append(one)
         else:
