@@ -44,7 +44,8 @@ layer = bridge.to_linen(Twice)"""
 
 def check(subject: Subject, *, full: bool) -> Check:
     """Whether the layer works under each lift separately, and whether the subject's init and apply agree."""
-    lifted, asked_not = lifts_of(subject)
+    plain = plain_call(subject)
+    lifted, asked_not = lifts_of(subject, plain)
     arguments = trees.unbox(subject.init_variables), subject.key, subject.x
     found = {name: _untraceable(lift, subject) for name, lift in lifted.items()}
     pairs: dict[str, tuple[Call, Call]] = {
@@ -52,7 +53,6 @@ def check(subject: Subject, *, full: bool) -> Check:
         for name, lift in lifted.items()
         if not found[name] and not (lift.alike and _is_one_program(lift, arguments))
     }
-    plain = plain_call(subject)
     if len(subject.needs.streams) > 1:
         pairs["random"] = (plain, lambda variables, key, x: plain(variables, jax.random.fold_in(key, 1), x))
     got = _run(pairs, arguments)

@@ -47,10 +47,9 @@ class Lift:
     drawn: bool = False
 
 
-def lifts_of(subject: Subject) -> tuple[dict[str, Lift], dict[str, str]]:
-    """The lifts to try, and why others are not asked."""
+def lifts_of(subject: Subject, plain: Call) -> tuple[dict[str, Lift], dict[str, str]]:
+    """The lifts to try, each against `plain`, the layer's `plain_call`; and why others are not asked."""
     model, needs = subject.model, subject.needs
-    plain = plain_call(subject)
     named, jitted, remat = lifts.named(model), lifts.jitted(model), lifts.remat(model)
     in_host = _hosted(named, subject)
     found = {
@@ -59,9 +58,9 @@ def lifts_of(subject: Subject) -> tuple[dict[str, Lift], dict[str, str]]:
         "jax.vmap": Lift(run=_mapped(plain), wanted=_each(plain)),
         "a name in a host": Lift(run=in_host, wanted=plain, host=named, alike=True, drawn=True),
         REMAT: Lift(run=_gradient(_hosted(remat, subject)), wanted=_gradient(in_host), host=remat),
-        SCAN: _scan(subject),
-        SHARED: _vmap(subject, stacked=False),
-        STACKED: _vmap(subject, stacked=True),
+        SCAN: _scan(subject, plain),
+        SHARED: _vmap(subject, plain, stacked=False),
+        STACKED: _vmap(subject, plain, stacked=True),
     }
     asked_not = {}
     inputs = [*jax.tree.leaves(subject.shapes), subject.x]
@@ -82,7 +81,7 @@ def plain_call(subject: Subject) -> Call:
     def run(variables: Any, key: jax.Array, x: jax.Array) -> Any:
         return subject.model.apply(variables, rngs.apply_keys(key, needs.streams), needs.mutable, x)
 
-    return jax.jit(run)  # so that a call that is part of several lifts is traced once
+    return jax.jit(run)  # so that it is traced once, however many lifts it is part of
 
 
 def _hosted(host: Bridged, subject: Subject) -> Call:
@@ -130,8 +129,8 @@ def _each(call: Call) -> Call:
     return lambda variables, key, x: _stack([call(variables, key, one) for one in two_inputs(x)])
 
 
-def _scan(subject: Subject) -> Lift:
-    collections, plain = collections_of(subject), plain_call(subject)
+def _scan(subject: Subject, plain: Call) -> Lift:
+    collections = collections_of(subject)
     host = lifts.scan(subject.model, NUM, collections, subject.needs.streams)
     hosted = _hosted(host, subject)
 
@@ -148,8 +147,8 @@ def _scan(subject: Subject) -> Lift:
     return Lift(run=run, wanted=wanted, host=host, stacked=collections, drawn=True)
 
 
-def _vmap(subject: Subject, *, stacked: bool) -> Lift:
-    collections, plain = collections_of(subject), plain_call(subject)
+def _vmap(subject: Subject, plain: Call, *, stacked: bool) -> Lift:
+    collections = collections_of(subject)
     shared = () if stacked else _shared(subject)
     own = tuple(collection for collection in collections if collection not in shared)
     host = lifts.vmap(subject.model, NUM, shared=shared, stacked=own, streams=subject.needs.streams)
