@@ -169,6 +169,7 @@ def _refusal(layer: Bridged, x: Any, label: str, error: Exception) -> LayerError
     reason = reason if len(reason) <= 300 else f"{reason[:297]}…"
     said = f"{type(error).__name__}: {reason}".rstrip(".")
     if not hints.constructs(layer):
-        return LayerError(f"layer {label} can't be built from its layer.kwargs: {said}", hints.mesh(layer, str(error)))
+        what = f"layer {label} can't be built from its layer.kwargs: {said}"
+        return LayerError(what, hints.constructor_hint(layer, x, error, _traced))
     what = f"layer {label} can't take x of shape {list(x.shape)} {x.dtype}: {said}"
     return LayerError(what, _NO_DICTS if NOT_LOADED in reason else hints.hint(layer, x, error, _traced))

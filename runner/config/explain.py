@@ -51,11 +51,7 @@ def explain(error: BaseException) -> UserError:
         key, _, value = match[1].partition("=")
         return UserError(f"{match[1]}: {reason}", _member_of(key, value) or _default_of(key))
     if isinstance(error, OverrideParseException):
-        if re.fullmatch(r"[A-Za-z_][\w.]*(:\w+|\.[A-Z]\w*)", error.override):
-            what = "a layer's class or factory by itself, where KEY=VALUE is wanted"
-            return UserError(f"{error.override}: {what}", f"layer.target={error.override}")
-        what = " ".join(text.splitlines()[0].split())
-        return UserError(f"{error.override}: {what}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
+        return _unreadable(error.override, " ".join(text.splitlines()[0].split()))
     lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
     if isinstance(error, UnicodeDecodeError):
         return UserError(f"a file of the config is not UTF-8: {text}", "iconv -f latin1 -t utf-8 FILE > NEW")
@@ -66,6 +62,18 @@ def explain(error: BaseException) -> UserError:
     if not isinstance(error, HydraException) and not type(error).__module__.startswith("omegaconf"):
         lines = [f"Hydra can't read what was typed: {' '.join(lines) or type(error).__name__}"]
     return UserError("\n".join(lines[:5]).rstrip("."))
+
+
+def _unreadable(override: str, reason: str) -> UserError:
+    if re.fullmatch(r"[A-Za-z_][\w.]*(:\w+|\.[A-Z]\w*)", override):
+        what = "a layer's class or factory by itself, where KEY=VALUE is wanted"
+        return UserError(f"{override}: {what}", f"layer.target={override}")
+    if re.fullmatch(r"[\w./-]+", override):
+        layers = [] if "." in override else schema.layer_names()
+        close = nearest(override, [*layers, *serialize.defaults()], cutoff=0.7)
+        suggestion = f"layer={close}" if close in layers else _default_of(close or "")
+        return UserError(f"{override}: a word by itself, where KEY=VALUE is wanted", suggestion or serialize.ALL_KEYS)
+    return UserError(f"{override}: {reason}", "\"KEY='VALUE'\" around a value with blanks, brackets or signs")
 
 
 def _unknown_choice(group: str, choice: str, choices: Sequence[str]) -> UserError:

@@ -17,6 +17,8 @@ from runner.errors import ConfigError, LayerError, UserError
 
 HERE = __name__
 LINEAR = {"in_features": 4, "out_features": 2}
+HEADS = {"num_heads": 2, "in_features": 3, "decode": False}
+ODD_HEADS = "ValueError: Memory dimension (3) must be divisible by 'num_heads' heads (2)"
 LINEAR_TAKES = (
     "the constructor of flax.nnx.Linear takes in_features, out_features, use_bias, dtype, param_dtype, precision, "
     "kernel_init, bias_init, dot_general, promote_dtype, preferred_element_type, kernel_metadata, bias_metadata"
@@ -565,20 +567,25 @@ def test_too_few_axes_suggest_another_one():
 
 
 @pytest.mark.parametrize(
-    ("target", "kwargs", "reason"),
+    ("target", "kwargs", "shape", "reason", "fix"),
     [
-        (f"{HERE}.OddOnly", {"width": 2}, "ValueError: width=2 is even."),
+        (f"{HERE}.OddOnly", {"width": 2}, [4], "ValueError: width=2 is even", "layer.kwargs.width=1"),
         (
             "runner.bridge.layers.blocks.MLP",
             {**LINEAR, "hidden": 3, "num_layers": 0},
-            "ValueError: num_layers=0: an MLP has at least one linear layer.",
+            [4],
+            "ValueError: num_layers=0: an MLP has at least one linear layer",
+            "layer.kwargs.num_layers=1",
         ),
+        ("flax.nnx.MultiHeadAttention", HEADS, [5, 3], ODD_HEADS, "layer.kwargs.num_heads=1"),
+        ("flax.nnx.MultiHeadAttention", HEADS, [3], ODD_HEADS, "layer.kwargs.num_heads=1 'input_shape=[2,3]'"),
+        ("flax.nnx.MultiHeadAttention", {**HEADS, "decode": None}, [3], ODD_HEADS, None),
     ],
 )
-def test_constructor_errors_are_layer_errors(target, kwargs, reason):
-    message = refused(lambda: needs_of(target, shaped(4), **kwargs), LayerError)
-    assert reason in message
-    assert message == f"layer mine can't be built from its layer.kwargs: {reason}"
+def test_constructor_errors_are_layer_errors(target, kwargs, shape, reason, fix):
+    message = refused(lambda: needs_of(target, shaped(*shape), **kwargs), LayerError)
+    hint = f"\n  Try: {fix}" if fix else ""
+    assert message == f"layer mine can't be built from its layer.kwargs: {reason}.{hint}"
 
 
 def test_unknown_call_arguments_are_reported():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,11 +41,22 @@ def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | No
       trace: Traces a layer on an input; raises if it is refused.
     """
     words = str(error)
-    if named := mesh(layer, words):
+    if named := _mesh(layer, words):
         return named
     if tried_boxes.UNNAMED in words:
         return tried_boxes.first_fix(tried_boxes.tried(layer, lambda: trace(layer, x), x))
-    for text, other, taken in _candidates(layer, x, words):
+    return _first(_candidates(layer, x, words), trace)
+
+
+def constructor_hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | None:
+    """As `hint`, for a layer whose constructor raised `error`."""
+    words = str(error)
+    return _mesh(layer, words) or _first(_counts(layer, x, words), trace)
+
+
+def _first(candidates: Iterable[tuple[str, Bridged, Any]], trace: Trace) -> str | None:
+    """What to type for the first of the candidates that can be traced."""
+    for text, other, taken in candidates:
         try:
             trace(other, taken)
         except Exception:  # noqa: BLE001 - whatever the layer's own code raises
@@ -54,7 +65,17 @@ def hint(layer: Bridged, x: Any, error: BaseException, trace: Trace) -> str | No
     return None
 
 
-def mesh(layer: Bridged, words: str) -> str | None:
+def _counts(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridged, Any]]:
+    """One in place of a count that the error names, such as a number of heads, by itself and with another axis of x."""
+    for key, value in _arguments(layer).items():
+        if type(value) is int and value != 1 and re.search(rf"\b{re.escape(key)}\b", words):
+            text, other = f"layer.kwargs.{key}=1", _with_arguments(layer, {key: 1})
+            yield text, other, x
+            shape, _, longer = _shaped([2, *x.shape], layer, x)
+            yield f"{text} {shape}", other, longer
+
+
+def _mesh(layer: Bridged, words: str) -> str | None:
     """The mesh that an error of flax asks for where a variable has axis names and there is no mesh; else None."""
     if "auto mesh context" not in words:
         return None
