@@ -29,6 +29,8 @@ SWEEP = ("-m", "seed=range(0,6)", "layer=custom", "layer.target=my_layers.Waits"
 LEAN = ("tracking=disabled", "timing=off", "checks=off", "sweep=mine")
 COMMAND = (sys.executable, "-c", "import sys; from runner.commands import main; sys.exit(main.main(sys.argv[1:]))")
 TIMEOUT_S = 300
+# One worker has a Slurm, and one a Ray: `--dist loadgroup`.
+ON_SLURM, ON_RAY = pytest.mark.xdist_group("slurm"), pytest.mark.xdist_group("ray")
 SLURM = ("hydra/launcher=submitit_slurm", "process.workers=2")
 
 
@@ -203,6 +205,7 @@ def test_local_jobs_outlive_their_launcher(here, undisturbed):
     assert bits(sweep()) == undisturbed
 
 
+@ON_SLURM
 def test_killed_slurm_jobs_are_reported(slurm, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, *SLURM)
@@ -218,6 +221,7 @@ def test_killed_slurm_jobs_are_reported(slurm, undisturbed):
     assert bits(sweep()) == undisturbed
 
 
+@ON_SLURM
 def test_slurm_jobs_outlive_their_launcher(slurm, undisturbed):
     gates(one="wait", two="wait")
     # One at a time: the other is still queued.
@@ -234,6 +238,7 @@ def test_slurm_jobs_outlive_their_launcher(slurm, undisturbed):
     assert bits(sweep()) == undisturbed
 
 
+@ON_SLURM
 def test_preempted_slurm_jobs_are_requeued(slurm, undisturbed):
     gates(one="wait")
     process = start(*SWEEP, *LEAN, *SLURM)
@@ -246,6 +251,7 @@ def test_preempted_slurm_jobs_are_requeued(slurm, undisturbed):
     assert bits(sweep()) == undisturbed
 
 
+@ON_SLURM
 def test_sigterm_cancels_queued_slurm_jobs(slurm):
     gates(one="wait", two="wait")
     process = start(*SWEEP, *LEAN, *SLURM, "hydra.launcher.array_parallelism=1")
@@ -284,6 +290,7 @@ def ray_cluster(here, monkeypatch):
 
 
 # Ray's own processes are forked from this one, and replaced at once.
+@ON_RAY
 @pytest.mark.filterwarnings("ignore:os\\.fork\\(\\) was called:RuntimeWarning")
 def test_ray_reruns_jobs_of_killed_nodes(ray_cluster, undisturbed):
     gates(one="wait", two="wait")
@@ -301,6 +308,7 @@ def test_ray_reruns_jobs_of_killed_nodes(ray_cluster, undisturbed):
     assert bits(sweep()) == undisturbed
 
 
+@ON_RAY
 def test_crashing_ray_runs_fail_alone(here, undisturbed):
     gates(one="wait", two="go")
     process = start(*SWEEP, *LEAN, "hydra/launcher=ray", "failure.retry=failed")
