@@ -189,6 +189,7 @@ SAMPLE = 3
 # Files that take long, those whose slow tests take minutes first: no worker is left with one of them at the end.
 LONG = (
     "report/test_matrix.py",
+    "test_docs.py",
     "test_readme.py",
     "launch/test_search_crash.py",
     "commands/test_migrations.py",
@@ -207,6 +208,10 @@ LONG = (
     "config/test_compose.py",
     "sweep/test_followers.py",
     "test_install.py",
+    "checks/test_lifts.py",
+    "arrays/test_mesh.py",
+    "commands/test_kept_values.py",
+    "commands/test_sync.py",
 )
 
 
