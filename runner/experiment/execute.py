@@ -287,7 +287,6 @@ def _tell(
         load_average=story.load_average,
         shared=any(gpu.num_other_processes for gpu in story.gpus),
         debugging=bool(machine.debug_settings()),
-        first_s=(story.init_first_s or 0.0, story.apply_first_s or 0.0),
         clock=clock,
     )
     if on_gpu and story.steady and place.mesh is None:

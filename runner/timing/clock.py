@@ -32,7 +32,6 @@ def measure(
     min_warmup_s: float = 0.0,
     min_sample_s: float = 0.0,
     max_s: float = math.inf,
-    first_s: float = 0.0,
     block: bool = True,
     clock: Clock = time.perf_counter_ns,
 ) -> Samples:
@@ -50,15 +49,13 @@ def measure(
       min_warmup_s: Minimum duration of the warm-up in seconds.
       min_sample_s: Minimum duration of a sample; 0 makes one call per sample.
       max_s: Seconds after which the warm-up ends, and the samples too once there are `MIN_SAMPLES`.
-      first_s: Seconds that a call took before this one; `max_s` or more were warm-up enough.
       block: Whether a sample waits for the device; False times dispatch alone and waits after the sample.
       clock: Nanoseconds from any fixed origin; tests pass a fake one.
 
     Returns:
       Durations in seconds per call, shape [rounds], or shorter after `max_s`.
     """
-    if first_s < max_s:
-        _warm_up(call, warmup, min_warmup_s, clock, max_s=max_s)
+    _warm_up(call, warmup, min_warmup_s, clock, max_s=max_s)
     num_calls = _calibrate(call, min_sample_s, clock) if min_sample_s else 1
     durations: list[float] = []
     num_discarded = 0
@@ -143,20 +140,14 @@ def measure_program(
     load_average: float | None,
     shared: bool = False,
     debugging: bool = False,
-    first_s: tuple[float, float] = (0.0, 0.0),
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Measurement]:
-    """Measures a run's steady times, by their names in `records.Timing`; empty with `timing=off`.
-
-    `first_s` is what the first calls of init and apply took, in seconds, if they were made.
-    """
+    """Measures a run's steady times, by their names in `records.Timing`; empty with `timing=off`."""
     if settings.mode is TimingMode.off:
         return {}
     max_s = settings.max_s or math.inf
 
-    init_first_s, apply_first_s = first_s
-
-    def steady(call: Callable[[], Any], first_s: float, *, block: bool) -> Samples:
+    def steady(call: Callable[[], Any], *, block: bool) -> Samples:
         return measure(
             call,
             warmup=settings.warmup,
@@ -164,18 +155,17 @@ def measure_program(
             min_warmup_s=settings.min_warmup_s,
             min_sample_s=settings.min_sample_s,
             max_s=max_s,
-            first_s=first_s,
             block=block,
             clock=clock,
         )
 
     samples = {
-        "apply_latency": steady(apply, apply_first_s, block=True),
-        "apply_dispatch": steady(apply, apply_first_s, block=False),
+        "apply_latency": steady(apply, block=True),
+        "apply_dispatch": steady(apply, block=False),
         "apply_throughput": measure_pipelined(
             apply, depth=settings.pipeline, rounds=settings.rounds, max_s=max_s, clock=clock
         ),
-        "init_latency": steady(init, init_first_s, block=True),
+        "init_latency": steady(init, block=True),
     }
     found = {}
     for name, one in samples.items():
