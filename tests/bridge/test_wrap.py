@@ -44,6 +44,15 @@ class OddOnly(nnx.Module):
         return x
 
 
+class Indivisible(nnx.Module):
+    def __init__(self, depth, width, *, rngs):
+        if depth != 1:
+            raise ValueError(f"width={width} is no good.")
+
+    def __call__(self, x):
+        return x
+
+
 class TakesMask(nnx.Module):
     def __init__(self, *, rngs):
         pass
@@ -577,6 +586,8 @@ def test_too_few_axes_suggest_another_one():
             "ValueError: num_layers=0: an MLP has at least one linear layer",
             "layer.kwargs.num_layers=1",
         ),
+        # A depth of one would do as well, but the error says nothing of it.
+        (f"{HERE}.Indivisible", {"depth": 2, "width": 4}, [4], "ValueError: width=4 is no good", None),
         ("flax.nnx.MultiHeadAttention", HEADS, [5, 3], ODD_HEADS, "layer.kwargs.num_heads=1"),
         ("flax.nnx.MultiHeadAttention", HEADS, [3], ODD_HEADS, "layer.kwargs.num_heads=1 'input_shape=[2,3]'"),
         ("flax.nnx.MultiHeadAttention", {**HEADS, "decode": None}, [3], ODD_HEADS, None),
