@@ -287,6 +287,8 @@ def _tell(
         load_average=story.load_average,
         shared=any(gpu.num_other_processes for gpu in story.gpus),
         debugging=bool(machine.debug_settings()),
+        init_first_s=story.init_first_s,
+        apply_first_s=story.apply_first_s,
         clock=clock,
     )
     if on_gpu and story.steady and place.mesh is None:

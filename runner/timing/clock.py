@@ -32,6 +32,7 @@ def measure(
     min_warmup_s: float = 0.0,
     min_sample_s: float = 0.0,
     max_s: float = math.inf,
+    before_s: float = 0.0,
     block: bool = True,
     clock: Clock = time.perf_counter_ns,
 ) -> Samples:
@@ -48,14 +49,15 @@ def measure(
       rounds: Number of samples.
       min_warmup_s: Minimum duration of the warm-up in seconds.
       min_sample_s: Minimum duration of a sample; 0 makes one call per sample.
-      max_s: Seconds after which the warm-up ends, and the samples too once there are `MIN_SAMPLES`.
+      max_s: Seconds after which the warm-up ends, after one call or more, and the samples once there are `MIN_SAMPLES`.
+      before_s: Seconds that the first call took, before; they count as warm-up.
       block: Whether a sample waits for the device; False times dispatch alone and waits after the sample.
       clock: Nanoseconds from any fixed origin; tests pass a fake one.
 
     Returns:
       Durations in seconds per call, shape [rounds], or shorter after `max_s`.
     """
-    _warm_up(call, warmup, min_warmup_s, clock, max_s=max_s)
+    _warm_up(call, warmup, min_warmup_s, clock, max_s=max_s - before_s)
     num_calls = _calibrate(call, min_sample_s, clock) if min_sample_s else 1
     durations: list[float] = []
     num_discarded = 0
@@ -140,14 +142,29 @@ def measure_program(
     load_average: float | None,
     shared: bool = False,
     debugging: bool = False,
+    init_first_s: float = 0.0,
+    apply_first_s: float = 0.0,
     clock: Clock = time.perf_counter_ns,
 ) -> dict[str, Measurement]:
-    """Measures a run's steady times, by their names in `records.Timing`; empty with `timing=off`."""
+    """Measures a run's steady times, by their names in `records.Timing`; empty with `timing=off`.
+
+    Args:
+      init: Calls init.
+      apply: Calls apply.
+      settings: How often they are called.
+      num_cores: CPU cores of this process.
+      load_average: The machine's load before; None where it has none.
+      shared: Whether other processes use the device.
+      debugging: Whether JAX runs with debug settings.
+      init_first_s: Seconds that the first call of `init` took.
+      apply_first_s: Seconds that the first call of `apply` took.
+      clock: Nanoseconds from any fixed origin.
+    """
     if settings.mode is TimingMode.off:
         return {}
     max_s = settings.max_s or math.inf
 
-    def steady(call: Callable[[], Any], *, block: bool) -> Samples:
+    def steady(call: Callable[[], Any], before_s: float, *, block: bool) -> Samples:
         return measure(
             call,
             warmup=settings.warmup,
@@ -155,17 +172,18 @@ def measure_program(
             min_warmup_s=settings.min_warmup_s,
             min_sample_s=settings.min_sample_s,
             max_s=max_s,
+            before_s=before_s,
             block=block,
             clock=clock,
         )
 
     samples = {
-        "apply_latency": steady(apply, block=True),
-        "apply_dispatch": steady(apply, block=False),
+        "apply_latency": steady(apply, apply_first_s, block=True),
+        "apply_dispatch": steady(apply, apply_first_s, block=False),
         "apply_throughput": measure_pipelined(
             apply, depth=settings.pipeline, rounds=settings.rounds, max_s=max_s, clock=clock
         ),
-        "init_latency": steady(init, block=True),
+        "init_latency": steady(init, init_first_s, block=True),
     }
     found = {}
     for name, one in samples.items():

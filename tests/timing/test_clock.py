@@ -306,6 +306,16 @@ def test_long_calls_need_few_samples(call_ms, max_s, num_warmup, num_samples):
     assert len(steady["apply_throughput"].samples.durations_s) == 10
 
 
+@pytest.mark.parametrize(("first_s", "num_warmup"), [(0.0, 2), (0.5, 2), (1.5, 1), (30.0, 1)])
+def test_a_first_call_is_warm_up_but_not_the_last_of_it(first_s, num_warmup):
+    clock = Clock()
+    init, apply = Call(clock, 1000 * MS), Call(clock, 1000 * MS)
+    first = {"init_first_s": first_s, "apply_first_s": first_s}
+    measure_program(init, apply, TimingSettings(pipeline=1), num_cores=1, load_average=None, clock=clock, **first)
+    assert init.num == num_warmup + 3
+    assert apply.num == 2 * (num_warmup + 3) + 3  # latency, dispatch, throughput
+
+
 def test_long_pipelines_need_few_samples():
     clock = Clock()
     apply = Call(clock, 300 * MS)

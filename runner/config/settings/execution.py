@@ -20,8 +20,8 @@ class TimingSettings:
       warmup: Untimed warm-up calls, at least 1.
       min_warmup_s: Minimum seconds of warm-up.
       rounds: Number of samples.
-      max_s: Seconds after which a time has enough with three samples, and the warm-up with one call; 0 for never.
-        Not part of a run's identity.
+      max_s: Seconds of warm-up, the first call included, after which one more call is enough, and of samples after
+        which three are; 0 for never. Not part of a run's identity.
       min_sample_s: Minimum seconds per sample: calls are looped until it is reached; 0 means one call per sample.
       pipeline: Calls in flight for the throughput sample.
       turns: Whether a run waits until no other process of ours works on this machine; if not, its times are flagged.
