@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import re
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(typed: argparse.Namespace) -> int:
     """Checks the configs of a command line and returns the exit code."""
+    _require_no_file(typed)
     with only_json() if typed.markdown and not typed.json else contextlib.nullcontext():
         try:
             outputs = from_environment(
@@ -153,6 +156,16 @@ def run(typed: argparse.Namespace) -> int:
 
                 print(github.command("error", str(error), title=github.TITLE), flush=True)
             raise
+
+
+def _require_no_file(typed: argparse.Namespace) -> None:
+    """Checks that no flag that prints was given a file."""
+    flag = "--json" if typed.json else "--markdown" if typed.markdown else None
+    file = next((word for word in typed.overrides if re.fullmatch(r"[\w./-]+\.(json|md|markdown|txt)", word)), None)
+    if flag is not None and file is not None:
+        others = [shlex.quote(word) for word in typed.overrides if word != file]
+        again = " ".join(["bridge-runner check", flag, *others, ">", file])
+        raise UserError(f"{file}: {flag} takes no file: it prints", again)
 
 
 VERB = Verb(

@@ -46,6 +46,12 @@ def here(tmp_path, monkeypatch):
         (["check", "my_pkg:make"], "KEY=VALUE is wanted.\n  Try: layer.target=my_pkg:make\n"),
         (["check", "my_pkg.MyLayer"], "KEY=VALUE is wanted.\n  Try: layer.target=my_pkg.MyLayer\n"),
         (["check", "notes.md"], "a word by itself, where KEY=VALUE is wanted.\n  Try: bridge-runner --cfg job\n"),
+        (
+            ["check", "--markdown", "out.md", "layer=linear", "input_shape=[2,4]"],
+            "out.md: --markdown takes no file: it prints.\n"
+            "  Try: bridge-runner check --markdown layer=linear 'input_shape=[2,4]' > out.md\n",
+        ),
+        (["check", "--json", "a/b.json"], "a/b.json: --json takes no file: it prints"),
         (["check", "sed"], "sed: a word by itself, where KEY=VALUE is wanted.\n  Try: seed=0\n"),
         (["check", "liner"], "liner: a word by itself, where KEY=VALUE is wanted.\n  Try: layer=linear\n"),
         (["--experimental-rerun", "nope", *LEAN], "File nope does not exist!"),
