@@ -9,7 +9,6 @@ this module.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from runner.arrays import declared_sizes, trees
-from runner.records.disk import plain_files
+from runner.records.disk import flush, plain_files
 
 # In the name of a folder that Orbax has not finished.
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -52,7 +51,7 @@ def save(variables: Mapping[Any, Any], path: Path) -> None:
     try:
         numpy_only = all(isinstance(leaf, np.ndarray) for _, leaf in leaves)
         (_numpy_checkpointer() if numpy_only else _checkpointer()).save(path, variables)
-        _sync(path)
+        _flush(path)
     except Exception as error:  # Orbax raises half a dozen unrelated exception types
         if jax.process_index() == 0:  # one folder for all processes
             _remove_temporary(path)
@@ -198,8 +197,8 @@ def save_step(tree: Mapping[str, Any], folder: Path, num: int, *, keep: int, met
 
         with _manager(folder, preservation_policy=ocp.checkpoint_managers.LatestN(keep)) as manager:
             manager.save(num, args=ocp.args.PyTreeSave(tree), custom_metadata=dict(metadata))
-        _sync(folder.absolute() / str(num))
-        _sync_folder(folder.absolute().parent)  # the manager may have made the folder
+        _flush(folder.absolute() / str(num))
+        flush.flush(folder.absolute().parent)  # the manager may have made the folder
     except Exception as error:
         raise CheckpointError(f"saving step {num}: {type(error).__name__}: {error}") from error
 
@@ -312,17 +311,7 @@ def _remove_temporary(path: Path) -> None:
         shutil.rmtree(rest, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def _flush(path: Path) -> None:
     # Orbax survives a kill but not a power failure: it does not flush its metadata or its rename.
-    for folder, _, files in os.walk(path):
-        for name in [folder, *(os.path.join(folder, file) for file in files)]:
-            descriptor = os.open(name, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    flush.flush_tree(path)
+    flush.flush(path.parent)

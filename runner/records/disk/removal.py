@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
+from runner.records.disk import flush
 from runner.records.paths import RunFolder
 from runner.records.record import Record
 
@@ -23,11 +23,7 @@ def again(record: Record) -> str:
 
 def remove_checkpoint(folder: RunFolder) -> None:
     """Removes the checkpoints of a run whose record, already on disk, says so."""
-    descriptor = os.open(folder.path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush.flush(folder.path)
     for path in folder.checkpoints:
         shutil.rmtree(path, ignore_errors=True)
 
