@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import time
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from runner.arrays import checkpoint, readings
@@ -99,10 +102,7 @@ def test_trees_orbax_cannot_restore_are_refused(tmp_path, variables, message):
 
 
 def test_an_existing_folder_is_never_overwritten(saved):
-    assert (
-        refused_save({"params": {"w": ONES}}, saved)
-        == f"saving checkpoint: ValueError: Destination {saved} already exists."
-    )
+    assert refused_save({"params": {"w": ONES}}, saved) == f"saving checkpoint: {saved} is there already"
     assert set(checkpoint.restore(saved)) == set(VARIABLES)
 
 
@@ -176,10 +176,48 @@ SAVES = {
 
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
 def test_save_fsyncs_every_file_and_folder(tmp_path, monkeypatch, save):
-    flushed, fsync = set(), os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: flushed.add(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
     save(tmp_path)
-    assert {str(path) for path in [tmp_path, *tmp_path.rglob("*")]} <= flushed
+    names = {name.replace(checkpoint.TEMPORARY, "") for name in flushed}
+    assert {str(path) for path in [tmp_path, *tmp_path.rglob("*")]} <= names
+
+
+def test_a_checkpoint_gets_its_name_between_its_flush_and_that_of_its_folder(tmp_path, monkeypatch):
+    seen, fsync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    monkeypatch.setattr(os, "rename", lambda old, new: seen.append("named") or rename(old, new))
+    checkpoint.save(VARIABLES, tmp_path / "c")
+    assert seen[-2:] == ["named", str(tmp_path)]
+    assert all(f"c{checkpoint.TEMPORARY}" in name for name in seen[:-2])
+
+
+def test_a_save_leaves_what_orbax_leaves(saved, tmp_path):
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False))
+    checkpointer.save(tmp_path / "orbax", VARIABLES)
+    ours, theirs = files_of(saved), files_of(tmp_path / "orbax")
+    for each in (ours, theirs):
+        step = json.loads(each.pop("_CHECKPOINT_METADATA"))
+        assert step["item_handlers"] == checkpointer.handler.typestr()
+        assert 0 < step["init_timestamp_nsecs"] <= step["commit_timestamp_nsecs"] <= time.time_ns()
+    said = ours.pop("commit_success.txt").decode()
+    assert said.replace(str(saved), str(tmp_path / "orbax")) == theirs.pop("commit_success.txt").decode()
+    assert ours == theirs
+    assert ocp.metadata.get_step_metadata(saved).item_handlers == checkpointer.handler.typestr()
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_killed_save_left_is_replaced(saved, tmp_path):
+    left = tmp_path / f"c{checkpoint.TEMPORARY}"
+    saved.rename(left)
+    (left / "params.other").mkdir()
+    checkpoint.save(VARIABLES, tmp_path / "c")
+    assert not left.exists()
+    assert not (tmp_path / "c" / "params.other").exists()
+    assert set(checkpoint.restore(tmp_path / "c")) == set(VARIABLES)
 
 
 @pytest.mark.parametrize("collection", ["batch_stats", "cache", "LoRAParam", "intermediates"])

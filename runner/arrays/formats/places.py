@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.arrays.checkpoint import TEMPORARY
+from runner.arrays.checkpoint import STEP_METADATA, TEMPORARY
 from runner.arrays.formats import registry
 from runner.arrays.formats.contents import Contents, StoredArray
 from runner.errors import StorageError, listed, nearest
@@ -22,9 +22,6 @@ SIGN = "#"
 
 # `checkpoint_10`, `step-10`, `10`.
 STEP = re.compile(r"(.*?)(\d+)")
-
-# A folder that Orbax calls a step has this file, or a number for a name.
-STEP_FILE = "_CHECKPOINT_METADATA"
 
 # How deep checkpoints may be in a folder: a root of steps, a step, an item.
 MAX_DEPTH = 3
@@ -135,7 +132,7 @@ def _newest(names: Sequence[str]) -> str | None:
 
 
 def _is_step(folder: Path) -> bool:
-    return (folder / STEP_FILE).is_file() or STEP.fullmatch(folder.name) is not None
+    return (folder / STEP_METADATA).is_file() or STEP.fullmatch(folder.name) is not None
 
 
 def _together(folder: Path, inner: Mapping[str, Path]) -> Contents:
