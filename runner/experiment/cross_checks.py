@@ -61,7 +61,8 @@ def rehearse_eager(run: Run, draft: Draft) -> None:
         memory.require_room(draft)
         memory.require_room_without_jit(draft)
         x, key = _uncommitted(inputs.make_input(run.input, run.input_shape)), rngs.root_key(run.seed)
-        variables = draft.given if draft.given is not None else draft.model.init(key, draft.init_streams, x)
+        given = draft.given is not None
+        variables = _as_jax(draft.given) if given else draft.model.init(key, draft.init_streams, x)
         draft.model.apply(variables, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
 
 
@@ -76,8 +77,7 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     """
     memory.require_room_without_jit(draft)
     key, x = _uncommitted(key), _uncommitted(x)
-    # What was trained with others is NumPy's, for which XLA would compile each operation again.
-    given = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, made.variables)
+    given = _as_jax(made.variables)
     # Apply draws the weights again, to throw them away: before init, so that no more is held meanwhile than must be.
     output, _ = draft.model.apply(given, rngs.apply_keys(key, draft.rngs), draft.mutable, x)
     # A compiled call makes arrays of Python's numbers too.
@@ -88,6 +88,11 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     del variables
     _let_go(draft)
     return check
+
+
+def _as_jax(variables: Any) -> Any:
+    """Variables without NumPy's arrays: NNX would write into those, and XLA compiles each operation for them again."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, variables)
 
 
 def _let_go(draft: Draft) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from runner.arrays import readings, trees
@@ -132,6 +133,7 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
         needs = find_needs(model, x, label)
     if given is not None:
         given = trees.with_keys_of(readings.as_variables(given, needs.variables), needs.variables)
+        given = jax.tree.map(_read_only, given)
     rngs = needs.streams if run.layer.rngs is None else tuple(run.layer.rngs)
     mutable = needs.mutable if run.layer.mutable is None else tuple(run.layer.mutable)
     init_rngs = None if run.layer.init_rngs is None else tuple(run.layer.init_rngs)
@@ -165,6 +167,15 @@ def make_draft(run: Run, identity: Identity, given: Any = None, *, train_state: 
     if drafted.together and (reason := why_alone(drafted)):
         raise ConfigError("train.together", run.train.together, reason, "train.together=off")
     return drafted
+
+
+def _read_only(leaf: Any) -> Any:
+    """A leaf that can't be written to: NNX writes into NumPy's arrays in place, and all runs start from these."""
+    if not isinstance(leaf, np.ndarray):
+        return leaf
+    leaf = leaf.view()
+    leaf.flags.writeable = False
+    return leaf
 
 
 def why_alone(drafted: Draft) -> str | None:

@@ -63,17 +63,18 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
     """
     if path is None:
         return None
-    folder = Path(os.path.expanduser(path))
+    folder, place = Path(os.path.expanduser(path)), path
     if not os.path.isdir(folder):
-        with contextlib.suppress(StorageError, OSError):  # a sweep and the prefix of a run, as in `show`
-            folder = find.find_run(folder).path
+        with contextlib.suppress(StorageError, OSError):
+            folder = _found(folder)
+            place = str(folder)
     run = RunFolder(folder)
     own = os.path.exists(run.record)  # unlike Path.exists, of a folder that may not be read too
     record = store.read_record(run) if own else None
     if record and (reason := removal.sentence(record)):
         raise ConfigError("variables", path, reason, removal.again(record))
     try:
-        tree = checkpoint.restore(run.checkpoint) if own else saved_trees.read(path, None).variables
+        tree = checkpoint.restore(run.checkpoint) if own else saved_trees.read(place, None).variables
         state = checkpoint.restore(run.train_state) if own and run.train_state.is_dir() else None
     except checkpoint.CheckpointError as error:
         reason = f": {error.__cause__}" if isinstance(error.__cause__, TooLargeError) else ""
@@ -84,6 +85,13 @@ def read_initial_variables(path: str | None) -> InitialVariables | None:
         raise ConfigError("variables", path, error.what, typed or "variables=outputs/SWEEP/runs/RUN") from error
     variables = tree if own else readings.as_variables(tree)
     return InitialVariables(path, tree, trees.tree_digest(trees.leaves(variables)), state)
+
+
+def _found(place: Path) -> Path:
+    """A run's folder by a sweep and the prefix of a run, as in `show`, or the checkpoint in it."""
+    if place.name == RunFolder(place).checkpoint.name:
+        return find.find_run(place.parent).checkpoint
+    return find.find_run(place).path
 
 
 def _typed(suggestion: str) -> str:

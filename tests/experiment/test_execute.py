@@ -307,6 +307,40 @@ def test_rehearsal_compiles_the_eager_operations(make_run):
     assert len(seconds) == rehearsed
 
 
+def test_rehearsals_leave_the_given_variables_as_they_are(make_run):
+    run = make_run(*QUICK, "layer=batch_norm", "input_shape=[8,4]")
+    given = trees.to_host(draft_of(run).model.init(jax.random.PRNGKey(0), ("params",), jnp.ones((8, 4))))
+    draft = make_draft(run, identity_of(run), given)
+    before = {path: array.tobytes() for path, array in trees.named_arrays(draft.given).items()}
+    with watched(nnx.BatchNorm, "__call__") as called:
+        cross_checks.rehearse_eager(run, draft)
+    assert called == ["done"]
+    assert {path: array.tobytes() for path, array in trees.named_arrays(draft.given).items()} == before
+    for array in jax.tree.leaves(draft.given):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 1
+
+
+@contextlib.contextmanager
+def watched(kind, name):
+    """How each call of a method ends."""
+    ended, method = [], getattr(kind, name)
+
+    def call(*args, **kwargs):
+        ended.append("raised")
+        result = method(*args, **kwargs)
+        ended[-1] = "done"
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, name, call)
+        yield ended
+
+
+def draft_of(run):
+    return make_draft(run, identity_of(run))
+
+
 @pytest.mark.slow
 def test_failing_rehearsals_are_ignored(make_run):
     job, program = prepare(make_run(*QUICK, "layer=custom", f"layer.target={HERE}.Raising", "input=ones"))

@@ -360,6 +360,15 @@ def test_continued_run_equals_an_uninterrupted_one(here):
     plain_checkpoint_starts_at_step_0(here, lean, half)
 
 
+def test_runs_of_a_sweep_start_from_the_variables_given(here):
+    lean = ["layer=batch_norm", "input_shape=[4,4]", "timing=off", "tracking=disabled"]
+    assert main.main([*lean, "train.steps=1", "checks=off", "sweep=first"]) == 0
+    assert main.main([*lean, "-m", "seed=2,5", "variables=outputs/first/0/checkpoint", "sweep=both"]) == 0
+    given = [leaf.digest for leaf in record_of(here, "first").variables]
+    for path in (here / "outputs" / "both" / "runs").iterdir():
+        assert [leaf.digest for leaf in store.read_record(RunFolder(path)).variables] == given
+
+
 # Each layer in a host of another kind; between them what can go wrong: masks, statistics, a collection more, a stack.
 HOSTED = (
     ("host=mlp", "layer=dropout"),
