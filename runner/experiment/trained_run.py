@@ -120,12 +120,13 @@ def make_member(run: Run, program: Program, initial: Any, arguments: Arguments, 
     """`run` as a member of a population; see `train` for the arguments."""
     assert program.training is not None
     key, x = arguments
-    state = program.training.start(initial)
+    rate = run.train.learning_rate
+    state = program.training.start(initial, rate)
     if program.draft.train_state is not None:
         state = with_saved(state, program.draft.train_state)
     first_step, curve = int(state.step), Curve()
     if seen.steps is not None and (last := seen.steps.last()) is not None:
-        state = with_saved(program.training.start(filled_from(initial, last.variables)), last.state)
+        state = with_saved(program.training.start(filled_from(initial, last.variables), rate), last.state)
         curve = last.curve
         curve.resumed_at.append(last.num)
     return Member(
@@ -135,7 +136,7 @@ def make_member(run: Run, program: Program, initial: Any, arguments: Arguments, 
             program, f"teacher {run.train.teacher_seed}", run, lambda: jax.device_get(_teacher(run, program, x))
         ),
         key=np.asarray(key),
-        learning_rate=run.train.learning_rate,
+        learning_rate=rate,
         input=run.input,
         first_step=first_step,
         curve=curve,

@@ -33,8 +33,11 @@ def sweep(name: str, *overrides: str) -> dict[int, Record]:
 
 
 def records(name: str) -> dict[int, Record]:
-    found = [store.read_record(RunFolder(path)) for path in (Path("outputs") / name / "runs").iterdir()]
-    return {int(record.settings["seed"]): record for record in found}
+    return {int(record.settings["seed"]): record for record in all_records(name)}
+
+
+def all_records(name: str) -> list[Record]:
+    return [store.read_record(RunFolder(path)) for path in (Path("outputs") / name / "runs").iterdir()]
 
 
 def bits(record: Record) -> tuple:
@@ -64,6 +67,17 @@ def test_learning_rates_share_a_program(here):
     plan = json.loads((here / "outputs/rates/sweep.json").read_text())
     assert len({run["program_id"] for run in plan["runs"]}) == 1
     assert len({run["run_id"] for run in plan["runs"]}) == 2
+
+
+def test_an_optimiser_that_keeps_its_rate_gets_each_run_its_own(here):
+    words = ("-m", *LEAN[1:], "train.optimizer=rprop", "train.together=16", "train.steps=4")
+    assert main.main([*words, "train.learning_rate=0.01,0.1", "sweep=rates"]) == 0
+    found = {record.settings["train"]["learning_rate"]: record for record in all_records("rates")}
+    for rate, record in found.items():
+        assert main.main([*words, f"train.learning_rate={rate}", f"sweep=of{rate}"]) == 0
+        (own,) = all_records(f"of{rate}")
+        assert (own.run_id, bits(own)) == (record.run_id, bits(record))
+    assert found[0.01].train.losses[-1] != found[0.1].train.losses[-1]
 
 
 def planned(make_run, seeds, *words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax.training import train_state
 
 from runner.arrays import trees
@@ -61,3 +62,15 @@ def carried_over(before: Any, after: Any) -> Any:
         return before
     # Weights from a checkpoint have no boxes; those that the bridge returns do.
     return jax.tree.unflatten(jax.tree.structure(before), jax.tree.leaves(updated))
+
+
+def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list[str]:
+    """Paths of the floating leaves with the same bits before and after; ignores the collections in `besides`."""
+    later = trees.named_arrays(trees.unbox(after))
+    return [
+        path
+        for path, array in trees.named_arrays(trees.unbox(before)).items()
+        if path.split("/")[0] not in besides
+        and jnp.issubdtype(array.dtype, jnp.inexact)
+        and trees.same_bits(array, later[path])
+    ]

@@ -26,6 +26,7 @@ from runner.experiment.train.train_state import (
     filled_from,
     kept_arrays,
     leaves_by_name,
+    not_moved,
     plain_tree,
     to_tree,
     with_saved,
@@ -49,6 +50,7 @@ class Training:
       collections: Collections that the optimiser updates.
       optimizer: Turns gradients into updates.
       optimizer_name: Its name.
+      learning_rate: Its learning rate.
     """
 
     model: Bridged
@@ -57,17 +59,20 @@ class Training:
     collections: tuple[str, ...]
     optimizer: optax.GradientTransformation
     optimizer_name: str
+    learning_rate: float
 
     def at_rate(self, learning_rate: float) -> Training:
         """The same training with another learning rate."""
-        return dataclasses.replace(self, optimizer=make_optimizer(self.optimizer_name, learning_rate))
+        optimizer = make_optimizer(self.optimizer_name, learning_rate)
+        return dataclasses.replace(self, optimizer=optimizer, learning_rate=learning_rate)
 
-    def start(self, variables: Mapping[str, Any]) -> TrainState:
-        """The state before step 0."""
+    def start(self, variables: Mapping[str, Any], learning_rate: Any = None) -> TrainState:
+        """The state before step 0; `learning_rate` as of `step`, since some optimisers keep it (`optax.rprop`)."""
+        optimizer = self._at(learning_rate)
         others = {name: value for name, value in variables.items() if name not in self.collections}
         trained = {name: value for name, value in variables.items() if name in self.collections}
-        state = TrainState.create(apply_fn=self.model.model.apply, params=trained, tx=self.optimizer, others=others)
-        return state.replace(step=jnp.zeros((), jnp.int32))
+        state = TrainState.create(apply_fn=self.model.model.apply, params=trained, tx=optimizer, others=others)
+        return state.replace(step=jnp.zeros((), jnp.int32), tx=self.optimizer)
 
     def step(
         self, state: TrainState, teacher: Any, key: jax.Array, x: jax.Array, learning_rate: Any = None
@@ -90,9 +95,11 @@ class Training:
 
         (loss, updated), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         others = {name: carried_over(value, updated.get(name)) for name, value in state.others.items()}
-        optimizer = state.tx if learning_rate is None else rated(self.optimizer_name, learning_rate)
-        after = state.replace(tx=optimizer).apply_gradients(grads=descending(gradients), others=others)
+        after = state.replace(tx=self._at(learning_rate)).apply_gradients(grads=descending(gradients), others=others)
         return after.replace(tx=state.tx), loss
+
+    def _at(self, learning_rate: Any) -> optax.GradientTransformation:
+        return self.optimizer if learning_rate is None else rated(self.optimizer_name, learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,7 @@ class CompiledTraining:
 
     Attributes:
       training: What was compiled.
-      start: Compiled `variables -> state`.
+      start: Compiled `(variables, learning rate) -> state`.
       step: Compiled `(state, teacher, key, x) -> (state, loss)`.
       phases: The cost of compiling `step`.
     """
@@ -190,6 +197,7 @@ def make_training(
         collections=collections,
         optimizer=make_optimizer(settings.optimizer, settings.learning_rate),
         optimizer_name=settings.optimizer,
+        learning_rate=settings.learning_rate,
     )
 
 
@@ -202,8 +210,9 @@ def compile_training(training: Training, variables: Any, teacher: Any, arguments
       teacher: Variables whose output is the target.
       arguments: The root key and x.
     """
-    start, _ = compile_phases(training.start, (variables,))
-    state = jax.eval_shape(training.start, variables)
+    rate = jax.ShapeDtypeStruct((), jnp.float32, weak_type=True)  # passed as a Python number
+    start, _ = compile_phases(training.start, (variables, rate))
+    state = jax.eval_shape(training.start, variables, rate)
     placed = None
     if any(leaf.sharding is not None for leaf in jax.tree.leaves(variables)):
         # On a mesh, the compiled start determines the sharding of the state, and a step must preserve it.
@@ -245,12 +254,13 @@ def train(
     Raises:
       Stopped: `steps` ended it.
     """
-    state = compiled.start(variables)
+    rate = compiled.training.learning_rate
+    state = compiled.start(variables, rate)
     if saved is not None:
         state = with_saved(state, saved)
     first_step, curve = int(state.step), Curve()
     if steps is not None and (last := steps.last()) is not None:
-        state, curve = with_saved(compiled.start(filled_from(variables, last.variables)), last.state), last.curve
+        state, curve = with_saved(compiled.start(filled_from(variables, last.variables), rate), last.state), last.curve
         curve.resumed_at.append(last.num)
     told, told_at = 0, clock()
     for num in range(int(state.step), num_steps):
@@ -312,18 +322,6 @@ def mean_squared_difference(output: Any, target: Any) -> jax.Array:
 def _squared(difference: jax.Array) -> jax.Array:
     """The squared absolute value; that of `jnp.abs` has no gradient at zero."""
     return difference.real**2 + difference.imag**2 if jnp.iscomplexobj(difference) else difference**2
-
-
-def not_moved(before: Any, after: Any, *, besides: tuple[str, ...] = ()) -> list[str]:
-    """Paths of the floating leaves with the same bits before and after; ignores the collections in `besides`."""
-    later = trees.named_arrays(trees.unbox(after))
-    return [
-        path
-        for path, array in trees.named_arrays(trees.unbox(before)).items()
-        if path.split("/")[0] not in besides
-        and jnp.issubdtype(array.dtype, jnp.inexact)
-        and trees.same_bits(array, later[path])
-    ]
 
 
 def require_saved(training: Training, variables: Any, saved: Any, path: str) -> None:
