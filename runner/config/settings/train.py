@@ -71,7 +71,8 @@ class TrainSettings:
                 "train.learning_rate", self.learning_rate, "a positive number", "train.learning_rate=0.01"
             )
         if not 0 <= self.teacher_seed <= MAX_SEED:
-            raise ConfigError("train.teacher_seed", self.teacher_seed, "a whole number from 0", "train.teacher_seed=1")
+            wanted = f"a whole number from 0 to {MAX_SEED}"
+            raise ConfigError("train.teacher_seed", self.teacher_seed, wanted, "train.teacher_seed=1")
         if not re.fullmatch(rf"{AUTO}|{OFF}|[1-9]\d{{0,2}}", str(self.together)):
             reason = "how many runs train as one program: auto, off, or a number from 1 to 999"
             raise ConfigError("train.together", self.together, reason, "train.together=16")
