@@ -1,4 +1,8 @@
-"""Check 4, mutable: a layer's updates reach the pipeline, are correct, and can be passed to the next apply."""
+"""Check 4, mutable: a layer's updates reach the pipeline, are correct, and can be passed to the next apply.
+
+What a call changes and no variable holds is lost: attributes in Python, and rng state outside a stream of `nnx.Rngs`,
+which the bridge does not store.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,10 @@ NAME = "mutable"
 
 INDENT = "    "
 
+KEY_OF_ITS_OWN = """\
+self.drawn = nnx.BatchStat(jax.random.normal(rngs.noise(), shape))  # in the constructor: drawn once
+jax.random.normal(self.rngs.noise(), shape)  # in the call, with self.rngs = rngs: drawn at every call"""
+
 
 def check(subject: Subject, *, full: bool) -> Check:
     """No update is dropped, and updated variables stay variables; with `full`, updates equal the native module's."""
@@ -33,6 +41,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     left, unasked = _left_in_python(subject)
     if left is not None:
         return left
+    if own := _rng_state(subject):
+        return own
     found = _of_variables(subject, full=full)
     if unasked and found.verdict is not Verdict.fail:
         return verdicts.untested(NAME, f"whether the call keeps state in Python: {unasked}; {found.detail}", found.fix)
@@ -108,6 +118,26 @@ def _lost_in_python(places: Mapping[str, str]) -> Check:
         for name in list(dict.fromkeys(places.values()))[:3]
     ]
     return verdicts.fail(NAME, detail, "\n".join(lines), attributes=names)
+
+
+def _rng_state(subject: Subject) -> Check | None:
+    """The fail for keys and counts that a layer keeps for itself as rng state, which no variable holds."""
+    found = {
+        ".".join([*path.split("/"), name] if path else [name]): is_key
+        for path, native in subject.natives.items()
+        for name, is_key in native.rng_state.items()
+    }
+    if not found:
+        return None
+    are, them = ("is rng state of its own", "it") if len(found) == 1 else ("are rng state of their own", "them")
+    detail = (
+        f"the call reads {listed(list(found))}, which {are}, in no stream of nnx.Rngs: the bridge stores no rng state, "
+        f"and apply makes {them} again from the keys of that call"
+    )
+    counts = [name.rpartition(".")[2] for name, is_key in found.items() if not is_key]
+    fixes = [f"self.{name} = nnx.BatchStat(…)  # in the constructor, and mutable" for name in counts]
+    fixes += [KEY_OF_ITS_OWN] if any(found.values()) else []
+    return verdicts.fail(NAME, detail, "\n".join(fixes), rng_state=list(found))
 
 
 def _rewritten(subject: Subject) -> Check | None:

@@ -277,3 +277,45 @@ def test_state_in_a_python_attribute_fails(name, attribute):
 )
 def test_attributes_never_read_later_pass(name):
     assert mutable.check(subject(getattr(state_layers, name)), full=False).verdict is Verdict.passed
+
+
+@pytest.mark.parametrize(("name", "held"), [("KeepsKey", "key"), ("SplitsKey", "keys.0"), ("WarmsUpByCount", "step")])
+def test_rng_state_of_its_own_fails(name, held):
+    check = mutable.check(subject(getattr(state_layers, name)), full=False)
+    assert check.verdict is Verdict.fail
+    assert check.evidence == {"rng_state": [held]}
+    assert check.detail == (
+        f"the call reads {held}, which is rng state of its own, in no stream of nnx.Rngs: the bridge stores no rng "
+        "state, and apply makes it again from the keys of that call"
+    )
+    wanted = "drawn once" if "key" in held else f"self.{held} = nnx.BatchStat(…)"
+    assert wanted in check.fix
+
+
+@pytest.mark.parametrize(
+    "name", ["HoldsStreams", "KeepsConstantKey", "CountsUnread", "WarmsUpByStatistic", "DrawsOnce"]
+)
+def test_rng_state_that_is_given_or_unread_passes(name):
+    assert mutable.check(subject(getattr(state_layers, name)), full=False).verdict is Verdict.passed
+
+
+def test_what_is_said_of_rng_state_is_so():
+    """The native module gives the same features each time; the bridged one others, with the same variables."""
+    native = state_layers.KeepsKey(rngs=nnx.Rngs(0))
+    assert (native(X) == native(X)).all()
+    model = bridge.to_linen(state_layers.KeepsKey)
+    variables = model.init({"params": jax.random.key(0), "features": jax.random.key(1)}, X)
+    first, second = (model.apply(variables, X, rngs={"features": jax.random.key(seed)}) for seed in (2, 3))
+    assert not (first == second).all()
+
+
+def test_rng_state_in_a_host_is_named_by_its_place(of_config):
+    check = mutable.check(of_config("host=mlp", *state("KeepsKey"), "input_shape=[2,4]", "features=4"), full=False)
+    assert check.verdict is Verdict.fail
+    assert check.detail.startswith("the call reads layer.key, which is rng state of its own")
+
+
+def state(name):
+    """The words that choose a layer of `state_layers`."""
+    drop = ("~layer.kwargs.in_features", "~layer.kwargs.out_features")
+    return (f"layer.target=state_layers.{name}", *drop)

@@ -464,3 +464,90 @@ class LoadsWeight(nnx.Module):
 
     def __call__(self, x):
         return x @ self.w[...]
+
+
+class KeepsKey(nnx.Module):
+    """The same random features at every call, from a key that it keeps."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(16, 4, rngs=rngs)
+        self.key = nnx.RngKey(rngs.features(), tag="features")
+
+    def __call__(self, x):
+        return self.linear(jnp.cos(x @ jax.random.normal(self.key[...], (x.shape[-1], 16))))
+
+
+class SplitsKey(nnx.Module):
+    """Another key at every call, split off one that it keeps."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.keys = nnx.List([nnx.RngKey(rngs.noise(), tag="noise")])
+
+    def __call__(self, x):
+        self.keys[0][...], key = jax.random.split(self.keys[0][...])
+        return self.linear(x + jax.random.normal(key, x.shape))
+
+
+class StepCount(nnx.RngCount):
+    """A count of its own."""
+
+
+class WarmsUpByCount(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.step = StepCount(jnp.zeros((), jnp.uint32), tag="step")
+
+    def __call__(self, x):
+        self.step[...] += 1
+        return self.linear(x) * jnp.minimum(1.0, self.step[...] / 100)
+
+
+class WarmsUpByStatistic(WarmsUpByCount):
+    """As the check suggests."""
+
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        self.step = nnx.BatchStat(jnp.zeros((), jnp.uint32))
+
+
+class DrawsOnce(nnx.Module):
+    """As the check suggests."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(16, 4, rngs=rngs)
+        self.drawn = nnx.BatchStat(jax.random.normal(rngs.features(), (4, 16)))
+
+    def __call__(self, x):
+        return self.linear(jnp.cos(x @ self.drawn[...]))
+
+
+class HoldsStreams(nnx.Module):
+    """Streams in every way that they are held."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.rngs, self.forked = rngs, rngs.fork()
+        self.streams = nnx.List([rngs.noise])
+
+    def __call__(self, x):
+        x = self.dropout(x) + jax.random.normal(self.streams[0](), x.shape)
+        return self.linear(x + jax.random.normal(self.forked.noise(), x.shape))
+
+
+class KeepsConstantKey(nnx.Module):
+    """A key that no seed changes: that of every apply is the native one."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.key = nnx.RngKey(jax.random.key(3), tag="constant")
+
+    def __call__(self, x):
+        return self.linear(x) + jax.random.normal(self.key[...], x.shape)
+
+
+class CountsUnread(WarmsUpByCount):
+    def __call__(self, x):
+        self.step[...] += 1
+        return self.linear(x)

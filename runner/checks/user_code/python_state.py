@@ -17,9 +17,10 @@ import numpy as np
 from flax import nnx
 
 from runner.bridge.calling import calls
+from runner.bridge.layers import axes
 from runner.checks.probes import unwrapped
 from runner.checks.programs import flow
-from runner.checks.user_code import python_values
+from runner.checks.user_code import own_rng_state, python_values
 
 # The path of a module, and the name of an attribute.
 Place = tuple[tuple[Any, ...], str]
@@ -52,11 +53,13 @@ class Native:
       kinds: The classes of the module and of those inside.
       arrays: Attributes that are NumPy arrays, by their dotted names.
       state: What the call leaves in Python, or the error that kept it from being found.
+      rng_state: Keys and counts of its own that the next apply has not; see `own_rng_state.lost`.
     """
 
     kinds: list[type] = field(default_factory=list)
     arrays: list[tuple[str, np.ndarray]] = field(default_factory=list)
     state: PythonState | Exception = PythonState()
+    rng_state: dict[str, bool] = field(default_factory=dict)
 
 
 def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
@@ -81,8 +84,13 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
             for name, value in vars(inner).items()
             if isinstance(value, np.ndarray)
         ]
-        state = _state_of(module, _Call(args, kwargs))
-        found.append(Native(kinds=[type(inner) for _, inner in inside], arrays=arrays, state=state))
+        call = _Call(args, kwargs)
+        state = _state_of(module, call)
+        lost: dict[str, bool] = {}
+        if not isinstance(state, Exception):
+            lost = own_rng_state.lost(lambda rngs: axes.construct(model, rngs), module, call, call.arrays)
+        kinds = [type(inner) for _, inner in inside]
+        found.append(Native(kinds=kinds, arrays=arrays, state=state, rng_state=lost))
 
     jax.eval_shape(trace)
     return found[0]
