@@ -58,7 +58,7 @@ def _of_variables(subject: Subject, *, full: bool) -> Check:
     if unwritten := own_storage.unwritten(subject, NAME):
         return unwritten
     # As in Linen, sown values that were not requested are not a loss.
-    dropped = [name for name in changed if name not in subject.mutable and not _is_sown(name)]
+    dropped = [name for name in changed if name not in subject.mutable and not flow.is_sown(name)]
     if dropped:
         return _dropped(subject, dropped)
     fed_back = _fed_back(subject, full=full)
@@ -228,7 +228,7 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
     except Exception as error:  # noqa: BLE001 - whatever the layer's own code raises
         told = _eager_error(subject, error, given=False) if full else error
         return _refused(subject, made, told, given=False)
-    late = [path for path in made if not _is_sown(str(path[0]))]
+    late = [path for path in made if not flow.is_sown(str(path[0]))]
     return _late(subject, {path: made[path] for path in late}) if late else None
 
 
@@ -257,7 +257,7 @@ def _refused(subject: Subject, made: dict[trees.Path, Any], error: Exception, *,
     collections = sorted({str(path[0]) for path in made})
     names = listed(["/".join(map(str, path)) for path in made])
     what = verdicts.words(error)
-    if all(_is_sown(name) for name in collections):
+    if all(flow.is_sown(name) for name in collections):
         say, back = (verdicts.fail, "given as variables here") if given else (verdicts.warn, "given back as variables")
         fix = _without_sown(subject, collections, given=given)
         return say(NAME, f"apply sows {names}; {back} they raise {what}", fix, made=collections, error=what)
@@ -317,11 +317,6 @@ def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
         return verdicts.fail(NAME, text, differing=differing)
     text = f"{detail}, equal to the native module's bit for bit"
     return verdicts.passed(NAME, text, num_equal=len(bridged))
-
-
-def _is_sown(collection: str) -> bool:
-    kind = flow.variable_type(collection)
-    return kind is not None and issubclass(kind, nnx.Intermediate)
 
 
 def _paths(tree: Any) -> list[trees.Path]:

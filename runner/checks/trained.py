@@ -13,6 +13,8 @@ from runner.arrays import trees
 from runner.arrays.trees import spell_each
 from runner.bridge import lifts, rngs
 from runner.checks import complete
+from runner.checks.parts import other_calls
+from runner.checks.parts.other_calls import OtherCall
 from runner.checks.probes import as_code, gradients
 from runner.checks.probes.gradients import Gradients
 from runner.checks.probes.subject import Subject
@@ -45,8 +47,13 @@ def check(subject: Subject, *, full: bool) -> Check:
     if not any(map(gradients.is_inexact, output)):
         return _no_gradient(output, trained)
     if unread := _unread(subject, trained):
-        detail = f"{_names(unread)} can't be trained: no output depends on {'it' if len(unread) == 1 else 'them'}"
-        return verdicts.fail(NAME, detail, _fix_unread(subject, unread), unread=spell_each(unread))
+        others = other_calls.reading(subject, unread)
+        lost = [path for path in unread if not any(path in one.paths for one in others)]
+        if lost:
+            detail = f"{_names(lost)} can't be trained: no output depends on {'it' if len(lost) == 1 else 'them'}"
+            return verdicts.fail(NAME, detail, _fix_unread(subject, lost), unread=spell_each(lost))
+        conditions += map(_read_otherwise, others)
+        trained = [path for path in trained if path not in unread]
     conditions += _complex(subject, trained)
     held = ", ".join(_held(subject))
     if full and not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
@@ -184,11 +191,13 @@ def _no_gradient(output: Sequence[Any], trained: Sequence[trees.Path]) -> Check:
 
 
 def _unread(subject: Subject, trained: Sequence[trees.Path]) -> list[trees.Path]:
-    output, updates = subject.returned
-    chosen = [gradients.is_inexact(leaf) for leaf in jax.tree.leaves(output)] + [False] * len(jax.tree.leaves(updates))
-    paths = [path for path, _ in trees.flatten(subject.shapes)]
-    read = flow.read(subject.applied, chosen)[: len(paths)]
-    return [path for path, is_read in zip(paths, read, strict=True) if path in trained and not is_read]
+    read = other_calls.read(subject, trained)
+    return [path for path in trained if path not in read]
+
+
+def _read_otherwise(other: OtherCall) -> Check:
+    detail = f"no output of this call depends on {_names(other.paths)}, {other.words}"
+    return verdicts.warn(NAME, detail, other.typed, unread=spell_each(other.paths))
 
 
 def _fix_unread(subject: Subject, unread: Sequence[trees.Path]) -> str | None:
@@ -243,6 +252,11 @@ def _without_gradient(subject: Subject, seen: Gradients) -> Check:
     if not dead and not _is_whole_layer(subject, seen.behind_zeros):
         return _alive_later(seen)
     dead = dead or seen.zero
+    if sown := gradients.through_sown(subject, dead):
+        dead = [path for path in dead if path not in sown]
+        if not dead:
+            detail = f"{_names(sown)} got a gradient through what the call sows alone: right as a part of the loss"
+            return verdicts.warn(NAME, detail, zero_gradient=spell_each(seen.zero))
     why = "whatever the data" if set(dead) <= set(seen.never) else f"at all {seen.num_points} random points"
     detail = f"{_names(dead)} can't be trained: the gradient is zero {why}"
     return verdicts.fail(NAME, detail, _fix_constant(subject, dead), zero_gradient=spell_each(dead))

@@ -478,3 +478,58 @@ def test_hosts_of_such_layers():
     ]
     checks = [trained.check(subject_of(host, RANDOM), full=True) for host in hosts]
     assert [check.verdict for check in checks] == [Verdict.fail, Verdict.warn, Verdict.fail]
+
+
+def seen(name, *, full=False, **call):
+    subject = subject_of(bridge.to_linen(getattr(planted, name)), RANDOM, call=call)
+    return trained.check(subject, full=full)
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "leaf", "words", "typed"),
+    [
+        ("HeadWhenTraining", {}, "aux/kernel", "but one does with train=True", "+layer.call.train=true"),
+        ("TokenWhereMasked", {}, "token", "but one does with an array as mask", None),
+        (
+            "Autoencoder",
+            {"nnx_method": "encode"},
+            "decoder/kernel",
+            "but one of the method __call__ does",
+            "layer.nnx_method=__call__",
+        ),
+        ("SowsOfWeight", {}, "probe/kernel", "only what it sows: right as a part of the loss", None),
+    ],
+)
+def test_weights_of_another_call_get_a_warning(name, call, leaf, words, typed):
+    check = seen(name, **call)
+    assert (check.verdict, check.fix) == (Verdict.warn, typed)
+    assert check.detail == f"no output of this call depends on params/{leaf}, {words}"
+
+
+@pytest.mark.parametrize(
+    ("name", "leaf"),
+    [("HeadNeverUsed", "aux/kernel"), ("TokenForgotten", "token"), ("TokenByKey", "token")],
+)
+def test_weights_of_no_call_fail(name, leaf):
+    check = seen(name)
+    assert check.verdict is Verdict.fail
+    assert check.detail == f"params/{leaf} can't be trained: no output depends on it"
+
+
+def test_what_is_typed_for_another_call_uses_the_weights(of_config):
+    words = ("layer=custom", "layer.target=trained_layers.HeadWhenTraining", "input_shape=[2,4]")
+    assert trained.check(of_config(*words), full=False).verdict is Verdict.warn
+    assert trained.check(of_config(*words, "+layer.call.train=true"), full=True).verdict is Verdict.passed
+    encoder = ("layer=custom", "layer.target=trained_layers.Autoencoder", "input_shape=[2,4]")
+    assert trained.check(of_config(*encoder, "layer.nnx_method=encode"), full=False).verdict is Verdict.warn
+    assert trained.check(of_config(*encoder, "layer.nnx_method=__call__"), full=True).verdict is Verdict.passed
+
+
+@pytest.mark.filterwarnings("ignore:Found unknown module paths")
+def test_a_codebook_that_a_sown_loss_trains_gets_a_warning():
+    check = seen("Codebook", full=True)
+    assert (check.verdict, check.fix) == (Verdict.warn, None)
+    assert check.detail == "params/codes got a gradient through what the call sows alone: right as a part of the loss"
+    silent = seen("SilentCodebook", full=True)
+    assert silent.verdict is Verdict.fail
+    assert silent.detail == "params/codes can't be trained: the gradient is zero whatever the data"

@@ -285,3 +285,91 @@ class Spectrum(nnx.Module):
 
     def __call__(self, x):
         return jnp.fft.fft(self.linear(x))
+
+
+class HeadWhenTraining(nnx.Module):
+    """A second head, for training alone."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.aux = nnx.Linear(WIDTH, 2, use_bias=False, rngs=rngs)
+
+    def __call__(self, x, train: bool = False):
+        y = self.linear(x)
+        return (y, self.aux(y)) if train else y
+
+
+class HeadNeverUsed(HeadWhenTraining):
+    def __call__(self, x, train: bool = False):
+        y = self.linear(x)
+        return (y, y) if train else y
+
+
+class TokenWhereMasked(nnx.Module):
+    """A weight in place of what a mask leaves out."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.token = nnx.Param(jax.random.normal(rngs.params(), (WIDTH,)))
+
+    def __call__(self, x, mask=None):
+        if mask is not None:
+            x = jnp.where(mask[..., None], self.token[...], x)
+        return self.linear(x)
+
+
+class TokenForgotten(TokenWhereMasked):
+    def __call__(self, x, mask=None):
+        return self.linear(x if mask is None else x * mask[..., None])
+
+
+class TokenByKey(TokenWhereMasked):
+    """The optional argument is none that can be guessed, and no reason to pass."""
+
+    def __call__(self, x, table=None):
+        return self.linear(x if table is None else x + table["token"] * self.token[...])
+
+
+class Autoencoder(nnx.Module):
+    def __init__(self, *, rngs):
+        self.encoder = nnx.Linear(WIDTH, 2, use_bias=False, rngs=rngs)
+        self.decoder = nnx.Linear(2, WIDTH, use_bias=False, rngs=rngs)
+
+    def encode(self, x):
+        return self.encoder(x)
+
+    def __call__(self, x):
+        return self.decoder(self.encoder(x))
+
+
+class Codebook(nnx.Module):
+    """Vectors that a sown loss trains, as in a VQ-VAE; the output passes the gradient on to what comes before."""
+
+    sows = True
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.codes = nnx.Param(jax.random.normal(rngs.params(), (8, WIDTH)))
+
+    def __call__(self, x):
+        y, codes, stop = self.linear(x), self.codes[...], jax.lax.stop_gradient
+        nearest = codes[jnp.argmin(((y[..., None, :] - codes) ** 2).sum(-1), -1)]
+        if self.sows:
+            self.sow(nnx.Intermediate, "loss", ((nearest - stop(y)) ** 2).mean())
+        return y + stop(nearest - y)
+
+
+class SilentCodebook(Codebook):
+    sows = False
+
+
+class SowsOfWeight(nnx.Module):
+    """A weight that only a sown value reads."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.probe = nnx.Linear(WIDTH, 1, use_bias=False, rngs=rngs)
+
+    def __call__(self, x):
+        self.sow(nnx.Intermediate, "guess", self.probe(x))
+        return self.linear(x)

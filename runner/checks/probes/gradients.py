@@ -59,8 +59,8 @@ class Gradients:
 class _Probe:
     """The compiled gradient of a subject's trained leaves for one shape of x."""
 
-    def __init__(self, subject: Subject, trained: Sequence[trees.Path], x: Any) -> None:
-        self._subject, self._x = subject, x
+    def __init__(self, subject: Subject, trained: Sequence[trees.Path], x: Any, *, of_sown: bool = False) -> None:
+        self._subject, self._x, self._of_sown = subject, x, of_sown
         self._leaves, self._structure = jax.tree.flatten(subject.variables)
         self.paths = [path for path, _ in trees.flatten(subject.variables)]
         self.places = [place for place, path in enumerate(self.paths) if path in trained]
@@ -119,6 +119,8 @@ class _Probe:
         for place, leaf in zip(self.places, chosen, strict=True):
             placed[place] = leaf
         output, updates = self._subject.apply(jax.tree.unflatten(self._structure, placed), key, x)
+        if self._of_sown:
+            output = output, {name: tree for name, tree in updates.items() if flow.is_sown(str(name))}
         terms = [_term(leaf, num) for num, leaf in enumerate(map(jnp.asarray, jax.tree.leaves(output)))]
         finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(term)) for term in terms]))
         return sum(jnp.sum(term) for term in terms), (finite, self._carried(updates))
@@ -203,6 +205,15 @@ def wider(subject: Subject, zero: Sequence[trees.Path]) -> list[int] | None:
     except Exception:  # noqa: BLE001 - the layer takes no other shape
         return None
     return shape if moved.all() else None
+
+
+def through_sown(subject: Subject, zero: Sequence[trees.Path]) -> list[trees.Path]:
+    """Those of the leaves `zero`, which no output gives a gradient, that get one through what the call sows."""
+    if not any(map(flow.is_sown, subject.returned[1])):
+        return []
+    probe = _Probe(subject, zero, subject.x, of_sown=True)
+    moved, _, _ = probe.points(0, MANY_POINTS, None)
+    return [probe.paths[place] for place, moves in zip(probe.places, moved, strict=True) if moves]
 
 
 def noisy(leaf: Any, num: int) -> jax.Array:

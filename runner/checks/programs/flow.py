@@ -24,3 +24,9 @@ def variable_type(collection: str) -> type | None:
         return nnx.variable_type_from_name(collection)
     except ValueError:
         return None
+
+
+def is_sown(collection: str) -> bool:
+    """Whether `collection` holds what calls sow."""
+    kind = variable_type(collection)
+    return kind is not None and issubclass(kind, nnx.Intermediate)

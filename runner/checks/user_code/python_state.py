@@ -50,12 +50,14 @@ class Native:
     """What one construction and one call of the native module of a wrapped layer show.
 
     Attributes:
+      kind: The class of the module; None where it is none.
       kinds: The classes of the module and of those inside.
       arrays: Attributes that are NumPy arrays, by their dotted names.
       state: What the call leaves in Python, or the error that kept it from being found.
       rng_state: Keys and counts of its own that the next apply has not; see `own_rng_state.lost`.
     """
 
+    kind: type | None = None
     kinds: list[type] = field(default_factory=list)
     arrays: list[tuple[str, np.ndarray]] = field(default_factory=list)
     state: PythonState | Exception = PythonState()
@@ -90,7 +92,7 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
         if not isinstance(state, Exception):
             lost = own_rng_state.lost(lambda rngs: axes.construct(model, rngs), module, call, call.arrays)
         kinds = [type(inner) for _, inner in inside]
-        found.append(Native(kinds=kinds, arrays=arrays, state=state, rng_state=lost))
+        found.append(Native(kind=type(module), kinds=kinds, arrays=arrays, state=state, rng_state=lost))
 
     jax.eval_shape(trace)
     return found[0]
