@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import itertools
 import os
 import random
@@ -57,6 +59,40 @@ class HashedName(Plain):
 class HashedPair(Plain):
     def drawn(self):
         return 1.0 + hash(("block", 3)) % 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    name: str | int
+    note: str = dataclasses.field(default="", compare=False)
+
+
+class HashedSetting(Plain):
+    def drawn(self):
+        return 1.0 + hash(Setting("wide")) % 1000
+
+
+class HashedClass(Plain):
+    """By its address."""
+
+    def drawn(self):
+        return 1.0 + hash(type(self)) % 1000
+
+
+class HashedMember(Plain):
+    def drawn(self):
+        return 1.0 + hash(Size.WIDE) % 1000
+
+
+class Size(enum.Enum):
+    WIDE = 2
+
+
+class HashedNumberSetting(Plain):
+    """A dataclass that compares a number alone is hashed alike everywhere."""
+
+    def drawn(self):
+        return 1.0 + hash(Setting(3)) % 1000
 
 
 class OfProcess(Plain):
@@ -225,6 +261,91 @@ class Tested(FromSet):
         for name in ("query", "key", "value"):
             if name in PARTS:
                 setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+
+WANTED = {"query": 1, "key": 2, "value": 3, "none": 4}
+
+
+def each_once(names):
+    return list(set(names))
+
+
+def parts_of(rows):
+    return {row.lower() for row in rows}
+
+
+def text_of(names):
+    """Nothing that a number comes from."""
+    return ", ".join(sorted(set(names)))
+
+
+class FromHelper(FromSet):
+    """A function of the same file puts the names in the order of a set."""
+
+    def __init__(self, *, rngs):
+        for name in each_once(["query", "key", "value", "key"]):
+            setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+
+class FromGivenSet(FromKnownSet):
+    """A function of the same file gives a set."""
+
+    def __init__(self, *, rngs):
+        self.layers = nnx.Dict({name: nnx.Linear(WIDTH, WIDTH, rngs=rngs) for name in parts_of(PARTS)})
+
+
+class FromViews(FromSet):
+    """What two dicts have in common is a set."""
+
+    def __init__(self, *, rngs):
+        for name in WANTED.keys() & {"query": 0, "key": 0, "value": 0}.keys():
+            setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+
+class FromUnion(FromSet):
+    def __init__(self, *, rngs):
+        for name in {"query"}.union(PARTS):
+            setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+
+class OfFunctions(Plain):
+    """Functions in a set are ordered by where they are in memory."""
+
+    acts = frozenset({nnx.relu, nnx.tanh, nnx.gelu})
+
+    def __call__(self, x):
+        x = self.linear(x)
+        for act in self.acts:
+            x = act(x)
+        return x
+
+
+class OfNumbers(Plain):
+    """Numbers and pairs of numbers are hashed alike everywhere."""
+
+    shifts = frozenset({(0, 1), (1, 0), (2, 2)})
+
+    def __call__(self, x):
+        x = self.linear(x)
+        for first, second in self.shifts:
+            x = x * (first + 1) + second
+        return x
+
+
+class OrderedByHelper(FromSet):
+    def __init__(self, *, rngs):
+        self.text = text_of(PARTS)
+        for name in sorted(parts_of(PARTS)):
+            setattr(self, name, nnx.Linear(WIDTH, WIDTH, rngs=rngs))
+
+
+class NamedInError(Plain):
+    """Loops over a set for the words of an error."""
+
+    def __init__(self, *, kind="query", rngs):
+        super().__init__(rngs=rngs)
+        if kind not in PARTS:
+            raise ValueError(f"one of {', '.join(name for name in PARTS)}")
 
 
 class NumbersInSet(FromSet):

@@ -1,4 +1,4 @@
-"""What the next process gives other than this one: hashes of text, the process id, the name of the machine; the clock.
+"""What the next process gives other than this one: hashes of text and objects, process id, machine's name; the clock.
 
 Within one process the first three never change, and a clock that counts seconds may not, so that tracing twice can't
 show them. Either another trace gets other ones, or it is heard that a trace asked for none.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dataclasses
 import functools
 import linecache
 import os
@@ -16,6 +17,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -73,7 +75,7 @@ def _hash_by(modules: Sequence[ModuleType], other: Callable[..., Any]) -> list[s
         return []
 
     def answer(real: Callable[[Any], int], value: Any) -> Any:
-        return other(real, value) if _is_salted() and _holds_text(value) else swapped.AS_EVER
+        return other(real, value) if _is_another(value) else swapped.AS_EVER
 
     return [(builtins, "hash", "hash", answer)]
 
@@ -120,8 +122,14 @@ def _is_salted() -> bool:
     return os.environ.get("PYTHONHASHSEED", "random") == "random"
 
 
-def _holds_text(value: Any) -> bool:
-    """Whether a hash is salted: of text, and of what holds text."""
+def _is_another(value: Any) -> bool:
+    """Whether the next process hashes a value otherwise: text and what holds text by its salt, objects by address."""
     if isinstance(value, (tuple, frozenset)):
-        return any(map(_holds_text, value))
-    return isinstance(value, (str, bytes))
+        return any(map(_is_another, value))
+    if isinstance(value, (str, bytes, Enum)):  # a member is hashed by its name
+        return _is_salted()
+    by_address = getattr(type(value), "__hash__", None) is object.__hash__
+    if dataclasses.is_dataclass(value) and not by_address:
+        hashed = [one.name for one in dataclasses.fields(value) if (one.compare if one.hash is None else one.hash)]
+        return any(_is_another(getattr(value, name)) for name in hashed)
+    return by_address

@@ -28,6 +28,12 @@ _COMPREHENSIONS = (ast.ListComp, ast.DictComp, ast.GeneratorExp)
 # What makes the same of a set in any order.
 _ORDERLESS = frozenset({"sorted", "set", "frozenset", "len", "all", "any", "min", "max"})
 
+# Methods that make a set of a set.
+_OF_SETS = frozenset({"union", "intersection", "difference", "symmetric_difference", "copy"})
+
+# How far a call is followed: from the layer's class to a helper, and to one that that calls.
+_MAX_DEPTH = 4
+
 # What keeps the order in which it iterates.
 _IN_ORDER = frozenset({"list", "tuple", "enumerate", "iter", "map", "zip", "reversed"})
 
@@ -37,7 +43,7 @@ def of(subject: Subject) -> list[str]:
     if not _is_random():
         return []
     own = _outer(subject)
-    found = {source: list(_loops(source)) for source in _reachable(own)}
+    found = {source: _all_loops(source) for source in _reachable(own)}
     if not any(found.values()):
         return []
     # Only now: building the layer once more costs as much as a trace of its constructor.
@@ -149,6 +155,25 @@ def _classes(source: str) -> dict[str, ast.AST]:
     return found
 
 
+def _all_loops(source: Any) -> list[str]:
+    """The loops of a class or function, and those of the user's functions that it calls by name."""
+    found, waiting = dict.fromkeys([source]), [source]
+    for _ in range(_MAX_DEPTH):
+        new = [helper for one in waiting for helper in _helpers(one) if helper not in found]
+        found |= dict.fromkeys(new)
+        waiting = new
+    return list(dict.fromkeys(loop for one in found for loop in _loops(one)))
+
+
+def _helpers(source: Any) -> list[Any]:
+    """The user's functions that a class or function calls by their names in its file."""
+    if (parsed := parsed_source(source)) is None:
+        return []
+    known = vars(sys.modules.get(source.__module__, source))
+    called = [known.get(ast.unparse(node.func)) for node in ast.walk(parsed[0]) if isinstance(node, ast.Call)]
+    return [one for one in _own(called) if isinstance(one, FunctionType)]
+
+
 def _loops(source: Any) -> Iterator[str]:
     if (parsed := parsed_source(source)) is None:
         return
@@ -156,6 +181,8 @@ def _loops(source: Any) -> Iterator[str]:
     path = Path(inspect.getsourcefile(source) or "?").name
     names = _Names(tree, vars(sys.modules.get(source.__module__, source)), source)
     harmless = {id(item) for node in ast.walk(tree) if _is_call(node, _ORDERLESS) for item in node.args}  # type: ignore[attr-defined]
+    # What an error says is no number.
+    harmless |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if any(names.is_set(loop) for loop in _iterated(node, harmless)):
             line = start + node.lineno - 1  # type: ignore[attr-defined]
@@ -202,14 +229,19 @@ class _Names:
 
     def is_set(self, node: ast.expr, depth: int = 0) -> bool:
         """Whether `node` is a set that may hold strings."""
-        if depth > 4:
+        if depth > _MAX_DEPTH:
             return False
         if isinstance(node, ast.Set):
             return not all(isinstance(item, ast.Constant) and isinstance(item.value, int) for item in node.elts)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitOr, ast.BitAnd, ast.Sub)):
-            return self.is_set(node.left, depth + 1) or self.is_set(node.right, depth + 1)
+        if isinstance(node, ast.SetComp):
+            return not all(_is_call(part.iter, frozenset({"range"})) for part in node.generators)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitOr, ast.BitAnd, ast.Sub, ast.BitXor)):
+            sides = node.left, node.right
+            return any(self.is_set(side, depth + 1) or _is_view(side) for side in sides)
         if _is_call(node, frozenset({"set", "frozenset"})):
             return not _is_range(node)
+        if isinstance(node, ast.Call):
+            return self._gives_set(node, depth + 1)
         if not isinstance(node, (ast.Name, ast.Attribute)):
             return False
         name = ast.unparse(node)
@@ -217,7 +249,30 @@ class _Names:
             return self.is_set(self._assigned[name], depth + 1)
         owner, _, last = name.rpartition(".")
         value = getattr(self._source, last, None) if owner == "self" else self._known.get(name)
-        return isinstance(value, (set, frozenset)) and any(isinstance(item, str) for item in value)
+        return isinstance(value, (set, frozenset)) and not all(map(_is_number, value))
+
+    def _gives_set(self, call: ast.Call, depth: int) -> bool:
+        """Whether a call gives a set: a method of one, or a function of the user's that returns one."""
+        if isinstance(call.func, ast.Attribute) and call.func.attr in _OF_SETS:
+            return self.is_set(call.func.value, depth)
+        function = self._known.get(ast.unparse(call.func))
+        if not isinstance(function, FunctionType) or not _own([function]):
+            return False
+        if (parsed := parsed_source(function)) is None:
+            return False
+        inside = _Names(parsed[0], vars(sys.modules[function.__module__]), function)
+        returned = [node.value for node in ast.walk(parsed[0]) if isinstance(node, ast.Return) and node.value]
+        return any(inside.is_set(value, depth) for value in returned)
+
+
+def _is_view(node: ast.AST) -> bool:
+    """Whether `node` is `….keys()` or `….items()`, of which `&` and the like make a set."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("keys", "items")
+
+
+def _is_number(item: Any) -> bool:
+    """Whether an item of a set is hashed alike in every process: numbers are, and tuples of them."""
+    return isinstance(item, (int, float, complex)) or (isinstance(item, tuple) and all(map(_is_number, item)))
 
 
 def _is_range(node: ast.expr) -> bool:
