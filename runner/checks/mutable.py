@@ -222,6 +222,8 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
     made = {path: leaf for path, leaf in trees.flatten(trees.unbox(updates)) if path not in _paths(subject.shapes)}
     if not made:
         return None
+    if replaced := _replaced(subject, list(made)):
+        return replaced
     key = jax.ShapeDtypeStruct(subject.key.shape, subject.key.dtype)
     try:
         jax.eval_shape(subject.apply, {**subject.shapes, **updates}, key, trees.shapes(subject.x))
@@ -230,6 +232,24 @@ def _fed_back(subject: Subject, *, full: bool) -> Check | None:
         return _refused(subject, made, told, given=False)
     late = [path for path in made if not flow.is_sown(str(path[0]))]
     return _late(subject, {path: made[path] for path in late}) if late else None
+
+
+def _replaced(subject: Subject, made: Sequence[trees.Path]) -> Check | None:
+    """The fail for Variables in whose place the call puts an array."""
+    held = {path[1:]: path for path in _paths(subject.shapes)}
+    kinds = {path: flow.variable_type(str(path[0])) for path in made}
+    raw = [path for path, kind in kinds.items() if kind is not None and not issubclass(kind, nnx.Variable)]
+    lost = [held[path[1:]] for path in raw if path[1:] in held]
+    if not lost:
+        return None
+    names = listed(["/".join(map(str, path)) for path in lost])
+    are = "is a Variable" if len(lost) == 1 else "are Variables"
+    detail = (
+        f"the call puts an array in the place of {names}, which {are}: the bridge returns it in a collection that "
+        "apply does not read, so the update is lost"
+    )
+    lines = [f"self.{'.'.join(map(str, path[1:]))}[...] = …  # in place of self.{path[-1]} = …" for path in lost[:3]]
+    return verdicts.fail(NAME, detail, "\n".join(lines), replaced=["/".join(map(str, path)) for path in lost])
 
 
 def _late(subject: Subject, made: dict[trees.Path, Any]) -> Check:

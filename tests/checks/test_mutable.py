@@ -319,3 +319,19 @@ def state(name):
     """The words that choose a layer of `state_layers`."""
     drop = ("~layer.kwargs.in_features", "~layer.kwargs.out_features")
     return (f"layer.target=state_layers.{name}", *drop)
+
+
+@pytest.mark.parametrize("name", ["ReplacesCount", "ReplacesUnread"])
+def test_an_array_in_the_place_of_a_variable_fails(name):
+    check = mutable.check(subject(getattr(state_layers, name)), full=False)
+    assert check.verdict is Verdict.fail
+    assert check.evidence == {"replaced": ["batch_stats/count"]}
+    assert check.detail == (
+        "the call puts an array in the place of batch_stats/count, which is a Variable: the bridge returns it in a "
+        "collection that apply does not read, so the update is lost"
+    )
+    assert check.fix == "self.count[...] = …  # in place of self.count = …"
+
+
+def test_a_variable_that_is_written_to_passes():
+    assert mutable.check(subject(state_layers.WritesCount), full=True).verdict is Verdict.passed

@@ -551,3 +551,31 @@ class CountsUnread(WarmsUpByCount):
     def __call__(self, x):
         self.step[...] += 1
         return self.linear(x)
+
+
+class ReplacesCount(nnx.Module):
+    """Puts an array in the place of a Variable."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.count = nnx.BatchStat(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.count = self.count + 1
+        return self.linear(x) / (1 + self.count)
+
+
+class WritesCount(ReplacesCount):
+    """As the check suggests."""
+
+    def __call__(self, x):
+        self.count[...] = self.count[...] + 1
+        return self.linear(x) / (1 + self.count[...])
+
+
+class ReplacesUnread(ReplacesCount):
+    """Nothing of the call reads it, and a later one is to."""
+
+    def __call__(self, x):
+        self.count = self.count + x.shape[0]
+        return self.linear(x)
