@@ -51,7 +51,7 @@ def check(subject: Subject, *, full: bool) -> Check:
     weights = [path for path in deaf if _is_weight(subject, path)]
     follows = _following(subject, [*weights, *irregular]) if weights or irregular else []
     irregular = [path for path in irregular if path not in follows]
-    lost, equal = [path for path in weights if path not in follows], _equal(subject, leaves, live)
+    lost, (equal, meant) = [path for path in weights if path not in follows], _equal(subject, leaves, live)
     started = {path: leaf for path, leaf in leaves if path in live and _is_weight(subject, path)}
     numbered, copied = equal_starts.copies(started)
     evidence: dict[str, Any] = {"from_the_key": len(live), "deaf": trees.spell_each(deaf), "equal_slices": equal}
@@ -68,6 +68,9 @@ def check(subject: Subject, *, full: bool) -> Check:
     if copied:
         detail = f"{'; '.join(copied)} start equal: right only where one is meant to start as a copy of the other"
         return verdicts.warn(NAME, detail, _EACH, **evidence)
+    if meant:
+        detail = f"{listed(meant, MAX_NAMED)}: right where something tells them apart, as a router does"
+        return verdicts.warn(NAME, detail, **evidence)
     if irregular:
         return verdicts.warn(NAME, _unexplained(irregular), _FROM_RNGS, **evidence)
     return verdicts.passed(NAME, _held(subject, follows, len(live), len(leaves)), **evidence)
@@ -158,18 +161,23 @@ def _numbers(leaf: jax.Array) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if trees.is_key(leaf) else leaf)
 
 
-def _equal(subject: Subject, leaves: Sequence[tuple[trees.Path, Any]], live: set[trees.Path]) -> list[str]:
-    """Random leaves whose slices along one axis are all equal, each with the axis."""
-    found, others = [], {}
+def _equal(
+    subject: Subject, leaves: Sequence[tuple[trees.Path, Any]], live: set[trees.Path]
+) -> tuple[list[str], list[str]]:
+    """Random leaves whose slices along one axis are equal, each with the axis; apart those that the code copies."""
+    found, meant, others = list[str](), list[str](), {}
+    places = {path: place for place, path in enumerate(_paths(subject))}
     for path, leaf in leaves:
         if path in live and isinstance(leaf, jax.Array) and leaf.ndim > 1:
             array = others[path] = _numbers(leaf)
             axis = equal_slices(array)
             if axis is not None:
-                found.append(f"{'/'.join(map(str, path))} is the same {leaf.shape[axis]} times along axis {axis}")
+                words = f"{'/'.join(map(str, path))} is the same {leaf.shape[axis]} times along axis {axis}"
+                copied = equal_starts.copied_by(subject.initialised, places[path])
+                (meant if copied else found).append(f"{words}, by jnp.{copied}" if copied else words)
                 del others[path]
     calls = dict(zip(_paths(subject), subject.init_draws.outputs, strict=True))
-    return found + equal_starts.in_part(others, calls, subject.init_draws)
+    return found + equal_starts.in_part(others, calls, subject.init_draws), meant
 
 
 def _is_weight(subject: Subject, path: trees.Path) -> bool:

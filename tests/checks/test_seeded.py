@@ -117,6 +117,25 @@ def test_stack_from_one_key_fails():
     assert "split_rngs" in check.fix
 
 
+def test_stack_from_one_key_many_times_fails():
+    check = seeded(layers.OneKeyStack)
+    assert check.verdict is Verdict.fail
+    assert "params/layers/kernel is the same 4 times along axis 0" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("UpcycledExperts", "tile"), ("StackedExperts", "stack"), ("BroadcastExperts", "broadcast_to")],
+)
+def test_weights_that_the_code_copies_get_a_warning(name, function):
+    check = seeded(getattr(layers, name))
+    assert (check.verdict, check.detail) == (
+        Verdict.warn,
+        f"params/kernel is the same 4 times along axis 0, by jnp.{function}: right where something tells them apart, "
+        "as a router does",
+    )
+
+
 def test_pairs_of_equal_layers_fail():
     check = seeded(layers.PairedStack)
     assert check.verdict is Verdict.fail

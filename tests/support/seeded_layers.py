@@ -235,6 +235,35 @@ class PairedStack(SplitStack):
         self.layers = make(jnp.repeat(jax.random.split(rngs.params(), 2), 2))
 
 
+class OneKeyStack(SplitStack):
+    """Four layers from the same key four times."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        make = nnx.vmap(lambda key: nnx.Linear(width, width, rngs=nnx.Rngs(key)), in_axes=0, out_axes=0)
+        self.layers = make(jnp.repeat(rngs.params()[None], 4))
+
+
+class UpcycledExperts(nnx.Module):
+    """Experts that start as one dense layer; a router tells them apart."""
+
+    copy = staticmethod(lambda kernel: jnp.tile(kernel[None], (4, 1, 1)))
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(self.copy(LECUN(rngs.params(), (width, width))))
+        self.router = nnx.Linear(width, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return jnp.einsum("be,bi,eio->bo", nnx.softmax(self.router(x)), x, self.kernel[...])
+
+
+class StackedExperts(UpcycledExperts):
+    copy = staticmethod(lambda kernel: jnp.stack([kernel] * 4))
+
+
+class BroadcastExperts(UpcycledExperts):
+    copy = staticmethod(lambda kernel: jnp.broadcast_to(kernel, (4, *kernel.shape)))
+
+
 class Shuffled(Product):
     """Columns in equal pairs, as for a pixel shuffle that begins as a nearest neighbour."""
 

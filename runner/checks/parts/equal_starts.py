@@ -10,13 +10,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from runner.arrays import trees
 from runner.checks.probes.randomness import is_drawn, repeated_slices
+from runner.checks.programs import code_lines
 from runner.checks.programs.draws import Draws
 from runner.errors import listed
 
 MAX_NAMED = 4
+
+# Functions of `jax.numpy` by which code says itself that numbers are to be there several times.
+COPYING = frozenset({"tile", "repeat", "stack", "concatenate", "broadcast_to", "vstack", "hstack", "resize", "kron"})
+
+
+def copied_by(closed: Any, place: int) -> str | None:
+    """The function of `jax.numpy` by which the layer's own code copies numbers into an output of init.
+
+    Args:
+      closed: The jaxpr of init.
+      place: Which output.
+    """
+    wanted = {closed.jaxpr.outvars[place]}
+    for equation in reversed(closed.jaxpr.eqns):
+        if wanted.isdisjoint(equation.outvars):
+            continue
+        wanted |= {atom for atom in equation.invars if not isinstance(atom, Literal)}
+        (function, _), _ = code_lines.call_site(equation)
+        # Of keys, it is as if all were drawn from one.
+        is_of_numbers = any(jnp.issubdtype(made.aval.dtype, jnp.inexact) for made in equation.outvars)
+        if function in COPYING and is_of_numbers and not code_lines.in_lifted(equation):
+            return str(function)
+    return None
 
 
 def in_part(leaves: Mapping[trees.Path, np.ndarray], draws: Mapping[trees.Path, Set[int]], found: Draws) -> list[str]:
