@@ -27,6 +27,10 @@ def checked(name):
         ("ClassParam", "ClassParam.scale is an nnx.Param outside of the module"),
         ("FileWeight", "W is an array float32[4, 8] of drawn numbers"),
         ("ListedWeights", "ListedWeights.weights[0] is an array float32[4, 8] of drawn numbers, "),
+        ("HidesInObject", "box is no tree and holds an nnx.Param"),
+        ("HidesInFunction", "act is no tree and holds an nnx.Param"),
+        ("HidesModule", "act is no tree and holds an nnx.Param"),
+        ("HeadOfTheFile", "SMALL_HEAD.bias is an nnx.Param outside of the module, SMALL_HEAD.kernel is an nnx.Param"),
     ],
 )
 def test_a_weight_in_no_variables_fails(name, words):
@@ -36,9 +40,17 @@ def test_a_weight_in_no_variables_fails(name, words):
     assert check.detail.endswith(": in no variables, so never trained, saved or restored, and the same for every seed")
 
 
-@pytest.mark.parametrize("name", ["OwnTables", "LoadsWeight", "CachesNumpy"])
+@pytest.mark.parametrize(
+    "name", ["OwnTables", "LoadsWeight", "CachesNumpy", "HoldsWhatFunctionReads", "SizesOfTheFile"]
+)
 def test_a_table_of_constants_passes(name):
     assert checked(name).verdict is Verdict.passed
+
+
+def test_the_fix_of_a_hidden_param_is_a_place_in_the_module():
+    assert checked("HidesInObject").fix == (
+        "self.weight = nnx.Param(…)  # an attribute of the module itself, or of an nnx.Module in it"
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (8, 8), (3, 3, 3, 4), (64, 16)])

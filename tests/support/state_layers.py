@@ -579,3 +579,69 @@ class ReplacesUnread(ReplacesCount):
     def __call__(self, x):
         self.count = self.count + x.shape[0]
         return self.linear(x)
+
+
+class Holder:
+    """A plain object."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class HidesInObject(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.box = Holder(nnx.Param(jnp.ones(4)))
+
+    def __call__(self, x):
+        return self.linear(x) * self.box.value[...]
+
+
+class HidesInFunction(nnx.Module):
+    def __init__(self, *, rngs):
+        gate, self.linear = nnx.Param(jnp.ones(4)), nnx.Linear(4, 4, rngs=rngs)
+        self.act = lambda x: nnx.relu(x) * gate[...]
+
+    def __call__(self, x):
+        return self.act(self.linear(x))
+
+
+class HidesModule(nnx.Module):
+    """A layer that only a partial holds."""
+
+    def __init__(self, *, rngs):
+        inner, self.linear = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)
+        self.act = functools.partial(lambda layer, x: layer(x), inner)
+
+    def __call__(self, x):
+        return self.act(self.linear(x))
+
+
+class HoldsWhatFunctionReads(nnx.Module):
+    """The module itself has the Param that a function of it reads, and an object what is no Param."""
+
+    def __init__(self, *, rngs):
+        self.linear, self.gate = nnx.Linear(4, 4, rngs=rngs), nnx.Param(jnp.ones(4))
+        self.act, self.box = (lambda x: nnx.relu(x) * self.gate[...]), Holder(3.0)
+        self.made = functools.partial(nnx.Linear, 4, 4)
+
+    def __call__(self, x):
+        return self.act(self.linear(x)) * self.box.value
+
+
+SMALL_HEAD = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+
+
+class HeadOfTheFile(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return SMALL_HEAD(self.linear(x))
+
+
+class SizesOfTheFile(HeadOfTheFile):
+    """Asks a module of the file for its sizes alone."""
+
+    def __call__(self, x):
+        return self.linear(x) * SMALL_HEAD.out_features

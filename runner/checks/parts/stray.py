@@ -22,6 +22,10 @@ from runner.checks.results import verdicts
 from runner.errors import listed
 from runner.records.record import Check
 
+IN_A_MODULE = "self.weight = nnx.Param(…)  # an attribute of the module itself, or of an nnx.Module in it"
+
+HIDDEN = "no tree and holds an nnx.Param"
+
 
 def find(subject: Subject) -> dict[str, str]:
     """What each stray weight is, by its name."""
@@ -32,8 +36,9 @@ def find(subject: Subject) -> dict[str, str]:
     ]
     consts = [const for const in consts if not _is_among(const, [leaf for leaf in given if _is_array_like(leaf)])]
     own = [pair for native in natives for pair in native.arrays]
-    held = [(name, value) for name, value in outside.values(*_code(subject)) if _is_array_like(value)]
-    found = {}
+    reached = [pair for name, value in outside.values(*_code(subject)) for pair in _arrays_of(name, value)]
+    held = [(name, value) for name, value in reached if _is_array_like(value)]
+    found = {name: HIDDEN for native in natives for name in native.hidden}
     for name, value in held:
         if isinstance(value, nnx.Param) and (np.size(value.get_value()) == 1 or _is_among(value.get_value(), consts)):
             found[name] = "an nnx.Param outside of the module"
@@ -50,7 +55,16 @@ def fail(check: str, found: dict[str, str]) -> Check:
     said = [f"{name} is {what}" for name, what in found.items()]
     detail = f"{listed(said)}: in no variables, so never trained, saved or restored, and the same for every seed"
     lines = [f"self.{name.split('.')[-1].split('[')[0]} = nnx.Param(…)  # in the constructor" for name in found]
-    return verdicts.fail(check, detail, f"{lines[0]}; nnx.Variable for a constant", stray=list(found))
+    lines = [IN_A_MODULE] if HIDDEN in found.values() else [f"{lines[0]}; nnx.Variable for a constant"]
+    return verdicts.fail(check, detail, lines[0], stray=list(found))
+
+
+def _arrays_of(name: str, value: Any) -> list[tuple[str, Any]]:
+    """A value by its name; of a module, its Params by theirs."""
+    if not isinstance(value, nnx.Module):
+        return [(name, value)]
+    state = nnx.to_flat_state(nnx.state(value, nnx.Param))
+    return [(".".join([name, *map(str, path)]), leaf) for path, leaf in state]
 
 
 def _constants(closed: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from runner.bridge.calling import calls
 from runner.bridge.layers import axes
 from runner.checks.probes import unwrapped
 from runner.checks.programs import flow
-from runner.checks.user_code import own_rng_state, python_values
+from runner.checks.user_code import hidden_params, own_rng_state, python_values
 
 # The path of a module, and the name of an attribute.
 Place = tuple[tuple[Any, ...], str]
@@ -54,6 +54,7 @@ class Native:
       kinds: The classes of the module and of those inside.
       arrays: Attributes that are NumPy arrays, by their dotted names.
       state: What the call leaves in Python, or the error that kept it from being found.
+      hidden: Attributes with Params that the module's state has not; see `hidden_params`.
       rng_state: Keys and counts of its own that the next apply has not; see `own_rng_state.lost`.
     """
 
@@ -61,6 +62,7 @@ class Native:
     kinds: list[type] = field(default_factory=list)
     arrays: list[tuple[str, np.ndarray]] = field(default_factory=list)
     state: PythonState | Exception = PythonState()
+    hidden: list[str] = field(default_factory=list)
     rng_state: dict[str, bool] = field(default_factory=dict)
 
 
@@ -91,8 +93,16 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
         lost: dict[str, bool] = {}
         if not isinstance(state, Exception):
             lost = own_rng_state.lost(lambda rngs: axes.construct(model, rngs), module, call, call.arrays)
-        kinds = [type(inner) for _, inner in inside]
-        found.append(Native(kind=type(module), kinds=kinds, arrays=arrays, state=state, rng_state=lost))
+        found.append(
+            Native(
+                kind=type(module),
+                kinds=[type(inner) for _, inner in inside],
+                arrays=arrays,
+                state=state,
+                hidden=hidden_params.of(module),
+                rng_state=lost,
+            )
+        )
 
     jax.eval_shape(trace)
     return found[0]

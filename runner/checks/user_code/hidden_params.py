@@ -1,0 +1,64 @@
+"""Params that a module reaches through what is no tree: a plain object, a function's closure, a `functools.partial`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+# How far is looked: an object in a list in a closure.
+MAX_DEPTH = 4
+
+_NO_HOLDERS = (type, ModuleType, jax.Array, np.ndarray, str, bytes, int, float, complex, nnx.Rngs, nnx.RngStream)
+
+
+def of(module: Any) -> list[str]:
+    """The attributes of `module`, and of the modules in it, that hold Params which its state has not."""
+    own = {id(node) for _, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)}
+    found = []
+    for path, inner in nnx.iter_modules(module):
+        for name, value in vars(inner).items():
+            if name.startswith("_pytree__"):
+                continue
+            if any(id(param) not in own for param in _params(value, MAX_DEPTH)):
+                found.append(".".join(map(str, (*path, name))))
+    return found
+
+
+def _params(value: Any, depth: int) -> Iterator[nnx.Param[Any]]:
+    if isinstance(value, nnx.Param):
+        yield value
+    elif isinstance(value, nnx.Module):
+        yield from (node for _, node in nnx.iter_graph(value) if isinstance(node, nnx.Param))
+    elif depth and not isinstance(value, (*_NO_HOLDERS, nnx.Variable)):
+        for held in _held(value):
+            yield from _params(held, depth - 1)
+
+
+def _held(value: Any) -> list[Any]:
+    """What a value that is no tree holds."""
+    if isinstance(value, FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
+        return [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    return list(getattr(value, "__dict__", {}).values())
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return True
+    return False
