@@ -166,6 +166,22 @@ def split(
     return Native(apply=apply, rng_state=rng_state)
 
 
+def in_place(layer: Bridged, keys: Mapping[str, jax.Array], mutable: Sequence[str]) -> Native:
+    """As `split`, but built in every call and given the variables in place, as the bridge does, and never split.
+
+    A function that a module keeps, and that reads the module's own Variables, has the old ones after a merge.
+    """
+
+    def apply(variables: Any, rng_state: Any, x: jax.Array) -> Any:
+        module = _build(layer, {"default": jax.random.key(0), **rngs.native_streams(rng_state)})
+        nnx.update(module, nnx.merge_state(*trees.unbox(variables).values()))
+        output = calls.call(module, x, layer.call)
+        updated = _collections(module) if mutable else {}
+        return output, {name: updated[name] for name in updated if name in mutable}
+
+    return Native(apply=apply, rng_state=dict(keys))
+
+
 def _build(layer: Bridged, streams: Mapping[str, jax.Array]) -> Any:
     assert layer.construct is not None
     return layer.construct(nnx.Rngs(**streams))

@@ -22,8 +22,8 @@ from runner.bridge.twins import Twin
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import hlo
 from runner.checks.results import verdicts
-from runner.errors import LayerError
-from runner.records.record import Check
+from runner.errors import LayerError, listed
+from runner.records.record import Check, Verdict
 from runner.records.timing import Ratio
 from runner.timing import clock, stats
 
@@ -78,7 +78,10 @@ def check(subject: Subject, *, full: bool) -> Check:
     evidence: dict[str, Any] = {"compared": ["variables"], "variables": differing}
     if _worst(differing) is None:
         return verdicts.fail(NAME, _natively(evidence), PURE, **evidence)
-    return _compare(subject, evidence)
+    found = _compare(subject, dict(evidence))
+    if found.verdict is Verdict.fail and (held := _held_twice(subject)):
+        return _compare(subject, {**evidence, "held_twice": held})
+    return found
 
 
 def _differing_variables(subject: Subject) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def _differing_variables(subject: Subject) -> dict[str, Any]:
 def _compare(subject: Subject, evidence: dict[str, Any]) -> Check:
     variables = _moved(subject.init_variables)
     twin, tree = _twin(subject)
-    variants = _variants(subject, twin)
+    variants = _variants(subject, twin, in_place="held_twice" in evidence)
     if tree:
         variants.pop(LINEN)
     arguments = {name: (variables, variant.streams, subject.x) for name, variant in variants.items()}
@@ -110,7 +113,7 @@ def _compare(subject: Subject, evidence: dict[str, Any]) -> Check:
     compiled, phases = clock.compile_interleaved(functions, arguments, rounds=COMPILE_ROUNDS)
     outputs = {name: compiled[name](*arguments[name]) for name in variants}
     results = {name: _results(*outputs[name]) for name in variants}
-    evidence["compared"] += [part for part, found in results[BRIDGED].items() if found]
+    evidence["compared"] = [*evidence["compared"], *(part for part, found in results[BRIDGED].items() if found)]
     if _has_gradient(variables):
         evidence["compared"].append("gradient")
         for name, gradient in _gradients(variants, arguments, outputs).items():
@@ -126,24 +129,50 @@ def _compare(subject: Subject, evidence: dict[str, Any]) -> Check:
 
 
 def _verdict(evidence: dict[str, Any]) -> Check:
-    detail = "; ".join(part for part in (_natively(evidence), _linen(evidence), _steady(evidence)) if part)
+    said = _natively(evidence), _linen(evidence), _steady(evidence), _merged(evidence)
+    detail = "; ".join(part for part in said if part)
     native_worst = [_worst(evidence[part]) for part in ("variables", "output", "updates", "gradient")]
     if any(worst is None for worst in native_worst):
         return verdicts.fail(NAME, detail, PURE, **evidence)
     linen = evidence["linen"]
-    differs = any(native_worst) or any(linen.get(part) for part in ("tree", "output", "updates", "gradient"))
+    differs = (
+        any(native_worst)
+        or "held_twice" in evidence
+        or any(linen.get(part) for part in ("tree", "output", "updates", "gradient"))
+    )
     return (verdicts.warn if differs else verdicts.passed)(NAME, detail, **evidence)
 
 
-def _variants(subject: Subject, twin: Twin) -> dict[str, Variant]:
+def _merged(evidence: dict[str, Any]) -> str:
+    """What is said of functions that hold Params of their module: the bridge never merges one, NNX does."""
+    held = evidence.get("held_twice", [])
+    if not held:
+        return ""
+    has = "holds" if len(held) == 1 else "hold"
+    return f"{listed(held)} {has} Params of the module: right in Linen, and the old ones after nnx.merge, as in nnx.jit"
+
+
+def _variants(subject: Subject, twin: Twin, *, in_place: bool) -> dict[str, Variant]:
     layer, mutable = subject.model, subject.mutable
     keys = rngs.apply_keys(subject.key, subject.rngs)
+    if in_place:
+        return _named(subject, native.in_place(layer, keys, mutable), keys, twin)
     alone = native.split(layer, keys, mutable)
     traced = jax.make_jaxpr(alone.apply)(subject.shapes, alone.rng_state, subject.x)
     if any(isinstance(constant, jax.core.Tracer) for constant in traced.consts):
         # A table in a tuple or a function, made by the constructor under jit: no program can hold it.
         made_with = rngs.init_keys(subject.key, subject.needs.streams)
         alone = native.split(layer, keys, mutable, made_with=made_with)
+    return _named(subject, alone, keys, twin)
+
+
+def _held_twice(subject: Subject) -> list[str]:
+    """Attributes of the native module that are functions, or other objects, and hold Params of the module itself."""
+    return [name for native_module in subject.natives.values() for name in native_module.held_twice]
+
+
+def _named(subject: Subject, alone: native.Native, keys: Any, twin: Twin) -> dict[str, Variant]:
+    layer, mutable = subject.model, subject.mutable
     variants = {
         BRIDGED: Variant(apply=lambda v, k, x: layer.apply(v, k, mutable, x), streams=keys),
         NATIVE: Variant(apply=alone.apply, streams=alone.rng_state),

@@ -391,3 +391,37 @@ def test_drawn_tables_break_native_parity():
     check = check_of(wrapped(ClosesOverDrawn))
     assert check.verdict is Verdict.fail
     assert check.detail.startswith("native: the same variables bit for bit; output differs in output by ")
+
+
+class Gated(nnx.Module):
+    """Keeps a function that reads one of its Params."""
+
+    def __init__(self, *, rngs):
+        alpha = self.alpha = nnx.Param(jnp.full((), 0.25))
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.act = lambda x: jnp.where(x > 0, x, alpha[...] * x)
+
+    def __call__(self, x):
+        return self.act(self.linear(x))
+
+
+class Powered(Gated):
+    """Keeps a function that reads a number."""
+
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        power = 2
+        self.act = lambda x: x**power * self.__class__.__name__.count("P")
+
+
+def test_a_function_that_reads_its_modules_params_warns():
+    check = check_of(subject_of(bridge.to_linen(Gated), jnp.ones((2, 4))))
+    assert check.verdict is Verdict.warn
+    assert check.detail.startswith("native: the same variables, output and gradient bit for bit; ")
+    assert check.detail.endswith(
+        "act holds Params of the module: right in Linen, and the old ones after nnx.merge, as in nnx.jit"
+    )
+    graph, state = nnx.split(Gated(rngs=nnx.Rngs(0)))
+    merged = nnx.merge(graph, jax.tree.map(jnp.zeros_like, state))
+    assert merged.act(-jnp.ones(())) == -0.25, "the old Param"
+    assert "held_twice" not in check_of(subject_of(bridge.to_linen(Powered), jnp.ones((2, 4)))).evidence

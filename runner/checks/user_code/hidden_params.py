@@ -17,17 +17,25 @@ MAX_DEPTH = 4
 _NO_HOLDERS = (type, ModuleType, jax.Array, np.ndarray, str, bytes, int, float, complex, nnx.Rngs, nnx.RngStream)
 
 
-def of(module: Any) -> list[str]:
-    """The attributes of `module`, and of the modules in it, that hold Params which its state has not."""
+def of(module: Any) -> tuple[list[str], list[str]]:
+    """The attributes that are no tree and hold Params, of `module` and of the modules in it.
+
+    Returns:
+      Those with a Param that the module's state has not; and those that hold Params of its state a second time.
+    """
     own = {id(node) for _, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)}
-    found = []
+    hidden, held_twice = [], []
     for path, inner in nnx.iter_modules(module):
         for name, value in vars(inner).items():
-            if name.startswith("_pytree__"):
+            if name.startswith("_pytree__") or isinstance(value, (nnx.Variable, nnx.Module)):
                 continue
-            if any(id(param) not in own for param in _params(value, MAX_DEPTH)):
-                found.append(".".join(map(str, (*path, name))))
-    return found
+            found = [id(param) in own for param in _params(value, MAX_DEPTH)]
+            place = ".".join(map(str, (*path, name)))
+            if not all(found):
+                hidden.append(place)
+            elif found and not isinstance(value, nnx.Pytree):
+                held_twice.append(place)
+    return hidden, held_twice
 
 
 def _params(value: Any, depth: int) -> Iterator[nnx.Param[Any]]:

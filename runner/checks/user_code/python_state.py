@@ -54,7 +54,8 @@ class Native:
       kinds: The classes of the module and of those inside.
       arrays: Attributes that are NumPy arrays, by their dotted names.
       state: What the call leaves in Python, or the error that kept it from being found.
-      hidden: Attributes with Params that the module's state has not; see `hidden_params`.
+      hidden: Attributes that are no tree, with Params that the module's state has not; see `hidden_params`.
+      held_twice: The same with Params of its state.
       rng_state: Keys and counts of its own that the next apply has not; see `own_rng_state.lost`.
     """
 
@@ -63,6 +64,7 @@ class Native:
     arrays: list[tuple[str, np.ndarray]] = field(default_factory=list)
     state: PythonState | Exception = PythonState()
     hidden: list[str] = field(default_factory=list)
+    held_twice: list[str] = field(default_factory=list)
     rng_state: dict[str, bool] = field(default_factory=dict)
 
 
@@ -93,13 +95,15 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
         lost: dict[str, bool] = {}
         if not isinstance(state, Exception):
             lost = own_rng_state.lost(lambda rngs: axes.construct(model, rngs), module, call, call.arrays)
+        hidden, held_twice = hidden_params.of(module)
         found.append(
             Native(
                 kind=type(module),
                 kinds=[type(inner) for _, inner in inside],
                 arrays=arrays,
                 state=state,
-                hidden=hidden_params.of(module),
+                hidden=hidden,
+                held_twice=held_twice,
                 rng_state=lost,
             )
         )
