@@ -24,7 +24,7 @@ from runner.experiment import inputs, memory
 from runner.experiment.draft import Draft
 from runner.experiment.program import compile_program
 from runner.experiment.train.training import Training
-from runner.records.record import Check
+from runner.records.record import ArraySummary, Check, Verdict
 
 # A run on a mesh is compared with one device, unless its variables exceed this size: they may not fit there.
 MAX_ALONE_BYTES = 2**28
@@ -93,6 +93,43 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
 def _as_jax(variables: Any) -> Any:
     """Variables without NumPy's arrays: NNX would write into those, and XLA compiles each operation for them again."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, variables)
+
+
+def finite(summaries: Sequence[ArraySummary], output: Mapping[str, np.ndarray], other: Callable[[], Any]) -> Check:
+    """Checks that every element of the output is a number, or is masked: -inf at places where it is whatever x is.
+
+    Args:
+      summaries: Of the output's arrays.
+      output: The arrays by path.
+      other: Returns the output for another x; None where x is always the same.
+    """
+    check = verdicts.finite(summaries)
+    masks = _masks(output)
+    if check.verdict is not Verdict.fail or masks is None:
+        return check
+    found = other()
+    if found is None or _masks(trees.named_arrays(found)) != masks:
+        return check
+    num = sum(one.num_non_finite for one in summaries)
+    detail = (
+        f"{num} of {sum(one.num_elements for one in summaries)} elements are -inf, at the same places for another x"
+    )
+    return verdicts.warn("finite", f"{detail}: right for a mask", **check.evidence)
+
+
+def _masks(output: Mapping[str, np.ndarray]) -> dict[str, bytes] | None:
+    """Where -inf is, by path; None if an element is NaN or inf, or an array has no number at all."""
+    found = {}
+    for path, array in output.items():
+        if not np.issubdtype(array.dtype, np.complexfloating):
+            values = trees.as_float64(array)
+            masked = np.isneginf(values)
+            if not (masked | np.isfinite(values)).all() or masked.all():
+                return None
+            found[path] = masked.tobytes()
+        elif not np.isfinite(array).all():
+            return None
+    return found
 
 
 def _let_go(draft: Draft) -> None:

@@ -297,11 +297,21 @@ def _tell(
             story.steady["apply_device"] = Measurement(samples=samples, summary=stats.summarize(samples))
 
 
+def _other_output(run: Run, program: Program, story: Story, arguments: tuple[Any, Any]) -> Any:
+    """The output for another x; None where the run's input has no other."""
+    key, x = arguments
+    other = program.draft.placement.put_x(inputs.make_batch(run.input, run.input_shape, 1))
+    if bool((other == x).all()):
+        return None
+    output, _ = program.apply(story.variables, key, other)
+    return output
+
+
 def _checks(job: Job, program: Program, story: Story, output: Any, arguments: tuple[Any, Any]) -> Any:
     """Yields the checks of a run one by one, so that the first failure of a strict one ends it."""
     key, x = arguments
     yield verdicts.as_traced(output, program.draft.needs.output)
-    yield verdicts.finite(story.summaries)
+    yield cross_checks.finite(story.summaries, story.output, lambda: _other_output(job.run, program, story, arguments))
     again, _ = program.apply(story.variables, key, x)
     yield verdicts.repeatable(story.output, trees.named_arrays(again))
     made = Made(initial=story.initial, variables=story.variables, output=story.output)

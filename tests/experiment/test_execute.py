@@ -38,6 +38,32 @@ QUICK = ("timing=off", "checks.eager=never")
 ALL_INFINITE = ("input=ones", "features=2", "layer.kwargs.kernel_init='constant(value=inf)'")
 
 
+class MasksLogits(nnx.Module):
+    """Logits of which a mask leaves some out."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x):
+        y = self.linear(x)
+        return jnp.where(self.kept(y), y, -jnp.inf)
+
+    def kept(self, y):
+        return jnp.tril(jnp.ones(y.shape, bool))
+
+
+class TakesLogarithm(MasksLogits):
+    """What is left out depends on the numbers: of half of them there is no logarithm."""
+
+    def kept(self, y):
+        return y > 0
+
+
+class KeepsNothing(MasksLogits):
+    def kept(self, y):
+        return jnp.zeros(y.shape, bool)
+
+
 class Raising(nnx.Module):
     """Raises on the host while it runs, where x is positive."""
 
@@ -389,6 +415,24 @@ def test_non_finite_output_fails_strict_runs(execute):
     assert check_named(result.record, "finite").evidence == {"non_finite": {"output": 2}}
     assert np.isinf(result.output[""]).all()
     assert result.variables["params"]["kernel"].shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words", "verdict"),
+    [
+        ("MasksLogits", (), Verdict.warn),
+        ("MasksLogits", ("input=ones",), Verdict.fail),
+        ("TakesLogarithm", (), Verdict.fail),
+        ("KeepsNothing", (), Verdict.fail),
+    ],
+)
+def test_a_mask_of_the_layers_own_is_no_wrong_number(execute, layer, words, verdict):
+    record = execute("layer=custom", f"layer.target={HERE}.{layer}", "input_shape=[4,4]", "checks=warn", *words).record
+    check = check_named(record, "finite")
+    assert check.verdict is verdict
+    if verdict is Verdict.warn:
+        assert check.evidence == {"non_finite": {"output": 6}}
+        assert check.detail == "6 of 16 elements are -inf, at the same places for another x: right for a mask"
 
 
 def test_non_finite_output_survives_warn_mode(execute):
