@@ -54,6 +54,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     """Saves the variables to a temporary folder, restores them both ways and applies them."""
     if not trees.flatten(subject.shapes):
         return verdicts.passed(NAME, "no variables: nothing to save")
+    if weak := _weak(subject):
+        return weak
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(subject.variables)):
         return verdicts.untested(NAME, "the variables that were given are shapes without values")
     variables = trees.to_host(subject.variables)
@@ -76,6 +78,32 @@ def check(subject: Subject, *, full: bool) -> Check:
         plain = trip(lambda: checkpoint.restore(path))
         targeted = trip(lambda: checkpoint.restore_like(path, trees.shapes(variables)))
     return _verdict(subject, variables, plain, targeted)
+
+
+def _weak(subject: Subject) -> Check | None:
+    """The fail for leaves that have no dtype of their own yet, if the output's changes once they have one."""
+    leaves = trees.flatten(trees.unbox(subject.shapes))
+    weak = [path for path, leaf in leaves if getattr(leaf, "weak_type", False)]
+    if not weak:
+        return None
+    kinds = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(subject.shapes)]
+    strong = jax.tree.unflatten(jax.tree.structure(subject.shapes), kinds)
+    key = jax.ShapeDtypeStruct(subject.key.shape, subject.key.dtype)
+    after, _ = jax.eval_shape(subject.apply, strong, key, trees.shapes(subject.x))
+    before = subject.returned[0]
+    dtypes = [(str(one.dtype), str(two.dtype)) for one, two in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
+    changed = [pair for pair in dtypes if pair[0] != pair[1]]
+    if not changed:
+        return None
+    names = [_name(path) for path in weak]
+    detail = (
+        f"{listed(names)} {_is(names)} weakly typed, as a Python number is: the output is {changed[0][0]}, and "
+        f"{changed[0][1]} after a step of an optimiser, a checkpoint or a copy to the host"
+    )
+    lines = [
+        f"{as_code.as_param(path[1:]).partition(' = ')[0]} = nnx.Param(jnp.asarray(…, dtype))" for path in weak[:3]
+    ]
+    return verdicts.fail(NAME, detail, "\n".join(lines), weak=names)
 
 
 def _raw_arrays(subject: Subject, folder: Path) -> Check | None:

@@ -292,3 +292,45 @@ def test_mismatched_restore_targets_are_refused(tmp_path, shape, dtype, reason):
     with pytest.raises(CheckpointError) as caught:
         checkpoint.restore_like(tmp_path / "c", {"params": {0: {"w": jax.ShapeDtypeStruct(shape, dtype)}}})
     assert str(caught.value) == f"restoring {tmp_path / 'c'}: {reason}"
+
+
+class WeakScale(nnx.Module):
+    """A scale without a dtype of its own: it takes that of what it is multiplied with."""
+
+    dtype = jnp.bfloat16
+    scale_of = staticmethod(lambda: jnp.asarray(1.0))
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, dtype=self.dtype, rngs=rngs)
+        self.scale = nnx.Param(self.scale_of())
+
+    def __call__(self, x):
+        return self.linear(x) * self.scale[...]
+
+
+class StrongScale(WeakScale):
+    scale_of = staticmethod(lambda: jnp.asarray(1.0, jnp.bfloat16))
+
+
+class WeakScaleOfFloats(WeakScale):
+    dtype = jnp.float32
+
+
+def test_a_weakly_typed_param_that_changes_the_output_fails():
+    model = bridge.to_linen(WeakScale)
+    check = checkpoint_check.check(subject_of(model, jnp.ones((2, 4))), full=True)
+    assert check.verdict is Verdict.fail
+    assert check.detail == (
+        "params/scale is weakly typed, as a Python number is: the output is bfloat16, and float32 after a step of an "
+        "optimiser, a checkpoint or a copy to the host"
+    )
+    assert check.fix == "self.scale = nnx.Param(jnp.asarray(…, dtype))"
+    variables = model.init(jax.random.key(0), jnp.ones((2, 4)))
+    copied = jax.device_get(variables)
+    assert [model.apply(one, jnp.ones((2, 4))).dtype for one in (variables, copied)] == [jnp.bfloat16, jnp.float32]
+
+
+@pytest.mark.parametrize("layer", [StrongScale, WeakScaleOfFloats])
+def test_a_param_whose_type_changes_nothing_passes(layer):
+    check = checkpoint_check.check(subject_of(bridge.to_linen(layer), jnp.ones((2, 4))), full=True)
+    assert check.verdict is Verdict.passed
