@@ -40,6 +40,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     if not differences:
         if weights := stray.find(subject):
             return stray.fail(NAME, weights)
+        if transformed := _transformed(subject):
+            return transformed
         held = f"all {num_leaves} leaves are as init makes them" if num_leaves > 1 else "the leaf is as init makes it"
         return verdicts.passed(NAME, held if num_leaves else "the layer has no variables", num_leaves=num_leaves)
     detail, names = _detail(differences, num_leaves), {}
@@ -63,6 +65,25 @@ def check(subject: Subject, *, full: bool) -> Check:
 
 def _differences(given: Any, subject: Subject) -> list[LeafDiff]:
     return tree_diff.diff_trees(given, subject.needs.variables, moves=tree_moves.likely).changed
+
+
+def _transformed(subject: Subject) -> Check | None:
+    """The fail for Variables whose own `get_value` gives another value than they hold."""
+    names = [
+        ".".join([*path.split("/"), name] if path else [name])
+        for path, native in subject.natives.items()
+        for name in native.transformed
+    ]
+    if not names:
+        return None
+    gives, has = ("gives", "its type has") if len(names) == 1 else ("give", "their types have")
+    detail = (
+        f"{listed(names, MAX_NAMED)} {gives} another value than what is held, since {has} a get_value: the bridge "
+        "stores what is given, apply holds that, and so it is transformed once more at every call"
+    )
+    last = names[0].rpartition(".")[2]
+    fix = f"y = jnp.exp(self.{last}[...])  # for example: in the call, and no get_value in the type"
+    return verdicts.fail(NAME, detail, fix, transformed=names)
 
 
 def _is_params_alone(subject: Subject) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,3 +74,18 @@ def test_drawn_numbers_look_drawn(shape):
 )
 def test_a_table_does_not_look_drawn(table):
     assert not is_surely_random(table)
+
+
+def test_a_type_that_gives_another_value_than_it_holds_fails():
+    check = checked("ScalesByType")
+    assert (check.verdict, check.evidence) == (Verdict.fail, {"transformed": ["scale"]})
+    assert check.detail == (
+        "scale gives another value than what is held, since its type has a get_value: the bridge stores what is given, "
+        "apply holds that, and so it is transformed once more at every call"
+    )
+    assert check.fix == "y = jnp.exp(self.scale[...])  # for example: in the call, and no get_value in the type"
+    for name in ("ScalesUnchanged", "ScalesInCall"):
+        assert checked(name).verdict is Verdict.passed
+    model = bridge.to_linen(state_layers.ScalesByType)
+    output, variables = model.init_with_output(jax.random.key(0), X)
+    assert not jnp.allclose(model.apply(variables, X), output)

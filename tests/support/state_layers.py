@@ -645,3 +645,41 @@ class SizesOfTheFile(HeadOfTheFile):
 
     def __call__(self, x):
         return self.linear(x) * SMALL_HEAD.out_features
+
+
+class Exponential(nnx.BatchStat):
+    """Holds a logarithm."""
+
+    def get_value(self, **kwargs):
+        return jnp.exp(super().get_value(**kwargs))
+
+
+class Unchanged(nnx.BatchStat):
+    """Gives what it holds."""
+
+    def get_value(self, **kwargs):
+        return super().get_value(**kwargs)
+
+
+class ScalesByType(nnx.Module):
+    kind: type = Exponential
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.scale = self.kind(jnp.zeros(()))
+
+    def __call__(self, x):
+        return self.linear(x) * self.scale.get_value()
+
+
+class ScalesUnchanged(ScalesByType):
+    kind = Unchanged
+
+
+class ScalesInCall(ScalesByType):
+    """As the check suggests."""
+
+    kind = nnx.BatchStat
+
+    def __call__(self, x):
+        return self.linear(x) * jnp.exp(self.scale[...])

@@ -56,6 +56,7 @@ class Native:
       state: What the call leaves in Python, or the error that kept it from being found.
       hidden: Attributes that are no tree, with Params that the module's state has not; see `hidden_params`.
       held_twice: The same with Params of its state.
+      transformed: Variables, by name, whose type gives another value than it holds.
       rng_state: Keys and counts of its own that the next apply has not; see `own_rng_state.lost`.
     """
 
@@ -65,6 +66,7 @@ class Native:
     state: PythonState | Exception = PythonState()
     hidden: list[str] = field(default_factory=list)
     held_twice: list[str] = field(default_factory=list)
+    transformed: list[str] = field(default_factory=list)
     rng_state: dict[str, bool] = field(default_factory=dict)
 
 
@@ -104,12 +106,19 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
                 state=state,
                 hidden=hidden,
                 held_twice=held_twice,
+                transformed=_transformed(module),
                 rng_state=lost,
             )
         )
 
     jax.eval_shape(trace)
     return found[0]
+
+
+def _transformed(module: Any) -> list[str]:
+    variables = [(path, node) for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)]
+    own = [(path, node) for path, node in variables if type(node).get_value is not nnx.Variable.get_value]
+    return [".".join(map(str, path)) for path, node in own if node.get_value() is not node.get_raw_value()]
 
 
 def _state_of(module: Any, call: _Call) -> PythonState | Exception:
