@@ -30,6 +30,10 @@ CONJUGATED = """\
 gradients = jax.tree.map(jnp.conj, jax.grad(loss)(params))
 updates, opt_state = tx.update(gradients, opt_state, params)"""
 
+FINITE = """\
+safe = jnp.where(x > 0, x, 1)  # what the branch that is not taken gets must have a gradient too
+y = jnp.where(x > 0, jnp.sqrt(safe), 0)"""
+
 # Collections that a layer fills by itself: an optimiser would overwrite what they count or average.
 KEPT_BY_THE_LAYER = (nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.RngState)
 
@@ -239,7 +243,15 @@ def _differentiated(subject: Subject, trained: Sequence[trees.Path]) -> Check | 
     if seen.non_finite:
         detail = f"{_names(seen.non_finite)} can't be trained: the gradient is NaN or infinite where the output is not"
         return verdicts.fail(NAME, detail, non_finite_gradient=spell_each(seen.non_finite))
-    return _without_gradient(subject, seen) if seen.zero else None
+    if seen.x_is_broken:
+        detail = "what comes before can't be trained: the gradient of x is NaN or infinite where the output is not"
+        return verdicts.fail(NAME, detail, FINITE, non_finite_gradient=["x"])
+    if seen.zero:
+        return _without_gradient(subject, seen)
+    if seen.x_is_reached is False:
+        detail = "no gradient reaches x: right where nothing before is trained"
+        return verdicts.warn(NAME, detail, zero_gradient=["x"])
+    return None
 
 
 def _without_gradient(subject: Subject, seen: Gradients) -> Check:

@@ -533,3 +533,22 @@ def test_a_codebook_that_a_sown_loss_trains_gets_a_warning():
     silent = seen("SilentCodebook", full=True)
     assert silent.verdict is Verdict.fail
     assert silent.detail == "params/codes can't be trained: the gradient is zero whatever the data"
+
+
+def test_a_broken_gradient_of_x_fails():
+    check = seen("RootWherePositive", full=True)
+    assert (check.verdict, check.evidence) == (Verdict.fail, {"non_finite_gradient": ["x"]})
+    assert check.detail == (
+        "what comes before can't be trained: the gradient of x is NaN or infinite where the output is not"
+    )
+    assert check.fix == trained.FINITE
+    assert seen("SafeRoot", full=True).verdict is Verdict.passed
+
+
+def test_an_x_without_gradient_gets_a_warning():
+    check = seen("RoundsInput", full=True)
+    assert (check.verdict, check.evidence) == (Verdict.warn, {"zero_gradient": ["x"]})
+    assert check.detail == "no gradient reaches x: right where nothing before is trained"
+    assert seen("RoundsStraight", full=True).verdict is Verdict.passed
+    tokens = subject_of(bridge.to_linen(nnx.Embed, 5, planted.WIDTH), jnp.arange(4) % 5)
+    assert trained.check(tokens, full=True).verdict is Verdict.passed, "integers have none"

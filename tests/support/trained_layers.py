@@ -373,3 +373,36 @@ class SowsOfWeight(nnx.Module):
     def __call__(self, x):
         self.sow(nnx.Intermediate, "guess", self.probe(x))
         return self.linear(x)
+
+
+class RootWherePositive(nnx.Module):
+    """Its output is finite, and the gradient of a negative x is not."""
+
+    def __init__(self, *, rngs):
+        self.scale = nnx.Param(jnp.ones(WIDTH))
+
+    def __call__(self, x):
+        return jnp.where(x > 0, jnp.sqrt(x), 0.0) * self.scale[...]
+
+
+class SafeRoot(RootWherePositive):
+    """As the check suggests."""
+
+    def __call__(self, x):
+        safe = jnp.where(x > 0, x, 1)
+        return jnp.where(x > 0, jnp.sqrt(safe), 0) * self.scale[...]
+
+
+class RoundsInput(nnx.Module):
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(jnp.round(x * 127) / 127)
+
+
+class RoundsStraight(RoundsInput):
+    """Rounds, and passes the gradient on as if it did not."""
+
+    def __call__(self, x):
+        return self.linear(x + jax.lax.stop_gradient(jnp.round(x * 127) / 127 - x))

@@ -45,6 +45,8 @@ class Gradients:
       behind_zeros: Those of `zero` that get a gradient once arrays of zeros, which the call makes or init, are others.
       cancelled: The other ones of `zero` that get a gradient once values inside are shaken: uses of one weight cancel.
       non_finite: Paths whose gradient is NaN or infinite at init's own variables, though the output is finite.
+      x_is_reached: Whether x gets a gradient at some point; None where it is of integers.
+      x_is_broken: Whether that of x is NaN or infinite at init's own variables, though the output is finite.
       num_points: How many points were tried.
     """
 
@@ -53,6 +55,8 @@ class Gradients:
     behind_zeros: list[trees.Path]
     cancelled: list[trees.Path]
     non_finite: list[trees.Path]
+    x_is_reached: bool | None
+    x_is_broken: bool
     num_points: int
 
 
@@ -64,6 +68,8 @@ class _Probe:
         self._leaves, self._structure = jax.tree.flatten(subject.variables)
         self.paths = [path for path, _ in trees.flatten(subject.variables)]
         self.places = [place for place, path in enumerate(self.paths) if path in trained]
+        self.has_x = all(map(is_inexact, jax.tree.leaves(x)))
+        self.x_moves = self.x_breaks = False
         self._gradient = jax.grad(self._loss, has_aux=True)
         self._shaken: Any = None
         arguments = self._arguments(self._leaves, 0)
@@ -78,9 +84,11 @@ class _Probe:
         moved = np.zeros(len(self.places), bool)
         broken = np.zeros(len(self.places), bool)
         for num in range(first, last):
-            moves, breaks, updated = self._run(*self._arguments(leaves, num))
+            moves, breaks, of_x, updated = self._run(*self._arguments(leaves, num))
             moved |= np.asarray(moves, bool)
             broken |= np.asarray(breaks, bool) & (num < OWN_POINTS)
+            self.x_moves |= any(map(bool, of_x[0]))
+            self.x_breaks |= any(map(bool, of_x[1])) and num < OWN_POINTS
             for place, leaf in updated.items():
                 leaves = [*leaves[:place], leaf, *leaves[place + 1 :]]
         return moved, broken, leaves
@@ -136,9 +144,17 @@ class _Probe:
             if path in found and place not in self.places and (found[path].shape, found[path].dtype) == kind
         }
 
-    def _seen(self, *arguments: Any) -> tuple[list[Any], list[Any], dict[int, Any]]:
-        gradients, (finite, updated) = self._gradient(*arguments)
-        return _moves(gradients), [finite & _is_broken(leaf) for leaf in gradients], updated
+    def _seen(self, *arguments: Any) -> tuple[list[Any], list[Any], tuple[list[Any], list[Any]], dict[int, Any]]:
+        of = (0, 3) if self.has_x else (0,)  # with respect to the trained leaves, and to x
+        (gradients, *of_x), (finite, updated) = jax.grad(self._loss, of, has_aux=True)(*arguments)
+        breaks = [finite & _is_broken(leaf) for leaf in gradients]
+        leaves_of_x = jax.tree.leaves(of_x)
+        return (
+            _moves(gradients),
+            breaks,
+            (_moves(leaves_of_x), [finite & _is_broken(one) for one in leaves_of_x]),
+            updated,
+        )
 
 
 def of(subject: Subject, trained: Sequence[trees.Path]) -> Gradients:
@@ -166,6 +182,8 @@ def of(subject: Subject, trained: Sequence[trees.Path]) -> Gradients:
         behind_zeros=named(behind_zeros),
         cancelled=named(cancelled),
         non_finite=named([int(num) for num in np.flatnonzero(broken)]),
+        x_is_reached=probe.x_moves if probe.has_x else None,
+        x_is_broken=probe.x_breaks,
         num_points=num_points,
     )
 
