@@ -279,7 +279,7 @@ def _save_alone(variables: Mapping[Any, Any], path: Path) -> None:
     handler.save(temporary, args=ocp.args.PyTreeSave(variables))
     times = {"init_timestamp_nsecs": began_ns, "commit_timestamp_nsecs": time.time_ns()}
     step = {"item_handlers": handler.typestr(), **times}
-    ocp.metadata.metadata_store(enable_write=True).write(temporary / STEP_METADATA, step)
+    ocp.metadata.metadata_store(enable_write=True, blocking_write=True).write(temporary / STEP_METADATA, step)
     (temporary / COMMITTED).write_text(f"Checkpoint commit was successful to {path}")
     flush.flush_tree(temporary)
     temporary.rename(path)

@@ -190,6 +190,8 @@ def test_a_checkpoint_gets_its_name_between_its_flush_and_that_of_its_folder(tmp
     checkpoint.save(VARIABLES, tmp_path / "c")
     assert seen[-2:] == ["named", str(tmp_path)]
     assert all(f"c{checkpoint.TEMPORARY}" in name for name in seen[:-2])
+    files = {path.name for path in (tmp_path / "c").iterdir()}
+    assert files <= {os.path.basename(name) for name in seen[:-2]}, "all were there to be flushed"
 
 
 def test_a_save_leaves_what_orbax_leaves(saved, tmp_path):
