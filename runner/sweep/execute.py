@@ -175,7 +175,7 @@ def _started(
 ) -> Iterator[Scheduler]:
     """A running sweep, from a journal's first line to its last; uses the sweep's own journal unless one is given."""
     with _room(plan), _open(plan, journal) as lines:
-        processes, ending = Processes(machine.num_cores()), Ending(stop=stop)
+        processes, ending = Processes(machine.num_cores() + writers.NUM_WAITING), Ending(stop=stop)
         tracker = tracking(num_runs=num_pending, processes=processes)
         writers.need(processes, num_pending)
         writer = RunWriter(journal=lines, reporter=reporter, tracking=tracker, ending=ending, processes=processes)

@@ -8,6 +8,9 @@ from runner.tracking.processes import Processes
 # Fewer runs are written sooner by this process.
 MIN_SENT_RUNS = 12
 
+# More processes than cores: flushing a run to disk is waiting, and others write meanwhile.
+NUM_WAITING = 2
+
 # What the processes import once.
 PRELOADED = ("orbax.checkpoint", "runner.sweep.writing.write_run")
 
