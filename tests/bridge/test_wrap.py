@@ -627,6 +627,21 @@ def unwrapped_hint(target, x, call=None, **kwargs):
     return refused(lambda: needs_of(target, x, call, **kwargs), LayerError).partition("\n  Try: ")[2]
 
 
+class EightByDefault(nnx.Module):
+    """A width that only the constructor knows."""
+
+    def __init__(self, width=8, *, rngs):
+        self.linear = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+def test_a_default_width_is_taken_from_the_error():
+    assert unwrapped_hint(f"{HERE}.EightByDefault", shaped(4)) == "'input_shape=[8]'"
+    assert unwrapped_hint(f"{HERE}.EightByDefault", shaped(2, 4)) == "'input_shape=[2,8]'"
+
+
 class Odd(nnx.Module):
     """Takes a last axis of 5 in two axes; nothing in its arguments says so."""
 

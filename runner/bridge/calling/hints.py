@@ -126,6 +126,8 @@ def _candidates(layer: Bridged, x: Any, words: str) -> Iterator[tuple[str, Bridg
     ]
     # A host gives the layer a width of its own, and x is what the pipeline has.
     yield from [*built, *shaped] if layer.construct is None else [*shaped, *built]
+    # A width that the constructor has by default is in the error alone.
+    yield from (_shaped([*shape[:-1], width], layer, x) for width in asked if 0 < width < MAX_WIDTH)
     yield _shaped([2, *shape], layer, x)
     yield _shaped([2, 2, *shape], layer, x)
     if len(shape) > 1:
