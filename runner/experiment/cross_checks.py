@@ -20,6 +20,7 @@ from runner.checks.programs import flow
 from runner.checks.results import rounding, verdicts
 from runner.config.enums import ChecksMode, EagerCheck
 from runner.config.settings.run import Run
+from runner.errors import listed
 from runner.experiment import inputs, memory
 from runner.experiment.draft import Draft
 from runner.experiment.program import compile_program
@@ -32,6 +33,10 @@ MAX_ALONE_BYTES = 2**28
 # Larger variables take longer to draw than XLA takes to compile the operations that draw them, and than Python to look
 # for garbage.
 REHEARSED_BYTES = 2**25
+
+
+# The bridge names the collection of raw arrays after how init was called; here it has one name.
+RAW = "raw arrays"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +89,18 @@ def eager(draft: Draft, made: Made, key: jax.Array, x: jax.Array) -> Check:
     output = jax.block_until_ready(jax.tree.map(jnp.asarray, output))
     _let_go(draft)
     variables = draft.model.init(key, draft.init_streams, x) if draft.given is None else made.initial
-    check = verdicts.eager((_by_path(made.initial), _by_path(variables)), (made.output, trees.named_arrays(output)))
-    del variables
+    compiled, without = _by_path(made.initial), _by_path(variables)
+    # Of raw arrays, NNX returns those that are made of tracers or are not, so that one init has what the other has not.
+    raw = [path for path in compiled.keys() ^ without.keys() if path.partition("/")[0] == RAW]
+    kept = [{path: leaf for path, leaf in one.items() if path not in raw} for one in (compiled, without)]
+    check = verdicts.eager((kept[0], kept[1]), (made.output, trees.named_arrays(output)))
+    del variables, compiled, without, kept
     _let_go(draft)
-    return check
+    if not raw or check.verdict is Verdict.fail:
+        return check
+    names = listed(sorted(path.partition("/")[2] for path in raw))
+    detail = f"{check.detail}; {names}, of no nnx.Variable, is in the variables of one init and not of the other"
+    return verdicts.warn(check.name, detail, **{**check.evidence, "raw": sorted(raw)})
 
 
 def _as_jax(variables: Any) -> Any:
@@ -148,14 +161,14 @@ def _uncommitted(array: Any) -> jax.Array:
 
 
 def _by_path(variables: Any) -> dict[str, np.ndarray]:
-    """The arrays of variables by path. The bridge names the collection of raw arrays after how init was called."""
+    """The arrays of variables by path."""
     found = trees.flatten(trees.unbox(variables))
     return trees.named_arrays(trees.nest(((_collection(path[0]), *path[1:]), leaf) for path, leaf in found))
 
 
 def _collection(name: Any) -> Any:
     kind = flow.variable_type(str(name))
-    return "raw arrays" if kind is not None and not issubclass(kind, nnx.Variable) else name
+    return RAW if kind is not None and not issubclass(kind, nnx.Variable) else name
 
 
 def one_device(run: Run, draft: Draft, made: Made) -> Check:

@@ -20,6 +20,8 @@ from flax.nnx import bridge as nnx_bridge
 from runner.arrays import checkpoint, trees
 from runner.bridge import example
 from runner.bridge.rngs import apply_keys, root_key
+from runner.checks import nothing_invented
+from runner.checks.probes.subject import subject_of
 from runner.checks.results.verdicts import COMPILED, eager
 from runner.config import schema, serialize
 from runner.errors import LayerError
@@ -50,6 +52,25 @@ class MasksLogits(nnx.Module):
 
     def kept(self, y):
         return jnp.tril(jnp.ones(y.shape, bool))
+
+
+class KeepsTable(nnx.Module):
+    """A constant in an array of no Variable, which an eager init alone returns."""
+
+    def __init__(self, *, rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+        self.table = self.made(rngs)
+
+    def made(self, rngs):
+        return jnp.sin(jnp.arange(4.0))
+
+    def __call__(self, x):
+        return self.linear(x) + self.table
+
+
+class DrawsTable(KeepsTable):
+    def made(self, rngs):
+        return jax.random.normal(rngs.params(), (4,))
 
 
 class TakesLogarithm(MasksLogits):
@@ -433,6 +454,18 @@ def test_a_mask_of_the_layers_own_is_no_wrong_number(execute, layer, words, verd
     if verdict is Verdict.warn:
         assert check.evidence == {"non_finite": {"output": 6}}
         assert check.detail == "6 of 16 elements are -inf, at the same places for another x: right for a mask"
+
+
+def test_a_raw_constant_is_no_difference_and_a_raw_weight_is(execute):
+    words = ("layer=custom", f"layer.target={HERE}.KeepsTable", "input_shape=[2,4]", "checks=warn")
+    check = check_named(execute(*words, compare_eager=True).record, "eager")
+    assert (check.verdict, check.evidence["raw"]) == (Verdict.warn, ["raw arrays/table"])
+    assert check.detail == (
+        "init and apply give the same bits compiled and eager; table, of no nnx.Variable, is in the variables of one "
+        "init and not of the other"
+    )
+    drawn = subject_of(nnx_bridge.to_linen(DrawsTable), jnp.ones((2, 4)))
+    assert nothing_invented.check(drawn, full=False).verdict is Verdict.fail
 
 
 def test_non_finite_output_survives_warn_mode(execute):
