@@ -176,6 +176,7 @@ def test_groups_are_relative_to_their_baseline(opened, swept):
     page.tab.select_option("#choose-baseline", "features=8")
     drawn(page, "groups")
     part.locator("details.numbers summary").click()
+    part.locator("tbody tr").nth(1).wait_for(timeout=10_000)
     lines = [line.locator("td").all_text_contents() for line in part.locator("tbody tr").all()]
     size = {row.settings["features"]: row.checkpoint_bytes for row in find.read_rows(SweepFolder(swept / "hostile"))}
     ratio = size[4] / size[8]
