@@ -117,8 +117,9 @@ def test_stack_from_one_key_fails():
     assert "split_rngs" in check.fix
 
 
-def test_stack_from_one_key_many_times_fails():
-    check = seeded(layers.OneKeyStack)
+@pytest.mark.parametrize("name", ["OneKeyStack", "UnsplitFusedStack"])
+def test_a_stack_of_equal_draws_fails_though_its_code_copies_something(name):
+    check = seeded(getattr(layers, name))
     assert check.verdict is Verdict.fail
     assert "params/layers/kernel is the same 4 times along axis 0" in check.detail
 

@@ -243,6 +243,26 @@ class OneKeyStack(SplitStack):
         self.layers = make(jnp.repeat(rngs.params()[None], 4))
 
 
+class Fused(nnx.Module):
+    """Three kernels, drawn apart and put together."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jnp.concatenate([LECUN(rngs.params(), (width, width)) for _ in range(3)], -1))
+
+
+class UnsplitFusedStack(nnx.Module):
+    """Layers that put kernels together, each from the same key as the others."""
+
+    def __init__(self, width: int = 8, *, rngs: nnx.Rngs):
+        make = nnx.vmap(lambda rngs: Fused(width, rngs=rngs), in_axes=None, axis_size=4, out_axes=0)
+        self.layers = make(rngs)
+
+    def __call__(self, x):
+        for num in range(4):
+            x = (x @ self.layers.kernel[...][num])[..., : x.shape[-1]]
+        return x
+
+
 class UpcycledExperts(nnx.Module):
     """Experts that start as one dense layer; a router tells them apart."""
 

@@ -25,23 +25,37 @@ COPYING = frozenset({"tile", "repeat", "stack", "concatenate", "broadcast_to", "
 
 
 def copied_by(closed: Any, place: int) -> str | None:
-    """The function of `jax.numpy` by which the layer's own code copies numbers into an output of init.
+    """The function of `jax.numpy` by which the layer's own code makes more of the numbers that it has drawn.
+
+    Only the last equation counts that gives more numbers than it gets. A stack whose layers draw from one key is made
+    of equal ones by what maps its constructor, whatever each layer does with its numbers.
 
     Args:
       closed: The jaxpr of init.
       place: Which output.
     """
+    equations, drawn = closed.jaxpr.eqns, set(closed.jaxpr.invars)
+    for equation in equations:
+        if not drawn.isdisjoint(_variables(equation)):
+            drawn.update(equation.outvars)
     wanted = {closed.jaxpr.outvars[place]}
-    for equation in reversed(closed.jaxpr.eqns):
+    for equation in reversed(equations):
         if wanted.isdisjoint(equation.outvars):
             continue
-        wanted |= {atom for atom in equation.invars if not isinstance(atom, Literal)}
-        (function, _), _ = code_lines.call_site(equation)
-        # Of keys, it is as if all were drawn from one.
-        is_of_numbers = any(jnp.issubdtype(made.aval.dtype, jnp.inexact) for made in equation.outvars)
-        if function in COPYING and is_of_numbers and not code_lines.in_lifted(equation):
-            return str(function)
+        of_numbers = [
+            one for one in _variables(equation) if one in drawn and jnp.issubdtype(one.aval.dtype, jnp.inexact)
+        ]
+        if not of_numbers:
+            continue  # the draw itself, or a constant
+        wanted.update(of_numbers)
+        if max(one.aval.size for one in equation.outvars) > max(one.aval.size for one in of_numbers):
+            (function, _), _ = code_lines.call_site(equation)
+            return str(function) if function in COPYING and not code_lines.in_lifted(equation) else None
     return None
+
+
+def _variables(equation: Any) -> list[Any]:
+    return [atom for atom in equation.invars if not isinstance(atom, Literal)]
 
 
 def in_part(leaves: Mapping[trees.Path, np.ndarray], draws: Mapping[trees.Path, Set[int]], found: Draws) -> list[str]:
