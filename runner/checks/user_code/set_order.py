@@ -10,7 +10,7 @@ import linecache
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -43,7 +43,12 @@ def of(subject: Subject) -> list[str]:
     if not _is_random():
         return []
     own = _outer(subject)
-    found = {source: _all_loops(source) for source in _reachable(own)}
+    # Classes of one file call the same helpers.
+    loops, helpers = functools.cache(lambda one: list(_loops(one))), functools.cache(_helpers)
+    found = {
+        source: list(dict.fromkeys(loop for one in _called(source, helpers) for loop in loops(one)))
+        for source in _reachable(own)
+    }
     if not any(found.values()):
         return []
     # Only now: building the layer once more costs as much as a trace of its constructor.
@@ -130,10 +135,15 @@ def parsed_source(kind: Any) -> tuple[ast.AST, int] | None:
             lines = linecache.getlines(inspect.getsourcefile(kind) or "", vars(sys.modules[kind.__module__]))
             found = _classes("".join(lines)).get(kind.__qualname__)
             return None if found is None else (found, 1)
-        lines, start = inspect.getsourcelines(kind)
-        return ast.parse(textwrap.dedent("".join(lines))), start
+        return _parsed_function(kind)
     except (OSError, TypeError, SyntaxError):
         return None
+
+
+@functools.lru_cache(1024)
+def _parsed_function(function: Any) -> tuple[ast.AST, int]:
+    lines, start = inspect.getsourcelines(function)
+    return ast.parse(textwrap.dedent("".join(lines))), start
 
 
 @functools.lru_cache(16)
@@ -155,14 +165,13 @@ def _classes(source: str) -> dict[str, ast.AST]:
     return found
 
 
-def _all_loops(source: Any) -> list[str]:
-    """The loops of a class or function, and those of the user's functions that it calls by name."""
+def _called(source: Any, helpers: Callable[[Any], list[Any]]) -> list[Any]:
+    """A class or function, and the user's functions that it calls by name, and those that these call."""
     found, waiting = dict.fromkeys([source]), [source]
     for _ in range(_MAX_DEPTH):
-        new = [helper for one in waiting for helper in _helpers(one) if helper not in found]
-        found |= dict.fromkeys(new)
-        waiting = new
-    return list(dict.fromkeys(loop for one in found for loop in _loops(one)))
+        waiting = [helper for one in waiting for helper in helpers(one) if helper not in found]
+        found |= dict.fromkeys(waiting)
+    return list(found)
 
 
 def _helpers(source: Any) -> list[Any]:
