@@ -17,6 +17,7 @@ from runner.bridge import needs, rngs
 from runner.checks.parts import own_storage, stray, unkept
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
+from runner.checks.user_code.python_state import placed
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -69,11 +70,7 @@ def _differences(given: Any, subject: Subject) -> list[LeafDiff]:
 
 def _transformed(subject: Subject) -> Check | None:
     """The fail for Variables whose own `get_value` gives another value than they hold."""
-    names = [
-        ".".join([*path.split("/"), name] if path else [name])
-        for path, native in subject.natives.items()
-        for name in native.transformed
-    ]
+    names = [placed(path, name) for path, native in subject.natives.items() for name in native.transformed]
     if not names:
         return None
     gives, has = ("gives", "its type has") if len(names) == 1 else ("give", "their types have")

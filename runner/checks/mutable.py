@@ -14,14 +14,14 @@ from flax import nnx
 
 from runner.arrays import closeness, trees
 from runner.arrays.closeness import describe
-from runner.bridge import rngs
-from runner.bridge.calling import calls
+from runner.bridge import native, rngs
 from runner.bridge.tracing import own_wrappers
 from runner.checks.parts import own_storage, unkept
 from runner.checks.probes import as_code, written
 from runner.checks.probes.subject import Subject
 from runner.checks.programs import flow
 from runner.checks.results import verdicts
+from runner.checks.user_code.python_state import placed
 from runner.errors import listed, nearest
 from runner.records.record import Check, Verdict
 
@@ -80,7 +80,7 @@ def _kept(subject: Subject, *, full: bool) -> Check:
     detail = f"apply changes {', '.join(wanted)}, which come back as updates"
     found = verdicts.passed(NAME, detail, changed=wanted)
     if full and subject.model.construct is not None and _is_stored_by_type(subject):
-        found = _against_native(subject, subject.model.construct, detail)
+        found = _against_native(subject, detail)
     normalised = written.by_flax(subject) if found.verdict is Verdict.passed else []
     return _normalised(found, normalised) if normalised else found
 
@@ -95,12 +95,10 @@ def _left_in_python(subject: Subject) -> tuple[Check | None, str]:
     """The fail for state in attributes that are no variables, and what kept the question from being asked."""
     places: dict[str, str] = {}
     try:
-        for path, native in subject.natives.items():
-            if isinstance(state := native.state, Exception):
+        for path, one in subject.natives.items():
+            if isinstance(state := one.state, Exception):
                 return None, verdicts.words(state)
-            places |= {
-                ".".join([*path.split("/"), name] if path else [name]): name for name in (*state.read, *state.running)
-            }
+            places |= {placed(path, name): name for name in (*state.read, *state.running)}
     except Exception as error:  # noqa: BLE001 - a module that can't be split and merged
         return None, verdicts.words(error)
     return (_lost_in_python(places) if places else None), ""
@@ -123,9 +121,7 @@ def _lost_in_python(places: Mapping[str, str]) -> Check:
 def _rng_state(subject: Subject) -> Check | None:
     """The fail for keys and counts that a layer keeps for itself as rng state, which no variable holds."""
     found = {
-        ".".join([*path.split("/"), name] if path else [name]): is_key
-        for path, native in subject.natives.items()
-        for name, is_key in native.rng_state.items()
+        placed(path, name): is_key for path, one in subject.natives.items() for name, is_key in one.rng_state.items()
     }
     if not found:
         return None
@@ -316,21 +312,11 @@ def _in_constructor(subject: Subject, made: dict[trees.Path, Any]) -> str:
     return "\n".join(["def make_layer(*, rngs, **kwargs):", *(INDENT + line for line in body)])
 
 
-def _against_native(subject: Subject, construct: Any, detail: str) -> Check:
+def _against_native(subject: Subject, detail: str) -> Check:
     _, updates = subject.run(subject.variables, subject.key, subject.x)
-
-    def native(variables: Any, key: jax.Array, x: jax.Array) -> Any:
-        # A missing stream is drawn from key 0, as in the bridge.
-        keys = rngs.apply_keys(key, subject.rngs)
-        module = construct(nnx.Rngs({"default": 0, **rngs.native_streams(keys)}))
-        nnx.update(module, nnx.merge_state(*trees.unbox(variables).values()))
-        calls.call(module, x, subject.model.call)
-        return nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))
-
-    state = trees.named_arrays(subject.jit(native)(subject.variables, subject.key, subject.x))
-    bridged: dict[str, Any] = {}
-    for tree in trees.unbox(updates).values():
-        bridged |= trees.named_arrays(tree)
+    alone = native.in_place(subject.model, rngs.apply_keys(subject.key, subject.rngs), subject.mutable)
+    _, natively = subject.jit(alone.apply)(subject.variables, alone.rng_state, subject.x)
+    bridged, state = (trees.named_arrays(trees.unbox(one)) for one in (updates, natively))
     differing = closeness.differences(bridged, {name: state[name] for name in bridged if name in state})
     if differing:
         text = f"{detail}, but {listed(list(differing))} differ from the native module's"

@@ -155,24 +155,7 @@ def _merged(evidence: dict[str, Any]) -> str:
 def _variants(subject: Subject, twin: Twin, *, in_place: bool) -> dict[str, Variant]:
     layer, mutable = subject.model, subject.mutable
     keys = rngs.apply_keys(subject.key, subject.rngs)
-    if in_place:
-        return _named(subject, native.in_place(layer, keys, mutable), keys, twin)
-    alone = native.split(layer, keys, mutable)
-    traced = jax.make_jaxpr(alone.apply)(subject.shapes, alone.rng_state, subject.x)
-    if any(isinstance(constant, jax.core.Tracer) for constant in traced.consts):
-        # A table in a tuple or a function, made by the constructor under jit: no program can hold it.
-        made_with = rngs.init_keys(subject.key, subject.needs.streams)
-        alone = native.split(layer, keys, mutable, made_with=made_with)
-    return _named(subject, alone, keys, twin)
-
-
-def _held_twice(subject: Subject) -> list[str]:
-    """Attributes of the native module that are functions, or other objects, and hold Params of the module itself."""
-    return [name for native_module in subject.natives.values() for name in native_module.held_twice]
-
-
-def _named(subject: Subject, alone: native.Native, keys: Any, twin: Twin) -> dict[str, Variant]:
-    layer, mutable = subject.model, subject.mutable
+    alone = native.in_place(layer, keys, mutable) if in_place else _split(subject, keys)
     variants = {
         BRIDGED: Variant(apply=lambda v, k, x: layer.apply(v, k, mutable, x), streams=keys),
         NATIVE: Variant(apply=alone.apply, streams=alone.rng_state),
@@ -181,6 +164,21 @@ def _named(subject: Subject, alone: native.Native, keys: Any, twin: Twin) -> dic
         linen = twin.layer
         variants[LINEN] = Variant(apply=lambda v, k, x: linen.apply(v, k, mutable, x), streams=keys)
     return variants
+
+
+def _split(subject: Subject, keys: Mapping[str, jax.Array]) -> native.Native:
+    alone = native.split(subject.model, keys, subject.mutable)
+    traced = jax.make_jaxpr(alone.apply)(subject.shapes, alone.rng_state, subject.x)
+    if any(isinstance(constant, jax.core.Tracer) for constant in traced.consts):
+        # A table in a tuple or a function, made by the constructor under jit: no program can hold it.
+        made_with = rngs.init_keys(subject.key, subject.needs.streams)
+        alone = native.split(subject.model, keys, subject.mutable, made_with=made_with)
+    return alone
+
+
+def _held_twice(subject: Subject) -> list[str]:
+    """Attributes of the native module that are functions, or other objects, and hold Params of the module itself."""
+    return [name for one in subject.natives.values() for name in one.held_twice]
 
 
 def _twin(subject: Subject) -> tuple[Twin, dict[str, Any]]:

@@ -158,7 +158,8 @@ def test_differing_native_updates_are_named(of_config):
     check = mutable.check(given, full=True)
     assert check.verdict is Verdict.fail
     assert check.detail == (
-        "apply changes batch_stats, which come back as updates, but mean, var differ from the native module's"
+        "apply changes batch_stats, which come back as updates, but batch_stats/mean, batch_stats/var differ from the "
+        "native module's"
     )
 
 

@@ -19,6 +19,7 @@ from runner.bridge.tracing import jaxprs
 from runner.checks.probes.randomness import is_surely_random
 from runner.checks.probes.subject import Subject
 from runner.checks.results import verdicts
+from runner.checks.user_code.python_state import placed
 from runner.errors import listed
 from runner.records.record import Check
 
@@ -38,7 +39,7 @@ def find(subject: Subject) -> dict[str, str]:
     own = [pair for native in natives for pair in native.arrays]
     reached = [pair for name, value in outside.values(*_code(subject)) for pair in _arrays_of(name, value)]
     held = [(name, value) for name, value in reached if _is_array_like(value)]
-    found = {name: HIDDEN for native in natives for name in native.hidden}
+    found = {placed(path, name): HIDDEN for path, native in subject.natives.items() for name in native.hidden}
     for name, value in held:
         if isinstance(value, nnx.Param) and (np.size(value.get_value()) == 1 or _is_among(value.get_value(), consts)):
             found[name] = "an nnx.Param outside of the module"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -14,22 +14,30 @@ from flax import nnx
 # How far is looked: an object in a list in a closure.
 MAX_DEPTH = 4
 
-_NO_HOLDERS = (type, ModuleType, jax.Array, np.ndarray, str, bytes, int, float, complex, nnx.Rngs, nnx.RngStream)
+# Looked up first: a vocabulary has many.
+_PLAIN = frozenset({str, bytes, bool, int, float, complex, type(None)})
+
+_NO_HOLDERS = (type, ModuleType, jax.Array, np.ndarray, nnx.Rngs, nnx.RngStream, nnx.Variable)
 
 
-def of(module: Any) -> tuple[list[str], list[str]]:
-    """The attributes that are no tree and hold Params, of `module` and of the modules in it.
+def of(nodes: Sequence[tuple[Sequence[Any], Any]]) -> tuple[list[str], list[str]]:
+    """The attributes that are no tree and hold Params, of a module and of the modules in it.
+
+    Args:
+      nodes: What `nnx.iter_graph` gives of the module.
 
     Returns:
       Those with a Param that the module's state has not; and those that hold Params of its state a second time.
     """
-    own = {id(node) for _, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)}
+    own = {id(node) for _, node in nodes}
     hidden, held_twice = [], []
-    for path, inner in nnx.iter_modules(module):
+    for path, inner in nodes:
+        if not isinstance(inner, nnx.Module):
+            continue
         for name, value in vars(inner).items():
             if name.startswith("_pytree__") or isinstance(value, (nnx.Variable, nnx.Module)):
                 continue
-            found = [id(param) in own for param in _params(value, MAX_DEPTH)]
+            found = [id(holder) in own for holder in _holders(value, own, MAX_DEPTH)]
             place = ".".join(map(str, (*path, name)))
             if not all(found):
                 hidden.append(place)
@@ -38,14 +46,20 @@ def of(module: Any) -> tuple[list[str], list[str]]:
     return hidden, held_twice
 
 
-def _params(value: Any, depth: int) -> Iterator[nnx.Param[Any]]:
+def _holders(value: Any, own: Set[int], depth: int) -> Iterator[Any]:
+    """The Params that a value reaches; of a module that is in the tree, with its id in `own`, the module."""
+    if type(value) in _PLAIN:
+        return
     if isinstance(value, nnx.Param):
         yield value
     elif isinstance(value, nnx.Module):
-        yield from (node for _, node in nnx.iter_graph(value) if isinstance(node, nnx.Param))
-    elif depth and not isinstance(value, (*_NO_HOLDERS, nnx.Variable)):
+        if id(value) in own:
+            yield value
+        else:
+            yield from (node for _, node in nnx.iter_graph(value) if isinstance(node, nnx.Param))
+    elif depth and not isinstance(value, _NO_HOLDERS):
         for held in _held(value):
-            yield from _params(held, depth - 1)
+            yield from _holders(held, own, depth - 1)
 
 
 def _held(value: Any) -> list[Any]:

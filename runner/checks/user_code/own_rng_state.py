@@ -7,7 +7,7 @@ stream is meant so. A key that the layer drew for itself is another one at every
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from flax import nnx
@@ -17,18 +17,29 @@ from runner.checks.programs import flow
 Path = tuple[Any, ...]
 
 
+class Call(Protocol):
+    """A call of a module on arrays, which are given apart."""
+
+    @property
+    def arrays(self) -> Sequence[Any]:
+        """Their shapes and dtypes."""
+
+    def __call__(self, module: Any, arrays: Sequence[Any]) -> Any:
+        """The output."""
+
+
 def lost(
-    construct: Callable[[nnx.Rngs], nnx.Module], module: Any, call: Callable[[Any, Any], Any], arrays: Sequence[Any]
+    construct: Callable[[nnx.Rngs], nnx.Module], module: Any, nodes: Sequence[tuple[Path, Any]], call: Call
 ) -> dict[str, bool]:
     """Those that the call reads and the next apply has other values of, by name in the module; whether each is a key.
 
     Args:
       construct: Builds the native module from a generator.
       module: The module that it built, before a call.
-      call: Calls such a module on arrays; returns the output.
-      arrays: Shapes and dtypes of these.
+      nodes: What `nnx.iter_graph` gives of it.
+      call: Calls such a module on arrays of its shapes and dtypes.
     """
-    held = _held(module)
+    held = _held(nodes)
     if not held:
         return {}
     graph, state = nnx.split(module)
@@ -39,7 +50,7 @@ def lost(
         after = dict(nnx.to_flat_state(nnx.state(merged)))
         return [after.pop(path) for path in held], output, list(after.values())
 
-    closed = jax.make_jaxpr(run)(state, arrays)
+    closed = jax.make_jaxpr(run)(state, call.arrays)
     before = dict(nnx.to_flat_state(state))
     leaves = [id(leaf) for leaf in jax.tree.leaves(state)]
     places = [leaves.index(id(jax.tree.leaves(before[path])[0])) for path in held]
@@ -56,9 +67,9 @@ def lost(
     }
 
 
-def _held(module: Any) -> list[Path]:
-    streams = {path for path, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream)}
-    found = [path for path, _ in nnx.to_flat_state(nnx.state(module, nnx.RngState))]
+def _held(nodes: Sequence[tuple[Path, Any]]) -> list[Path]:
+    streams = {path for path, node in nodes if isinstance(node, nnx.RngStream)}
+    found = [path for path, node in nodes if isinstance(node, nnx.RngState)]
     return sorted((path for path in found if path[:-1] not in streams), key=str)
 
 

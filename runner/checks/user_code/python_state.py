@@ -8,7 +8,7 @@ compared. A counter that nothing reads makes no difference.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,11 @@ class Native:
     rng_state: dict[str, bool] = field(default_factory=dict)
 
 
+def placed(path: str, name: str) -> str:
+    """The dotted place in a host of an attribute of the layer at `path`, which is '' for the layer alone."""
+    return ".".join([*path.split("/"), name] if path else [name])
+
+
 def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
     """What the native module of a wrapped layer shows; nothing of another Linen module.
 
@@ -85,7 +90,8 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
 
     def trace() -> None:
         module = construct({})
-        inside = list(nnx.iter_modules(module))
+        nodes = list(nnx.iter_graph(module))  # once: NNX looks into every container
+        inside = [(path, node) for path, node in nodes if isinstance(node, nnx.Module)]
         arrays = [
             (".".join(map(str, (*path, name))), value)
             for path, inner in inside
@@ -96,8 +102,8 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
         state = _state_of(module, call)
         lost: dict[str, bool] = {}
         if not isinstance(state, Exception):
-            lost = own_rng_state.lost(lambda rngs: axes.construct(model, rngs), module, call, call.arrays)
-        hidden, held_twice = hidden_params.of(module)
+            lost = own_rng_state.lost(lambda rngs: axes.construct(model, rngs), module, nodes, call)
+        hidden, held_twice = hidden_params.of(nodes)
         found.append(
             Native(
                 kind=type(module),
@@ -106,7 +112,7 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
                 state=state,
                 hidden=hidden,
                 held_twice=held_twice,
-                transformed=_transformed(module),
+                transformed=_transformed(nodes),
                 rng_state=lost,
             )
         )
@@ -115,8 +121,8 @@ def find(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Native:
     return found[0]
 
 
-def _transformed(module: Any) -> list[str]:
-    variables = [(path, node) for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Variable)]
+def _transformed(nodes: Iterable[tuple[Any, Any]]) -> list[str]:
+    variables = [(path, node) for path, node in nodes if isinstance(node, nnx.Variable)]
     own = [(path, node) for path, node in variables if type(node).get_value is not nnx.Variable.get_value]
     return [".".join(map(str, path)) for path, node in own if node.get_value() is not node.get_raw_value()]
 
