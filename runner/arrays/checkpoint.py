@@ -49,7 +49,7 @@ def save(variables: Mapping[Any, Any], path: Path) -> None:
       path: A folder that does not exist yet.
 
     Raises:
-      CheckpointError: Orbax could not restore such a tree, or raised an error.
+      CheckpointError: Orbax could not restore such a tree, or raised an error; or something is at `path` already.
     """
     leaves = require_keepable(variables)
     path = path.absolute()

@@ -1,6 +1,8 @@
 """Check 1, complete: the variables passed to apply match init's in path, shape, dtype and collection.
 
-Linen raises on a missing or misshapen variable; a wrapped NNX layer silently uses whatever fits.
+Linen raises on a missing or misshapen variable; a wrapped NNX layer silently uses whatever fits. A Param that is in no
+tree, but in a plain object or a function, is in no variables. Where the type of a Variable has a `get_value` of its
+own, the bridge stores what that gives as what is held.
 """
 
 from __future__ import annotations

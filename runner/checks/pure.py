@@ -2,9 +2,10 @@
 
 `init` and `apply` are traced twice and compared, with the constants that are baked in: a number from numpy.random, the
 clock or a global counter differs from trace to trace. The second trace gets what the next process would give for the
-hash of a text, the process id and the machine's name; where the layer asks for none of these, the trace by which its
-needs were found is as good. What a callback gives is compared by calling twice, only where
-there is one. The order of a set of names is the same within a process: it is found in the layer's own source.
+hash of a text or an object, the process id and the machine's name; where the layer asks for none of these, the trace by
+which its needs were found is as good. What a callback gives is compared by calling twice, only where there is one. The
+order of a set of names is the same within a process: it is found in the layer's own source, and in that of the
+functions which it calls by name.
 """
 
 from __future__ import annotations

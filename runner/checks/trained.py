@@ -1,4 +1,8 @@
-"""Check 5, trained: what a native optimiser would train reaches the pipeline's, and gets a gradient."""
+"""Check 5, trained: what a native optimiser would train reaches the pipeline's, and gets a gradient.
+
+A weight that only another call trains, in training mode or through a loss that it sows, gets a warning, as does an x
+that no gradient reaches: right in some layers, and lost in others. A gradient of x that is NaN is a failure.
+"""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _as_jax(variables: Any) -> Any:
 
 
 def finite(summaries: Sequence[ArraySummary], output: Mapping[str, np.ndarray], other: Callable[[], Any]) -> Check:
-    """Checks that every element of the output is a number, or is masked: -inf at places where it is whatever x is.
+    """Every element of the output is a number, or masked: -inf at places where it is whatever x is, a warning.
 
     Args:
       summaries: Of the output's arrays.

@@ -33,7 +33,7 @@ MADE = "Made from the code by `python tests/benchmarks/reference.py`."
 
 # Checks of a run's own numbers, in the order of a record.
 OF_A_RUN: tuple[Callable[..., Any], ...] = (
-    verdicts.finite,
+    cross_checks.finite,
     verdicts.as_traced,
     verdicts.repeatable,
     verdicts.eager,
