@@ -292,10 +292,12 @@ def _numpy_handler() -> Any:
 
     if not hasattr(_OWN, "numpy_handler"):
         in_place = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+        # There is no array of JAX: Orbax logs a warning where nothing would save one.
+        others = jax.Array, ocp.type_handlers.ArrayHandler()
         _OWN.numpy_handler = ocp.PyTreeCheckpointHandler(
             use_ocdbt=False,
             use_compression=False,
-            type_handler_registry=ocp.type_handlers.create_type_handler_registry((np.ndarray, in_place)),
+            type_handler_registry=ocp.type_handlers.create_type_handler_registry((np.ndarray, in_place), others),
         )
     return _OWN.numpy_handler
 

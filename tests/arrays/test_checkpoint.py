@@ -208,6 +208,12 @@ def test_a_save_leaves_what_orbax_leaves(saved, tmp_path):
     assert ocp.metadata.get_step_metadata(saved).item_handlers == checkpointer.handler.typestr()
 
 
+def test_a_save_says_nothing(tmp_path, caplog):
+    checkpoint._OWN.__dict__.clear()  # as in a new process
+    checkpoint.save(VARIABLES, tmp_path / "c")
+    assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
+
+
 def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
