@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,21 +39,31 @@ def bits(path: Path):
     return [leaf.digest for leaf in record.variables], [array.digest for array in record.output], record.train.losses
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(COMMAND, cwd=folder, check=True, capture_output=True, timeout=200)
-    return folder
-
-
-def stop_at_random(folder: Path, chance: random.Random, number: signal.Signals) -> bool:
-    """Stops a search some time after it has begun to ask; False if it was done before."""
+@contextlib.contextmanager
+def told_more(folder: Path) -> Iterator[subprocess.Popen]:
+    """A search that has told of one trial more than there were, or is done."""
     trials = folder / "outputs" / "crashed" / "trials.jsonl"
     before = trials.stat().st_size if trials.exists() else 0
     with Started(COMMAND, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and (not trials.exists() or trials.stat().st_size <= before):
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 2))
+        yield process
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, float]:
+    """The folder of a whole search, and the seconds from its first trial to its end."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with told_more(folder) as process:
+        start = time.monotonic()
+        assert process.wait(timeout=200) == 0
+    return folder, time.monotonic() - start
+
+
+def stop_at_random(folder: Path, chance: random.Random, longest_s: float, number: signal.Signals) -> bool:
+    """Stops a search at most so long after its first trial; False if it was done before."""
+    with told_more(folder) as process:
+        time.sleep(chance.uniform(0, longest_s))
         stopped = process.poll() is None
         process.send_signal(number)
     return stopped
@@ -61,9 +72,10 @@ def stop_at_random(folder: Path, chance: random.Random, number: signal.Signals) 
 def test_killed_searches_end_as_uninterrupted_ones(undisturbed, tmp_path):
     chance = random.Random(0)
     signals = [signal.SIGKILL, signal.SIGINT] * (MAX_KILLS // 2)
-    assert sum(stop_at_random(tmp_path, chance, number) for number in signals) > 1
+    folder, search_s = undisturbed
+    assert sum(stop_at_random(tmp_path, chance, search_s / MAX_KILLS, number) for number in signals) > 1
     subprocess.run(COMMAND, cwd=tmp_path, check=True, capture_output=True, timeout=200)
-    assert told(tmp_path) == told(undisturbed)
+    assert told(tmp_path) == told(folder)
     assert [number for number, *_ in told(tmp_path)] == list(range(NUM_TRIALS))
     events = store.read_events(SweepFolder(tmp_path / "outputs" / "crashed"))
     done = collections.Counter(event["run_id"] for event in events if event["event"] == "done")
@@ -72,8 +84,9 @@ def test_killed_searches_end_as_uninterrupted_ones(undisturbed, tmp_path):
 
 
 def test_search_runs_equal_standalone_runs(undisturbed, tmp_path):
-    runs = {store.read_record(RunFolder(path)).run_id: path for path in undisturbed.glob("outputs/crashed/runs/*")}
-    for number, overrides, value, run_id in told(undisturbed):
+    folder, _ = undisturbed
+    runs = {store.read_record(RunFolder(path)).run_id: path for path in folder.glob("outputs/crashed/runs/*")}
+    for number, overrides, value, run_id in told(folder):
         with contextlib.chdir(tmp_path):
             assert main.main([*LEAN, *overrides, f"sweep=alone{number}"]) == 0
             (alone,) = Path("outputs", f"alone{number}", "runs").iterdir()
