@@ -1,4 +1,4 @@
-"""Saves and restores Linen variables as plain Orbax checkpoints. The only module that uses Orbax.
+"""Saves and restores Linen variables as plain Orbax checkpoints; nobody else but `host_saves` uses Orbax.
 
 Written with the stable API, NumPy leaves and no OCDBT: such a folder restores with every Orbax reader, on every device,
 and is the fastest (a jax leaf records its device and does not restore where that is absent). Sharded arrays are saved
@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,8 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from runner.arrays import declared_sizes, trees
+from runner.arrays import declared_sizes, host_saves, trees
 from runner.records.disk import flush, plain_files
-
-# In the name of a folder that Orbax has not finished.
-TEMPORARY = ".orbax-checkpoint-tmp"
-
-# What Orbax adds to a folder that it has finished: when and by which handler, and that it is whole.
-STEP_METADATA, COMMITTED = "_CHECKPOINT_METADATA", "commit_success.txt"
 
 # Characters that no name in a tree may contain.
 UNKEEPABLE = ("/", "\\")
@@ -51,19 +44,38 @@ def save(variables: Mapping[Any, Any], path: Path) -> None:
     Raises:
       CheckpointError: Orbax could not restore such a tree, or raised an error; or something is at `path` already.
     """
+    path = path.absolute()
+    saved = save_unflushed(variables, path)
+    try:
+        flush.flush_tree(saved)
+        saved.rename(path)
+        flush.flush(path.parent)
+    except OSError as error:
+        remove_temporary(path)
+        raise CheckpointError(f"saving {path.name}: {type(error).__name__}: {error}") from error
+
+
+def save_unflushed(variables: Mapping[Any, Any], path: Path) -> Path:
+    """Like `save`, but flushes nothing: for a caller with more to flush, as many files take hardly longer than one.
+
+    Returns:
+      The folder that it is in, to be renamed to `path` once it is flushed; `path` itself if other processes take part.
+
+    Raises:
+      CheckpointError: As for `save`.
+    """
     leaves = require_keepable(variables)
     path = path.absolute()
     if path.exists():
         raise CheckpointError(f"saving {path.name}: {path} is there already")
     try:
         if all(isinstance(leaf, np.ndarray) for _, leaf in leaves) and jax.process_count() == 1:
-            _save_alone(variables, path)
-        else:
-            _checkpointer().save(path, variables)
-            _flush(path)
+            return host_saves.save(variables, path)
+        _checkpointer().save(path, variables)
+        return path
     except Exception as error:  # Orbax raises half a dozen unrelated exception types
         if jax.process_index() == 0:  # one folder for all processes
-            _remove_temporary(path)
+            remove_temporary(path)
         raise CheckpointError(f"saving {path.name}: {type(error).__name__}: {error}") from error
 
 
@@ -74,7 +86,7 @@ def restore(path: Path) -> Any:
       CheckpointError: Nothing there is readable by Orbax.
     """
     folder = path.absolute()
-    if TEMPORARY in folder.name:
+    if host_saves.TEMPORARY in folder.name:
         raise CheckpointError(f"restoring {path}: the save that made it never ended")
     # Orbax's CheckpointManager stores the tree of a step one folder deeper.
     folder = folder / "default" if (folder / "default" / "_METADATA").exists() else folder
@@ -206,7 +218,9 @@ def save_step(tree: Mapping[str, Any], folder: Path, num: int, *, keep: int, met
 
         with _manager(folder, preservation_policy=ocp.checkpoint_managers.LatestN(keep)) as manager:
             manager.save(num, args=ocp.args.PyTreeSave(tree), custom_metadata=dict(metadata))
-        _flush(folder.absolute() / str(num))
+        # Orbax survives a kill but not a power failure: it does not flush its metadata or its rename.
+        flush.flush_tree(folder.absolute() / str(num))
+        flush.flush(folder.absolute())
         flush.flush(folder.absolute().parent)  # the manager may have made the folder
     except Exception as error:
         raise CheckpointError(f"saving step {num}: {type(error).__name__}: {error}") from error
@@ -262,46 +276,6 @@ def _checkpointer() -> Any:
     return _OWN.checkpointer
 
 
-def _save_alone(variables: Mapping[Any, Any], path: Path) -> None:
-    """Saves NumPy leaves by the handler of a `Checkpointer`, where no other process takes part.
-
-    What a `Checkpointer` does around its handler (a folder, two small files, a rename) it does in event loops and
-    threads made for it: with small leaves, that is half of a save.
-    """
-    import orbax.checkpoint as ocp
-
-    began_ns = time.time_ns()
-    temporary = path.with_name(path.name + TEMPORARY)
-    if temporary.exists():  # of a process that was killed
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    handler = _numpy_handler()
-    handler.save(temporary, args=ocp.args.PyTreeSave(variables))
-    times = {"init_timestamp_nsecs": began_ns, "commit_timestamp_nsecs": time.time_ns()}
-    step = {"item_handlers": handler.typestr(), **times}
-    ocp.metadata.metadata_store(enable_write=True, blocking_write=True).write(temporary / STEP_METADATA, step)
-    (temporary / COMMITTED).write_text(f"Checkpoint commit was successful to {path}")
-    flush.flush_tree(temporary)
-    temporary.rename(path)
-    flush.flush(path.parent)
-
-
-def _numpy_handler() -> Any:
-    """Saves NumPy leaves directly from memory; by default, Orbax copies the whole tree first."""
-    import orbax.checkpoint as ocp
-
-    if not hasattr(_OWN, "numpy_handler"):
-        in_place = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-        # There is no array of JAX: Orbax logs a warning where nothing would save one.
-        others = jax.Array, ocp.type_handlers.ArrayHandler()
-        _OWN.numpy_handler = ocp.PyTreeCheckpointHandler(
-            use_ocdbt=False,
-            use_compression=False,
-            type_handler_registry=ocp.type_handlers.create_type_handler_registry((np.ndarray, in_place), others),
-        )
-    return _OWN.numpy_handler
-
-
 _OWN = threading.local()
 
 
@@ -338,12 +312,7 @@ def _kind(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
-def _remove_temporary(path: Path) -> None:
-    for rest in path.parent.glob(f"{path.name}{TEMPORARY}*"):
+def remove_temporary(path: Path) -> None:
+    """Removes what a save to `path` left that did not end."""
+    for rest in path.parent.glob(f"{path.name}{host_saves.TEMPORARY}*"):
         shutil.rmtree(rest, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    # Orbax survives a kill but not a power failure: it does not flush its metadata or its rename.
-    flush.flush_tree(path)
-    flush.flush(path.parent)

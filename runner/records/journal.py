@@ -80,11 +80,11 @@ class Journal:
         if sync:
             os.fsync(self._file.fileno())
 
-    def append_run(self, row: Row, *, software_id: str) -> None:
-        """Appends the line that marks a run as finished; the event is the run's status."""
+    def append_run(self, row: Row, *, software_id: str, sync: bool = True) -> None:
+        """Appends the line that marks a run as finished, as in `append`; the event is the run's status."""
         # Not asdict: it copies the whole config, which the journal does not need, and takes milliseconds.
         values = {key: value for key, value in vars(row).items() if key not in ELSEWHERE}
-        self.append(values.pop("status"), **values, software_id=software_id)
+        self.append(values.pop("status"), sync=sync, **values, software_id=software_id)
 
     def close(self) -> None:
         """Closes the file."""

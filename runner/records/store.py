@@ -19,7 +19,7 @@ from runner.errors import StorageError, listed, nearest
 from runner.records import plan_form, plan_text
 from runner.records.codec import SMALL_BYTES, data_to_json, from_json, is_sealed, is_whole, loads, parse, seal, to_json
 from runner.records.disk import plain_files
-from runner.records.disk.files import inside, write_atomic
+from runner.records.disk.files import inside, write_all_atomic, write_atomic
 from runner.records.journal import Event, in_order, read_journal
 from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
@@ -36,7 +36,12 @@ PLAN_VERSION = 1
 
 def write_record(folder: RunFolder, record: Record) -> None:
     """Writes the record of a run."""
-    write_atomic(folder.record, to_json(record))
+    write_records([(record, folder)])
+
+
+def write_records(records: Iterable[tuple[Record, RunFolder]]) -> None:
+    """Writes the records of runs, each as a whole."""
+    write_all_atomic({folder.record: to_json(record) for record, folder in records})
 
 
 def read_record(folder: RunFolder, data_of: Callable[[bytes], Any] = parse) -> Record:
@@ -145,7 +150,7 @@ def read_records(folders: Iterable[RunFolder]) -> Iterator[Record]:
 
 def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
     """Writes the output: `output.npy`, or `output.npz` with one entry per path. Dtypes that NumPy lacks
-    (bfloat16, float8) are stored as unsigned integers of their bits; the record has the dtype."""
+    (bfloat16, float8) are stored as unsigned integers of their bits; the record has the dtype. Nothing is flushed."""
     import numpy as np
 
     arrays = {path: _plain_bits(array) for path, array in output.items()}
@@ -159,7 +164,8 @@ def write_output(folder: RunFolder, output: Mapping[str, np.ndarray]) -> None:
             for path, array in arrays.items():
                 with archive.open(_entry(path), "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, array, allow_pickle=False)
-    write_atomic(folder.output(single=single), buffer.getvalue())
+    with plain_files.create(folder.output(single=single)) as file:
+        file.write(buffer.getbuffer())
 
 
 def read_output(folder: RunFolder, record: Record) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from runner.arrays import checkpoint, readings
+from runner.arrays import checkpoint, host_saves, readings
 from runner.arrays.checkpoint import CheckpointError
 
 ONES = np.ones(3, np.float32)
@@ -179,7 +179,7 @@ def test_save_fsyncs_every_file_and_folder(tmp_path, monkeypatch, save):
     flushed, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
     save(tmp_path)
-    names = {name.replace(checkpoint.TEMPORARY, "") for name in flushed}
+    names = {name.replace(host_saves.TEMPORARY, "") for name in flushed}
     assert {str(path) for path in [tmp_path, *tmp_path.rglob("*")]} <= names
 
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_gets_its_name_between_its_flush_and_that_of_its_folder(tmp
     monkeypatch.setattr(os, "rename", lambda old, new: seen.append("named") or rename(old, new))
     checkpoint.save(VARIABLES, tmp_path / "c")
     assert seen[-2:] == ["named", str(tmp_path)]
-    assert all(f"c{checkpoint.TEMPORARY}" in name for name in seen[:-2])
+    assert all(f"c{host_saves.TEMPORARY}" in name for name in seen[:-2])
     files = {path.name for path in (tmp_path / "c").iterdir()}
     assert files <= {os.path.basename(name) for name in seen[:-2]}, "all were there to be flushed"
 
@@ -209,7 +209,7 @@ def test_a_save_leaves_what_orbax_leaves(saved, tmp_path):
 
 
 def test_a_save_says_nothing(tmp_path, caplog):
-    checkpoint._OWN.__dict__.clear()  # as in a new process
+    host_saves._OWN.__dict__.clear()  # as in a new process
     checkpoint.save(VARIABLES, tmp_path / "c")
     assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
 
@@ -219,7 +219,7 @@ def files_of(folder):
 
 
 def test_what_a_killed_save_left_is_replaced(saved, tmp_path):
-    left = tmp_path / f"c{checkpoint.TEMPORARY}"
+    left = tmp_path / f"c{host_saves.TEMPORARY}"
     saved.rename(left)
     (left / "params.other").mkdir()
     checkpoint.save(VARIABLES, tmp_path / "c")

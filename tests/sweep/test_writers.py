@@ -17,7 +17,10 @@ import pytest
 from flax import nnx
 from told_reporter import Reporter
 
+from runner.arrays import host_saves
 from runner.config.composing.composed import Config
+from runner.config.env_secrets import Redaction
+from runner.config.settings.train import CheckpointSettings
 from runner.errors import StorageError
 from runner.records import find, store
 from runner.records.disk import files
@@ -25,6 +28,7 @@ from runner.records.paths import RunFolder, SweepFolder
 from runner.records.record import Record
 from runner.sweep import execute as engine
 from runner.sweep.plan import make_plan
+from runner.sweep.run_state import State
 from runner.sweep.writing import run_writer, write_run, writers
 from runner.tracking.pool import InlineTracking
 from runner.tracking.processes import Processes
@@ -146,6 +150,73 @@ def test_dead_writer_keeps_what_failed_before(few, sweep, monkeypatch):
     assert kept == [f"{name}.old-1" for name in done]
     assert len(done) == len(SEEDS)
     assert [store.read_record(RunFolder(before.path / "runs" / name)).status.value for name in done] == ["done"] * 5
+
+
+@dataclasses.dataclass
+class Disk:
+    """What was flushed, in order, and which runs the journal had on disk when each was told of."""
+
+    flushed: list[str] = dataclasses.field(default_factory=list)
+    on_disk: bytes = b""
+    sealed_after: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        fsync, replace = os.fsync, os.replace
+
+        def flush(descriptor: int) -> None:
+            name = os.readlink(f"/proc/self/fd/{descriptor}")
+            fsync(descriptor)
+            self.flushed.append(name.replace(host_saves.TEMPORARY, ""))
+            if name.endswith("journal.jsonl"):
+                self.on_disk = Path(name).read_bytes()
+
+        def seal(old: os.PathLike[str], new: os.PathLike[str]) -> None:
+            self.sealed_after[str(new)] = set(self.flushed)
+            replace(old, new)
+
+        patch.setattr(os, "fsync", flush)
+        patch.setattr(os, "replace", seal)
+
+
+@pytest.mark.parametrize("words", [("train=short", "train.steps=2"), ("checkpoint=none",)], ids=["trained", "no save"])
+def test_all_that_a_run_wrote_is_flushed_once_before_its_record(sweep, monkeypatch, words):
+    disk = Disk()
+    disk.watch(monkeypatch)
+    folder, _ = sweep("flushed", "timing=off", *words)
+    for run in (folder.path / "runs").iterdir():
+        wrote = {str(path) for path in (run, *run.rglob("*")) if path.name != "record.json"}
+        assert wrote <= disk.sealed_after[str(run / "record.json")]
+        assert {disk.flushed.count(name) for name in wrote - {str(run)}} == {1}
+
+
+def test_runs_are_told_of_once_their_lines_are_on_disk(few, sweep, monkeypatch):
+    disk, told = Disk(), []
+    disk.watch(monkeypatch)
+    monkeypatch.setattr(
+        Reporter, "finished", lambda _, record, folder: told.append(record.run_id.encode() in disk.on_disk)
+    )
+    sweep("lines", "timing=off")
+    assert told == [True] * len(SEEDS)
+    told.clear()
+    monkeypatch.setattr(disk, "on_disk", b"")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    sweep("unflushed", "timing=off")
+    assert told == [False] * len(SEEDS)
+
+
+def test_what_could_not_be_saved_leaves_nothing_half(sweep, tmp_path):
+    folder, _ = sweep("saved", "timing=off")
+    record = records(folder)[0]
+    run = folder.run(0, record.run_id)
+    ones = np.ones(2, np.float32)
+    changes = {"folder": RunFolder(tmp_path / "run"), "state": State.new, "keeps_steps": False, "output": {}}
+    changes |= {"variables": {"params": {"w": ones}}, "train_state": {"a/b": ones}, "hydra_files": {}, "sources": {}}
+    writing = dataclasses.replace(
+        writing_of(run, record), checkpoint=CheckpointSettings(), redaction=Redaction({}), **changes
+    )
+    failed = write_run.commit(writing)
+    assert (failed.status.value, failed.error.kind.value) == ("failed", "checkpoint")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["record.json"]
 
 
 def writing_of(folder: RunFolder, record: Record) -> write_run.Writing:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from runner.arrays.checkpoint import STEP_METADATA, TEMPORARY
 from runner.arrays.formats import registry
 from runner.arrays.formats.contents import Contents, StoredArray
+from runner.arrays.host_saves import STEP_METADATA, TEMPORARY
 from runner.errors import StorageError, listed, nearest
 from runner.records.disk import plain_files
 

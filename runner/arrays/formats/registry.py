@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.arrays.checkpoint import TEMPORARY
 from runner.arrays.formats import (
     easylm_stream,
     flax_bytes,
@@ -19,6 +18,7 @@ from runner.arrays.formats import (
     zarr_arrays,
 )
 from runner.arrays.formats.contents import Contents, DamagedError, damaged
+from runner.arrays.host_saves import TEMPORARY
 from runner.errors import StorageError
 from runner.records.disk import plain_files
 

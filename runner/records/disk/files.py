@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runner.errors import StorageError
-from runner.records.disk import locks, plain_files
+from runner.records.disk import flush, locks, plain_files
 from runner.records.paths import ASIDE, SUGGESTED_ROOT, RunFolder, SweepFolder
 
 # Orbax writes when it began and ended, and the checkpoint's absolute path.
@@ -34,16 +34,25 @@ def make_sweep_folder(folder: SweepFolder) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Writes `content` to `path` atomically; flushed to disk on return."""
-    temporary = plain_files.temporary_name(path)
-    with plain_files.create(temporary) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    write_all_atomic({path: content})
+
+
+def write_all_atomic(contents: Mapping[Path, bytes]) -> None:
+    """Writes each of `contents` to its path atomically; all flushed to disk on return, in hardly more time than one."""
+    made: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            temporary = plain_files.temporary_name(path)
+            with plain_files.create(temporary) as file:
+                made[temporary] = path
+                file.write(content)
+        flush.flush_files(list(made))
+        for temporary, path in made.items():
             os.replace(temporary, path)
-        except BaseException:
+    except BaseException:
+        for temporary in made:
             temporary.unlink(missing_ok=True)
-            raise
+        raise
 
 
 def make_run_folder(folder: RunFolder) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -128,24 +128,35 @@ class RunWriter:
         Raises:
           StorageError: The disk is full; the runs that could be written are.
         """
-        errors = []
+        errors: list[StorageError] = []
         while self._begun and (len(self._begun) > num_left or self._begun[0].record.done()):
-            begun = self._begun.popleft()
-            try:
-                self._add(begun.task, begun.result, self._record(begun))
-            except StorageError as error:  # the other runs that were written still count
-                errors.append(error)
+            written = list(self._written(errors))
+            for begun, record in written:
+                self._append(record, sync=begun is written[-1][0])  # the last line takes the others to disk
+            for begun, record in written:
+                self._add(begun.task, begun.result, record)
         if errors:
             raise errors[0]
+
+    def _written(self, errors: list[StorageError]) -> Iterator[tuple[_Begun, Record]]:
+        """The run that was begun first, once it is written, and those after it that are as well."""
+        while True:
+            begun = self._begun.popleft()
+            try:
+                yield begun, self._record(begun)
+            except StorageError as error:  # the other runs that were written still count
+                errors.append(error)
+            if not self._begun or not self._begun[0].record.done():
+                return
 
     def settle(self) -> None:
         """Waits until everything begun is written and tracked, and adds what tracking cost to the records."""
         self.processes.wait()
         self.finish()
         costs = [self._with_cost(*cost) for cost in self.tracking.wait()]
+        store.write_records(costs)
         # Tracking a run twice overwrites it, so these lines need not be on disk before we continue.
-        for record, folder in costs:
-            store.write_record(folder, record)
+        for record, _ in costs:
             self.journal.append("tracked", sync=False, run_id=record.run_id)
         # A long sweep must not hold on to what it has written.
         self._untracked.clear()
@@ -167,8 +178,7 @@ class RunWriter:
         self.journal.append(CONCLUDED, files=derived)
 
     def _add(self, task: Task, result: Result, record: Record) -> None:
-        """Counts a run whose record is on disk."""
-        self._append(record)
+        """Counts a run that the journal has."""
         self._untracked[record.run_id] = record, task.folder
         self._summary.add(record)
         if record.status is not result.record.status:
@@ -178,8 +188,8 @@ class RunWriter:
         self.tracking.submit(record, result.output, task.folder.path)
         self.reporter.finished(record, task.folder)
 
-    def _append(self, record: Record) -> None:
-        self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"])
+    def _append(self, record: Record, *, sync: bool = True) -> None:
+        self.journal.append_run(row_of(record), software_id=record.fingerprint["software_id"], sync=sync)
 
     def _keep(self, record: Record, folder: RunFolder) -> None:
         """Removes the checkpoints that need not be kept now that this run is on disk."""

@@ -21,7 +21,7 @@ from runner.config.settings.train import CheckpointSettings
 from runner.errors import StorageError
 from runner.experiment import failures
 from runner.records import kept_sources, store
-from runner.records.disk import files, plain_files
+from runner.records.disk import files, flush, plain_files
 from runner.records.paths import RunFolder
 from runner.records.record import CheckpointInfo, FailureKind, Leaf, Record, Status
 from runner.records.redaction import redacted
@@ -110,10 +110,12 @@ def commit(writing: Writing) -> Record:
         if writing.input_path is not None:
             with open(writing.input_path, "rb") as source, plain_files.create(folder.input) as file:
                 shutil.copyfileobj(source, file)
-        if record.status is Status.done and writing.checkpoint.writes and record.variables:
-            record = _save(writing, record)
         if not writing.checkpoint.writes:
             shutil.rmtree(folder.steps, ignore_errors=True)
+        if record.status is Status.done and writing.checkpoint.writes and record.variables:
+            record = _save(writing, record)
+        else:
+            flush.flush_tree(folder.path)
         record = dataclasses.replace(record, files=files.file_digests(folder))
         store.write_record(folder, record)
     except OSError as error:
@@ -135,14 +137,25 @@ def written(writing: Writing) -> Record | None:
 
 
 def _save(writing: Writing, record: Record) -> Record:
+    """Saves the variables and what training left; flushes them and all that the run has written so far."""
     folder = writing.folder
+    trees_of = {folder.checkpoint: writing.variables, folder.train_state: writing.train_state}
+
+    def save() -> None:
+        saved = [(checkpoint.save_unflushed(tree, path), path) for path, tree in trees_of.items() if tree is not None]
+        flush.flush_tree(folder.path)
+        for temporary, path in saved:
+            temporary.rename(path)
+        flush.flush(folder.path)
+
     try:
-        _, save_s = clock.seconds(lambda: checkpoint.save(writing.variables, folder.checkpoint))
-        if writing.train_state is not None:
-            checkpoint.save(writing.train_state, folder.train_state)
+        _, save_s = clock.seconds(save)
     except checkpoint.CheckpointError as error:
         if checkpoint.is_disk_full(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        for path in trees_of:
+            checkpoint.remove_temporary(path)
+        flush.flush_tree(folder.path)
         failure = failures.describe_failure(error, kind=FailureKind.checkpoint)
         return dataclasses.replace(record, status=Status.failed, error=failure)
     train = record.train
