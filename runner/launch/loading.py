@@ -7,10 +7,12 @@ import functools
 import gc
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
+from typing import Any
 
 from runner.sweep.writing import writers
+from runner.tracking import preloading
 
 
 @functools.cache
@@ -30,15 +32,15 @@ def load() -> None:
         gc.enable()
 
 
-def preload_writers(num_runs: int, *, artifacts: bool) -> None:
+def preload_writers(num_runs: int, tracking: Mapping[str, Any]) -> None:
     """Lets a large sweep's writers import what they need while this process plans.
 
     Args:
       num_runs: How many runs the sweep has.
-      artifacts: Whether its runs have artifacts in W&B; the processes import W&B too then, and start later.
+      tracking: Its settings of `tracking`, as composed: the processes import W&B too, if it is used.
     """
-    if num_runs >= writers.MIN_SENT_RUNS and not artifacts:
-        writers.preload()
+    if num_runs >= writers.MIN_SENT_RUNS:
+        writers.preload(preloading.PRELOADED if preloading.uses_wandb(tracking) else ())
 
 
 @contextlib.contextmanager

@@ -44,7 +44,8 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     assert isinstance(zipped, list)
     job_overrides = expand(arguments, context.config_loader, zipped)
     if application.act.runs and _is_here(config):
-        loading.preload_writers(len(job_overrides), artifacts=config.tracking.artifacts)
+        tracking: Any = OmegaConf.to_container(config.tracking)
+        loading.preload_writers(len(job_overrides), tracking)
     loading.load()
     configs, refused = compose(context, config, job_overrides)
     for run in {family(one.run): one.run for one in configs}.values():  # no seed runs code

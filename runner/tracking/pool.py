@@ -17,16 +17,14 @@ from runner.config.enums import TrackingMode
 from runner.config.settings.execution import TrackingSettings
 from runner.records.record import Head, Record
 from runner.tracking.online import OnlineTracking
+from runner.tracking.preloading import PRELOADED
 from runner.tracking.processes import Processes
 from runner.tracking.registry import make_tracker, uses_wandb
 from runner.tracking.tracker import Follow, Tracker, Tracking
-from runner.tracking.wandb_tracker import LOADED_BY_FIRST_RUN
 
-# A worker takes about a second to start; fewer runs are logged sooner in this process.
-MIN_POOLED_RUNS = 6
-
-# Importing W&B takes most of that second.
-PRELOADED = ("wandb", *LOADED_BY_FIRST_RUN, "runner.tracking.pool", "runner.tracking.wandb_tracker")
+# A worker takes about a second to start; fewer runs are logged sooner in this process. A lean run, without artifacts,
+# is a file that takes 5 ms to write.
+MIN_POOLED_RUNS, MIN_POOLED_LEAN_RUNS = 6, 12
 
 FIX = "bridge-runner sync makes the W&B runs that are missing"
 
@@ -35,7 +33,7 @@ Of = tuple[TrackingSettings, Path, str]
 
 
 class InlineTracking:
-    """Logs each run right away in this process: for lean runs, and few, where starting a process pool costs more.
+    """Logs each run right away in this process: for few runs, where starting a process pool costs more.
 
     Args:
       tracker: Logs them.
@@ -77,7 +75,7 @@ class InlineTracking:
 
 
 class PooledTracking:
-    """Logs runs in worker processes: a W&B run with artifacts takes 12-35 ms of Python that holds the GIL.
+    """Logs runs in worker processes: a W&B run takes 5 ms of Python that holds the GIL, with artifacts 12 to 35.
 
     Args:
       settings: Tracking settings of the runs.
@@ -168,10 +166,10 @@ def make_tracking(
     A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads.
     """
     made: InlineTracking | PooledTracking
-    # A lean run is a file that takes 5 ms to write; only the sweep's own run, and artifacts, need wandb.
-    costly = uses_wandb(settings) and settings.artifacts
-    if not costly or num_runs < MIN_POOLED_RUNS:
-        warms = costly or num_runs > 1 or not uses_wandb(settings)
+    least = MIN_POOLED_RUNS if settings.artifacts else MIN_POOLED_LEAN_RUNS
+    if not uses_wandb(settings) or num_runs < least:
+        # Only the sweep's own run, and artifacts, need wandb.
+        warms = settings.artifacts or num_runs > 1 or not uses_wandb(settings)
         made = InlineTracking(make_tracker(settings, folder, sweep, warn), warms=warms)
     else:
         made = PooledTracking(settings, folder, sweep, warn, processes=processes)
@@ -196,7 +194,10 @@ def _tracker(of: Of) -> tuple[Tracker, list[str]]:
 
 
 def _warm(of: Of) -> None:
-    _tracker(of)[0].warm()
+    settings, _, _ = of
+    tracker, _ = _tracker(of)
+    if settings.artifacts:  # else only the sweep's own run needs W&B's service
+        tracker.warm()
 
 
 def _log(of: Of, record: Record, output: Mapping[str, np.ndarray], run_dir: Path) -> tuple[float | None, list[str]]:

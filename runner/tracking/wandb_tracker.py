@@ -23,6 +23,7 @@ from runner.records.disk import plain_files
 from runner.records.paths import SweepFolder
 from runner.records.record import Head, Record, Status
 from runner.tracking import payload, wandb_files
+from runner.tracking.preloading import LOADED_BY_FIRST_RUN
 from runner.tracking.tracker import Follow
 from runner.tracking.wandb_artifacts import log_artifact
 from runner.tracking.wandb_live import LiveRun
@@ -31,9 +32,6 @@ from runner.tracking.wandb_runs import LEAN, WandbRuns, environment_of, start_se
 
 # Recorded only in the sweep's own run: the installed packages and the machine.
 ONCE_A_SWEEP = frozenset({"x_disable_meta", "x_save_requirements"})
-
-# What W&B imports in `init` and for a row of history; pandas may not be installed.
-LOADED_BY_FIRST_RUN = ("wandb.sdk.launch.inputs.internal", "pandas")
 
 
 class WandbTracker:

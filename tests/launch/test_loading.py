@@ -10,13 +10,15 @@ import pytest
 
 from runner.launch import loading
 from runner.sweep.writing.writers import MIN_SENT_RUNS
+from runner.tracking import preloading
 
 STARTED = """
 import multiprocessing.forkserver, sys
 from runner.launch import loading
 
-loading.preload_writers(int(sys.argv[1]), artifacts=len(sys.argv) > 2)
-print(multiprocessing.forkserver._forkserver._forkserver_pid is not None)
+loading.preload_writers(int(sys.argv[1]), {"name": "wandb", "mode": sys.argv[2]})
+server = multiprocessing.forkserver._forkserver
+print(server._forkserver_pid is not None, "wandb" in server._preload_modules)
 """
 
 REFUSED = """
@@ -94,11 +96,32 @@ def test_modules_are_preloaded_before_start(modules, found):
 
 
 @pytest.mark.parametrize(
-    ("words", "starts"),
-    [([str(MIN_SENT_RUNS)], "True"), ([str(MIN_SENT_RUNS - 1)], "False"), ([str(MIN_SENT_RUNS), "artifacts"], "False")],
+    ("num_runs", "mode", "starts"),
+    [
+        (MIN_SENT_RUNS, "offline", "True True"),
+        (MIN_SENT_RUNS, "disabled", "True False"),
+        (MIN_SENT_RUNS - 1, "offline", "False False"),
+    ],
 )
-def test_writers_of_large_sweeps_start_early(words, starts):
-    assert printed(STARTED, *words) == starts
+def test_writers_of_large_sweeps_start_early(num_runs, mode, starts):
+    assert printed(STARTED, str(num_runs), mode) == starts
+
+
+@pytest.mark.parametrize(
+    ("tracking", "environ", "uses"),
+    [
+        ({"name": "wandb", "mode": "auto"}, {}, True),
+        ({"name": "wandb", "mode": "auto"}, {"WANDB_MODE": "disabled"}, False),
+        ({"name": "wandb", "mode": "auto"}, {"WANDB_MODE": "loud"}, False),
+        ({"name": "tensorboard", "mode": "auto"}, {}, False),
+    ],
+)
+def test_what_uses_wandb_is_known_before_it_is_imported(tracking, environ, uses, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert preloading.uses_wandb(tracking) == uses
 
 
 @pytest.mark.slow

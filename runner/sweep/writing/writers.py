@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from runner.tracking import processes
 from runner.tracking.processes import Processes
 
@@ -15,9 +17,9 @@ NUM_WAITING = 2
 PRELOADED = ("orbax.checkpoint", "runner.sweep.writing.write_run")
 
 
-def preload() -> None:
-    """Starts to import it."""
-    processes.preload(PRELOADED)
+def preload(more: Sequence[str]) -> None:
+    """Starts to import it, and `more`."""
+    processes.preload([*PRELOADED, *more])
 
 
 def need(started: Processes, num_runs: int) -> None:
