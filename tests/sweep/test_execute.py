@@ -329,19 +329,23 @@ def test_stopped_sweeps_keep_finished_runs(number, here):
 
 @pytest.mark.slow
 def test_one_sweep_allows_one_process(here):
-    words = ["-m", "seed=range(0,200)", "tracking=disabled", "timing=off", "sweep=shared"]
-    first = Started([sys.executable, "-m", "runner", *words], stdout=subprocess.DEVNULL)
+    (here / "waiting_layers.py").write_text(LAYERS)
+    (here / "until").write_text("wait")
+    layer = ["layer=custom", "layer.target=waiting_layers.Waits", "+layer.kwargs.until=until"]
+    words = ["-m", *layer, "seed=0,1", "tracking=disabled", "timing=off", "checks=off", "sweep=shared"]
     lock = here / "outputs" / "shared" / "journal.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not lock.exists():
-        time.sleep(0.02)
-    second = subprocess.run([sys.executable, "-m", "runner", *words], timeout=60, capture_output=True)
-    assert first.wait(timeout=60) == 0
+    with Started([sys.executable, "-m", "runner", *words], stdout=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not lock.exists():
+            time.sleep(0.02)
+        second = subprocess.run([sys.executable, "-m", "runner", *words], timeout=60, capture_output=True)
+        (here / "until").write_text("go")
+        assert first.wait(timeout=60) == 0
     assert second.returncode == 2
     assert second.stderr.decode() == (
         "error: outputs/shared: another process works on this sweep.\n  Try: wait for it, or sweep=another_name\n"
     )
-    assert len(all_records(SweepFolder(lock.parent))) == 200
+    assert len(all_records(SweepFolder(lock.parent))) == 2
 
 
 LONG = """
