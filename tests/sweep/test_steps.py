@@ -281,7 +281,7 @@ def end_at_random(folder: Path, chance: random.Random, number: int) -> int:
     before = newest(runs)
     while process.poll() is None and newest(runs) <= before:
         time.sleep(0.002)
-    time.sleep(chance.uniform(0, 0.4))
+    time.sleep(chance.uniform(0, 0.1))
     process.send_signal(number)
     process.communicate(timeout=100)
     return process.returncode
