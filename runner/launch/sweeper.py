@@ -44,7 +44,7 @@ def sweep(context: Any, task_function: Any, config: Any, arguments: Sequence[str
     assert isinstance(zipped, list)
     job_overrides = expand(arguments, context.config_loader, zipped)
     if application.act.runs and _is_here(config):
-        tracking: Any = OmegaConf.to_container(config.tracking)
+        tracking: Any = OmegaConf.to_container(config.tracking, enum_to_str=True)
         loading.preload_writers(len(job_overrides), tracking)
     loading.load()
     configs, refused = compose(context, config, job_overrides)

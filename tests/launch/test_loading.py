@@ -25,7 +25,8 @@ REFUSED = """
 import multiprocessing.forkserver, sys
 from runner.commands import main
 code = main.main(sys.argv[1:])
-print(code, "jax" in sys.modules, multiprocessing.forkserver._forkserver._forkserver_pid is not None)
+server = multiprocessing.forkserver._forkserver
+print(code, "jax" in sys.modules, server._forkserver_pid is not None, "wandb" in server._preload_modules)
 """
 
 PRELOADED = """
@@ -125,7 +126,15 @@ def test_what_uses_wandb_is_known_before_it_is_imported(tracking, environ, uses,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "starts"), [(["-m"], "True"), (["plan", "-m"], "False")])
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        (["-m"], "True True"),
+        (["-m", "tracking=disabled"], "True False"),
+        (["-m", "tracking=tensorboard"], "True False"),
+        (["plan", "-m"], "False False"),
+    ],
+)
 def test_only_what_runs_starts_writers(words, starts, tmp_path):
     swept = [f"seed=range(0,{MIN_SENT_RUNS})", "features=0", f"output_root={tmp_path}"]
     assert printed(REFUSED, *words, *swept) == f"2 True {starts}"
