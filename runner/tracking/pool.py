@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import multiprocessing.util
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +95,13 @@ class PooledTracking:
     ) -> None:
         self._processes = processes
         self._of: Of = (settings, folder, sweep)
-        processes.need(PRELOADED, functools.partial(_warm, self._of))
+        processes.need(PRELOADED, functools.partial(_warm, self._of, lean=not settings.artifacts))
+        # Only the sweep's own run needs W&B's service if the others are lean: it has one process, which starts it now.
+        self._apart: Processes | None = None
+        if not settings.artifacts:
+            self._apart = Processes(1)
+            self._apart.need(PRELOADED, functools.partial(_warm, self._of))
+            self._apart.start()
         self._warn = warn
         self._warned = False
         # Only this process sees the progress of a run that is still training.
@@ -124,12 +129,14 @@ class PooledTracking:
     def wait(self) -> list[tuple[str, float]]:
         """Waits for all queued runs; returns run id and seconds of each."""
         sent, self._sent = self._sent, []
+        if self._apart is not None:
+            self._apart.wait()
         costs = self._here.wait()
         for run_id, future in sent:
             try:
                 cost_s, sentences = future.result()
             except BrokenProcessPool as error:
-                cost_s, sentences = None, [f"a tracking process died: {error}; {FIX}"]
+                cost_s, sentences = None, [_died(error)]
             for sentence in sentences:
                 self._say(sentence)
             if cost_s is not None:
@@ -138,12 +145,16 @@ class PooledTracking:
 
     def log_sweep(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Logs the sweep's own run in a worker."""
-        with contextlib.suppress(BrokenProcessPool):
-            self._processes.submit(_log_sweep, self._of, name, list(rows)).result()
+        try:
+            (self._apart or self._processes).submit(_log_sweep, self._of, name, list(rows)).result()
+        except BrokenProcessPool as error:
+            self._say(_died(error))
 
     def close(self) -> None:
         """Closes the tracker of this process; those of the workers close with them."""
         self._here.close()
+        if self._apart is not None:
+            self._apart.close()
 
     def _say(self, sentence: str) -> None:
         if not self._warned:
@@ -178,6 +189,10 @@ def make_tracking(
     return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
 
 
+def _died(error: BrokenProcessPool) -> str:
+    return f"a tracking process died: {error}; {FIX}"
+
+
 # In a worker: the tracker of a sweep's folder, and what it has to say.
 _TRACKERS: dict[Path, tuple[Tracker, list[str]]] = {}
 
@@ -193,10 +208,9 @@ def _tracker(of: Of) -> tuple[Tracker, list[str]]:
     return _TRACKERS[folder]
 
 
-def _warm(of: Of) -> None:
-    settings, _, _ = of
+def _warm(of: Of, *, lean: bool = False) -> None:
     tracker, _ = _tracker(of)
-    if settings.artifacts:  # else only the sweep's own run needs W&B's service
+    if not lean:
         tracker.warm()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 from tracked_records import make_array, make_record
 from wandb_reader import read_offline_run
@@ -355,6 +356,29 @@ def test_dead_tracking_process_warns_once(tmp_path, warnings):
     assert len(warnings) == 1
     assert warnings[0].startswith("a tracking process died: A ")
     assert warnings[0].endswith("; bridge-runner sync makes the W&B runs that are missing")
+
+
+def test_the_process_of_the_sweep_own_run_alone_has_a_service(tmp_path, warnings):
+    processes = Processes(1)
+    tracking = PooledTracking(TrackingSettings(), tmp_path, "demo", warnings.append, processes=processes)
+    processes.start()
+    try:
+        tracking.submit(make_record(), {}, tmp_path)
+        assert [run_id for run_id, _ in tracking.wait()] == [make_record().run_id]
+        assert [len(children_of(one)) for one in (processes, tracking._apart)] == [0, 1]
+        tracking.log_sweep("demo", [{"num": 3, "status": "done"}])
+        assert (len(offline_runs(tmp_path)), warnings) == (2, [])
+        os.kill(tracking._apart.submit(os.getpid).result(), signal.SIGKILL)
+        tracking.log_sweep("demo", [])
+    finally:
+        processes.close()
+        tracking.close()
+    assert len(warnings) == 1
+    assert warnings[0].endswith("; bridge-runner sync makes the W&B runs that are missing")
+
+
+def children_of(processes):
+    return psutil.Process(processes.submit(os.getpid).result()).children()
 
 
 def test_packages_are_listed_once_per_sweep(make, tmp_path):
