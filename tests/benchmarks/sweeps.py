@@ -146,33 +146,32 @@ def environment(tracking: str, cache: Path) -> dict[str, str]:
     }
 
 
-def time_sweep(side: str, case: Case, cache: Path) -> tuple[float, float]:
+def time_sweep(side: str, case: Case, root: Path, cache: Path) -> tuple[float, float]:
     """Returns the seconds that one process took for the whole sweep, from start to exit, and those of CPU.
 
     Raises:
       SweepFailed: The process failed, hung, or left less than `case` asks for.
     """
-    with tempfile.TemporaryDirectory(prefix=f"sweeps-{side}-", ignore_cleanup_errors=True) as name:
-        folder = Path(name) / "sweep"
-        words = command(side, case, folder)
-        start, cpu_s = time.perf_counter(), _children_s()
-        try:
-            done = subprocess.run(
-                words,
-                check=False,
-                cwd=ROOT,
-                env=environment(case.tracking, cache),
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise SweepFailed(f"{side}, {case.work}: not done after {TIMEOUT_S} s.\n  {' '.join(words)}") from None
-        taken = time.perf_counter() - start, _children_s() - cpu_s
-        if done.returncode != 0:
-            stderr = "\n".join(done.stderr.splitlines()[-STDERR_LINES:])
-            raise SweepFailed(f"{side}, {case.work}: exit code {done.returncode}.\n  {' '.join(words)}\n{stderr}")
-        check_work(side, case, folder)
+    folder = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=root)) / "sweep"
+    words = command(side, case, folder)
+    start, cpu_s = time.perf_counter(), _children_s()
+    try:
+        done = subprocess.run(
+            words,
+            check=False,
+            cwd=ROOT,
+            env=environment(case.tracking, cache),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise SweepFailed(f"{side}, {case.work}: not done after {TIMEOUT_S} s.\n  {' '.join(words)}") from None
+    taken = time.perf_counter() - start, _children_s() - cpu_s
+    if done.returncode != 0:
+        stderr = "\n".join(done.stderr.splitlines()[-STDERR_LINES:])
+        raise SweepFailed(f"{side}, {case.work}: exit code {done.returncode}.\n  {' '.join(words)}\n{stderr}")
+    check_work(side, case, folder)
     return taken
 
 
@@ -197,15 +196,18 @@ def check_work(side: str, case: Case, folder: Path) -> None:
         raise SweepFailed(f"{side}, {case.work}: {case.num_runs} runs were asked for, it left {short}.")
 
 
-def measure(case: Case) -> Round:
-    """Returns one round: each side starts with one run, then again, and then does the whole sweep, side after side."""
+def measure(case: Case, root: Path) -> Round:
+    """Returns one round: each side starts with one run, then again, and then does the whole sweep, side after side.
+
+    Nothing is removed before the script ends: ext4 without a journal passes over what was just deleted, and a new file
+    takes several times as long for minutes.
+    """
     sides = ("ours", *case.peers)
     one_run = dataclasses.replace(case, num_seeds=1, num_programs=1)
-    with tempfile.TemporaryDirectory(prefix="sweeps-cache-", ignore_cleanup_errors=True) as name:
-        caches = {side: Path(name) / side for side in sides}
-        first_s = {side: time_sweep(side, one_run, caches[side])[0] for side in sides}
-        second_s = {side: time_sweep(side, one_run, caches[side])[0] for side in sides}
-        whole = {side: time_sweep(side, case, caches[side]) for side in sides} if case.num_runs > 1 else {}
+    caches = {side: Path(tempfile.mkdtemp(prefix=f"cache-{side}-", dir=root)) for side in sides}
+    first_s = {side: time_sweep(side, one_run, root, caches[side])[0] for side in sides}
+    second_s = {side: time_sweep(side, one_run, root, caches[side])[0] for side in sides}
+    whole = {side: time_sweep(side, case, root, caches[side]) for side in sides} if case.num_runs > 1 else {}
     return {
         side: Turn(
             first_s=first_s[side],
@@ -327,14 +329,15 @@ def main() -> int:
     if options.scale == "small":
         cases = [small(case) for case in cases]
     rounds: list[list[Round]] = [[] for _ in cases]
-    try:
-        for number in range(options.rounds):
-            for case, done in zip(cases, rounds, strict=True):
-                done.append(measure(case))
-                print(f"round {number + 1}: {' '.join(rows(case, done[-1:]))}", file=sys.stderr, flush=True)
-    except SweepFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory(prefix="sweeps-", ignore_cleanup_errors=True) as root:
+        try:
+            for number in range(options.rounds):
+                for case, done in zip(cases, rounds, strict=True):
+                    done.append(measure(case, Path(root)))
+                    print(f"round {number + 1}: {' '.join(rows(case, done[-1:]))}", file=sys.stderr, flush=True)
+        except SweepFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     results = list(zip(cases, rounds, strict=True))
     print(markdown(results), f"\n\n{machine.sentence()}", sep="")
     if options.json:
