@@ -96,12 +96,10 @@ class PooledTracking:
         self._processes = processes
         self._of: Of = (settings, folder, sweep)
         processes.need(PRELOADED, functools.partial(_warm, self._of, lean=not settings.artifacts))
-        # Only the sweep's own run needs W&B's service if the others are lean: it has one process, which starts it now.
-        self._apart: Processes | None = None
-        if not settings.artifacts:
-            self._apart = Processes(1)
-            self._apart.need(PRELOADED, functools.partial(_warm, self._of))
-            self._apart.start()
+        # Only the sweep's own run needs W&B's service if the others are lean: one process starts it, and logs that run.
+        self._apart = None if settings.artifacts else processes.beside()
+        if self._apart is not None:
+            self._apart.need((), functools.partial(_warm, self._of))
         self._warn = warn
         self._warned = False
         # Only this process sees the progress of a run that is still training.

@@ -62,6 +62,7 @@ class Processes:
         self._num = num
         self._preloaded: list[str] = []
         self._warm: list[Callable[[], None]] = []
+        self._beside: list[Processes] = []
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._starting: Future[None] | None = None
         # They end when the other end closes.
@@ -87,6 +88,16 @@ class Processes:
         self._preloaded.extend(preloaded)
         self._warm.append(warm)
 
+    def beside(self) -> Processes:
+        """One process more, for work that is to find the same one each time; it starts when these do.
+
+        It imports what these do, as all are forked from one. Whoever asks for it closes it.
+        """
+        one = Processes(1)
+        one._preloaded = self._preloaded
+        self._beside.append(one)
+        return one
+
     def start(self) -> None:
         """Starts them if they are needed; returns at once, since they are ready before the first run is."""
         if not self.needed:
@@ -100,6 +111,8 @@ class Processes:
         starter = concurrent.futures.ThreadPoolExecutor(1)
         self._starting = starter.submit(self._start_all)
         starter.shutdown(wait=False)
+        for one in self._beside:
+            one.start()
 
     def submit(self, act: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Calls `act` in a process; once one has died, every result is the exception `BrokenProcessPool`."""

@@ -41,6 +41,21 @@ print(workers.submit(eval, "'wave' in __import__('sys').modules").result(timeout
 workers.close()
 """
 
+BESIDE = """
+import os
+from runner.tracking import processes
+
+workers = processes.Processes(1)
+one = workers.beside()
+one.need([], os.getpid)
+workers.need(["wave"], os.getpid)
+workers.start()
+ask = "'wave' in __import__('sys').modules, __import__('os').getpid()"
+(first, pid), (second, other) = [each.submit(eval, ask).result(timeout=60) for each in (workers, one)]
+workers.close()
+one.close()
+print(first, second, pid != other)
+"""
 
 INTERRUPTED = """
 import os, signal, sys, threading
@@ -94,6 +109,10 @@ def test_ctrl_c_spares_what_is_preloaded():
 @pytest.mark.parametrize(("modules", "found"), [(["wave"], "True"), (["chunk"], "False")])
 def test_modules_are_preloaded_before_start(modules, found):
     assert printed(PRELOADED, *modules) == found
+
+
+def test_a_process_beside_imports_what_the_others_do():
+    assert printed(BESIDE) == "True True True"
 
 
 @pytest.mark.parametrize(
