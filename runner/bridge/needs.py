@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +52,7 @@ class Needs:
       variables: Shapes and dtypes of the variables, as from `jax.eval_shape`.
       output: Shapes and dtypes of the output.
       largest_bytes: Bytes of the largest array that apply makes on its way where nothing is fused.
+      settings: JAX's settings that the layer's own code changes for the whole process: `jax_enable_x64=True`.
       traces: The traces by which they were found; None once they were read, since a sweep keeps what it needs.
     """
 
@@ -59,6 +61,7 @@ class Needs:
     variables: Any
     output: Any
     largest_bytes: int = 0
+    settings: tuple[str, ...] = ()
     traces: Traces | None = field(default=None, compare=False, repr=False)
 
     def without_traces(self) -> Needs:
@@ -68,6 +71,8 @@ class Needs:
 
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
     """Finds the streams and mutable collections of `layer` by tracing; nothing is computed.
+
+    JAX's settings that the layer changes are set back, so that the next layer is traced as if it were alone.
 
     Args:
       layer: The wrapped layer.
@@ -79,11 +84,25 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
       LayerFaultError: It can't work in Linen, whatever the input.
     """
     try:
-        return _traced(layer, x, label)
+        with settings_kept() as changed:
+            found = _traced(layer, x, label)
+        return replace(found, settings=tuple(f"{name}={value}" for name, value in changed.items()))
     except UserError:
         raise
     except Exception as error:  # whatever the layer's own code raises
         raise (faults.of_error(layer, x, label, error) or _refusal(layer, x, label, error)) from error
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[dict[str, Any]]:
+    """Sets JAX's settings back that are changed inside; gives these by name, once it is left."""
+    before, changed = dict(jax.config.values), dict[str, Any]()
+    try:
+        yield changed
+    finally:
+        changed |= {name: value for name, value in jax.config.values.items() if value != before.get(name, value)}
+        for name in changed:
+            jax.config.update(name, before[name])
 
 
 def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:

@@ -5,7 +5,7 @@ clock or a global counter differs from trace to trace. The second trace gets wha
 hash of a text or an object, the process id and the machine's name; where the layer asks for none of these, the trace by
 which its needs were found is as good. What a callback gives is compared by calling twice, only where there is one. The
 order of a set of names is the same within a process: it is found in the layer's own source, and in that of the
-functions which it calls by name.
+functions which it calls by name. Nor may the layer change JAX's settings, which other layers share.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ FROM_RNGS = """\
 self.noise = nnx.Param(jax.random.normal(rngs.params(), (4, 8)))
 y = y + jax.random.normal(self.rngs.noise(), y.shape)  # after self.rngs = rngs in the constructor"""
 
+WITHIN = """\
+with jax.default_matmul_precision("highest"):  # jax.enable_x64(True) likewise: for what is inside alone
+    y = x @ self.kernel[...]"""
+
 GIVEN_TIME = "self.day = day  # an argument of the constructor, so that it is in the config: layer.kwargs.day=…"
 
 DIGEST = "zlib.crc32(b'name')  # in place of hash('name'): the same in every process"
@@ -43,6 +47,9 @@ DIGEST = "zlib.crc32(b'name')  # in place of hash('name'): the same in every pro
 def check(subject: Subject, *, full: bool) -> Check:
     """Init and apply are the same programs when they are traced again, and no callback or set changes their numbers."""
     del full
+    if changed := subject.needs.settings:
+        detail = f"constructing or calling the layer sets {listed(changed)} for the whole process"
+        return verdicts.fail(NAME, f"{detail}, every other layer included", WITHIN, settings=list(changed))
     if not _is_as_before(subject) and (found := _traced_again(subject)):
         return found
     orders = set_order.of(subject)

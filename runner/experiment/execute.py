@@ -18,6 +18,7 @@ import jax
 
 from runner.arrays import devices, trees, untimed
 from runner.bridge import hosts, rngs
+from runner.bridge.needs import settings_kept
 from runner.bridge.wrap import Bridged
 from runner.checks import registry
 from runner.checks.probes.subject import Subject
@@ -62,7 +63,10 @@ def prepare(draft: Draft, run: Run, *, contended: bool = False, each: Callable[[
     except memory.TooLarge as error:
         raise NotCompiled([]) from error
     # With the variables, or the streams for init, that are given, nothing may compile: the checks explain it better.
-    before = run_checks(draft, run, each=each) if draft.given is not None or draft.init_rngs is not None else []
+    # And what sets JAX's settings must be refused before other programs are compiled with these.
+    early = draft.given is not None or draft.init_rngs is not None or draft.needs.settings
+    with settings_kept():
+        before = run_checks(draft, run, each=each) if early else []
     drafted = _at_rate(draft, run)
     # Nothing is timed yet, but how long it takes to compile, and that is flagged in a sweep.
     with ThreadPoolExecutor(1) as beside:

@@ -145,6 +145,47 @@ def test_what_a_partial_binds_is_read(name, verdict):
     assert pure.check(subject_of(bridge.to_linen(bound), X), full=False).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("SetsPrecision", "jax_default_matmul_precision=float32"), ("SetsX64AtCall", "jax_enable_x64=True")],
+)
+def test_settings_of_the_whole_process_fail(name, setting):
+    before = dict(jax.config.values)
+    checks = [of(name) for _ in range(2)]  # the second one is no better off for the first
+    assert [check.verdict for check in checks] == [Verdict.fail] * 2
+    said = f"constructing or calling the layer sets {setting} for the whole process, every other layer included"
+    assert (checks[0].detail, checks[0].evidence["settings"]) == (said, [setting])
+    assert dict(jax.config.values) == before
+
+
+def test_what_changes_settings_is_refused_before_others_compile_with_them(make_run):
+    before = dict(jax.config.values)
+    run = make_run("layer=custom", "layer.target=impure_layers.SetsX64AtCall", "input_shape=[2,4]")
+    with pytest.raises(CheckFailed) as caught:
+        execute.prepare(make_draft(run, identity_of(run)), run)
+    assert caught.value.check.name == "pure"
+    assert dict(jax.config.values) == before
+
+
+@pytest.mark.parametrize("name", ["PreciseInside", "SetsBack"])
+def test_settings_of_the_layer_alone_pass(name):
+    assert of(name).verdict is Verdict.passed
+
+
+def test_suggested_setting_is_the_layers_own():
+    class Fixed(nnx.Module):
+        def __init__(self, *, rngs):
+            self.kernel = nnx.Param(jax.random.normal(rngs.params(), (4, 4)))
+
+        def __call__(self, x):
+            names = {"self": self, "jax": jax, "x": x}
+            exec(of("SetsPrecision").fix, names)
+            return names["y"]
+
+    check = pure.check(subject_of(bridge.to_linen(Fixed), X), full=False)
+    assert check.verdict is Verdict.passed
+
+
 def test_suggested_fix_is_pure():
     lines = of("NumpyParam").fix.splitlines()
 

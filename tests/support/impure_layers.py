@@ -409,3 +409,30 @@ class ClockOfText(Plain):
 
     def drawn(self):
         return 1.0 + int(time.strftime("%j", time.gmtime(0)))
+
+
+class SetsPrecision(Plain):
+    def drawn(self):
+        jax.config.update("jax_default_matmul_precision", "float32")
+        return 1.0
+
+
+class SetsX64AtCall(Plain):
+    def __call__(self, x):
+        jax.config.update("jax_enable_x64", True)
+        return super().__call__(x)
+
+
+class PreciseInside(Plain):
+    def __call__(self, x):
+        with jax.default_matmul_precision("highest"):
+            return super().__call__(x)
+
+
+class SetsBack(Plain):
+    def __call__(self, x):
+        before = jax.config.jax_default_matmul_precision
+        jax.config.update("jax_default_matmul_precision", "highest")
+        y = super().__call__(x)
+        jax.config.update("jax_default_matmul_precision", before)
+        return y
