@@ -1,11 +1,12 @@
 """Check, pure: the same settings, seed and input give the same numbers, in this process and in the next.
 
 `init` and `apply` are traced twice and compared, with the constants that are baked in: a number from numpy.random, the
-clock or a global counter differs from trace to trace. The second trace gets what the next process would give for the
-hash of a text or an object, the process id and the machine's name; where the layer asks for none of these, the trace by
-which its needs were found is as good. What a callback gives is compared by calling twice, only where there is one. The
-order of a set of names is the same within a process: it is found in the layer's own source, and in that of the
-functions which it calls by name. Nor may the layer change JAX's settings, which other layers share.
+clock or a global counter differs from trace to trace. The second trace gets what another process would give for the
+hash of a text or an object, for its id, its index (`jax.process_index()`) and the machine's name; where the layer asks
+for none of these, the trace by which its needs were found is as good. What a callback gives is compared by calling
+twice, only where there is one. The order of a set of names is the same within a process: it is found in the layer's own
+source, and in that of the functions which it calls by name. Nor may the layer change JAX's settings, which other layers
+share.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ with jax.default_matmul_precision("highest"):  # jax.enable_x64(True) likewise: 
     y = x @ self.kernel[...]"""
 
 GIVEN_TIME = "self.day = day  # an argument of the constructor, so that it is in the config: layer.kwargs.day=…"
+
+ON_ALL_HOSTS = "rngs.params()  # and nothing of jax.process_index(): all hosts run one program, with the same weights"
 
 DIGEST = "zlib.crc32(b'name')  # in place of hash('name'): the same in every process"
 
@@ -115,7 +118,10 @@ def _differs(differing: dict[str, str], moved: list[str]) -> Check:
 def _of_this_process(differing: dict[str, str], asked: list[str]) -> Check:
     what = "; ".join(f"{name} has {line}" for name, line in differing.items())
     detail = f"{listed(asked)} {'is' if len(asked) == 1 else 'are'} another in every process: {what}"
-    fix = GIVEN_TIME if all(one.startswith("time.") for one in asked) else DIGEST
+    if any("process_index" in one for one in asked):
+        fix = ON_ALL_HOSTS
+    else:
+        fix = GIVEN_TIME if all(one.startswith("time.") for one in asked) else DIGEST
     return verdicts.fail(NAME, f"{detail}; numbers can't be repeated", fix, differing=differing)
 
 

@@ -436,3 +436,13 @@ class SetsBack(Plain):
         y = super().__call__(x)
         jax.config.update("jax_default_matmul_precision", before)
         return y
+
+
+class OfHost(Plain):
+    def drawn(self):
+        return 1.0 + jax.process_index()
+
+
+class SaidByFirstHost(Plain):
+    def drawn(self):
+        return 1.0 if jax.process_index() == 0 else float("1.0")

@@ -1,6 +1,6 @@
-"""What the next process gives other than this one: hashes of text and objects, process id, machine's name; the clock.
+"""What another process gives other than this one: hashes of text and objects, its id, index and machine; the clock.
 
-Within one process the first three never change, and a clock that counts seconds may not, so that tracing twice can't
+Within one process all but the clock never change, and a clock that counts seconds may not, so that tracing twice can't
 show them. Either another trace gets other ones, or it is heard that a trace asked for none.
 """
 
@@ -21,6 +21,7 @@ from enum import Enum
 from types import FunctionType, ModuleType
 from typing import Any
 
+import jax
 from flax import nnx
 
 from runner.checks.user_code import swapped
@@ -47,6 +48,7 @@ def answers() -> contextlib.AbstractContextManager[list[str]]:
             (os, "getpid", "os.getpid", lambda real: real() + 1),
             (socket, "gethostname", "socket.gethostname", lambda _: OTHER_NAME),
             (platform, "node", "platform.node", lambda _: OTHER_NAME),
+            (jax, "process_index", "jax.process_index", lambda real, *backend: real(*backend) + 1),
             *((time, name, f"time.{name}", lambda real: real() + LATER_S) for name in _CLOCKS),
             *((time, f"{name}_ns", f"time.{name}_ns", lambda real: real() + LATER_S * 10**9) for name in _CLOCKS),
             *((time, name, f"time.{name}", _later) for name in _CALENDAR),
@@ -60,6 +62,7 @@ def answers() -> contextlib.AbstractContextManager[list[str]]:
 def heard(modules: Sequence[ModuleType]) -> Iterator[list[str]]:
     """Answers the user's code as ever; gives what it asked, or may have asked, of this process and the clock."""
     named = [(os, "os", "getpid"), (socket, "socket", "gethostname"), (platform, "platform", "node")]
+    named += [(jax, "jax", "process_index")]
     clocks = [name for clock in _CLOCKS for name in (clock, f"{clock}_ns")]
     named += [(time, "time", name) for name in (*clocks, *_CALENDAR, "strftime", "asctime")]
     swaps = [(owner, name, f"{module}.{name}", _real) for owner, module, name in named]
