@@ -165,7 +165,9 @@ _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
     """The known name most likely meant, or None if none is close: of `difflib`'s ratio at least `cutoff`."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    names = list(known)
+    swapped = [one for one in names if one != name and sorted(one) == sorted(name)]  # adma: adam, and not adamax
+    matches = swapped or difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

@@ -49,7 +49,7 @@ def explain(error: BaseException) -> UserError:
     if match := re.search(r"Error merging override (.+)", text):
         reason = cause.splitlines()[0].rstrip(".") if cause else "it does not fit"
         key, _, value = match[1].partition("=")
-        return UserError(f"{match[1]}: {reason}", _member_of(key, value) or _default_of(key))
+        return UserError(f"{match[1]}: {reason}", _member_of(key, value) or _whole(key, value) or _default_of(key))
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override, " ".join(text.splitlines()[0].split()))
     lines = [line.strip() for line in f"{text}\n{cause}".splitlines() if line.strip()]
@@ -113,6 +113,17 @@ def _member_of(group: str, value: str) -> str | None:
     members = [key for key in serialize.defaults() if key.startswith(f"{group}.")]
     named = any(value.startswith(f"{{{key.removeprefix(f'{group}.')}:") for key in members)
     return typed(members[0], value) if members and not named else None
+
+
+def _whole(key: str, value: str) -> str | None:
+    """`train.steps=1000` for `train.steps=1e3`: a whole number where one is wanted."""
+    if type(serialize.defaults().get(key)) is not int:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return f"{key}={int(number)}" if number.is_integer() and abs(number) < 2**53 else None
 
 
 def _default_of(key: str) -> str | None:
