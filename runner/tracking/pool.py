@@ -82,6 +82,7 @@ class PooledTracking:
       sweep: The sweep's name.
       warn: Called with one sentence, at most once per sweep.
       processes: The workers.
+      concludes: Whether the sweep's own run is logged here too.
     """
 
     def __init__(
@@ -92,12 +93,13 @@ class PooledTracking:
         warn: Callable[[str], None],
         *,
         processes: Processes,
+        concludes: bool = True,
     ) -> None:
         self._processes = processes
         self._of: Of = (settings, folder, sweep)
         processes.need(PRELOADED, functools.partial(_warm, self._of, lean=not settings.artifacts))
         # Only the sweep's own run needs W&B's service if the others are lean: one process starts it, and logs that run.
-        self._apart = None if settings.artifacts else processes.beside()
+        self._apart = processes.beside() if concludes and not settings.artifacts else None
         if self._apart is not None:
             self._apart.need((), functools.partial(_warm, self._of))
         self._warn = warn
@@ -172,7 +174,8 @@ def make_tracking(
 ) -> Tracking:
     """Makes the tracking for `num_runs` runs: in `processes` if these pay off, and an upload process if requested.
 
-    A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads.
+    A sweep's job (`sends` False) only writes files: its machine may have no network; the submitting process uploads,
+    and logs the sweep's own run.
     """
     made: InlineTracking | PooledTracking
     least = MIN_POOLED_RUNS if settings.artifacts else MIN_POOLED_LEAN_RUNS
@@ -181,7 +184,7 @@ def make_tracking(
         warms = settings.artifacts or num_runs > 1 or not uses_wandb(settings)
         made = InlineTracking(make_tracker(settings, folder, sweep, warn), warms=warms)
     else:
-        made = PooledTracking(settings, folder, sweep, warn, processes=processes)
+        made = PooledTracking(settings, folder, sweep, warn, processes=processes, concludes=sends)
     if settings.mode is not TrackingMode.online or not uses_wandb(settings) or not sends:
         return made
     return OnlineTracking(made, folder, warn, patience_s=settings.patience_s, at_once=num_runs > 1)
