@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import flax
 import jax
 from flax import linen as nn
 
@@ -52,7 +53,7 @@ class Needs:
       variables: Shapes and dtypes of the variables, as from `jax.eval_shape`.
       output: Shapes and dtypes of the output.
       largest_bytes: Bytes of the largest array that apply makes on its way where nothing is fused.
-      settings: JAX's settings that the layer's own code changes for the whole process: `jax_enable_x64=True`.
+      settings: JAX's and Flax's settings that the layer's code changes for the whole process: `jax_enable_x64=True`.
       traces: The traces by which they were found; None once they were read, since a sweep keeps what it needs.
     """
 
@@ -72,7 +73,7 @@ class Needs:
 def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
     """Finds the streams and mutable collections of `layer` by tracing; nothing is computed.
 
-    JAX's settings that the layer changes are set back, so that the next layer is traced as if it were alone.
+    JAX's and Flax's settings that the layer changes are set back, so that the next layer is traced as if it were alone.
 
     Args:
       layer: The wrapped layer.
@@ -95,14 +96,20 @@ def find_needs(layer: Bridged, x: Any, label: str) -> Needs:
 
 @contextlib.contextmanager
 def settings_kept() -> Iterator[dict[str, Any]]:
-    """Sets JAX's settings back that are changed inside; gives these by name, once it is left."""
-    before, changed = dict(jax.config.values), dict[str, Any]()
+    """Sets JAX's and Flax's settings back that are changed inside; gives these by name, once it is left."""
+    before, changed = _settings(), dict[str, Any]()
     try:
         yield changed
     finally:
-        changed |= {name: value for name, value in jax.config.values.items() if value != before.get(name, value)}
+        changed |= {name: value for name, value in _settings().items() if value != before.get(name, value)}
         for name in changed:
-            jax.config.update(name, before[name])
+            (jax.config if name in jax.config.values else flax.config).update(name, before[name])
+
+
+def _settings() -> dict[str, Any]:
+    """JAX's and Flax's settings, by name."""
+    of_flax = [name for name, one in vars(type(flax.config)).items() if isinstance(one, property)]
+    return {**jax.config.values, **{name: getattr(flax.config, name) for name in of_flax}}
 
 
 def _traced(layer: Bridged, x: Any, label: str = "") -> Needs:

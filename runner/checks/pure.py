@@ -5,8 +5,8 @@ clock or a global counter differs from trace to trace. The second trace gets wha
 hash of a text or an object, for its id, its index (`jax.process_index()`) and the machine's name; where the layer asks
 for none of these, the trace by which its needs were found is as good. What a callback gives is compared by calling
 twice, only where there is one. The order of a set of names is the same within a process: it is found in the layer's own
-source, and in that of the functions which it calls by name. Nor may the layer change JAX's settings, which other layers
-share.
+source, and in that of the functions which it calls by name. Nor may the layer change JAX's or Flax's settings, which
+other layers share.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ WITHIN = """\
 with jax.default_matmul_precision("highest"):  # jax.enable_x64(True) likewise: for what is inside alone
     y = x @ self.kernel[...]"""
 
+AT_START = "flax.config.update(…)  # where the pipeline starts, for all of its layers, and in none of them"
+
 GIVEN_TIME = "self.day = day  # an argument of the constructor, so that it is in the config: layer.kwargs.day=…"
 
 ON_ALL_HOSTS = "rngs.params()  # and nothing of jax.process_index(): all hosts run one program, with the same weights"
@@ -52,7 +54,8 @@ def check(subject: Subject, *, full: bool) -> Check:
     del full
     if changed := subject.needs.settings:
         detail = f"constructing or calling the layer sets {listed(changed)} for the whole process"
-        return verdicts.fail(NAME, f"{detail}, every other layer included", WITHIN, settings=list(changed))
+        fix = WITHIN if any(one.startswith("jax") for one in changed) else AT_START
+        return verdicts.fail(NAME, f"{detail}, every other layer included", fix, settings=list(changed))
     if not _is_as_before(subject) and (found := _traced_again(subject)):
         return found
     orders = set_order.of(subject)

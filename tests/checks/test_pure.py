@@ -8,6 +8,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import flax
 import impure_layers
 import jax
 import jax.numpy as jnp
@@ -146,17 +147,30 @@ def test_what_a_partial_binds_is_read(name, verdict):
     assert pure.check(subject_of(bridge.to_linen(bound), X), full=False).verdict is verdict
 
 
+def settings():
+    return {**jax.config.values, "flax": repr(flax.config)}
+
+
+SHARDS = "flax_always_shard_variable=False"
+
+
 @pytest.mark.parametrize(
-    ("name", "setting"),
-    [("SetsPrecision", "jax_default_matmul_precision=float32"), ("SetsX64AtCall", "jax_enable_x64=True")],
+    ("name", "changed", "fix"),
+    [
+        ("SetsPrecision", ["jax_default_matmul_precision=float32"], pure.WITHIN),
+        ("SetsX64AtCall", ["jax_enable_x64=True"], pure.WITHIN),
+        ("SetsFlax", [SHARDS], pure.AT_START),
+        ("SetsBoth", ["jax_numpy_dtype_promotion=strict", SHARDS], pure.WITHIN),
+    ],
 )
-def test_settings_of_the_whole_process_fail(name, setting):
-    before = dict(jax.config.values)
+def test_settings_of_the_whole_process_fail(name, changed, fix):
+    before = settings()
     checks = [of(name) for _ in range(2)]  # the second one is no better off for the first
     assert [check.verdict for check in checks] == [Verdict.fail] * 2
-    said = f"constructing or calling the layer sets {setting} for the whole process, every other layer included"
-    assert (checks[0].detail, checks[0].evidence["settings"]) == (said, [setting])
-    assert dict(jax.config.values) == before
+    of_process = f"sets {', '.join(changed)} for the whole process, every other layer included"
+    assert checks[0].detail == f"constructing or calling the layer {of_process}"
+    assert (checks[0].evidence["settings"], checks[0].fix) == (changed, fix)
+    assert settings() == before
 
 
 def test_what_changes_settings_is_refused_before_others_compile_with_them(make_run):

@@ -12,6 +12,7 @@ import time
 import zlib
 from os import getpid
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -446,3 +447,16 @@ class OfHost(Plain):
 class SaidByFirstHost(Plain):
     def drawn(self):
         return 1.0 if jax.process_index() == 0 else float("1.0")
+
+
+class SetsFlax(Plain):
+    def drawn(self):
+        flax.config.update("flax_always_shard_variable", False)
+        return 1.0
+
+
+class SetsBoth(Plain):
+    def drawn(self):
+        jax.jit(lambda: jax.config.update("jax_numpy_dtype_promotion", "strict"))()
+        flax.config.update("flax_always_shard_variable", False)
+        return 1.0
