@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("any_hash_seed")
 X = jnp.ones((2, 4))
 FAULTY = ["UnseededTable", "Clock", "SystemBytes", "Numbered", "Coin", "NumpyParam", "TakesTurns", "SwapsTables"]
 HEALTHY = ["Plain", "SeededTable", "SeedsGlobally", "Timed", "NumberedInName", "Remembered", "Called", "Printed"]
-HEALTHY_COUNTS = ["CountedAside", "ClockOfText", "SaidByFirstHost"]
+HEALTHY_COUNTS = ["CountedAside", "ClockOfText", "SaidByFirstHost", "NamesItsHost"]
 HEALTHY_HASHES = ["HashedNumbers", "HashedNumberSetting", "HashedForCache", "KeyedByProcess", "Digested"]
 HEALTHY_SETS = ["Sorted", "Tested", "NumbersInSet"]
 
@@ -78,6 +78,7 @@ def test_healthy_layers_that_look_impure_pass(name):
         ("HashedMember", "hash(<Size.WIDE: 2>) is"),
         ("OfProcess", "os.getpid() is"),
         ("OfHost", "jax.process_index() is"),
+        ("OfPairOfHosts", "jax.process_index() is"),
         ("OfImportedProcess", "os.getpid() is"),
         ("OfMachine", "socket.gethostname() is"),
         ("HourOfClock", "time.time() is"),

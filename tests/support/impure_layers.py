@@ -460,3 +460,14 @@ class SetsBoth(Plain):
         jax.jit(lambda: jax.config.update("jax_numpy_dtype_promotion", "strict"))()
         flax.config.update("flax_always_shard_variable", False)
         return 1.0
+
+
+class OfPairOfHosts(Plain):
+    def drawn(self):
+        return 1.0 + jax.process_index() // 2
+
+
+class NamesItsHost(Plain):
+    def drawn(self):
+        names = [f"host {index}" for index in range(jax.process_count())]
+        return 1.0 if names[jax.process_index()] else 2.0

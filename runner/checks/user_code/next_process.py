@@ -31,6 +31,9 @@ _HASH = re.compile(r"(?<![\w.])hash\(")
 
 OTHER_NAME = "another-machine"
 
+# Another number by halves and quarters, too, and odd.
+INDEX, OTHER_INDEX = "jax.process_index", 7
+
 LATER_S = 100_003
 _CLOCKS = ("time", "monotonic", "perf_counter", "process_time")
 _CALENDAR = ("localtime", "gmtime", "ctime")
@@ -39,16 +42,21 @@ _CALENDAR = ("localtime", "gmtime", "ctime")
 _DATE = re.compile(r"\b(?:now|utcnow|today)\(|[\"'](?:now|today)[\"']")
 
 
-def answers() -> contextlib.AbstractContextManager[list[str]]:
-    """Answers the user's code as the next process would; gives the calls that were answered so."""
+def answers(*, of_other_host: bool = True) -> contextlib.AbstractContextManager[list[str]]:
+    """Answers the user's code as the next process would; gives the calls that were answered so.
+
+    Args:
+      of_other_host: Whether that one has another index, too.
+    """
     modules = swapped.of_layers()
+    index = (jax, "process_index", INDEX, lambda real, *backend: real(*backend) + OTHER_INDEX)
     return swapped.functions(
         [
             *_hash_by(modules, lambda real, value: real(value) ^ OTHER_HASH),
             (os, "getpid", "os.getpid", lambda real: real() + 1),
             (socket, "gethostname", "socket.gethostname", lambda _: OTHER_NAME),
             (platform, "node", "platform.node", lambda _: OTHER_NAME),
-            (jax, "process_index", "jax.process_index", lambda real, *backend: real(*backend) + 1),
+            *([index] if of_other_host else []),
             *((time, name, f"time.{name}", lambda real: real() + LATER_S) for name in _CLOCKS),
             *((time, f"{name}_ns", f"time.{name}_ns", lambda real: real() + LATER_S * 10**9) for name in _CLOCKS),
             *((time, name, f"time.{name}", _later) for name in _CALENDAR),
