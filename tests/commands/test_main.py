@@ -58,11 +58,6 @@ MISTAKES = [
         "train.steps=1e3",
         "train.steps=1e3: Value '1000.0' of type 'float' could not be converted to Integer.\n  Try: train.steps=1000",
     ),
-    (
-        "train.optimizer=adma",
-        "train.optimizer=adma: no such function in optax that takes a learning rate and gradients alone.\n"
-        "  Try: train.optimizer=adam",
-    ),
     ("seed=-1", "seed=-1: a seed is a whole number from 0 to 4294967295.\n  Try: seed=0"),
     ("seed=4294967296", "seed=4294967296: a seed is a whole number from 0 to 4294967295.\n  Try: seed=0"),
     ("features=0", "features=0: a layer gives at least one feature.\n  Try: features=8"),

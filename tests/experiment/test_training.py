@@ -267,6 +267,11 @@ def test_every_offered_optimizer_steps():
             "  Try: train.optimizer=adam",
         ),
         (
+            ["train=short", "train.optimizer=adma"],
+            "train.optimizer=adma: no such function in optax that takes a learning rate and gradients alone.\n"
+            "  Try: train.optimizer=adam",
+        ),
+        (
             ["train=short", "train.optimizer=lbfgs"],
             "train.optimizer=lbfgs: no such function in optax that takes a learning rate and gradients alone.\n"
             "  Try: train.optimizer=adam",
