@@ -1,4 +1,4 @@
-"""Saves and restores Linen variables as plain Orbax checkpoints; nobody else but `host_saves` uses Orbax.
+"""Saves and restores Linen variables as plain Orbax checkpoints; only this module and `host_saves` use Orbax.
 
 Written with the stable API, NumPy leaves and no OCDBT: such a folder restores with every Orbax reader, on every device,
 and is the fastest (a jax leaf records its device and does not restore where that is absent). Sharded arrays are saved
